@@ -1,0 +1,92 @@
+"""A model on disk: `model.json` (format, shape) and `model.safetensors` (weights); no pickle."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from model.gpt import GPT, GPTConfig
+from storage.atomic import read_json, write_json
+
+FORMAT = 1
+EXAMPLE = "runs/gpt2/checkpoints/latest"
+
+
+def save_model(folder: Path, model: GPT) -> None:
+    """Write the model's shape and weights into `folder`, which must exist."""
+    write_json(folder / "model.json", {"format": FORMAT, "config": asdict(model.config)})
+    weights = {name: value.detach().contiguous().cpu() for name, value in named_weights(model)}
+    save_file(weights, folder / "model.safetensors")
+
+
+def named_weights(model: GPT) -> list[tuple[str, torch.nn.Parameter]]:
+    """Every parameter once, by GPT-2's name (a tied head is the embedding)."""
+    return list(model.named_parameters())
+
+
+def load_config(folder: Path) -> GPTConfig:
+    """The shape of the model in `folder`.
+
+    Raises: ValueError if there is none, or its format or fields are not this version's.
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds no model.json; give a checkpoint folder such as {EXAMPLE}"
+        )
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        version = found.get("format") if isinstance(found, dict) else None
+        raise ValueError(
+            f"{path} has format {version}, this version reads {FORMAT}; update Ratchet"
+        )
+    return _config_from(path, found.get("config"))
+
+
+def _config_from(path: Path, fields: Any) -> GPTConfig:
+    try:
+        return GPTConfig(**fields)
+    except TypeError as error:
+        raise ValueError(f"{path} does not describe a GPT ({error}); it is damaged") from error
+
+
+def load_weights(folder: Path, model: GPT) -> None:
+    """Copy the weights in `folder` into `model`, name by name.
+
+    Raises: ValueError naming the first tensor that is missing, unknown or of another shape.
+    """
+    path = folder / "model.safetensors"
+    own = dict(named_weights(model))
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check_shapes(path, shapes, {name: tuple(value.shape) for name, value in own.items()})
+            with torch.no_grad():
+                for name, parameter in own.items():
+                    parameter.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); use another checkpoint") from error
+
+
+def _check_shapes(
+    path: Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> None:
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{path}: tensor {name} is {found.get(name, 'missing')} but the model wants "
+                f"{wanted.get(name, 'no such tensor')}; give the same model shape as the checkpoint"
+            )
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
+    """The model in `folder`, in evaluation mode on `device`.
+
+    Raises: ValueError as load_config and load_weights do.
+    """
+    model = GPT(load_config(folder))
+    load_weights(folder, model)
+    return model.to(device).eval()

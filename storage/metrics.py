@@ -1,0 +1,155 @@
+"""One dict of metrics a step, three writers: console, JSON lines, TensorBoard.
+
+Metrics are a side channel: a writer that fails says so once, stays silent afterwards, and never
+stops training.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.utils.tensorboard import SummaryWriter
+
+Metrics = dict[str, float | int | str]
+log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """Something that records metric lines."""
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Record one step's metrics."""
+
+    def write_text(self, step: int, tag: str, text: str) -> None:
+        """Record a text, such as a sample."""
+
+    def close(self) -> None:
+        """Put everything on disk."""
+
+
+class JsonLines:
+    """`metrics.jsonl`: one JSON object a step. A value that is not finite is written as null."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Append a line and hand it to the operating system at once."""
+        finite = {k: None if _is_broken(v) else v for k, v in metrics.items()}
+        self.file.write(json.dumps({"step": step, **finite}) + "\n")
+        self.file.flush()
+
+    def write_text(self, step: int, tag: str, text: str) -> None:
+        """Texts have files of their own."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class TensorBoard:
+    """Event files in one folder; on a resume, later points of the earlier run are purged."""
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Add every number as a scalar."""
+        for tag, value in metrics.items():
+            if not isinstance(value, str):
+                self.writer.add_scalar(tag, value, step)
+
+    def write_text(self, step: int, tag: str, text: str) -> None:
+        """Add the text as preformatted Markdown."""
+        indented = "".join(f"    {line}\n" for line in text.splitlines())
+        self.writer.add_text(tag, indented, step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self.writer.close()
+
+
+class Console:
+    """One aligned line a training step, one for each evaluation."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Log the line."""
+        head = f"step {step:>{len(str(self.steps))}}/{self.steps}"
+        if "train/loss" in metrics:
+            log.info("%s", " | ".join([head, *_training_columns(metrics)]))
+        found = {k: v for k, v in metrics.items() if not k.startswith(_EVERY_STEP)}
+        if found:
+            log.info("%s | %s", head, " | ".join(_brief(k, v) for k, v in found.items()))
+
+    def write_text(self, step: int, tag: str, text: str) -> None:
+        """Texts are too long for a line."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+_EVERY_STEP = ("train/", "speed/", "data/", "tokens", "windows")
+
+
+def _training_columns(metrics: Metrics) -> list[str]:
+    columns = [
+        f"loss {metrics['train/loss']:7.4f}",
+        f"lr {metrics['train/lr']:.2e}",
+        f"norm {metrics['train/grad_norm']:6.3f}",
+        f"{metrics['speed/step_milliseconds']:7.0f} ms",
+        f"{metrics['speed/tokens_per_second']:9,.0f} tok/s",
+    ]
+    if "speed/mfu" in metrics:
+        columns.append(f"MFU {100 * float(metrics['speed/mfu']):4.1f}%")
+    columns.append(f"ETA {duration(float(metrics['speed/seconds_left']))}")
+    if metrics.get("train/skipped"):
+        columns.append("SKIPPED: loss or gradient not finite")
+    return columns
+
+
+def _brief(tag: str, value: float | str) -> str:
+    return f"{tag} {value:.4f}" if isinstance(value, float) else f"{tag} {value}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _is_broken(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+class MetricLog:
+    """Hands metrics to every writer; a failing writer is dropped with a warning."""
+
+    def __init__(self, writers: list[Writer]) -> None:
+        self.writers = writers
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Record one step's metrics."""
+        self._each(lambda writer: writer.write(step, metrics))
+
+    def write_text(self, step: int, tag: str, text: str) -> None:
+        """Record a text."""
+        self._each(lambda writer: writer.write_text(step, tag, text))
+
+    def close(self) -> None:
+        """Close every writer."""
+        self._each(lambda writer: writer.close())
+
+    def _each(self, action: Callable[[Writer], None]) -> None:
+        for writer in list(self.writers):
+            try:
+                action(writer)
+            except (OSError, RuntimeError, ValueError) as error:
+                self.writers.remove(writer)
+                name = type(writer).__name__
+                log.error("%s can no longer be written (%s); training goes on", name, error)

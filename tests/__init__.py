@@ -1,0 +1,1 @@
+"""Tests; they may import everything."""

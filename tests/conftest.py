@@ -1,0 +1,20 @@
+"""What every test needs: one thread a process, and no GPU tests where there is no GPU."""
+
+import os
+
+# Before torch is imported anywhere: tests start several processes, and two cores are few.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where torch finds no CUDA device."""
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch  # costs two seconds, so only for those who ask
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -1,0 +1,125 @@
+"""Files and run folders are whole or absent, and a broken checkpoint is never used."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from storage.atomic import new_file, new_folder, read_json, write_json
+from storage.digest import DigestCache, file_sha256, fingerprint
+from storage.run_folder import RunFolder, cut_lines, verify_checkpoint, write_manifest
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(RuntimeError), new_file(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert read_json(path) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_failed_folder_never_appears(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "run") as aside:
+        (aside / "file").write_text("half")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_never_overwritten(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FileExistsError, match="exists already"), new_folder(tmp_path / "run"):
+        pass
+
+
+def test_broken_json_is_refused_by_name(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json is not readable JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_fingerprint_ignores_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_a_digest_is_recomputed_only_when_the_file_changed(tmp_path):
+    file = tmp_path / "shard"
+    file.write_bytes(b"one")
+    cache = DigestCache(tmp_path / "digests.json")
+    first = cache.sha256(file)
+    cache.known[file.name][3] = "remembered"
+    assert cache.sha256(file) == "remembered"
+    file.write_bytes(b"two!")
+    assert cache.sha256(file) == file_sha256(file) != first
+
+
+def checkpoint(run, step, content="weights"):
+    folder = run.checkpoint(step)
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text(content)
+    write_manifest(folder)
+    return folder
+
+
+@pytest.mark.parametrize("fault", ["flip", "truncate", "remove", "no manifest"])
+def test_the_newest_sound_checkpoint_is_used_and_the_broken_one_set_aside(tmp_path, fault):
+    run = RunFolder(tmp_path)
+    old, new = checkpoint(run, 10), checkpoint(run, 20)
+    victim = new / ("MANIFEST.json" if fault == "no manifest" else "model.safetensors")
+    if fault in ("remove", "no manifest"):
+        victim.unlink()
+    else:
+        victim.write_text("weighty" if fault == "flip" else "wei")
+    with pytest.raises(ValueError, match="damaged|not a whole checkpoint"):
+        verify_checkpoint(new)
+    assert run.newest_checkpoint() == old
+    assert (run.checkpoints / "step_000020.broken").is_dir()
+
+
+def test_steps_beyond_six_digits_still_sort_by_number(tmp_path):
+    run = RunFolder(tmp_path)
+    checkpoint(run, 999_999)
+    assert run.newest_checkpoint() == run.checkpoint(999_999)
+    assert run.newest_checkpoint() != checkpoint(run, 1_000_000)
+    assert run.newest_checkpoint() == run.checkpoint(1_000_000)
+
+
+def test_latest_follows_and_only_the_newest_are_kept(tmp_path):
+    run = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        run.point_latest_at(checkpoint(run, step))
+    run.keep_newest(2)
+    assert [p.name for p in run.all_checkpoints()] == ["step_000003", "step_000002"]
+    assert (run.checkpoints / "latest").resolve() == run.checkpoint(3).resolve()
+
+
+def test_a_second_writer_is_refused_with_the_holder_until_the_first_dies(tmp_path):
+    code = (
+        "import sys, pathlib; from storage.run_folder import RunFolder;"
+        f"r = RunFolder(pathlib.Path({str(tmp_path)!r})); r.lock(); print('locked', flush=True);"
+        "sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match=f"being written by pid {holder.pid} on"):
+            RunFolder(tmp_path).lock()
+        holder.kill()
+    run = RunFolder(tmp_path)
+    run.lock()
+    run.unlock()
+
+
+def test_metric_lines_past_the_resumed_step_and_a_torn_line_move_away(tmp_path):
+    metrics, discarded = tmp_path / "metrics.jsonl", tmp_path / "gone.jsonl"
+    lines = [json.dumps({"step": step}) for step in range(4)]
+    metrics.write_text("\n".join(lines) + '\n{"step": 4, "tr')
+    cut_lines(metrics, discarded, first_step=2)
+    assert metrics.read_text().splitlines() == lines[:2]
+    assert discarded.read_text().splitlines() == [*lines[2:], '{"step": 4, "tr']
