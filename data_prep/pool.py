@@ -1,0 +1,168 @@
+"""Units of work over processes: shared progress, a clean stop, no worker outlives its parent.
+
+Workers are spawned, so they inherit neither threads nor locks, and each builds its own tokenizer.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for_connection
+from pathlib import Path
+from typing import Any
+
+from data_prep.console import ProgressBar
+from data_prep.sources import Unit
+from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.unit import Interrupted, UnitWork
+
+POLL_SECONDS = 0.2
+REPORT_EVERY = 64  # documents between two looks at the shared counters
+
+Todo = list[tuple[int, Unit]]
+
+
+def default_workers() -> int:
+    """One process for each processor core that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_units(
+    work: UnitWork, todo: Todo, tokenizer_folder: Path, workers: int, bar: ProgressBar
+) -> None:
+    """Finish every unit of `todo`. Raises: ValueError with the first failing worker's message."""
+    if min(workers, len(todo)) <= 1:
+        _run_here(work, todo, load_tokenizer(tokenizer_folder), bar)
+    else:
+        _run_in_processes(work, todo, tokenizer_folder, min(workers, len(todo)), bar)
+
+
+def _run_here(work: UnitWork, todo: Todo, tokenizer: Tokenizer, bar: ProgressBar) -> None:
+    for number, unit in todo:
+        work.run(number, unit, tokenizer, bar)
+
+
+def _run_in_processes(
+    work: UnitWork, todo: Todo, tokenizer_folder: Path, workers: int, bar: ProgressBar
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    counters = SharedCounters(context)
+    executor = ProcessPoolExecutor(
+        workers, context, _start_worker, (work, tokenizer_folder, counters)
+    )
+    try:
+        with _ignoring_interrupts():  # inherited by the workers, which Ctrl-C reaches too
+            futures = [executor.submit(_run_unit, number, unit) for number, unit in todo]
+        _follow(futures, counters, bar)
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"one of workers={workers} processes died, perhaps for lack of memory (a worker needs "
+            "about 3 bytes a token of --shard-tokens); the finished units are kept: run it again "
+            "with fewer --workers"
+        ) from error
+    finally:
+        counters.stop()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _follow(futures: list[Future[None]], counters: "SharedCounters", bar: ProgressBar) -> None:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, POLL_SECONDS, FIRST_EXCEPTION)
+        bar.add(*counters.take())
+        for future in done:
+            future.result()
+
+
+class SharedCounters:
+    """Work done by all workers since the parent last looked, and whether they are to stop."""
+
+    def __init__(self, context: Any) -> None:
+        self._counts = context.Array("q", 3)
+        self._stopped = context.Value("b", 0, lock=False)
+
+    def add(self, documents: int, tokens: int, text_bytes: int) -> None:
+        """Called by workers. Raises: Interrupted if they are to stop."""
+        if self._stopped.value:
+            raise Interrupted
+        with self._counts.get_lock():
+            for slot, more in enumerate((documents, tokens, text_bytes)):
+                self._counts[slot] += more
+
+    def take(self) -> tuple[int, int, int]:
+        """Called by the parent: what was added since the last call."""
+        lock = self._counts.get_lock()
+        if not lock.acquire(timeout=POLL_SECONDS):
+            return 0, 0, 0  # a worker that was killed just then may hold it for ever
+        try:
+            documents, tokens, text_bytes = self._counts[:]
+            self._counts[:] = [0, 0, 0]
+        finally:
+            lock.release()
+        return documents, tokens, text_bytes
+
+    def stop(self) -> None:
+        """Let every worker drop its unit at the next document."""
+        self._stopped.value = 1
+
+
+class _Worker:
+    """What a worker process keeps between units; also sums up progress to spare the lock."""
+
+    def __init__(self, work: UnitWork, tokenizer: Tokenizer, counters: SharedCounters) -> None:
+        self.work = work
+        self.tokenizer = tokenizer
+        self._counters = counters
+        self._waiting = [0, 0, 0]
+
+    def add(self, documents: int, tokens: int, text_bytes: int) -> None:
+        for slot, more in enumerate((documents, tokens, text_bytes)):
+            self._waiting[slot] += more
+        if self._waiting[0] >= REPORT_EVERY:
+            self.report()
+
+    def report(self) -> None:
+        self._counters.add(*self._waiting)
+        self._waiting = [0, 0, 0]
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: SharedCounters) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = _Worker(work, load_tokenizer(tokenizer_folder), counters)
+
+
+def _end_with_parent() -> None:
+    """A killed parent closes no queue, so workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_connection([parent.sentinel])
+        os._exit(1)
+
+
+def _run_unit(number: int, unit: Unit) -> None:
+    assert _worker is not None
+    _worker.work.run(number, unit, _worker.tokenizer, _worker)
+    _worker.report()
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

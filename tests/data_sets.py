@@ -1,0 +1,87 @@
+"""A tiny but valid data set for tests, written in milliseconds without a process pool."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    ShardEntry,
+    SourceEntry,
+    SourceFile,
+    SplitEntry,
+    TokenizerEntry,
+    read_manifest,
+    split_entry,
+)
+from data_prep.shards import DataSet, open_data_set, save_shard, shard_entry
+from data_prep.tokenizer import gpt2_tokenizer
+
+
+def tiny_data_set(
+    folder: Path,
+    documents: int = 200,
+    seed: int = 0,
+    vocab: int | None = None,
+    val_fraction: float = 0.1,
+    shards: int = 2,
+    lengths: list[int] | None = None,
+    mean_length: int = 60,
+) -> DataSet:
+    """Documents of random ids below `vocab` (default: all of GPT-2's), in `shards` train shards.
+
+    A tenth of the documents is validation; `lengths` gives the token counts one by one instead.
+    The ids fall off like 1/rank, so a model has a unigram distribution to learn.
+    """
+    random = np.random.default_rng(seed)
+    tokenizer = gpt2_tokenizer()
+    if lengths is None:
+        lengths = random.integers(2, 2 * mean_length, documents).tolist()
+    ids = tokenizer.end_of_text if vocab is None else min(vocab, tokenizer.end_of_text)
+    texts = [_document(random, length, ids, tokenizer.end_of_text) for length in lengths]
+    val = round(len(texts) * val_fraction)
+    folder.mkdir(parents=True)
+    tokenizer.save(folder / "tokenizer")
+    parts = np.array_split(np.arange(val, len(texts)), min(shards, len(texts) - val))
+    train = [_shard(folder, f"train_{i:06d}", texts, part) for i, part in enumerate(parts)]
+    held_out = [_shard(folder, "val_000000", texts, np.arange(val))] if val else []
+    Manifest(
+        format_version=FORMAT_VERSION,
+        tokenizer=TokenizerEntry(
+            tokenizer.name, tokenizer.ranks_sha256, tokenizer.n_vocab, tokenizer.end_of_text
+        ),
+        source=SourceEntry("tiny", str(seed), (SourceFile("none", 0, ""),)),
+        settings={"seed": seed},
+        split_rule={"split": "first"},
+        skipped_empty=0,
+        train=_split(folder, train, tokenizer.n_vocab),
+        val=_split(folder, held_out, tokenizer.n_vocab),
+    ).sealed().write(folder)
+    return open_data_set(folder)
+
+
+def rewrite_manifest(folder: Path, **changes) -> None:
+    """Change fields of the manifest and seal it again, as a careful forger would."""
+    replace(read_manifest(folder), **changes).sealed().write(folder)
+
+
+def _document(random: np.random.Generator, length: int, ids: int, opening: int) -> np.ndarray:
+    tokens = np.exp(random.uniform(0, np.log(ids), length)).astype(np.uint16)
+    tokens[0] = opening
+    return tokens
+
+
+def _shard(folder: Path, name: str, texts: list[np.ndarray], which: np.ndarray) -> ShardEntry:
+    chosen = [texts[i] for i in which]
+    places = np.stack([np.zeros_like(which), which], axis=1)
+    save_shard(folder, name, np.concatenate(chosen), np.array([*map(len, chosen)]), places)
+    return shard_entry(folder, name, text_bytes=sum(4 * len(text) for text in chosen))
+
+
+def _split(folder: Path, shards: list[ShardEntry], n_vocab: int) -> SplitEntry:
+    counts = np.zeros(n_vocab, np.int64)
+    for shard in shards:
+        counts += np.bincount(np.load(folder / f"{shard.name}.npy"), minlength=n_vocab)
+    return split_entry(tuple(shards), counts)
