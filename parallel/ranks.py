@@ -44,13 +44,16 @@ def rank_from_environment() -> int:
 
 
 def quiet_other_ranks() -> None:
-    """Log at INFO on rank 0, at ERROR elsewhere, and keep other ranks off standard output."""
+    """Log at INFO on rank 0, at ERROR and on standard error elsewhere."""
     rank = rank_from_environment()
-    level = logging.INFO if rank == 0 else logging.ERROR
     prefix = "" if rank == 0 else f"[rank {rank}] "
-    logging.basicConfig(
-        level=level, format=f"{prefix}%(message)s", stream=sys.stdout if rank == 0 else sys.stderr
-    )
+    stream = sys.stdout if rank == 0 else sys.stderr
+    # Libraries only warn: the Hub's would log every request.
+    quietest = logging.WARNING if rank == 0 else logging.ERROR
+    logging.basicConfig(level=quietest, format=f"{prefix}%(message)s", stream=stream)
+    if rank == 0:
+        for ours in ("storage", "data_prep", "model", "parallel", "eval", "train"):
+            logging.getLogger(ours).setLevel(logging.INFO)
 
 
 @contextmanager
@@ -87,6 +90,7 @@ def start(device: str = "auto", timeout_seconds: float = 1800) -> Ranks:
     place = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(place)
+        torch.set_float32_matmul_precision("high")  # TF32, alike in training and evaluation
     if world_size > 1:
         dist.init_process_group(
             "nccl" if use_cuda else "gloo", timeout=timedelta(seconds=timeout_seconds)

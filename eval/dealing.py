@@ -1,0 +1,40 @@
+"""Work dealt to ranks so that the answer does not depend on how many there are.
+
+Batches are formed before anyone knows the world size, each is scored whole by one rank, and what
+comes back is one number per item: adding them up in item order is then the same everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parallel.ranks import Ranks, raise_together, sum_over_ranks
+
+B = TypeVar("B")
+
+
+def deal(
+    batches: Sequence[B],
+    score: Callable[[B], tuple[Sequence[int] | slice, Tensor]],
+    rows: int,
+    columns: int,
+    ranks: Ranks,
+) -> np.ndarray:
+    """Score every batch on one of the ranks; all ranks get the whole table.
+
+    `score` gives the rows of the table that a batch fills, and their float64 values.
+    Shapes: (rows, columns) float64. Raises: ValueError on every rank if scoring failed on one.
+    """
+    table = torch.zeros(rows, columns, dtype=torch.float64, device=ranks.device)
+    error: Exception | None = None
+    try:
+        for batch in batches[ranks.rank :: ranks.world_size]:
+            where, values = score(batch)
+            table[where] = values
+    except (ValueError, OSError, RuntimeError) as found:  # RuntimeError: out of memory
+        error = found
+    raise_together(error)
+    return sum_over_ranks(table).cpu().numpy()

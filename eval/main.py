@@ -1,0 +1,62 @@
+"""Evaluate a checkpoint: the same tasks and numbers as during training.
+
+    python eval/main.py --checkpoint runs/gpt2/checkpoints/latest --tasks hellaswag val_loss
+
+Alone or under torchrun. Prints a table; `--json FILE` writes the same numbers by tag.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from eval.subject import EvalOptions, load_subject, options_of
+from eval.tasks import check_tasks, run_tasks
+from parallel.ranks import quiet_other_ranks, start, stop, user_errors
+from storage.atomic import write_json
+
+log = logging.getLogger("eval")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a checkpoint."""
+
+    checkpoint: Path
+    """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
+    tasks: tuple[str, ...] = ("hellaswag", "val_loss")
+    """What to measure: hellaswag, val_loss, pydoc_choice."""
+    json: Path | None = None
+    """File to write the numbers to, by tag."""
+    device: str = "auto"
+    """auto, cpu or cuda; auto takes CUDA where there is one."""
+    task: EvalOptions = EvalOptions()
+    """How tasks are run."""
+
+    def __post_init__(self) -> None:
+        check_tasks(self.tasks)
+
+
+def main() -> None:
+    """Load, run, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+        ranks = start(arguments.device)
+        subject = load_subject(arguments.checkpoint, ranks)
+        options = options_of(arguments.checkpoint, arguments.task)
+        results = run_tasks(subject, options, arguments.tasks)
+        if not results:
+            raise ValueError(
+                f"none of the tasks {', '.join(arguments.tasks)} could be run; see above"
+            )
+        width = max(map(len, results))
+        log.info("%s", "\n".join(f"{tag:{width}}  {value:.6g}" for tag, value in results.items()))
+        if arguments.json is not None and ranks.is_main:
+            write_json(arguments.json, results)
+    stop()
+
+
+if __name__ == "__main__":
+    main()

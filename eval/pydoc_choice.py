@@ -1,0 +1,18 @@
+"""Four dozen questions on Python's documentation and everyday facts, written for this project.
+
+They need no download and fit a small context: a first sign of life, not a benchmark.
+"""
+
+from pathlib import Path
+
+from eval.hellaswag import items_from_file
+from eval.multiple_choice import score_items
+from eval.subject import EvalOptions, Subject
+
+ITEMS = Path(__file__).with_name("pydoc_choice.jsonl")
+
+
+def pydoc_choice(subject: Subject, options: EvalOptions) -> dict[str, float]:
+    """The task: `pydoc_choice/acc` and `pydoc_choice/acc_norm`; one in four is chance."""
+    items = items_from_file(ITEMS)[: options.items]
+    return score_items(subject, items, options).accuracy_tags("pydoc_choice")

@@ -1,0 +1,125 @@
+"""Validation loss and bits per byte over a fixed number of windows, for any world size.
+
+Window `w` is tokens [wT, wT + T] of the validation split in file order.
+Shape letters: B windows of a micro-batch, T tokens, C model width, V padded vocabulary.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_prep.shards import TokenShards, open_data_set
+from eval.dealing import deal
+from eval.subject import REFERENCE_VAL_TOKENS, EvalOptions, Subject, evaluating
+from model.precision import autocast, choose_dtype
+
+COLUMNS = 3  # nats of all targets, nats of targets that are text, bytes of those
+
+
+def check_validation(shards: TokenShards, tokens: int, context_length: int) -> int:
+    """The number of windows that `tokens` validation tokens are.
+
+    Raises: ValueError if they are less than one window or more than the split holds.
+    """
+    windows = tokens // context_length
+    available = (shards.tokens - 1) // context_length
+    if windows < 1:
+        raise ValueError(
+            f"val_tokens={tokens} is less than one window of context_length={context_length}; "
+            f"give --val-tokens {context_length} or more"
+        )
+    if windows > available:
+        most = available * context_length
+        cure = f"give --val-tokens {most} or less" if most else "shorten the context"
+        raise ValueError(
+            f"val_tokens={tokens} is {windows} windows of context_length={context_length}, but the "
+            f"{shards.tokens} validation tokens hold only {available}; {cure}, or prepare the data "
+            "with a larger --val-tokens"
+        )
+    return windows
+
+
+def validation_loss(
+    subject: Subject,
+    shards: TokenShards,
+    tokens: int,
+    context_length: int,
+    micro_batch: int,
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """`val/loss` (mean nats a target, all logits in) and `val/bits_per_byte`.
+
+    Bits per byte leaves end-of-text targets, which stand for no bytes, out of both its sums.
+    Raises: ValueError if the split holds fewer windows, or the loss is not a number.
+    """
+    windows = check_validation(shards, tokens, context_length)
+    model, device = subject.model, subject.ranks.device
+    token_bytes = subject.tokenizer.token_bytes()
+
+    def score(start: int) -> tuple[slice, Tensor]:
+        count = min(micro_batch, windows - start)
+        read = shards.read(start * context_length, count * context_length + 1).astype(np.int64)
+        ids = torch.from_numpy(read[:-1].reshape(count, -1)).to(device)
+        targets = torch.from_numpy(read[1:].reshape(count, -1)).to(device)
+        lengths = torch.from_numpy(token_bytes[read[1:]].reshape(count, -1)).to(device)
+        with autocast(dtype, device):
+            nats = _token_losses(subject, ids, targets).double()  # (B, T)
+        text = nats * (targets != subject.tokenizer.end_of_text)
+        columns = (nats.sum(1), text.sum(1), lengths.sum(1).double())
+        return slice(start, start + count), torch.stack(columns, dim=1)
+
+    with evaluating(model):
+        starts = range(0, windows, micro_batch)
+        table = deal(starts, score, windows, COLUMNS, subject.ranks)
+    nats, text_nats, text_bytes = (math.fsum(column) for column in table.T)
+    if not math.isfinite(nats):
+        raise ValueError(f"the validation loss is {nats}; the weights are damaged or have diverged")
+    results = {"val/loss": nats / (windows * context_length)}
+    if text_bytes:
+        results["val/bits_per_byte"] = text_nats / (math.log(2) * text_bytes)
+    return results
+
+
+def _token_losses(subject: Subject, ids: Tensor, targets: Tensor) -> Tensor:
+    """Loss of every target in float32. Shapes: (B, T), (B, T) -> (B, T)."""
+    hidden = subject.model.hidden(ids)  # (B, T) -> (B, T, C)
+    losses = torch.empty(ids.shape, dtype=torch.float32, device=ids.device)
+    for row, (states, wanted) in enumerate(zip(hidden, targets, strict=True)):
+        # One window's float32 logits are 0.2 GB at T = 1024; a micro-batch's would be 13 GB.
+        logits = subject.model.head(states).float()  # (T, C) -> (T, V)
+        losses[row] = F.cross_entropy(logits, wanted, reduction="none")
+    return losses
+
+
+def val_loss(subject: Subject, options: EvalOptions) -> dict[str, float]:
+    """The task: validation of the data set that `options.data` names."""
+    return validation_loss(
+        subject,
+        validation_shards(subject, options),
+        options.val_tokens or REFERENCE_VAL_TOKENS,
+        subject.model.config.context_length,
+        options.micro_batch,
+        choose_dtype(options.dtype, subject.ranks.device),
+    )
+
+
+def validation_shards(subject: Subject, options: EvalOptions) -> TokenShards:
+    """The validation tokens of the data set that `options.data` names.
+
+    Raises: ValueError if none is named, it was made with another tokenizer or has too few tokens.
+    """
+    if options.data is None:
+        raise ValueError("val_loss has no data set to read; give its folder as --data")
+    data = open_data_set(options.data)
+    if data.tokenizer().ranks_sha256 != subject.tokenizer.ranks_sha256:
+        raise ValueError(
+            f"{options.data} was made with tokenizer {data.tokenizer().name}, the model was trained"
+            f" with another, {subject.tokenizer.name}; prepare the data with the model's tokenizer"
+        )
+    shards = data.split("val")
+    tokens = options.val_tokens or REFERENCE_VAL_TOKENS
+    check_validation(shards, tokens, subject.model.config.context_length)
+    return shards

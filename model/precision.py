@@ -1,0 +1,21 @@
+"""The arithmetic of matrix products: bfloat16 by autocast, or float32."""
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def choose_dtype(wanted: Precision, device: torch.device) -> torch.dtype:
+    """The type of matrix products: auto is bfloat16 where the GPU has it, otherwise float32."""
+    if wanted == "auto":
+        capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if capable else torch.float32
+    return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
+    """Matrix products in `dtype` inside the block."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

@@ -1,0 +1,44 @@
+"""Tiny models to evaluate, and checkpoint folders that hold them."""
+
+from pathlib import Path
+
+import torch
+
+from data_prep.shards import DataSet
+from data_prep.tokenizer import gpt2_tokenizer
+from eval.subject import Subject
+from model.checkpoint import save_model
+from model.gpt import GPT, GPTConfig
+from parallel.ranks import Ranks
+from storage.atomic import write_json
+from storage.run_folder import write_manifest
+
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+
+
+def tiny_model(context_length: int = 48, seed: int = 1, **changes) -> GPT:
+    """A model with an opinion: larger weights than fresh ones, so that losses differ."""
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "context_length": context_length}
+    model = GPT(GPTConfig(**{**shape, **changes}))
+    model.initialise(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8 if parameter.dim() > 1 else 1)
+    return model
+
+
+def tiny_subject(**changes) -> Subject:
+    """A tiny model with GPT-2's tokenizer, alone on the CPU."""
+    return Subject(tiny_model(**changes), gpt2_tokenizer(), ALONE)
+
+
+def tiny_checkpoint(folder: Path, data: DataSet | None = None, **state) -> Path:
+    """A checkpoint folder as the trainer leaves it, less the optimizer."""
+    folder.mkdir()
+    save_model(folder, tiny_model())
+    gpt2_tokenizer().save(folder / "tokenizer")
+    if data is not None:
+        state |= {"data": str(data.folder), "data_fingerprint": data.fingerprint}
+    write_json(folder / "state.json", state)
+    write_manifest(folder)
+    return folder
