@@ -1,0 +1,79 @@
+"""Small training runs for tests: a tiny model on a tiny data set, seconds on a CPU."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from model.gpt import GPTConfig
+from parallel.ranks import Ranks, start
+from train.adamw import AdamWConfig
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.loop import train
+from train.run import Run, build_run
+from train.schedule import ScheduleConfig
+
+SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=16)
+
+
+def tiny_config(data: Path, out: Path, **changes) -> Config:
+    """Eight steps of 128 tokens, everything periodic off."""
+    config = Config(
+        data=data,
+        out=out,
+        steps=8,
+        batch_tokens=128,
+        micro_batch=2,
+        device="cpu",
+        model=SHAPE,
+        optimizer=AdamWConfig(lr=1e-2),
+        schedule=ScheduleConfig(warmup_steps=2),
+        eval=EvalConfig(every=0, val_tokens=64, tasks_every=0, tasks=()),
+        sample=SampleConfig(every=0, max_tokens=4),
+        save=SaveConfig(every_minutes=0),
+    )
+    return replace(config, **changes)
+
+
+def alone() -> Ranks:
+    """The ranks of a single process."""
+    return start("cpu")
+
+
+def run_to_end(config: Config) -> Run:
+    """Build a run in this process and train it; returns it closed."""
+    run = build_run(config, alone())
+    try:
+        state = train(run)
+        run.folder.write_status(state, run.step)
+    finally:
+        run.close()
+    return run
+
+
+def losses(folder: Path) -> list[float]:
+    """The training loss of every step, exactly as logged."""
+    return [line["train/loss"] for line in lines(folder) if "train/loss" in line]
+
+
+def lines(folder: Path) -> list[dict]:
+    """The metric lines of a run folder."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def flags(config: Config, *more: str) -> list[str]:
+    """The command line of the same run, for `train/main.py`."""
+    shape, save = config.model, config.save
+    return [
+        "train/main.py",
+        "gpt2",
+        *("--data", str(config.data), "--out", str(config.out), "--device", "cpu"),
+        *("--steps", str(config.steps), "--batch-tokens", str(config.batch_tokens)),
+        *("--micro-batch", str(config.micro_batch), "--optimizer.lr", str(config.optimizer.lr)),
+        *("--schedule.warmup-steps", str(config.schedule.warmup_steps)),
+        *("--model.n-layer", str(shape.n_layer), "--model.n-head", str(shape.n_head)),
+        *("--model.n-embd", str(shape.n_embd), "--context-length", str(shape.context_length)),
+        *("--eval.every", str(config.eval.every), "--eval.val-tokens", "64"),
+        *("--eval.tasks-every", str(config.eval.tasks_every), "--sample.every", "0"),
+        *("--save.every", str(save.every), "--save.every-minutes", "0"),
+        *more,
+    ]

@@ -1,0 +1,164 @@
+"""Whatever is wrong with a run is said at once, in one sentence, and nothing is left behind."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from model.gpt import GPTConfig
+from storage.run_folder import RunFolder
+from tests.data_sets import tiny_data_set
+from tests.launching import ENVIRONMENT, REPO, python, torchrun
+from tests.runs import alone, flags, run_to_end, tiny_config
+from train.config import EvalConfig
+from train.resume import check_space
+from train.run import build_run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    tiny_data_set(folder, documents=60)
+    return folder
+
+
+def validated(every=1, val_tokens=64):
+    return EvalConfig(every=every, val_tokens=val_tokens, tasks_every=0, tasks=())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_tokens": 100}, "batch_tokens=100 is not a multiple of 2 x 16 x 1"),
+        ({"model": GPTConfig(2, 2, 16, 16, vocab_size=300)}, "give --model.vocab-size 50257"),
+        ({"context_length": 10_000, "batch_tokens": 20_000}, "smaller --context-length"),
+        ({"eval": validated(val_tokens=10**9)}, "val"),
+        ({"steps": None, "schedule": None}, "warmup_steps=715 is not less than steps="),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
+    data, tmp_path, changes, message
+):
+    config = tiny_config(data, tmp_path / "run")
+    if "schedule" in changes:
+        changes = {"steps": None, "schedule": replace(config.schedule, warmup_steps=715)}
+    with pytest.raises(ValueError, match=message):
+        build_run(replace(config, **changes), alone())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_data_set_is_refused_with_the_way_to_make_one(tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        build_run(tiny_config(tmp_path / "nowhere", tmp_path / "run"), alone())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_flipped_byte_in_a_shard_is_found_before_step_1(data, tmp_path):
+    tiny_data_set(tmp_path / "set", documents=60)
+    shard = next((tmp_path / "set").glob("train_*1.npy"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=shard.name):
+        build_run(tiny_config(tmp_path / "set", tmp_path / "run"), alone())
+
+
+def test_a_folder_with_another_run_is_refused_with_the_difference(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run")
+    run_to_end(config)
+    with pytest.raises(ValueError, match=r"another configuration \(seed: 1337 -> 5\)"):
+        build_run(replace(config, seed=5), alone())
+
+
+def test_a_folder_with_something_else_is_refused(data, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("...")
+    with pytest.raises(ValueError, match=r"holds chapter1\.tex but no run"):
+        build_run(tiny_config(data, tmp_path / "thesis"), alone())
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
+
+
+def test_a_folder_that_another_process_writes_is_refused(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run")
+    run_to_end(config)
+    code = (
+        "import sys, pathlib; from storage.run_folder import RunFolder;"
+        f"r = RunFolder(pathlib.Path({str(config.out)!r})); r.lock(); print('locked', flush=True);"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match=f"being written by pid {holder.pid}"):
+            build_run(config, alone())
+        holder.kill()
+
+
+def test_fine_tuning_from_a_checkpoint_of_another_shape_is_refused(data, tmp_path):
+    first = tiny_config(data, tmp_path / "first", steps=3)
+    run_to_end(first)
+    wider = GPTConfig(n_layer=2, n_head=2, n_embd=32, context_length=16)
+    config = tiny_config(
+        data, tmp_path / "run", init=first.out / "checkpoints" / "latest", model=wider
+    )
+    with pytest.raises(ValueError, match="n_embd=16.*n_embd=32.*--model"):
+        build_run(config, alone())
+
+
+def test_fine_tuning_from_nothing_is_refused(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", init=tmp_path / "nothing")
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        build_run(config, alone())
+
+
+def test_a_full_disk_is_foreseen(tmp_path):
+    with pytest.raises(ValueError, match="GB free, 2 checkpoints and one in the making take"):
+        check_space(tmp_path / "run", parameters=10**15, checkpoints=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-tokens", "100"], "error: batch_tokens=100 is not a multiple"),
+        (["--batch-tokenz", "100"], "--batch-tokens"),
+        (["--eval.tasks", "helaswag"], "helaswag"),
+        (["--data", "nowhere"], "error: "),
+    ],
+)
+def test_the_command_line_ends_with_code_2_and_no_traceback(data, tmp_path, words, message):
+    done = python(*flags(tiny_config(data, tmp_path / "run")), *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_under_torchrun_the_sentence_is_said_once(data, tmp_path):
+    done = torchrun(2, *flags(tiny_config(data, tmp_path / "run")), "--batch-tokens", "100")
+    assert done.returncode != 0
+    assert done.stderr.count("batch_tokens=100 is not a multiple") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_crash_is_a_failure_in_the_status_file(data, tmp_path, monkeypatch):
+    import train.main as script
+
+    def crash(run):
+        raise OSError("the cable was pulled")
+
+    monkeypatch.setattr(script, "train", crash)
+    run = build_run(tiny_config(data, tmp_path / "run"), alone())
+    with pytest.raises(OSError, match="cable"):
+        script.finish(run)
+    assert RunFolder(tmp_path / "run").read_status() == {
+        "state": "failed",
+        "step": 0,
+        "reason": "OSError: the cable was pulled",
+    }

@@ -1,0 +1,67 @@
+"""What only a GPU can show: bf16, compilation, and that its numbers are the CPU's."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.attention import attention_backend
+from model.presets import SHAPES
+from parallel.ranks import start
+from tests.data_sets import tiny_data_set
+from tests.runs import lines, losses, run_to_end, tiny_config
+from train.config import SaveConfig
+from train.loop import train
+from train.run import build_run
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    tiny_data_set(folder, documents=100)
+    return folder
+
+
+def run_on_gpu(config):
+    run = build_run(replace(config, device="cuda"), start("cuda"))
+    try:
+        train(run)
+    finally:
+        run.close()
+    return run
+
+
+def test_float32_training_on_the_gpu_follows_the_cpu(data, tmp_path):
+    cpu = tiny_config(data, tmp_path / "cpu", dtype="float32")
+    gpu = replace(cpu, out=tmp_path / "gpu", compile="off")
+    run_to_end(cpu)
+    run_on_gpu(gpu)
+    assert losses(gpu.out) == pytest.approx(losses(cpu.out), rel=2e-3)  # TF32 products
+    digests = [[x.get("data/digest") for x in lines(c.out)] for c in (cpu, gpu)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+def test_the_compiled_bf16_step_follows_the_plain_one(data, tmp_path):
+    plain = tiny_config(data, tmp_path / "plain", dtype="bfloat16", compile="off")
+    compiled = replace(plain, out=tmp_path / "compiled", compile="on")
+    run_on_gpu(plain)
+    run_on_gpu(compiled)
+    assert losses(compiled.out) == pytest.approx(losses(plain.out), rel=2e-2)
+
+
+def test_a_run_on_the_gpu_resumes_with_the_same_data(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=SaveConfig(4, 0, 9))
+    run_on_gpu(config)
+    straight = [x.get("data/digest") for x in lines(config.out)]
+    for checkpoint in (config.out / "checkpoints").glob("step_000008"):
+        checkpoint.rename(tmp_path / "gone")
+    run_on_gpu(config)
+    assert [x.get("data/digest") for x in lines(config.out)] == straight
+
+
+def test_bf16_attention_runs_in_a_fused_kernel():
+    backend = attention_backend(SHAPES["gpt2"], torch.device("cuda"), torch.bfloat16)
+    assert backend in ("flash", "cudnn", "efficient")

@@ -1,0 +1,344 @@
+"""The launch scripts, run for real under bash with stand-ins for torchrun and SLURM's commands."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(p for p in (ROOT / "launch").rglob("*") if p.suffix in (".sh", ".sbatch"))
+HELP = "--signals-to-handle SIGNALS"
+
+# Each stand-in leaves its arguments, NUL-separated, in $SEEN; torchrun then does $TRAINING.
+STAND_INS = {
+    "torchrun": """
+        if [[ $1 == --help ]]; then echo "$TORCHRUN_HELP"; exit; fi
+        printf '%s\\0' "$@" > "$SEEN/torchrun"
+        printf '%s\\n' "$OMP_NUM_THREADS" "$PYTHONPATH" "$PYTHONSAFEPATH" \
+            "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE" > "$SEEN/environment"
+        echo $$ > "$SEEN/torchrun.pid"
+        eval "$TRAINING"
+    """,
+    "srun": """
+        printf '%s\\0' "$@" > "$SEEN/srun"
+        while [[ $1 == -* ]]; do shift; done
+        exec "$@"
+    """,
+    "scontrol": """
+        if [[ $1 == show ]]; then printf 'first\\nsecond\\n'; exit; fi
+        printf '%s\\0' "$@" > "$SEEN/scontrol"
+    """,
+    "scancel": """
+        printf '%s\\0' "$@" > "$SEEN/scancel"
+        kill -TERM "$(cat "$SEEN/torchrun.pid")"
+    """,
+    "nvidia-smi": """
+        for ((i = 0; i < GPUS; i++)); do echo "GPU $i: a card"; echo "  MIG 1g.18gb"; done
+    """,
+    "nproc": "echo 12",
+}
+
+
+@dataclass
+class Machine:
+    """A copy of launch/ in a folder with a space, and commands that only note what they got."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def repo(self) -> Path:
+        return self.folder / "the project"
+
+    @property
+    def status(self) -> Path:
+        return self.repo / "runs/gpt2/status.json"
+
+    def set(self, **variables: str) -> "Machine":
+        self.environment.update(variables)
+        return self
+
+    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+        command = ["bash", str(self.repo / "launch" / script), *arguments]
+        return subprocess.Popen(
+            command,
+            env=self.environment,
+            cwd=self.repo,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, script: str, *arguments: str) -> tuple[int, str]:
+        process = self.start(script, *arguments)
+        output, _ = process.communicate(timeout=20)
+        return process.returncode, output
+
+    def seen(self, command: str) -> list[str]:
+        path = self.folder / "seen" / command
+        return path.read_text().split("\0")[:-1] if path.exists() else []
+
+    def has_started(self) -> None:
+        deadline = time.monotonic() + 10
+        while not (self.folder / "seen/ready").exists():
+            assert time.monotonic() < deadline, "the stand-in for torchrun never started"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path)
+    commands = tmp_path / "bin"
+    for folder in (commands, tmp_path / "seen", machine.status.parent):
+        folder.mkdir(parents=True)
+    shutil.copytree(ROOT / "launch", machine.repo / "launch")
+    for name, body in STAND_INS.items():
+        (commands / name).write_text("#!/bin/bash\n" + body)
+        (commands / name).chmod(0o755)
+    (commands / "python").symlink_to(sys.executable)
+    return machine.set(
+        PATH=f"{commands}:/usr/bin:/bin",
+        SEEN=str(tmp_path / "seen"),
+        TORCHRUN_HELP=HELP,
+        TRAINING="",
+        GPUS="0",
+    )
+
+
+@pytest.fixture
+def job(machine: Machine) -> Machine:
+    """The same machine as the first of two nodes of a SLURM job."""
+    return machine.set(
+        SLURM_SUBMIT_DIR=str(machine.repo),
+        SLURM_JOB_ID="123456",
+        SLURM_JOB_NUM_NODES="2",
+        SLURM_JOB_NODELIST="node[1-2]",
+        SLURM_NODEID="0",
+        SLURM_CPUS_PER_TASK="16",
+        SLURM_GPUS_ON_NODE="8",
+    )
+
+
+def leaving(state: str, exit_code: int = 0, out: str = "runs/gpt2") -> str:
+    """Shell text of a training that ends with `state` in its status.json."""
+    text = json.dumps({"state": state, "step": 7, "reason": ""})
+    return f"mkdir -p '{out}'; echo '{text}' > '{out}/status.json'; exit {exit_code}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_shellcheck_finds_nothing_in(script: Path) -> None:
+    found = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), "-x", script.relative_to(ROOT)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+# --- node.sh ---------------------------------------------------------------------------------
+
+
+def test_without_gpus_two_processes_share_the_cores(machine: Machine) -> None:
+    code, output = machine.run("node.sh", "demo")
+    assert code == 0, output
+    repo = str(machine.repo)
+    assert {"--standalone", "--nproc_per_node=2"} <= set(machine.seen("torchrun"))
+    assert machine.seen("torchrun")[-2:] == [f"{repo}/train/main.py", "demo"]
+    environment = (machine.folder / "seen/environment").read_text().split("\n")
+    assert environment[:4] == ["6", repo, "1", "1"]
+
+
+def test_one_process_is_started_for_every_gpu(machine: Machine) -> None:
+    machine.set(GPUS="3").run("node.sh")
+    assert "--nproc_per_node=3" in machine.seen("torchrun")
+
+
+@pytest.mark.parametrize(
+    ("visible", "processes"), [("2,5", 2), ("GPU-1f,GPU-2f,GPU-3f", 3), ("", 2), ("-1", 2)]
+)
+def test_only_visible_gpus_count(machine: Machine, visible: str, processes: int) -> None:
+    machine.set(GPUS="8", CUDA_VISIBLE_DEVICES=visible).run("node.sh")
+    assert f"--nproc_per_node={processes}" in machine.seen("torchrun")
+
+
+def test_nproc_overrides_the_count(machine: Machine) -> None:
+    machine.set(GPUS="8", NPROC="5").run("node.sh")
+    assert "--nproc_per_node=5" in machine.seen("torchrun")
+
+
+def test_arguments_with_spaces_arrive_whole(machine: Machine) -> None:
+    words = ["demo", "--out", "runs/a run", "--note", "it's $HOME *", ""]
+    machine.run("node.sh", *words)
+    assert machine.seen("torchrun")[-6:] == words
+
+
+def test_another_script_can_be_started(machine: Machine) -> None:
+    machine.set(SCRIPT="eval/main.py").run("node.sh")
+    assert machine.seen("torchrun")[-1] == f"{machine.repo}/eval/main.py"
+
+
+def test_an_older_torchrun_gets_no_flag_it_lacks(machine: Machine) -> None:
+    machine.run("node.sh")
+    assert any("SIGUSR1" in word for word in machine.seen("torchrun"))
+    machine.set(TORCHRUN_HELP="nothing new").run("node.sh")
+    assert not any("SIGUSR1" in word for word in machine.seen("torchrun"))
+
+
+def test_the_projects_own_environment_comes_first(machine: Machine) -> None:
+    own = machine.repo / ".venv/bin/torchrun"
+    own.parent.mkdir(parents=True)
+    own.write_text("#!/bin/bash\necho from the venv\n")
+    own.chmod(0o755)
+    assert machine.run("node.sh") == (0, "from the venv\n")
+
+
+def test_a_missing_torchrun_is_one_clear_sentence(machine: Machine) -> None:
+    (machine.folder / "bin/torchrun").unlink()
+    code, output = machine.run("node.sh")
+    assert code == 2
+    assert "run 'make setup'" in output
+
+
+# --- train.sbatch ----------------------------------------------------------------------------
+
+
+def test_all_nodes_meet_at_the_first_host(job: Machine) -> None:
+    code, output = job.set(TRAINING=leaving("finished")).run("slurm/train.sbatch")
+    assert code == 0, output
+    assert {
+        "--nnodes=2",
+        "--nproc_per_node=8",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=first:23456",
+        "--rdzv-id=123456_0",
+        "--log-dir=runs/gpt2.logs/job_123456/node_0",
+        "--tee=3",
+    } <= set(job.seen("torchrun"))
+    assert {"--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=16"} <= set(job.seen("srun"))
+
+
+def test_a_job_without_gpus_runs_one_process_a_node(job: Machine) -> None:
+    del job.environment["SLURM_GPUS_ON_NODE"]
+    job.set(TRAINING=leaving("finished")).run("slurm/train.sbatch")
+    assert "--nproc_per_node=1" in job.seen("torchrun")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out"),
+    [
+        (["gpt2-xl", "--steps", "5"], "runs/gpt2-xl"),
+        (["--steps", "5", "--out", "my runs/a/"], "my runs/a"),
+        (["gpt2-xl", "--out=elsewhere"], "elsewhere"),
+    ],
+)
+def test_the_run_folder_follows_the_arguments(job: Machine, arguments: list[str], out: str) -> None:
+    job.set(TRAINING=leaving("preempted", 1, out)).run("slurm/train.sbatch", *arguments)
+    assert job.seen("torchrun")[-len(arguments) :] == arguments
+    assert f"--log-dir={out}.logs/job_123456/node_0" in job.seen("torchrun")
+    assert job.seen("scontrol") == ["requeue", "123456"]
+
+
+def test_a_preempted_run_is_requeued(job: Machine) -> None:
+    code, output = job.set(TRAINING=leaving("preempted", 1)).run("slurm/train.sbatch")
+    assert code == 0, output
+    assert job.seen("scontrol") == ["requeue", "123456"]
+
+
+@pytest.mark.parametrize("state", ["failed", "running"])
+def test_any_other_end_fails_the_job(job: Machine, state: str) -> None:
+    code, _ = job.set(TRAINING=leaving(state)).run("slurm/train.sbatch")
+    assert code != 0
+    assert job.seen("scontrol") == []
+
+
+def test_a_finished_run_ends_well_whatever_torchrun_says(job: Machine) -> None:
+    code, _ = job.set(TRAINING=leaving("finished", 1)).run("slurm/train.sbatch")
+    assert code == 0
+
+
+def test_a_run_that_never_starts_fails_the_job(job: Machine) -> None:
+    code, output = job.set(TRAINING="exit 2").run("slurm/train.sbatch", "--data", "nowhere")
+    assert code == 2
+    assert "before runs/gpt2/status.json was written" in output
+
+
+@pytest.mark.parametrize("state", ["preempted", "finished"])
+def test_an_old_status_is_not_taken_for_this_jobs(job: Machine, state: str) -> None:
+    job.status.write_text(json.dumps({"state": state}))
+    code, _ = job.set(TRAINING="exit 2").run("slurm/train.sbatch", "--data", "nowhere")
+    assert code == 2
+    assert job.seen("scontrol") == []
+
+
+def test_a_run_that_had_finished_before_ends_well(job: Machine) -> None:
+    job.status.write_text(json.dumps({"state": "finished"}))
+    code, output = job.run("slurm/train.sbatch")
+    assert code == 0, output
+
+
+def test_the_warning_before_the_time_limit_stops_the_step_and_requeues(job: Machine) -> None:
+    at_term = f"trap {json.dumps(leaving('preempted', 1))} TERM"
+    job.set(TRAINING=f'{at_term}; touch "$SEEN/ready"; while true; do sleep 0.02; done')
+    batch = job.start("slurm/train.sbatch")
+    job.has_started()
+    batch.send_signal(signal.SIGUSR1)
+    output, _ = batch.communicate(timeout=20)
+    assert batch.returncode == 0, output
+    assert job.seen("scancel") == ["--signal=TERM", "123456"]
+    assert job.seen("scontrol") == ["requeue", "123456"]
+
+
+def test_a_cancelled_job_is_not_requeued(job: Machine) -> None:
+    at_term = f"trap {json.dumps(leaving('preempted', 1))} TERM"
+    job.set(TRAINING=f'{at_term}; touch "$SEEN/ready"; while true; do sleep 0.02; done')
+    batch = job.start("slurm/train.sbatch")
+    job.has_started()
+    batch.send_signal(signal.SIGTERM)
+    os.kill(int((job.folder / "seen/torchrun.pid").read_text()), signal.SIGTERM)
+    output, _ = batch.communicate(timeout=20)
+    assert batch.returncode == 1, output
+    assert "submit it again to continue" in output
+    assert job.seen("scontrol") == []
+
+
+# --- the others ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exit_code", [0, 3])
+def test_evaluation_runs_on_the_jobs_gpus_and_passes_its_end_on(
+    job: Machine, exit_code: int
+) -> None:
+    words = ["--checkpoint", "runs/a run/checkpoints/latest", "--tasks", "hellaswag"]
+    code, _ = job.set(TRAINING=f"exit {exit_code}").run("slurm/eval.sbatch", *words)
+    assert code == exit_code
+    assert job.seen("torchrun")[-5:] == [f"{job.repo}/eval/main.py", *words]
+    assert "--nproc_per_node=8" in job.seen("torchrun")
+
+
+def test_data_preparation_uses_a_worker_for_every_core(job: Machine) -> None:
+    python = job.folder / "bin/python"
+    python.unlink()
+    python.write_text('#!/bin/bash\nprintf \'%s\\0\' "$@" > "$SEEN/python"\n')
+    python.chmod(0o755)
+    code, output = job.run("slurm/data_prep.sbatch", "--source", "my data/*.parquet")
+    assert code == 0, output
+    words = ["--workers", "16", "--source", "my data/*.parquet"]
+    assert job.seen("python") == [f"{job.repo}/data_prep/fineweb.py", *words]
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "data_prep"])
+def test_a_job_submitted_from_elsewhere_says_what_to_do(job: Machine, name: str) -> None:
+    code, output = job.set(SLURM_SUBMIT_DIR="/").run(f"slurm/{name}.sbatch")
+    assert code == 2
+    assert "submit from the project's folder" in output
+    job.set(RATCHET=str(job.repo), TRAINING=leaving("finished"))
+    if name != "data_prep":
+        assert job.run(f"slurm/{name}.sbatch")[0] == 0

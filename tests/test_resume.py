@@ -1,0 +1,220 @@
+"""A run continued is the run never stopped: bit for bit on the CPU, for one and for four ranks."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+
+from model.checkpoint import load_model
+from storage.atomic import read_json
+from storage.run_folder import RunFolder, write_manifest
+from tests.data_sets import tiny_data_set
+from tests.launching import ENVIRONMENT, REPO, torchrun
+from tests.runs import alone, flags, lines, losses, run_to_end, tiny_config
+from train.config import SaveConfig
+from train.main import finish
+from train.run import build_run
+
+KEEP_ALL = SaveConfig(every=2, every_minutes=0, keep=99)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    tiny_data_set(folder, documents=100)
+    return folder
+
+
+def forget_after(folder, step):
+    """Leave the run as a kill -9 at `step` + something would: later checkpoints never were."""
+    run = RunFolder(folder)
+    for checkpoint in run.all_checkpoints():
+        if int(checkpoint.name.removeprefix("step_")) > step:
+            shutil.rmtree(checkpoint)
+    run.write_status("running", step)
+
+
+def final_bytes(folder):
+    latest = folder / "checkpoints" / "latest"
+    return [(latest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
+
+
+def deterministic(line):
+    return {key: value for key, value in line.items() if not key.startswith("speed/")}
+
+
+def test_a_resumed_run_repeats_the_straight_one_bit_for_bit(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
+    run_to_end(config)
+    straight, weights = lines(config.out), final_bytes(config.out)
+    forget_after(config.out, 4)
+    run_to_end(config)
+    assert [deterministic(x) for x in lines(config.out)] == [deterministic(x) for x in straight]
+    assert final_bytes(config.out) == weights
+    discarded = (config.out / "metrics.discarded.jsonl").read_text().splitlines()
+    assert len(discarded) == len(straight) - 4  # the steps were done again, not skipped
+
+
+def test_evaluation_and_sampling_leave_training_untouched_by_a_bit(data, tmp_path):
+    quiet = tiny_config(data, tmp_path / "quiet")
+    busy = replace(
+        quiet,
+        out=tmp_path / "busy",
+        eval=replace(quiet.eval, every=2, tasks_every=4, tasks=("pydoc_choice",), items=2),
+        sample=replace(quiet.sample, every=2),
+    )
+    run_to_end(quiet)
+    run_to_end(busy)
+    assert losses(quiet.out) == losses(busy.out)
+    assert final_bytes(quiet.out) == final_bytes(busy.out)
+
+
+def test_a_resume_does_not_evaluate_the_same_weights_again(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
+    config = replace(config, eval=replace(config.eval, every=4))
+    run_to_end(config)
+    measured = [x["val/loss"] for x in lines(config.out) if "val/loss" in x]
+    forget_after(config.out, 4)
+    checkpoint = config.out / "checkpoints" / "step_000004"
+    assert read_json(checkpoint / "results.json")["step"] == 4
+    run_to_end(config)
+    assert [x["val/loss"] for x in lines(config.out) if "val/loss" in x] == measured
+
+
+def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_used(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
+    run_to_end(config)
+    weights = final_bytes(config.out)
+    newest = config.out / "checkpoints" / "step_000008" / "optimizer.safetensors"
+    broken = bytearray(newest.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    newest.write_bytes(broken)
+    run_to_end(config)
+    assert final_bytes(config.out) == weights
+    assert (config.out / "checkpoints" / "step_000008.broken").is_dir()
+
+
+def test_a_finished_run_stays_as_it_is(data, tmp_path, capsys):
+    config = tiny_config(data, tmp_path / "run")
+    run_to_end(config)
+    before = {p: p.read_bytes() for p in config.out.rglob("*.safetensors")}
+    run = build_run(config, alone())
+    finish(run)
+    assert {p: p.read_bytes() for p in config.out.rglob("*.safetensors")} == before
+    assert RunFolder(config.out).read_status()["state"] == "finished"
+
+
+def test_four_ranks_resumed_repeat_four_ranks_straight_bit_for_bit(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", micro_batch=1, save=KEEP_ALL)
+    command = flags(config, "--save.keep", "99")
+    done = torchrun(4, *command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    straight, weights = losses(config.out), final_bytes(config.out)
+    forget_after(config.out, 4)
+    done = torchrun(4, *command)
+    assert "step 4 of 8" in done.stdout
+    assert losses(config.out) == straight
+    assert final_bytes(config.out) == weights
+
+
+def test_two_ranks_train_like_one_and_a_run_may_change_the_number_of_ranks(data, tmp_path):
+    one = tiny_config(data, tmp_path / "one")
+    two = tiny_config(data, tmp_path / "two", save=KEEP_ALL)
+    run_to_end(one)
+    assert torchrun(2, *flags(two, "--save.keep", "99")).returncode == 0
+    assert losses(two.out) == pytest.approx(losses(one.out), rel=1e-5)
+    digests = [[x.get("data/digest") for x in lines(c.out)] for c in (one, two)]
+    assert digests[0] == digests[1]
+    forget_after(two.out, 4)
+    run_to_end(two)  # the rest on one rank
+    assert losses(two.out) == pytest.approx(losses(one.out), rel=1e-5)
+    assert [x.get("data/digest") for x in lines(two.out)] == digests[0]
+
+
+def wait_for_lines(folder, count, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "metrics.jsonl").is_file() and len(lines(folder)) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run never got there")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_path, kill):
+    config = tiny_config(data, tmp_path / "killed", steps=60, save=SaveConfig(5, 0))
+    command = [sys.executable, *flags(config)]
+    with subprocess.Popen(command, cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+        wait_for_lines(config.out, 12, process)
+        process.send_signal(kill)
+    status = RunFolder(config.out).read_status()
+    assert status["state"] == ("running" if kill == signal.SIGKILL else "preempted")
+    assert 0 < status["step"] < 60
+    subprocess.run(command, cwd=REPO, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    straight = replace(config, out=tmp_path / "straight")
+    run_to_end(straight)
+    assert losses(config.out) == losses(straight.out)
+    assert final_bytes(config.out) == final_bytes(straight.out)
+    assert RunFolder(config.out).read_status() == {"state": "finished", "step": 60, "reason": ""}
+
+
+def test_sigterm_loses_no_step(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", steps=30)
+    run = build_run(config, alone())
+    run.stop.listen()
+    signal.raise_signal(signal.SIGTERM)
+    finish(run)
+    saved = RunFolder(config.out).read_status()
+    assert saved == {"state": "preempted", "step": 2, "reason": "SIGTERM"}  # agreed one step late
+    assert len(losses(config.out)) == saved["step"]
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(
+            number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler
+        )
+
+
+def test_fine_tuning_starts_from_the_weights_alone(data, tmp_path):
+    first = tiny_config(data, tmp_path / "first", steps=3)
+    run_to_end(first)
+    latest = first.out / "checkpoints" / "latest"
+    tuned = build_run(tiny_config(data, tmp_path / "tuned", init=latest), alone())
+    own = load_model(latest).state_dict()
+    assert all((own[k] == v).all() for k, v in tuned.model.state_dict().items())
+    assert (tuned.step, tuned.optimizer.state) == (0, {})
+    tuned.close()
+
+
+def test_a_checkpoint_carries_the_moments_and_count_of_every_parameter(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run")
+    model = run_to_end(config).model
+    tensors = load_file(config.out / "checkpoints" / "latest" / "optimizer.safetensors")
+    names = [name for name, _ in model.named_parameters()]
+    assert sorted(tensors) == sorted(
+        f"{key}.{name}" for key in ("exp_avg", "exp_avg_sq", "step") for name in names
+    )
+    assert tensors["step.wte.weight"].item() == 8
+
+
+def test_resuming_on_other_data_is_refused_with_both_fingerprints(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
+    run_to_end(config)
+    forget_after(config.out, 4)
+    other = tiny_data_set(tmp_path / "other", documents=100, seed=9)
+    with pytest.raises(ValueError, match=other.fingerprint[:12]):
+        build_run(replace(config, data=tmp_path / "other"), alone())
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run")
+    run_to_end(config)
+    folder = config.out / "checkpoints" / "step_000008"
+    state = (folder / "state.json").read_text()
+    (folder / "state.json").write_text(state.replace('"format": 1', '"format": 2'))
+    write_manifest(folder)
+    with pytest.raises(ValueError, match=r"state\.json is not of format 1"):
+        build_run(config, alone())

@@ -1,0 +1,209 @@
+"""The configuration of a run, composed once from the parts that own their fields."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from eval.tasks import check_tasks
+from model.gpt import GPTConfig
+from train.adamw import AdamWConfig
+from train.schedule import ScheduleConfig
+
+CUDA_MICRO_BATCH = 64
+CPU_MICRO_BATCH = 4
+
+
+def _at_least(name: str, value: float, smallest: int) -> None:
+    if not smallest <= value < float("inf"):
+        raise ValueError(f"{name}={value} is out of range; use {smallest} or more")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured during training, and how often. Every 0 steps is never."""
+
+    every: int = 250
+    """Steps between validations (loss and bits per byte)."""
+    val_tokens: int = 2_097_152
+    """Validation tokens of each validation, in whole windows."""
+    tasks_every: int = 500
+    """Steps between runs of the tasks below."""
+    tasks: tuple[str, ...] = ("hellaswag",)
+    """Tasks by name, see eval/tasks.py."""
+    items: int | None = None
+    """Only the first so many items of each task; None is all."""
+    hellaswag_file: Path | None = None
+    """A local .jsonl[.xz|.gz] of HellaSwag items; None asks the Hugging Face Hub."""
+
+    def __post_init__(self) -> None:
+        _at_least("eval.every", self.every, 0)
+        _at_least("eval.tasks_every", self.tasks_every, 0)
+        _at_least("eval.val_tokens", self.val_tokens, 1)
+        check_tasks(self.tasks)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Text drawn from the model during training. Every 0 steps is never."""
+
+    every: int = 500
+    """Steps between samples."""
+    prompts: tuple[str, ...] = ("Hello, I'm a language model,", "")
+    """Beginnings to continue; an empty one begins a new document."""
+    max_tokens: int = 64
+    """Tokens drawn for each prompt."""
+    temperature: float = 1.0
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_k: int = 50
+    """Only the so many likeliest tokens are drawn; 0 is all."""
+
+    def __post_init__(self) -> None:
+        _at_least("sample.every", self.every, 0)
+        _at_least("sample.max_tokens", self.max_tokens, 1)
+        _at_least("sample.temperature", self.temperature, 0)
+        _at_least("sample.top_k", self.top_k, 0)
+
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """When checkpoints are written; one more is written at the end and at a stop."""
+
+    every: int = 0
+    """Steps between checkpoints; 0 leaves it to the clock."""
+    every_minutes: float = 2.0
+    """Minutes between checkpoints; 0 leaves it to the steps."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        _at_least("save.every", self.every, 0)
+        _at_least("save.every_minutes", self.every_minutes, 0)
+        _at_least("save.keep", self.keep, 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run; the defaults are the reference run, GPT-2 124M on FineWeb-Edu."""
+
+    data: Path = Path("data/fineweb_edu")
+    """Data set folder made by one of the data_prep scripts."""
+    out: Path = Path("runs/gpt2")
+    """Run folder; a run that lies there with the same configuration is continued."""
+    init: Path | None = None
+    """Checkpoint whose weights the run starts from (fine-tuning); None draws fresh ones."""
+    seed: int = 1337
+    """Decides fresh weights, the order of documents and samples."""
+    steps: int | None = None
+    """Optimizer steps; None is one epoch."""
+    batch_tokens: int = 524_288
+    """Tokens of one optimizer step over all ranks; the number of GPUs never changes it."""
+    micro_batch: int | None = None
+    """Windows of one forward pass on one rank; None is 64 on CUDA and 4 on the CPU."""
+    context_length: int | None = None
+    """Tokens of one window (T); None is the model's. The model is built for just this length."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Arithmetic of matrix products; auto is bfloat16 (autocast) on CUDA and float32 on the CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of network and loss; auto is on for CUDA."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA where there is one."""
+    data_check: Literal["full", "cached", "size"] = "cached"
+    """Check of the shards before step 1: all digests, those of changed files, or sizes only."""
+    model: GPTConfig = GPTConfig()
+    """Shape of the network."""
+    optimizer: AdamWConfig = AdamWConfig()
+    """Optimizer."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning-rate schedule."""
+    eval: EvalConfig = EvalConfig()
+    """Validation and tasks."""
+    sample: SampleConfig = SampleConfig()
+    """Samples."""
+    save: SaveConfig = SaveConfig()
+    """Checkpoints."""
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        _at_least("batch_tokens", self.batch_tokens, 1)
+        for name in ("steps", "micro_batch", "context_length"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        if self.steps is not None:
+            self.check_warmup(self.steps)
+
+    def check_warmup(self, steps: int) -> None:
+        """Raises: ValueError if the warm-up would take the whole run of `steps`."""
+        warmup = self.schedule.warmup_steps
+        if warmup >= steps > 0 and warmup > 0:
+            raise ValueError(
+                f"schedule.warmup_steps={warmup} is not less than steps={steps}; "
+                f"try --schedule.warmup-steps {steps // 10}"
+            )
+
+    @property
+    def network(self) -> GPTConfig:
+        """The shape of the model that is trained: `model` at this run's context length."""
+        if self.context_length is None:
+            return self.model
+        return replace(self.model, context_length=self.context_length)
+
+    def as_json(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, the context length where it takes effect."""
+        length = self.network.context_length
+        return _plain(asdict(replace(self, model=self.network, context_length=length)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a step's windows are dealt: micro-batch `i` goes to rank `i % world_size`."""
+
+    context_length: int
+    windows: int
+    micro_batch: int
+    world_size: int
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro-steps of each rank in one optimizer step."""
+        return self.windows // (self.micro_batch * self.world_size)
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens of one optimizer step over all ranks."""
+        return self.windows * self.context_length
+
+
+def plan_batch(config: Config, world_size: int, on_cuda: bool) -> BatchPlan:
+    """Divide `batch_tokens` among ranks and micro-steps.
+
+    Raises: ValueError proposing values that divide, if these do not.
+    """
+    T = config.network.context_length
+    micro_batch = config.micro_batch or (CUDA_MICRO_BATCH if on_cuda else CPU_MICRO_BATCH)
+    unit = micro_batch * T * world_size
+    if config.batch_tokens % unit:
+        below = config.batch_tokens // unit * unit
+        choices = [str(n) for n in (below, below + unit) if n]
+        raise ValueError(
+            f"batch_tokens={config.batch_tokens} is not a multiple of {micro_batch} x {T} x "
+            f"{world_size} (micro_batch x context_length x world_size) = {unit}; "
+            f"try --batch-tokens {' or '.join(choices)}"
+            f"{_smaller_micro_batch(config, T, world_size)}"
+        )
+    return BatchPlan(T, config.batch_tokens // T, micro_batch, world_size)
+
+
+def _smaller_micro_batch(config: Config, T: int, world_size: int) -> str:
+    """The largest power of two that would divide, as advice; nothing if there is none."""
+    for micro_batch in (64, 32, 16, 8, 4, 2, 1):
+        if config.batch_tokens % (micro_batch * T * world_size) == 0:
+            return f", or --micro-batch {micro_batch}"
+    return ""

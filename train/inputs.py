@@ -1,0 +1,94 @@
+"""What a run is made of, checked before anything is built or written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.shards import DataSet, check_data_set, open_data_set
+from data_prep.tokenizer import load_tokenizer
+from eval.subject import EvalOptions
+from eval.val_loss import check_validation
+from model.checkpoint import load_config
+from model.cost import count_parameters
+from parallel.ranks import Ranks, raise_together
+from storage.run_folder import RunFolder, verify_checkpoint
+from train.config import BatchPlan, Config, plan_batch
+from train.resume import check_same_run, check_space
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is made of, checked."""
+
+    data: DataSet
+    plan: BatchPlan
+    steps: int
+    eval_options: EvalOptions
+
+
+def check_inputs(config: Config, ranks: Ranks) -> Inputs:
+    """Everything that can be known to be wrong before anything is built or written.
+
+    Raises: ValueError on every rank if it is wrong on one.
+    """
+    inputs, error = None, None
+    try:
+        plan = plan_batch(config, ranks.world_size, ranks.device.type == "cuda")
+        data = open_data_set(config.data)
+        steps = _check_data(config, data, plan)
+        inputs = Inputs(data, plan, steps, _eval_options(config, plan))
+        if config.init is not None:
+            _check_init(config, config.init, data)
+        check_data_set(data, config.data_check, (ranks.local_rank, ranks.local_world_size))
+        check_same_run(RunFolder(config.out), config.as_json())
+        parameters = count_parameters(config.network).total
+        check_space(config.out, parameters, config.save.keep)
+    except ValueError as found:
+        error = found
+    raise_together(error)
+    assert inputs is not None
+    return inputs
+
+
+def _check_data(config: Config, data: DataSet, plan: BatchPlan) -> int:
+    """The number of steps, once the data are known to suffice for one window and validation."""
+    train, n_vocab = data.split("train"), data.tokenizer().n_vocab
+    if config.model.vocab_size != n_vocab:
+        raise ValueError(
+            f"model.vocab_size={config.model.vocab_size} but the tokenizer of {config.data} has "
+            f"{n_vocab} ids; give --model.vocab-size {n_vocab}"
+        )
+    if train.tokens <= plan.context_length:
+        raise ValueError(
+            f"context_length={plan.context_length} needs {plan.context_length + 1} training tokens "
+            f"and {config.data} has {train.tokens}; give a smaller --context-length or more data"
+        )
+    if config.eval.every:
+        check_validation(data.split("val"), config.eval.val_tokens, plan.context_length)
+    steps = config.steps or -(-train.tokens // plan.tokens)
+    config.check_warmup(steps)
+    return steps
+
+
+def _eval_options(config: Config, plan: BatchPlan) -> EvalOptions:
+    return EvalOptions(
+        hellaswag_file=config.eval.hellaswag_file,
+        items=config.eval.items,
+        val_tokens=config.eval.val_tokens,
+        micro_batch=plan.micro_batch,
+        dtype=config.dtype,
+    )
+
+
+def _check_init(config: Config, init: Path, data: DataSet) -> None:
+    verify_checkpoint(init)
+    shape = load_config(init)
+    if shape != config.network:
+        raise ValueError(
+            f"--init {init} is a {shape}, this run trains a {config.network}; "
+            "give the checkpoint's shape in the --model options"
+        )
+    if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
+        raise ValueError(
+            f"--init {init} was trained with another tokenizer than {config.data}; prepare the "
+            "data with the checkpoint's tokenizer"
+        )

@@ -1,0 +1,57 @@
+"""Whole runs by name: `torchrun ... train/main.py NAME`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from model.presets import SHAPES
+from train.adamw import AdamWConfig
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.schedule import ScheduleConfig
+
+REFERENCE = Config()
+
+# Larger shapes take GPT-3's learning rates of the nearest size: https://arxiv.org/abs/2005.14165
+PRESETS = {
+    "gpt2": REFERENCE,
+    "gpt2-medium": replace(
+        REFERENCE,
+        out=Path("runs/gpt2-medium"),
+        model=SHAPES["gpt2-medium"],
+        optimizer=AdamWConfig(lr=3e-4),
+    ),
+    "gpt2-large": replace(
+        REFERENCE,
+        out=Path("runs/gpt2-large"),
+        model=SHAPES["gpt2-large"],
+        optimizer=AdamWConfig(lr=2.5e-4),
+    ),
+    "gpt2-xl": replace(
+        REFERENCE,
+        out=Path("runs/gpt2-xl"),
+        model=SHAPES["gpt2-xl"],
+        optimizer=AdamWConfig(lr=2e-4),
+    ),
+    "gpt2-tinystories": replace(
+        REFERENCE,
+        data=Path("data/tinystories"),
+        out=Path("runs/gpt2-tinystories"),
+        steps=3000,
+        optimizer=AdamWConfig(weight_decay=0.001),
+        schedule=ScheduleConfig(warmup_steps=100),
+        sample=SampleConfig(prompts=("Once upon a time", "")),
+    ),
+    # What `make run` uses: Python's own documentation, minutes on two CPU cores.
+    "demo": Config(
+        data=Path("data/python_docs"),
+        out=Path("runs/demo"),
+        steps=250,
+        batch_tokens=2048,
+        micro_batch=2,
+        model=SHAPES["demo"],
+        optimizer=AdamWConfig(lr=3e-3),
+        schedule=ScheduleConfig(warmup_steps=25),
+        eval=EvalConfig(every=50, val_tokens=16_384, tasks_every=125, tasks=("pydoc_choice",)),
+        sample=SampleConfig(every=125, prompts=("Return the", ""), max_tokens=48),
+        save=SaveConfig(every=50),
+    ),
+}

@@ -1,0 +1,86 @@
+"""What a run came to: a short table, and the loss curve as a picture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from storage.run_folder import RunFolder
+from train.run import Run
+
+SMOOTHED_STEPS = 20
+MISSING = "not measured"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, in order."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def column(lines: list[dict[str, Any]], tag: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the lines that have this tag."""
+    found = [(line["step"], line[tag]) for line in lines if line.get(tag) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def loss_plot(lines: list[dict[str, Any]], entropy: float, path: Path) -> None:
+    """Draw training and validation loss (nats) over steps; the line is the unigram entropy."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(*column(lines, "train/loss"), linewidth=0.8, alpha=0.7, label="training")
+    axes.plot(*column(lines, "val/loss"), marker="o", markersize=4, label="validation")
+    axes.axhline(entropy, linestyle="--", color="gray", label="unigram entropy of the data")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_title(path.parent.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The rows of the closing table."""
+    _, train = column(lines, "train/loss")
+    _, val = column(lines, "val/loss")
+    _, bits = column(lines, "val/bits_per_byte")
+    entropy = run.data.manifest.train.unigram_entropy_nats
+    recent = train[-SMOOTHED_STEPS:]
+    rate = run.progress.tokens_per_second
+    scores = sorted({k for line in lines for k in line if k.endswith(("/acc", "/acc_norm"))})
+    loss = f"{sum(recent) / max(len(recent), 1):.4f} (mean of the last {len(recent)} steps)"
+    return [
+        ("steps", f"{run.step:,} of {run.steps:,}"),
+        ("tokens", f"{run.step * run.plan.tokens:,}"),
+        ("training loss", loss if recent else "no step done"),
+        ("validation loss", f"{val[0]:.4f} -> {val[-1]:.4f} nats per token" if val else MISSING),
+        ("unigram entropy", f"{entropy:.4f} nats per token (what counting words alone reaches)"),
+        ("bits per byte", f"{bits[-1]:.4f}" if bits else MISSING),
+        *((tag, f"{column(lines, tag)[1][-1]:.4f}") for tag in scores),
+        ("tokens per second", f"{rate:,.0f} (all ranks)" if rate else "too few steps to say"),
+        ("run folder", str(run.folder.path)),
+        ("checkpoint", str(run.folder.checkpoints / "latest")),
+        ("samples", str(run.folder.samples)),
+        ("loss curve", str(run.folder.path / "loss.png")),
+        ("TensorBoard", f"tensorboard --logdir {run.folder.path}"),
+    ]
+
+
+def write_report(run: Run) -> str:
+    """Draw `loss.png` and return the closing table as text."""
+    lines = read_metrics(run.folder.metrics)
+    loss_plot(lines, run.data.manifest.train.unigram_entropy_nats, run.folder.path / "loss.png")
+    rows = summary(run, lines)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def finished_notice(folder: RunFolder, steps: int) -> str:
+    """What to say when there is nothing left to do."""
+    return (
+        f"{folder.path} is finished ({steps} steps). To train anew, move that folder away or give "
+        "another one with --out; to train longer, give another --out and --init "
+        f"{folder.checkpoints / 'latest'}"
+    )

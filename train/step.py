@@ -1,0 +1,49 @@
+"""One optimizer step: forward and backward over the micro-steps, one reduction, one update."""
+
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from parallel.data_parallel import gradient_sync
+from parallel.ranks import sum_over_ranks
+from train.loader import StepBatch
+from train.optimizers import update
+from train.run import Run
+from train.values import DIGEST, LOSS, NORM, SKIPPED, STOP, VALUES, split_digest
+
+
+def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torch.Tensor:
+    """Update the weights once; every rank takes the same decision from the same reduced values.
+
+    Returns the step's values on the device, (VALUES,) float64: the loss before the update (mean
+    over all target tokens of all ranks), ranks that want to stop, the digest in four 16-bit sums,
+    the gradient norm before clipping, and whether the update was skipped as not finite.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    values = torch.zeros(VALUES, dtype=torch.float64)
+    values[STOP] = float(stop_wanted)
+    values[DIGEST] = split_digest(batch.digest)
+    values = values.to(run.ranks.device, non_blocking=True)
+    accumulate = run.plan.grad_accum_steps
+    for micro in range(accumulate):
+        ids, targets = batch.micro_step(micro)
+        with gradient_sync(run.step_model, enabled=micro == accumulate - 1):
+            with run.autocast():
+                loss = run.step_model(ids, targets) / accumulate
+            loss.backward()
+        values[LOSS] += loss.detach()
+    values[LOSS] /= run.plan.world_size
+    sum_over_ranks(values)
+    values[NORM] = clip(run, values)
+    finite = torch.isfinite(values[LOSS]) & torch.isfinite(values[NORM])
+    values[SKIPPED] = (~finite).double()
+    update(run.optimizer, lr, skip=values[SKIPPED].float())
+    return values
+
+
+def clip(run: Run, values: torch.Tensor) -> torch.Tensor:
+    """Scale the gradient down to the configured norm; returns its norm before."""
+    parameters = [p for p in run.model.parameters() if p.grad is not None]
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if run.config.optimizer.clip is not None:
+        clip_grads_with_norm_(parameters, run.config.optimizer.clip, norm)
+    return norm.to(values.dtype)
