@@ -1,0 +1,57 @@
+# Needs make, a shell and Python 3.11 or newer with pip and venv; everything else goes into .venv.
+PYTHON ?= python3
+ARGS ?=
+
+IN_VENV := .venv/bin/python -m
+INSTALL := $(IN_VENV) pip install --disable-pip-version-check -c constraints.txt
+RECIPE  := setup.cfg pyproject.toml constraints.txt
+SHELL_SCRIPTS := .ci/run launch/node.sh launch/environment.sh launch/slurm/*.sbatch
+
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev run test check clean
+
+help: ## list these targets
+	@awk -F ' *## *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "PYTHON=python3.12 picks another Python; NPROC=4 and ARGS='--steps 50' go to make run."
+
+setup: .venv/.installed ## make .venv and install the project into it
+
+setup-dev: .venv/.installed-dev ## the same with what tests and checks need
+
+run: .venv/.installed data/python_docs/manifest.json ## train a small model now, or continue it: a few minutes on a laptop
+	launch/node.sh demo $(ARGS)
+	@echo "Curves: .venv/bin/tensorboard --logdir runs"
+
+test: .venv/.installed-dev ## run the test suite
+	$(IN_VENV) pytest $(ARGS)
+
+check: .venv/.installed-dev ## ruff, pyright, the house rules, shellcheck
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright --pythonpath .venv/bin/python
+	$(IN_VENV) pytest tests/test_house.py
+	.venv/bin/shellcheck -x $(SHELL_SCRIPTS)
+
+clean: ## remove .venv and caches; data/ and runs/ are never touched
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build ratchet.egg-info
+	find . -name __pycache__ -type d -not -path './data/*' -not -path './runs/*' -prune -exec rm -rf {} +
+
+# --- what the targets above stand on ---
+
+.venv/bin/pip:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo "$(PYTHON) is not on PATH; install Python 3.11 or newer, or say which: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$$("$(PYTHON)" --version) is too old: Ratchet needs 3.11 or newer; say which: make PYTHON=python3.12" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+
+.venv/.installed: $(RECIPE) | .venv/bin/pip
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/.installed-dev: $(RECIPE) | .venv/bin/pip
+	$(INSTALL) -e '.[dev]'
+	@touch .venv/.installed $@
+
+data/python_docs/manifest.json: | .venv/.installed
+	.venv/bin/python data_prep/text.py --embedded --out data/python_docs
