@@ -8,6 +8,7 @@ from model.gpt import GPTConfig
 from parallel.ranks import Ranks, start
 from train.adamw import AdamWConfig
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.inputs import check_inputs
 from train.loop import train
 from train.run import Run, build_run
 from train.schedule import ScheduleConfig
@@ -39,9 +40,15 @@ def alone() -> Ranks:
     return start("cpu")
 
 
+def built(config: Config) -> Run:
+    """A run of this process, ready for its next step."""
+    ranks = alone()
+    return build_run(config, ranks, check_inputs(config, ranks))
+
+
 def run_to_end(config: Config) -> Run:
     """Build a run in this process and train it; returns it closed."""
-    run = build_run(config, alone())
+    run = built(config)
     try:
         state = train(run)
         run.folder.write_status(state, run.step)

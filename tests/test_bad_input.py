@@ -10,10 +10,9 @@ from model.gpt import GPTConfig
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.launching import ENVIRONMENT, REPO, python, torchrun
-from tests.runs import alone, flags, run_to_end, tiny_config
+from tests.runs import built, flags, run_to_end, tiny_config
 from train.config import EvalConfig
 from train.resume import check_space
-from train.run import build_run
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +43,13 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
     if "schedule" in changes:
         changes = {"steps": None, "schedule": replace(config.schedule, warmup_steps=715)}
     with pytest.raises(ValueError, match=message):
-        build_run(replace(config, **changes), alone())
+        built(replace(config, **changes))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_data_set_is_refused_with_the_way_to_make_one(tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
-        build_run(tiny_config(tmp_path / "nowhere", tmp_path / "run"), alone())
+        built(tiny_config(tmp_path / "nowhere", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -61,21 +60,21 @@ def test_a_flipped_byte_in_a_shard_is_found_before_step_1(data, tmp_path):
     content[-1] ^= 1
     shard.write_bytes(content)
     with pytest.raises(ValueError, match=shard.name):
-        build_run(tiny_config(tmp_path / "set", tmp_path / "run"), alone())
+        built(tiny_config(tmp_path / "set", tmp_path / "run"))
 
 
 def test_a_folder_with_another_run_is_refused_with_the_difference(data, tmp_path):
     config = tiny_config(data, tmp_path / "run")
     run_to_end(config)
     with pytest.raises(ValueError, match=r"another configuration \(seed: 1337 -> 5\)"):
-        build_run(replace(config, seed=5), alone())
+        built(replace(config, seed=5))
 
 
 def test_a_folder_with_something_else_is_refused(data, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("...")
     with pytest.raises(ValueError, match=r"holds chapter1\.tex but no run"):
-        build_run(tiny_config(data, tmp_path / "thesis"), alone())
+        built(tiny_config(data, tmp_path / "thesis"))
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
 
 
@@ -97,7 +96,7 @@ def test_a_folder_that_another_process_writes_is_refused(data, tmp_path):
     ) as holder:
         assert holder.stdout.readline() == "locked\n"
         with pytest.raises(ValueError, match=f"being written by pid {holder.pid}"):
-            build_run(config, alone())
+            built(config)
         holder.kill()
 
 
@@ -109,13 +108,13 @@ def test_fine_tuning_from_a_checkpoint_of_another_shape_is_refused(data, tmp_pat
         data, tmp_path / "run", init=first.out / "checkpoints" / "latest", model=wider
     )
     with pytest.raises(ValueError, match="n_embd=16.*n_embd=32.*--model"):
-        build_run(config, alone())
+        built(config)
 
 
 def test_fine_tuning_from_nothing_is_refused(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", init=tmp_path / "nothing")
     with pytest.raises(ValueError, match="not a whole checkpoint"):
-        build_run(config, alone())
+        built(config)
 
 
 def test_a_full_disk_is_foreseen(tmp_path):
@@ -154,7 +153,7 @@ def test_a_crash_is_a_failure_in_the_status_file(data, tmp_path, monkeypatch):
         raise OSError("the cable was pulled")
 
     monkeypatch.setattr(script, "train", crash)
-    run = build_run(tiny_config(data, tmp_path / "run"), alone())
+    run = built(tiny_config(data, tmp_path / "run"))
     with pytest.raises(OSError, match="cable"):
         script.finish(run)
     assert RunFolder(tmp_path / "run").read_status() == {

@@ -11,6 +11,7 @@ from parallel.ranks import start
 from tests.data_sets import tiny_data_set
 from tests.runs import lines, losses, run_to_end, tiny_config
 from train.config import SaveConfig
+from train.inputs import check_inputs
 from train.loop import train
 from train.run import build_run
 
@@ -25,7 +26,8 @@ def data(tmp_path_factory):
 
 
 def run_on_gpu(config):
-    run = build_run(replace(config, device="cuda"), start("cuda"))
+    config, ranks = replace(config, device="cuda"), start("cuda")
+    run = build_run(config, ranks, check_inputs(config, ranks))
     try:
         train(run)
     finally:

@@ -15,10 +15,9 @@ from storage.atomic import read_json
 from storage.run_folder import RunFolder, write_manifest
 from tests.data_sets import tiny_data_set
 from tests.launching import ENVIRONMENT, REPO, torchrun
-from tests.runs import alone, flags, lines, losses, run_to_end, tiny_config
+from tests.runs import built, flags, lines, losses, run_to_end, tiny_config
 from train.config import SaveConfig
-from train.main import finish
-from train.run import build_run
+from train.main import finish, main
 
 KEEP_ALL = SaveConfig(every=2, every_minutes=0, keep=99)
 
@@ -99,13 +98,24 @@ def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_used(data, t
     assert (config.out / "checkpoints" / "step_000008.broken").is_dir()
 
 
-def test_a_finished_run_stays_as_it_is(data, tmp_path, capsys):
+def test_a_finished_run_is_left_as_it_is(data, tmp_path, monkeypatch, caplog):
     config = tiny_config(data, tmp_path / "run")
     run_to_end(config)
-    before = {p: p.read_bytes() for p in config.out.rglob("*.safetensors")}
-    run = build_run(config, alone())
-    finish(run)
-    assert {p: p.read_bytes() for p in config.out.rglob("*.safetensors")} == before
+    before = {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}
+    monkeypatch.setattr(sys, "argv", flags(config))
+    main()
+    assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()} == before
+    assert "is finished (8 steps). To train anew, move that folder away" in caplog.text
+
+
+def test_a_run_killed_between_its_last_save_and_its_end_only_ends(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run")
+    config = replace(config, eval=replace(config.eval, every=4))
+    run_to_end(config)
+    RunFolder(config.out).write_status("running", 8)
+    before = lines(config.out)
+    run_to_end(config)
+    assert lines(config.out) == before
     assert RunFolder(config.out).read_status()["state"] == "finished"
 
 
@@ -165,7 +175,7 @@ def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_pa
 
 def test_sigterm_loses_no_step(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", steps=30)
-    run = build_run(config, alone())
+    run = built(config)
     run.stop.listen()
     signal.raise_signal(signal.SIGTERM)
     finish(run)
@@ -182,7 +192,7 @@ def test_fine_tuning_starts_from_the_weights_alone(data, tmp_path):
     first = tiny_config(data, tmp_path / "first", steps=3)
     run_to_end(first)
     latest = first.out / "checkpoints" / "latest"
-    tuned = build_run(tiny_config(data, tmp_path / "tuned", init=latest), alone())
+    tuned = built(tiny_config(data, tmp_path / "tuned", init=latest))
     own = load_model(latest).state_dict()
     assert all((own[k] == v).all() for k, v in tuned.model.state_dict().items())
     assert (tuned.step, tuned.optimizer.state) == (0, {})
@@ -206,7 +216,7 @@ def test_resuming_on_other_data_is_refused_with_both_fingerprints(data, tmp_path
     forget_after(config.out, 4)
     other = tiny_data_set(tmp_path / "other", documents=100, seed=9)
     with pytest.raises(ValueError, match=other.fingerprint[:12]):
-        build_run(replace(config, data=tmp_path / "other"), alone())
+        built(replace(config, data=tmp_path / "other"))
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(data, tmp_path):
@@ -217,4 +227,4 @@ def test_a_checkpoint_of_a_newer_format_is_refused(data, tmp_path):
     (folder / "state.json").write_text(state.replace('"format": 1', '"format": 2'))
     write_manifest(folder)
     with pytest.raises(ValueError, match=r"state\.json is not of format 1"):
-        build_run(config, alone())
+        built(config)

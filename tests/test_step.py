@@ -10,11 +10,10 @@ from torch.nn import functional as F
 
 from data_prep.order import TrainingStream, read_windows
 from tests.data_sets import tiny_data_set
-from tests.runs import alone, lines, run_to_end, tiny_config
+from tests.runs import built, lines, run_to_end, tiny_config
 from train.adamw import parameter_groups
 from train.loop import train
 from train.progress import MAX_SKIPPED_IN_A_ROW
-from train.run import build_run
 from train.step import train_step
 from train.values import LOSS, NORM, SKIPPED
 
@@ -28,9 +27,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(data, tmp_path):
-    built = build_run(tiny_config(data, tmp_path / "run"), alone())
-    yield built
-    built.close()
+    ready = built(tiny_config(data, tmp_path / "run"))
+    yield ready
+    ready.close()
 
 
 def reference_step(run, lr):
@@ -81,7 +80,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_cursor(run):
 
 def test_a_run_that_stays_broken_stops_by_itself(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", steps=40)
-    run = build_run(config, alone())
+    run = built(config)
     run.model.ln_f.weight.data[0] = float("nan")
     with pytest.raises(RuntimeError, match="10 steps in a row up to step 9 .* not finite"):
         train(run)
@@ -100,7 +99,7 @@ def test_a_run_in_bfloat16_learns_too(data, tmp_path):
 def test_no_clipping_leaves_the_gradient_alone(data, tmp_path):
     config = tiny_config(data, tmp_path / "run")
     config = replace(config, optimizer=replace(config.optimizer, clip=None))
-    run = build_run(config, alone())
+    run = built(config)
     values = train_step(run, run.loader.next_step(), 0.0, stop_wanted=False)
     norm = torch.nn.utils.get_total_norm([p.grad for p in run.model.parameters()])
     run.close()

@@ -23,6 +23,8 @@ class Inputs:
     plan: BatchPlan
     steps: int
     eval_options: EvalOptions
+    finished: bool
+    """Whether this very run lies at its last step already."""
 
 
 def check_inputs(config: Config, ranks: Ranks) -> Inputs:
@@ -35,13 +37,16 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
         plan = plan_batch(config, ranks.world_size, ranks.device.type == "cuda")
         data = open_data_set(config.data)
         steps = _check_data(config, data, plan)
-        inputs = Inputs(data, plan, steps, _eval_options(config, plan))
+        folder = RunFolder(config.out)
         if config.init is not None:
             _check_init(config, config.init, data)
         check_data_set(data, config.data_check, (ranks.local_rank, ranks.local_world_size))
-        check_same_run(RunFolder(config.out), config.as_json())
+        check_same_run(folder, config.as_json())
         parameters = count_parameters(config.network).total
         check_space(config.out, parameters, config.save.keep)
+        status = folder.read_status() or {}
+        finished = (status.get("state"), status.get("step")) == ("finished", steps)
+        inputs = Inputs(data, plan, steps, _eval_options(config, plan), finished)
     except ValueError as found:
         error = found
     raise_together(error)

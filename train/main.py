@@ -2,8 +2,7 @@
 
     torchrun --nproc_per_node=8 train/main.py [PRESET] [--data ...] [--out ...] [--help]
 
-Reads a data set folder; writes a run folder with checkpoints, metrics and samples. The same
-command again continues the run.
+Data set folder in, run folder with checkpoints, metrics and samples out. Again: it continues.
 """
 
 import logging
@@ -13,6 +12,7 @@ import tyro
 
 from parallel.ranks import quiet_other_ranks, start, stop, user_errors
 from train.config import Config
+from train.inputs import check_inputs
 from train.loop import train
 from train.presets import PRESETS
 from train.report import finished_notice, write_report
@@ -40,8 +40,7 @@ def parse(arguments: list[str]) -> Config:
 
 def finish(run: Run) -> None:
     """Train what is left, and leave a folder that says how it ended."""
-    state = "failed"
-    reason = "see the log"
+    state, reason = "failed", ""
     try:
         run.stop.listen()
         state = train(run)
@@ -63,11 +62,10 @@ def main() -> None:
     with user_errors():
         config = parse(sys.argv[1:])
         ranks = start(config.device)
-        run = build_run(config, ranks)
-    if run.step == run.steps and run.saved_step == run.step:
-        log.info("%s", finished_notice(run.folder, run.steps))
-        run.folder.write_status("finished", run.step) if ranks.is_main else None
-        run.close()
+        inputs = check_inputs(config, ranks)
+        run = None if inputs.finished else build_run(config, ranks, inputs)
+    if run is None:
+        log.info("%s", finished_notice(config.out, inputs.steps))
     else:
         finish(run)
     stop()

@@ -7,7 +7,6 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from storage.run_folder import RunFolder
 from train.run import Run
 
 SMOOTHED_STEPS = 20
@@ -77,10 +76,9 @@ def write_report(run: Run) -> str:
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 
 
-def finished_notice(folder: RunFolder, steps: int) -> str:
+def finished_notice(out: Path, steps: int) -> str:
     """What to say when there is nothing left to do."""
     return (
-        f"{folder.path} is finished ({steps} steps). To train anew, move that folder away or give "
-        "another one with --out; to train longer, give another --out and --init "
-        f"{folder.checkpoints / 'latest'}"
+        f"{out} is finished ({steps} steps). To train anew, move that folder away or give another "
+        f"one with --out; to train longer, give another --out and --init {out}/checkpoints/latest"
     )

@@ -28,7 +28,7 @@ from storage.atomic import read_json, write_json
 from storage.metrics import Console, JsonLines, MetricLog, Metrics, TensorBoard
 from storage.run_folder import RunFolder, cut_lines
 from train.config import BatchPlan, Config
-from train.inputs import Inputs, check_inputs
+from train.inputs import Inputs
 from train.loader import Loader
 from train.optimizers import build_optimizer
 from train.preemption import StopSignal
@@ -93,12 +93,11 @@ class Run:
         self.folder.unlock()
 
 
-def build_run(config: Config, ranks: Ranks) -> Run:
+def build_run(config: Config, ranks: Ranks, inputs: Inputs) -> Run:
     """A run ready for its next step: fresh, or as its newest sound checkpoint left it.
 
-    Raises: ValueError if anything about it is wrong.
+    Raises: ValueError if the folder is taken, or holds nothing that this run can go on from.
     """
-    inputs = check_inputs(config, ranks)
     folder, checkpoint = _take_folder(config, ranks)
     try:
         return _assemble(config, ranks, inputs, folder, checkpoint)

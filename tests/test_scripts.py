@@ -1,0 +1,102 @@
+"""The README's commands are real, and the chain from text to a sampled model holds together."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.launching import REPO, python, torchrun
+from train.main import parse
+
+README = (REPO / "README.md").read_text()
+BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+]
+
+
+def words_after(script):
+    return [shlex.split(c.split(script)[1]) for c in COMMANDS if script in c]
+
+
+def test_the_readme_shows_every_script():
+    for script in ("data_prep/fineweb.py", "data_prep/text.py", "train/main.py", "eval/main.py"):
+        assert words_after(script), script
+
+
+@pytest.mark.parametrize("words", words_after("train/main.py"), ids=" ".join)
+def test_the_readmes_training_commands_are_understood(words):
+    parse(words)
+
+
+@pytest.mark.parametrize("words", words_after("train.sbatch"), ids=" ".join)
+def test_the_readmes_slurm_commands_are_understood(words):
+    parse(words)
+
+
+def test_every_file_that_the_readme_names_is_there():
+    names = re.findall(
+        r"`((?:train|eval|model|data_prep|storage|launch|tests|bench)/[\w/.]+)`", README
+    )
+    assert len(names) > 10
+    for name in names:
+        assert (REPO / name).exists(), name
+
+
+def test_the_tree_in_the_readme_names_every_room():
+    for folder in ("data_prep", "model", "eval", "train"):
+        for room in (REPO / folder).glob("*.py"):
+            assert room.name == "__init__.py" or room.name in README, room
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["data_prep/fineweb.py", "data_prep/text.py", "eval/main.py", "eval/generate.py"],
+)
+def test_help_is_one_page_of_every_script(script):
+    done = python(script, "--help")
+    assert done.returncode == 0
+    assert "usage" in done.stdout.lower()
+
+
+@pytest.mark.slow
+def test_text_becomes_a_trained_evaluated_and_sampled_model(tmp_path):
+    data, run = tmp_path / "docs", tmp_path / "run"
+    done = python("data_prep/text.py", "--embedded", "--max-documents", "60", "--out", str(data))
+    assert done.returncode == 0, done.stderr
+    flags = ["demo", "--data", str(data), "--out", str(run), "--steps", "10", "--device", "cpu"]
+    flags += ["--schedule.warmup-steps", "2", "--eval.val-tokens", "512", "--eval.items", "4"]
+    done = torchrun(2, "train/main.py", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "finished at step 10" in done.stdout
+    assert "unigram entropy" in done.stdout
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    again = torchrun(2, "train/main.py", *flags)
+    assert (again.returncode, "is finished (10 steps)" in again.stdout) == (0, True)
+    check_evaluation(run, tmp_path)
+    words = [
+        "--checkpoint",
+        str(run / "checkpoints/latest"),
+        "--prompt",
+        "Return",
+        "--device",
+        "cpu",
+    ]
+    done = python("eval/generate.py", *words, "--max-tokens", "5")
+    assert (done.returncode, "Return" in done.stdout) == (0, True), done.stderr
+
+
+def check_evaluation(run: Path, folder: Path) -> None:
+    """Alone, the checkpoint gives the numbers that training logged."""
+    words = ["--checkpoint", str(run / "checkpoints/latest"), "--tasks", "val_loss", "pydoc_choice"]
+    words += ["--items", "4", "--json", str(folder / "eval.json"), "--device", "cpu"]
+    done = python("eval/main.py", *words, "--micro-batch", "2")
+    assert done.returncode == 0, done.stderr
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    alone = json.loads((folder / "eval.json").read_text())
+    assert alone["val/loss"] == last["val/loss"]
+    assert alone.items() <= last.items()
