@@ -155,15 +155,21 @@ def wait_for_lines(folder, count, process):
     raise AssertionError("the run never got there")
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_path, kill):
+def start_and_signal(command, folder, number):
+    """Start a run, and send it a signal once it has done a few steps."""
+    with subprocess.Popen(
+        command, cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for_lines(folder, 12, process)
+        process.send_signal(number)
+
+
+def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_path):
     config = tiny_config(data, tmp_path / "killed", steps=60, save=SaveConfig(5, 0))
     command = [sys.executable, *flags(config)]
-    with subprocess.Popen(command, cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
-        wait_for_lines(config.out, 12, process)
-        process.send_signal(kill)
+    start_and_signal(command, config.out, signal.SIGKILL)
     status = RunFolder(config.out).read_status()
-    assert status["state"] == ("running" if kill == signal.SIGKILL else "preempted")
+    assert status["state"] == "running"
     assert 0 < status["step"] < 60
     subprocess.run(command, cwd=REPO, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     straight = replace(config, out=tmp_path / "straight")
@@ -171,6 +177,20 @@ def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_pa
     assert losses(config.out) == losses(straight.out)
     assert final_bytes(config.out) == final_bytes(straight.out)
     assert RunFolder(config.out).read_status() == {"state": "finished", "step": 60, "reason": ""}
+
+
+def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_none(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", steps=60)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc_per_node=2", *flags(config)]
+    start_and_signal(command, config.out, signal.SIGTERM)
+    status = RunFolder(config.out).read_status()
+    assert (status["state"], status["reason"]) == ("preempted", "SIGTERM")
+    assert 12 <= status["step"] == len(losses(config.out)) < 60
+    run_to_end(config)  # the rest on one rank
+    straight = replace(config, out=tmp_path / "straight")
+    run_to_end(straight)
+    assert losses(config.out) == pytest.approx(losses(straight.out), rel=1e-5)
 
 
 def test_sigterm_loses_no_step(data, tmp_path):

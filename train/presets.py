@@ -48,7 +48,7 @@ PRESETS = {
         batch_tokens=2048,
         micro_batch=2,
         model=SHAPES["demo"],
-        optimizer=AdamWConfig(lr=3e-3),
+        optimizer=AdamWConfig(lr=1e-3),
         schedule=ScheduleConfig(warmup_steps=25),
         eval=EvalConfig(every=50, val_tokens=16_384, tasks_every=125, tasks=("pydoc_choice",)),
         sample=SampleConfig(every=125, prompts=("Return the", ""), max_tokens=48),

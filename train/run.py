@@ -144,7 +144,7 @@ def _assemble(
         results=results,
         saved_step=step if checkpoint is not None else -1,
     )
-    _announce(run, checkpoint)
+    _announce(run)
     with run.autocast():
         shape = (inputs.plan.micro_batch, inputs.plan.context_length)
         settle_buckets(run.step_model, torch.zeros(shape, dtype=torch.int64, device=ranks.device))
@@ -195,7 +195,7 @@ def _metric_log(folder: RunFolder, ranks: Ranks, steps: int, step: int) -> Metri
     )
 
 
-def _announce(run: Run, checkpoint: Path | None) -> None:
+def _announce(run: Run) -> None:
     """Say what will run, and record it."""
     config, plan, ranks = run.config, run.plan, run.ranks
     backend = attention_backend(run.model.config, ranks.device, run.dtype)
@@ -217,7 +217,6 @@ def _announce(run: Run, checkpoint: Path | None) -> None:
     if not ranks.is_main:
         return
     record = {"config": config.as_json(), "data_fingerprint": run.data.fingerprint, "run": settings}
-    if checkpoint is None:
-        write_json(run.folder.config, record)
-        run.metrics.write_text(0, "config", json.dumps(record, indent=2))
+    write_json(run.folder.config, record)  # what may change between starts is what runs now
+    run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
     run.folder.write_status("running", run.step)
