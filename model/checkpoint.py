@@ -1,5 +1,6 @@
 """A model on disk: `model.json` (format, shape) and `model.safetensors` (weights); no pickle."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,13 @@ def save_model(folder: Path, model: GPT) -> None:
     """Write the model's shape and weights into `folder`, which must exist."""
     write_json(folder / "model.json", {"format": FORMAT, "config": asdict(model.config)})
     weights = {name: value.detach().contiguous().cpu() for name, value in named_weights(model)}
-    save_file(weights, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", weights)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file that others may read if the umask says so (its own: never)."""
+    save_file(tensors, path)
+    shutil.copymode(path.parent / "model.json", path)
 
 
 def named_weights(model: GPT) -> list[tuple[str, torch.nn.Parameter]]:

@@ -28,6 +28,11 @@ def test_a_saved_model_comes_back_bit_for_bit(saved):
         assert torch.equal(value, loaded.state_dict()[name])
 
 
+def test_the_umask_decides_who_may_read_the_weights(saved):
+    modes = {path.name: path.stat().st_mode for path in saved[0].iterdir()}
+    assert modes["model.safetensors"] == modes["model.json"]
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no model\.json; give a checkpoint folder"):
         load_config(tmp_path)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.optim import Optimizer
 
 from data_prep.tokenizer import Tokenizer
-from model.checkpoint import load_weights, named_weights, save_model
+from model.checkpoint import load_weights, named_weights, save_model, write_tensors
 from model.gpt import GPT
 from storage.atomic import new_folder, read_json, write_json
 from storage.run_folder import RunFolder, write_manifest
@@ -67,7 +67,7 @@ def save_checkpoint(
             save_model(aside, model)
             (aside / "tokenizer").mkdir()
             tokenizer.save(aside / "tokenizer")
-            save_file(optimizer_tensors(model, optimizer), aside / "optimizer.safetensors")
+            write_tensors(aside / "optimizer.safetensors", optimizer_tensors(model, optimizer))
             write_json(aside / "results.json", results)
             write_json(aside / "state.json", {"format": FORMAT, **asdict(position)})
             write_manifest(aside)
