@@ -93,7 +93,9 @@ def start(device: str = "auto", timeout_seconds: float = 1800) -> Ranks:
         torch.set_float32_matmul_precision("high")  # TF32, alike in training and evaluation
     if world_size > 1:
         dist.init_process_group(
-            "nccl" if use_cuda else "gloo", timeout=timedelta(seconds=timeout_seconds)
+            "nccl" if use_cuda else "gloo",
+            timeout=timedelta(seconds=timeout_seconds),
+            device_id=place if use_cuda else None,
         )
     return Ranks(rank_from_environment(), world_size, local_rank, local_world_size, place)
 
