@@ -33,7 +33,7 @@ from train.loader import Loader
 from train.optimizers import build_optimizer
 from train.preemption import StopSignal
 from train.progress import Progress
-from train.resume import load_checkpoint
+from train.resume import Position, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +119,8 @@ def _assemble(
     optimizer = build_optimizer(model, config.optimizer)
     step, window, results = 0, 0, {}
     if checkpoint is not None:
-        position = load_checkpoint(checkpoint, model, optimizer, inputs.data.fingerprint)
+        position, results = _restore(checkpoint, model, optimizer, inputs)
         step, window = position.step, position.next_window
-        results = read_json(checkpoint / "results.json")
         log.info("resuming from %s: step %d of %d", checkpoint, step, inputs.steps)
     stream = TrainingStream(inputs.data.split("train"), config.seed)
     run = Run(
@@ -149,6 +148,21 @@ def _assemble(
         shape = (inputs.plan.micro_batch, inputs.plan.context_length)
         settle_buckets(run.step_model, torch.zeros(shape, dtype=torch.int64, device=ranks.device))
     return run
+
+
+def _restore(
+    checkpoint: Path, model: GPT, optimizer: Optimizer, inputs: Inputs
+) -> tuple[Position, dict[str, Any]]:
+    """Load the checkpoint on every rank, or raise on every rank."""
+    found, error = None, None
+    try:
+        position = load_checkpoint(checkpoint, model, optimizer, inputs.data.fingerprint)
+        found = position, read_json(checkpoint / "results.json")
+    except (ValueError, OSError) as wrong:
+        error = wrong
+    raise_together(error)
+    assert found is not None
+    return found
 
 
 def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
