@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 import platform
+import re
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ SKIPPED = {
     "tests",
     "turtledemo",
 }
+BLANK_LINES = re.compile(r"\n\s*\n")
+RULED_LINE = re.compile(r"(?:^|(?<=\s))([*=~^\-])\1{3,}(?=\s|$)")
 SHORTEST_DOCUMENT = 100  # characters; shorter ones are a name and half a sentence
 
 Defined = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -48,7 +51,17 @@ def embedded_documents() -> tuple[str, ...]:
         parts = path.relative_to(library).parts
         if SKIPPED.isdisjoint(parts) and not parts[0].startswith("config-"):
             texts.append(module_documentation(path, parts))
-    return tuple(text for text in texts if len(text) >= SHORTEST_DOCUMENT)
+    prose = map(flowing, texts)
+    return tuple(text for text in prose if len(text) >= SHORTEST_DOCUMENT)
+
+
+def flowing(text: str) -> str:
+    """Each paragraph on one line, single-spaced, without ruled lines.
+
+    The layout of a terminal is no English: left in, one token in twelve is a lone space.
+    """
+    paragraphs = (" ".join(RULED_LINE.sub(" ", part).split()) for part in BLANK_LINES.split(text))
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
 def module_documentation(path: Path, parts: tuple[str, ...]) -> str:
