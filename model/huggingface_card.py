@@ -1,0 +1,99 @@
+"""The model card of an export: the shape, and the run's own figures from its checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from model.cost import count_parameters
+from model.gpt import GPTConfig
+from storage.atomic import read_json
+
+RUN_FIELDS = ("steps", "batch_tokens", "world_size", "device", "dtype", "torch")
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [ratchet, gpt2]
+---
+
+# {name}
+
+{origin}
+
+{figures}
+
+```python
+from transformers import pipeline
+
+print(pipeline("text-generation", "{name}")("Once upon a time")[0]["generated_text"])
+```
+"""
+
+
+def model_card(name: str, checkpoint: Path, config: GPTConfig) -> str:
+    """The text of README.md for the model of this checkpoint."""
+    state = _content(checkpoint / "state.json")
+    origin = _content(checkpoint / "origin.json")
+    parts = [_table("Shape", _shape(config))]
+    if state:
+        # runs/NAME/checkpoints/step_000500: the run's settings lie two folders up.
+        run = _content(checkpoint.resolve().parents[1] / "config.json").get("run", {})
+        parts.append(_table("Training", _training(state, run)))
+    results = _content(checkpoint / "results.json")
+    if results.get("metrics"):
+        title = f"Results at step {results.get('step')}"
+        parts.append(_table(title, _results(results["metrics"])))
+    return CARD.format(name=name, origin=_sentence(state, origin), figures="\n\n".join(parts))
+
+
+def _content(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _sentence(state: dict[str, Any], origin: dict[str, Any]) -> str:
+    if state:
+        data = Path(state.get("data") or "unknown data").name
+        return f"A language model trained on {data} with Ratchet; exported at step {state['step']}."
+    commit = f" at commit {origin['commit']}" if origin.get("commit") else ""
+    return f"A copy of {origin.get('source', 'a model')}{commit}, imported and exported by Ratchet."
+
+
+def _shape(config: GPTConfig) -> dict[str, Any]:
+    return {
+        "parameters": count_parameters(config, padded=False).total,
+        "layers": config.n_layer,
+        "heads": config.n_head,
+        "width": config.n_embd,
+        "context length": config.context_length,
+        "vocabulary": config.vocab_size,
+    }
+
+
+def _training(state: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    windows, length = state.get("next_window", 0), state.get("context_length", 0)
+    return {
+        "data": Path(state.get("data", "")).name,
+        "data fingerprint": state.get("data_fingerprint", "")[:16],
+        "step": state["step"],
+        "tokens": windows * length,
+        "window": length,
+        "seed": str(state.get("seed")),
+        **{field.replace("_", " "): run[field] for field in RUN_FIELDS if field in run},
+    }
+
+
+def _results(metrics: dict[str, float]) -> dict[str, str]:
+    """Each metric with its standard error, where it has one."""
+    rows = {}
+    for tag, value in metrics.items():
+        if not tag.endswith("_stderr"):
+            error = metrics.get(f"{tag}_stderr")
+            rows[tag] = f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return rows
+
+
+def _table(title: str, rows: dict[str, Any]) -> str:
+    lines = [f"| {key} | {_written(value)} |" for key, value in rows.items()]
+    return "\n".join([f"| {title} | |", "| --- | ---: |", *lines])
+
+
+def _written(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
