@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.duplicates import count_duplicates
 from data_prep.manifest import (
     FORMAT_VERSION,
     Manifest,
@@ -41,6 +42,7 @@ def assemble(
             f"no document fell to {missing} by split={work.rule.split}; use another --val-tokens "
             "(0 for none), --split first (takes whole documents) or --split tail (cuts the one)"
         )
+    folders = [work.unit_folder(n) for n in range(units)]
     return Manifest(
         format_version=FORMAT_VERSION,
         tokenizer=TokenizerEntry(
@@ -52,6 +54,7 @@ def assemble(
         skipped_empty=sum(result.skipped_empty for result in results),
         train=train,
         val=val,
+        duplicates=count_duplicates(folders),
     ).sealed()
 
 

@@ -1,5 +1,6 @@
 """What a person sees of a preparation: the progress bar, the summary, one sentence on errors."""
 
+import errno
 import logging
 import sys
 import time
@@ -53,21 +54,24 @@ class ProgressBar:
         self._bar.close()
 
 
-def log_summary(data: DataSet, bar: ProgressBar) -> None:
-    """A few lines on what was made and how fast."""
+def log_summary(data: DataSet, bar: ProgressBar | None) -> None:
+    """A few lines on what was made, and how fast if it was made now."""
     manifest = data.manifest
     target = manifest.split_rule["val_tokens"]
     for name, split in (("train", manifest.train), ("val", manifest.val)):
         wanted = f" (target {target:,})" if name == "val" and target else ""
         log.info("%s", _split_line(name, split) + wanted)
-    log.info(
-        "%s empty documents skipped; %.1f MB of text in %.1f s: %.1f MB/s, %s tokens/s",
-        f"{manifest.skipped_empty:,}",
-        bar.text_bytes / 1e6,
-        bar.seconds,
-        bar.text_bytes / 1e6 / bar.seconds,
-        f"{bar.tokens / bar.seconds:,.0f}",
-    )
+    found = manifest.duplicates
+    log.info("%s", f"{manifest.skipped_empty:,} empty documents skipped")
+    log.info("%s", f"{found.normalised:,} copies of other documents, {found.exact:,} of them exact")
+    if bar is not None:
+        log.info(
+            "%.1f MB of text in %.1f s: %.1f MB/s, %s tokens/s",
+            bar.text_bytes / 1e6,
+            bar.seconds,
+            bar.text_bytes / 1e6 / bar.seconds,
+            f"{bar.tokens / bar.seconds:,.0f}",
+        )
     log.info("data set %s in %s", data.fingerprint[:16], data.folder)
 
 
@@ -86,7 +90,9 @@ def run_script(work: Callable[[], object]) -> None:
     try:
         work()
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "; make room and run it again: finished units are kept" if full else ""
+        sys.stderr.write(f"error: {error}{cure}\n")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: finished units are kept, the same command goes on\n")

@@ -13,18 +13,21 @@ from typing import Literal
 import tyro
 
 from data_prep.console import run_script
-from data_prep.hub import is_commit, list_files, source_id
-from data_prep.prepare import PrepareOptions, finished_data_set, prepare
-from data_prep.shards import DataSet
-from data_prep.sources import FileSource, file_source
-from data_prep.tokenizer import gpt2_tokenizer
+from data_prep.download import Downloader
+from data_prep.hub import Hub, Listing
+from data_prep.hub_source import Wanted, make_from_hub
+from data_prep.options import HubOptions
+from data_prep.prepare import make
+from data_prep.sources import file_source
 
 REPOSITORY = "HuggingFaceFW/fineweb-edu"
 REVISION = "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"
+# Configurations of the data set that are samples; every other one is a dump below data/.
+SAMPLES = {f"sample-{size}": f"sample/{size}" for size in ("10BT", "100BT", "350BT")}
 
 
 @dataclass(frozen=True)
-class FineWebOptions(PrepareOptions):
+class FineWebOptions(HubOptions):
     """Tokenize FineWeb-Edu into a data set of verified shards."""
 
     config: str = "sample-10BT"
@@ -32,33 +35,49 @@ class FineWebOptions(PrepareOptions):
     source: str | None = None
     """A folder or glob of the same parquet files; by default they come from the Hub."""
     out: Path = Path("data/fineweb_edu")
-    """The data set's folder; must not exist yet. Downloads lie beside it, in OUT.source."""
+    """The data set's folder; must not exist yet. Downloads come to OUT.source beside it."""
     revision: str = REVISION
     """Commit, tag or branch of the data set on the Hub."""
     split: Literal["hash", "first"] = "hash"
     """Validation is chosen by a hash of the text (no copy of a document is on both sides), or is
     the first documents."""
+    stream: bool = False
+    """Read the files over the network instead of downloading them: no room is needed but for the
+    shards, which are the same; but no sha256 covers what is read."""
     val_fraction: tyro.conf.Suppress[float] = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stream and (self.source is not None or self.keep_source):
+            raise ValueError(
+                f"stream with source={self.source} and keep_source={self.keep_source}; "
+                "files that are here or to be kept are read without --stream"
+            )
 
-def run(options: FineWebOptions) -> DataSet:
-    """Download if need be, then prepare."""
+
+def list_config(hub: Hub, config: str, revision: str) -> Listing:
+    """The parquet files of a configuration. Raises: ValueError naming those there are."""
+    folder = SAMPLES.get(config) or ("data" if config == "default" else f"data/{config}")
+    listing = hub.list_files(folder, lambda name: name.endswith(".parquet"), revision)
+    if not listing.files:
+        dumps = sorted(hub.folders(listing.commit, "data"))
+        known = ", ".join([*SAMPLES, "default", *dumps])
+        raise ValueError(f"config={config} is not one of {hub.repository}, which has {known}")
+    return listing
+
+
+def run(options: FineWebOptions, downloader: Downloader | None = None) -> None:
+    """Prepare the named files, or those of the Hub."""
     if options.source is not None:
-        return prepare(file_source([options.source]), options.out, options)
-    folder = options.out.with_name(f"{options.out.name}.source")
-    if is_commit(options.revision):
-        # Known without a word to the Hub: a pinned commit never changes.
-        wanted = FileSource(source_id(REPOSITORY, options.config), options.revision, folder, ())
-        finished = finished_data_set(
-            options.out,
-            {**options.settings(), **wanted.settings()},
-            gpt2_tokenizer(),
-            lambda found: (found.id, found.revision) == (wanted.id, wanted.revision),
-        )
-        if finished is not None:
-            return finished
-    files = list_files(REPOSITORY, options.config, options.revision)
-    return prepare(files.download(folder, options.max_documents), options.out, options)
+        make(file_source([options.source]), options.out, options)
+        return
+    wanted = Wanted(
+        REPOSITORY,
+        f"{REPOSITORY}/{options.config}",
+        lambda hub, revision: list_config(hub, options.config, revision),
+        stream=options.stream,
+    )
+    make_from_hub(wanted, options.out, options, downloader)
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from storage.atomic import read_json, write_json
 from storage.digest import fingerprint
 
 # 1: whole documents, each opened by end-of-text; uint16 tokens, uint32 lengths, uint32 (file, row);
-# validation documents chosen by the hash in split.py.
-FORMAT_VERSION = 1
+# validation documents chosen by the hash in split.py. 2: duplicates are counted.
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 SplitName = Literal["train", "val"]
@@ -83,6 +83,17 @@ class SplitEntry:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Documents, of those not empty, that are copies of an earlier one in the source.
+
+    `normalised` counts copies that differ at most in case, whitespace and punctuation.
+    """
+
+    exact: int
+    normalised: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole manifest.
 
@@ -98,6 +109,7 @@ class Manifest:
     skipped_empty: int
     train: SplitEntry
     val: SplitEntry
+    duplicates: Duplicates = Duplicates(0, 0)
     fingerprint: str = ""
 
     def split(self, name: SplitName) -> SplitEntry:
@@ -184,6 +196,7 @@ def _from_json(content: dict[str, Any]) -> Manifest:
             "source": SourceEntry(**{**source, "files": files}),
             "train": _split_from_json(content["train"]),
             "val": _split_from_json(content["val"]),
+            "duplicates": Duplicates(**content["duplicates"]),
         }
     )
 

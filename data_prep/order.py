@@ -6,120 +6,32 @@ Who reads a window (rank, micro-batch, thread) changes nothing.
 """
 
 import hashlib
-from threading import Lock
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock, Thread
 
 import numpy as np
 
+from data_prep.epoch_index import EpochIndex, open_index, worth_keeping
+from data_prep.permutation import WORD
 from data_prep.shards import TokenShards
 
-ROUNDS = 6
-BLOCK = 1024  # documents between two stored positions of an epoch
-DOCUMENTS_AT_ONCE = BLOCK * 1024
-
-WORD = (1 << 64) - 1
-# Multipliers and shifts of splitmix64. Source: https://prng.di.unimi.it/splitmix64.c
-GOLDEN = 0x9E3779B97F4A7C15
-MIX_1 = 0xBF58476D1CE4E5B9
-MIX_2 = 0x94D049BB133111EB
+INDICES_KEPT = 3  # this epoch's, the next one's, and the last one's for a reader that lags
 
 
-def _mix(word: int) -> int:
-    """splitmix64's finalizer: a bijection of 64-bit words that spreads every bit over all."""
-    word = ((word ^ (word >> 30)) * MIX_1) & WORD
-    word = ((word ^ (word >> 27)) * MIX_2) & WORD
-    return word ^ (word >> 31)
+@dataclass(frozen=True)
+class Pieces:
+    """A run of the stream inside one epoch, document by document."""
 
-
-def round_keys(seed: int, epoch: int) -> list[int]:
-    """One 64-bit key a round; seed and epoch enter one after the other, never as a sum."""
-    state = 0
-    for word in (seed, epoch):
-        if not 0 <= word <= WORD:
-            raise ValueError(f"seed={seed}, epoch={epoch}: both must be from 0 to 2**64 - 1")
-        state = _mix(((state ^ word) + GOLDEN) & WORD)
-    return [_mix((state + (turn + 1) * GOLDEN) & WORD) for turn in range(ROUNDS)]
-
-
-class FeistelPermutation:
-    """A keyed permutation of [0, count), computed where it is asked for.
-
-    A balanced Feistel network permutes the smallest 4**h >= count; a value that lands outside is
-    sent through again until it is inside (cycle walking, under four turns on average).
-    """
-
-    def __init__(self, count: int, seed: int, epoch: int) -> None:
-        if count < 1:
-            raise ValueError(f"count={count}: a permutation needs at least one element")
-        half = max(1, ((count - 1).bit_length() + 1) // 2)
-        self.count = np.uint64(count)
-        self._half = np.uint64(half)
-        self._mask = np.uint64((1 << half) - 1)
-        self._keys = [np.uint64(key) for key in round_keys(seed, epoch)]
-
-    def __call__(self, indices: np.ndarray) -> np.ndarray:
-        """Where each index goes, uint64."""
-        return self._walk(indices, forward=True)
-
-    def inverse(self, images: np.ndarray) -> np.ndarray:
-        """Which index goes to each image, uint64."""
-        return self._walk(images, forward=False)
-
-    def _walk(self, values: np.ndarray, forward: bool) -> np.ndarray:
-        found = self._network(values.astype(np.uint64), forward)
-        outside = np.flatnonzero(found >= self.count)
-        while len(outside):
-            again = self._network(found[outside], forward)
-            found[outside] = again
-            outside = outside[again >= self.count]
-        return found
-
-    def _network(self, values: np.ndarray, forward: bool) -> np.ndarray:
-        left, right = values >> self._half, values & self._mask
-        if forward:
-            for key in self._keys:
-                left, right = right, left ^ self._round(right, key)
-        else:
-            for key in reversed(self._keys):
-                left, right = right ^ self._round(left, key), left
-        return (left << self._half) | right
-
-    def _round(self, values: np.ndarray, key: np.uint64) -> np.ndarray:
-        mixed = (values ^ key) * np.uint64(MIX_1)
-        mixed ^= mixed >> np.uint64(32)
-        mixed *= np.uint64(MIX_2)
-        mixed ^= mixed >> np.uint64(29)
-        return mixed & self._mask
-
-
-class EpochIndex:
-    """Finds any position of one epoch: the position of every BLOCK-th document is kept."""
-
-    def __init__(self, shards: TokenShards, seed: int, epoch: int) -> None:
-        self._permutation = FeistelPermutation(shards.documents, seed, epoch)
-        self._lengths = shards.lengths
-        sums = []
-        for first in range(0, shards.documents, DOCUMENTS_AT_ONCE):
-            lengths = self._lengths[self.documents(first, DOCUMENTS_AT_ONCE)]
-            cuts = np.arange(0, len(lengths), BLOCK)
-            sums.append(np.add.reduceat(lengths, cuts, dtype=np.int64))
-        # int64 throughout: searchsorted with a Python int on a uint64 array would copy the array.
-        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sums))])
-        self._recent: tuple[int, np.ndarray, np.ndarray] | None = None
-
-    def documents(self, first: int, count: int) -> np.ndarray:
-        """Ids of the documents [first, first + count) of the epoch, fewer at its end."""
-        last = min(first + count, int(self._permutation.count))
-        return self._permutation(np.arange(first, last, dtype=np.uint64))
-
-    def block_at(self, position: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """The block that holds a position: its number, its document ids, where each ends."""
-        block = int(np.searchsorted(self._starts, position, side="right")) - 1
-        recent = self._recent
-        if recent is None or recent[0] != block:
-            ids = self.documents(block * BLOCK, BLOCK)
-            ends = self._starts[block] + np.cumsum(self._lengths[ids], dtype=np.int64)
-            recent = self._recent = (block, ids, ends)
-        return recent
+    epoch: int
+    documents: np.ndarray
+    """Ids, in the order of the stream."""
+    offsets: np.ndarray
+    """First token of each piece, counted from its document's first."""
+    counts: np.ndarray
+    """Tokens of each piece; all but the first and the last are whole documents."""
 
 
 class TrainingStream:
@@ -128,37 +40,69 @@ class TrainingStream:
     def __init__(self, shards: TokenShards, seed: int) -> None:
         self.shards = shards
         self.seed = seed
-        self._indices: dict[int, EpochIndex] = {}
+        self._indices: dict[int, Future[EpochIndex]] = {}
         self._lock = Lock()
 
     def index(self, epoch: int) -> EpochIndex:
-        """The index of an epoch; the latest two are kept (1.5 s to make for 10M documents)."""
+        """The index of an epoch; the newest few are kept (a second to make for 10M documents)."""
         with self._lock:
-            if epoch not in self._indices:
-                for old in sorted(self._indices)[:-1]:
-                    del self._indices[old]
-                self._indices[epoch] = EpochIndex(self.shards, self.seed, epoch)
-            return self._indices[epoch]
+            found = self._indices.get(epoch)
+            if found is not None:
+                waiting = found
+            else:
+                waiting = self._indices[epoch] = Future()
+                while len(self._indices) > INDICES_KEPT:
+                    del self._indices[next(iter(self._indices))]
+        if found is None:
+            self._open(epoch, waiting)
+        return waiting.result()
+
+    def _open(self, epoch: int, promise: "Future[EpochIndex]") -> None:
+        try:
+            promise.set_result(open_index(self.shards, self.seed, epoch))
+        except BaseException as error:
+            with self._lock:
+                self._indices.pop(epoch, None)
+            promise.set_exception(error)
+            raise
+
+    def _prepare(self, epoch: int) -> None:
+        """Have the index of an epoch ready before anyone asks for it, without waiting."""
+        if worth_keeping(self.shards) and epoch not in self._indices:
+            Thread(target=self._prepared, args=(epoch,), name="index", daemon=True).start()
+
+    def _prepared(self, epoch: int) -> None:
+        with suppress(Exception):  # whoever reads the epoch tries again, and then it is an error
+            self.index(epoch)
+
+    def pieces(self, start: int, count: int) -> Iterator[Pieces]:
+        """The documents that hold tokens [start, start + count) of the stream, run by run."""
+        if start < 0 or count < 0:
+            raise ValueError(f"start={start}, count={count}: both must be 0 or more")
+        while count:
+            epoch, position = divmod(start, self.shards.tokens)
+            block = self.index(epoch).block_at(position)
+            if 2 * position > self.shards.tokens:
+                self._prepare(epoch + 1)
+            stop = min(position + count, int(block.ends[-1]))
+            first = int(np.searchsorted(block.ends, position, side="right"))
+            last = int(np.searchsorted(block.ends, stop, side="left")) + 1
+            begins, ends = block.begins[first:last], block.ends[first:last]
+            offsets = np.maximum(position - begins, 0)
+            yield Pieces(
+                epoch, block.ids[first:last], offsets, np.minimum(ends, stop) - begins - offsets
+            )
+            start, count = start + stop - position, count - (stop - position)
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Tokens [start, start + count) of the stream, uint16."""
-        if start < 0 or count < 0:
-            raise ValueError(f"start={start}, count={count}: both must be 0 or more")
-        found = np.empty(count, np.uint16)
-        filled = 0
-        while filled < count:
-            epoch, position = divmod(start + filled, self.shards.tokens)
-            _, ids, ends = self.index(epoch).block_at(position)
-            place = int(np.searchsorted(ends, position, side="right"))
-            while place < len(ids) and filled < count:
-                # From the position to the document's end, or to the end of what is wanted.
-                left = int(ends[place]) - position
-                take = min(left, count - filled)
-                document = int(ids[place])
-                end = self.shards.document_start(document) + int(self.shards.lengths[document])
-                found[filled : filled + take] = self.shards.read(end - left, take)
-                filled, position, place = filled + take, position + take, place + 1
-        return found
+        found = [
+            self.shards.gather(
+                self.shards.document_starts(piece.documents) + piece.offsets, piece.counts
+            )
+            for piece in self.pieces(start, count)
+        ]
+        return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.uint16), *found])
 
 
 def read_windows(stream: TrainingStream, first: int, count: int, length: int) -> np.ndarray:
@@ -179,6 +123,7 @@ def windows_digest(first: int, windows: np.ndarray) -> int:
     """
     total = 0
     for index, window in enumerate(np.ascontiguousarray(windows, dtype="<u2"), start=first):
-        digest = hashlib.blake2b(index.to_bytes(8, "little") + window.tobytes(), digest_size=8)
+        digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8)
+        digest.update(window)
         total += int.from_bytes(digest.digest(), "little")
     return total & WORD

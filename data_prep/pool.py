@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_connection
@@ -17,6 +19,7 @@ from typing import Any
 
 from data_prep.console import ProgressBar
 from data_prep.sources import Unit
+from data_prep.supply import Supply
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.unit import Interrupted, UnitWork
 
@@ -34,22 +37,36 @@ def default_workers() -> int:
 
 
 def run_units(
-    work: UnitWork, todo: Todo, tokenizer_folder: Path, workers: int, bar: ProgressBar
+    work: UnitWork,
+    todo: Todo,
+    tokenizer_folder: Path,
+    workers: int,
+    bar: ProgressBar,
+    supply: Supply,
 ) -> None:
     """Finish every unit of `todo`. Raises: ValueError with the first failing worker's message."""
     if min(workers, len(todo)) <= 1:
-        _run_here(work, todo, load_tokenizer(tokenizer_folder), bar)
+        _run_here(work, todo, load_tokenizer(tokenizer_folder), bar, supply)
     else:
-        _run_in_processes(work, todo, tokenizer_folder, min(workers, len(todo)), bar)
+        _run_in_processes(work, todo, tokenizer_folder, min(workers, len(todo)), bar, supply)
 
 
-def _run_here(work: UnitWork, todo: Todo, tokenizer: Tokenizer, bar: ProgressBar) -> None:
+def _run_here(
+    work: UnitWork, todo: Todo, tokenizer: Tokenizer, bar: ProgressBar, supply: Supply
+) -> None:
     for number, unit in todo:
+        supply.wait(unit)
         work.run(number, unit, tokenizer, bar)
+        supply.finished(unit)
 
 
 def _run_in_processes(
-    work: UnitWork, todo: Todo, tokenizer_folder: Path, workers: int, bar: ProgressBar
+    work: UnitWork,
+    todo: Todo,
+    tokenizer_folder: Path,
+    workers: int,
+    bar: ProgressBar,
+    supply: Supply,
 ) -> None:
     context = multiprocessing.get_context("spawn")
     counters = SharedCounters(context)
@@ -57,27 +74,63 @@ def _run_in_processes(
         workers, context, _start_worker, (work, tokenizer_folder, counters)
     )
     try:
-        with _ignoring_interrupts():  # inherited by the workers, which Ctrl-C reaches too
-            futures = [executor.submit(_run_unit, number, unit) for number, unit in todo]
-        _follow(futures, counters, bar)
+        # One more than there are workers, so that none waits for the next.
+        _Line(executor, todo, workers + 1, supply).follow(counters, bar)
     except BrokenProcessPool as error:
         raise ValueError(
             f"one of workers={workers} processes died, perhaps for lack of memory (a worker needs "
-            "about 3 bytes a token of --shard-tokens); the finished units are kept: run it again "
-            "with fewer --workers"
+            "about 600 MB); the finished units are kept: run it again with fewer --workers"
         ) from error
     finally:
         counters.stop()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _follow(futures: list[Future[None]], counters: "SharedCounters", bar: ProgressBar) -> None:
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, POLL_SECONDS, FIRST_EXCEPTION)
-        bar.add(*counters.take())
-        for future in done:
-            future.result()
+class _Line:
+    """Units in their order, given to the workers as soon as their files are here."""
+
+    def __init__(
+        self, executor: ProcessPoolExecutor, todo: Todo, at_once: int, supply: Supply
+    ) -> None:
+        self._executor = executor
+        self._waiting = deque(todo)
+        self._running: dict[Future[None], Unit] = {}
+        self._at_once = at_once
+        self._supply = supply
+
+    def follow(self, counters: "SharedCounters", bar: ProgressBar) -> None:
+        """Return when all are finished. Raises: what a worker raised, or a file that cannot come.
+
+        A missing file ends the work only after the units that run already.
+        """
+        missing: ValueError | None = None
+        while self._running or (self._waiting and missing is None):
+            try:
+                if missing is None:
+                    self._submit()
+            except ValueError as error:
+                missing = error
+            if self._running:
+                done, _ = wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
+            else:
+                done = set()
+                time.sleep(POLL_SECONDS)
+            bar.add(*counters.take())
+            for future in done:
+                future.result()
+                self._supply.finished(self._running.pop(future))
+        if missing is not None:
+            raise missing
+
+    def _submit(self) -> None:
+        while (
+            self._waiting
+            and len(self._running) < self._at_once
+            and self._supply.ready(self._waiting[0][1])
+        ):
+            number, unit = self._waiting.popleft()
+            with _ignoring_interrupts():  # inherited by the workers, which Ctrl-C reaches too
+                self._running[self._executor.submit(_run_unit, number, unit)] = unit
 
 
 class SharedCounters:

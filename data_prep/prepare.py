@@ -4,12 +4,10 @@ Work goes on in `OUT.partial/`, one folder for each finished unit. At the end th
 numbered, the manifest is written last and the folder takes the name `OUT` by rename.
 """
 
-import fcntl
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,91 +20,187 @@ from data_prep.manifest import (
     SourceEntry,
     read_manifest,
 )
+from data_prep.options import PrepareOptions
 from data_prep.pool import default_workers, run_units
 from data_prep.shards import DataSet, open_data_set
 from data_prep.sources import Source, Unit, first_documents, units_as_json
-from data_prep.split import BYTES_PER_TOKEN, SplitKind, decide_split
-from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
+from data_prep.split import BYTES_PER_TOKEN, SplitRule, decide_split
+from data_prep.supply import AtHand, Downloads
+from data_prep.tokenizer import Tokenizer
 from data_prep.unit import UnitWork
-from storage.atomic import publish_folder, read_json, write_json
+from data_prep.work_folder import (
+    check_all_finished,
+    differences,
+    one_plans,
+    only_preparer,
+    part_preparer,
+    remembered_rule,
+    remove_finished,
+    start_or_go_on,
+)
+from storage.atomic import publish_folder
 from storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """How a source becomes a data set. All but `workers` decide its bytes."""
-
-    workers: int | None = None
-    """Processes that tokenize; by default one for each processor core."""
-    shard_tokens: int = 100_000_000
-    """Tokens of a train shard, about: a shard holds whole documents and whole pieces of files."""
-    val_tokens: int | None = None
-    """Validation tokens wanted; by default 10,000,000, or a twentieth of the source if less."""
-    max_documents: int | None = None
-    """Take only this many documents from the start of the source."""
-    split: SplitKind = "hash"
-    """Validation is chosen by a hash of the text (no copy of a document is on both sides), is the
-    first documents, or is the tail of a single one."""
-    val_fraction: float = 0.1
-    """With split=tail: the part of the text, at its end, that is validation."""
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "shard_tokens", "max_documents"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if self.val_tokens is not None and self.val_tokens < 0:
-            raise ValueError(f"val_tokens={self.val_tokens} must be 0 (no validation) or more")
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction={self.val_fraction} must be between 0 and 1")
-        if self.split == "tail" and self.val_tokens is not None:
-            raise ValueError(
-                f"val_tokens={self.val_tokens} has no meaning with split=tail; use --val-fraction"
-            )
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the bytes, for the manifest."""
-        kind = {"split": self.split}
-        if self.split == "tail":
-            size = {"val_fraction": self.val_fraction}
-        else:
-            size = {"val_tokens": self.val_tokens}
-        limits = {"shard_tokens": self.shard_tokens, "max_documents": self.max_documents}
-        return {**limits, **kind, **size}
+BYTES_PER_DOCUMENT = 24  # its length, place and hashes
 
 
 def prepare(
-    source: Source, out: Path, options: PrepareOptions, tokenizer: Tokenizer | None = None
+    source: Source,
+    out: Path,
+    options: PrepareOptions,
+    tokenizer: Tokenizer | None = None,
+    downloads: Downloads | None = None,
 ) -> DataSet:
     """Make the data set `out` from a source, or go on with it, or say that it is complete.
 
     Raises: ValueError for a bad document, for an `out` that holds something else (nothing is ever
     overwritten), or if another process prepares the same.
     """
-    tokenizer = tokenizer or gpt2_tokenizer()
-    settings = {**options.settings(), **source.settings()}
-    identity = source.identity()
-    finished = finished_data_set(out, settings, tokenizer, lambda found: found == identity)
+    job = _Job(source, out, options, tokenizer or options.chosen_tokenizer(), downloads)
+    finished = job.finished()
     if finished is not None:
         return finished
-    partial = out.with_name(f"{out.name}.partial")
-    with only_preparer(partial):
-        units = _plan(source, identity, options)
-        rule = decide_split(
-            options.split, options.val_tokens, options.val_fraction, source, units, tokenizer
-        )
-        work = UnitWork(source, rule, partial / "units")
-        start_or_go_on(work, _plan_as_json(settings, identity, tokenizer, units), tokenizer)
-        bar = _run(work, units, options.workers or default_workers())
-        manifest = assemble(work, len(units), identity, settings, tokenizer)
+    with only_preparer(job.partial):
+        work, units = job.begin()
+        bar = None
+        if options.merge:
+            check_all_finished(work, len(units))
+        else:
+            bar = job.run(work, units)
+        manifest = assemble(work, len(units), source.identity(), job.settings(), job.tokenizer)
         manifest.write(work.data_folder)
         publish_folder(work.data_folder, out)
-        shutil.rmtree(work.folder)
+        shutil.rmtree(job.partial)
+    if downloads is not None:
+        downloads.clean()
     data = open_data_set(out)
     log_summary(data, bar)
     return data
+
+
+def prepare_part(
+    source: Source, out: Path, options: PrepareOptions, downloads: Downloads | None = None
+) -> None:
+    """Finish the units of one part. Raises: ValueError as `prepare` does."""
+    job = _Job(source, out, options, options.chosen_tokenizer(), downloads)
+    if job.finished() is not None:
+        return
+    part = options.chosen_part()
+    with part_preparer(job.partial, part):
+        with one_plans(job.partial):
+            work, units = job.begin()
+        job.run(work, units)
+    share = part.units(len(units))
+    log.info("part %s: %d of the %d units are finished", part, len(share), len(units))
+    log.info("when all parts are, run the same with --merge instead of --part")
+
+
+def make(
+    source: Source, out: Path, options: PrepareOptions, downloads: Downloads | None = None
+) -> None:
+    """What the options ask for: a part, the merge of parts, or everything."""
+    if options.part is not None:
+        prepare_part(source, out, options, downloads)
+    else:
+        prepare(source, out, options, downloads=downloads)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One start of a preparation."""
+
+    source: Source
+    out: Path
+    options: PrepareOptions
+    tokenizer: Tokenizer
+    downloads: Downloads | None
+
+    @property
+    def partial(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.partial")
+
+    def settings(self) -> dict[str, Any]:
+        return {**self.options.settings(), **self.source.settings()}
+
+    def finished(self) -> DataSet | None:
+        identity = self.source.identity()
+        return finished_data_set(
+            self.out, self.settings(), self.tokenizer, lambda found: found == identity
+        )
+
+    def begin(self) -> tuple[UnitWork, list[Unit]]:
+        """The plan and the folders for it, new or as an earlier start left them."""
+        identity = self.source.identity()
+        units = _plan(self.source, identity, self.options)
+        plan = _plan_as_json(self.settings(), identity, self.tokenizer, units)
+        rule = remembered_rule(self.partial, plan) or self._decide(units)
+        work = UnitWork(self.source, rule, self.partial / "units", self.options.encoder)
+        share = self.options.chosen_part().units(len(units))
+        start_or_go_on(work, plan, self.tokenizer, share)
+        return work, units
+
+    def _decide(self, units: list[Unit]) -> SplitRule:
+        options = self.options
+        prefix = units if options.split == "first" else []
+        supplying = self.downloads.supplying(prefix, keep=True) if self.downloads else None
+        with supplying or nullcontext(AtHand()) as supply:
+            return decide_split(
+                options.split,
+                options.val_tokens,
+                options.val_fraction,
+                self.source,
+                units,
+                self.tokenizer,
+                supply.wait,
+            )
+
+    def run(self, work: UnitWork, units: list[Unit]) -> ProgressBar:
+        """Finish every unit of the part."""
+        workers = self.options.workers or default_workers()
+        share = self.options.chosen_part().units(len(units))
+        todo = _unfinished(work, units, share)
+        if len(todo) < len(share):
+            log.info("going on: %d of %d units are finished", len(share) - len(todo), len(share))
+        total = sum(units[number].text_bytes for number in share)
+        bar = ProgressBar(total, total - sum(unit.text_bytes for _, unit in todo))
+        try:
+            while todo:  # again, for the units of a fast encoder that was found wrong later
+                ahead = [unit for _, unit in todo]
+                check_room(self.partial, ahead, self.downloads, workers, self.tokenizer.n_vocab)
+                supplying = self.downloads.supplying(ahead) if self.downloads else None
+                with supplying or nullcontext(AtHand()) as supply:
+                    run_units(work, todo, work.tokenizer_folder, workers, bar, supply)
+                todo = _unfinished(work, units, share)
+        finally:
+            bar.close()
+        encoders = {result.encoder for n in share if (result := work.result(n))}
+        log.info("encoded by %s", " and ".join(sorted(encoders)))
+        return bar
+
+
+def _unfinished(work: UnitWork, units: list[Unit], share: range) -> list[tuple[int, Unit]]:
+    return [(number, units[number]) for number in share if work.result(number) is None]
+
+
+def check_room(
+    partial: Path, todo: list[Unit], downloads: Downloads | None, workers: int, n_vocab: int
+) -> None:
+    """Raises: ValueError if the disk has no room for the shards and for the files on the way."""
+    text_bytes = sum(unit.text_bytes for unit in todo)
+    documents = sum(unit.documents for unit in todo)
+    shards = round(2 * text_bytes / BYTES_PER_TOKEN) + BYTES_PER_DOCUMENT * documents
+    counts = 2 * 8 * n_vocab * len(todo)  # how often each id occurs, of train and of val
+    source = downloads.bytes_at_once(todo, workers) if downloads else 0
+    free = shutil.disk_usage(partial).free
+    needed = shards + counts + source
+    if needed > free:
+        raise ValueError(
+            f"{partial.parent} has {free / 1e6:,.0f} MB free, but about {needed / 1e6:,.0f} are "
+            f"needed: {(shards + counts) / 1e6:,.0f} for shards and {source / 1e6:,.0f} for source "
+            "files at a time; make room, or choose an --out on another disk"
+        )
 
 
 def finished_data_set(
@@ -126,23 +220,19 @@ def finished_data_set(
     if not (out / MANIFEST_NAME).is_file():
         raise ValueError(f"{out} exists and is no data set; choose another --out or move it away")
     manifest = read_manifest(out)
-    differences = _differences(manifest.settings, settings)
+    found = differences(manifest.settings, settings)
     if manifest.tokenizer.ranks_sha256 != tokenizer.ranks_sha256:
-        differences.append(f"tokenizer={manifest.tokenizer.name}")
+        found.append(f"tokenizer={manifest.tokenizer.name}")
     if not is_ours(manifest.source):
-        differences.append(f"source {manifest.source.id} {manifest.source.revision}".rstrip())
-    if differences:
+        found.append(f"source {manifest.source.id} {manifest.source.revision}".rstrip())
+    if found:
         raise ValueError(
-            f"{out} holds another data set ({'; '.join(differences)} there); "
+            f"{out} holds another data set ({'; '.join(found)} there); "
             "choose another --out or move it away"
         )
+    remove_finished(out.with_name(f"{out.name}.partial"))
     log.info("%s is complete already; to make it anew, move it away first", out)
     return open_data_set(out)
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    return [f"{key}={found.get(key)}" for key in keys]
 
 
 def _plan(source: Source, identity: SourceEntry, options: PrepareOptions) -> list[Unit]:
@@ -164,62 +254,3 @@ def _plan_as_json(
         "source": fingerprint(asdict(identity)),
         "units": fingerprint(units_as_json(units)),
     }
-
-
-def start_or_go_on(work: UnitWork, plan: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Make the folders of a new preparation, or check that the one begun here is the same.
-
-    Raises: ValueError if finished units of another plan would be lost.
-    """
-    begun = work.folder.parent / "plan.json"
-    differences = _differences(read_json(begun), plan) if begun.is_file() else []
-    if differences and any(work.folder.glob("*/unit.json")):
-        raise ValueError(
-            f"{begun.parent} holds unfinished work of another preparation "
-            f"({'; '.join(differences)} there); delete it or start with the same options and files"
-        )
-    if differences:
-        shutil.rmtree(work.data_folder)
-    for debris in work.folder.glob(".*.partial"):
-        shutil.rmtree(debris)
-    work.folder.mkdir(exist_ok=True)
-    tokenizer.save(work.tokenizer_folder)
-    write_json(begun, plan)
-
-
-@contextmanager
-def only_preparer(partial: Path) -> Iterator[None]:
-    """Hold the lock of the work folder, which is there while there is work to keep.
-
-    Raises: ValueError if another process holds it.
-    """
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = partial / "lock"
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is preparing in {partial}; wait for it or choose another --out"
-            ) from None
-        # Between opening and locking, the process that finished may have removed the file.
-        if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-            raise ValueError(f"another process has just finished in {partial}; run it again")
-        try:
-            yield
-        finally:
-            if not any(partial.glob("units/*/unit.json")):
-                shutil.rmtree(partial, ignore_errors=True)
-
-
-def _run(work: UnitWork, units: list[Unit], workers: int) -> ProgressBar:
-    todo = [(n, unit) for n, unit in enumerate(units) if work.result(n) is None]
-    if len(todo) < len(units):
-        log.info("going on: %d of %d units are finished", len(units) - len(todo), len(units))
-    total = sum(unit.text_bytes for unit in units)
-    bar = ProgressBar(total, total - sum(unit.text_bytes for _, unit in todo))
-    try:
-        run_units(work, todo, work.tokenizer_folder, workers, bar)
-    finally:
-        bar.close()
-    return bar

@@ -79,14 +79,23 @@ class FileSource:
     files: tuple[SourceFile, ...]
     text_key: str = "text"
     separator: str = "<|endoftext|>"
+    skip_blank: bool = False
+    """A text of whitespace alone is an empty document."""
+    validation: tuple[str, ...] = ()
+    """Patterns of the names of files that are validation, if the source says so (split=given)."""
 
     def identity(self) -> SourceEntry:
         """Names, sizes and sha256 of the files; not where they lie."""
         return SourceEntry(self.id, self.revision, self.files)
 
     def settings(self) -> dict[str, Any]:
-        """The key of the text and the separator of text files."""
-        return {"text_key": self.text_key, "separator": self.separator}
+        """The key of the text, the separator of text files; what is empty, what is validation."""
+        reading: dict[str, Any] = {"text_key": self.text_key, "separator": self.separator}
+        if self.skip_blank:
+            reading["skip_blank"] = True
+        if self.validation:
+            reading["validation"] = list(self.validation)
+        return reading
 
     def plan(self, unit_bytes: int) -> list[Unit]:
         """Units of whole row groups, lines or separated texts; small files share a unit."""
@@ -104,10 +113,14 @@ class FileSource:
             units.append(Unit(tuple(spans), first, documents, text_bytes))
         return units
 
+    def planned_from(self, file: SourceFile) -> Path:
+        """What a file is cut by: itself."""
+        return self.root / file.name
+
     def _pieces(self, piece_bytes: int) -> Iterator[tuple[Span, Piece]]:
         for number, file in enumerate(self.files):
             row = 0
-            for piece in self._format(file).pieces(self.root / file.name, piece_bytes):
+            for piece in self._format(file).pieces(self.planned_from(file), piece_bytes):
                 yield Span(number, piece.start, piece.stop, row, piece.rows), piece
                 row += piece.rows
 
@@ -117,7 +130,8 @@ class FileSource:
             file = self.files[span.file]
             texts = self._format(file).texts(self.root / file.name, span.start, span.stop)
             for row, text in enumerate(texts, start=span.first_row):
-                yield Document(span.file, row, text or "")
+                blank = self.skip_blank and text is not None and not text.strip()
+                yield Document(span.file, row, "" if blank else text or "")
 
     def _format(self, file: SourceFile) -> Any:
         return FORMATS[format_of(file.name)](self.text_key, self.separator)

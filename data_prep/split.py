@@ -1,19 +1,20 @@
-"""Which documents are validation: by a hash of the text, the first ones, or the tail of the one.
+"""Which documents are validation: by a hash of the text, the first, the source's own, or a tail.
 
 Decided once from the whole source and the options, then applied to each document by itself.
 """
 
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, Literal
 
 from data_prep.sources import Document, Source, Unit
-from data_prep.tokenizer import Tokenizer, without_surrogates
+from data_prep.tokenizer import Tokenizer
 
-SplitKind = Literal["hash", "first", "tail"]
+SplitKind = Literal["hash", "first", "tail", "given"]
 
 # Bytes of English web text to a GPT-2 token: sample-10BT is 45.97 GB and 9.944e9 tokens.
 BYTES_PER_TOKEN = 4.6
@@ -24,13 +25,14 @@ _IGNORED = (string.whitespace + string.punctuation).encode("ascii")
 _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
 
 
-def text_hash(text: str) -> int:
+def text_hash(text: str | bytes) -> int:
     """64-bit hash of the text without case, whitespace and punctuation (of ASCII).
 
     Copies of a document that differ only in these fall on the same side of the split. Part of the
     format: another normalisation is another format version.
     """
-    normalised = text.encode().translate(_LOWER, _IGNORED)
+    utf8 = text.encode() if isinstance(text, str) else text
+    normalised = utf8.translate(_LOWER, _IGNORED)
     return int.from_bytes(blake2b(normalised, digest_size=8).digest(), "little")
 
 
@@ -47,26 +49,37 @@ class SplitRule:
     """This many documents of the source, empty ones counted, are validation (first)."""
     val_fraction: float = 0.0
     """This part of the text's characters, at its end, is validation (tail)."""
+    val_files: tuple[int, ...] = ()
+    """All documents of these files of the source are validation (given)."""
 
-    def parts(self, ordinal: int, text: str) -> Iterator[tuple[Literal["train", "val"], str]]:
-        """The document (number `ordinal` of the source) as one text, or two (tail)."""
+    def parts(
+        self, ordinal: int, file: int, text: bytes, hashed: int
+    ) -> Iterator[tuple[Literal["train", "val"], bytes]]:
+        """The document as one text (UTF-8), or two (tail).
+
+        It is number `ordinal` of the source, lies in its file number `file`, and its text hash is
+        `hashed`.
+        """
         if self.split == "tail":
-            cut = int((1 - self.val_fraction) * len(text))
-            yield "train", text[:cut]
-            yield "val", text[cut:]
+            characters = text.decode()
+            cut = int((1 - self.val_fraction) * len(characters))
+            yield "train", characters[:cut].encode()
+            yield "val", characters[cut:].encode()
         elif self.split == "first":
             yield ("val" if ordinal < self.val_rows else "train"), text
+        elif self.split == "given":
+            yield ("val" if file in self.val_files else "train"), text
         else:
-            yield ("val" if text_hash(text) < self.threshold else "train"), text
+            yield ("val" if hashed < self.threshold else "train"), text
 
     @property
     def wants_validation(self) -> bool:
         """Whether a data set without validation documents is a mistake."""
-        return self.split == "tail" or self.val_tokens > 0
+        return self.split in ("tail", "given") or self.val_tokens > 0
 
     def as_json(self) -> dict[str, Any]:
         """For the manifest."""
-        return asdict(self)
+        return {**asdict(self), "val_files": list(self.val_files)}
 
 
 def decide_split(
@@ -76,12 +89,16 @@ def decide_split(
     source: Source,
     units: list[Unit],
     tokenizer: Tokenizer,
+    wait: Callable[[Unit], None],
 ) -> SplitRule:
     """The rule for this source.
 
-    `val_tokens` None is 10,000,000 or a twentieth of the source, whichever is less.
+    `val_tokens` None is 10,000,000 or a twentieth of the source, whichever is less. `wait` returns
+    when a unit can be read.
     Raises: ValueError if the source is too small for what is asked.
     """
+    if kind == "given":
+        return SplitRule("given", val_files=_validation_files(source))
     documents = sum(unit.documents for unit in units)
     if kind == "tail":
         if documents != 1:
@@ -100,23 +117,42 @@ def decide_split(
             f"try --val-tokens {estimate // DEFAULT_VAL_SHARE}"
         )
     if kind == "first":
-        rows = _rows_for(val_tokens, source, units, tokenizer)
+        rows = _rows_for(val_tokens, _documents(source, units, wait), tokenizer)
         return SplitRule("first", val_tokens, val_rows=rows)
     return SplitRule("hash", val_tokens, threshold=(val_tokens << 64) // estimate)
 
 
-def _rows_for(val_tokens: int, source: Source, units: list[Unit], tokenizer: Tokenizer) -> int:
-    """How many rows of the source it takes to have `val_tokens` tokens."""
+def _validation_files(source: Source) -> tuple[int, ...]:
+    patterns = source.settings().get("validation", ())
+    files = source.identity().files
+    found = tuple(
+        number
+        for number, file in enumerate(files)
+        if any(fnmatchcase(file.name, pattern) for pattern in patterns)
+    )
+    if not found:
+        raise ValueError(
+            f"split=given, but the source {source.identity().id} does not say which of its "
+            f"{len(files)} files are validation; use --split hash"
+        )
+    return found
+
+
+def _rows_for(val_tokens: int, documents: Iterable[Document], tokenizer: Tokenizer) -> int:
+    """How many of the documents it takes to have `val_tokens` tokens."""
     tokens = rows = 0
-    for document in _documents(source, units):
+    for document in documents:
         if tokens >= val_tokens:
             break
         rows += 1
         if document.text:
-            tokens += 1 + len(tokenizer.encode_to_numpy(without_surrogates(document.text)))
+            tokens += 1 + len(tokenizer.encode_to_numpy(document.text))
     return rows
 
 
-def _documents(source: Source, units: list[Unit]) -> Iterator[Document]:
+def _documents(
+    source: Source, units: list[Unit], wait: Callable[[Unit], None]
+) -> Iterator[Document]:
     for unit in units:
+        wait(unit)
         yield from islice(source.documents(unit), unit.documents)

@@ -8,12 +8,14 @@ In: files, folders or globs. Out: a data set folder for `train/main.py --data`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from data_prep.console import run_script
 from data_prep.embedded import EmbeddedSource
-from data_prep.prepare import PrepareOptions, prepare
+from data_prep.options import PrepareOptions
+from data_prep.prepare import make
 from data_prep.sources import Source, file_source
 
 EMBEDDED_OUT = Path("data/python_docs")
@@ -33,6 +35,9 @@ class TextOptions(PrepareOptions):
     """The data set's folder; must not exist yet (with --embedded by default data/python_docs)."""
     separator: str = "<|endoftext|>"
     """Stands between the documents of a .txt file; a file without it is one document."""
+    split: Literal["hash", "first", "tail"] = "hash"
+    """Validation is chosen by a hash of the text (no copy of a document is on both sides), is the
+    first documents, or is the tail of a single one."""
     text_key: str = "text"
     """Key (.jsonl) or column (.parquet) of the text."""
 
@@ -57,7 +62,7 @@ class TextOptions(PrepareOptions):
 def main() -> None:
     """Read the options and prepare."""
     options = tyro.cli(TextOptions, description=__doc__)
-    run_script(lambda: prepare(options.chosen_source(), options.chosen_out(), options))
+    run_script(lambda: make(options.chosen_source(), options.chosen_out(), options))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ Text in, token ids out and back. Nothing is ever fetched: the ranks are a file w
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +36,8 @@ class Tokenizer:
         self.ranks_sha256 = hashlib.sha256(ranks).hexdigest()
         self.end_of_text = len(table)
         self.n_vocab = len(table) + 1
-        if self.n_vocab > LARGEST_VOCABULARY:
-            raise ValueError(
-                f"tokenizer {name} has {self.n_vocab} ids, but shards store a token in 16 bits "
-                f"(at most {LARGEST_VOCABULARY}); use a smaller vocabulary"
-            )
-        self._ranks = ranks
+        check_vocabulary(f"tokenizer {name}", self.n_vocab)
+        self.ranks = ranks
         self._encoding = tiktoken.Encoding(
             name,
             pat_str=pattern,
@@ -50,7 +46,7 @@ class Tokenizer:
         )
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[str, str, bytes]]:
-        return Tokenizer, (self.name, self.pattern, self._ranks)
+        return Tokenizer, (self.name, self.pattern, self.ranks)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; a literal `<|endoftext|>` in it is ordinary text."""
@@ -58,7 +54,11 @@ class Tokenizer:
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
         """The same ids as `encode`, as uint16."""
-        ids = self._encoding.encode_to_numpy(without_surrogates(text), disallowed_special=())
+        try:
+            ids = self._encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:
+            text = without_surrogates(text)
+            ids = self._encoding.encode_to_numpy(text, disallowed_special=())
         return ids.astype(np.uint16)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -67,6 +67,10 @@ class Tokenizer:
 
     def token_bytes(self) -> np.ndarray:
         """Raw bytes that each id stands for, int32 of shape (n_vocab,); 0 for end-of-text."""
+        return self._token_bytes.copy()
+
+    @cached_property
+    def _token_bytes(self) -> np.ndarray:
         lengths = np.zeros(self.n_vocab, np.int32)
         for token in range(self.end_of_text):
             lengths[token] = len(self._encoding.decode_single_token_bytes(token))
@@ -76,7 +80,7 @@ class Tokenizer:
         """Write `ranks.tiktoken` and `meta.json`, which `load_tokenizer` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder / "ranks.tiktoken") as aside:
-            aside.write_bytes(self._ranks)
+            aside.write_bytes(self.ranks)
         meta = {
             "name": self.name,
             "pattern": self.pattern,
@@ -87,13 +91,32 @@ class Tokenizer:
         write_json(folder / "meta.json", meta)
 
 
+def check_vocabulary(what: str, n_vocab: int) -> None:
+    """Raises: ValueError if a token of so many ids does not fit a shard."""
+    if n_vocab > LARGEST_VOCABULARY:
+        raise ValueError(
+            f"{what} has {n_vocab} ids, but shards store a token in 16 bits "
+            f"(at most {LARGEST_VOCABULARY}); use a smaller vocabulary"
+        )
+
+
+def ranks_file(tokens: Iterable[bytes]) -> bytes:
+    """The content of a tiktoken file with these tokens, in the order of their ids."""
+    lines = (b"%s %d\n" % (base64.b64encode(token), i) for i, token in enumerate(tokens))
+    return b"".join(lines)
+
+
 def without_surrogates(text: str) -> str:
     """`text` with lone surrogates, which UTF-8 cannot hold, replaced by U+FFFD."""
+    return utf8(text).decode()
+
+
+def utf8(text: str) -> bytes:
+    """`text` in UTF-8, with lone surrogates, which it cannot hold, replaced by U+FFFD."""
     try:
-        text.encode()
+        return text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def _parse_ranks(name: str, ranks: bytes) -> dict[bytes, int]:

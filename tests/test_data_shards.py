@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.manifest import read_manifest, unigram_entropy_nats
+from data_prep.manifest import FORMAT_VERSION, read_manifest, unigram_entropy_nats
 from data_prep.shards import check_data_set, open_data_set, save_shard, shard_entry
 from storage.digest import file_sha256
 from tests.data_sets import rewrite_manifest, tiny_data_set
@@ -81,8 +81,8 @@ def test_a_half_written_data_set_is_an_error(folder):
 
 
 def test_a_newer_format_is_an_error(folder):
-    rewrite_manifest(folder, format_version=2)
-    with pytest.raises(ValueError, match="format_version=2"):
+    rewrite_manifest(folder, format_version=FORMAT_VERSION + 1)
+    with pytest.raises(ValueError, match=f"format_version={FORMAT_VERSION + 1}"):
         open_data_set(folder)
 
 

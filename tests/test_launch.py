@@ -323,15 +323,37 @@ def test_evaluation_runs_on_the_jobs_gpus_and_passes_its_end_on(
     assert "--nproc_per_node=8" in job.seen("torchrun")
 
 
-def test_data_preparation_uses_a_worker_for_every_core(job: Machine) -> None:
+@pytest.fixture
+def data_job(job: Machine) -> Machine:
     python = job.folder / "bin/python"
     python.unlink()
     python.write_text('#!/bin/bash\nprintf \'%s\\0\' "$@" > "$SEEN/python"\n')
     python.chmod(0o755)
-    code, output = job.run("slurm/data_prep.sbatch", "--source", "my data/*.parquet")
+    return job
+
+
+def test_data_preparation_uses_a_worker_for_every_core(data_job: Machine) -> None:
+    code, output = data_job.run("slurm/data_prep.sbatch", "--source", "my data/*.parquet")
     assert code == 0, output
     words = ["--workers", "16", "--source", "my data/*.parquet"]
-    assert job.seen("python") == [f"{job.repo}/data_prep/fineweb.py", *words]
+    assert data_job.seen("python") == [f"{data_job.repo}/data_prep/fineweb.py", *words]
+
+
+def test_every_task_of_an_array_prepares_its_part(data_job: Machine) -> None:
+    array = {"COUNT": "14", "MIN": "0", "MAX": "13", "ID": "2"}
+    data_job.set(**{f"SLURM_ARRAY_TASK_{key}": value for key, value in array.items()})
+    code, output = data_job.run("slurm/data_prep.sbatch", "--config", "sample-100BT")
+    assert code == 0, output
+    words = ["--workers", "16", "--part", "3/14", "--config", "sample-100BT"]
+    assert data_job.seen("python")[1:] == words
+
+
+def test_an_array_with_gaps_says_how_to_submit_it(data_job: Machine) -> None:
+    array = {"COUNT": "2", "MIN": "3", "MAX": "7", "ID": "3"}
+    data_job.set(**{f"SLURM_ARRAY_TASK_{key}": value for key, value in array.items()})
+    code, output = data_job.run("slurm/data_prep.sbatch")
+    assert code == 2
+    assert "--array=1-N" in output
 
 
 @pytest.mark.parametrize("name", ["train", "eval", "data_prep"])

@@ -1,5 +1,6 @@
 """The order of training: a permutation of documents, windows without gaps, the same for all."""
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -7,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.order import (
-    EpochIndex,
-    FeistelPermutation,
-    TrainingStream,
-    read_windows,
-    windows_digest,
-)
+from data_prep.epoch_index import EpochIndex
+from data_prep.order import TrainingStream, read_windows, windows_digest
+from data_prep.permutation import FeistelPermutation
+from data_prep.shards import TokenShards
+from storage.digest import fingerprint
 from tests.data_sets import tiny_data_set
 
 GOLDEN_IMAGES = [4106799, 3595258, 6386590, 8527586, 4833222]
+GOLDEN_DOCUMENTS = [1112, 416, 1301, 1652, 1184]
+GOLDEN_ORDER = "02c390a6af69ddacedce3b86824f91968cb3cc439f84536e1aa82dabbb233e69"
 GOLDEN_DIGEST = 15306634950933975642
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -36,6 +37,7 @@ def large(tmp_path_factory):
     return tiny_data_set(folder, lengths=lengths, val_fraction=0).split("train")
 
 
+@cache
 def naive_stream(shards, seed: int, epochs: int) -> np.ndarray:
     parts = []
     for epoch in range(epochs):
@@ -75,6 +77,17 @@ def test_the_digest_of_windows_never_changes():
     assert windows_digest(7, windows) == GOLDEN_DIGEST
 
 
+def test_the_order_of_a_stream_never_changes(tmp_path):
+    lengths = [1 + (7 * index) % 23 for index in range(2000)]
+    shards = tiny_data_set(tmp_path / "data", lengths=lengths, val_fraction=0).split("train")
+    pieces = [
+        [piece.epoch, *(column.tolist() for column in (piece.documents, piece.offsets))]
+        for piece in TrainingStream(shards, 1337).pieces(1000, 2 * shards.tokens)
+    ]
+    assert pieces[0][1][:5] == GOLDEN_DOCUMENTS
+    assert fingerprint(pieces) == GOLDEN_ORDER
+
+
 def test_seed_and_epoch_are_separate_words():
     indices = np.arange(1000, dtype=np.uint64)
     orders = {
@@ -103,7 +116,7 @@ def test_a_permutation_of_nothing_is_an_error():
 
 
 def test_each_document_comes_once_in_an_epoch(large):
-    index = EpochIndex(large, seed=5, epoch=1)
+    index = EpochIndex(large.lengths, seed=5, epoch=1)
     assert sorted(index.documents(0, large.documents).tolist()) == list(range(large.documents))
 
 
@@ -143,6 +156,74 @@ def test_the_digest_shows_a_changed_token_and_a_changed_place(shards):
     changed[2, 3] ^= 1
     digests = {windows_digest(0, windows), windows_digest(1, windows), windows_digest(0, changed)}
     assert len(digests) == 3
+
+
+def random_lengths(documents, longest, seed):
+    return np.random.default_rng(seed).integers(1, longest + 1, documents).tolist()
+
+
+# Up to three blocks of documents, and few enough tokens that each has an id of its own.
+LENGTHS = st.builds(random_lengths, st.integers(1, 3000), st.integers(1, 20), st.integers(0, 99))
+
+
+class Positions(TokenShards):
+    """Documents by their lengths alone, in one file whose token at place p is p itself."""
+
+    def __init__(self, lengths):
+        self.__dict__["lengths"] = np.array(lengths, np.uint32)
+        self.documents, self.tokens = len(lengths), sum(lengths)
+
+    def gather(self, starts, counts):
+        pieces = zip(starts.tolist(), counts.tolist(), strict=True)
+        return np.concatenate([np.arange(s, s + c, dtype=np.uint16) for s, c in pieces])
+
+
+@given(
+    lengths=LENGTHS,
+    length=st.integers(1, 200),
+    seed=SEEDS,
+    epochs=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_token_is_a_target_once_an_epoch_for_any_documents(lengths, length, seed, epochs):
+    shards = Positions(lengths)
+    stream = TrainingStream(shards, seed)
+    count = (epochs * shards.tokens - 1) // length
+    targets = read_windows(stream, 0, count, length)[:, 1:].reshape(-1)
+    rest = stream.read(count * length + 1, epochs * shards.tokens - count * length - 1)
+    times = np.bincount(np.concatenate([targets, rest]), minlength=shards.tokens)
+    times[stream.read(0, 1)] += 1  # the stream's very first token
+    assert (times == epochs).all()
+
+
+@given(lengths=LENGTHS, seed=SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_every_document_comes_once_an_epoch_and_whole(lengths, seed):
+    shards = Positions(lengths)
+    for epoch in range(2):
+        pieces = [*TrainingStream(shards, seed).pieces(epoch * shards.tokens, shards.tokens)]
+        ids = np.concatenate([piece.documents for piece in pieces])
+        assert np.array_equal(np.sort(ids), np.arange(len(lengths)))
+        counts = np.concatenate([piece.counts for piece in pieces])
+        assert np.array_equal(counts, shards.lengths[ids])
+        assert {piece.epoch for piece in pieces} == {epoch}
+
+
+@given(lengths=LENGTHS, seed=SEEDS, data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_document_lies_where_its_inverse_says(lengths, seed, data):
+    shards = Positions(lengths)
+    document = data.draw(st.integers(0, len(lengths) - 1))
+    epoch = data.draw(st.integers(0, 5))
+    stream = TrainingStream(shards, seed)
+    start = epoch * shards.tokens + stream.index(epoch).position_of(document)
+    (piece,) = stream.pieces(start, lengths[document])
+    assert (piece.documents.tolist(), piece.offsets.tolist()) == ([document], [0])
+
+
+def test_a_negative_place_is_an_error(shards):
+    with pytest.raises(ValueError, match="start=-1"):
+        TrainingStream(shards, 0).read(-1, 2)
 
 
 def test_epochs_have_different_orders(shards):

@@ -14,12 +14,17 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep import duplicates, split
+from data_prep import prepare as prepare_file
 from data_prep.embedded import EmbeddedSource
-from data_prep.prepare import PrepareOptions, only_preparer, prepare
+from data_prep.manifest import Duplicates
+from data_prep.options import PrepareOptions
+from data_prep.prepare import prepare, prepare_part
 from data_prep.shards import DataSet, check_data_set, open_data_set
 from data_prep.sources import file_source
 from data_prep.split import text_hash
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
+from data_prep.work_folder import Part, only_preparer, part_preparer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 WORDS = [
@@ -438,6 +443,78 @@ def test_a_source_that_changes_meanwhile_is_an_error(tmp_path):
     source = file_source([str(tmp_path / "a.jsonl")])
     with pytest.raises(ValueError, match="60 documents here when it was planned and 59 now"):
         prepare(Shrinking(**vars(source)), tmp_path / "out", PrepareOptions(workers=1))
+
+
+@pytest.mark.parametrize("split", ["hash", "first"])
+def test_copies_are_counted_over_all_units(tmp_path, monkeypatch, split):
+    exact, other_case = STORIES[::2], [text.upper() for text in STORIES[:9]]
+    write_lines(tmp_path / "a.jsonl", [*STORIES, *exact, *other_case, "", ""])
+    options = {"split": split, "val_tokens": 500, "shard_tokens": 300}
+    data = prepared(tmp_path, "a.jsonl", **options)
+    assert data.manifest.duplicates == Duplicates(exact=30, normalised=39)
+    monkeypatch.setattr(duplicates, "HASHES_AT_ONCE", 10)
+    (tmp_path / "out").rename(tmp_path / "before")
+    assert prepared(tmp_path, "a.jsonl", **options).fingerprint == data.fingerprint
+
+
+def test_what_a_crash_left_beside_a_complete_data_set_is_removed(tmp_path):
+    write_lines(tmp_path / "a.jsonl", STORIES)
+    prepared(tmp_path, "a.jsonl")
+    (tmp_path / "out.partial" / "units" / "000000").mkdir(parents=True)
+    (tmp_path / "out.partial" / "units" / "000000" / "unit.json").write_text("{}")
+    prepared(tmp_path, "a.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out"]
+
+
+def test_the_first_documents_are_tokenized_once_to_find_the_split(tmp_path, monkeypatch):
+    write_lines(tmp_path / "a.jsonl", [*STORIES, 3])
+    calls = []
+    real = split.decide_split
+    monkeypatch.setattr(prepare_file, "decide_split", lambda *w: calls.append(1) or real(*w))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="holds int"):
+            prepared(tmp_path, "a.jsonl", split="first", val_tokens=500, shard_tokens=300)
+    assert calls == [1]
+
+
+def in_parts(folder: Path, *parts: str) -> None:
+    source = file_source([str(folder / "a.jsonl")])
+    for part in parts:
+        options = PrepareOptions(workers=1, shard_tokens=300, val_tokens=500, part=part)
+        prepare_part(source, folder / "parts", options)
+
+
+def test_parts_in_any_order_and_their_merge_are_the_bytes_of_one_run(tmp_path):
+    write_lines(tmp_path / "a.jsonl", STORIES)
+    prepared(tmp_path, "a.jsonl", shard_tokens=300, val_tokens=500)
+    in_parts(tmp_path, "2/3", "3/3", "2/3")
+    source = file_source([str(tmp_path / "a.jsonl")])
+    merge = PrepareOptions(workers=1, shard_tokens=300, val_tokens=500, merge=True)
+    with pytest.raises(ValueError, match=r"part 1/3: \d of .*run each missing part again"):
+        prepare(source, tmp_path / "parts", merge)
+    in_parts(tmp_path, "1/3")
+    prepare(source, tmp_path / "parts", merge)
+    assert folder_bytes(tmp_path / "parts") == folder_bytes(tmp_path / "out")
+    in_parts(tmp_path, "1/3")  # complete already
+    assert not (tmp_path / "parts.partial").exists()
+
+
+def test_parts_run_at_once_but_neither_twice_nor_beside_a_merge(tmp_path):
+    partial = tmp_path / "out.partial"
+    with part_preparer(partial, Part(1, 3)), part_preparer(partial, Part(2, 3)):
+        with pytest.raises(ValueError, match="preparing"), part_preparer(partial, Part(2, 3)):
+            pass
+        with pytest.raises(ValueError, match="preparing"), only_preparer(partial):
+            pass
+    refused = pytest.raises(ValueError, match="preparing")
+    with only_preparer(partial), refused, part_preparer(partial, Part(1, 3)):
+        pass
+
+
+@given(st.integers(1, 40), st.integers(0, 200))
+def test_parts_share_all_units(parts, units):
+    shares = [number for i in range(1, parts + 1) for number in Part(i, parts).units(units)]
+    assert shares == list(range(units))
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared samples are not at hand")

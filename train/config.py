@@ -34,6 +34,8 @@ class EvalConfig:
     """Only the first so many items of each task; None is all."""
     hellaswag_file: Path | None = None
     """A local .jsonl[.xz|.gz] of HellaSwag items; None asks the Hugging Face Hub."""
+    task_file: tuple[str, ...] = ()
+    """Local files of other tasks instead of the Hub's, as NAME=PATH."""
 
     def __post_init__(self) -> None:
         _at_least("eval.every", self.every, 0)
@@ -87,6 +89,8 @@ class Config:
 
     data: Path = Path("data/fineweb_edu")
     """Data set folder made by one of the data_prep scripts."""
+    stage: Path | None = None
+    """Folder on each machine's own disk to copy the shards to first (within 30 minutes)."""
     out: Path = Path("runs/gpt2")
     """Run folder; a run that lies there with the same configuration is continued."""
     init: Path | None = None
@@ -142,15 +146,27 @@ class Config:
 
     @property
     def network(self) -> GPTConfig:
-        """The shape of the model that is trained: `model` at this run's context length."""
+        """`model` at this run's context length; the data set's tokenizer has the last word."""
         if self.context_length is None:
             return self.model
         return replace(self.model, context_length=self.context_length)
 
-    def as_json(self) -> dict[str, Any]:
-        """The configuration as plain JSON values, the context length where it takes effect."""
-        length = self.network.context_length
-        return _plain(asdict(replace(self, model=self.network, context_length=length)))
+    def network_for(self, n_vocab: int) -> GPTConfig:
+        """`network` for a tokenizer of `n_vocab` ids.
+
+        Raises: ValueError if a vocabulary was asked for that is not this one.
+        """
+        if self.model.vocab_size not in (GPTConfig.vocab_size, n_vocab):
+            raise ValueError(
+                f"model.vocab_size={self.model.vocab_size} but the tokenizer of {self.data} has "
+                f"{n_vocab} ids; give --model.vocab-size {n_vocab}, or leave it out"
+            )
+        return replace(self.network, vocab_size=n_vocab)
+
+    def as_json(self, network: GPTConfig) -> dict[str, Any]:
+        """The configuration as plain JSON values, with the network that is really trained."""
+        length = network.context_length
+        return _plain(asdict(replace(self, model=network, context_length=length)))
 
 
 def _plain(value: Any) -> Any:

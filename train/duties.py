@@ -3,7 +3,7 @@
 import logging
 import time
 
-from data_prep.order import round_keys
+from data_prep.permutation import round_keys
 from eval.generate import GenerateOptions, generate
 from eval.tasks import run_tasks
 from eval.val_loss import validation_loss

@@ -1,14 +1,16 @@
 """What a run is made of, checked before anything is built or written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.shards import DataSet, check_data_set, open_data_set
+from data_prep.staging import stage_data_set, staged_folder
 from data_prep.tokenizer import load_tokenizer
 from eval.subject import EvalOptions
 from eval.val_loss import check_validation
 from model.checkpoint import load_config
 from model.cost import count_parameters
+from model.gpt import GPTConfig
 from parallel.ranks import Ranks, raise_together
 from storage.run_folder import RunFolder, verify_checkpoint
 from train.config import BatchPlan, Config, plan_batch
@@ -20,6 +22,8 @@ class Inputs:
     """What a run is made of, checked."""
 
     data: DataSet
+    network: GPTConfig
+    """The shape of the model: as configured, with as many ids as the tokenizer of the data."""
     plan: BatchPlan
     steps: int
     eval_options: EvalOptions
@@ -36,32 +40,54 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
     try:
         plan = plan_batch(config, ranks.world_size, ranks.device.type == "cuda")
         data = open_data_set(config.data)
+        network = config.network_for(data.tokenizer().n_vocab)
         steps = _check_data(config, data, plan)
         folder = RunFolder(config.out)
         if config.init is not None:
-            _check_init(config, config.init, data)
-        check_data_set(data, config.data_check, (ranks.local_rank, ranks.local_world_size))
-        check_same_run(folder, config.as_json())
-        parameters = count_parameters(config.network).total
+            _check_init(config, config.init, data, network)
+        if config.stage is None:
+            _check_shards(data, config, ranks)
+        check_same_run(folder, config.as_json(network))
+        parameters = count_parameters(network).total
         check_space(config.out, parameters, config.save.keep)
         status = folder.read_status() or {}
         finished = (status.get("state"), status.get("step")) == ("finished", steps)
-        inputs = Inputs(data, plan, steps, _eval_options(config, plan), finished)
+        inputs = Inputs(data, network, plan, steps, _eval_options(config, plan), finished)
     except ValueError as found:
         error = found
     raise_together(error)
     assert inputs is not None
-    return inputs
+    if config.stage is None or inputs.finished:
+        return inputs
+    return replace(inputs, data=_staged(inputs.data, config.stage, config, ranks))
+
+
+def _check_shards(data: DataSet, config: Config, ranks: Ranks) -> None:
+    check_data_set(data, config.data_check, (ranks.local_rank, ranks.local_world_size))
+
+
+def _staged(data: DataSet, stage: Path, config: Config, ranks: Ranks) -> DataSet:
+    """The copy of the data set on this machine's own disk: one rank of it copies, all check."""
+    error = None
+    if ranks.local_rank == 0:
+        try:
+            stage_data_set(data, stage)
+        except ValueError as found:
+            error = found
+    raise_together(error)
+    copy, error = data, None
+    try:
+        copy = open_data_set(staged_folder(data, stage))
+        _check_shards(copy, config, ranks)
+    except ValueError as found:
+        error = found
+    raise_together(error)
+    return copy
 
 
 def _check_data(config: Config, data: DataSet, plan: BatchPlan) -> int:
     """The number of steps, once the data are known to suffice for one window and validation."""
-    train, n_vocab = data.split("train"), data.tokenizer().n_vocab
-    if config.model.vocab_size != n_vocab:
-        raise ValueError(
-            f"model.vocab_size={config.model.vocab_size} but the tokenizer of {config.data} has "
-            f"{n_vocab} ids; give --model.vocab-size {n_vocab}"
-        )
+    train = data.split("train")
     if train.tokens <= plan.context_length:
         raise ValueError(
             f"context_length={plan.context_length} needs {plan.context_length + 1} training tokens "
@@ -77,6 +103,7 @@ def _check_data(config: Config, data: DataSet, plan: BatchPlan) -> int:
 def _eval_options(config: Config, plan: BatchPlan) -> EvalOptions:
     return EvalOptions(
         hellaswag_file=config.eval.hellaswag_file,
+        task_file=config.eval.task_file,
         items=config.eval.items,
         val_tokens=config.eval.val_tokens,
         micro_batch=plan.micro_batch,
@@ -84,16 +111,16 @@ def _eval_options(config: Config, plan: BatchPlan) -> EvalOptions:
     )
 
 
-def _check_init(config: Config, init: Path, data: DataSet) -> None:
+def _check_init(config: Config, init: Path, data: DataSet, network: GPTConfig) -> None:
     verify_checkpoint(init)
-    shape = load_config(init)
-    if shape != config.network:
-        raise ValueError(
-            f"--init {init} is a {shape}, this run trains a {config.network}; "
-            "give the checkpoint's shape in the --model options"
-        )
     if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
         raise ValueError(
             f"--init {init} was trained with another tokenizer than {config.data}; prepare the "
-            "data with the checkpoint's tokenizer"
+            f"data with the checkpoint's: --tokenizer {init / 'tokenizer'}"
+        )
+    shape = load_config(init)
+    if shape != network:
+        raise ValueError(
+            f"--init {init} is a {shape}, this run trains a {network}; "
+            "give the checkpoint's shape in the --model options"
         )

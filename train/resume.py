@@ -25,6 +25,7 @@ FORMAT = 1
 FREE_KEYS = (
     "data",
     "data_check",
+    "stage",
     "out",
     "micro_batch",
     "compile",

@@ -111,7 +111,7 @@ def _assemble(
 ) -> Run:
     tokenizer = inputs.data.tokenizer()
     dtype = choose_dtype(config.dtype, ranks.device)
-    model = GPT(config.network)
+    model = GPT(inputs.network)
     model.initialise(config.seed)
     if config.init is not None:
         load_weights(config.init, model)
@@ -194,7 +194,7 @@ def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
 def _progress(config: Config, ranks: Ranks, inputs: Inputs) -> Progress:
     on_cuda = ranks.device.type == "cuda"
     peak = peak_flops(torch.cuda.get_device_name(ranks.device)) if on_cuda else None
-    flops = training_flops_per_token(config.network)
+    flops = training_flops_per_token(inputs.network)
     return Progress(inputs.plan, inputs.steps, flops, peak)
 
 
@@ -230,7 +230,11 @@ def _announce(run: Run) -> None:
     log.info("%s", "  ".join(f"{key} {value}" for key, value in settings.items()))
     if not ranks.is_main:
         return
-    record = {"config": config.as_json(), "data_fingerprint": run.data.fingerprint, "run": settings}
+    record = {
+        "config": config.as_json(run.model.config),
+        "data_fingerprint": run.data.fingerprint,
+        "run": settings,
+    }
     write_json(run.folder.config, record)  # what may change between starts is what runs now
     run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
     run.folder.write_status("running", run.step)

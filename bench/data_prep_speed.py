@@ -1,0 +1,264 @@
+"""From parquet files on disk to finished shards: ours against a pool of the build-nanogpt kind.
+
+    python bench/data_prep_speed.py --source DOCS.parquet
+    python bench/data_prep_speed.py --source prose.*.jsonl.zst --copies 4
+
+In: parquet files, or others that data_prep/text.py reads, which are made into parquet first.
+Out: results/data_prep_speed.json and a table. Every run is a process of its own, timed from its
+start to its end, imports and all; the ways take turns.
+"""
+
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
+import tyro
+from datasets import load_dataset
+
+from data_prep.manifest import read_manifest
+from data_prep.sources import file_source
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
+from storage.atomic import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+POOL_SHARD_TOKENS = 100_000_000
+CHUNK_SIZE = 16
+ROWS_OF_A_GROUP = 1000
+PACKAGES = ("tiktoken", "gigatoken", "numpy", "pyarrow", "datasets")
+
+Way = Literal["pool", "tiktoken", "auto"]
+WAYS: dict[Way, str] = {
+    "pool": "pool in the manner of build-nanogpt",
+    "tiktoken": "ours, tiktoken alone",
+    "auto": "ours, gigatoken checked by tiktoken",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure the preparation of data."""
+
+    source: tuple[str, ...] = ()
+    """Files, folders or globs: .parquet, or .txt and .jsonl to make parquet of."""
+    copies: int = 1
+    """Read every file so often: more work, but text that is met again is faster to encode."""
+    repeats: int = 3
+    """Runs of each way; all are kept, the table shows the median."""
+    processes: int = 2
+    """Worker processes."""
+    shard_tokens: int = 10_000_000
+    """Tokens of our shards, of which one is one worker's unit; the pool's have 100,000,000."""
+    scratch: Path | None = None
+    """Folder for data sets and copies; None is the system's."""
+    out: Path = RESULTS / "data_prep_speed.json"
+    """The result."""
+    pool: Path | None = None
+    """For the run itself: prepare by the pool into this folder."""
+
+
+# The stand-in, written from a description of build-nanogpt: rows of `datasets` go whole through a
+# multiprocessing pool and come back as arrays. It takes half the cores; here it has all.
+
+_tokenizer: Tokenizer | None = None
+
+
+def _start_pool_worker() -> None:
+    global _tokenizer
+    _tokenizer = gpt2_tokenizer()
+
+
+def _tokenize_row(row: dict[str, Any]) -> np.ndarray:
+    assert _tokenizer is not None
+    tokens = [_tokenizer.end_of_text]
+    tokens.extend(_tokenizer.encode(row["text"]))
+    array = np.array(tokens)
+    assert ((array >= 0) & (array < 2**16)).all()
+    return array.astype(np.uint16)
+
+
+def prepare_by_pool(paths: list[Path], out: Path, processes: int) -> int:
+    """One consumer fills shards with what the pool's processes send it; the number of tokens."""
+    out.mkdir()
+    rows: Any = load_dataset(
+        "parquet",
+        data_files=[str(path) for path in paths],
+        split="train",
+        cache_dir=str(out.with_name(f"{out.name}.cache")),
+    )
+    shard, filled, number = np.empty(POOL_SHARD_TOKENS, np.uint16), 0, 0
+    with multiprocessing.Pool(processes, _start_pool_worker) as pool:
+        for tokens in pool.imap(_tokenize_row, rows, chunksize=CHUNK_SIZE):
+            while filled + len(tokens) >= POOL_SHARD_TOKENS:
+                room = POOL_SHARD_TOKENS - filled
+                shard[filled:] = tokens[:room]
+                np.save(out / f"shard_{number:06d}", shard)
+                tokens, filled, number = tokens[room:], 0, number + 1
+            shard[filled : filled + len(tokens)] = tokens
+            filled += len(tokens)
+    if filled:
+        np.save(out / f"shard_{number:06d}", shard[:filled])
+    return number * POOL_SHARD_TOKENS + filled
+
+
+def make_parquet(places: tuple[str, ...], copies: int, folder: Path) -> list[Path]:
+    """The source as parquet files, each `copies` times (as links)."""
+    source = file_source(places)
+    paths = [source.root / file.name for file in source.files]
+    if any(path.suffix != ".parquet" for path in paths):
+        paths = [_as_parquet(places, folder / "made.parquet")]
+    links = []
+    for copy in range(copies):
+        for number, path in enumerate(paths):
+            links.append(folder / f"part_{copy:02d}_{number:03d}.parquet")
+            links[-1].symlink_to(path)
+    return links
+
+
+def _as_parquet(places: tuple[str, ...], path: Path) -> Path:
+    source = file_source(places)
+    schema = pyarrow.schema([("text", pyarrow.string()), ("id", pyarrow.string())])
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for unit in source.plan(1 << 26):
+            texts = [document.text for document in source.documents(unit)]
+            names = [f"{unit.first_document + row}" for row in range(len(texts))]
+            table = pyarrow.table({"text": texts, "id": names}, schema=schema)
+            writer.write_table(table, row_group_size=ROWS_OF_A_GROUP)
+    return path
+
+
+def run_once(way: Way, paths: list[Path], out: Path, options: Options) -> dict[str, Any]:
+    """Prepare once by one way, in a process of its own."""
+    names = [str(path) for path in paths]
+    if way == "pool":
+        words = ["bench/data_prep_speed.py", "--source", *names, "--pool", str(out)]
+        words += ["--processes", str(options.processes)]
+    else:
+        words = ["data_prep/text.py", *names, "--out", str(out), "--encoder", way]
+        words += ["--workers", str(options.processes), "--shard-tokens", str(options.shard_tokens)]
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise ValueError(f"{way} failed: {said.read()[-2000:].decode(errors='replace')}")
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "largest_process_mb": usage.ru_maxrss / 1e3,
+        **_what_was_made(way, out),
+    }
+
+
+def _what_was_made(way: Way, out: Path) -> dict[str, Any]:
+    if way == "pool":
+        shards = [np.load(path, mmap_mode="r") for path in out.glob("*.npy")]
+        return {"tokens": sum(len(shard) for shard in shards)}
+    manifest = read_manifest(out)
+    return {
+        "tokens": manifest.train.tokens + manifest.val.tokens,
+        "text_bytes": manifest.train.text_bytes + manifest.val.text_bytes,
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def measure(paths: list[Path], folder: Path, options: Options) -> dict[Way, list[dict[str, Any]]]:
+    """All runs; raises ValueError if two ways do not make the same tokens."""
+    runs: dict[Way, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for turn in range(options.repeats):
+        for way in WAYS:
+            out = folder / f"{way}-{turn}"
+            runs[way].append(run_once(way, paths, out, options))
+            for made in folder.glob(f"{out.name}*"):
+                shutil.rmtree(made)
+    every = [run for found in runs.values() for run in found]
+    if len({run["tokens"] for run in every}) != 1:
+        raise ValueError(f"the ways made {[run['tokens'] for run in every]} tokens")
+    if len({run["fingerprint"] for run in runs["tiktoken"] + runs["auto"]}) != 1:
+        raise ValueError("our ways made different data sets")
+    return runs
+
+
+def circumstances(options: Options) -> dict[str, Any]:
+    """Where and of what the numbers are."""
+    git = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "commit": commit.stdout.strip(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": f"{model or platform.processor()}, {os.cpu_count()} cores",
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": versions,
+        "processes": options.processes,
+        "shard_tokens": options.shard_tokens,
+        "copies": options.copies,
+    }
+
+
+def table(runs: dict[Way, list[dict[str, Any]]]) -> str:
+    """Medians as Markdown, with the ratios to the pool; CPU time counts on a busy machine."""
+    text_mb = runs["auto"][0]["text_bytes"] / 1e6
+
+    def middle(way: Way, key: str) -> float:
+        return statistics.median(run[key] for run in runs[way])
+
+    lines = [
+        "| | seconds | tokens/s | MB of text/s | pool / it | CPU seconds | pool / it "
+        "| largest process, MB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for way, title in WAYS.items():
+        seconds, cpu = middle(way, "seconds"), middle(way, "cpu_seconds")
+        lines.append(
+            f"| {title} | {seconds:.2f} | {middle(way, 'tokens') / seconds:,.0f} | "
+            f"{text_mb / seconds:.1f} | {middle('pool', 'seconds') / seconds:.2f} | {cpu:.1f} | "
+            f"{middle('pool', 'cpu_seconds') / cpu:.2f} | "
+            f"{middle(way, 'largest_process_mb'):,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, write the JSON, print the table."""
+    options = tyro.cli(Options, description=__doc__)
+    if options.pool is not None:
+        prepare_by_pool([Path(name) for name in options.source], options.pool, options.processes)
+        return
+    found = circumstances(options)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+        paths = make_parquet(options.source, options.copies, Path(name))
+        runs = measure(paths, Path(name), options)
+    found["load_after"] = os.getloadavg()[0]
+    write_json(options.out, {**found, "runs": runs})
+    sys.stdout.write(table(runs) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Kill a preparation at random moments until it is done: do the bytes stay the same?
+
+    python bench/kill_prepare.py --kills 50
+
+Each kill is SIGKILL to the whole process group, workers included. Prints a table and writes
+`results/kill_prepare.json`; exit code 1 if the bytes differ.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from storage.atomic import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = ["a", "river", "of", "light", "runs", "under", "old", "stone", "while", "birds", "wait"]
+LONGEST_LIFE = 5.0  # seconds from start to kill
+
+
+@dataclass(frozen=True)
+class KillOptions:
+    """Kill a preparation at random moments and compare its bytes with an undisturbed one."""
+
+    kills: int = 50
+    """How often it is killed."""
+    megabytes: float = 24.0
+    """Size of the made-up source, over all its files."""
+    files: int = 12
+    """Files of the source: JSON lines and text by turns."""
+    shard_tokens: int = 25_000
+    """Small, so that there are many units."""
+    workers: int = 2
+    """Processes of the preparation."""
+    seed: int = 0
+    """Of the moments and of the text."""
+    result: Path | None = ROOT / "bench/results/kill_prepare.json"
+    """Where the figures go."""
+
+
+def write_source(folder: Path, options: KillOptions) -> None:
+    """Made-up stories in JSON lines and text files."""
+    chance = random.Random(options.seed)
+    size = round(options.megabytes * 1e6 / options.files)
+    for number in range(options.files):
+        texts, written = [], 0
+        while written < size:
+            text = f"{chance.random()} " + " ".join(chance.choices(WORDS, k=400))
+            texts.append(text)
+            written += len(text)
+        if number % 2:
+            path, content = f"{number:02d}.txt", "\n<|endoftext|>\n".join(texts)
+        else:
+            path = f"{number:02d}.jsonl"
+            content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (folder / path).write_text(content)
+
+
+def start(source: Path, out: Path, options: KillOptions) -> subprocess.Popen[bytes]:
+    """The preparation as a person starts it, in a process group of its own."""
+    words = ["--out", out, "--shard-tokens", options.shard_tokens, "--workers", options.workers]
+    command = [sys.executable, ROOT / "data_prep/text.py", source, *words]
+    return subprocess.Popen(
+        [str(word) for word in command],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def digest(folder: Path) -> str:
+    """One sha256 over the names and bytes of all files."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
+
+
+def finished_units(out: Path) -> int:
+    """Units that the next start finds done."""
+    return len(list(out.with_name(f"{out.name}.partial").glob("units/[0-9]*/unit.json")))
+
+
+def kill_until_done(source: Path, out: Path, options: KillOptions, units: int) -> list[int]:
+    """Kill at random moments, then let one start end. Returns the units kept at each kill."""
+    chance = random.Random(options.seed + 1)
+    kept: list[int] = []
+    while len(kept) < options.kills:
+        before = finished_units(out)
+        # So that there is work left for every kill, however fast the machine is.
+        enough = chance.uniform(0, 2 * (units - before) / (options.kills - len(kept) + 1))
+        moment = time.monotonic() + chance.uniform(0, LONGEST_LIFE)
+        process = start(source, out, options)
+        while process.poll() is None and time.monotonic() < moment:
+            if finished_units(out) - before > enough:
+                moment = min(moment, time.monotonic() + chance.uniform(0, 0.05))
+            time.sleep(0.002)
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kept.append(finished_units(out))
+    if not out.exists() and start(source, out, options).wait() != 0:
+        raise RuntimeError("the last start failed")
+    return kept
+
+
+def run(options: KillOptions) -> bool:
+    """One undisturbed preparation, one killed over and over. Returns whether the bytes agree."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "source"
+        source.mkdir()
+        write_source(source, options)
+        begun = time.monotonic()
+        if start(source, folder / "undisturbed", options).wait() != 0:
+            raise RuntimeError("the undisturbed preparation failed")
+        undisturbed = time.monotonic() - begun
+        shards = len(list((folder / "undisturbed").glob("train_??????.npy")))
+        begun = time.monotonic()
+        kept = kill_until_done(source, folder / "killed", options, shards)
+        seconds = time.monotonic() - begun
+        same = digest(folder / "killed") == digest(folder / "undisturbed")
+        left = sorted(path.name for path in folder.iterdir())
+    result = {
+        "kills": len(kept),
+        "units": shards,
+        "units_kept_at_each_kill": kept,
+        "seconds_undisturbed": round(undisturbed, 1),
+        "seconds_killed": round(seconds, 1),
+        "identical": same,
+        "left_behind": [name for name in left if name.endswith(".partial")],
+    }
+    for key, value in result.items():
+        sys.stdout.write(f"{key:24} {value}\n")
+    if options.result is not None:
+        write_json(options.result, result)
+    return same and not result["left_behind"] and len(kept) == options.kills
+
+
+if __name__ == "__main__":
+    sys.exit(0 if run(tyro.cli(KillOptions, description=__doc__)) else 1)

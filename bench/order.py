@@ -1,0 +1,250 @@
+"""The order of training: seconds to index an epoch, milliseconds to a window, tokens/s of a rank.
+
+    python bench/order.py
+
+In: nothing; lengths of synthetic documents as many as FineWeb-Edu's samples have, and a scratch
+file of random tokens that stands for their shards. Out: results/order.json and a table.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from data_prep.epoch_index import EpochIndex, open_index
+from data_prep.order import TrainingStream, read_windows, windows_digest
+from data_prep.shards import TokenShards
+from data_prep.token_files import TokenFiles
+from storage.atomic import write_json
+
+RESULTS = Path(__file__).parent / "results"
+T = 1024
+MICRO_BATCH = 64
+MEAN_TOKENS = 1029.1  # sample-10BT: 9,953,989,344 tokens in 9,672,101 documents
+SIGMA = 1.0  # of the logarithm: its mean is 1.65 times its median, the samples' 1.61 times
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure the order of training."""
+
+    documents: tuple[int, ...] = (9_672_101, 97_270_686)
+    """Documents of each synthetic data set: sample-10BT's and sample-100BT's."""
+    file_tokens: int = 400_000_000
+    """Tokens of the scratch file; reads hit all of it at random, so it fits the page cache."""
+    repeats: int = 3
+    """Every number is measured so often; all are kept, the table shows the median."""
+    scratch: Path | None = None
+    """Folder for the scratch file; None is the system's."""
+    out: Path = RESULTS / "order.json"
+    """The result."""
+
+
+class SyntheticShards(TokenShards):
+    """Documents by their lengths alone; their tokens come from somewhere in one scratch file."""
+
+    def __init__(self, folder: Path, lengths: np.ndarray, tokens: int) -> None:
+        self.folder = folder
+        self.lengths_sha256 = sha256(lengths.tobytes()).hexdigest()
+        self.documents, self.tokens = len(lengths), int(lengths.sum(dtype=np.int64))
+        self.__dict__["lengths"] = lengths
+        self.file = folder / "tokens.bin"
+        self._files = TokenFiles([self.file], [tokens])
+        self._within = tokens - int(lengths.max())
+
+    def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The real reading, of places folded into the scratch file."""
+        return super().gather(starts % self._within, counts)
+
+
+class MappedShards(SyntheticShards):
+    """The same read from a mapped file, for comparison."""
+
+    mapped: np.ndarray | None = None
+
+    def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The usual way: slices of a mapped file."""
+        if self.mapped is None:
+            self.mapped = np.memmap(self.file, np.uint16, "r").view(np.ndarray)
+        found, filled = np.empty(int(counts.sum()), np.uint16), 0
+        folded = (starts % self._within).tolist()
+        for start, count in zip(folded, counts.tolist(), strict=True):
+            found[filled : filled + count] = self.mapped[start : start + count]
+            filled += count
+        return found
+
+
+def synthetic_lengths(documents: int) -> np.ndarray:
+    """Lengths like those of web text."""
+    random = np.random.default_rng(0)
+    logs = random.standard_normal(documents, dtype=np.float32) * np.float32(SIGMA)
+    lengths = np.exp(logs) * (MEAN_TOKENS / np.exp(SIGMA**2 / 2))
+    return np.maximum(lengths, 2).astype(np.uint32)
+
+
+def write_tokens(path: Path, tokens: int) -> None:
+    """A file of random ids."""
+    random = np.random.default_rng(1)
+    with path.open("wb") as file:
+        for first in range(0, tokens, 1 << 24):
+            ids = random.integers(0, 50257, min(1 << 24, tokens - first), np.uint16)
+            file.write(ids.tobytes())
+        os.fsync(file.fileno())  # only clean pages can be dropped
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def numpy_order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a full permutation keeps: every document's id and end, in the order of the epoch."""
+    order = np.random.default_rng(0).permutation(len(lengths)).astype(np.uint32)
+    return order, np.cumsum(lengths[order], dtype=np.int64)
+
+
+def measure_index(shards: SyntheticShards, repeats: int) -> dict[str, Any]:
+    """Building an epoch's index, opening the kept one, and finding a window from cold."""
+    lengths, random = shards.lengths, np.random.default_rng(2)
+    built = [seconds(lambda e=e: EpochIndex(lengths, 1337, e)) for e in range(repeats)]
+    index = open_index(shards, 1337, 0)
+    stream = TrainingStream(shards, 1337)
+    windows = random.integers(0, shards.tokens // T - 1, 200).tolist()
+    read_windows(stream, windows[0], 1, T)
+    cold = [1e3 * seconds(lambda w=w: read_windows(stream, w, 1, T)) for w in windows[1:]]
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    baseline = []
+    for _ in range(repeats):
+        kept.clear()
+        baseline.append(seconds(lambda: kept.append(numpy_order(lengths))))
+    return {
+        "documents": shards.documents,
+        "tokens": shards.tokens,
+        "build_seconds": built,
+        "open_kept_seconds": [seconds(lambda: open_index(shards, 1337, 0)) for _ in built],
+        "index_mb": index.starts.nbytes / 1e6,
+        "cold_window_ms": cold,
+        "numpy_build_seconds": baseline,
+        "numpy_index_mb": sum(array.nbytes for array in kept[0]) / 1e6,
+    }
+
+
+def read_steps(shards: TokenShards, world_size: int, tokens: int, digest: bool, skip: int) -> float:
+    """Tokens/s of one rank that reads its micro-batches as the loader does."""
+    stream = TrainingStream(shards, 1337)
+    read_windows(stream, 0, 1, T)  # the index is there
+    first, count = skip * MICRO_BATCH * world_size, tokens // (MICRO_BATCH * T)
+    start = time.perf_counter()
+    for turn in range(count):
+        window = first + turn * world_size * MICRO_BATCH
+        windows = read_windows(stream, window, MICRO_BATCH, T)
+        if digest:
+            windows_digest(window, windows)
+    return count * MICRO_BATCH * T / (time.perf_counter() - start)
+
+
+def measure_reading(shards: SyntheticShards, mapped: MappedShards, repeats: int) -> dict[str, Any]:
+    """One rank's reading, from the page cache and from a cold disk."""
+    found: dict[str, Any] = {}
+    warm, cold = 100_000_000, 8_000_000
+    shards.file.read_bytes()
+    for name, ranks, digest in (("alone", 1, False), ("of_8", 8, False), ("with_digest", 1, True)):
+        found[f"tokens_per_second_{name}"] = [
+            read_steps(shards, ranks, warm, digest, 0) for _ in range(repeats)
+        ]
+    found["mapped_tokens_per_second"] = [
+        read_steps(mapped, 1, warm, False, 0) for _ in range(repeats)
+    ]
+    for name, kind in (("", shards), ("mapped_", mapped)):
+        rates = found[f"{name}cold_tokens_per_second"] = []
+        for turn in range(repeats):
+            mapped.mapped = None  # a mapped page stays
+            drop_from_page_cache(shards.file)
+            rates.append(read_steps(kind, 1, cold, False, 1000 * (turn + 1)))
+    return found
+
+
+def drop_from_page_cache(path: Path) -> None:
+    """Make the next read of a file come from the disk."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results as Markdown, medians; NumPy's full permutation beside ours."""
+
+    def middle(row: dict[str, Any], key: str) -> float:
+        return float(np.median(row[key]))
+
+    lines = ["| | " + " | ".join(f"{row['documents']:,} documents" for row in rows) + " |"]
+    lines.append("| --- |" + " ---: |" * len(rows))
+    for title, key, scale, form in (
+        ("index of an epoch, s", "build_seconds", 1, ".2f"),
+        ("... by a full NumPy permutation, s", "numpy_build_seconds", 1, ".2f"),
+        ("its size, MB", "index_mb", 1, ".2f"),
+        ("... by a full NumPy permutation, MB", "numpy_index_mb", 1, ",.0f"),
+        ("open the kept index, ms", "open_kept_seconds", 1e3, ".2f"),
+        ("cold window of 1024, ms", "cold_window_ms", 1, ".2f"),
+        ("one rank, from page cache, M tokens/s", "tokens_per_second_alone", 1e-6, ".0f"),
+        ("... rank 0 of 8", "tokens_per_second_of_8", 1e-6, ".0f"),
+        ("... with the digest", "tokens_per_second_with_digest", 1e-6, ".0f"),
+        ("... through mapped files", "mapped_tokens_per_second", 1e-6, ".0f"),
+        ("one rank, cold disk, M tokens/s", "cold_tokens_per_second", 1e-6, ".1f"),
+        ("... through mapped files", "mapped_cold_tokens_per_second", 1e-6, ".1f"),
+    ):
+        cells = " | ".join(format(middle(row, key) * scale, form) for row in rows)
+        lines.append(f"| {title} | {cells} |")
+    return "\n".join(lines)
+
+
+def circumstances() -> dict[str, Any]:
+    """Where and of what the numbers are."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "commit": commit.stdout.strip(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "bench/order.py", *sys.argv[1:]]),
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "data": f"lognormal lengths, mean {MEAN_TOKENS}; random tokens in one scratch file",
+    }
+
+
+def main() -> None:
+    """Measure, write the JSON, print the table."""
+    options = tyro.cli(Options, description=__doc__)
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+        folder = Path(name)
+        write_tokens(folder / "tokens.bin", options.file_tokens)
+        for documents in options.documents:
+            lengths = synthetic_lengths(documents)
+            shards = SyntheticShards(folder, lengths, options.file_tokens)
+            mapped = MappedShards(folder, lengths, options.file_tokens)
+            rows.append(measure_index(shards, options.repeats))
+            rows[-1] |= measure_reading(shards, mapped, options.repeats)
+    write_json(options.out, {**circumstances(), "rows": rows})
+    sys.stdout.write(table(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Documents to token ids: by tiktoken, or by gigatoken where it is installed and proves itself.
+
+tiktoken is the reference. gigatoken is over ten times as fast and young, so a part of what it
+encodes is encoded by tiktoken too; the first difference ends its use (see unit.py).
+"""
+
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from data_prep.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
+
+try:
+    import gigatoken
+except ImportError:
+    gigatoken = None
+
+EncoderChoice = Literal["auto", "tiktoken"]
+REFERENCE = "tiktoken"
+
+CHECKED_FIRST = 8  # documents at the start of every unit
+CHECKED_SHARE = 256  # and one in so many of the others
+# gigatoken finds special tokens in text if it was told of any, which ours is not; that documents
+# with this text never reach it makes sure. NUL ends a text in some other languages.
+SPECIAL = END_OF_TEXT.encode()
+NUL = b"\0"
+
+Place = tuple[int, int]
+"""File and row of a document in its source."""
+
+
+class Disagreement(Exception):
+    """The fast encoder is not to be trusted: its ids are not tiktoken's."""
+
+    def __init__(self, name: str, place: Place | None, what: str) -> None:
+        super().__init__(name, place, what)
+        self.name = name
+        self.place = place
+        self.what = what
+
+
+class FastEncoder(Protocol):
+    """Another implementation of the same tokenizer."""
+
+    name: str
+
+    def encode(self, texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts in one row, and where each text begins and the last one ends."""
+        ...
+
+
+class Gigatoken:
+    """https://github.com/marcelroed/gigatoken on the calling thread; remembers words it has met."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Raises: whatever gigatoken raises for ranks that it cannot use."""
+        assert gigatoken is not None
+        self.name = "gigatoken"
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "ranks.tiktoken"
+            path.write_bytes(tokenizer.ranks)
+            self._backend = gigatoken.Tokenizer.from_tiktoken(path, "gpt2", {}).backend
+
+    def encode(self, texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """See FastEncoder."""
+        layout: Any = self._backend.encode_batch(texts, parallel=False).layout
+        return np.asarray(layout.content.data), np.asarray(layout.offsets.data)
+
+
+@cache
+def fast_encoder(tokenizer: Tokenizer) -> FastEncoder | None:
+    """A faster encoder with the same ids, None if none is installed that knows this tokenizer."""
+    if gigatoken is None or tokenizer.pattern != GPT2_PATTERN:
+        return None
+    try:
+        return Gigatoken(tokenizer)
+    except Exception:
+        return None
+
+
+class Encoder:
+    """Encodes the documents of one unit, in batches.
+
+    With a fast encoder the first document of every file, the first of the unit, and one in
+    CHECKED_SHARE of the rest (the same ones in every run) are encoded by both and compared.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, fast: FastEncoder | None = None) -> None:
+        self.tokenizer = tokenizer
+        self._fast = fast
+        self._checks_left = CHECKED_FIRST
+
+    @property
+    def name(self) -> str:
+        """Who makes the ids."""
+        return self._fast.name if self._fast else REFERENCE
+
+    def encode(
+        self, texts: Sequence[bytes], places: Sequence[Place]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of all documents, each opened by end-of-text, and how many each has.
+
+        Shapes: texts and places (documents,) -> uint16 (tokens,), uint32 (documents,).
+        Raises: Disagreement; ValueError for a text that tiktoken cannot encode.
+        """
+        rows = self._rows_by_both(self._fast, texts, places) if self._fast else None
+        if rows is None:
+            rows = [self._row(*pair) for pair in zip(texts, places, strict=True)]
+        lengths = np.array([len(row) + 1 for row in rows], np.uint32)
+        tokens = np.empty(int(lengths.sum(dtype=np.int64)), np.uint16)
+        at = 0
+        for row in rows:
+            tokens[at] = self.tokenizer.end_of_text
+            at += 1 + len(row)
+            tokens[at - len(row) : at] = row
+        return tokens, lengths
+
+    def check_bytes(self, counts: np.ndarray, text_bytes: int) -> None:
+        """The ids, so often as `counts` says, must stand for as many bytes as the texts had.
+
+        Raises: Disagreement.
+        """
+        found = int(counts @ self.tokenizer.token_bytes().astype(np.int64))
+        if found != text_bytes:
+            raise Disagreement(
+                self.name, None, f"the ids of {text_bytes} bytes of text stand for {found}"
+            )
+
+    def _row(self, text: bytes, place: Place) -> np.ndarray:
+        try:
+            return self.tokenizer.encode_to_numpy(text.decode())
+        except ValueError as error:  # its regular expression gives up on a million spaces in a row
+            file, row = place
+            raise ValueError(
+                f"{REFERENCE} cannot encode row {row} of the source's file {file} (both counted "
+                f"from 0): {error}; shorten the text's runs of whitespace, or drop it"
+            ) from error
+
+    def _rows_by_both(
+        self, fast: FastEncoder, texts: Sequence[bytes], places: Sequence[Place]
+    ) -> list[np.ndarray]:
+        """One row of ids for each text: of tiktoken where a text is special, else of `fast`."""
+        plain = [NUL not in text and not (b"|" in text and SPECIAL in text) for text in texts]
+        ids, offsets = self._fast_ids(fast, [t for t, ok in zip(texts, plain, strict=True) if ok])
+        bounds = iter(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+        rows: list[np.ndarray] = []
+        for text, place, ok in zip(texts, places, plain, strict=True):
+            if not ok:
+                rows.append(self._row(text, place))
+                continue
+            start, stop = next(bounds)
+            rows.append(ids[start:stop])
+            if self._checks_left or place[1] == 0 or is_sampled(place):
+                self._checks_left = max(0, self._checks_left - 1)
+                self._compare(fast, place, rows[-1], self._row(text, place))
+        return rows
+
+    def _fast_ids(self, fast: FastEncoder, texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        if not texts:
+            return np.zeros(0, np.uint32), np.zeros(1, np.int64)
+        try:
+            ids, offsets = fast.encode(texts)
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a panic of Rust code is no Exception
+            raise Disagreement(fast.name, None, f"it failed ({error!r:.200})") from error
+        if len(offsets) != len(texts) + 1:
+            raise Disagreement(
+                fast.name, None, f"it gave {len(offsets) - 1} documents for {len(texts)}"
+            )
+        if len(ids) and int(ids.max()) >= self.tokenizer.end_of_text:
+            raise Disagreement(fast.name, None, f"it gave the id {ids.max()}, which is none")
+        return ids, offsets
+
+    def _compare(
+        self, fast: FastEncoder, place: Place, found: np.ndarray, wanted: np.ndarray
+    ) -> None:
+        if np.array_equal(found, wanted):
+            return
+        length = min(len(found), len(wanted))
+        differs = np.flatnonzero(found[:length] != wanted[:length])
+        at = int(differs[0]) if len(differs) else length
+        raise Disagreement(
+            fast.name,
+            place,
+            f"from token {at} on it says {found[at : at + 4].tolist()} "
+            f"and {REFERENCE} {wanted[at : at + 4].tolist()}",
+        )
+
+
+def is_sampled(place: Place) -> bool:
+    """Whether a document is one of the random sample; the same in every run."""
+    mixed = (place[0] * 0x9E3779B97F4A7C15 + place[1] * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    return (mixed ^ mixed >> 29) >> 32 & (CHECKED_SHARE - 1) == 0

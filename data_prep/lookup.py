@@ -1,0 +1,156 @@
+"""Look up what a run read: a step's documents, a document's steps, or what a range covered.
+
+    python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --step 1234
+    python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --document 42
+    python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --source 003_00000.parquet:17
+    python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --steps 100:200
+
+Data set and run folder in, lines (or, with --json, one JSON value) out. Nothing is stored for it:
+the order is a function that can be inverted.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from data_prep.console import run_script
+from data_prep.run_record import RunRecord, parse_range, read_run
+from data_prep.shards import open_data_set
+from data_prep.tracing import Tracer, as_plain
+
+log = logging.getLogger("data_prep")  # also where this file runs as a script
+TIMES = {0: "never", 1: "once", 2: "twice"}
+
+
+@dataclass(frozen=True)
+class LookupOptions:
+    """Look up what a run read; give one of step, document, source and steps."""
+
+    data: tyro.conf.Positional[Path]
+    """Data set folder."""
+    run: Path
+    """Run folder."""
+    step: int | None = None
+    """The documents that this step read."""
+    document: int | None = None
+    """The steps and epochs that read this training document, counted in file order from 0."""
+    source: str | None = None
+    """The same for the document that came from FILE:ROW of the source, rows counted from 0."""
+    steps: str | None = None
+    """How often the steps a:b (b not included) read each document; ":" is the whole run."""
+    text: int = 100
+    """Characters of text shown of each document."""
+    json: bool = False
+    """One JSON value instead of lines."""
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("step", "document", "source", "steps") if getattr(self, n) is not None]
+        if len(given) != 1:
+            names = " and ".join(f"--{name}" for name in given) or "none of them"
+            raise ValueError(f"{names} given; give one of --step, --document, --source and --steps")
+        parse_range(self.steps)
+
+
+def look_up(options: LookupOptions) -> tuple[Any, list[str]]:
+    """The answer as a JSON value and as lines for a person."""
+    data, run = open_data_set(options.data), read_run(options.run)
+    run.check_data(data)
+    tracer = Tracer(data)
+    if options.step is not None:
+        return _step(tracer, run, options.step, options.text)
+    if options.steps is not None:
+        return _coverage(tracer, run, options.steps)
+    document = options.document
+    if options.source is not None:
+        document = tracer.document_from(options.source)
+    assert document is not None
+    return _document(tracer, run, document, options.text)
+
+
+def _step(tracer: Tracer, run: RunRecord, number: int, characters: int) -> tuple[Any, list[str]]:
+    step = run.step(number)
+    shares = tracer.documents_of(run, step, characters)
+    value = {
+        "step": number,
+        "first_window": step.first_window,
+        "windows": step.windows,
+        "tokens": sum(share.tokens for share in shares),
+        "documents": as_plain(shares),
+    }
+    lines = [
+        f"step {number}: windows {step.first_window} to {step.stop_window - 1}, "
+        f"{value['tokens']:,} tokens of {len(shares)} documents"
+    ]
+    for share in shares:
+        part = f"tokens {share.first_token} to {share.first_token + share.tokens - 1}"
+        lines.append(
+            f"document {share.document} (epoch {share.epoch}, {share.source}:{share.row}), "
+            f"{part} of {share.document_tokens}: {share.text!r}"
+        )
+    return value, lines
+
+
+def _document(
+    tracer: Tracer, run: RunRecord, document: int, characters: int
+) -> tuple[Any, list[str]]:
+    sightings = tracer.sightings(run, document)
+    name, row = tracer.source(document)
+    ids = tracer.shards.read_document(document)
+    text = tracer.tokenizer.decode(ids[1:].tolist())[:characters]
+    value = {
+        "document": document,
+        "source": name,
+        "row": row,
+        "document_tokens": len(ids),
+        "text": text,
+        "seen": as_plain(sightings),
+    }
+    lines = [f"document {document} ({name}:{row}), {len(ids)} tokens: {text!r}"]
+    for seen in sightings:
+        lines.append(
+            f"epoch {seen.epoch}: windows {seen.first_window} to {seen.last_window}, "
+            f"steps {seen.first_step} to {seen.last_step}, {seen.tokens} of its tokens"
+        )
+    if not sightings:
+        lines.append(f"{run.folder} has not read it")
+    return value, lines
+
+
+def _coverage(tracer: Tracer, run: RunRecord, steps: str) -> tuple[Any, list[str]]:
+    found = tracer.coverage(run, run.chosen(steps))
+    often = ", ".join(
+        f"{count:,} {TIMES.get(times, f'{times} times')}"
+        for times, count in found["documents_by_times_seen"].items()
+    )
+    lines = [
+        f"steps {found['first_step']} to {found['last_step']}: {found['tokens']:,} tokens, "
+        f"dropped: {found['tokens_dropped'] or 'none'}",
+        f"documents seen: {found['documents_seen']:,} of {found['documents']:,} ({often}); "
+        f"in one epoch at most {found['most_times_in_one_epoch']} times",
+        *(
+            f"epoch {epoch}: {part['documents']:,} documents, {part['tokens']:,} tokens"
+            for epoch, part in found["epochs"].items()
+        ),
+    ]
+    if found["steps_without_update"]:
+        lines.append(f"steps without an update (not finite): {found['steps_without_update']}")
+    return found, [*lines, *found["breaks"]]
+
+
+def main() -> None:
+    """Read the options, look up, tell."""
+
+    def work() -> None:
+        options = tyro.cli(LookupOptions, description=__doc__)
+        value, lines = look_up(options)
+        log.info("%s", json.dumps(value, ensure_ascii=False) if options.json else "\n".join(lines))
+
+    run_script(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What a run folder says it was fed: seed, window length, data set, and each step's windows.
+
+Read as plain JSON from config.json and metrics.jsonl, also while the run is still writing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from data_prep.shards import DataSet
+from storage.atomic import read_json
+from storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step's line: the windows it took and the digest of their tokens."""
+
+    step: int
+    first_window: int
+    windows: int
+    digest: str
+    skipped: bool
+
+    @property
+    def stop_window(self) -> int:
+        """The first window after this step's."""
+        return self.first_window + self.windows
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder tells it."""
+
+    folder: Path
+    seed: int
+    context_length: int
+    windows: int
+    """Windows of every step, by the configuration."""
+    data_fingerprint: str
+    steps: tuple[StepRecord, ...]
+    discarded: tuple[StepRecord, ...]
+    """Steps that were done, lost by a stop, and done again."""
+
+    def check_data(self, data: DataSet) -> None:
+        """Raises: ValueError if the run was not trained on `data`."""
+        if self.data_fingerprint != data.fingerprint:
+            raise ValueError(
+                f"{self.folder} was trained on data {self.data_fingerprint[:16]}, but "
+                f"{data.folder} is {data.fingerprint[:16]}; name the run's own data set"
+            )
+
+    def chosen(self, steps: str | None) -> tuple[StepRecord, ...]:
+        """The steps `a:b`: from a up to, not including, b; either may be left out."""
+        first, stop = parse_range(steps)
+        found = tuple(s for s in self.steps if first <= s.step and (stop is None or s.step < stop))
+        if not found:
+            raise ValueError(
+                f"--steps {steps}: {self.folder} has no such step, only {self._extent()}"
+            )
+        return found
+
+    def step(self, number: int) -> StepRecord:
+        """One step. Raises: ValueError if it was not done."""
+        for found in self.steps:
+            if found.step == number:
+                return found
+        raise ValueError(f"--step {number}: {self.folder} has no such step, only {self._extent()}")
+
+    def _extent(self) -> str:
+        return f"{self.steps[0].step} to {self.steps[-1].step}" if self.steps else "none at all"
+
+
+def parse_range(steps: str | None) -> tuple[int, int | None]:
+    """First and stop of `a:b`. Raises: ValueError for anything else."""
+    if steps is None:
+        return 0, None
+    first, colon, stop = steps.partition(":")
+    if not colon or not all(part == "" or part.isdigit() for part in (first, stop)):
+        raise ValueError(f"--steps {steps} is no range; write it like 100:200, 100: or :200")
+    return int(first or 0), int(stop) if stop else None
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record of the run in `folder`.
+
+    Raises: ValueError if it is no run, or a line is damaged.
+    """
+    run = RunFolder(folder)
+    if not run.config.is_file():
+        raise ValueError(f"{folder} is no run folder (no {run.config.name}); name one like runs/x")
+    content = read_json(run.config)
+    try:
+        config = content["config"]
+        length = int(config["context_length"])
+        return RunRecord(
+            folder=folder,
+            seed=int(config["seed"]),
+            context_length=length,
+            windows=int(config["batch_tokens"]) // length,
+            data_fingerprint=content["data_fingerprint"],
+            steps=tuple(_read_steps(run.metrics)),
+            discarded=tuple(_read_steps(run.discarded_metrics)),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{run.config} lacks {error}; it is not a run of this program") from error
+
+
+def _read_steps(path: Path) -> Iterator[StepRecord]:
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+            if "data/digest" in line:
+                yield _step(line)
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):  # the last line may be torn: a run that writes, or was killed
+                raise ValueError(f"line {number} of {path} is damaged ({error})") from error
+
+
+def _step(line: dict[str, Any]) -> StepRecord:
+    return StepRecord(
+        step=int(line["step"]),
+        first_window=int(line["data/first_window"]),
+        windows=int(line["data/windows"]),
+        digest=str(line["data/digest"]),
+        skipped=bool(line.get("train/skipped", 0)),
+    )
+
+
+def breaks(steps: tuple[StepRecord, ...]) -> list[str]:
+    """Where consecutive lines do not follow on: a gap or an overlap of steps or of windows."""
+    found = []
+    if steps and steps[0].step == 0 and steps[0].first_window != 0:
+        found.append(f"step 0 begins at window {steps[0].first_window} instead of 0")
+    for before, after in pairwise(steps):
+        if after.step != before.step + 1:
+            found.append(f"step {before.step} is followed by step {after.step}")
+        kind = "gap" if after.first_window > before.stop_window else "overlap"
+        if after.first_window != before.stop_window:
+            found.append(
+                f"{kind}: step {before.step} ends before window {before.stop_window}, step "
+                f"{after.step} begins at window {after.first_window}"
+            )
+    return found

@@ -1,0 +1,202 @@
+"""Train a byte-level BPE tokenizer with GPT-2's way of cutting text into words.
+
+    python data_prep/train_tokenizer.py --data stories.txt --vocab-size 10000 --out tokenizers/own
+
+In: the files that data_prep/text.py reads. Out: a folder for `--tokenizer` of the scripts beside
+this one. The same text gives the same tokenizer. The ids are 256 bytes, the merges in their order,
+and end-of-text as the last one.
+
+The merges are found by gigatoken (`pip install -e '.[fast]'`): they are those of Hugging Face's
+`tokenizers`, id by id, in a tenth of its time (bench/LOG.md); rustbpe lies between the two.
+"""
+
+import logging
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from data_prep.console import run_script
+from data_prep.sources import FileSource, file_source
+from data_prep.tokenizer import (
+    GPT2_PATTERN,
+    Tokenizer,
+    check_vocabulary,
+    ranks_file,
+    utf8,
+)
+from storage.atomic import new_folder
+
+try:
+    import gigatoken
+except ImportError:
+    gigatoken = None
+
+log = logging.getLogger("data_prep.train_tokenizer")
+
+SMALLEST_VOCABULARY = 257  # all bytes and end-of-text: no merge at all
+UNIT_BYTES = 1 << 28
+NO_TEXT = b"\xff"  # a byte that UTF-8 never has, to stand between documents
+SAMPLE_BYTES = 8_000_000  # text that is encoded with the new tokenizer, to tell of it
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """Train a byte-level BPE tokenizer."""
+
+    data: tuple[str, ...]
+    """Files, folders or globs: .txt, .jsonl (each also .gz, .zst) and .parquet."""
+    vocab_size: int = 10_000
+    """Ids of the tokenizer, bytes and end-of-text included; at most 65,536."""
+    out: Path = Path("tokenizers/own")
+    """The tokenizer's folder; must not exist yet."""
+    max_bytes: int | None = None
+    """Train on the first so many bytes of text; by default on all of it."""
+    separator: str = "<|endoftext|>"
+    """Stands between the documents of a .txt file."""
+    text_key: str = "text"
+    """Key (.jsonl) or column (.parquet) of the text."""
+
+    def __post_init__(self) -> None:
+        check_vocabulary(f"vocab_size={self.vocab_size}", self.vocab_size)
+        if self.vocab_size < SMALLEST_VOCABULARY:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} is less than the 256 bytes and end-of-text; "
+                f"use {SMALLEST_VOCABULARY} or more"
+            )
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise ValueError(f"max_bytes={self.max_bytes} must be at least 1")
+
+
+def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
+    """Train, write and describe the tokenizer.
+
+    Raises: ValueError if `out` exists, the text is too short for the vocabulary, or gigatoken is
+    not installed.
+    """
+    if options.out.exists():
+        raise ValueError(f"{options.out} exists already; choose another --out or move it away")
+    start = time.monotonic()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    source = file_source(options.data, options.text_key, options.separator)
+    with tempfile.TemporaryDirectory(prefix=".text-", dir=options.out.parent) as folder:
+        path = Path(folder) / "text"
+        text_bytes = _write_texts(path, _texts(source), options.max_bytes)
+        read = time.monotonic()
+        tokens = learn(path, options.vocab_size)
+        trained = time.monotonic()
+        tokenizer = Tokenizer(options.out.name, GPT2_PATTERN, ranks_file(tokens))
+        with path.open("rb") as file:
+            _describe(tokenizer, tokens, file.read(SAMPLE_BYTES))
+    with new_folder(options.out) as aside:
+        tokenizer.save(aside)
+    log.info(
+        "%.1f MB of text: read in %.1f s, trained in %.1f s; peak memory, mapped text included, "
+        "%d MB; %s",
+        text_bytes / 1e6,
+        read - start,
+        trained - read,
+        _peak_bytes() / 1e6,
+        options.out,
+    )
+    return tokenizer
+
+
+def _texts(source: FileSource) -> Iterator[bytes]:
+    for unit in source.plan(UNIT_BYTES):
+        for document in source.documents(unit):
+            yield utf8(document.text)
+
+
+def _write_texts(path: Path, texts: Iterable[bytes], max_bytes: int | None) -> int:
+    """All texts in one file, which the trainer maps."""
+    written = 0
+    with path.open("wb") as file:
+        for text in texts:
+            if max_bytes is not None and written + len(text) > max_bytes:
+                # Half a character at the cut is dropped.
+                cut = text[: max_bytes - written].decode(errors="ignore").encode()
+                return written + file.write(cut)
+            written += file.write(text)
+            file.write(NO_TEXT)
+    return written
+
+
+def learn(path: Path, vocab_size: int) -> list[bytes]:
+    """The tokens of the most frequent merges in the texts of a file, by id, end-of-text left out.
+
+    Raises: ValueError.
+    """
+    if gigatoken is None:
+        raise ValueError("training a tokenizer takes gigatoken; `pip install -e '.[fast]'`")
+    with _silenced():
+        text = gigatoken.TextFileSource([path], separator=NO_TEXT)
+        vocabulary, _ = gigatoken.train_bpe(text, vocab_size - 1, [])
+    tokens = [vocabulary[token] for token in sorted(vocabulary)]
+    if len(tokens) + 1 < vocab_size:
+        raise ValueError(
+            f"vocab_size={vocab_size} is more than the {len(tokens) + 1} ids that this text gives; "
+            f"use that many, or more text"
+        )
+    return tokens
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what a library written in another language prints from the console."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    try:
+        with open(os.devnull, "w") as nowhere:
+            for number, _ in kept:
+                os.dup2(nowhere.fileno(), number)
+        yield
+    finally:
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _describe(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None:
+    longest = max(tokens, key=len)
+    log.info(
+        "%s: %d ids; the longest is %r, %d bytes",
+        tokenizer.name,
+        tokenizer.n_vocab,
+        longest.decode(errors="replace"),
+        len(longest),
+    )
+    texts = [part.decode(errors="ignore") for part in text.split(NO_TEXT)]
+    text_bytes = sum(len(text.encode()) for text in texts)
+    start = time.monotonic()
+    ids = sum(len(tokenizer.encode_to_numpy(text)) for text in texts)
+    seconds = max(time.monotonic() - start, 1e-9)
+    log.info(
+        "%.2f bytes a token over the first %.1f MB; tiktoken encodes %.1f MB/s with it on one core",
+        text_bytes / max(1, ids),
+        text_bytes / 1e6,
+        text_bytes / 1e6 / seconds,
+    )
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> None:
+    """Read the options and train."""
+    options = tyro.cli(TokenizerOptions, description=__doc__)
+    run_script(lambda: train_tokenizer(options))
+
+
+if __name__ == "__main__":
+    main()
