@@ -1,35 +1,32 @@
-"""Multiple choice by completion: each ending's loss given its context, many rows at a time.
+"""Multiple choice by completion: the ending with the smallest loss given the context is chosen.
 
-Items go in, a table of losses comes out. A row is a context and one of its endings; only the
-positions that predict the ending go through the output layer.
-Shape letters: R rows of a batch, L padded length, N ending tokens in it, C width, V vocabulary.
+Items go in, a table of losses comes out.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from eval.dealing import deal
-from eval.subject import EvalOptions, Subject, evaluating
-from model.precision import autocast, choose_dtype
-
-LENGTH_MULTIPLE = 16  # rows are padded to a multiple of it, so that few shapes occur
+from data_prep.tokenizer import Tokenizer
+from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of
+from eval.subject import EvalOptions, Subject
+from eval.trees import Tree, fitting_trees, score_trees
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question."""
+    """One question. A space is put between its context and an ending."""
 
     context: str
     endings: tuple[str, ...]
     label: int
     """Which ending is right, from 0."""
+    harness: bool = False
+    """Whether it is read and scored as lm-evaluation-harness does: context and ending tokenised
+    together and `acc_norm` per character, rather than apart and per token."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label < len(self.endings):
@@ -38,50 +35,68 @@ class Item:
             )
 
 
+def item_of(
+    where: str, context: Any, endings: Any, label: Any, text: str = "context", harness: bool = False
+) -> Item:
+    """An item from what a row holds; `text` is what its schema calls the context.
+
+    Raises: ValueError with the place, the rule and the cure.
+    """
+    texts = [context, *endings] if isinstance(endings, list) else [None]
+    if len(texts) < 3 or not all(isinstance(value, str) for value in texts):
+        raise ValueError(
+            f"{where} must have a text as {text} and a list of two or more as endings; give the "
+            "split as published"
+        )
+    label = str(label)
+    if not label:
+        raise ValueError(f"{where} has an empty label, as a test split does; give one with labels")
+    if not label.isdecimal() or int(label) >= len(endings):
+        raise ValueError(
+            f"{where} has label {label!r}, which must be 0 to {len(endings) - 1}; correct the line"
+        )
+    return Item(context, tuple(endings), int(label), harness)
+
+
 @dataclass(frozen=True)
 class Scores:
     """The loss of every ending of every item, in item order."""
 
-    labels: np.ndarray
-    """Right endings. Shape (items,)."""
+    items: tuple[Item, ...]
     sums: np.ndarray
     """Nats of the ending's tokens; inf where an item has fewer endings. Shape (items, endings)."""
     tokens: np.ndarray
     """Tokens of each ending; 1 where an item has fewer endings. Shape (items, endings)."""
     truncated_rows: int
-    """Rows whose context lost its beginning because it did not fit the model."""
+    """Endings whose context lost its beginning because it did not fit the model."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """What `acc_norm` divides by: tokens, or characters in harness style. As `sums`."""
+        lengths = self.tokens.copy()
+        for row, item in zip(lengths, self.items, strict=True):
+            if item.harness:
+                row[: len(item.endings)] = list(map(len, item.endings))
+        return lengths
 
     @property
     def means(self) -> np.ndarray:
-        """Nats per token of each ending. Shape (items, endings)."""
-        return self.sums / self.tokens
+        """Nats per token (or character) of each ending; inf without any. Shape as `sums`."""
+        return np.divide(
+            self.sums, self.lengths, out=np.full(self.sums.shape, np.inf), where=self.lengths > 0
+        )
 
-    def accuracy_tags(self, task: str) -> dict[str, float]:
+    def result(self, task: str) -> TaskResult:
         """`acc` by smallest sum, `acc_norm` by smallest mean, each with its standard error."""
-        tags = {}
-        for tag, losses in (("acc", self.sums), ("acc_norm", self.means)):
-            right = losses.argmin(axis=1) == self.labels
-            accuracy, count = float(right.mean()), len(right)
-            tags[f"{task}/{tag}"] = accuracy
-            if count > 1:  # one item has no spread
-                # The sample standard error, as lm-evaluation-harness reports it.
-                tags[f"{task}/{tag}_stderr"] = math.sqrt(accuracy * (1 - accuracy) / (count - 1))
+        labels = np.array([item.label for item in self.items])
+        chosen = {"acc": self.sums.argmin(axis=1), "acc_norm": self.means.argmin(axis=1)}
+        tags: dict[str, float] = {}
+        for tag, predictions in chosen.items():
+            tags |= accuracy_tags(f"{task}/{tag}", predictions == labels)
         if self.truncated_rows:
             tags[f"{task}/truncated_rows"] = float(self.truncated_rows)
-        return tags
-
-
-@dataclass(frozen=True)
-class Row:
-    """One ending behind its context, ready for the model."""
-
-    ids: list[int]
-    ending_tokens: int
-
-    @property
-    def length(self) -> int:
-        """Tokens that the model reads: all but the last, which is only a target."""
-        return len(self.ids) - 1
+        ids = ids_of([[i.context, i.endings, i.label] for i in self.items])
+        return TaskResult(tags, {task: ItemTable(ids, labels, self.sums, self.lengths, chosen)})
 
 
 def score_items(subject: Subject, items: Sequence[Item], options: EvalOptions) -> Scores:
@@ -92,101 +107,71 @@ def score_items(subject: Subject, items: Sequence[Item], options: EvalOptions) -
     """
     if not items:
         raise ValueError("there are no items to score; give a file that holds some")
-    rows, truncated_rows = _rows_of(subject, items)
-    capacity = options.batch_tokens_on(subject.ranks.device)
-    batches = _batches_of([row.length for row in rows], capacity)
-    dtype = choose_dtype(options.dtype, subject.ranks.device)
-
-    def score(batch: "Batch") -> tuple[list[int], Tensor]:
-        losses = _score_batch(subject, [rows[i] for i in batch.rows], batch, dtype)
-        return batch.rows, losses[: len(batch.rows), None]
-
-    with evaluating(subject.model):
-        sums = deal(batches, score, len(rows), 1, subject.ranks)[:, 0]
-    return _table_of(items, rows, sums, truncated_rows)
-
-
-def _rows_of(subject: Subject, items: Sequence[Item]) -> tuple[list[Row], int]:
-    """A row for every ending, in item order, and how many were truncated."""
-    most = subject.model.config.context_length + 1
-    rows, truncated_rows = [], 0
-    for number, item in enumerate(items):
-        # A model always has something to condition on: a new document, if there is no context.
-        context = subject.tokenizer.encode(item.context) or [subject.tokenizer.end_of_text]
-        for choice, text in enumerate(item.endings):
-            ending = subject.tokenizer.encode(" " + text) if text.strip() else []
-            if not 0 < len(ending) < most:
-                raise ValueError(
-                    f"ending {choice} of item {number} has {len(ending)} tokens, but it must have "
-                    f"1 to {most - 1} (the model's context_length); leave the item out"
-                )
-            ids = context + ending
-            truncated_rows += len(ids) > most
-            rows.append(Row(ids[-most:], len(ending)))
-    return rows, truncated_rows
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows scored in one forward pass of a fixed shape."""
-
-    rows: list[int]
-    shape: tuple[int, int]
-    """Rows and tokens of the pass (R, L); what the rows leave empty is padding."""
-
-
-def _batches_of(lengths: Sequence[int], capacity: int) -> list[Batch]:
-    """Rows sorted by length, the longest first, in batches of `capacity` tokens.
-
-    The shape of a batch follows from its longest row, so the shapes are as few as the lengths
-    divided by LENGTH_MULTIPLE, and what follows a length change fills the batch before it.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches, start = [], 0
-    while start < len(order):
-        padded = -(-lengths[order[start]] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        count = max(1, capacity // padded)
-        batches.append(Batch(order[start : start + count], (count, padded)))
-        start += count
-    return batches
-
-
-def _score_batch(subject: Subject, rows: list[Row], batch: Batch, dtype: torch.dtype) -> Tensor:
-    """Summed loss of each row's ending; zero for rows of padding. Shape (R,) float64."""
-    R, L = batch.shape
-    L = min(L, subject.model.config.context_length)
-    ids, targets = np.zeros((2, R, L), np.int64)
-    ending = np.zeros((R, L), bool)
-    for r, row in enumerate(rows):
-        ids[r, : row.length] = row.ids[:-1]
-        targets[r, : row.length] = row.ids[1:]
-        ending[r, row.length - row.ending_tokens : row.length] = True
-    device = subject.ranks.device
-    # Attention is causal, so the padding behind a row is never seen by it and needs no mask.
-    with autocast(dtype, device):
-        hidden = subject.model.hidden(torch.from_numpy(ids).to(device))  # (R, L) -> (R, L, C)
-        places = torch.from_numpy(np.flatnonzero(ending)).to(device)  # (N,)
-        logits = subject.model.live_logits(hidden.flatten(0, 1)[places])  # (N, C) -> (N, V)
-    wanted = torch.from_numpy(targets[ending]).to(device)
-    losses = torch.zeros(R * L, dtype=torch.float64, device=device)
-    losses[places] = F.cross_entropy(logits, wanted, reduction="none").double()
-    return losses.view(R, L).sum(1)
-
-
-def _table_of(
-    items: Sequence[Item], rows: list[Row], row_sums: np.ndarray, truncated_rows: int
-) -> Scores:
+    items = tuple(items)
+    trees, truncated = trees_of(subject.tokenizer, subject.model.config.context_length, items)
+    nats = score_trees(subject, trees, options)[:, 0]
+    check_losses(nats, [i for i, item in enumerate(items) for _ in item.endings])
     counts = np.array([len(item.endings) for item in items])
     filled = np.arange(counts.max()) < counts[:, None]  # (items, endings)
     sums, tokens = np.full(filled.shape, np.inf), np.ones(filled.shape, np.int64)
-    sums[filled] = row_sums
-    tokens[filled] = [row.ending_tokens for row in rows]
-    owners = list(chain.from_iterable([i] * count for i, count in enumerate(counts)))
-    broken = np.flatnonzero(~np.isfinite(row_sums))
+    sums[filled] = nats
+    tokens[filled] = [len(branch) for tree in trees for branch in tree.branches]
+    return Scores(items, sums, tokens, truncated)
+
+
+def check_losses(nats: np.ndarray, owners: Sequence[int]) -> None:
+    """Raises: ValueError naming the first item that has a loss which is not a number."""
+    broken = np.flatnonzero(~np.isfinite(nats))
     if len(broken):
         raise ValueError(
-            f"the loss of item {owners[broken[0]]} is {row_sums[broken[0]]}, like that of "
-            f"{len(broken)} of {len(rows)} endings; the weights are damaged or have diverged"
+            f"the loss of item {owners[broken[0]]} is {nats[broken[0]]}, like that of "
+            f"{len(broken)} of {len(nats)} endings; the weights are damaged or have diverged"
         )
-    labels = np.array([item.label for item in items])
-    return Scores(labels, sums, tokens, truncated_rows)
+
+
+@lru_cache(maxsize=8)
+def trees_of(
+    tokenizer: Tokenizer, context_length: int, items: tuple[Item, ...]
+) -> tuple[list[Tree], int]:
+    """The items' trees, in order, and how many endings lost context.
+
+    Remembered: in training the same items are scored again and again.
+    """
+    trees, truncated = [], 0
+    for number, item in enumerate(items):
+        context, endings = encoded(tokenizer, item)
+        for choice, ending in enumerate(endings):
+            if not 0 < len(ending) <= context_length:
+                raise ValueError(
+                    f"ending {choice} of item {number} has {len(ending)} tokens, but it must have "
+                    f"1 to {context_length} (the model's context_length); leave the item out"
+                )
+        found, lost = fitting_trees(context, endings, context_length)
+        trees += found
+        truncated += lost
+    return trees, truncated
+
+
+def encoded(tokenizer: Tokenizer, item: Item) -> tuple[list[int], tuple[list[int], ...]]:
+    """The ids of an item's context and endings, in its style."""
+    if item.harness:
+        return encode_together(tokenizer, item.context, [" " + text for text in item.endings])
+    endings = (tokenizer.encode(" " + text) if text.strip() else [] for text in item.endings)
+    # A model always has something to condition on: a new document, if there is no context.
+    return tokenizer.encode(item.context) or [tokenizer.end_of_text], tuple(endings)
+
+
+def encode_together(
+    tokenizer: Tokenizer, context: str, endings: Sequence[str]
+) -> tuple[list[int], tuple[list[int], ...]]:
+    """Ids of a context and of what follows it, by lm-evaluation-harness's rule.
+
+    Space at the context's end belongs to the endings; what the whole text has beyond the
+    context's own tokens is an ending. Source: lm_eval/api/model.py, `_encode_pair`.
+    """
+    kept = context.rstrip()
+    if not context:
+        return [tokenizer.end_of_text], tuple(tokenizer.encode(text) for text in endings)
+    before = tokenizer.encode(kept)
+    whole = (tokenizer.encode(context + text) for text in endings)
+    return before or [tokenizer.end_of_text], tuple(ids[len(before) :] for ids in whole)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from eval.hellaswag import items_from_file
 from eval.multiple_choice import score_items
+from eval.result import TaskResult
 from eval.subject import EvalOptions, Subject
 
 ITEMS = Path(__file__).with_name("pydoc_choice.jsonl")
 
 
-def pydoc_choice(subject: Subject, options: EvalOptions) -> dict[str, float]:
+def pydoc_choice(subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `pydoc_choice/acc` and `pydoc_choice/acc_norm`; one in four is chance."""
     items = items_from_file(ITEMS)[: options.items]
-    return score_items(subject, items, options).accuracy_tags("pydoc_choice")
+    return score_items(subject, items, options).result("pydoc_choice")

@@ -49,14 +49,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How tasks are run; no field but `items` and `val_tokens` changes what is measured."""
+    """How tasks are run; only files, `items` and `val_tokens` change what they measure."""
 
     data: Path | None = None
     """Data set folder for val_loss; default: the one that the checkpoint was trained on."""
     hellaswag_file: Path | None = None
     """HellaSwag items as .jsonl, .jsonl.xz or .jsonl.gz; default: the Hugging Face Hub's."""
+    task_file: tuple[str, ...] = ()
+    """Local files instead of the Hub's, as NAME=PATH: .parquet, .jsonl, .jsonl.xz or .jsonl.gz."""
     items: int | None = None
-    """Only the first so many items of each multiple-choice task; default: all."""
+    """Only the first so many items of each task that has items; default: all."""
     val_tokens: int | None = None
     """Validation tokens, in whole windows; default: as in training, or the reference run's."""
     micro_batch: int = 8
@@ -71,11 +73,24 @@ class EvalOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not a number of {name}; use 1 or more")
-        if self.hellaswag_file is not None and not self.hellaswag_file.is_file():
-            raise ValueError(
-                f"hellaswag_file={self.hellaswag_file} is not there; give a .jsonl, .jsonl.xz or "
-                ".jsonl.gz file, or leave it out to ask the Hub"
-            )
+        for text in self.task_file:
+            if "=" not in text:
+                raise ValueError(f"task_file={text} names no task; write NAME=PATH")
+        for name, path in self.files.items():
+            if not path.is_file():
+                raise ValueError(
+                    f"{path}, the file for {name}, is not there; give a .jsonl, .jsonl.xz, "
+                    ".jsonl.gz or .parquet file, or leave it out to ask the Hub"
+                )
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Local files by the name of the task that reads them."""
+        pairs = (text.partition("=") for text in self.task_file)
+        files = {name: Path(path) for name, _, path in pairs}
+        if self.hellaswag_file is not None:
+            files["hellaswag"] = self.hellaswag_file
+        return files
 
     def batch_tokens_on(self, device: torch.device) -> int:
         """Tokens in one multiple-choice batch on `device`."""

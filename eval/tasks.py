@@ -1,29 +1,47 @@
 """The tasks by name, and running some of them on a model.
 
-A task takes a Subject and EvalOptions and returns numbers by tag; every rank calls it and every
-rank gets the same numbers.
+A task takes a Subject and EvalOptions and returns numbers by tag, and what became of each item;
+every rank calls it and every rank gets the same.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
-from eval.hellaswag import hellaswag, hellaswag_items
+from eval.hellaswag import HELLASWAG, hellaswag
+from eval.lambada import LAMBADA, lambada
 from eval.pydoc_choice import pydoc_choice
+from eval.questions import QUESTIONS, question_task
+from eval.result import TaskResult
+from eval.sources import Source, read_items
 from eval.subject import DataUnavailable, EvalOptions, Subject, evaluating
 from eval.val_loss import val_loss, validation_shards
+from eval.wikitext import WIKITEXT, wikitext
 
-EvalTask = Callable[[Subject, EvalOptions], dict[str, float]]
+EvalTask = Callable[[Subject, EvalOptions], TaskResult]
 
 TASKS: dict[str, EvalTask] = {
     "val_loss": val_loss,
     "hellaswag": hellaswag,
     "pydoc_choice": pydoc_choice,
+    "lambada": lambada,
+    "piqa": partial(question_task, QUESTIONS["piqa"]),
+    "arc_easy": partial(question_task, QUESTIONS["arc_easy"]),
+    "openbookqa": partial(question_task, QUESTIONS["openbookqa"]),
+    "wikitext": wikitext,
 }
+SOURCES: tuple[Source[Any], ...] = (HELLASWAG, LAMBADA, WIKITEXT, *QUESTIONS.values())
+
+
+def _read(source: Source[Any], subject: Subject, options: EvalOptions) -> object:
+    return read_items(source, subject, options)
+
+
 # What tasks read from outside, opened for all of them before the first one costs any time.
 INPUTS: dict[str, Callable[[Subject, EvalOptions], object]] = {
     "val_loss": validation_shards,
-    "hellaswag": hellaswag_items,
+    **{source.task: partial(_read, source) for source in SOURCES},
 }
 
 T = TypeVar("T")
@@ -39,19 +57,26 @@ def check_tasks(names: Sequence[str]) -> None:
 
 
 def run_tasks(subject: Subject, options: EvalOptions, names: Sequence[str]) -> dict[str, float]:
-    """The tags of all named tasks. A task whose data cannot be had is left out.
+    """The tags of all named tasks, as `measure` finds them."""
+    return measure(subject, options, names).tags
+
+
+def measure(subject: Subject, options: EvalOptions, names: Sequence[str]) -> TaskResult:
+    """What all named tasks find, as one result. A task whose data cannot be had is left out.
 
     That is said once per process, by a warning. Raises: ValueError for an unknown name, or what a
     task finds wrong.
     """
-    check_tasks(names)
+    check_tasks([*names, *options.files])
     reading = [name for name in names if name in INPUTS]
     absent = [name for name in reading if _had(name, INPUTS, subject, options) is None]
-    results: dict[str, float] = {}
+    results = TaskResult({})
     with evaluating(subject.model):
         for name in names:
-            if name not in absent:
-                results |= _had(name, TASKS, subject, options) or {}
+            found = None if name in absent else _had(name, TASKS, subject, options)
+            if found is not None:
+                results.tags.update(found.tags)
+                results.items.update(found.items)
     return results
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from data_prep.shards import TokenShards, open_data_set
 from eval.dealing import deal
+from eval.result import TaskResult
 from eval.subject import REFERENCE_VAL_TOKENS, EvalOptions, Subject, evaluating
 from model.precision import autocast, choose_dtype
 
@@ -94,9 +95,9 @@ def _token_losses(subject: Subject, ids: Tensor, targets: Tensor) -> Tensor:
     return losses
 
 
-def val_loss(subject: Subject, options: EvalOptions) -> dict[str, float]:
+def val_loss(subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: validation of the data set that `options.data` names."""
-    return validation_loss(
+    tags = validation_loss(
         subject,
         validation_shards(subject, options),
         options.val_tokens or REFERENCE_VAL_TOKENS,
@@ -104,6 +105,7 @@ def val_loss(subject: Subject, options: EvalOptions) -> dict[str, float]:
         options.micro_batch,
         choose_dtype(options.dtype, subject.ranks.device),
     )
+    return TaskResult(tags)
 
 
 def validation_shards(subject: Subject, options: EvalOptions) -> TokenShards:

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from eval.compare import Arguments, compare
 from eval.subject import DataUnavailable, EvalOptions, Subject, load_subject, options_of
 from eval.tasks import TASKS, check_tasks, run_tasks
 from tests.data_sets import tiny_data_set
@@ -31,8 +32,9 @@ def test_one_and_two_ranks_give_the_same_bits_and_go_on_without_hellaswag(
     checkpoint, tmp_path, quiet_hub
 ):
     command = ["eval/main.py", "--checkpoint", str(checkpoint), *ALL_TASKS, "--micro-batch", "3"]
-    alone = python(*command, "--json", str(tmp_path / "1.json"))
-    two = torchrun(2, *command, "--json", str(tmp_path / "2.json"))
+    out = [["--json", f"{tmp_path}/{n}.json", "--items-out", f"{tmp_path}/{n}"] for n in "12"]
+    alone = python(*command, *out[0])
+    two = torchrun(2, *command, *out[1])
     for done in (alone, two):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("hellaswag is left out: Rowan/hellaswag cannot be had") == 1
@@ -44,6 +46,8 @@ def test_one_and_two_ranks_give_the_same_bits_and_go_on_without_hellaswag(
         options_of(checkpoint, EvalOptions(micro_batch=3)),
         ["val_loss", "pydoc_choice"],
     )
+    for item in compare(Arguments(tmp_path / "1", tmp_path / "2")):
+        assert (item.only_a, item.only_b, item.a) == (0, 0, found[item.tag])
 
 
 def test_a_damaged_checkpoint_ends_with_one_sentence(tmp_path):

@@ -51,7 +51,7 @@ def test_items_are_read_packed_or_not_with_labels_as_text_or_number(tmp_path, su
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": ""}, "line 2 has an empty label, as the test split does"),
+        ({"label": ""}, "line 2 has an empty label, as a test split does"),
         ({"label": "4"}, "line 2 has label '4', which must be 0 to 3"),
         ({"label": None}, "line 2 has label 'None'"),
         ({"endings": "one text"}, "line 2 must have a text as ctx and a list"),
@@ -91,7 +91,7 @@ def test_an_empty_file_has_nothing_to_score(tmp_path):
 @pytest.mark.skipif(not REAL.is_file(), reason="the real items are not on this machine")
 def test_real_items_give_a_score_near_chance_for_random_weights():
     options = EvalOptions(hellaswag_file=REAL, items=100)
-    tags = hellaswag(tiny_subject(context_length=160), options)
+    tags = hellaswag(tiny_subject(context_length=160), options).tags
     assert 0.1 < tags["hellaswag/acc"] < 0.4
     assert 0.03 < tags["hellaswag/acc_norm_stderr"] < 0.05
     assert "hellaswag/truncated_rows" not in tags

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.hellaswag import items_from_file
-from eval.multiple_choice import LENGTH_MULTIPLE, Item, Scores, _batches_of, score_items
+from eval.multiple_choice import Item, Scores, encode_together, score_items
 from eval.pydoc_choice import ITEMS, pydoc_choice
 from eval.subject import EvalOptions
+from eval.trees import LENGTH_MULTIPLE, batches_of
 from tests.eval_subjects import tiny_subject
 
 SUBJECT = tiny_subject()
@@ -55,13 +56,13 @@ def test_neither_padding_nor_neighbours_change_a_score(tokens_per_batch, order):
 
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=60), st.integers(1, 4096))
 def test_every_row_is_in_one_batch_whose_shape_holds_it(lengths, capacity):
-    batches = _batches_of(lengths, capacity)
-    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
+    batches = batches_of(lengths, capacity)
+    assert sorted(row for batch in batches for row in batch.trees) == list(range(len(lengths)))
     for batch in batches:
         count, padded = batch.shape
-        assert len(batch.rows) <= count == max(1, capacity // padded)
+        assert len(batch.trees) == count <= max(1, capacity // padded)
         assert padded % LENGTH_MULTIPLE == 0
-        assert max(lengths[row] for row in batch.rows) <= padded
+        assert max(lengths[row] for row in batch.trees) <= padded
 
 
 def test_items_may_have_different_numbers_of_endings():
@@ -74,7 +75,10 @@ def test_items_may_have_different_numbers_of_endings():
 def test_accuracy_goes_by_the_smallest_sum_and_the_smallest_mean():
     sums = np.array([[4.0, 9.0], [5.0, 2.0], [1.0, 3.0]])
     tokens = np.array([[2, 9], [1, 1], [1, 1]])
-    tags = Scores(np.array([0, 0, 0]), sums, tokens, 0).accuracy_tags("toy")
+    items = tuple(Item("a", ("b", "c"), 0) for _ in range(3))
+    result = Scores(items, sums, tokens, 0).result("toy")
+    tags = result.tags
+    assert result.items["toy"].predictions["acc"].tolist() == [0, 1, 0]
     assert tags["toy/acc"] == pytest.approx(2 / 3)
     assert tags["toy/acc_norm"] == pytest.approx(1 / 3)
     assert tags["toy/acc_stderr"] == pytest.approx(np.std([1, 0, 1], ddof=1) / math.sqrt(3))
@@ -85,7 +89,7 @@ def test_a_long_context_loses_its_beginning_and_is_counted():
     item = Item("one two three four five " * 12, ("six.", "seven eight."), 0)
     scores = score_items(SUBJECT, [item], EvalOptions())
     assert scores.truncated_rows == 2
-    assert scores.accuracy_tags("toy")["toy/truncated_rows"] == 2.0
+    assert scores.result("toy").tags["toy/truncated_rows"] == 2.0
     assert scores.sums[0, 1] == pytest.approx(naive(item.context, item.endings[1])[0], rel=1e-5)
 
 
@@ -132,7 +136,22 @@ def test_the_shipped_items_are_balanced_and_their_endings_alike():
 
 
 def test_only_the_first_items_are_scored_for_a_quick_look():
-    tags = pydoc_choice(SUBJECT, EvalOptions(items=10))
+    tags = pydoc_choice(SUBJECT, EvalOptions(items=10)).tags
     assert tags["pydoc_choice/acc"] * 10 == pytest.approx(round(tags["pydoc_choice/acc"] * 10))
     first = score_items(SUBJECT, items_from_file(ITEMS)[:10], EvalOptions())
-    assert tags == first.accuracy_tags("pydoc_choice")
+    assert tags == first.result("pydoc_choice").tags
+
+
+def test_space_at_the_end_of_a_harness_context_belongs_to_the_endings():
+    encode = SUBJECT.tokenizer.encode
+    context, [ending] = encode_together(SUBJECT.tokenizer, "It says  ", [" so."])
+    assert (context, ending) == (encode("It says"), encode("It says   so.")[2:])
+    context, [ending] = encode_together(SUBJECT.tokenizer, "", [" so."])
+    assert (context, ending) == ([SUBJECT.tokenizer.end_of_text], encode(" so."))
+
+
+def test_an_ending_without_characters_is_never_chosen_by_its_length():
+    item = Item("He", ("", "went away."), 1, harness=True)
+    scores = score_items(SUBJECT, [item], EvalOptions())
+    assert np.isinf(scores.means[0, 0])
+    assert np.isfinite(scores.sums).all()

@@ -1,0 +1,199 @@
+"""Whether two checkpoints differ on the same items: paired tests, far sharper than two averages.
+
+    python eval/compare.py results/a results/b
+
+In: two folders (or two .npz files) from eval/main.py --items-out. Out: a table of differences, B
+less A; `--json FILE` writes it. McNemar's exact test takes the items that only one got right; the
+bootstrap draws items, both results of each together.
+"""
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from eval.result import ItemTable, load_items
+from parallel.ranks import quiet_other_ranks, user_errors
+from storage.atomic import write_json
+
+DRAWS_AT_ONCE = 1 << 22  # numbers drawn in one array
+
+log = logging.getLogger("eval")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare what two checkpoints made of the same items."""
+
+    a: tyro.conf.Positional[Path]
+    """Folder of .npz files, or one of them."""
+    b: tyro.conf.Positional[Path]
+    """The other: differences are this one less the first."""
+    json: Path | None = None
+    """File to write the table to."""
+    resamples: int = 10_000
+    """Bootstrap draws."""
+    confidence: float = 0.95
+    """Share of the draws inside the interval."""
+    seed: int = 1
+    """Of the draws."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1 or not 0 < self.confidence < 1:
+            raise ValueError(
+                f"resamples={self.resamples} must be 1 or more and "
+                f"confidence={self.confidence} between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results of one number."""
+
+    tag: str
+    """An accuracy, or `loss`: nats by word, or by item where the task says nothing else."""
+    items: int
+    a: float
+    b: float
+    low: float
+    """Lower end of the difference's bootstrap interval."""
+    high: float
+    only_a: int | None
+    """Items that only A got right; None for a loss."""
+    only_b: int | None
+    p: float | None
+    """Exact two-sided McNemar probability of such a split, were both equally good."""
+
+    @property
+    def difference(self) -> float:
+        """B less A."""
+        return self.b - self.a
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided exact probability of a split as uneven as this among fair coin throws.
+
+    Source: https://doi.org/10.1007/BF02295996
+    """
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**n)  # whole numbers, so exact for any n
+
+
+def bootstrap_interval(
+    difference: np.ndarray, weight: np.ndarray, arguments: Arguments
+) -> tuple[float, float]:
+    """Percentile interval of sum(difference) / sum(weight) over drawn items. Shapes (items,)."""
+    random = np.random.Generator(np.random.PCG64(arguments.seed))
+    items, means = len(difference), []
+    left = arguments.resamples
+    while left:
+        count = min(left, max(1, DRAWS_AT_ONCE // items))
+        drawn = random.integers(0, items, (count, items), dtype=np.int32)
+        means.append(difference[drawn].sum(1) / weight[drawn].sum(1))
+        left -= count
+    outside = (1 - arguments.confidence) / 2
+    low, high = np.quantile(np.concatenate(means), [outside, 1 - outside])
+    return float(low), float(high)
+
+
+def compare_tables(task: str, a: ItemTable, b: ItemTable, arguments: Arguments) -> list[Comparison]:
+    """Every number that both tables have. Raises: ValueError if their items differ."""
+    if not np.array_equal(a.ids, b.ids):
+        both = len(np.intersect1d(a.ids, b.ids))
+        raise ValueError(
+            f"{task}: A has {len(a.ids)} items and B {len(b.ids)}, of which {both} are the same, "
+            "but a paired test needs the same in the same order; evaluate both on one file"
+        )
+    one = np.ones(len(a.ids))
+    found = []
+    for name in sorted(a.predictions.keys() & b.predictions.keys()):
+        right_a, right_b = (t.predictions[name] == t.labels for t in (a, b))
+        only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+        low, high = bootstrap_interval(right_b - right_a.astype(float), one, arguments)
+        mean_a, mean_b = float(right_a.mean()), float(right_b.mean())
+        p, tag = mcnemar(only_a, only_b), f"{task}/{name}"
+        found.append(Comparison(tag, len(one), mean_a, mean_b, low, high, only_a, only_b, p))
+    if a.losses.shape[1] == 1:
+        loss_a, loss_b, weight = a.losses[:, 0], b.losses[:, 0], a.lengths[:, 0].astype(float)
+        low, high = bootstrap_interval(loss_b - loss_a, weight, arguments)
+        mean_a, mean_b = (float(loss.sum() / weight.sum()) for loss in (loss_a, loss_b))
+        tag = f"{task}/loss"
+        found.append(Comparison(tag, len(one), mean_a, mean_b, low, high, None, None, None))
+    return found
+
+
+def compare(arguments: Arguments) -> list[Comparison]:
+    """Every number of every task that A and B both have. Raises: ValueError if there is none."""
+    files = [_files_of(path) for path in (arguments.a, arguments.b)]
+    if all(path.is_file() for path in (arguments.a, arguments.b)):
+        files[1] = dict(zip(files[0], files[1].values(), strict=True))
+    names = [name for name in files[0] if name in files[1]]
+    if not names:
+        raise ValueError(
+            f"{arguments.a} and {arguments.b} have no task in common: {sorted(files[0])} and "
+            f"{sorted(files[1])}; write both with eval/main.py --items-out"
+        )
+    return [
+        comparison
+        for name in names
+        for comparison in compare_tables(
+            name, load_items(files[0][name]), load_items(files[1][name]), arguments
+        )
+    ]
+
+
+def _files_of(path: Path) -> dict[str, Path]:
+    files = [path] if path.is_file() else sorted(path.glob("*.npz"))
+    if not files:
+        raise ValueError(
+            f"{path} holds no .npz file; write some with eval/main.py --items-out {path}"
+        )
+    return {file.stem: file for file in files}
+
+
+def table_of(found: list[Comparison]) -> str:
+    """The comparisons, one a line."""
+    width = max(len(c.tag) for c in found)
+    lines = [
+        f"{'':{width}}  {'items':>6}  {'A':>8}  {'B':>8}  {'B - A':>8}  "
+        f"{'interval':>19}  {'only A':>6}  {'only B':>6}  p (McNemar)"
+    ]
+    for c in found:
+        interval = f"{c.low:+.4f} {c.high:+.4f}"
+        counts = [f"{'-' if n is None else n:>6}" for n in (c.only_a, c.only_b)]
+        lines.append(
+            f"{c.tag:{width}}  {c.items:6}  {c.a:8.4f}  {c.b:8.4f}  {c.difference:+8.4f}  "
+            f"{interval:>19}  {counts[0]}  {counts[1]}  {'-' if c.p is None else f'{c.p:.3g}'}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read both, compare, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, description=__doc__)
+        found = compare(arguments)
+        log.info("%s", table_of(found))
+        if arguments.json is not None:
+            rows = [asdict(c) | {"difference": c.difference} for c in found]
+            write_json(arguments.json, {"settings": _plain(arguments), "comparisons": rows})
+
+
+def _plain(arguments: Arguments) -> dict[str, str | int | float]:
+    """The arguments that the numbers depend on."""
+    return {
+        "a": str(arguments.a),
+        "b": str(arguments.b),
+        "resamples": arguments.resamples,
+        "confidence": arguments.confidence,
+        "seed": arguments.seed,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Which evaluation items stand in the training text: n-grams of words, and whole endings.
+
+    python eval/contamination.py --data data/fineweb_edu --tasks hellaswag --json contamination.json
+
+In: a data set and multiple-choice items. Out: a table, and a .json for an evaluation to cite.
+An item is found by any run of 13 words of its context and right ending that stands in one training
+document, as in GPT-3's appendix C (https://arxiv.org/abs/2005.14165); a shorter item, and an
+ending, only as a whole, if it has 8 words or more.
+"""
+
+import logging
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from data_prep.manifest import SplitEntry, SplitName
+from data_prep.pool import default_workers
+from data_prep.shards import DataSet, check_data_set, open_data_set
+from eval.hellaswag import completion_item, items_from_hub
+from eval.multiple_choice import Item
+from eval.ngrams import FOLD_RULE, NOWHERE, Needles, all_runs, whole_texts
+from eval.pydoc_choice import ITEMS as PYDOC_CHOICE_FILE
+from eval.shard_search import search_split
+from eval.sources import rows_of_file
+from parallel.ranks import quiet_other_ranks, user_errors
+from storage.atomic import write_json
+from storage.digest import fingerprint
+
+log = logging.getLogger("eval")
+
+ITEM_TASKS = ("hellaswag", "pydoc_choice")
+SHORTEST_WHOLE = 8  # GPT-3's least n: fewer words meet by chance
+ID_KEYS = ("val_index", "ind")
+NO_ITEM = -1
+# HellaSwag's own marks in what it took from wikiHow, where the pages have none.
+MARKS = re.compile(r"\[(?:header|title|step|substeps)\]")
+TESTS = {
+    "ngram": "{words} words in a row of context and right ending, or a shorter item of {shortest} "
+    "words or more as a whole",
+    "right_ending": "the right ending as a whole, if it has {shortest} words or more",
+    "any_ending": "any ending as a whole, if it has {shortest} words or more",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Look for evaluation items in the training text."""
+
+    data: Path
+    """Data set folder, such as data/fineweb_edu."""
+    tasks: tuple[str, ...] = ()
+    """Whose items: hellaswag, pydoc_choice; default: hellaswag, if no --items-file is given."""
+    hellaswag_file: Path | None = None
+    """HellaSwag items as .jsonl, .jsonl.xz or .jsonl.gz; default: the Hugging Face Hub's."""
+    items_file: tuple[Path, ...] = ()
+    """Other items in HellaSwag's schema: .jsonl, packed or not, or .parquet."""
+    json: Path | None = None
+    """File to write the findings to."""
+    split: SplitName = "train"
+    """Which documents: train or val."""
+    words: int = 13
+    """Length of the n-grams."""
+    workers: int | None = None
+    """Processes; default: one for each core. Does not change what is found."""
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:
+            if name not in ITEM_TASKS:
+                raise ValueError(
+                    f"there are no items of a task {name}; those with items are "
+                    f"{', '.join(ITEM_TASKS)}, others can be given as --items-file"
+                )
+        if self.words < 2 or (self.workers is not None and self.workers < 1):
+            raise ValueError(
+                f"words={self.words} and workers={self.workers} must be at least 2 and 1"
+            )
+        if self.json is not None and self.json.is_dir():
+            raise ValueError(f"json={self.json} is a folder; give the name of a file")
+
+    @property
+    def shortest(self) -> int:
+        """Words that a text must have to be looked for as a whole."""
+        return min(SHORTEST_WHOLE, self.words)
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """The items of one task or file, and what to call each."""
+
+    name: str
+    items: tuple[Item, ...]
+    id_key: str
+    """The key in the items' file that `ids` are from, or `position`, counted from 0."""
+    ids: list[Any]
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise ValueError(f"{self.name} holds no items; give a file that holds some")
+
+    @property
+    def sha256(self) -> str:
+        """Of the items as read, so the same for a packed file and for the Hub's."""
+        return fingerprint([[i.context, i.endings, i.label] for i in self.items])
+
+
+def item_sets(arguments: Arguments) -> list[ItemSet]:
+    """The items that the arguments ask for. Raises: ValueError if they cannot be had."""
+    files = {str(path): path for path in arguments.items_file}
+    tasks = arguments.tasks or (() if files else ("hellaswag",))
+    if "pydoc_choice" in tasks:
+        files = {"pydoc_choice": PYDOC_CHOICE_FILE, **files}
+    if "hellaswag" in tasks and arguments.hellaswag_file is not None:
+        files = {"hellaswag": arguments.hellaswag_file, **files}
+    sets = [_from_file(name, path) for name, path in files.items()]
+    if "hellaswag" in tasks and arguments.hellaswag_file is None:
+        items = items_from_hub()
+        # The Hub's rows have no val_index: theirs is their position.
+        sets.insert(0, ItemSet("hellaswag", items, "position", list(range(len(items)))))
+    return sets
+
+
+def _from_file(name: str, path: Path) -> ItemSet:
+    """The items of a file, called by the first key that all have and that tells them apart."""
+    rows = list(rows_of_file(path))
+    items = tuple(completion_item(where, row) for where, row in rows)
+    for key in ID_KEYS:
+        ids = [row.get(key) for _, row in rows]
+        if all(isinstance(value, int | str) for value in ids) and len(set(ids)) == len(ids):
+            return ItemSet(name, items, key, ids)
+    return ItemSet(name, items, "position", list(range(len(items))))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one of TESTS came to; items are counted over all sets."""
+
+    testable: set[int]
+    """Items that are long enough."""
+    found: dict[int, tuple[int, str]]
+    """Of each item found, the first document that holds it, and the words in question."""
+
+    def __or__(self, other: "Outcome") -> "Outcome":
+        return Outcome(self.testable | other.testable, self.found | other.found)
+
+
+def _outcome(needles: Needles, items: np.ndarray, first: np.ndarray) -> Outcome:
+    """The outcome of needles, each from an item or NO_ITEM, first seen in these documents."""
+    seen = np.flatnonzero((items != NO_ITEM) & (first != NOWHERE))
+    seen = seen[np.lexsort((needles.starts[seen], first[seen], items[seen]))]
+    _, earliest = np.unique(items[seen], return_index=True)
+    found = {int(items[i]): (int(first[i]), needles.words(i)) for i in seen[earliest]}
+    return Outcome(set(items.tolist()) - {NO_ITEM}, found)
+
+
+def run_tests(data: DataSet, items: Sequence[Item], arguments: Arguments) -> dict[str, Outcome]:
+    """Search the split for all items; the outcomes by the names of TESTS."""
+    texts = [MARKS.sub(" ", f"{item.context} {item.endings[item.label]}") for item in items]
+    runs = all_runs(texts, arguments.words)
+    long = set(runs.texts.tolist())
+    # An empty text, which is never looked for, keeps the number of every item its own.
+    short = whole_texts(["" if i in long else t for i, t in enumerate(texts)], arguments.shortest)
+    choices = [MARKS.sub(" ", ending) for item in items for ending in item.endings]
+    endings = whole_texts(choices, arguments.shortest)
+
+    workers = arguments.workers or default_workers()
+    kinds = (runs, short, endings)
+    in_runs, in_short, in_endings = search_split(data, arguments.split, kinds, workers)
+
+    # Of every ending, its item and whether it is the right one.
+    roles = [(i, c == item.label) for i, item in enumerate(items) for c in range(len(item.endings))]
+    owners, are_right = np.array(roles).T[:, endings.texts]
+    return {
+        "ngram": _outcome(runs, runs.texts, in_runs) | _outcome(short, short.texts, in_short),
+        "right_ending": _outcome(endings, np.where(are_right, owners, NO_ITEM), in_endings),
+        "any_ending": _outcome(endings, owners, in_endings),
+    }
+
+
+def report_of(
+    data: DataSet, sets: Sequence[ItemSet], outcomes: dict[str, Outcome], arguments: Arguments
+) -> dict[str, Any]:
+    """All that another report may want to cite; the same for any number of workers."""
+    entry = data.manifest.split(arguments.split)
+    by_set, begin = {}, 0
+    for item_set in sets:
+        numbered = dict(enumerate(item_set.ids, start=begin))
+        begin += len(numbered)
+        by_set[item_set.name] = {
+            "items": len(numbered),
+            "items_sha256": item_set.sha256,
+            "id_key": item_set.id_key,
+        } | {name: _test_report(outcome, numbered, entry) for name, outcome in outcomes.items()}
+    return {
+        "data": {
+            "folder": str(data.folder),
+            "fingerprint": data.fingerprint,
+            "split": arguments.split,
+            "documents": entry.documents,
+            "tokens": entry.tokens,
+            "text_bytes": entry.text_bytes,
+        },
+        "rule": {
+            **{
+                name: rule.format(words=arguments.words, shortest=arguments.shortest)
+                for name, rule in TESTS.items()
+            },
+            "normalisation": FOLD_RULE,
+            "left_out_of_items": MARKS.pattern,
+            "unicode": unicodedata.unidata_version,
+            "document": "counted from 0 over the split, in file order",
+            "source": "https://arxiv.org/abs/2005.14165, appendix C",
+        },
+        "items": by_set,
+    }
+
+
+def _test_report(outcome: Outcome, ids: dict[int, Any], entry: SplitEntry) -> dict[str, Any]:
+    """One test of the items whose ids are given by number."""
+    ends = list(accumulate(shard.documents for shard in entry.shards))
+    first_found = []
+    for i in sorted(ids.keys() & outcome.found.keys()):
+        document, words = outcome.found[i]
+        shard = entry.shards[bisect_right(ends, document)].name
+        first_found.append({"id": ids[i], "shard": shard, "document": document, "words": words})
+    testable = len(ids.keys() & outcome.testable)
+    return {
+        "testable": testable,
+        "found": len(first_found),
+        "share_of_testable": len(first_found) / testable if testable else None,
+        "found_ids": [entry["id"] for entry in first_found],
+        "first_found": first_found,
+        "untestable_ids": [id_ for i, id_ in ids.items() if i not in outcome.testable],
+    }
+
+
+def table_of(report: dict[str, Any]) -> str:
+    """The report's counts as a table."""
+    data = report["data"]
+    lines = [
+        f"{data['split']} documents of {data['folder']}: {data['documents']:,} of "
+        f"{data['text_bytes']:,} bytes, fingerprint {data['fingerprint'][:16]}",
+        f"{'found':>7} {'of testable':>12} {'share':>9}  what",
+    ]
+    for name, entry in report["items"].items():
+        lines.append(f"{name}: {entry['items']:,} items")
+        for test in TESTS:
+            row, share = entry[test], entry[test]["share_of_testable"]
+            percent = "-" if share is None else f"{share:.3%}"
+            what = report["rule"][test]
+            lines.append(f"{row['found']:7,} {row['testable']:12,} {percent:>9}  {what}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the items, search the shards, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, description=__doc__)
+        sets = item_sets(arguments)
+        data = open_data_set(arguments.data)
+        check_data_set(data, "cached")
+        items = [item for item_set in sets for item in item_set.items]
+        report = report_of(data, sets, run_tests(data, items, arguments), arguments)
+        log.info("%s", table_of(report))
+        if arguments.json is not None:
+            write_json(arguments.json, report)
+
+
+if __name__ == "__main__":
+    main()
