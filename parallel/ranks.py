@@ -129,12 +129,6 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def wait_for_all() -> None:
-    """Return once every rank has arrived."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def from_main(value: T) -> T:
     """Rank 0's `value` on every rank (pickled between our own processes only)."""
     if not dist.is_initialized():

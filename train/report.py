@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -59,11 +60,26 @@ def summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("bits per byte", f"{bits[-1]:.4f}" if bits else MISSING),
         *((tag, f"{column(lines, tag)[1][-1]:.4f}") for tag in scores),
         ("tokens per second", f"{rate:,.0f} (all ranks)" if rate else "too few steps to say"),
+        *memory_rows(run),
         ("run folder", str(run.folder.path)),
         ("checkpoint", str(run.folder.checkpoints / "latest")),
         ("samples", str(run.folder.samples)),
         ("loss curve", str(run.folder.path / "loss.png")),
         ("TensorBoard", f"tensorboard --logdir {run.folder.path}"),
+    ]
+
+
+def memory_rows(run: Run) -> list[tuple[str, str]]:
+    """Peak GPU memory of this rank; nothing on the CPU."""
+    device = run.ranks.device
+    if device.type != "cuda":
+        return []
+    allocated, reserved = (
+        peak(device) / 2**30
+        for peak in (torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved)
+    )
+    return [
+        ("peak GPU memory", f"{allocated:.1f} GiB allocated, {reserved:.1f} GiB reserved (rank 0)")
     ]
 
 
