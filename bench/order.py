@@ -7,14 +7,11 @@ file of random tokens that stands for their shards. Out: results/order.json and 
 """
 
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from bench.provenance import provenance
 from data_prep.epoch_index import EpochIndex, open_index
 from data_prep.order import TrainingStream, read_windows, windows_digest
 from data_prep.shards import TokenShards
@@ -210,28 +208,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def circumstances() -> dict[str, Any]:
-    """Where and of what the numbers are."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=RESULTS.parent,
-        capture_output=True,
-        text=True,
-    )
-    return {
-        "commit": commit.stdout.strip(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "bench/order.py", *sys.argv[1:]]),
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "data": f"lognormal lengths, mean {MEAN_TOKENS}; random tokens in one scratch file",
-    }
-
-
 def main() -> None:
     """Measure, write the JSON, print the table."""
     options = tyro.cli(Options, description=__doc__)
+    found = provenance(("numpy",))
     rows = []
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
@@ -242,7 +222,8 @@ def main() -> None:
             mapped = MappedShards(folder, lengths, options.file_tokens)
             rows.append(measure_index(shards, options.repeats))
             rows[-1] |= measure_reading(shards, mapped, options.repeats)
-    write_json(options.out, {**circumstances(), "rows": rows})
+    data = f"lognormal lengths, mean {MEAN_TOKENS}; random tokens in one scratch file"
+    write_json(options.out, {**found, "data": data, "rows": rows})
     sys.stdout.write(table(rows) + "\n")
 
 

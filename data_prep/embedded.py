@@ -19,6 +19,7 @@ from typing import Any
 
 from data_prep.manifest import SourceEntry, SourceFile
 from data_prep.sources import Document, Span, Unit
+from data_prep.tokenizer import utf8
 
 # Tests, tools and tables: code without prose, or not Python's own.
 SKIPPED = {
@@ -124,4 +125,4 @@ class EmbeddedSource:
         """The documents of a unit, in order."""
         for span in unit.spans:
             for row in range(span.start, span.stop):
-                yield Document(0, row, embedded_documents()[row])
+                yield Document(0, row, utf8(embedded_documents()[row]))

@@ -1,6 +1,7 @@
 """Units of work over processes: shared progress, a clean stop, no worker outlives its parent.
 
-Workers are spawned, so they inherit neither threads nor locks, and each builds its own tokenizer.
+Workers are forked from a server process that has imported what they need and done nothing else, so
+they start at once and inherit neither threads nor locks; each builds its own tokenizer.
 """
 
 import multiprocessing
@@ -68,7 +69,8 @@ def _run_in_processes(
     bar: ProgressBar,
     supply: Supply,
 ) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "data_prep.pool"])
     counters = SharedCounters(context)
     executor = ProcessPoolExecutor(
         workers, context, _start_worker, (work, tokenizer_folder, counters)

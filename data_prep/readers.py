@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import pyarrow
 import pyarrow.parquet as parquet
 
+from data_prep.tokenizer import utf8
+
 CHUNK_BYTES = 1 << 20
 ROWS_AT_ONCE = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -37,8 +39,8 @@ class Format(Protocol):
         """The file in order, in pieces of at least `piece_bytes` of text, the last one less."""
         ...
 
-    def texts(self, path: Path, start: int, stop: int) -> Iterator[str | None]:
-        """The texts of a run of pieces, one for each row."""
+    def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
+        """The texts of a run of pieces in UTF-8, one for each row."""
         ...
 
 
@@ -62,13 +64,14 @@ class SeparatedText:
                 yield start, stop
             start = stop
 
-    def texts(self, path: Path, start: int, stop: int) -> Iterator[str | None]:
+    def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
         """The newline right before and right after a separator belongs to the separator."""
         at = start
         for part, closed in split_file(path, self.separator, start, stop):
             if closed or not _is_blank_end(part, at):
                 head, text = _trimmed(part, after_separator=at > 0, before_separator=closed)
-                yield _decoded(text, path, at + head)
+                _check_utf8(text, path, at + head)
+                yield text
             at += len(part) + len(self.separator)
 
 
@@ -89,9 +92,9 @@ def _trimmed(part: bytes, after_separator: bool, before_separator: bool) -> tupl
     return head, text
 
 
-def _decoded(text: bytes, path: Path, offset: int) -> str:
+def _check_utf8(text: bytes, path: Path, offset: int) -> None:
     try:
-        return text.decode()
+        text.decode()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 at byte {offset + error.start}; "
@@ -117,7 +120,7 @@ class JsonLines:
                 yield start, stop
             start = stop
 
-    def texts(self, path: Path, start: int, stop: int) -> Iterator[str | None]:
+    def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
         """A blank line or a null is an empty document."""
         at = start
         for line, closed in split_file(path, b"\n", start, stop):
@@ -125,7 +128,7 @@ class JsonLines:
                 yield self._text(line, f"{path}, line at byte {at},") if line.strip() else None
             at += len(line) + 1
 
-    def _text(self, line: bytes, where: str) -> str | None:
+    def _text(self, line: bytes, where: str) -> bytes | None:
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -138,13 +141,15 @@ class JsonLines:
         return _text_or_none(row[self.text_key], self.text_key, where)
 
 
-def _text_or_none(value: Any, text_key: str, where: str) -> str | None:
-    if value is not None and not isinstance(value, str):
+def _text_or_none(value: Any, text_key: str, where: str) -> bytes | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
         raise ValueError(
             f"{where} holds {type(value).__name__} under {text_key!r}, which must be text; "
             "name the key of the text with --text-key"
         )
-    return value
+    return utf8(value)
 
 
 class Parquet:
@@ -169,15 +174,15 @@ class Parquet:
             if rows:
                 yield Piece(start, file.metadata.num_row_groups, rows, size)
 
-    def texts(self, path: Path, start: int, stop: int) -> Iterator[str | None]:
+    def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
         """A null is an empty document."""
         with self._open(path) as file:
             groups = list(range(start, stop))
             batches = file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=[self.text_key])
             try:
                 for batch in batches:
-                    yield from batch.column(0).to_pylist()
-            except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                    yield from _utf8_column(batch.column(0))
+            except (pyarrow.ArrowException, OSError) as error:
                 raise ValueError(
                     f"{path} cannot be read in row groups {start} to {stop - 1} ({error}); "
                     "copy or download it again"
@@ -202,6 +207,13 @@ class Parquet:
                 "name the column of the text with --text-key"
             )
         return file
+
+
+def _utf8_column(column: pyarrow.Array) -> list[bytes | None]:
+    """The texts without the way over Python strings. Raises: pyarrow.ArrowInvalid if not UTF-8."""
+    column.validate(full=True)
+    large = pyarrow.types.is_large_string(column.type)
+    return column.cast(pyarrow.large_binary() if large else pyarrow.binary()).to_pylist()
 
 
 FORMATS: dict[str, type[SeparatedText | JsonLines | Parquet]] = {

@@ -21,11 +21,11 @@ HASHING_THREADS = 4
 
 @dataclass(frozen=True)
 class Document:
-    """One text and its place: the number of its file in the source and its row in that file."""
+    """One text (UTF-8) and its place: the number of its file in the source and its row there."""
 
     file: int
     row: int
-    text: str
+    text: bytes
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class FileSource:
             file = self.files[span.file]
             texts = self._format(file).texts(self.root / file.name, span.start, span.stop)
             for row, text in enumerate(texts, start=span.first_row):
-                blank = self.skip_blank and text is not None and not text.strip()
-                yield Document(span.file, row, "" if blank else text or "")
+                blank = self.skip_blank and text is not None and not text.decode().strip()
+                yield Document(span.file, row, b"" if blank else text or b"")
 
     def _format(self, file: SourceFile) -> Any:
         return FORMATS[format_of(file.name)](self.text_key, self.separator)

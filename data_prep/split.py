@@ -146,7 +146,7 @@ def _rows_for(val_tokens: int, documents: Iterable[Document], tokenizer: Tokeniz
             break
         rows += 1
         if document.text:
-            tokens += 1 + len(tokenizer.encode_to_numpy(document.text))
+            tokens += 1 + len(tokenizer.encode_to_numpy(document.text.decode()))
     return rows
 
 

@@ -14,6 +14,7 @@ from data_prep.download import CURE, Patience
 from data_prep.hub import HubSource
 from data_prep.manifest import SourceFile
 from data_prep.sources import Document, Unit
+from data_prep.tokenizer import utf8
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class StreamSource(HubSource):
             row = span.first_row
             for group in range(span.start, span.stop):
                 for text in self._texts(groups, self.files[span.file], group):
-                    yield Document(span.file, row, text or "")
+                    yield Document(span.file, row, utf8(text or ""))
                     row += 1
 
     def _opened(self, file: SourceFile) -> Any:

@@ -30,7 +30,6 @@ from data_prep.tokenizer import (
     Tokenizer,
     check_vocabulary,
     ranks_file,
-    utf8,
 )
 from storage.atomic import new_folder
 
@@ -112,7 +111,7 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
 def _texts(source: FileSource) -> Iterator[bytes]:
     for unit in source.plan(UNIT_BYTES):
         for document in source.documents(unit):
-            yield utf8(document.text)
+            yield document.text
 
 
 def _write_texts(path: Path, texts: Iterable[bytes], max_bytes: int | None) -> int:

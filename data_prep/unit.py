@@ -21,7 +21,7 @@ from data_prep.manifest import ShardEntry
 from data_prep.shards import LENGTH, PLACE, TOKEN, shard_entry
 from data_prep.sources import Document, Source, Unit
 from data_prep.split import SplitRule
-from data_prep.tokenizer import Tokenizer, utf8
+from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder, read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class UnitWork:
     ) -> Iterator[tuple[Literal["train", "val"], Document, bytes]]:
         found = 0
         for document in islice(self.source.documents(unit), unit.documents):
-            text, ordinal = utf8(document.text), unit.first_document + found
+            text, ordinal = document.text, unit.first_document + found
             for name, part in self.rule.parts(ordinal, document.file, text, hashes.add(text)):
                 yield name, document, part
             found += 1

@@ -1,0 +1,42 @@
+"""What a measured program uses with all its child processes, read from Linux's /proc.
+
+`wait4` counts only children that the program itself waited for, and no two at the same time.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+SAMPLE_SECONDS = 0.05
+
+
+class Session:
+    """What all processes of a session use: their CPU seconds, and their peak memory together."""
+
+    def __init__(self, leader: int) -> None:
+        self._leader = leader
+        self._seconds: dict[int, float] = {}
+        self.peak_bytes = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SAMPLE_SECONDS):
+            resident = 0
+            for place in Path("/proc").glob("[0-9]*/stat"):
+                try:
+                    fields = place.read_text().rpartition(")")[2].split()
+                except (OSError, ValueError):  # it has just ended
+                    continue
+                if int(fields[3]) == self._leader:
+                    ticks = int(fields[11]) + int(fields[12])
+                    self._seconds[int(place.parent.name)] = ticks / os.sysconf("SC_CLK_TCK")
+                    resident += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+            self.peak_bytes = max(self.peak_bytes, resident)
+
+    def end(self) -> float:
+        """Stop looking; the CPU seconds, but for the last SAMPLE_SECONDS of every process."""
+        self._ended.set()
+        self._thread.join()
+        return sum(self._seconds.values())

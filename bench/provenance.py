@@ -1,0 +1,46 @@
+"""Where and of what a benchmark's numbers are: commit, date, command, machine, versions."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def provenance(packages: Iterable[str]) -> dict[str, Any]:
+    """What belongs into every results file; `load` is the machine's, before the measuring."""
+    git = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
+    script = Path(sys.argv[0]).resolve()
+    name = script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
+    return {
+        "commit": commit.stdout.strip(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", name, *(Path(word).name for word in sys.argv[1:])]),
+        "hardware": f"{cpu_model()}, {os.cpu_count()} cores",
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in packages},
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name where Linux tells it, otherwise its kind."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.split(":")[1].strip() for line in lines if "model name" in line)
+    return next(names, platform.processor() or platform.machine())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
