@@ -133,9 +133,11 @@ def _step(line: dict[str, Any]) -> StepRecord:
     )
 
 
-def breaks(steps: tuple[StepRecord, ...]) -> list[str]:
-    """Where consecutive lines do not follow on: a gap or an overlap of steps or of windows."""
+def breaks(steps: tuple[StepRecord, ...], first: int = 0) -> list[str]:
+    """Where lines do not follow on from `first`: a gap or an overlap of steps or of windows."""
     found = []
+    if steps and steps[0].step > first:
+        found.append(f"steps {first} to {steps[0].step - 1} have no line")
     if steps and steps[0].step == 0 and steps[0].first_window != 0:
         found.append(f"step 0 begins at window {steps[0].first_window} instead of 0")
     for before, after in pairwise(steps):

@@ -260,15 +260,3 @@ def shard_entry(folder: Path, name: str, text_bytes: int) -> ShardEntry:
         lengths_sha256=file_sha256(folder / f"{name}.lengths.npy"),
         source_sha256=file_sha256(folder / f"{name}.source.npy"),
     )
-
-
-def save_shard(
-    folder: Path, name: str, tokens: np.ndarray, lengths: np.ndarray, places: np.ndarray
-) -> None:
-    """Write a shard's three files.
-
-    Shapes: tokens (tokens,), lengths (documents,), places (documents, 2): source file and row.
-    """
-    np.save(folder / f"{name}.npy", tokens.astype(TOKEN, copy=False))
-    np.save(folder / f"{name}.lengths.npy", lengths.astype(LENGTH, copy=False))
-    np.save(folder / f"{name}.source.npy", places.astype(PLACE, copy=False))

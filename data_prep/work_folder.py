@@ -117,7 +117,24 @@ def part_preparer(partial: Path, part: Part) -> Iterator[None]:
     """
     own = partial / f"part_{part.number}_of_{part.parts}.lock"
     with _locked(partial, partial / "lock", fcntl.LOCK_SH), _locked(partial, own, fcntl.LOCK_EX):
+        _check_no_other_sharing(partial, part)
         yield
+
+
+def _check_no_other_sharing(partial: Path, part: Part) -> None:
+    """Raises: ValueError if a process prepares a part of another number of parts."""
+    for lock in partial.glob("part_*_of_*.lock"):
+        parts = lock.stem.split("_of_")[1]
+        if parts == str(part.parts):
+            continue
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{partial} is being prepared in {parts} parts, which overlap with part "
+                    f"{part}; wait for them, or stop them"
+                ) from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from data_prep.manifest import (
     read_manifest,
     split_entry,
 )
-from data_prep.shards import DataSet, open_data_set, save_shard, shard_entry
+from data_prep.shards import LENGTH, PLACE, TOKEN, DataSet, open_data_set, shard_entry
 from data_prep.tokenizer import gpt2_tokenizer
 
 
@@ -37,10 +37,9 @@ def tiny_data_set(
     """
     random = np.random.default_rng(seed)
     tokenizer = gpt2_tokenizer()
-    if lengths is None:
-        lengths = random.integers(2, 2 * mean_length, documents).tolist()
+    drawn = lengths or [int(n) for n in random.integers(2, 2 * mean_length, documents)]
     ids = tokenizer.end_of_text if vocab is None else min(vocab, tokenizer.end_of_text)
-    texts = [_document(random, length, ids, tokenizer.end_of_text) for length in lengths]
+    texts = [_document(random, length, ids, tokenizer.end_of_text) for length in drawn]
     val = round(len(texts) * val_fraction)
     folder.mkdir(parents=True)
     tokenizer.save(folder / "tokenizer")
@@ -60,6 +59,18 @@ def tiny_data_set(
         val=_split(folder, held_out, tokenizer.n_vocab),
     ).sealed().write(folder)
     return open_data_set(folder)
+
+
+def save_shard(
+    folder: Path, name: str, tokens: np.ndarray, lengths: np.ndarray, places: np.ndarray
+) -> None:
+    """Write a shard's three files.
+
+    Shapes: tokens (tokens,), lengths (documents,), places (documents, 2): source file and row.
+    """
+    np.save(folder / f"{name}.npy", tokens.astype(TOKEN, copy=False))
+    np.save(folder / f"{name}.lengths.npy", lengths.astype(LENGTH, copy=False))
+    np.save(folder / f"{name}.source.npy", places.astype(PLACE, copy=False))
 
 
 def rewrite_manifest(folder: Path, **changes) -> None:

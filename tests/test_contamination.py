@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.manifest import SplitEntry, split_entry
-from data_prep.shards import DataSet, open_data_set, save_shard, shard_entry
+from data_prep.shards import DataSet, open_data_set, shard_entry
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.contamination import Arguments, item_sets, main, report_of, run_tests, table_of
 from eval.ngrams import DOCUMENT_BREAK, NOWHERE, Search, all_runs, whole_texts
-from tests.data_sets import rewrite_manifest, tiny_data_set
+from tests.data_sets import rewrite_manifest, save_shard, tiny_data_set
 from tests.launching import python
 
 # Fourteen words, and an ending of ten.

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.manifest import FORMAT_VERSION, read_manifest, unigram_entropy_nats
-from data_prep.shards import check_data_set, open_data_set, save_shard, shard_entry
+from data_prep.shards import check_data_set, open_data_set, shard_entry
 from storage.digest import file_sha256
-from tests.data_sets import rewrite_manifest, tiny_data_set
+from tests.data_sets import rewrite_manifest, save_shard, tiny_data_set
 
 
 @pytest.fixture(scope="module")

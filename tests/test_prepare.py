@@ -511,6 +511,15 @@ def test_parts_run_at_once_but_neither_twice_nor_beside_a_merge(tmp_path):
         pass
 
 
+def test_parts_of_two_ways_of_sharing_do_not_run_at_once(tmp_path):
+    partial = tmp_path / "out.partial"
+    refused = pytest.raises(ValueError, match="prepared in 3 parts, which overlap with part 1/2")
+    with part_preparer(partial, Part(1, 3)), refused, part_preparer(partial, Part(1, 2)):
+        pass
+    with part_preparer(partial, Part(1, 2)):
+        pass
+
+
 @given(st.integers(1, 40), st.integers(0, 200))
 def test_parts_share_all_units(parts, units):
     shares = [number for i in range(1, parts + 1) for number in Part(i, parts).units(units)]

@@ -114,6 +114,13 @@ def test_a_line_cut_out_is_a_gap(both, caplog):
     assert "step 8 is followed by step 10" in said
 
 
+def test_lines_missing_at_the_start_are_not_proven(both, caplog):
+    path = both / "run" / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[4:]))
+    assert "steps 0 to 3 have no line" in not_proven(both, caplog)
+    check(both, steps="4:")
+
+
 def test_a_line_that_claims_other_windows_is_found(both, caplog):
     forge(both, 19, **{"data/windows": 16})
     assert "step 19: 16 windows, the configuration says 8" in not_proven(both, caplog)
