@@ -65,6 +65,10 @@ class Tokenizer:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return self._encoding.decode(list(ids), errors="replace")
 
+    def to_bytes(self, ids: Sequence[int]) -> bytes:
+        """Bytes of `ids`, which may end inside a character."""
+        return self._encoding.decode_bytes(list(ids))
+
     def token_bytes(self) -> np.ndarray:
         """Raw bytes that each id stands for, int32 of shape (n_vocab,); 0 for end-of-text."""
         return self._token_bytes.copy()

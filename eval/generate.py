@@ -1,65 +1,39 @@
-"""Text from a model: sampling with a KV cache, several prompts and samples at once.
+"""Text from a model, or from two side by side.
 
     python eval/generate.py --checkpoint runs/gpt2/checkpoints/latest --prompt "Once upon a time"
+    python eval/generate.py --checkpoint A --compare B --prompt-file prompts.txt
 
-A sample's random numbers follow from (seed, sample index) alone: not from its neighbours in the
-batch, the number of ranks or torch's global random state, which is neither read nor moved.
-When the window is full, its newer half is kept and encoded again, and generation goes on.
-Shape letters: B samples side by side, T tokens, C model width, V padded vocabulary.
+Texts go to standard output, a single sample as it is drawn; messages to standard error. Alone or
+under torchrun, which deals the batches to its ranks and changes no text.
 """
 
-import hashlib
 import logging
+import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 import tyro
-from torch import Tensor
 
 from data_prep.tokenizer import Tokenizer
-from eval.subject import evaluating, load_subject
-from model.gpt import GPT, KVCache
-from model.precision import Precision, autocast, choose_dtype
-from parallel.ranks import quiet_other_ranks, start, stop, user_errors
+from eval.decoding import Sample, Watch, batches_of, draw_batches, new_drafts, no_watch
+from eval.printing import JsonPrinter, Printer, write_pairs
+from eval.prompts import gather_prompts
+from eval.sampling import GenerateOptions
+from eval.subject import Subject, load_subject
+from model.gpt import GPT
+from parallel.ranks import (
+    Ranks,
+    from_everyone,
+    quiet_other_ranks,
+    raise_together,
+    start,
+    stop,
+    user_errors,
+)
 
 log = logging.getLogger("eval")
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """How text is drawn."""
-
-    max_tokens: int = 128
-    """Tokens drawn for each sample, unless end-of-text comes first."""
-    temperature: float = 1.0
-    """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int = 50
-    """Only so many likeliest tokens are drawn; 0 is all."""
-    top_p: float = 1.0
-    """Only the likeliest tokens that together reach this probability are drawn; 1 is all."""
-    samples: int = 1
-    """Samples for each prompt."""
-    seed: int = 1337
-    """Decides the text; the same for any number of ranks."""
-    dtype: Precision = "auto"
-    """Arithmetic of matrix products; auto is bfloat16 on CUDA and float32 on the CPU."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_tokens", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} gives no text; use 1 or more")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(
-                f"temperature={self.temperature} cannot divide logits; use 0 (greedy) or more"
-            )
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k} is negative; use 1 or more, or 0 for all tokens")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"top_p={self.top_p} is no share of the probability; use more than 0, at most 1"
-            )
 
 
 def generate(
@@ -69,126 +43,105 @@ def generate(
 
     An empty prompt begins a new document. Raises: ValueError for logits that are not numbers.
     """
-    starts = [tokenizer.encode(prompt) or [tokenizer.end_of_text] for prompt in prompts]
-    jobs = [ids for ids in starts for _ in range(options.samples)]
-    texts = [""] * len(jobs)
-    with evaluating(model):
-        for length in sorted(set(map(len, jobs))):
-            alike = [i for i, ids in enumerate(jobs) if len(ids) == length]
-            uniforms = torch.stack([uniform_numbers(options, i) for i in alike])
-            tokens = draw(model, [jobs[i] for i in alike], uniforms, options, tokenizer.end_of_text)
-            for i, row in zip(alike, tokens, strict=True):
-                texts[i] = tokenizer.decode(row)
-    return texts
-
-
-def uniform_numbers(options: GenerateOptions, sample: int) -> Tensor:
-    """The random numbers in [0, 1) of one sample, one a token. Shape (max_tokens,) float64."""
-    digest = hashlib.blake2b(f"{options.seed}/{sample}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    return torch.rand(options.max_tokens, generator=generator, dtype=torch.float64)
-
-
-def draw(
-    model: GPT,
-    prompts: list[list[int]],
-    uniforms: Tensor,
-    options: GenerateOptions,
-    end_of_text: int,
-) -> list[list[int]]:
-    """Continue prompts of one length until end-of-text, which is left out.
-
-    Shapes: prompts B lists of T ids, uniforms (B, max_tokens).
-    """
-    T = model.config.context_length
-    device = model.wte.weight.device
-    dtype = choose_dtype(options.dtype, device)
-    ids = torch.tensor(prompts, device=device)  # (B, T)
-    window = newer_half(ids, T) if ids.size(1) > T else ids
-    cached = min(T, window.size(1) + options.max_tokens)
-    like = torch.empty(0, dtype=dtype, device=device)
-    cache = KVCache(model.config, len(prompts), cached, like)
-    uniforms = uniforms.to(device)
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    picked = []
-    new = window  # what the cache does not hold yet
-    for step in range(options.max_tokens):
-        if cache.length + new.size(1) > T:
-            cache.length = 0
-            window = new = newer_half(window, T)
-        with autocast(dtype, device):
-            hidden = model.hidden(new, cache=cache)  # (B, T) -> (B, T, C)
-            logits = model.live_logits(hidden[:, -1])  # (B, C) -> (B, V)
-        new = pick(logits, uniforms[:, step], options)[:, None]  # (B, 1)
-        window = torch.cat((window, new), dim=1)
-        picked.append(new)
-        ended |= new[:, 0] == end_of_text
-        if ended.all():
-            break
-    rows = torch.cat(picked, dim=1).tolist()
-    return [row[: row.index(end_of_text)] if end_of_text in row else row for row in rows]
-
-
-def newer_half(ids: Tensor, context_length: int) -> Tensor:
-    """The last half window of `ids`, what is kept when a window is full."""
-    return ids[:, -max(1, context_length // 2) :]
-
-
-def pick(logits: Tensor, uniforms: Tensor, options: GenerateOptions) -> Tensor:
-    """One token for each row, by inverting the distribution at the row's random number.
-
-    Shapes: logits (B, V) float32, uniforms (B,) in [0, 1) -> (B,).
-    Raises: ValueError for logits that are not numbers.
-    """
-    if logits.isnan().any():
-        raise ValueError("the logits are not numbers; the weights are damaged or have diverged")
-    if options.temperature == 0:
-        return logits.argmax(dim=-1)
-    # The largest logit is moved to 0 first: a tiny temperature must not make it infinite.
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / options.temperature
-    count = min(options.top_k or logits.size(-1), logits.size(-1))
-    if count < logits.size(-1) or options.top_p < 1:
-        logits, ids = logits.topk(count, dim=-1)  # (B, V) -> (B, K), likeliest first
-    else:
-        ids = torch.arange(count, device=logits.device).expand_as(logits)
-    probabilities = logits.double().softmax(dim=-1)
-    if options.top_p < 1:
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= options.top_p, 0.0)
-        probabilities[:, 0] = probabilities[:, 0].clamp(min=torch.finfo(torch.float64).tiny)
-    reached = probabilities.cumsum(dim=-1)
-    wanted = uniforms[:, None] * reached[:, -1:]
-    place = torch.searchsorted(reached, wanted, right=True)
-    # Rounding may put the largest random numbers past the end; the last likely token is meant.
-    last = reached.argmax(dim=-1, keepdim=True)
-    return ids.gather(1, torch.minimum(place, last))[:, 0]
+    drafts = new_drafts(tokenizer, prompts, options)
+    draw_batches(model, batches_of(drafts, options), options)
+    return [draft.sample().text for draft in drafts]
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Continue prompts with a trained model."""
+    """Continue prompts with a trained model.
+
+    When a text fills the model's context, its newer half is kept and encoded again, and it goes
+    on from there; a prompt longer than the context is cut to its end in the same way. The same
+    seed gives the same text on any number of ranks; another batch size may move a float tie.
+    """
 
     checkpoint: Path
     """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
-    prompt: tuple[str, ...] = ("",)
-    """Beginnings to continue, one or more; an empty one begins a new document."""
+    compare: Path | None = None
+    """Another checkpoint folder, whose texts are put beside the first one's."""
+    prompt: tuple[str, ...] = ()
+    """Beginnings to continue, one or more; an empty one, the default, begins a new document."""
+    prompt_file: Path | None = None
+    """File of more prompts, one a line, or .jsonl with a "prompt" each; - is standard input."""
+    json: bool = False
+    """Write one JSON object a sample, one a line, instead of the texts."""
     device: str = "auto"
     """auto, cpu or cuda; auto takes CUDA where there is one."""
     sampling: GenerateOptions = GenerateOptions()
     """How text is drawn."""
 
 
+def draw_on_ranks(
+    subject: Subject, prompts: Sequence[str], options: GenerateOptions, watch: Watch = no_watch
+) -> list[Sample]:
+    """Every sample of every prompt, in order, on every rank; each rank draws its own batches."""
+    ranks = subject.ranks
+    drafts = new_drafts(subject.tokenizer, prompts, options)
+    batches = batches_of(drafts, options)
+    own = batches[ranks.rank :: ranks.world_size]
+    error = None
+    begin = time.perf_counter()
+    try:
+        draw_batches(subject.model, own, options, watch)
+    except ValueError as found:
+        error = found
+    raise_together(error)
+    shares = from_everyone([[draft.sample() for draft in batch] for batch in own])
+    seconds = time.perf_counter() - begin
+    dealt = [shares[i % ranks.world_size][i // ranks.world_size] for i in range(len(batches))]
+    samples = [sample for batch in dealt for sample in batch]
+    tokens = sum(len(sample.token_ids) for sample in samples)
+    log.info("%d tokens in %.2f s: %.1f tokens/s", tokens, seconds, tokens / seconds)
+    return samples
+
+
+def compare(arguments: Arguments, other: Path, prompts: Sequence[str], ranks: Ranks) -> None:
+    """Draw with two checkpoints, each with its own tokenizer, and write their texts in columns."""
+    subjects = [load_subject(checkpoint, ranks) for checkpoint in (arguments.checkpoint, other)]
+    drawn = [draw_on_ranks(subject, prompts, arguments.sampling) for subject in subjects]
+    if ranks.is_main:
+        names = (str(arguments.checkpoint), str(other))
+        write_pairs(names, prompts, list(zip(*drawn, strict=True)))
+
+
+def messages_to_standard_error() -> None:
+    """Leave standard output to the texts."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+
+
+def write_texts(subject: Subject, prompts: Sequence[str], arguments: Arguments) -> None:
+    """Draw and write the samples of one checkpoint, as they come where there is one rank."""
+    options = arguments.sampling
+    printer = Printer(prompts, options.samples)
+    if arguments.json:
+        name = str(arguments.checkpoint)
+        printer = JsonPrinter(prompts, options.samples, options.seed, name)
+    if subject.ranks.world_size == 1:
+        draw_on_ranks(subject, prompts, options, printer.watch)
+        return
+    for sample in draw_on_ranks(subject, prompts, options):
+        if subject.ranks.is_main:
+            printer.add(sample)
+
+
 def main() -> None:
-    """Print each prompt and what follows it, with a line between two samples."""
+    """Load, draw, write."""
     quiet_other_ranks()
+    messages_to_standard_error()
     with user_errors():
         arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
-        options = arguments.sampling
-        subject = load_subject(arguments.checkpoint, start(arguments.device))
-        texts = generate(subject.model, subject.tokenizer, arguments.prompt, options)
-        beginnings = [prompt for prompt in arguments.prompt for _ in range(options.samples)]
-        whole = [prompt + text for prompt, text in zip(beginnings, texts, strict=True)]
-        log.info("%s", "\n---\n".join(whole))
+        ranks = start(arguments.device)
+        prompts = gather_prompts(arguments.prompt, arguments.prompt_file, ranks)
+        if arguments.compare is None or arguments.json:
+            for checkpoint in filter(None, (arguments.checkpoint, arguments.compare)):
+                subject = load_subject(checkpoint, ranks)
+                write_texts(subject, prompts, replace(arguments, checkpoint=checkpoint))
+        else:
+            compare(arguments, arguments.compare, prompts, ranks)
     stop()
 
 

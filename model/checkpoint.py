@@ -18,8 +18,13 @@ EXAMPLE = "runs/gpt2/checkpoints/latest"
 
 def save_model(folder: Path, model: GPT) -> None:
     """Write the model's shape and weights into `folder`, which must exist."""
-    write_json(folder / "model.json", {"format": FORMAT, "config": asdict(model.config)})
     weights = {name: value.detach().contiguous().cpu() for name, value in named_weights(model)}
+    save_weights(folder, model.config, weights)
+
+
+def save_weights(folder: Path, config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
+    """Write a shape and weights on the host into `folder`, which must exist."""
+    write_json(folder / "model.json", {"format": FORMAT, "config": asdict(config)})
     write_tensors(folder / "model.safetensors", weights)
 
 

@@ -1,105 +1,235 @@
-"""What a model costs: parameters and FLOPs, from its shape alone.
+"""What a model costs, before anything runs: parameters, FLOPs, memory, time.
 
-Letters: L layers, C width, T context length, V vocabulary rows.
+    python model/cost.py
+    python model/cost.py gpt2-xl --gpu h100 --gpus 8 --tokens 30000000000
+    python model/cost.py gpt2 --n-layer 24 --n-embd 1024 --n-head 16 --json cost.json
+
+Nothing is built and no GPU is needed. Every figure but the time follows from the shape; the time
+follows from an assumed utilisation, which is printed with it.
 """
 
-from dataclasses import dataclass
+import logging
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import torch
+import tyro
+
+from model.cost_table import table_of
+from model.flops import CONVENTIONS, forward_flops, training_flops_per_token
 from model.gpt import GPTConfig
+from model.gpus import GPUS, peak_flops
+from model.memory import (
+    USABLE_SHARE,
+    Memory,
+    StepShape,
+    largest_micro_batch,
+    predict_memory,
+)
+from model.parameters import attention_parameters, count_parameters
+from model.presets import SHAPES
+from storage.atomic import write_json
+
+log = logging.getLogger("model.cost")
+
+USER_ERROR = 2
+# Of the dense bf16 peak, by 6N + 12LCT: the best public figure of a compiled 124M-class trainer on
+# one H200, 489,000 tokens/s (github.com/KellerJordan/modded-nanogpt, records/track_3_optimization).
+ASSUMED_MFU = 0.42
+DAY = 86_400.0
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """Counts of parameters by part."""
+class Prediction:
+    """What a step is expected to take; the trainer prints it beside what was measured."""
 
-    token_embedding: int
-    position_embedding: int
-    blocks: int
-    final_norm: int
-    untied_head: int
+    memory: Memory
+    tokens_per_second: float | None
+    """Over all ranks; None where the device's peak is not known."""
+    mfu: float
+    """The utilisation that `tokens_per_second` assumes."""
+
+
+def predict(
+    config: GPTConfig, step: StepShape, device_name: str = "", mfu: float = ASSUMED_MFU
+) -> Prediction:
+    """Bytes of one rank and tokens/s over all ranks; `device_name` is torch's name of the GPU."""
+    peak = peak_flops(device_name)
+    speed = None
+    if peak is not None:
+        speed = mfu * peak * step.world_size / training_flops_per_token(config)
+    return Prediction(predict_memory(config, step), speed, mfu)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Print what a model costs to train."""
+
+    model: Annotated[GPTConfig, tyro.conf.arg(name="")] = GPTConfig()
+    """Shape of the network."""
+    micro_batch: int | None = None
+    """Windows of one forward pass on one GPU; None is the largest that fits."""
+    batch_tokens: int = 524_288
+    """Tokens of one optimizer step over all GPUs."""
+    gpu: str = "h200"
+    """Kind of GPU."""
+    gpus: int = 1
+    """How many; time is taken to fall in proportion."""
+    tokens: int = 10_000_000_000
+    """Tokens to train on."""
+    mfu: float = ASSUMED_MFU
+    """Assumed share of the GPU's dense bf16 peak, by 6N + 12LCT."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Arithmetic of matrix products."""
+    compile: Literal["on", "off"] = "on"
+    """torch.compile of network and loss."""
+    json: Path | None = None
+    """Also write everything to this file."""
+
+    def __post_init__(self) -> None:
+        if self.gpu not in GPUS:
+            raise ValueError(f"gpu={self.gpu} is not known; choose one of {', '.join(GPUS)}")
+        for name in ("gpus", "tokens", "batch_tokens", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not a number of things; use 1 or more")
+        if not 0 < self.mfu <= 1:
+            raise ValueError(f"mfu={self.mfu} is not a share; use more than 0 and at most 1")
+        if self.batch_tokens % (self.model.context_length * self.gpus):
+            unit = self.model.context_length * self.gpus
+            raise ValueError(
+                f"batch_tokens={self.batch_tokens} is not a multiple of {unit} (context_length x "
+                f"gpus); try --batch-tokens {max(round(self.batch_tokens / unit), 1) * unit}"
+            )
 
     @property
-    def total(self) -> int:
-        """All parameters; a tied head counts once."""
-        return (
-            self.token_embedding
-            + self.position_embedding
-            + self.blocks
-            + self.final_norm
-            + self.untied_head
+    def share(self) -> int:
+        """Windows of one step on one GPU."""
+        return self.batch_tokens // (self.model.context_length * self.gpus)
+
+    def step(self, micro_batch: int) -> StepShape:
+        """How a rank's step would run with that micro-batch."""
+        return StepShape(
+            micro_batch=micro_batch,
+            dtype=getattr(torch, self.dtype),
+            compiled=self.compile == "on",
+            accumulates=micro_batch < self.share,
+            world_size=self.gpus,
         )
 
-    @property
-    def without_positions(self) -> int:
-        """All parameters but the position table: the N of the usual FLOP formula."""
-        return self.total - self.position_embedding
+
+def report_of(name: str, arguments: Arguments) -> dict[str, Any]:
+    """Everything that is printed, as plain values."""
+    config, gpu = arguments.model, GPUS[arguments.gpu]
+    largest = {how: _largest(arguments, how == "compiled") for how in ("compiled", "not_compiled")}
+    chosen = largest["compiled" if arguments.compile == "on" else "not_compiled"]
+    step = arguments.step(arguments.micro_batch or chosen or 1)
+    found = predict(config, step, gpu.part_of_name, arguments.mfu)
+    assert found.tokens_per_second is not None  # every GPU of the table has a peak
+    days = arguments.tokens / found.tokens_per_second / DAY
+    return {
+        "name": name,
+        "shape": asdict(config) | {"padded_vocab_size": config.padded_vocab_size},
+        "parameters": _parameters(config),
+        "forward_flops_per_window": {
+            "padded": forward_flops(config),
+            "published": forward_flops(config, padded=False),
+        },
+        "training_flops_per_token": {name: f(config) for name, f in CONVENTIONS.items()},
+        "memory_bytes": {
+            "compiled": _memory(config, step, compiled=True),
+            "not_compiled": _memory(config, step, compiled=False),
+        },
+        "micro_batch": {
+            "taken": step.micro_batch,
+            "largest": largest,
+            "usable_bytes": int(USABLE_SHARE * gpu.memory_bytes),
+        },
+        "time": {
+            "gpu": arguments.gpu,
+            "gpus": arguments.gpus,
+            "peak_flops": gpu.peak,
+            "assumed_mfu": arguments.mfu,
+            "tokens": arguments.tokens,
+            "tokens_per_second": found.tokens_per_second,
+            "step_seconds": arguments.batch_tokens / found.tokens_per_second,
+            "steps": -(-arguments.tokens // arguments.batch_tokens),
+            "days": days,
+            "gpu_hours": 24 * days * arguments.gpus,
+        },
+        "step": {
+            "dtype": arguments.dtype,
+            "compile": arguments.compile,
+            "batch_tokens": arguments.batch_tokens,
+        },
+    }
 
 
-def attention_parameters(config: GPTConfig) -> int:
-    """Parameters of one attention layer."""
-    C = config.n_embd
-    return 4 * C * C + (4 * C if config.bias else 0)
+def _largest(arguments: Arguments, compiled: bool) -> int | None:
+    """The largest micro-batch that fits the GPU; None if not even one window does."""
+    step = replace(arguments.step(1), compiled=compiled)
+    memory = GPUS[arguments.gpu].memory_bytes
+    try:
+        return largest_micro_batch(arguments.model, arguments.share, memory, step)
+    except ValueError:
+        return None
 
 
-def mlp_parameters(config: GPTConfig) -> int:
-    """Parameters of one feed-forward layer."""
-    C, width = config.n_embd, config.hidden_width
-    matrices = 3 if config.mlp == "swiglu" else 2
-    biases = (matrices - 1) * width + C if config.bias else 0
-    return matrices * C * width + biases
+def _memory(config: GPTConfig, step: StepShape, compiled: bool) -> dict[str, Any]:
+    """Bytes of one GPU by part, and what would be left if each block were computed again."""
+    chosen = replace(step, compiled=compiled)
+    again = predict_memory(config, replace(chosen, recompute=True))
+    found = asdict(predict_memory(config, chosen))
+    return found | {"layers_computed_again": again.layers, "peak_computed_again": again.peak}
 
 
-def norm_parameters(config: GPTConfig) -> int:
-    """Parameters of one normalisation layer."""
-    return config.n_embd * (2 if config.norm == "layernorm" and config.bias else 1)
+def _parameters(config: GPTConfig) -> dict[str, Any]:
+    """Counts by part and in all, as trained (padded) and as published."""
+    rows: dict[str, Any] = {"one_attention_layer": attention_parameters(config)}
+    for name, padded in (("padded", True), ("published", False)):
+        counts = count_parameters(config, padded)
+        rows[name] = asdict(counts) | {
+            "total": counts.total,
+            "total_tied": count_parameters(replace(config, tied=True), padded).total,
+            "total_untied": count_parameters(replace(config, tied=False), padded).total,
+            "without_positions": counts.without_positions,
+            "without_embeddings": counts.without_embeddings,
+        }
+    return rows
 
 
-def count_parameters(config: GPTConfig, padded: bool = True) -> Parameters:
-    """Parameters by part, vocabulary padded as trained or, if not `padded`, as published."""
-    V = config.padded_vocab_size if padded else config.vocab_size
-    block = attention_parameters(config) + mlp_parameters(config) + 2 * norm_parameters(config)
-    return Parameters(
-        token_embedding=V * config.n_embd,
-        position_embedding=config.context_length * config.n_embd
-        if config.position == "learned"
-        else 0,
-        blocks=config.n_layer * block,
-        final_norm=norm_parameters(config),
-        untied_head=0 if config.tied else V * config.n_embd,
+def parse(words: list[str]) -> tuple[str, Arguments]:
+    """The name of the shape (the first word, default gpt2) and the arguments."""
+    named = bool(words) and not words[0].startswith("-")
+    name = words[0] if named else "gpt2"
+    if name not in SHAPES:
+        raise ValueError(f"shape {name} is not known; choose one of {', '.join(SHAPES)}")
+    arguments = tyro.cli(
+        Arguments,
+        default=Arguments(model=SHAPES[name]),
+        args=words[1:] if named else words,
+        prog=f"model/cost.py {name}",
+        description=f"{Arguments.__doc__} First word, default gpt2: {', '.join(SHAPES)}.",
+        config=(tyro.conf.FlagConversionOff,),
     )
+    return name if arguments.model == SHAPES[name] else f"{name}, changed", arguments
 
 
-def training_flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
-    """FLOPs of forward and backward per token, 6N + 12LCT: PaLM's convention, used for MFU.
-
-    Source: https://arxiv.org/abs/2204.02311 appendix B. N leaves out the position table (and an
-    untied embedding, which is a look-up, not a multiply).
-    """
-    T = context_length or config.context_length
-    counts = count_parameters(config)
-    N = counts.without_positions - (0 if config.tied else counts.token_embedding)
-    return 6 * N + 12 * config.n_layer * config.n_embd * T
-
-
-# Dense bf16 tensor-core peaks in FLOP/s by a part of the device's name; NVIDIA's data sheets.
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "GH200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "B200": 2250e12,
-    "L40S": 362e12,
-    "RTX 4090": 165e12,
-}
+def main() -> None:
+    """Count, predict, print."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        name, arguments = parse(sys.argv[1:])
+        report = report_of(name, arguments)
+        log.info("%s", table_of(report))
+        if arguments.json is not None:
+            write_json(arguments.json, report)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(USER_ERROR)
 
 
-def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 peak of one GPU in FLOP/s, or None if the GPU is not in the table."""
-    for name, peak in PEAK_FLOPS.items():
-        if name in device_name:
-            return peak
-    return None
+if __name__ == "__main__":
+    main()

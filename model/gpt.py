@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.kv_cache import KVCache
+
 VOCAB_MULTIPLE = 128  # 50257 -> 50304: the head's matrix multiply runs on whole tiles
 INIT_STD = 0.02  # https://github.com/openai/gpt-2/blob/master/src/model.py
 ROPE_BASE = 10_000.0  # https://arxiv.org/abs/2104.09864
@@ -75,25 +77,6 @@ class GPTConfig:
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and logits (V): vocab_size rounded up to a multiple of 128."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-
-
-class KVCache:
-    """Keys and values of the tokens seen so far, for generation one token at a time."""
-
-    def __init__(self, config: GPTConfig, batch: int, length: int, like: Tensor) -> None:
-        shape = (config.n_layer, batch, config.n_head, length, config.head_width)
-        self.keys = like.new_empty(shape)
-        self.values = like.new_empty(shape)
-        self.length = 0
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add this call's keys and values; give all of the layer. (B, H, T, D) -> (B, H, S, D)."""
-        end = self.length + k.size(2)
-        if end > self.keys.size(3):
-            raise ValueError(f"{end} tokens do not fit a cache of {self.keys.size(3)}")
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
 def new_norm(config: GPTConfig) -> nn.Module:
@@ -211,37 +194,51 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        residual: torch.dtype | None = None,
     ) -> Tensor:
         """The normalised states after the last block.
 
         Shapes: ids (B, T) integers -> (B, T, C). positions (T) or (B, T), default 0..T-1 (after
         what is cached). mask, broadcastable to (B, H, T, S), True where attention is allowed;
-        default causal. With a cache that holds tokens, T is 1 or a mask must be given.
+        default causal. `residual` is the type of the residual stream; default the embedding's.
         Raises: ValueError for more tokens than context_length.
         """
-        seen = cache.length if cache is not None else 0
         T = ids.size(1)
+        slots = torch.arange(0, T, device=ids.device) if cache is None else cache.make_room(T)
         if positions is None:
-            if seen + T > self.config.context_length:
+            longest = T if cache is None else cache.end
+            if longest > self.config.context_length:
                 raise ValueError(
-                    f"{seen + T} tokens are more than context_length={self.config.context_length}; "
+                    f"{longest} tokens are more than context_length={self.config.context_length}; "
                     "shorten the input"
                 )
-            positions = torch.arange(seen, seen + T, device=ids.device)
-        if seen and T > 1 and mask is None:
-            raise ValueError(f"{T} tokens after {seen} cached ones need a mask; pass one")
+            positions = slots
+        if mask is None and cache is not None:
+            mask = cache.causal_mask()
         x = self.wte(ids)
         if self.config.position == "learned":
             x = x + self.wpe(positions)
+        x = x.to(residual or x.dtype)
         for block in self.h:
             x = block(x, positions, mask, cache)
         if cache is not None:
-            cache.length += T
+            cache.advance()
         return self.ln_f(x)
+
+    def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for `batch` rows of up to `length` tokens; dtype None is the weights'."""
+        config, like = self.config, self.wte.weight
+        shape = (config.n_layer, batch, config.n_head, length, config.head_width)
+        return KVCache(shape, dtype or like.dtype, like.device)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's matrix (V, C)."""
+        return self.wte.weight if self.config.tied else self.lm_head.weight
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits over the padded vocabulary. Shapes: (..., C) -> (..., V)."""
-        return F.linear(hidden, self.wte.weight if self.config.tied else self.lm_head.weight)
+        return F.linear(hidden, self.head_weight)
 
     def live_logits(self, hidden: Tensor) -> Tensor:
         """float32 logits, padding ids at -inf, for sampling and scoring. (..., C) -> (..., V)."""

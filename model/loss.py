@@ -1,19 +1,29 @@
 """The training loss: mean next-token cross-entropy over all logits, in float32."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.fused_loss import head_and_loss
 from model.gpt import GPT
 
 
 class NextTokenLoss(nn.Module):
     """Network and loss as one module, so that compilation and DDP see one forward pass."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(
+        self, model: GPT, fused: bool = False, residual: torch.dtype | None = None
+    ) -> None:
+        """`fused` takes the same loss from model/fused_loss.py; `residual` is as in GPT.hidden."""
         super().__init__()
         self.model = model
+        self.fused = fused
+        self.residual = residual
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats. Shapes: ids (B, T), targets (B, T) integers -> ()."""
-        logits = self.model.head(self.model.hidden(ids))
+        states = self.model.hidden(ids, residual=self.residual)
+        if self.fused:
+            return head_and_loss(states, self.model.head_weight, targets)
+        logits = self.model.head(states)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().long())

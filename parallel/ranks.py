@@ -4,12 +4,14 @@ The only reader of torchrun's environment variables. One process without torchru
 and needs no process group: every function here then returns its input.
 """
 
+import ctypes
 import io
 import logging
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,9 +19,19 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 T = TypeVar("T")
 LAST_WORD_SECONDS = 3.0
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+class StopAgreed(Exception):
+    """All ranks leave a piece of work unfinished because one of them was asked to stop."""
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,8 @@ class Ranks:
     local_rank: int
     local_world_size: int
     device: torch.device
+    stop_wanted: Callable[[], bool] = _never
+    """Whether this process was asked to stop."""
 
     @property
     def is_main(self) -> bool:
@@ -41,6 +55,43 @@ class Ranks:
 def rank_from_environment() -> int:
     """This process's global rank before any process group exists; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
+
+
+def job_id() -> str:
+    """The batch job that this process belongs to; empty without one."""
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
+def started_again() -> bool:
+    """Whether no person started this process: torchrun did after a failure, or SLURM's requeue."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
+
+
+def die_with_launcher() -> None:
+    """Let the kernel kill this process when its torchrun dies, however that happens.
+
+    Workers without it train on as orphans, and the job that replaces them finds the folder taken.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if "TORCHELASTIC_RUN_ID" not in os.environ or prctl is None:
+        return
+    launcher = os.getppid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # it died before the kernel knew
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dismiss_launcher() -> None:
+    """Ask torchrun not to start the job again, for this end is meant; it would restart any failure.
+
+    It then ends with code 1, whatever the ranks return.
+    """
+    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - int(
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    )
+    if "TORCHELASTIC_RUN_ID" in os.environ and left > 0 and os.environ.get("LOCAL_RANK") == "0":
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def quiet_other_ranks() -> None:
@@ -73,22 +124,32 @@ def user_errors() -> Iterator[None]:
             time.sleep(LAST_WORD_SECONDS)
         elif isinstance(error, ValueError):
             sys.stderr.write(f"error: {error}\n")
+        dismiss_launcher()
         stop()
         raise SystemExit(code) from None
 
 
-def start(device: str = "auto", timeout_seconds: float = 1800) -> Ranks:
+def start(
+    device: str = "auto", timeout_seconds: float = 1800, deterministic: bool = False
+) -> Ranks:
     """Join the job that torchrun started (or stand alone) and pick this rank's device.
 
-    `device` is auto, cpu or cuda; auto takes CUDA where there is one.
+    `device` is auto, cpu or cuda; auto takes CUDA where there is one. `deterministic` makes CUDA
+    give the same bits each time, as the CPU always does.
     Raises: ValueError for a device that is not there or has too few GPUs for the local ranks.
     """
+    die_with_launcher()
+    if deterministic:
+        compute_alike()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     use_cuda = _wants_cuda(device, local_world_size)
     place = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
+        # The watchdog would end this process at a peer's death before it has saved its state, or
+        # free a stuck update to run on garbage; train/survival.py watches instead.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         torch.cuda.set_device(place)
         torch.set_float32_matmul_precision("high")  # TF32, alike in training and evaluation
     if world_size > 1:
@@ -116,6 +177,25 @@ def _wants_cuda(device: str, local_world_size: int) -> bool:
     return True
 
 
+def compute_alike() -> None:
+    """Only kernels and reductions that give the same bits each time; before CUDA is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # NVLS adds in varying order: https://github.com/NVIDIA/nccl/issues/1497
+    os.environ["NCCL_NVLS_ENABLE"] = "0"
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.enable_cudnn_sdp(False)  # has no deterministic backward
+
+
+def limit_waiting(seconds: float) -> None:
+    """From now on a collective of the CPU fails after waiting so long for a silent rank."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        set_timeout = getattr(distributed_c10d, "_set_pg_timeout", None)
+        if set_timeout is not None:
+            set_timeout(timedelta(seconds=seconds))
+
+
 def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
@@ -129,6 +209,19 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on one rank at least; all ranks ask together."""
+    if not dist.is_initialized():
+        return flag
+    return sum_over_ranks(torch.tensor(float(flag), device=device)).item() > 0
+
+
+def stop_together(ranks: Ranks) -> None:
+    """Long work calls this at the same points on every rank. Raises: StopAgreed on all or none."""
+    if any_rank(ranks.stop_wanted(), ranks.device):
+        raise StopAgreed
+
+
 def from_main(value: T) -> T:
     """Rank 0's `value` on every rank (pickled between our own processes only)."""
     if not dist.is_initialized():
@@ -136,6 +229,15 @@ def from_main(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_everyone(value: T) -> list[T]:
+    """Every rank's `value`, by rank (pickled between our own processes only)."""
+    if not dist.is_initialized():
+        return [value]
+    box = [value] * dist.get_world_size()
+    dist.all_gather_object(box, value)
+    return box
 
 
 def raise_together(error: Exception | None) -> None:

@@ -10,10 +10,10 @@ from model.presets import SHAPES
 from parallel.ranks import start
 from tests.data_sets import tiny_data_set
 from tests.runs import lines, losses, run_to_end, tiny_config
+from train.build import build_run
 from train.config import SaveConfig
 from train.inputs import check_inputs
 from train.loop import train
-from train.run import build_run
 
 pytestmark = pytest.mark.gpu
 

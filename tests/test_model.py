@@ -8,7 +8,7 @@ import transformers
 
 from model.attention import attention_backend
 from model.cost import attention_parameters, count_parameters, training_flops_per_token
-from model.gpt import GPT, GPTConfig, KVCache
+from model.gpt import GPT, GPTConfig
 from model.loss import NextTokenLoss
 from model.presets import SHAPES
 
@@ -155,7 +155,7 @@ def test_a_later_token_never_changes_an_earlier_logit():
 def test_cached_steps_give_the_logits_of_the_whole(fields):
     config = GPTConfig(2, 2, 32, 16, 300, **fields)
     model, ids = fresh(config), torch.randint(300, (3, 12))
-    cache = KVCache(config, 3, 16, like=model.wte.weight)
+    cache = model.new_cache(3, 16)
     with torch.no_grad():
         parts = [model.hidden(ids[:, :5], cache=cache)]
         parts += [model.hidden(ids[:, t : t + 1], cache=cache) for t in range(5, 12)]

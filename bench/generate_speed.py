@@ -1,0 +1,203 @@
+"""Drawing text with the KV cache against reading the whole text again for every token.
+
+    python bench/generate_speed.py
+
+Random weights of GPT-2's shape, float32, one prompt, 512 new tokens, 1 and 8 samples side by side.
+The baseline computes the head at the last position only. Every cached token is drawn and timed; of
+the recomputation, whose passes differ in length alone, `probes` evenly spread ones are timed for
+each round and their mean taken for all (`--probes 512` times every one, which takes an hour).
+Each probe must choose the very token that the cache led to. Prints Markdown, writes one JSON.
+"""
+
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from bench.provenance import provenance
+from data_prep.tokenizer import gpt2_tokenizer
+from eval.decoding import Draft, batches_of, draw_batches, new_drafts
+from eval.sampling import GenerateOptions, pick, uniform_numbers
+from eval.subject import evaluating
+from model.gpt import GPT
+from model.precision import autocast, choose_dtype
+from model.presets import SHAPES
+from parallel.ranks import quiet_other_ranks, start, user_errors
+from storage.atomic import write_json
+
+OUT = Path(__file__).resolve().parent / "results" / "generate_speed.json"
+PROMPT = "Hello, I'm a language model,"
+
+log = logging.getLogger("eval")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time both ways of drawing the same text."""
+
+    shape: str = "gpt2"
+    """Model shape by name, with random weights."""
+    max_tokens: int = 512
+    """New tokens of each sample."""
+    samples: tuple[int, ...] = (1, 8)
+    """Samples side by side, one measurement each."""
+    rounds: int = 2
+    """Times that each measurement is made, by turns; each gives one ratio."""
+    probes: int = 12
+    """Passes of the recomputation timed in a round, of max_tokens."""
+    threads: int = 2
+    """Threads of the CPU."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dtype: str = "float32"
+    """float32 or bfloat16."""
+    out: Path = OUT
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"there is no shape {self.shape}; the shapes are {', '.join(SHAPES)}")
+        if not 1 <= self.probes <= self.max_tokens:
+            raise ValueError(f"probes={self.probes} must be 1 to max_tokens={self.max_tokens}")
+        if min(self.samples, default=0) < 1 or self.rounds < 1:
+            raise ValueError("samples and rounds must be 1 or more")
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, all work on `device` being done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def draw_cached(model: GPT, options: GenerateOptions) -> tuple[float, list[Draft]]:
+    """Seconds for the whole text of all samples, by the project's own code, and the texts."""
+    device = model.wte.weight.device
+    drafts = new_drafts(gpt2_tokenizer(), [PROMPT], options)
+    begin = now(device)
+    draw_batches(model, batches_of(drafts, options), options)
+    seconds = now(device) - begin
+    if any(len(draft.sample().token_ids) < options.max_tokens for draft in drafts):
+        raise ValueError(f"a sample ended early; use another seed than {options.seed}")
+    return seconds, drafts
+
+
+def recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOptions) -> Tensor:
+    """The next token of each row from its whole text. Shapes: (B, T), (B,) -> (B,)."""
+    dtype = choose_dtype(options.dtype, window.device)
+    with autocast(dtype, window.device):
+        logits = model.live_logits(model.hidden(window)[:, -1])
+    return pick(logits, uniforms, options)
+
+
+def time_probes(
+    model: GPT, drafts: Sequence[Draft], steps: Sequence[int], options: GenerateOptions
+) -> tuple[list[float], int]:
+    """Seconds of the recomputed steps, and how many of their tokens are the cached ones."""
+    device = model.wte.weight.device
+    ids = torch.tensor([draft.ids for draft in drafts], device=device)  # (B, prompt + max_tokens)
+    rows = [uniform_numbers(options.seed, *draft.where, options.max_tokens) for draft in drafts]
+    uniforms = torch.stack(rows).to(device)  # (B, max_tokens)
+    prompt = ids.size(1) - options.max_tokens
+    seconds, same = [], 0
+    with evaluating(model):
+        for step in steps:
+            begin = now(device)
+            tokens = recompute(model, ids[:, : prompt + step], uniforms[:, step], options)
+            seconds.append(now(device) - begin)
+            same += int((tokens == ids[:, prompt + step]).sum())
+    return seconds, same
+
+
+def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
+    """Both ways for each number of samples, round by round."""
+    rows = []
+    spacing = arguments.max_tokens / arguments.probes
+    steps = [int((i + 0.5) * spacing) for i in range(arguments.probes)]
+    for number in range(arguments.rounds):
+        for samples in arguments.samples:
+            options = GenerateOptions(
+                max_tokens=arguments.max_tokens,
+                samples=samples,
+                batch_size=samples,
+                dtype="bfloat16" if arguments.dtype == "bfloat16" else "float32",
+            )
+            cached, drafts = draw_cached(model, options)
+            probes, same = time_probes(model, drafts, steps, options)
+            recomputed = statistics.mean(probes) * arguments.max_tokens
+            rows.append(
+                {
+                    "samples": samples,
+                    "cached_seconds": cached,
+                    "recomputed_seconds": recomputed,
+                    "ratio": recomputed / cached,
+                    "probed_steps": steps,
+                    "probed_seconds": probes,
+                    "tokens_checked": samples * len(steps),
+                    "tokens_equal": same,
+                }
+            )
+            log.info("round %d: %s", number + 1, line_of(arguments, rows[-1:]))
+    return rows
+
+
+def line_of(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> str:
+    """The median of rounds as a row of the table."""
+    samples = rows[0]["samples"]
+    speed, again, ratio = (
+        statistics.median(samples * arguments.max_tokens / row["cached_seconds"] for row in rows),
+        statistics.median(
+            samples * arguments.max_tokens / row["recomputed_seconds"] for row in rows
+        ),
+        statistics.median(row["ratio"] for row in rows),
+    )
+    equal, checked = (sum(row[key] for row in rows) for key in ("tokens_equal", "tokens_checked"))
+    return f"| {samples} | {speed:.1f} | {again:.2f} | {ratio:.1f} | {equal} of {checked} |"
+
+
+def table_of(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> str:
+    """The result as Markdown."""
+    lines = [
+        "| samples | cached, tokens/s | recomputed, tokens/s | ratio | equal tokens |",
+        "| --: | --: | --: | --: | --: |",
+    ]
+    for samples in arguments.samples:
+        lines.append(line_of(arguments, [row for row in rows if row["samples"] == samples]))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Build a model, time both ways, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, description=__doc__)
+        ranks = start(arguments.device)
+        report = provenance(["torch"])
+        torch.set_num_threads(arguments.threads)
+        model = GPT(SHAPES[arguments.shape])
+        model.initialise(1)
+        with torch.no_grad():  # a logit of 0 is never among the likeliest: no text ends early
+            model.wte.weight[gpt2_tokenizer().end_of_text] = 0
+        rows = measure(model.to(ranks.device), arguments)
+        cuda = ranks.device.type == "cuda"
+        report |= {
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "threads": torch.get_num_threads(),
+            "shape": arguments.shape,
+            "dtype": arguments.dtype,
+            "max_tokens": arguments.max_tokens,
+            "rounds": rows,
+        }
+        log.info("%s", table_of(arguments, rows))
+        write_json(arguments.out, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""Peak memory of real training steps against what model/memory.py predicts.
+
+    python bench/memory.py                          the cases of this machine's device
+    python bench/memory.py --cases 30M-8-bf16       only these
+    python bench/memory.py --allocator launch       with the variables that launch/node.sh sets
+
+Each case is a process of its own: it builds a run as the trainer does, on a prepared data set, and
+takes a few steps. CPU: peak resident size less that after imports. CUDA: what torch allocated at
+most, and reserved. Prints Markdown, writes one JSON.
+"""
+
+import importlib
+import logging
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from model.gpt import GPTConfig
+from model.memory import StepShape, predict_memory
+from model.presets import SHAPES
+from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
+from storage.atomic import read_json, write_json
+from train.build import build_run
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.inputs import check_inputs
+from train.schedule import ScheduleConfig, learning_rate
+from train.step import train_step
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "bench" / "results" / "memory.json"
+STEPS = 3  # the optimizer's moments are there from the second on
+LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
+SMALL = GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)
+NETWORKS = SHAPES | {"30M": SMALL, "30M-llama": replace(SMALL, **LLAMA)}
+# As launch/node.sh sets them where there is no GPU.
+LAUNCH_ALLOCATOR = ("MALLOC_MMAP_MAX_=0", "MALLOC_TOP_PAD_=268435456")
+
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network, how its step runs, and how many micro-steps there are."""
+
+    network: str
+    micro_batch: int
+    dtype: Literal["float32", "bfloat16"]
+    compiled: bool
+    micro_steps: int = 2
+
+    @property
+    def name(self) -> str:
+        """How it is asked for."""
+        dtype = {"float32": "f32", "bfloat16": "bf16"}[self.dtype]
+        how = "-compiled" if self.compiled else ""
+        once = "-once" if self.micro_steps == 1 else ""
+        return f"{self.network}-{self.micro_batch}-{dtype}{how}{once}"
+
+
+CASES = {
+    "cpu": (
+        Case("demo", 16, "float32", False),
+        Case("30M", 2, "float32", False),
+        Case("30M", 8, "float32", False),
+        Case("30M", 8, "float32", False, micro_steps=1),
+        Case("30M", 8, "bfloat16", False),
+        Case("30M-llama", 8, "bfloat16", False),
+        Case("gpt2", 1, "float32", False),
+        Case("gpt2", 1, "bfloat16", False),
+        Case("demo", 16, "float32", True),
+        Case("30M", 8, "float32", True),
+        Case("30M", 8, "bfloat16", True),
+        Case("30M-llama", 8, "bfloat16", True),
+        Case("gpt2", 1, "bfloat16", True),
+    ),
+    "cuda": (
+        Case("gpt2", 16, "bfloat16", False),
+        Case("gpt2", 64, "bfloat16", False),
+        Case("gpt2", 16, "bfloat16", True),
+        Case("gpt2", 64, "bfloat16", True),
+        Case("gpt2", 128, "bfloat16", True),
+        Case("gpt2-medium", 32, "bfloat16", True),
+        Case("gpt2-large", 16, "bfloat16", True),
+        Case("gpt2-xl", 8, "bfloat16", True),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure the peak memory of training steps and compare it with the prediction."""
+
+    data: Path = Path("data/python_docs")
+    """Data set folder with GPT-2's tokenizer, such as `data_prep/text.py --embedded` makes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    cases: tuple[str, ...] = ()
+    """Cases by name; none is all of the device's."""
+    allocator: Literal["default", "launch"] = "default"
+    """On the CPU: glibc as it comes, or with the variables that launch/node.sh sets."""
+    out: Path = OUT
+    """Result file."""
+    here: bool = False
+    """Measure the one case in this very process and write only its record (used by itself)."""
+
+
+def chosen(arguments: Arguments, device: str) -> tuple[Case, ...]:
+    """The cases asked for. Raises: ValueError for a name that is none."""
+    known = {case.name: case for case in CASES[device]}
+    wrong = [name for name in arguments.cases if name not in known]
+    if wrong:
+        raise ValueError(f"there is no case {wrong[0]} on {device}; choose from {', '.join(known)}")
+    return tuple(known[name] for name in arguments.cases or known)
+
+
+def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
+    """This process's resident bytes, now or at most (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, int]:
+    """Bytes at the peak of a few real steps."""
+    for late in ("torch._dynamo", "torch._inductor.compile_fx"):  # by optimizer and compiler
+        importlib.import_module(late)
+    imported = resident("VmRSS")
+    network = NETWORKS[case.network]
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config(
+            data=data,
+            out=Path(folder) / "run",
+            steps=STEPS,
+            batch_tokens=case.micro_batch * case.micro_steps * network.context_length,
+            micro_batch=case.micro_batch,
+            dtype=case.dtype,
+            compile="on" if case.compiled else "off",
+            device="cuda" if ranks.device.type == "cuda" else "cpu",
+            model=network,
+            schedule=ScheduleConfig(warmup_steps=0),
+            eval=EvalConfig(every=0, tasks_every=0, tasks=()),
+            sample=SampleConfig(every=0),
+            save=SaveConfig(every_minutes=0),
+        )
+        run = build_run(config, ranks, check_inputs(config, ranks))
+        for step in range(STEPS):
+            lr = learning_rate(step, STEPS, config.optimizer.lr, config.schedule)
+            train_step(run, run.loader.next_step(), lr, stop_wanted=False)
+        run.close()
+    if ranks.device.type == "cuda":
+        return {
+            "measured": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.max_memory_reserved(),
+        }
+    return {"measured": resident("VmHWM") - imported, "after_imports": imported}
+
+
+def record(case: Case, measured: dict[str, int], device: str) -> dict[str, Any]:
+    """One case's prediction and measurement."""
+    step = StepShape(
+        micro_batch=case.micro_batch,
+        dtype=getattr(torch, case.dtype),
+        compiled=case.compiled,
+        accumulates=case.micro_steps > 1,
+        device=device,
+    )
+    found = predict_memory(NETWORKS[case.network], step)
+    ratio = found.peak / measured["measured"]
+    return (
+        asdict(case) | measured | {"predicted": found.peak, "ratio": ratio, "at": found.peak_moment}
+    )
+
+
+def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, Any]:
+    """Measure one case in a fresh process. Raises: ValueError if it fails."""
+    tight = device == "cpu" and arguments.allocator == "launch"
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "case.json"
+        command = [
+            *(("env", *LAUNCH_ALLOCATOR) if tight else ()),
+            *(sys.executable, str(Path(__file__).resolve()), "--here", "True"),
+            *("--data", str(arguments.data), "--device", device),
+            *("--cases", case.name, "--out", str(out)),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ValueError(f"{case.name} failed: {done.stderr[-2000:]}")
+        return read_json(out)
+
+
+def report_of(arguments: Arguments, device: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the result file holds."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {
+        "commit": commit.stdout.strip() or "unknown",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "allocator": arguments.allocator if device == "cpu" else "torch's",
+        "cases": rows,
+    }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """One case as a row of Markdown."""
+    mib = {
+        key: f"{row[key] / 2**20:,.0f}"
+        for key in ("measured", "predicted", "reserved")
+        if key in row
+    }
+    compiled = "compiled" if row["compiled"] else "eager"
+    return (
+        f"| {row['network']} | {row['micro_batch']} x {row['micro_steps']} | {row['dtype']} "
+        f"| {compiled} | {mib['measured']} | {mib.get('reserved', '-')} | {mib['predicted']} "
+        f"| {row['ratio'] - 1:+.1%} |"
+    )
+
+
+def main() -> None:
+    """Measure every case in a process of its own, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+        ranks = start(arguments.device)
+        device = ranks.device.type
+        cases = chosen(arguments, device)
+        if arguments.here:
+            found = record(cases[0], measure(cases[0], arguments.data, ranks), device)
+            write_json(arguments.out, found)
+            return
+        log.info("| network | micro-batch | dtype | step | MiB | reserved | predicted | off by |")
+        log.info("|---|---|---|---|--:|--:|--:|--:|")
+        rows = []
+        for case in cases:
+            rows.append(in_own_process(case, arguments, device))
+            log.info("%s", line_of(rows[-1]))
+            write_json(arguments.out, report_of(arguments, device, rows))
+
+
+if __name__ == "__main__":
+    main()
