@@ -8,7 +8,7 @@ RECIPE  := setup.cfg pyproject.toml constraints.txt
 SHELL_SCRIPTS := .ci/run launch/node.sh launch/environment.sh launch/slurm/*.sbatch
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev run test check clean
+.PHONY: help setup setup-dev run test test-long check clean
 
 help: ## list these targets
 	@awk -F ' *## *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ run: .venv/.installed data/python_docs/manifest.json ## train a small model now,
 
 test: .venv/.installed-dev ## run the test suite
 	$(IN_VENV) pytest $(ARGS)
+
+test-long: .venv/.installed-dev ## tests of many minutes: SLURM (installed by apt where we are root), faults
+	$(IN_VENV) pytest -m long $(ARGS)
 
 check: .venv/.installed-dev ## ruff, pyright, the house rules, shellcheck
 	.venv/bin/ruff check .

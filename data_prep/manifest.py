@@ -4,6 +4,7 @@ The dataclasses here are the file's exact content, in its order.
 """
 
 import math
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -203,4 +204,7 @@ def _from_json(content: dict[str, Any]) -> Manifest:
 
 def _split_from_json(content: dict[str, Any]) -> SplitEntry:
     shards = tuple(ShardEntry(**shard) for shard in content["shards"])
+    for shard in shards:
+        if not re.fullmatch(r"\w[\w-]*", shard.name, re.ASCII):  # it becomes a path
+            raise ValueError(f"a manifest says {shard.name!r}, which is no name of a shard")
     return SplitEntry(**{**content, "shards": shards})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.shards import DataSet
+from data_prep.skips import Skips, after_skips, parse_skips
 from storage.atomic import read_json
 from storage.run_folder import RunFolder
 
@@ -44,6 +45,8 @@ class RunRecord:
     steps: tuple[StepRecord, ...]
     discarded: tuple[StepRecord, ...]
     """Steps that were done, lost by a stop, and done again."""
+    skips: Skips = ()
+    """Ranges of windows that were to be left out."""
 
     def check_data(self, data: DataSet) -> None:
         """Raises: ValueError if the run was not trained on `data`."""
@@ -104,6 +107,7 @@ def read_run(folder: Path) -> RunRecord:
             data_fingerprint=content["data_fingerprint"],
             steps=tuple(_read_steps(run.metrics)),
             discarded=tuple(_read_steps(run.discarded_metrics)),
+            skips=parse_skips(config.get("skip_windows", ())),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{run.config} lacks {error}; it is not a run of this program") from error
@@ -133,18 +137,23 @@ def _step(line: dict[str, Any]) -> StepRecord:
     )
 
 
-def breaks(steps: tuple[StepRecord, ...], first: int = 0) -> list[str]:
-    """Where lines do not follow on from `first`: a gap or an overlap of steps or of windows."""
+def breaks(steps: tuple[StepRecord, ...], first: int = 0, skips: Skips = ()) -> list[str]:
+    """Where lines do not follow on from `first`: a gap or an overlap of steps or of windows.
+
+    A jump over windows that were to be left out is none (nor that they were taken before).
+    """
     found = []
     if steps and steps[0].step > first:
         found.append(f"steps {first} to {steps[0].step - 1} have no line")
-    if steps and steps[0].step == 0 and steps[0].first_window != 0:
-        found.append(f"step 0 begins at window {steps[0].first_window} instead of 0")
+    begin = after_skips(0, steps[0].windows, skips) if steps else 0
+    if steps and steps[0].step == 0 and steps[0].first_window not in (0, begin):
+        found.append(f"step 0 begins at window {steps[0].first_window} instead of {begin}")
     for before, after in pairwise(steps):
         if after.step != before.step + 1:
             found.append(f"step {before.step} is followed by step {after.step}")
         kind = "gap" if after.first_window > before.stop_window else "overlap"
-        if after.first_window != before.stop_window:
+        jump = after_skips(before.stop_window, after.windows, skips)
+        if after.first_window not in (before.stop_window, jump):
             found.append(
                 f"{kind}: step {before.step} ends before window {before.stop_window}, step "
                 f"{after.step} begins at window {after.first_window}"

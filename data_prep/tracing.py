@@ -157,7 +157,7 @@ class Tracer:
             "last_step": steps[-1].step,
             "tokens": tokens,
             "tokens_dropped": span - tokens,
-            "breaks": breaks(tuple(steps)),
+            "breaks": breaks(tuple(steps), skips=run.skips),
             "steps_without_update": sum(step.skipped for step in steps),
             "documents": self.shards.documents,
             "documents_seen": int((times > 0).sum()),

@@ -149,7 +149,7 @@ def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) ->
     differing = differences(data, run, chosen, threads)
     redone = differences(data, run, again, threads) if again else []
     seconds = time.perf_counter() - start
-    broken = breaks(chosen, first)
+    broken = breaks(chosen, first, run.skips)
     tokens = run.context_length * sum(step.windows for step in (*chosen, *again))
     log.info(
         "%s: data set %s, seed %d, windows of %d tokens",

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel.ranks import Ranks, raise_together, sum_over_ranks
+from parallel.ranks import Ranks, raise_together, stop_together, sum_over_ranks
 
 B = TypeVar("B")
+ROUNDS_BETWEEN_POLLS = 8
 
 
 def deal(
@@ -26,15 +27,20 @@ def deal(
     """Score every batch on one of the ranks; all ranks get the whole table.
 
     `score` gives the rows of the table that a batch fills, and their float64 values.
-    Shapes: (rows, columns) float64. Raises: ValueError on every rank if scoring failed on one.
+    Shapes: (rows, columns) float64. Raises: ValueError on every rank if scoring failed on one;
+    StopAgreed on every rank if one was asked to stop meanwhile.
     """
     table = torch.zeros(rows, columns, dtype=torch.float64, device=ranks.device)
     error: Exception | None = None
-    try:
-        for batch in batches[ranks.rank :: ranks.world_size]:
-            where, values = score(batch)
-            table[where] = values
-    except (ValueError, OSError, RuntimeError) as found:  # RuntimeError: out of memory
-        error = found
+    for turn, first in enumerate(range(0, len(batches), ranks.world_size)):
+        if turn % ROUNDS_BETWEEN_POLLS == 0:
+            stop_together(ranks)
+        share = batches[first + ranks.rank : first + ranks.world_size][:1]
+        try:
+            for batch in share if error is None else ():
+                where, values = score(batch)
+                table[where] = values
+        except (ValueError, OSError, RuntimeError) as found:  # RuntimeError: out of memory
+            error = found
     raise_together(error)
     return sum_over_ranks(table).cpu().numpy()

@@ -3,15 +3,26 @@
 `hellaswag/`: completion style, the raw `ctx`, a space and the ending, `acc_norm` per token, as
 build-nanogpt scores it. `hellaswag_harness/`: lm-evaluation-harness's text, with the activity in
 front and wikiHow's marks taken out, and `acc_norm` per character of the ending.
+Completion style needs the original text: on a file whose marks are gone its figures are comparable
+with nobody's, and are called `hellaswag_unmarked/`.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eval.few_shot import few_shot_name, with_examples
 from eval.multiple_choice import Item, item_of, score_items
 from eval.result import TaskResult
-from eval.sources import HubFile, Source, read_items, rows_of_file, rows_of_hub
+from eval.sources import (
+    HubFile,
+    Source,
+    read_examples,
+    read_items,
+    rows_of_file,
+    rows_of_hub,
+)
 from eval.subject import EvalOptions, Subject
 
 REPOSITORY = "Rowan/hellaswag"
@@ -19,16 +30,28 @@ REVISION = "218ec52e09a7e7462a5400043bb9a69a41d06b76"
 VALIDATION_FILE = "data/validation-00000-of-00001.parquet"
 VALIDATION_SHA256 = "899813071e1e95efafec90f856e1987d2150fa4d020fc005df6962c259f660cd"
 
+TRAINING_FILE = "data/train-00000-of-00001.parquet"
+
+COMPLETION, UNMARKED, HARNESS = "hellaswag", "hellaswag_unmarked", "hellaswag_harness"
+MARKS = re.compile(r"\[(?:header|title|step|substeps)\]")  # in every item from wikiHow
 BRACKETS = re.compile(r"\[.*?\]")
 
 
 def hellaswag(subject: Subject, options: EvalOptions) -> TaskResult:
-    """The task: `acc` by summed loss and `acc_norm` by mean, in both styles."""
-    pairs = read_items(HELLASWAG, subject, options)
+    """The task: `acc` by summed loss and `acc_norm` by mean, in both styles.
+
+    With few-shot examples in harness style only: nobody has figures of the other.
+    """
+    plain, harness = zip(*read_items(HELLASWAG, subject, options), strict=True)
+    if options.few_shot:
+        pool = [item for _, item in read_examples(HELLASWAG, subject, options)]
+        harness = with_examples(HELLASWAG, harness, pool, options.few_shot)
+        styles = {few_shot_name(HARNESS, options.few_shot): harness}
+    else:
+        original = all(item.original for item in plain)
+        styles = {COMPLETION if original else UNMARKED: plain, HARNESS: harness}
     tags, items = {}, {}
-    for name, style in zip(
-        ("hellaswag", "hellaswag_harness"), zip(*pairs, strict=True), strict=True
-    ):
+    for name, style in styles.items():
         found = score_items(subject, style, options).result(name)
         tags |= found.tags
         items |= found.items
@@ -38,7 +61,15 @@ def hellaswag(subject: Subject, options: EvalOptions) -> TaskResult:
 def completion_item(where: str, row: Any) -> Item:
     """An item in completion style. Raises: ValueError for a row in another schema."""
     _check_schema(where, row, {"ctx", "endings", "label"})
-    return item_of(where, row["ctx"], row["endings"], row["label"], text="ctx")
+    item = item_of(where, row["ctx"], row["endings"], row["label"], text="ctx")
+    return replace(item, original=_is_original(row, item))
+
+
+def _is_original(row: dict[str, Any], item: Item) -> bool:
+    """Whether the text is as published: no if the row denies it, or wikiHow's marks are gone."""
+    from_wikihow = str(row.get("source_id", "")).startswith("wikihow")
+    marked = any(MARKS.search(text) for text in (item.context, *item.endings))
+    return row.get("text_exact") is not False and (marked or not from_wikihow)
 
 
 def both_items(where: str, row: Any) -> tuple[Item, Item]:
@@ -73,6 +104,8 @@ HELLASWAG = Source(
     "hellaswag",
     HubFile(REPOSITORY, VALIDATION_FILE, REVISION, VALIDATION_SHA256),
     both_items,
+    HubFile(REPOSITORY, TRAINING_FILE, REVISION, None),
+    spare_example=True,
 )
 
 

@@ -1,9 +1,11 @@
-"""Evaluate a checkpoint: the same tasks and numbers as during training.
+"""Evaluate a checkpoint, or each one of a live run: the same tasks and numbers as in training.
 
     python eval/main.py --checkpoint runs/gpt2/checkpoints/latest --tasks hellaswag val_loss
+    python eval/main.py --watch runs/gpt2 --tasks hellaswag val_loss
 
 Alone or under torchrun. Prints a table; `--json FILE` writes the same numbers by tag, and
-`--items-out FOLDER` what became of each item, for eval/compare.py.
+`--items-out FOLDER` what became of each item, for eval/compare.py. A watch writes to the run's
+`tensorboard/eval/` and `evals.jsonl`, ends when the run does, and goes on where it was stopped.
 """
 
 import logging
@@ -14,7 +16,8 @@ import tyro
 
 from eval.subject import EvalOptions, load_subject, options_of
 from eval.tasks import check_tasks, measure
-from parallel.ranks import quiet_other_ranks, start, stop, user_errors
+from eval.watch import Request, watch
+from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 
 log = logging.getLogger("eval")
@@ -22,17 +25,22 @@ log = logging.getLogger("eval")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Evaluate a checkpoint."""
+    """Evaluate a checkpoint, or each checkpoint of a run as it appears."""
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
-    tasks: tuple[str, ...] = ("hellaswag", "val_loss")
+    watch: Path | None = None
+    """Run folder, such as runs/gpt2: each checkpoint is evaluated once, until the run is over."""
+    tasks: tuple[str, ...] = ()
     """What to measure: hellaswag, val_loss, lambada, piqa, arc_easy, openbookqa, wikitext,
-    pydoc_choice."""
+    pydoc_choice. Default: hellaswag and val_loss; of a watched run its own tasks and val_loss."""
     json: Path | None = None
     """File to write the numbers to, by tag."""
     items_out: Path | None = None
-    """Folder for what became of each item, one .npz a task."""
+    """Folder for what became of each item: one .npz a task (watching: in a folder a step)."""
+    idle_minutes: float | None = None
+    """End a watch after so long without a sign of life; default: wait while the run is running,
+    preempted or dead, and end when it has finished or failed."""
     device: str = "auto"
     """auto, cpu or cuda; auto takes CUDA where there is one."""
     task: EvalOptions = EvalOptions()
@@ -40,29 +48,40 @@ class Arguments:
 
     def __post_init__(self) -> None:
         check_tasks([*self.tasks, *self.task.files])
+        if (self.checkpoint is None) == (self.watch is None):
+            raise ValueError("give one of --checkpoint FOLDER and --watch RUN")
+        if self.watch is not None and self.json is not None:
+            raise ValueError(f"--json has no place in a watch; read {self.watch}/evals.jsonl")
+
+
+def evaluate(checkpoint: Path, asked: Arguments, ranks: Ranks) -> None:
+    """Load, measure, report."""
+    subject = load_subject(checkpoint, ranks)
+    tasks = asked.tasks or ("hellaswag", "val_loss")
+    found = measure(subject, options_of(checkpoint, asked.task), tasks)
+    if not found.tags:
+        raise ValueError(f"none of the tasks {', '.join(tasks)} could be run; see above")
+    width = max(map(len, found.tags))
+    log.info("%s", "\n".join(f"{tag:{width}}  {value:.6g}" for tag, value in found.tags.items()))
+    if asked.json is not None and ranks.is_main:
+        write_json(asked.json, found.tags)
+    if asked.items_out is not None and ranks.is_main:
+        found.save_items(asked.items_out)
 
 
 def main() -> None:
-    """Load, run, report."""
+    """Evaluate once, or watch until the run is over."""
     quiet_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
-        ranks = start(arguments.device)
-        subject = load_subject(arguments.checkpoint, ranks)
-        options = options_of(arguments.checkpoint, arguments.task)
-        found = measure(subject, options, arguments.tasks)
-        results = found.tags
-        if not results:
-            raise ValueError(
-                f"none of the tasks {', '.join(arguments.tasks)} could be run; see above"
+        asked = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+        ranks = start(asked.device)
+        if asked.watch is not None:
+            request = Request(
+                asked.watch, asked.tasks, asked.task, asked.items_out, asked.idle_minutes
             )
-        width = max(map(len, results))
-        log.info("%s", "\n".join(f"{tag:{width}}  {value:.6g}" for tag, value in results.items()))
-        if arguments.json is not None and ranks.is_main:
-            write_json(arguments.json, results)
-        if arguments.items_out is not None and ranks.is_main:
-            for name, table in found.items.items():
-                table.save(arguments.items_out / f"{name}.npz", name)
+            log.info("%s", watch(request, ranks))
+        elif asked.checkpoint is not None:
+            evaluate(asked.checkpoint, asked, ranks)
     stop()
 
 

@@ -3,7 +3,7 @@
 Items go in, a table of losses comes out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,9 @@ from data_prep.tokenizer import Tokenizer
 from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of
 from eval.subject import EvalOptions, Subject
 from eval.trees import Tree, fitting_trees, score_trees
+
+Encoded = tuple[list[int], tuple[list[int], ...]]
+"""The ids of a context and of each of its endings."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Item:
     harness: bool = False
     """Whether it is read and scored as lm-evaluation-harness does: context and ending tokenised
     together and `acc_norm` per character, rather than apart and per token."""
+    original: bool = True
+    """Whether its text is the data set's own, as far as its row says."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label < len(self.endings):
@@ -137,9 +142,16 @@ def trees_of(
 
     Remembered: in training the same items are scored again and again.
     """
+    return trees_of_ids((encoded(tokenizer, item) for item in items), context_length)
+
+
+def trees_of_ids(encodings: Iterable[Encoded], context_length: int) -> tuple[list[Tree], int]:
+    """The trees of encoded items, in order, and how many endings lost context.
+
+    Raises: ValueError naming the item for an ending that has no tokens or cannot fit the model.
+    """
     trees, truncated = [], 0
-    for number, item in enumerate(items):
-        context, endings = encoded(tokenizer, item)
+    for number, (context, endings) in enumerate(encodings):
         for choice, ending in enumerate(endings):
             if not 0 < len(ending) <= context_length:
                 raise ValueError(
@@ -152,7 +164,7 @@ def trees_of(
     return trees, truncated
 
 
-def encoded(tokenizer: Tokenizer, item: Item) -> tuple[list[int], tuple[list[int], ...]]:
+def encoded(tokenizer: Tokenizer, item: Item) -> Encoded:
     """The ids of an item's context and endings, in its style."""
     if item.harness:
         return encode_together(tokenizer, item.context, [" " + text for text in item.endings])
@@ -161,9 +173,7 @@ def encoded(tokenizer: Tokenizer, item: Item) -> tuple[list[int], tuple[list[int
     return tokenizer.encode(item.context) or [tokenizer.end_of_text], tuple(endings)
 
 
-def encode_together(
-    tokenizer: Tokenizer, context: str, endings: Sequence[str]
-) -> tuple[list[int], tuple[list[int], ...]]:
+def encode_together(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> Encoded:
     """Ids of a context and of what follows it, by lm-evaluation-harness's rule.
 
     Space at the context's end belongs to the endings; what the whole text has beyond the

@@ -1,21 +1,28 @@
-"""PIQA, ARC-Easy and OpenBookQA: multiple choice with lm-evaluation-harness's prompts, no examples.
+"""PIQA, ARC-Easy and OpenBookQA: multiple choice with lm-evaluation-harness's prompts.
 
 A new task of this kind is a reader of its rows and a line in QUESTIONS.
 Sources: https://arxiv.org/abs/1911.11641 1803.05457 1809.02789; the prompts are those of
 lm_eval/tasks/{piqa,arc,openbookqa}, version 1.0.
 """
 
+from dataclasses import replace
 from typing import Any
 
+from eval.few_shot import few_shot_name, with_examples
 from eval.multiple_choice import Item, item_of, score_items
 from eval.result import TaskResult
-from eval.sources import HubTable, Source, read_items
+from eval.sources import HubTable, Source, read_examples, read_items
 from eval.subject import EvalOptions, Subject
 
 
 def question_task(source: Source[Item], subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `NAME/acc` by summed loss and `NAME/acc_norm` per character of the answer."""
-    return score_items(subject, read_items(source, subject, options), options).result(source.task)
+    items = read_items(source, subject, options)
+    if options.few_shot:
+        pool = read_examples(source, subject, options)
+        items = with_examples(source, items, pool, options.few_shot)
+    name = few_shot_name(source.task, options.few_shot)
+    return score_items(subject, items, options).result(name)
 
 
 def piqa_item(where: str, row: Any) -> Item:
@@ -56,27 +63,15 @@ def _fields(where: str, row: Any, *names: str) -> list[Any]:
     return [row[name] for name in names]
 
 
+PIQA = HubTable("baber/piqa", None, "validation", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1")
+ARC = HubTable("allenai/ai2_arc", "ARC-Easy", "test", "210d026faf9955653af8916fad021475a3f00453")
+BOOK = HubTable("allenai/openbookqa", "main", "test", "388097ea7776314e93a529163e0fea805b8a6454")
+
 QUESTIONS: dict[str, Source[Item]] = {
     source.task: source
     for source in (
-        Source(
-            "piqa",
-            HubTable("baber/piqa", None, "validation", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1"),
-            piqa_item,
-        ),
-        Source(
-            "arc_easy",
-            HubTable(
-                "allenai/ai2_arc", "ARC-Easy", "test", "210d026faf9955653af8916fad021475a3f00453"
-            ),
-            arc_item,
-        ),
-        Source(
-            "openbookqa",
-            HubTable(
-                "allenai/openbookqa", "main", "test", "388097ea7776314e93a529163e0fea805b8a6454"
-            ),
-            openbookqa_item,
-        ),
+        Source("piqa", PIQA, piqa_item, replace(PIQA, split="train"), spare_example=True),
+        Source("arc_easy", ARC, arc_item, replace(ARC, split="train")),
+        Source("openbookqa", BOOK, openbookqa_item, replace(BOOK, split="train")),
     )
 }

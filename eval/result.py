@@ -58,6 +58,11 @@ class TaskResult:
     items: dict[str, ItemTable] = field(default_factory=dict)
     """Tables of items by the first part of their tags."""
 
+    def save_items(self, folder: Path) -> None:
+        """Write every table into `folder`, by its name."""
+        for name, table in self.items.items():
+            table.save(folder / f"{name}.npz", name)
+
 
 def load_items(path: Path) -> ItemTable:
     """The table that `ItemTable.save` wrote. Raises: ValueError if the file is none."""

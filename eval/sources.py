@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.subject import DataUnavailable, EvalOptions, Subject
+from eval.subject import EXAMPLES, DataUnavailable, EvalOptions, Subject
 from parallel.ranks import from_main
 from storage.digest import file_sha256
 
@@ -64,6 +64,11 @@ class Source(Generic[T]):
     hub: HubFile | HubTable
     read: Callable[[str, Any], T]
     """An item from where it stands and its row. Raises: ValueError for a row that is none."""
+    examples: HubFile | HubTable | None = None
+    """Where the few-shot examples are drawn from: the training split, if the task can have any."""
+    spare_example: bool = False
+    """Whether one more is drawn than shown, as lm-evaluation-harness does where its task names no
+    test split."""
 
     @property
     def option(self) -> str:
@@ -76,12 +81,25 @@ def read_items(source: Source[T], subject: Subject, options: EvalOptions) -> tup
 
     Raises: DataUnavailable on every rank if they cannot be had; ValueError if they are bad.
     """
-    found = _shared_items(source, options.files.get(source.task), subject.ranks.is_main)
+    found = _items(source, options.files.get(source.task), subject)
+    return found[: options.items]
+
+
+def read_examples(source: Source[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
+    """All that few-shot examples are drawn from, on every rank. Raises: as `read_items`."""
+    if source.examples is None:
+        raise ValueError(f"{source.task} has no few-shot examples; leave --few-shot out")
+    train = Source(source.task + EXAMPLES, source.examples, source.read)
+    return _items(train, options.example_files.get(source.task), subject)
+
+
+def _items(source: Source[T], file: Path | None, subject: Subject) -> tuple[T, ...]:
+    found = _shared_items(source, file, subject.ranks.is_main)
     if isinstance(found, ValueError):
         raise found.with_traceback(None)
     if not found:
         raise ValueError(f"there are no items to score; give {source.option} that holds some")
-    return found[: options.items]
+    return found
 
 
 @cache

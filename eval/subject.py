@@ -21,7 +21,9 @@ from storage.atomic import read_json
 from storage.run_folder import verify_checkpoint
 
 REFERENCE_VAL_TOKENS = 2_097_152  # the reference run's
+VAL_MICRO_BATCH = 8
 CPU_BATCH_TOKENS = 2_048  # larger batches fall out of a core's cache
+EXAMPLES = ".train"  # after a task's name: the file of its few-shot examples
 CUDA_BATCH_TOKENS = 16_384  # float32 logits of the endings in such a batch are about 1.3 GB
 
 log = logging.getLogger(__name__)
@@ -49,20 +51,24 @@ class Subject:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How tasks are run; only files, `items` and `val_tokens` change what they measure."""
+    """How tasks are run; files, `items`, `few_shot` and `val_tokens` change what they measure."""
 
     data: Path | None = None
     """Data set folder for val_loss; default: the one that the checkpoint was trained on."""
     hellaswag_file: Path | None = None
     """HellaSwag items as .jsonl, .jsonl.xz or .jsonl.gz; default: the Hugging Face Hub's."""
     task_file: tuple[str, ...] = ()
-    """Local files instead of the Hub's, as NAME=PATH: .parquet, .jsonl, .jsonl.xz or .jsonl.gz."""
+    """Local files instead of the Hub's, as NAME=PATH: .parquet, .jsonl, .jsonl.xz or .jsonl.gz.
+    NAME.train=PATH is where the examples of --few-shot are drawn from."""
+    few_shot: int = 0
+    """Solved examples before each question of piqa, arc_easy, openbookqa and hellaswag (harness
+    style only), those that lm-evaluation-harness draws; tags say so: piqa_5shot/acc."""
     items: int | None = None
     """Only the first so many items of each task that has items; default: all."""
     val_tokens: int | None = None
     """Validation tokens, in whole windows; default: as in training, or the reference run's."""
-    micro_batch: int = 8
-    """Validation windows in one forward pass."""
+    micro_batch: int | None = None
+    """Validation windows in one forward pass; default: 8, or the run's where one is watched."""
     tokens_per_batch: int | None = None
     """Tokens in one multiple-choice batch; default: 2,048 on the CPU, 16,384 on CUDA."""
     dtype: Precision = "auto"
@@ -73,10 +79,12 @@ class EvalOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not a number of {name}; use 1 or more")
+        if self.few_shot < 0:
+            raise ValueError(f"few_shot={self.few_shot} is no number of examples; use 0 or more")
         for text in self.task_file:
             if "=" not in text:
                 raise ValueError(f"task_file={text} names no task; write NAME=PATH")
-        for name, path in self.files.items():
+        for name, path in (self.files | self._named_files()).items():
             if not path.is_file():
                 raise ValueError(
                     f"{path}, the file for {name}, is not there; give a .jsonl, .jsonl.xz, "
@@ -85,12 +93,22 @@ class EvalOptions:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Local files by the name of the task that reads them."""
-        pairs = (text.partition("=") for text in self.task_file)
-        files = {name: Path(path) for name, _, path in pairs}
+        """Local files by the name of the task whose items they hold."""
+        named = self._named_files()
+        files = {name: path for name, path in named.items() if not name.endswith(EXAMPLES)}
         if self.hellaswag_file is not None:
             files["hellaswag"] = self.hellaswag_file
         return files
+
+    @property
+    def example_files(self) -> dict[str, Path]:
+        """Local files by the name of the task whose few-shot examples they hold."""
+        named = self._named_files().items()
+        return {name.removesuffix(EXAMPLES): p for name, p in named if name.endswith(EXAMPLES)}
+
+    def _named_files(self) -> dict[str, Path]:
+        pairs = (text.partition("=") for text in self.task_file)
+        return {name: Path(path) for name, _, path in pairs}
 
     def batch_tokens_on(self, device: torch.device) -> int:
         """Tokens in one multiple-choice batch on `device`."""

@@ -14,7 +14,7 @@ from eval.lambada import LAMBADA, lambada
 from eval.pydoc_choice import pydoc_choice
 from eval.questions import QUESTIONS, question_task
 from eval.result import TaskResult
-from eval.sources import Source, read_items
+from eval.sources import Source, read_examples, read_items
 from eval.subject import DataUnavailable, EvalOptions, Subject, evaluating
 from eval.val_loss import val_loss, validation_shards
 from eval.wikitext import WIKITEXT, wikitext
@@ -35,6 +35,8 @@ SOURCES: tuple[Source[Any], ...] = (HELLASWAG, LAMBADA, WIKITEXT, *QUESTIONS.val
 
 
 def _read(source: Source[Any], subject: Subject, options: EvalOptions) -> object:
+    if options.few_shot and source.examples is not None:
+        read_examples(source, subject, options)
     return read_items(source, subject, options)
 
 
@@ -67,9 +69,8 @@ def measure(subject: Subject, options: EvalOptions, names: Sequence[str]) -> Tas
     That is said once per process, by a warning. Raises: ValueError for an unknown name, or what a
     task finds wrong.
     """
-    check_tasks([*names, *options.files])
-    reading = [name for name in names if name in INPUTS]
-    absent = [name for name in reading if _had(name, INPUTS, subject, options) is None]
+    check_tasks([*names, *options.files, *options.example_files])
+    absent = absent_tasks(subject, options, names)
     results = TaskResult({})
     with evaluating(subject.model):
         for name in names:
@@ -78,6 +79,15 @@ def measure(subject: Subject, options: EvalOptions, names: Sequence[str]) -> Tas
                 results.tags.update(found.tags)
                 results.items.update(found.items)
     return results
+
+
+def absent_tasks(subject: Subject, options: EvalOptions, names: Sequence[str]) -> list[str]:
+    """Those of the tasks whose data cannot be had; the data of the others are open now.
+
+    Raises: ValueError for what a task lacks otherwise.
+    """
+    reading = [name for name in names if name in INPUTS]
+    return [name for name in reading if _had(name, INPUTS, subject, options) is None]
 
 
 def _had(

@@ -14,7 +14,13 @@ from torch.nn import functional as F
 from data_prep.shards import TokenShards, open_data_set
 from eval.dealing import deal
 from eval.result import TaskResult
-from eval.subject import REFERENCE_VAL_TOKENS, EvalOptions, Subject, evaluating
+from eval.subject import (
+    REFERENCE_VAL_TOKENS,
+    VAL_MICRO_BATCH,
+    EvalOptions,
+    Subject,
+    evaluating,
+)
 from model.precision import autocast, choose_dtype
 
 COLUMNS = 3  # nats of all targets, nats of targets that are text, bytes of those
@@ -102,7 +108,7 @@ def val_loss(subject: Subject, options: EvalOptions) -> TaskResult:
         validation_shards(subject, options),
         options.val_tokens or REFERENCE_VAL_TOKENS,
         subject.model.config.context_length,
-        options.micro_batch,
+        options.micro_batch or VAL_MICRO_BATCH,
         choose_dtype(options.dtype, subject.ranks.device),
     )
     return TaskResult(tags)

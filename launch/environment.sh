@@ -27,6 +27,8 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-90}
 gpus_here() {
     if [[ -n ${SLURM_GPUS_ON_NODE:-} ]]; then
         echo "$SLURM_GPUS_ON_NODE"
+    elif [[ ${SLURM_GPUS_PER_NODE:-} == 0 ]]; then
+        echo 0 # asked for none: those that nvidia-smi sees are for others
     elif [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
         tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '^[^-]' || true
     elif command -v nvidia-smi >/dev/null; then

@@ -10,9 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from model.gpt import GPT, GPTConfig
+from model.parameters import count_parameters
 from storage.atomic import read_json, write_json
 
 FORMAT = 1
+TYPE = "F32"  # of every tensor, as safetensors calls it
 EXAMPLE = "runs/gpt2/checkpoints/latest"
 
 
@@ -76,6 +78,7 @@ def load_weights(folder: Path, model: GPT) -> None:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _check_shapes(path, shapes, {name: tuple(value.shape) for name, value in own.items()})
+            _check_types(path, {name: file.get_slice(name).get_dtype() for name in own})
             with torch.no_grad():
                 for name, parameter in own.items():
                     parameter.copy_(file.get_tensor(name))
@@ -94,11 +97,29 @@ def _check_shapes(
             )
 
 
+def _check_types(path: Path, types: dict[str, str]) -> None:
+    for name, found in types.items():
+        if found != TYPE:
+            raise ValueError(f"{path}: tensor {name} is {found} but must be {TYPE}; it is damaged")
+
+
+def _check_size(path: Path, config: GPTConfig) -> None:
+    """Whether the file can hold such a model, before memory is claimed for one."""
+    needed = 4 * count_parameters(config).total
+    if path.is_file() and path.stat().st_size < needed:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, the shape in model.json takes {needed}; one "
+            "of them is damaged, use another checkpoint"
+        )
+
+
 def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
     """The model in `folder`, in evaluation mode on `device`.
 
     Raises: ValueError as load_config and load_weights do.
     """
-    model = GPT(load_config(folder))
+    config = load_config(folder)
+    _check_size(folder / "model.safetensors", config)
+    model = GPT(config)
     load_weights(folder, model)
     return model.to(device).eval()

@@ -3,10 +3,16 @@
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def aside_of(path: Path) -> Path:
+    """Where this process writes what is to become `path`; no other host or process writes there."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
 
 
 def sync_folder(folder: Path) -> None:
@@ -31,7 +37,7 @@ def new_file(path: Path) -> Iterator[Path]:
     A file already at `path` is replaced in one step; after an error it is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = aside_of(path)
     try:
         yield aside
         sync_file(aside)
@@ -59,7 +65,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}); it is damaged") from error
 
 
@@ -70,7 +76,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises: FileExistsError if `path` exists already (nothing is ever overwritten).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = aside_of(path)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:

@@ -7,6 +7,7 @@ stops training.
 import json
 import logging
 import math
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 Metrics = dict[str, float | int | str]
+RECENT_LINES = 4
 log = logging.getLogger(__name__)
 
 
@@ -38,8 +40,7 @@ class JsonLines:
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Append a line and hand it to the operating system at once."""
-        finite = {k: None if _is_broken(v) else v for k, v in metrics.items()}
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
+        self.file.write(json.dumps(as_line(step, metrics)) + "\n")
         self.file.flush()
 
     def write_text(self, step: int, tag: str, text: str) -> None:
@@ -94,7 +95,7 @@ class Console:
         """Nothing is held."""
 
 
-_EVERY_STEP = ("train/", "speed/", "data/", "tokens", "windows")
+_EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows")
 
 
 def _training_columns(metrics: Metrics) -> list[str]:
@@ -109,7 +110,9 @@ def _training_columns(metrics: Metrics) -> list[str]:
         columns.append(f"MFU {100 * float(metrics['speed/mfu']):4.1f}%")
     columns.append(f"ETA {duration(float(metrics['speed/seconds_left']))}")
     if metrics.get("train/skipped"):
-        columns.append("SKIPPED: loss or gradient not finite")
+        values = (metrics["train/loss"], metrics["train/grad_norm"])
+        why = "loss or gradient not finite" if any(map(_is_broken, values)) else "a spike"
+        columns.append(f"SKIPPED: {why}")
     return columns
 
 
@@ -123,6 +126,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+def as_line(step: int, metrics: Metrics) -> dict[str, Any]:
+    """A metric line as JSON can hold it: what is not finite becomes null."""
+    return {"step": step} | {k: None if _is_broken(v) else v for k, v in metrics.items()}
+
+
 def _is_broken(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
@@ -132,9 +140,12 @@ class MetricLog:
 
     def __init__(self, writers: list[Writer]) -> None:
         self.writers = writers
+        self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT_LINES)
+        """The last lines, on ranks without writers too: the one that writes may die."""
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Record one step's metrics."""
+        self.recent.append(as_line(step, metrics))
         self._each(lambda writer: writer.write(step, metrics))
 
     def write_text(self, step: int, tag: str, text: str) -> None:

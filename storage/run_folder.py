@@ -4,12 +4,16 @@ config.json  status.json  lock  metrics.jsonl  loss.png  tensorboard/  samples/
 checkpoints/step_000500/{model.json, model.safetensors, ..., MANIFEST.json}  checkpoints/latest
 """
 
+import errno
 import fcntl
 import json
 import logging
 import os
 import shutil
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -18,6 +22,7 @@ from storage.digest import file_sha256
 
 State = Literal["running", "preempted", "finished", "failed"]
 MANIFEST = "MANIFEST.json"
+LOCK_PATIENCE_SECONDS = 2.0  # a watcher holds a free lock for an instant to see that it is free
 log = logging.getLogger(__name__)
 
 
@@ -31,29 +36,33 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.discarded_metrics = path / "metrics.discarded.jsonl"
         self.tensorboard = path / "tensorboard"
+        self.evals = path / "evals.jsonl"
+        self.eval_tensorboard = path / "tensorboard" / "eval"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
+        self.starts = path / "starts.jsonl"
+        self.attempt: dict[str, int] = {}
+        """What `write_status` adds while the run is not well ended: see train/attempts.py."""
         self._lock: IO[str] | None = None
 
-    def lock(self) -> None:
+    def lock(self, job: str = "") -> None:
         """Become the folder's only writer until this process ends, however it ends.
 
-        Raises: ValueError naming the holder if another process writes here.
+        Raises: ValueError naming the holder (host, pid and batch job) if another one writes here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         file = (self.path / "lock").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(file, self.path):
             file.seek(0)
             holder = file.read().strip() or "an unknown process"
             file.close()
             raise ValueError(
                 f"{self.path} is being written by {holder}; stop that run or choose another --out"
-            ) from error
+            )
         file.seek(0)
         file.truncate()
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        of_job = f", job {job}" if job else ""
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}{of_job}\n")
         file.flush()
         self._lock = file
 
@@ -63,9 +72,24 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
+    def is_locked(self) -> bool:
+        """Whether a process writes here; True too where the file system cannot tell.
+
+        A free lock is held for an instant to know, so this is not for asking all the time.
+        """
+        try:
+            with (self.path / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
     def write_status(self, state: State, step: int, reason: str = "") -> None:
         """Record how the run stands: the truth for scripts, since torchrun's exit code is not."""
-        write_json(self.status, {"state": state, "step": step, "reason": reason})
+        attempt = self.attempt if state in ("running", "failed") else {}
+        write_json(self.status, {"state": state, "step": step, "reason": reason, **attempt})
 
     def read_status(self) -> dict[str, Any] | None:
         """The recorded state, step and reason; None before the first start."""
@@ -86,6 +110,8 @@ class RunFolder:
         for folder in self.all_checkpoints():
             try:
                 verify_checkpoint(folder)
+            except OSError as error:
+                log.warning("%s cannot be read now (%s), trying the one before", folder, error)
             except ValueError as error:
                 aside = _free_name(folder.with_name(folder.name + ".broken"))
                 log.warning("%s; moved to %s, trying the one before", error, aside)
@@ -103,11 +129,41 @@ class RunFolder:
         aside.replace(link)
         sync_folder(self.checkpoints)
 
-    def keep_newest(self, count: int) -> None:
-        """Delete all but the newest `count` checkpoints; the manifest goes first."""
-        for folder in self.all_checkpoints()[max(count, 1) :]:
-            (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+    def remove_unfinished(self) -> None:
+        """Delete what a killed save left half-written; only the holder of the lock does this."""
+        for aside in self.checkpoints.glob(".step_*.partial"):
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @contextmanager
+    def one_survivor(self) -> Iterator[None]:
+        """One process at a time is inside, of those that outlived a rank; rank 0 may be dead."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        with (self.checkpoints / ".survivors").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _locked(file: IO[str], folder: Path) -> bool:
+    """Whether this process holds the lock now; where there are no locks, with a warning."""
+    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            log.warning(
+                "%s lies on a file system without locks (%s); see to it yourself that only one "
+                "job writes there",
+                folder,
+                error,
+            )
+            return True
 
 
 def _free_name(path: Path) -> Path:
@@ -134,27 +190,47 @@ def verify_checkpoint(folder: Path) -> None:
 
     Raises: ValueError naming the first file that is missing or differs.
     """
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
+    if not (folder / MANIFEST).is_file():
         raise ValueError(
             f"{folder} is not a whole checkpoint (no {MANIFEST}); "
             "give a folder such as runs/gpt2/checkpoints/latest"
         )
-    for name, entry in read_json(manifest)["files"].items():
+    for name, size, digest in _manifest_entries(folder / MANIFEST):
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} is a link that leads outside its folder; do not use it")
         if not path.is_file():
             raise ValueError(f"{path} is missing, so this checkpoint is damaged; use another one")
-        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+        if path.stat().st_size != size or file_sha256(path) != digest:
             raise ValueError(
                 f"{path} differs from its digest in {MANIFEST}, so this checkpoint is damaged; "
                 "use another one"
             )
 
 
-def cut_lines(metrics: Path, discarded: Path, first_step: int) -> None:
-    """Move metric lines of `first_step` and later (and a torn last line) to `discarded`."""
+def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
+    """Name, size and sha256 of every file that a manifest lists.
+
+    Raises: ValueError if it is not a manifest, or names a file outside its folder.
+    """
+    found = read_json(manifest)
+    try:
+        entries = [(name, e["bytes"], e["sha256"]) for name, e in found["files"].items()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{manifest} is not a manifest ({error!r}); it is damaged") from error
+    for name, _, _ in entries:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{manifest} names {name}, which is outside its folder; do not use it")
+    return entries
+
+
+def cut_lines(metrics: Path, discarded: Path, first_step: int) -> int:
+    """Move metric lines of `first_step` and later (and a torn last line) to `discarded`.
+
+    Returns the step of the last line that stays, -1 if none does.
+    """
     if not metrics.is_file():
-        return
+        return -1
     kept, moved = [], []
     for line in metrics.read_text(encoding="utf-8").splitlines():
         (kept if _step_of(line) < first_step else moved).append(line + "\n")
@@ -164,6 +240,7 @@ def cut_lines(metrics: Path, discarded: Path, first_step: int) -> None:
         aside = metrics.with_name(".metrics.jsonl.partial")
         aside.write_text("".join(kept), encoding="utf-8")
         aside.replace(metrics)
+    return int(_step_of(kept[-1])) if kept else -1
 
 
 def _step_of(line: str) -> float:

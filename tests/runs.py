@@ -1,19 +1,23 @@
 """Small training runs for tests: a tiny model on a tiny data set, seconds on a CPU."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from model.gpt import GPTConfig
 from parallel.ranks import Ranks, start
 from train.adamw import AdamWConfig
+from train.build import build_run
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.inputs import check_inputs
 from train.loop import train
-from train.run import Run, build_run
+from train.run import Run
 from train.schedule import ScheduleConfig
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=16)
+NANO = GPTConfig(n_layer=1, n_head=1, n_embd=8, context_length=16)
+GOLDEN = Path(__file__).parent / "golden" / "format_1"
 
 
 def tiny_config(data: Path, out: Path, **changes) -> Config:
@@ -33,6 +37,16 @@ def tiny_config(data: Path, out: Path, **changes) -> Config:
         save=SaveConfig(every_minutes=0),
     )
     return replace(config, **changes)
+
+
+def nano_config(folder: Path, **changes) -> Config:
+    """The same of a still smaller model with 300 ids: a step takes a few milliseconds.
+
+    Data set and run lie in `folder`.
+    """
+    if not (folder / "data").exists():
+        shutil.copytree(GOLDEN / "data_set", folder / "data")
+    return tiny_config(folder / "data", folder / "run", **{"model": NANO} | changes)
 
 
 def alone() -> Ranks:

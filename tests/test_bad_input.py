@@ -147,7 +147,7 @@ def test_under_torchrun_the_sentence_is_said_once(data, tmp_path):
 
 
 def test_a_crash_is_a_failure_in_the_status_file(data, tmp_path, monkeypatch):
-    import train.main as script
+    import train.ending as script
 
     def crash(run):
         raise OSError("the cable was pulled")
@@ -160,4 +160,6 @@ def test_a_crash_is_a_failure_in_the_status_file(data, tmp_path, monkeypatch):
         "state": "failed",
         "step": 0,
         "reason": "OSError: the cable was pulled",
+        "attempts": 1,
+        "started_at_step": 0,
     }

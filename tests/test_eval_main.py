@@ -2,10 +2,12 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 
 from eval.compare import Arguments, compare
+from eval.main import main
 from eval.subject import DataUnavailable, EvalOptions, Subject, load_subject, options_of
 from eval.tasks import TASKS, check_tasks, run_tasks
 from tests.data_sets import tiny_data_set
@@ -59,6 +61,44 @@ def test_a_damaged_checkpoint_ends_with_one_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "model.safetensors differs from its digest" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("MANIFEST.json", "checkpoint is not a whole checkpoint (no MANIFEST.json); give"),
+        ("model.safetensors", "model.safetensors is missing, so this checkpoint is damaged; use"),
+        ("tokenizer/meta.json", "meta.json is missing, so this checkpoint is damaged; use"),
+        (".", "checkpoint is not a whole checkpoint (no MANIFEST.json); give"),
+    ],
+)
+def test_a_half_pruned_checkpoint_ends_with_one_sentence(tmp_path, capsys, monkeypatch, lost, said):
+    folder = tiny_checkpoint(tmp_path / "checkpoint")
+    shutil.rmtree(folder) if lost == "." else (folder / lost).unlink()
+    words = ["--checkpoint", str(folder), "--tasks", "pydoc_choice", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["eval/main.py", *words])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert said in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give one of --checkpoint FOLDER and --watch RUN"),
+        (["--checkpoint", "a", "--watch", "b"], "give one of --checkpoint FOLDER and --watch RUN"),
+        (["--watch", "b", "--json", "c"], "--json has no place in a watch; read b/evals.jsonl"),
+        (["--watch", "b", "--idle-minutes", "0"], "idle_minutes=0.0 is over at once"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_said(capsys, monkeypatch, words, said):
+    monkeypatch.setattr("sys.argv", ["eval/main.py", *words, "--device", "cpu"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert said in capsys.readouterr().err
 
 
 def test_the_script_continues_prompts(checkpoint):

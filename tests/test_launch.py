@@ -259,6 +259,27 @@ def test_any_other_end_fails_the_job(job: Machine, state: str) -> None:
     assert job.seen("scontrol") == []
 
 
+def test_a_job_that_asked_for_no_gpus_ignores_those_of_others(job: Machine) -> None:
+    del job.environment["SLURM_GPUS_ON_NODE"]
+    job.set(SLURM_GPUS_PER_NODE="0", GPUS="8", TRAINING=leaving("finished"))
+    job.run("slurm/train.sbatch")
+    assert "--nproc_per_node=1" in job.seen("torchrun")
+
+
+@pytest.mark.parametrize("state", ["failed", "running"])
+def test_a_run_that_dies_after_a_newer_checkpoint_is_requeued(job: Machine, state: str) -> None:
+    latest = job.status.parent / "checkpoints/latest"
+    latest.parent.mkdir()
+    latest.symlink_to("step_000010")
+    job.set(TRAINING=f"ln -sfn step_000020 '{latest}'; {leaving(state, 1)}")
+    code, output = job.run("slurm/train.sbatch")
+    assert code == 0, output
+    assert job.seen("scontrol") == ["requeue", "123456"]
+    again, output = job.run("slurm/train.sbatch")
+    assert again == 1
+    assert "no newer checkpoint than this start had (step_000020)" in output
+
+
 def test_a_finished_run_ends_well_whatever_torchrun_says(job: Machine) -> None:
     code, _ = job.set(TRAINING=leaving("finished", 1)).run("slurm/train.sbatch")
     assert code == 0

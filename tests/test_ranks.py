@@ -1,10 +1,17 @@
 """One process stands alone; several agree, also on errors."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
 from parallel import ranks
-from tests.launching import torchrun
+from parallel.roll_call import RollCall
+from tests.launching import ENVIRONMENT, REPO, torchrun
 
 TOGETHER = """
 import sys, torch
@@ -43,3 +50,62 @@ def test_two_ranks_sum_and_an_error_on_one_is_said_once_for_all(tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("error: rank 1: disk 7 is missing") == 1
     assert "exitcode  : 2" in done.stderr
+
+
+ORPHAN = """
+import os, sys, time
+from parallel.ranks import die_with_launcher
+die_with_launcher()
+open(sys.argv[1], "w").write(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_dies_with_its_torchrun_however_that_ends(tmp_path):
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    pid = tmp_path / "pid"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    command = [*launcher, str(tmp_path / "orphan.py"), str(pid)]
+    with subprocess.Popen(command, cwd=REPO, env=ENVIRONMENT) as process:
+        while not pid.exists() or not pid.read_text():
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while is_alive(int(pid.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(int(pid.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("restarts", "done", "local_rank", "asked"),
+    [("3", "0", "0", True), ("3", "3", "0", False), ("0", "0", "0", False), ("3", "0", "1", False)],
+)
+def test_only_a_launcher_that_would_start_again_is_dismissed(
+    monkeypatch, restarts, done, local_rank, asked
+):
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    for name, value in (("RUN_ID", "x"), ("MAX_RESTARTS", restarts), ("RESTART_COUNT", done)):
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    ranks.dismiss_launcher()
+    assert sent == ([(os.getppid(), signal.SIGTERM)] if asked else [])
+
+
+def test_without_a_group_a_roll_call_blames_nobody():
+    assert RollCall().silent() == []
+
+
+def test_work_is_left_together_once_a_stop_is_wanted():
+    me = ranks.start("cpu")
+    ranks.stop_together(me)
+    with pytest.raises(ranks.StopAgreed):
+        ranks.stop_together(ranks.Ranks(0, 1, 0, 1, me.device, stop_wanted=lambda: True))

@@ -1,15 +1,20 @@
 """Files and run folders are whole or absent, and a broken checkpoint is never used."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from storage.atomic import new_file, new_folder, read_json, write_json
 from storage.digest import DigestCache, file_sha256, fingerprint
+from storage.retention import Retention, step_of
 from storage.run_folder import RunFolder, cut_lines, verify_checkpoint, write_manifest
+from train.saver import validation_loss_of
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -74,7 +79,7 @@ def test_the_newest_sound_checkpoint_is_used_and_the_broken_one_set_aside(tmp_pa
         victim.unlink()
     else:
         victim.write_text("weighty" if fault == "flip" else "wei")
-    with pytest.raises(ValueError, match="damaged|not a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"damaged|not a whole checkpoint"):
         verify_checkpoint(new)
     assert run.newest_checkpoint() == old
     assert (run.checkpoints / "step_000020.broken").is_dir()
@@ -88,13 +93,37 @@ def test_steps_beyond_six_digits_still_sort_by_number(tmp_path):
     assert run.newest_checkpoint() == run.checkpoint(1_000_000)
 
 
+def sweep(run, newest=1, every=0, best=0):
+    Retention(newest, every, best, validation_loss_of).sweep(run)
+    return [step_of(path) for path in reversed(run.all_checkpoints())]
+
+
 def test_latest_follows_and_only_the_newest_are_kept(tmp_path):
     run = RunFolder(tmp_path)
     for step in (1, 2, 3):
         run.point_latest_at(checkpoint(run, step))
-    run.keep_newest(2)
-    assert [p.name for p in run.all_checkpoints()] == ["step_000003", "step_000002"]
+    assert sweep(run, newest=2) == [2, 3]
     assert (run.checkpoints / "latest").resolve() == run.checkpoint(3).resolve()
+
+
+def test_every_nth_and_the_best_are_kept_for_good(tmp_path):
+    run = RunFolder(tmp_path)
+    for step, loss in ((4, 3.0), (5, 1.0), (7, 2.0), (8, 2.5), (9, 4.0)):
+        results = {"step": step, "metrics": {"val/loss": loss}}
+        write_json(checkpoint(run, step) / "results.json", results)
+        write_manifest(run.checkpoint(step))
+    assert sweep(run, newest=1, every=4, best=2) == [4, 5, 7, 8, 9]
+    assert sweep(run, newest=1, every=8, best=1) == [5, 8, 9]
+
+
+def test_a_damaged_checkpoint_is_not_counted_and_the_only_good_one_stays(tmp_path, caplog):
+    run = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        checkpoint(run, step)
+    (run.checkpoint(2) / "model.safetensors").write_text("weighty")
+    (run.checkpoint(3) / "MANIFEST.json").unlink()
+    assert sweep(run, newest=1) == [1, 2, 3]
+    assert "not counted among the checkpoints kept" in caplog.text
 
 
 def test_a_second_writer_is_refused_with_the_holder_until_the_first_dies(tmp_path):
@@ -114,6 +143,40 @@ def test_a_second_writer_is_refused_with_the_holder_until_the_first_dies(tmp_pat
     run = RunFolder(tmp_path)
     run.lock()
     run.unlock()
+
+
+def test_a_lock_names_the_batch_job_too_and_outlives_a_watchers_glance(tmp_path):
+    run, other = RunFolder(tmp_path), RunFolder(tmp_path)
+    run.lock(job="4711")
+    assert "pid" in (tmp_path / "lock").read_text()
+    with pytest.raises(ValueError, match=r"being written by pid \d+ on \S+, job 4711; stop that"):
+        other.lock()
+    run.unlock()
+    with (tmp_path / "lock").open() as glance:
+        fcntl.flock(glance, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (glance, fcntl.LOCK_UN)).start()
+        other.lock()
+    other.unlock()
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    run = RunFolder(tmp_path)
+    run.lock()
+    run.unlock()
+    assert "see to it yourself that only one job writes there" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content", ['{"files": {"../secret": {"bytes": 1, "sha256": ""}}}', '{"fi1es": {}}', "[]"]
+)
+def test_a_manifest_that_is_none_or_points_elsewhere_is_refused(tmp_path, content):
+    (tmp_path / "MANIFEST.json").write_text(content)
+    with pytest.raises(ValueError, match=r"outside its folder|is not a manifest"):
+        verify_checkpoint(tmp_path)
 
 
 def test_metric_lines_past_the_resumed_step_and_a_torn_line_move_away(tmp_path):

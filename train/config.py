@@ -4,9 +4,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.skips import Skips, parse_skips
 from eval.tasks import check_tasks
 from model.gpt import GPTConfig
 from train.adamw import AdamWConfig
+from train.guard import GuardConfig
+from train.preemption import moment
 from train.schedule import ScheduleConfig
 
 CUDA_MICRO_BATCH = 64
@@ -75,12 +78,22 @@ class SaveConfig:
     every_minutes: float = 2.0
     """Minutes between checkpoints; 0 leaves it to the steps."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept; only sound ones count."""
+    keep_every: int = 0
+    """Checkpoints of every so many steps are written and kept for good; 0 is none."""
+    keep_best: int = 1
+    """Checkpoints with the smallest validation loss kept; one is written when it is measured."""
 
     def __post_init__(self) -> None:
         _at_least("save.every", self.every, 0)
         _at_least("save.every_minutes", self.every_minutes, 0)
         _at_least("save.keep", self.keep, 1)
+        _at_least("save.keep_every", self.keep_every, 0)
+        _at_least("save.keep_best", self.keep_best, 0)
+
+    def most_kept(self, steps: int) -> int:
+        """Checkpoints that lie on the disk at the end of so many steps, at most."""
+        return self.keep + self.keep_best + (steps // self.keep_every if self.keep_every else 0)
 
 
 @dataclass(frozen=True)
@@ -109,10 +122,26 @@ class Config:
     """Arithmetic of matrix products; auto is bfloat16 (autocast) on CUDA and float32 on the CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of network and loss; auto is on for CUDA."""
+    fused_loss: Literal["auto", "on", "off"] = "auto"
+    """Head and loss in one operator that overwrites logits by their gradient; auto: on the CPU."""
+    residual: Literal["float32", "bfloat16"] = "float32"
+    """Type of the residual stream; bfloat16 only with that dtype."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is one."""
+    deterministic: bool = False
+    """The same bits each time on CUDA too, at some cost in speed; the CPU always gives them."""
     data_check: Literal["full", "cached", "size"] = "cached"
     """Check of the shards before step 1: all digests, those of changed files, or sizes only."""
+    skip_windows: tuple[str, ...] = ()
+    """Ranges a:b of training windows to leave out, such as those around a loss spike."""
+    rehearsal: bool = True
+    """Do everything once, small, before the first step of a run."""
+    allow: tuple[str, ...] = ()
+    """Settings that may differ from those of the run that is continued, such as optimizer.lr."""
+    stop_at: str | None = None
+    """Time to be done by, saved: Unix seconds or ISO 8601. The rest is left to another start."""
+    hang_seconds: int = 300
+    """Once a step is done, ranks wait so long for a silent one; then they save and end."""
     model: GPTConfig = GPTConfig()
     """Shape of the network."""
     optimizer: AdamWConfig = AdamWConfig()
@@ -125,15 +154,31 @@ class Config:
     """Samples."""
     save: SaveConfig = SaveConfig()
     """Checkpoints."""
+    guard: GuardConfig = GuardConfig()
+    """Spikes, and ranks that drift apart."""
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
         _at_least("batch_tokens", self.batch_tokens, 1)
+        _at_least("hang_seconds", self.hang_seconds, 1)
+        if self.residual == "bfloat16" and self.dtype == "float32":
+            raise ValueError(
+                "residual=bfloat16 with dtype=float32 would only lose precision; "
+                "give --dtype bfloat16 or --residual float32"
+            )
+        if self.stop_at is not None:
+            moment(self.stop_at)
+        parse_skips(self.skip_windows)
         for name in ("steps", "micro_batch", "context_length"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         if self.steps is not None:
             self.check_warmup(self.steps)
+
+    @property
+    def skips(self) -> Skips:
+        """First and stop of each range of windows to leave out."""
+        return parse_skips(self.skip_windows)
 
     def check_warmup(self, steps: int) -> None:
         """Raises: ValueError if the warm-up would take the whole run of `steps`."""

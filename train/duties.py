@@ -7,11 +7,15 @@ from data_prep.permutation import round_keys
 from eval.generate import GenerateOptions, generate
 from eval.tasks import run_tasks
 from eval.val_loss import validation_loss
+from parallel.ranks import StopAgreed, from_main, limit_waiting
 from storage.atomic import write_text
 from storage.metrics import Metrics
-from train.resume import Position, save_checkpoint
+from train.checks import is_compared
 from train.run import Run
+from train.saver import validation_loss_of
+from train.snapshot import state_tensors
 
+LAST_SAVE_SECONDS = 1800.0
 log = logging.getLogger(__name__)
 
 
@@ -28,7 +32,10 @@ def evaluation_due(run: Run) -> bool:
 
 
 def evaluate(run: Run) -> None:
-    """Measure the plain model and draw samples; the numbers go into the present step's line."""
+    """Measure the plain model and draw samples; the numbers go into the present step's line.
+
+    If the ranks agree to stop meanwhile, it is left for the next start.
+    """
     config = run.config
     metrics: Metrics = {}
     try:
@@ -45,6 +52,9 @@ def evaluate(run: Run) -> None:
             metrics |= run_tasks(run.subject, run.eval_options, config.eval.tasks)
         if due(run, config.sample.every) and run.ranks.is_main:
             sample(run)
+    except StopAgreed:
+        run.progress.stop_agreed = True
+        return
     except ValueError as error:  # of a task: on every rank alike; of a sample: nobody waits for it
         log.error("evaluation at step %d failed (%s); training goes on", run.step, error)
     run.results = {"step": run.step, "metrics": metrics}
@@ -71,28 +81,51 @@ def sample(run: Run) -> None:
 
 def save_due(run: Run) -> bool:
     """Whether this rank should write a checkpoint now; only rank 0 ever should."""
-    if not run.ranks.is_main or run.step == 0 or run.saved_step == run.step:
+    run.saver.tell()
+    if not run.ranks.is_main or run.step in (0, run.saver.asked_step):
         return False
     config = run.config.save
-    minutes = (time.monotonic() - run.saved_at) / 60
+    if any(every and run.step % every == 0 for every in (config.every, config.keep_every)):
+        return True
+    if is_best(run):
+        return True
+    minutes = (time.monotonic() - run.saver.asked_at) / 60
     by_clock = config.every_minutes > 0 and minutes >= config.every_minutes
-    return by_clock or (config.every > 0 and run.step % config.every == 0)
+    # What is due by the clock can wait for the one before, and until the replicas were compared.
+    return by_clock and not run.saver.busy and is_compared(run)
+
+
+def is_best(run: Run) -> bool:
+    """Whether these weights' validation loss is among the best that checkpoints are kept of."""
+    loss, most = run.fresh_results.get("val/loss"), run.config.save.keep_best
+    if loss is None or not most:
+        return False
+    found = (validation_loss_of(path) for path in run.folder.all_checkpoints())
+    kept = sorted(other for other in found if other is not None)
+    return len(kept) < most or float(loss) < kept[most - 1]
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint of the present step on rank 0, unless there is one already."""
-    if not run.ranks.is_main or run.saved_step == run.step:
+    """Begin a checkpoint of the present step on rank 0; training waits for a copy on the host."""
+    if not run.ranks.is_main:
         return
-    position = Position(
-        step=run.step,
-        next_window=run.loader.next_window,
-        seed=run.config.seed,
-        data=str(run.config.data.resolve()),
-        data_fingerprint=run.data.fingerprint,
-        context_length=run.plan.context_length,
-        val_tokens=run.config.eval.val_tokens,
-    )
-    save_checkpoint(run.folder, position, run.model, run.optimizer, run.tokenizer, run.results)
-    run.folder.keep_newest(run.config.save.keep)
-    run.folder.write_status("running", run.step)
-    run.saved_step, run.saved_at = run.step, time.monotonic()
+    started = time.perf_counter()
+    run.saver.settle()
+    tensors = run.host_copy.take(state_tensors(run.model, run.optimizer))
+    stall = time.perf_counter() - started
+    run.saver.begin(run.contents(tensors), run.host_copy.wait, stall)
+    run.extra["speed/save_stall_milliseconds"] = 1000 * stall
+
+
+def save_and_wait(run: Run) -> None:
+    """Have a checkpoint of the present step on disk. Raises: OSError if that cannot be.
+
+    The other ranks wait, so that they can write it should rank 0 die meanwhile.
+    """
+    limit_waiting(LAST_SAVE_SECONDS)
+    if run.ranks.is_main:
+        run.saver.settle()
+        if run.saver.saved_step != run.step:
+            save(run)
+            run.saver.drain()
+    from_main(run.step)

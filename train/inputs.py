@@ -13,8 +13,9 @@ from model.cost import count_parameters
 from model.gpt import GPTConfig
 from parallel.ranks import Ranks, raise_together
 from storage.run_folder import RunFolder, verify_checkpoint
+from train.changes import Change, check_same_run
 from train.config import BatchPlan, Config, plan_batch
-from train.resume import check_same_run, check_space
+from train.resume import check_space
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Inputs:
     plan: BatchPlan
     steps: int
     eval_options: EvalOptions
+    changes: list[Change]
+    """What differs from the run that is continued."""
     finished: bool
     """Whether this very run lies at its last step already."""
 
@@ -47,12 +50,15 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
             _check_init(config, config.init, data, network)
         if config.stage is None:
             _check_shards(data, config, ranks)
-        check_same_run(folder, config.as_json(network))
+        defaults = Config().as_json(network)
+        changes = check_same_run(folder, config.as_json(network), defaults, config.allow)
         parameters = count_parameters(network).total
-        check_space(config.out, parameters, config.save.keep)
+        kept = config.save.most_kept(steps) - len(folder.all_checkpoints())
+        check_space(config.out, parameters, max(kept, 1))
         status = folder.read_status() or {}
         finished = (status.get("state"), status.get("step")) == ("finished", steps)
-        inputs = Inputs(data, network, plan, steps, _eval_options(config, plan), finished)
+        options = _eval_options(config, plan)
+        inputs = Inputs(data, network, plan, steps, options, changes, finished)
     except ValueError as found:
         error = found
     raise_together(error)

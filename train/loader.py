@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from data_prep.order import TrainingStream, read_windows, windows_digest
+from data_prep.skips import Skips, after_skips
 from parallel.ranks import Ranks
 from train.config import BatchPlan
 
@@ -37,12 +38,18 @@ class Loader:
     """Deals windows to this rank, in order, from any window on."""
 
     def __init__(
-        self, stream: TrainingStream, plan: BatchPlan, ranks: Ranks, first_window: int
+        self,
+        stream: TrainingStream,
+        plan: BatchPlan,
+        ranks: Ranks,
+        first_window: int,
+        skips: Skips = (),
     ) -> None:
         self.stream = stream
         self.plan = plan
         self.ranks = ranks
         self.next_window = first_window
+        self.skips = skips
         shape = (plan.grad_accum_steps, plan.micro_batch, plan.context_length + 1)
         pin = ranks.device.type == "cuda"
         self._buffers = [torch.empty(shape, dtype=torch.int16, pin_memory=pin) for _ in range(2)]
@@ -62,7 +69,7 @@ class Loader:
             self._copied[turn] = done.synchronize
         else:
             tokens = host.clone()
-        self.next_window += self.plan.windows
+        self.next_window = first + self.plan.windows
         self._ahead = self._read_ahead()
         return StepBatch(first, digest, tokens)
 
@@ -72,7 +79,8 @@ class Loader:
 
     def _read_ahead(self) -> Future[tuple[int, int, int]]:
         self._turn = 1 - self._turn
-        return self._thread.submit(self._read, self.next_window, self._turn)
+        first = after_skips(self.next_window, self.plan.windows, self.skips)
+        return self._thread.submit(self._read, first, self._turn)
 
     def _read(self, first: int, turn: int) -> tuple[int, int, int]:
         self._copied[turn]()  # the buffer is free once its last copy has reached the device

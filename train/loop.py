@@ -5,7 +5,8 @@ and the training loss of update `s` before it changes them.
 """
 
 from storage.run_folder import State
-from train.duties import evaluate, evaluation_due, save, save_due
+from train.checks import check, check_before_last_save
+from train.duties import evaluate, evaluation_due, save, save_and_wait, save_due
 from train.run import Run
 from train.schedule import learning_rate
 from train.step import train_step
@@ -16,10 +17,12 @@ def train(run: Run) -> State:
     config = run.config
     run.progress.start_clock()
     while not run.progress.stop_agreed:
+        check(run)
         if evaluation_due(run):
             run.report()
             with run.progress.paused():
                 evaluate(run)
+            continue  # a stop may have been agreed meanwhile
         if run.step == run.steps:
             break
         if save_due(run):
@@ -27,17 +30,18 @@ def train(run: Run) -> State:
             with run.progress.paused():
                 save(run)
 
+        step, extra = run.step, run.take_extra()
         batch = run.loader.next_step()
-        lr = learning_rate(run.step, run.steps, config.optimizer.lr, config.schedule)
-        values = train_step(run, batch, lr, run.stop.wanted)
+        lr = learning_rate(step, run.steps, config.optimizer.lr, config.schedule)
+        values = train_step(run, batch, lr, run.stop_wanted())
         run.report()  # the step before, while this one runs
-        run.progress.launched(run.step, lr, batch.first_window, values, run.fresh_results)
-        run.step += 1
+        run.progress.launched(step, lr, batch.first_window, values, extra)
 
     run.report()
+    check_before_last_save(run)
     if run.progress.stop_agreed:
-        save(run)
+        save_and_wait(run)
         return "preempted"
-    run.metrics.write(run.step, {"tokens": run.step * run.plan.tokens, **run.fresh_results})
-    save(run)
+    run.metrics.write(run.step, {"tokens": run.tokens, **run.take_extra()})
+    save_and_wait(run)
     return "finished"

@@ -10,13 +10,16 @@ import sys
 
 import tyro
 
+from parallel.meeting import meet
 from parallel.ranks import quiet_other_ranks, start, stop, user_errors
+from train.build import build_run
 from train.config import Config
+from train.ending import finish
 from train.inputs import check_inputs
-from train.loop import train
+from train.preemption import StopSignal
 from train.presets import PRESETS
-from train.report import finished_notice, write_report
-from train.run import Run, build_run
+from train.rehearsal import rehearse
+from train.report import finished_notice
 
 log = logging.getLogger("train")
 
@@ -38,37 +41,27 @@ def parse(arguments: list[str]) -> Config:
     )
 
 
-def finish(run: Run) -> None:
-    """Train what is left, and leave a folder that says how it ended."""
-    state, reason = "failed", ""
-    try:
-        run.stop.listen()
-        state = train(run)
-        reason = run.stop.reason
-    except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        if run.ranks.is_main:
-            run.folder.write_status(state, run.step, reason)
-        run.close()
-    if run.ranks.is_main:
-        log.info("\n%s at step %d\n%s", state, run.step, write_report(run))
-
-
 def main() -> None:
     """Check, build, train, report."""
     quiet_other_ranks()
+    asked = StopSignal()
+    asked.listen()
     with user_errors():
         config = parse(sys.argv[1:])
-        ranks = start(config.device)
+        ranks = start(config.device, deterministic=config.deterministic)
+        meet(ranks)
         inputs = check_inputs(config, ranks)
-        run = None if inputs.finished else build_run(config, ranks, inputs)
+        run = None if inputs.finished else build_run(config, ranks, inputs, asked)
+        if run is not None:
+            rehearse(run)
     if run is None:
         log.info("%s", finished_notice(config.out, inputs.steps))
+        code = 0
     else:
-        finish(run)
+        code = finish(run)
     stop()
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

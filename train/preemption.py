@@ -1,28 +1,74 @@
-"""Stop signals: the handler only sets a flag, which the ranks agree on in the step's reduction."""
+"""Stop requests: signals and a time. They set a flag, which the ranks agree on in the step."""
 
 import logging
 import signal
+import time
+from datetime import datetime
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+PREEMPTED_CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
+SAME_KEYPRESS_SECONDS = 1.0  # torchrun passes on a Ctrl-C that its workers may have had already
 log = logging.getLogger(__name__)
+
+
+class StopTraining(RuntimeError):
+    """The run must not go on by itself: what it was is on disk, and a restart would repeat it."""
+
+
+class SilentRank(RuntimeError):
+    """A step's reduction never ended: a rank is dead or hangs."""
+
+
+def moment(text: str) -> float:
+    """A point in time as Unix seconds, from those or from ISO 8601 (local without a zone).
+
+    Raises: ValueError if it is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        raise ValueError(
+            f"stop_at={text} is no time; give Unix seconds or ISO 8601 such as 2026-11-21T18:30"
+        ) from error
 
 
 class StopSignal:
     """Whether this process was asked to stop. A second SIGINT stops at once, saving nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_at: float | None = None) -> None:
+        self.stop_at = stop_at
         self.wanted = False
         self.reason = ""
+        self.asked_at = 0.0
+        self.nothing_done = True
+        """Until a first step is done there is nothing to save, and a stop ends the process."""
 
     def listen(self) -> None:
         """Take the stop signals from now on (main thread only)."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
 
+    def heed_clock(self, seconds_needed: float) -> None:
+        """Ask for a stop if `stop_at` is no further off than stopping takes."""
+        if self.stop_at is not None and time.time() + seconds_needed >= self.stop_at:
+            self._ask("stop-at")
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted and number == signal.SIGINT:
+        again = self.wanted and time.monotonic() - self.asked_at > SAME_KEYPRESS_SECONDS
+        if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.wanted = True
-        self.reason = signal.Signals(number).name
-        log.info("%s received: saving and stopping after the step in flight", self.reason)
+        self._ask(signal.Signals(number).name)
+        if self.nothing_done:
+            raise SystemExit(PREEMPTED_CODE)
+
+    def _ask(self, reason: str) -> None:
+        if self.wanted:
+            return
+        self.wanted, self.reason, self.asked_at = True, reason, time.monotonic()
+        if not self.nothing_done:
+            log.info("%s: saving and stopping after the step in flight", reason)

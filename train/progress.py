@@ -9,9 +9,15 @@ import torch
 
 from storage.metrics import Metrics
 from train.config import BatchPlan
+from train.guard import Guard, GuardConfig
+from train.preemption import SilentRank, StopSignal
 from train.values import DIGEST, LOSS, NORM, SKIPPED, STOP, join_digest
 
 MAX_SKIPPED_IN_A_ROW = 10
+# A stop is asked for while a step hangs: torchrun's word that a rank is dead.
+HANG_SECONDS_AFTER_A_SIGNAL = 20.0
+POLL_SECONDS = 0.0002
+PATIENCE_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,27 @@ class Progress:
     """Keeps what is known of the step in flight; all ranks hold the same, one writes it."""
 
     def __init__(
-        self, plan: BatchPlan, steps: int, flops_per_token: float, peak: float | None
+        self,
+        plan: BatchPlan,
+        steps: int,
+        flops_per_token: float,
+        peak: float | None,
+        hang_seconds: float,
+        stop: StopSignal,
+        guard: Guard | None = None,
     ) -> None:
         self.plan = plan
         self.steps = steps
         self.flops_per_second_at_peak = peak and peak * plan.world_size
         self.flops_per_token = flops_per_token
+        self.hang_seconds = hang_seconds
+        self.stop = stop
+        self.guard = guard or Guard(GuardConfig())
         self.stop_agreed = False
+        self.stuck: Pending | None = None
+        """The step in which a rank fell silent."""
         self.skipped_in_a_row = 0
+        self.first_seconds = 0.0
         self.seconds = 0.0
         self.timed_steps = 0
         self._pending: Pending | None = None
@@ -73,37 +92,56 @@ class Progress:
     def read(self) -> tuple[int, Metrics] | None:
         """The metrics of the step in flight, waiting for it; None if there is none.
 
-        Raises: RuntimeError after too many steps in a row that were not finite.
+        Raises: SilentRank if CUDA does not come to the end of the step.
         """
         pending, self._pending = self._pending, None
         if pending is None:
             return None
         done_at = pending.launched_at
         if pending.ready is not None:
-            pending.ready.synchronize()
+            self._wait(pending, pending.ready)
             done_at = time.perf_counter()
         elapsed, self._clock = done_at - self._clock, done_at
+        self.stop.nothing_done = False
         self.stop_agreed |= bool(pending.values[STOP] > 0)
-        self._count_skips(pending)
-        return pending.step, self._metrics(pending, elapsed) | pending.extra
+        metrics = self._metrics(pending, elapsed) | self._judge(pending)
+        return pending.step, metrics | pending.extra
 
-    def _count_skips(self, pending: Pending) -> None:
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if pending.values[SKIPPED] else 0
-        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise RuntimeError(
-                f"{self.skipped_in_a_row} steps in a row up to step {pending.step} had a loss or "
-                "gradient that is not finite; the weights are untouched since, the last checkpoint "
-                "is sound. Lower the learning rate or look at the data of these steps"
-            )
+    def _wait(self, pending: Pending, ready: torch.cuda.Event) -> None:
+        """Wait as Python does, so that signals are heard; NCCL never ends without all ranks."""
+        began = time.monotonic()
+        while not ready.query():
+            waited = time.monotonic() - began
+            alone = self.plan.world_size == 1 or self.stop.nothing_done
+            patience = self.patience
+            if self.stop.wanted:  # no step takes much longer than the first
+                patience = min(patience, self.first_seconds + HANG_SECONDS_AFTER_A_SIGNAL)
+            if not alone and waited > patience:
+                self.stuck = pending
+                raise SilentRank(
+                    f"step {pending.step} has not ended for {waited:.0f} s; if steps really take "
+                    "so long, give a larger --hang-seconds"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _judge(self, pending: Pending) -> Metrics:
+        """How the step compares with those before it, which then are those up to it."""
+        loss, norm = pending.values[LOSS].item(), pending.values[NORM].item()
+        skipped = bool(pending.values[SKIPPED])
+        metrics = self.guard.z_scores(pending.step, loss, norm)
+        self.guard.note(pending.step, pending.first_window, loss, norm, skipped)
+        return metrics
 
     def _metrics(self, pending: Pending, elapsed: float) -> Metrics:
         if self.timed_steps > 0:  # the first step also compiles and fills caches
             self.seconds += elapsed
+        else:
+            self.first_seconds = elapsed
         self.timed_steps += 1
         mean = self.seconds / (self.timed_steps - 1) if self.timed_steps > 1 else elapsed
         speed = self.plan.tokens / elapsed
         metrics: Metrics = {
-            "tokens": (pending.step + 1) * self.plan.tokens,
+            "tokens": (pending.first_window + self.plan.windows) * self.plan.context_length,
             "windows": pending.first_window + self.plan.windows,
             "train/loss": pending.values[LOSS].item(),
             "train/lr": pending.lr,
@@ -119,6 +157,16 @@ class Progress:
         if self.flops_per_second_at_peak:
             metrics["speed/mfu"] = speed * self.flops_per_token / self.flops_per_second_at_peak
         return metrics
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a silent rank: on slow machines several steps, not `hang_seconds`."""
+        return max(self.hang_seconds, PATIENCE_STEPS * self.first_seconds)
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean over this process's steps but the first; 0 before the second."""
+        return self.seconds / (self.timed_steps - 1) if self.timed_steps > 1 else 0.0
 
     @property
     def tokens_per_second(self) -> float | None:

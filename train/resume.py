@@ -1,39 +1,22 @@
 """A run that can be continued: optimizer state, data position and results beside the weights.
 
-A checkpoint is written aside, digested file by file and renamed: it exists whole or not at all.
 Everything random derives from (seed, step, sample), so there is no random state to save.
 """
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.optim import Optimizer
 
-from data_prep.tokenizer import Tokenizer
-from model.checkpoint import load_weights, named_weights, save_model, write_tensors
+from model.checkpoint import load_weights, named_weights
 from model.gpt import GPT
-from storage.atomic import new_folder, read_json, write_json
-from storage.run_folder import RunFolder, write_manifest
+from storage.atomic import read_json
 
-FORMAT = 1
-# A change of these never alters which tokens a step sees or what the optimizer does with them.
-FREE_KEYS = (
-    "data",
-    "data_check",
-    "stage",
-    "out",
-    "micro_batch",
-    "compile",
-    "device",
-    "eval",
-    "sample",
-    "save",
-)
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -51,42 +34,12 @@ class Position:
     context_length: int
     val_tokens: int
     """Validation tokens of each validation, for evaluating the checkpoint alone."""
-
-
-def save_checkpoint(
-    folder: RunFolder,
-    position: Position,
-    model: GPT,
-    optimizer: Optimizer,
-    tokenizer: Tokenizer,
-    results: dict[str, Any],
-) -> Path:
-    """Write everything a run needs to go on, and point `latest` at it; one rank calls this."""
-    path = folder.checkpoint(position.step)
-    if not path.exists():  # the same step of the same run holds the same state
-        with new_folder(path) as aside:
-            save_model(aside, model)
-            (aside / "tokenizer").mkdir()
-            tokenizer.save(aside / "tokenizer")
-            write_tensors(aside / "optimizer.safetensors", optimizer_tensors(model, optimizer))
-            write_json(aside / "results.json", results)
-            write_json(aside / "state.json", {"format": FORMAT, **asdict(position)})
-            write_manifest(aside)
-    folder.point_latest_at(path)
-    return path
-
-
-def optimizer_tensors(model: GPT, optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state as `<state>.<parameter name>`, on the host."""
-    tensors = {}
-    for name, parameter in named_weights(model):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
-    return tensors
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """The last metric lines: rank 0 may have died before it wrote them (since format 2)."""
 
 
 def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
-    """Restore what `optimizer_tensors` gave.
+    """Restore the optimizer's state, `<key>.<parameter name>` each.
 
     Raises: ValueError if the file is damaged or belongs to another model or optimizer.
     """
@@ -103,21 +56,30 @@ def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
                 f"{path}: {full_name} of shape {tuple(tensor.shape)} fits no parameter; "
                 "the checkpoint is of another model"
             )
+        if tensor.dtype != parameter.dtype:
+            raise ValueError(
+                f"{path}: {full_name} is {tensor.dtype} but must be {parameter.dtype}; use another "
+                "checkpoint"
+            )
         optimizer.state[parameter][key] = tensor.to(parameter.device)
 
 
 def load_position(checkpoint: Path) -> Position:
-    """Where the run stood at this checkpoint.
+    """Where the run stood at this checkpoint; an older format is brought up to this one.
 
-    Raises: ValueError if its format is not this version's.
+    Raises: ValueError if its format is newer than this version's.
     """
     path = checkpoint / "state.json"
     found = read_json(path)
-    if found.pop("format", None) != FORMAT:
+    version = found.pop("format", None)
+    if version not in (1, FORMAT):
         raise ValueError(
-            f"{path} is not of format {FORMAT}, which this version reads; update Ratchet"
+            f"{path} is of format {version}, this version reads 1 to {FORMAT}; update Ratchet"
         )
-    return Position(**found)
+    try:
+        return Position(**found)  # format 1 had no lines
+    except TypeError as error:
+        raise ValueError(f"{path} does not say where a run stood ({error}); damaged") from error
 
 
 def load_checkpoint(
@@ -134,45 +96,6 @@ def load_checkpoint(
     load_weights(checkpoint, model)
     load_optimizer(checkpoint / "optimizer.safetensors", model, optimizer)
     return position
-
-
-def check_same_run(folder: RunFolder, config: dict[str, Any]) -> None:
-    """Refuse a folder that holds another run, or something else.
-
-    Raises: ValueError listing every difference that matters.
-    """
-    if not folder.path.exists():
-        return
-    if not folder.config.is_file():
-        foreign = [p.name for p in folder.path.iterdir() if p.name != "lock"]
-        if foreign:
-            raise ValueError(
-                f"--out {folder.path} holds {foreign[0]} but no run; choose another --out"
-            )
-        return
-    before = flatten(read_json(folder.config)["config"])
-    now = flatten(config)
-    changed = [
-        f"{key}: {before.get(key)} -> {now.get(key)}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_KEYS
-    ]
-    if changed:
-        raise ValueError(
-            f"--out {folder.path} holds a run with another configuration ({'; '.join(changed)}); "
-            "give the same values to continue it, or choose another --out"
-        )
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def check_space(folder: Path, parameters: int, checkpoints: int) -> None:

@@ -14,9 +14,10 @@ from train.values import DIGEST, LOSS, NORM, SKIPPED, STOP, VALUES, split_digest
 def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torch.Tensor:
     """Update the weights once; every rank takes the same decision from the same reduced values.
 
+    No collective follows the update: a rank whose peer dies is before it or after it, never within.
     Returns the step's values on the device, (VALUES,) float64: the loss before the update (mean
     over all target tokens of all ranks), ranks that want to stop, the digest in four 16-bit sums,
-    the gradient norm before clipping, and whether the update was skipped as not finite.
+    the gradient norm before clipping, and whether the update was skipped.
     """
     run.optimizer.zero_grad(set_to_none=True)
     values = torch.zeros(VALUES, dtype=torch.float64)
@@ -34,10 +35,24 @@ def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torc
     values[LOSS] /= run.plan.world_size
     sum_over_ranks(values)
     values[NORM] = clip(run, values)
-    finite = torch.isfinite(values[LOSS]) & torch.isfinite(values[NORM])
-    values[SKIPPED] = (~finite).double()
+    values[SKIPPED] = (~is_sound(run, values)).double()
+    run.host_copy.before_update(run.step)
+    run.whole = False
     update(run.optimizer, lr, skip=values[SKIPPED].float())
+    run.advance()
     return values
+
+
+def is_sound(run: Run, values: torch.Tensor) -> torch.Tensor:
+    """Whether the update may be applied: finite, and within the limits if there are any. On device.
+
+    The limits are plain numbers, the same on every rank, from steps that all of them have read.
+    """
+    sound = torch.isfinite(values[LOSS]) & torch.isfinite(values[NORM])
+    if run.config.guard.skip_spikes:
+        loss_limit, norm_limit = run.progress.guard.limits(run.step)
+        sound &= (values[LOSS] <= loss_limit) & (values[NORM] <= norm_limit)
+    return sound
 
 
 def clip(run: Run, values: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,256 @@
+"""Step time and efficiency on 1 to 64 GPUs, predicted from one GPU's; the model checked with gloo.
+
+    python bench/scaling.py --step-seconds 1.073 --update-seconds 0.003
+    python bench/scaling.py --step-seconds 1.073 --check 2 4
+    python bench/scaling.py --step-seconds 0.9 --nvlink-gbytes 400 --network-gbytes 42
+
+The model is bench/scaling_model.py's and is stated there: what it prints is a prediction. `--check`
+measures it where that needs no GPU: so many processes on this machine's CPU take a step of compute,
+then all-reduce gradients of three sizes; the link's two figures are fitted to the smallest and the
+largest, and the step with the middle one is predicted and measured. Prints Markdown, writes one
+JSON and one plot.
+"""
+
+import logging
+import os
+import socket
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import tyro
+
+from bench.provenance import provenance
+from bench.scaling_model import (
+    NETWORKS,
+    NVLINK,
+    Link,
+    Workload,
+    efficiency,
+    ring_seconds,
+    step_seconds,
+)
+from model.parameters import count_parameters
+from model.presets import SHAPES
+from parallel.ranks import quiet_other_ranks, user_errors
+from storage.atomic import write_json
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "bench" / "results" / "scaling.json"
+GPUS = (1, 2, 4, 8, 16, 32, 64)
+SMALL, MIDDLE, LARGE = 1 << 12, 1 << 22, 1 << 24  # float32 elements of the check's gradients
+REPEATS = 15
+PRODUCT = 768  # side of the matrices that stand for compute in the check
+
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Predict how a training step scales."""
+
+    step_seconds: float
+    """Measured seconds of one optimizer step on one GPU."""
+    update_seconds: float = 0.0
+    """Part of it that is clipping and optimizer."""
+    micro_steps: int = 8
+    """Its micro-steps."""
+    shape: str = "gpt2"
+    """Model shape by name."""
+    per_node: int = 8
+    """GPUs of a node."""
+    nvlink_gbytes: float | None = None
+    """Measured all-reduce bus bandwidth inside a node, GB/s; None is the model's assumption."""
+    network_gbytes: float | None = None
+    """Measured all-reduce bus bandwidth of one network port, GB/s; None is 200 and 400 Gb/s."""
+    check: tuple[int, ...] = ()
+    """Numbers of gloo processes to check the model with, such as 2 4."""
+    out: Path = OUT
+    """Result file; the plot lies beside it."""
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(SHAPES)}")
+        if not 0 <= self.update_seconds < self.step_seconds:
+            raise ValueError(
+                f"update_seconds={self.update_seconds} is no part of "
+                f"step_seconds={self.step_seconds}; give 0 <= update_seconds < step_seconds"
+            )
+        if any(number < 2 for number in self.check):
+            raise ValueError(f"check={self.check} has less than two processes; try --check 2 4")
+
+
+def predictions(arguments: Arguments) -> list[dict[str, Any]]:
+    """Every number of GPUs, network, with and without overlap and compression."""
+    counts = count_parameters(SHAPES[arguments.shape])
+    work = Workload(
+        arguments.step_seconds,
+        arguments.micro_steps,
+        counts.total,
+        counts.token_embedding,
+        arguments.update_seconds,
+    )
+    node, networks = NVLINK, NETWORKS
+    if arguments.nvlink_gbytes is not None:
+        node = Link(arguments.nvlink_gbytes * 1e9, NVLINK.latency)
+    if arguments.network_gbytes is not None:
+        latency = next(iter(NETWORKS.values())).latency
+        networks = {"measured": Link(arguments.network_gbytes * 1e9, latency)}
+    rows = []
+    for name, network in networks.items():
+        for overlap in (False, True):
+            for compressed in (False, True):
+                for gpus in GPUS:
+                    took = step_seconds(
+                        work, gpus, arguments.per_node, node, network, overlap, compressed
+                    )
+                    rows.append(
+                        {
+                            "network": name,
+                            "overlap": overlap,
+                            "compressed": compressed,
+                            "gpus": gpus,
+                            "step_seconds": took,
+                            "efficiency": efficiency(arguments.step_seconds, took, gpus),
+                        }
+                    )
+    return rows
+
+
+def _rank(rank: int, ranks: int, port: int, found: Any) -> None:
+    """One process of the check: seconds of compute, of three all-reduces, and of a whole step."""
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group(
+        "gloo", address, rank=rank, world_size=ranks, timeout=timedelta(seconds=300)
+    )
+    a = torch.randn(PRODUCT, PRODUCT)
+    gradients = {size: torch.ones(size) for size in (SMALL, MIDDLE, LARGE)}
+
+    def compute() -> None:
+        for _ in range(8):
+            torch.mm(a, a)
+
+    def step() -> None:
+        compute()
+        dist.all_reduce(gradients[MIDDLE])
+
+    works = {size: lambda g=gradient: dist.all_reduce(g) for size, gradient in gradients.items()}
+    times: dict[str, list[float]] = {}
+    for repeat in range(REPEATS + 1):
+        for name, work in {"compute": compute, "step": step, **works}.items():
+            dist.barrier()
+            begin = time.perf_counter()
+            work()
+            dist.barrier()  # a step takes as long as its slowest rank's
+            if repeat:
+                times.setdefault(str(name), []).append(time.perf_counter() - begin)
+    if rank == 0:
+        found.put({name: statistics.median(took) for name, took in times.items()})
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def check(ranks: int) -> dict[str, Any]:
+    """A step's time as the model says it and as gloo takes it, on `ranks` processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(_rank, (ranks, port, found), nprocs=ranks)  # type: ignore[attr-defined]
+    took = found.get()
+    return judged(took, ranks)
+
+
+def judged(took: dict[str, float], ranks: int) -> dict[str, Any]:
+    """The link fitted to the smallest and largest all-reduce, and the step it predicts."""
+    small, large = took[str(SMALL)], took[str(LARGE)]
+    unit = Link(1.0, 0.0)  # seconds at one byte a second are the bytes that each rank moves
+    moved = ring_seconds(4 * LARGE, ranks, unit) - ring_seconds(4 * SMALL, ranks, unit)
+    bandwidth = moved / max(large - small, 1e-9)
+    bytes_only = ring_seconds(4 * SMALL, ranks, Link(bandwidth, 0.0))
+    link = Link(bandwidth, max(0.0, small - bytes_only) / (2 * (ranks - 1)))
+    predicted = took["compute"] + ring_seconds(4 * MIDDLE, ranks, link)
+    return {
+        "processes": ranks,
+        "cores": os.cpu_count(),
+        "link": asdict(link),
+        "measured_seconds": took,
+        "predicted_step": predicted,
+        "measured_step": took["step"],
+        "ratio": predicted / took["step"],
+    }
+
+
+def table_of(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> str:
+    """Predictions and checks as Markdown."""
+    lines = [
+        "| network | overlap | bf16 | " + " | ".join(map(str, GPUS)) + " |",
+        "| --- | --- | --- |" + " --: |" * len(GPUS),
+    ]
+    for start in range(0, len(rows), len(GPUS)):
+        group = rows[start : start + len(GPUS)]
+        first = group[0]
+        words = [
+            first["network"],
+            *("yes" if first[k] else "no" for k in ("overlap", "compressed")),
+        ]
+        cells = [f"{1e3 * r['step_seconds']:.1f} ({r['efficiency']:.0%})" for r in group]
+        lines.append("| " + " | ".join(words + cells) + " |")
+    lines.append("\nPredicted milliseconds of one step (efficiency) by number of GPUs.")
+    for found in checks:
+        lines.append(
+            f"gloo, {found['processes']} processes on {found['cores']} cores: predicted "
+            f"{1e3 * found['predicted_step']:.1f} ms, measured "
+            f"{1e3 * found['measured_step']:.1f} ms, ratio {found['ratio']:.2f}."
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """Efficiency over GPUs, one line for each way."""
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for start in range(0, len(rows), len(GPUS)):
+        group = rows[start : start + len(GPUS)]
+        first = group[0]
+        label = f"{first['network']}{', overlap' if first['overlap'] else ''}"
+        label += ", bf16 gradients" if first["compressed"] else ""
+        style = "--" if first["compressed"] else "-"
+        axes.plot(GPUS, [100 * r["efficiency"] for r in group], style, marker=".", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(GPUS, [str(n) for n in GPUS])
+    axes.set(xlabel="GPUs", ylabel="efficiency, % (predicted)", ylim=(0, 102))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Check if asked to, predict, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, description=__doc__)
+        origin = provenance(("torch",))
+        checks = [check(ranks) for ranks in arguments.check]
+        rows = predictions(arguments)
+        log.info("%s", table_of(rows, checks))
+        settings = asdict(arguments) | {"out": arguments.out.name}
+        report = origin | {"settings": settings, "checks": checks, "predictions": rows}
+        write_json(arguments.out, report)
+        plot(rows, arguments.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Training steps against nanoGPT's own model and step, by turns in one process.
+
+    python bench/train_speed.py --nanogpt ../nanoGPT --data data/python_docs
+    python bench/train_speed.py --nanogpt ../nanoGPT --dtypes bfloat16 --forms compiled
+    python bench/train_speed.py --shape gpt2 --batch 64 --accumulate 8 --dtypes bfloat16 \
+        --forms compiled --device cuda --nanogpt ../nanoGPT
+
+Ours is the trainer's run and `train_step`, with the loader's wait timed apart. Every round takes
+`steps` steps of either, in changing order, and gives one ratio; what counts is their median.
+Prints Markdown, writes one JSON.
+"""
+
+import logging
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from bench.nanogpt_step import NanoStep, read_model_file, write_tokens
+from bench.provenance import provenance
+from model.flops import training_flops_per_token
+from model.gpt import GPTConfig
+from model.gpus import peak_flops
+from model.presets import SHAPES
+from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
+from storage.atomic import write_json
+from train.build import build_run
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.inputs import check_inputs
+from train.run import Run
+from train.schedule import ScheduleConfig
+from train.step import train_step
+from train.values import LOSS
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "bench" / "results" / "train_speed.json"
+NETWORKS = SHAPES | {"30M": GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)}
+LR = 6e-4  # constant; nanoGPT's optimizer is built with the same
+WARM_UP = 2  # steps of either before the clock starts: compilation, moments, first allocations
+GOALS = {"eager": 1.3, "compiled": 1.1}
+
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time our training step, and nanoGPT's beside it."""
+
+    data: Path = Path("data/python_docs")
+    """Data set folder with GPT-2's tokenizer, such as `data_prep/text.py --embedded` makes."""
+    nanogpt: Path | None = None
+    """A checkout of nanoGPT; None times ours alone."""
+    shape: str = "30M"
+    """Model shape by name; 30M has 6 layers, is 384 wide and 256 tokens long."""
+    batch: int = 8
+    """Windows of a micro-step."""
+    accumulate: int = 1
+    """Micro-steps of a step."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Arithmetic of the matrix products."""
+    forms: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
+    """Without and with torch.compile."""
+    fused_loss: Literal["auto", "on", "off"] = "auto"
+    """As the trainer's option of that name."""
+    residual: Literal["float32", "bfloat16"] = "float32"
+    """As the trainer's option of that name."""
+    rounds: int = 5
+    """Rounds of each case."""
+    steps: int = 10
+    """Steps of either in a round."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    out: Path = OUT
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if self.shape not in NETWORKS:
+            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(NETWORKS)}")
+        if self.rounds < 1 or self.steps < 1:
+            raise ValueError(f"rounds={self.rounds} and steps={self.steps} must be 1 or more")
+
+
+class OurStep:
+    """Our run, ready for its next step."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.waited = 0.0
+
+    def step(self) -> torch.Tensor:
+        """One optimizer step as the training loop takes it; returns its loss."""
+        begin = time.perf_counter()
+        batch = self.run.loader.next_step()
+        self.waited += time.perf_counter() - begin
+        return train_step(self.run, batch, LR, stop_wanted=False)[LOSS]
+
+
+def our_config(arguments: Arguments, dtype: str, form: str, out: Path) -> Config:
+    """The run that is timed: nothing but steps."""
+    network = NETWORKS[arguments.shape]
+    return Config(
+        data=arguments.data,
+        out=out,
+        steps=10**6,
+        batch_tokens=arguments.batch * arguments.accumulate * network.context_length,
+        micro_batch=arguments.batch,
+        dtype="float32" if dtype == "float32" else "bfloat16",
+        compile="on" if form == "compiled" else "off",
+        fused_loss=arguments.fused_loss,
+        residual=arguments.residual if dtype == "bfloat16" else "float32",
+        device=arguments.device,
+        model=network,
+        schedule=ScheduleConfig(warmup_steps=0),
+        eval=EvalConfig(every=0, tasks_every=0, tasks=()),
+        sample=SampleConfig(every=0),
+        save=SaveConfig(every_minutes=0),
+    )
+
+
+def timed(side: OurStep | NanoStep, steps: int, device: torch.device) -> float:
+    """Seconds a step, all work of the device included."""
+    begin = time.perf_counter()
+    loss = torch.zeros(())
+    for _ in range(steps):
+        loss = side.step()
+    if not torch.isfinite(loss).item():  # waits for the device
+        raise RuntimeError(f"{type(side).__name__}: the loss is not finite")
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / steps
+
+
+def measure(arguments: Arguments, sides: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Seconds a step of every round and side, and the losses of the first steps."""
+    first = {name: side.step().item() for name, side in sides.items()}
+    for side in sides.values():
+        timed(side, WARM_UP, device)
+    sides["ours"].waited = 0.0
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(arguments.rounds):
+        for name in list(sides)[:: 1 if number % 2 else -1]:
+            seconds[name].append(timed(sides[name], arguments.steps, device))
+    waited = sides["ours"].waited / (sum(seconds["ours"]) * arguments.steps)
+    return {"first_loss": first, "seconds_per_step": seconds, "data_wait_share": waited}
+
+
+def one_case(
+    arguments: Arguments, dtype: str, form: str, ranks: Ranks, folder: Path
+) -> dict[str, Any]:
+    """Build both sides, time them, sum up."""
+    config = our_config(arguments, dtype, form, folder / f"{dtype}-{form}")
+    run = build_run(config, ranks, check_inputs(config, ranks))
+    sides: dict[str, OurStep | NanoStep] = {"ours": OurStep(run)}
+    if arguments.nanogpt is not None:
+        tokens = folder / "train.bin"
+        if not tokens.exists():
+            write_tokens(run.data, tokens)
+        sides["nanogpt"] = NanoStep(
+            read_model_file(arguments.nanogpt),
+            run.model.config,
+            tokens,
+            arguments.batch,
+            arguments.accumulate,
+            run.dtype,
+            form == "compiled",
+            ranks.device,
+        )
+    try:
+        found = measure(arguments, sides, ranks.device)
+    finally:
+        run.close()
+    torch.compiler.reset()
+    return {"dtype": dtype, "form": form} | found | summary(found, run)
+
+
+def summary(found: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Medians, ratios and rates of one case."""
+    seconds = found["seconds_per_step"]
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    result: dict[str, Any] = {
+        "tokens_per_second": {name: run.plan.tokens / took for name, took in median.items()}
+    }
+    if "nanogpt" in seconds:
+        result["ratios"] = [
+            peer / ours for ours, peer in zip(seconds["ours"], seconds["nanogpt"], strict=True)
+        ]
+        result["median_ratio"] = statistics.median(result["ratios"])
+    if run.ranks.device.type == "cuda":
+        peak = peak_flops(torch.cuda.get_device_name())
+        flops = training_flops_per_token(run.model.config)
+        if peak is not None:
+            rates = result["tokens_per_second"]
+            result["mfu"] = {name: rate * flops / peak for name, rate in rates.items()}
+        result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of both together
+    return result
+
+
+def table_of(cases: list[dict[str, Any]]) -> str:
+    """The cases as Markdown."""
+    lines = [
+        "| | ours, tokens/s | nanoGPT, tokens/s | ratio (rounds) | goal | data wait |",
+        "| --- | --: | --: | --- | --: | --: |",
+    ]
+    for case in cases:
+        rates = case["tokens_per_second"]
+        peer, ratio = "", ""
+        if "nanogpt" in rates:
+            ratios = case["ratios"]
+            peer = f"{rates['nanogpt']:,.0f}"
+            ratio = f"{case['median_ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        lines.append(
+            f"| {case['dtype']}, {case['form']} | {rates['ours']:,.0f} | {peer} | {ratio} | "
+            f"{GOALS[case['form']]} | {case['data_wait_share']:.2%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Time every case, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, description=__doc__)
+        ranks = start(arguments.device)
+        origin = provenance(("torch", "numpy"))
+        cases = []
+        with tempfile.TemporaryDirectory() as folder:
+            for dtype in arguments.dtypes:
+                for form in arguments.forms:
+                    cases.append(one_case(arguments, dtype, form, ranks, Path(folder)))
+                    log.info("%s", table_of(cases[-1:]).splitlines()[-1])
+        settings = {
+            name: getattr(arguments, name)
+            for name in ("shape", "batch", "accumulate", "fused_loss", "residual", "steps")
+        }
+        threads = torch.get_num_threads()
+        report = origin | {"threads": threads, "settings": settings, "cases": cases}
+        log.info("%s", table_of(cases))
+        write_json(arguments.out, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""`evals.jsonl` of a run: what a watcher has measured, one line an evaluation, its only writer.
+
+{"step": 500, "val/loss": 3.9, ..., "tasks": "val_loss hellaswag", "options": "items=100"}
+"""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from eval.subject import EvalOptions
+from storage.metrics import JsonLines, Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Record:
+    """The evaluations of a run on disk. What stands there with the same options is not redone."""
+
+    def __init__(self, path: Path, options: EvalOptions) -> None:
+        """Become the file's only writer until `close`, and drop a last line that was cut short.
+
+        Raises: ValueError if another process writes it, or a line is none of ours.
+        """
+        self.path = path
+        self.options = changes(options)
+        self._done: dict[int, set[str]] = {}
+        self._lines = JsonLines(path)
+        try:
+            self._lock()
+            for number, line in enumerate(_whole_lines(path), start=1):
+                self._note(number, line)
+        except ValueError:
+            self._lines.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{self.path} is being written by another process that watches this run; "
+                "stop it, or give all tasks to one of the two"
+            ) from error
+        except OSError:
+            log.warning("%s: this file system has no locks; start only one watcher", self.path)
+
+    def _note(self, number: int, line: bytes) -> None:
+        try:
+            found = json.loads(line)
+            step, options, tasks = found["step"], found["options"], found["tasks"].split()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{self.path} line {number} is no evaluation ({error!r}); remove that line"
+            ) from error
+        if options == self.options:
+            self._done.setdefault(step, set()).update(tasks)
+
+    def missing(self, step: int, tasks: Iterable[str]) -> tuple[str, ...]:
+        """Those of `tasks` that were not measured at `step` yet."""
+        done = self._done.get(step, set())
+        return tuple(name for name in tasks if name not in done)
+
+    def add(self, step: int, tasks: Iterable[str], tags: dict[str, float]) -> None:
+        """Append what `tasks` found at `step`; it survives a power cut from here on."""
+        names = " ".join(tasks)
+        line: Metrics = {**tags, "tasks": names, "options": self.options}
+        self._lines.write(step, line)
+        os.fsync(self._lines.file.fileno())
+        self._done.setdefault(step, set()).update(names.split())
+
+    def close(self) -> None:
+        """Let another process write here."""
+        self._lines.close()
+
+
+def changes(options: EvalOptions) -> str:
+    """The options that were given, as name=value; those left at their defaults are not named."""
+    given = {f.name: getattr(options, f.name) for f in fields(options)}
+    return " ".join(
+        f"{f.name}={_plain(given[f.name])}" for f in fields(options) if given[f.name] != f.default
+    )
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of the file; what follows the last line's end is cut off."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        log.warning("%s: the last line was cut short; it is dropped and measured again", path)
+        os.truncate(path, len(whole))
+    return whole.splitlines()

@@ -1,0 +1,155 @@
+"""Faults to inject into a small run, and what several ranks make of them.
+
+As a script under torchrun it plays every scene once and writes what came of it as JSON:
+python -m torch.distributed.run --nproc_per_node=2 tests/faults.py DATA FOLDER
+"""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from parallel.ranks import from_everyone, start, stop
+from storage.run_folder import RunFolder
+from tests.runs import lines, tiny_config
+from train.build import build_run
+from train.config import SaveConfig
+from train.guard import GuardConfig
+from train.inputs import check_inputs
+from train.loop import train
+from train.preemption import StopTraining
+from train.rehearsal import rehearse
+from train.replicas import checksums
+from train.snapshot import state_tensors
+
+
+class Faulty(nn.Module):
+    """Network and loss; `fault(run, loss)` may put another loss in its place."""
+
+    def __init__(self, run, fault):
+        super().__init__()
+        self.inner, self.run, self.fault = run.step_model, run, fault
+
+    def no_sync(self):
+        return self.inner.no_sync()
+
+    def forward(self, ids, targets):
+        return self.fault(self.run, self.inner(ids, targets))
+
+
+def with_fault(run, fault):
+    """The same run, whose every loss goes through `fault`."""
+    run.step_model = Faulty(run, fault)
+    return run
+
+
+def scaled(step, factor):
+    """A fault: the loss of one step, times a factor."""
+    return lambda run, loss: loss * factor if run.step == step else loss
+
+
+def poison(run):
+    """Make every loss and gradient of this run something that is no number."""
+    run.model.ln_f.weight.data[0] = float("nan")
+
+
+def flip_bit(tensor, bit=0):
+    """Flip one bit of a tensor's first element."""
+    bits = tensor.data.view(torch.int32).view(-1)
+    bits[0] = int(bits[0]) ^ (1 << bit)
+
+
+class Heard(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
+def play(config, ranks, before=lambda run: None, fault=None):
+    """Train with a fault; how it ended on this rank, and what the folder says."""
+    run = build_run(config, ranks, check_inputs(config, ranks))
+    heard, logger = Heard(), logging.getLogger("train")
+    logger.addHandler(heard)
+    logger.setLevel(logging.INFO)
+    before(run)
+    if fault is not None:
+        with_fault(run, fault)
+    try:
+        end = train(run)
+    except StopTraining as error:
+        end = str(error)
+    logger.removeHandler(heard)
+    sums = checksums(state_tensors(run.model, run.optimizer), torch.device("cpu")).tolist()
+    run.close()
+    everyone = from_everyone((end, run.step, sums))
+    saved = [int(p.name.split("_")[1]) for p in RunFolder(config.out).all_checkpoints()]
+    return {
+        "ends": [end for end, _, _ in everyone],
+        "steps": [step for _, step, _ in everyone],
+        "sums": everyone[0][2],
+        "alike": all(sums == everyone[0][2] for *_, sums in everyone),
+        "said": heard.said,
+        "saved": saved,
+        "lines": lines(config.out) if ranks.is_main else [],
+        "boxes": sorted(p.name for p in (config.out / "blackbox").glob("*")),
+    }
+
+
+def scenes(data, folder, ranks):
+    """Every scene by name."""
+
+    def config(name, **changes):
+        return tiny_config(data, folder / name, micro_batch=1, **changes)
+
+    def on_rank_1(fault):
+        return fault if ranks.rank == 1 else lambda run, loss: loss
+
+    flipped = []
+
+    def flips_at_3(run, loss):
+        if run.step == 3 and not flipped:
+            flipped.append(3)
+            flip_bit(run.model.h[1].mlp.c_fc.weight)
+        return loss
+
+    def slow_loader(run):
+        if ranks.rank == 1:
+            fast = run.loader.next_step
+            run.loader.next_step = lambda: (time.sleep(0.05), fast())[1]
+
+    save = SaveConfig(every=1, every_minutes=0, keep=99)
+    yield "flip", play(config("flip", save=save), ranks, fault=on_rank_1(flips_at_3))
+    guard = GuardConfig(every=4)
+    yield "slow", play(config("slow", guard=guard), ranks, before=slow_loader)
+    nan = scaled(3, float("nan"))
+    yield "nan", play(config("nan"), ranks, fault=on_rank_1(nan))
+    guard = GuardConfig(window=8, skip_spikes=6)
+    spike = play(config("spike", steps=14, guard=guard), ranks, fault=on_rank_1(scaled(10, 1e4)))
+    yield "spike", spike
+    yield "poison", play(config("poison", steps=40), ranks, before=poison)
+    skips = config("skips", skip_windows=("20:50",))
+    yield "skips", play(skips, ranks)
+    yield "plain", play(config("plain", steps=3), ranks)
+    yield "rehearsed", play(config("rehearsed", steps=3), ranks, before=rehearse)
+
+
+def main():
+    data, folder = map(Path, sys.argv[1:3])
+    ranks = start("cpu")
+    found = dict(scenes(data, folder, ranks))
+    if ranks.is_main:
+        (folder / "found.json").write_text(json.dumps(found))
+    stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""train/main.py with steps that take at least PACE seconds: on any machine a fault hits a run."""
+
+import os
+import time
+
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from train.main import main
+
+if __name__ == "__main__":
+    pace = float(os.environ["PACE"])
+    register_optimizer_step_post_hook(lambda *_: time.sleep(pace))
+    main()

@@ -1,0 +1,52 @@
+"""A run that an older version wrote goes on in this one."""
+
+import json
+import shutil
+
+import pytest
+
+from storage.run_folder import write_manifest
+from tests.runs import GOLDEN, NANO, built, losses, nano_config, run_to_end
+from train.config import SaveConfig
+from train.resume import FORMAT, load_position
+
+
+def test_there_is_a_golden_run_of_every_older_format():
+    assert [path.name for path in sorted(GOLDEN.parent.glob("format_*"))] == [
+        f"format_{number}" for number in range(1, FORMAT)
+    ]
+
+
+@pytest.mark.parametrize("number", range(1, FORMAT))
+def test_a_run_of_an_older_format_is_resumed_and_ends_as_it_did(tmp_path, number):
+    shutil.copytree(GOLDEN.parent / f"format_{number}" / "run", tmp_path / "run")
+    straight = losses(tmp_path / "run")
+    config = nano_config(tmp_path, model=NANO, save=SaveConfig(4, 0, 9))
+    run = run_to_end(config)
+    assert run.saver.saved_step == 8
+    assert losses(tmp_path / "run") == pytest.approx(straight, rel=1e-4)
+    [start] = (tmp_path / "run" / "starts.jsonl").read_text().splitlines()
+    assert json.loads(start)["started_at_step"] == 4
+
+
+@pytest.mark.parametrize("change", [{"format": FORMAT + 1}, {"format": None}, {"depth": 3}])
+def test_a_state_that_this_version_does_not_know_is_refused_in_one_sentence(tmp_path, change):
+    checkpoint = tmp_path / "step_000004"
+    shutil.copytree(GOLDEN / "run" / "checkpoints" / "step_000004", checkpoint)
+    state = json.loads((checkpoint / "state.json").read_text()) | change
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    write_manifest(checkpoint)
+    with pytest.raises(ValueError, match=r"state\.json (is of format|does not say)"):
+        load_position(checkpoint)
+
+
+def test_a_newer_checkpoint_is_never_passed_over_for_an_older_one(tmp_path):
+    config = nano_config(tmp_path, save=SaveConfig(4, 0, 9))
+    run_to_end(config)
+    newest = config.out / "checkpoints" / "step_000008"
+    state = json.loads((newest / "state.json").read_text()) | {"format": FORMAT + 1}
+    (newest / "state.json").write_text(json.dumps(state))
+    write_manifest(newest)
+    with pytest.raises(ValueError, match="update Ratchet"):
+        built(config)
+    assert newest.is_dir()

@@ -1,0 +1,138 @@
+"""A single bit that differs on one rank is found before anything is saved; slow ranks are named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data_sets import tiny_data_set
+from tests.faults import flip_bit
+from tests.launching import torchrun
+from train import replicas
+from train.pace import slow_ranks
+from train.replicas import checksum, disagreements
+
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two ranks made of every scene of tests/faults.py."""
+    folder = tmp_path_factory.mktemp("faults")
+    tiny_data_set(folder / "data", documents=100)
+    done = torchrun(2, "tests/faults.py", str(folder / "data"), str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "found.json").read_text())
+
+
+def reference(values, chunk):
+    """The same number in NumPy's unsigned arithmetic."""
+    total = 0
+    bits = values.astype(np.int64)
+    for number, start in enumerate(range(0, len(bits), chunk)):
+        part = bits[start : start + chunk]
+        factors = (np.arange(len(part)).astype(np.uint64) * np.uint64(GOLDEN)) | np.uint64(1)
+        inner = int((part.astype(np.uint64) * factors).sum(dtype=np.uint64))
+        total += inner * (number * GOLDEN % 2**64 | 1)
+    return total % 2**64
+
+
+@given(values=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=40), chunk=st.integers(1, 50))
+def test_the_checksum_is_exact_integer_arithmetic(values, chunk):
+    array = np.array(values, np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicas, "CPU_CHUNK", chunk)
+        own = int(checksum(torch.from_numpy(array)))
+    assert own % 2**64 == reference(array, chunk)
+
+
+@given(place=st.integers(0, 999), bit=st.integers(0, 31))
+def test_any_single_bit_changes_the_checksum(place, bit):
+    tensor = torch.linspace(-1, 1, 1000)
+    before = int(checksum(tensor))
+    tensor.view(torch.int32)[place] ^= -(2**31) if bit == 31 else 1 << bit
+    assert int(checksum(tensor)) != before
+
+
+def test_two_elements_exchanged_change_the_checksum():
+    assert checksum(torch.tensor([1.0, 2.0])) != checksum(torch.tensor([2.0, 1.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int8, torch.float32])
+def test_every_type_and_a_scalar_have_a_checksum(dtype):
+    assert checksum(torch.ones((), dtype=dtype)) != checksum(torch.zeros((), dtype=dtype))
+
+
+def test_the_odd_rank_of_three_is_named_with_the_tensor():
+    table = torch.tensor([[5, 7], [5, 8], [5, 7]])
+    assert disagreements(table, ["a", "b"]) == ["b differs on rank 1"]
+
+
+def test_a_flipped_bit_stops_both_ranks_before_the_next_checkpoint(found):
+    flip = found["flip"]
+    assert flip["steps"] == [4, 4]
+    assert flip["saved"] == [3, 2, 1]
+    for end in flip["ends"]:
+        assert "weights.h.1.mlp.c_fc.weight differs on one half of the ranks" in end
+
+
+def test_a_slow_rank_is_named_with_its_ratio(found):
+    assert any(
+        "rank 1 computes" in said and "times the median" in said for said in found["slow"]["said"]
+    )
+    assert not any("rank 0 computes" in said for said in found["slow"]["said"])
+    assert found["slow"]["ends"] == ["finished", "finished"]
+
+
+def test_nan_on_one_rank_is_skipped_alike_and_the_next_step_is_not(found):
+    nan = found["nan"]
+    assert [line.get("train/skipped") for line in nan["lines"]] == [0, 0, 0, 1, 0, 0, 0, 0, None]
+    assert nan["alike"]
+    assert nan["ends"] == ["finished", "finished"]
+
+
+def test_a_spike_on_one_rank_is_skipped_alike(found):
+    spike = found["spike"]
+    skipped = [line["step"] for line in spike["lines"] if line.get("train/skipped")]
+    assert skipped == [10]
+    assert spike["alike"]
+    assert spike["boxes"] == ["step_000010"]
+
+
+def test_ranks_that_stay_broken_stop_together_with_a_black_box(found):
+    poison = found["poison"]
+    assert poison["steps"] == [11, 11]
+    assert poison["boxes"] == ["step_000009"]
+    assert all("10 steps in a row up to step 9" in end for end in poison["ends"])
+
+
+def test_skipped_windows_are_the_same_on_two_ranks(found):
+    first = [line.get("data/first_window") for line in found["skips"]["lines"]]
+    assert first == [0, 8, 50, 58, 66, 74, 82, 90, None]
+
+
+def test_two_ranks_that_rehearsed_train_as_if_they_had_not(found):
+    assert any("all is well: training step, check" in said for said in found["rehearsed"]["said"])
+    assert found["rehearsed"]["sums"] == found["plain"]["sums"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slow"),
+    [
+        ([0.1, 0.1, 0.11, 0.1], []),
+        ([0.1, 0.3], [1]),
+        ([0.3, 0.1, 0.1, 0.2], [0, 3]),
+        ([0.0, 9], []),
+    ],
+)
+def test_a_rank_is_slow_by_its_own_time_against_the_others(seconds, slow):
+    assert [int(text.split()[1]) for text in slow_ranks(seconds)] == slow
+
+
+def test_flipping_a_bit_changes_one_number():
+    tensor = torch.ones(3)
+    flip_bit(tensor, bit=22)
+    assert tensor.tolist() == [1.5, 1.0, 1.0]

@@ -1,0 +1,49 @@
+"""Traces of chosen steps, and which spans of steps are refused."""
+
+import gzip
+import json
+
+import pytest
+import torch
+
+from train.profile_steps import ProfiledSteps, parse_span
+
+CPU = torch.device("cpu")
+
+
+def products(trace):
+    """How many matrix products a trace file holds."""
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    return sum(event.get("name") == "aten::mm" for event in events)
+
+
+def take_steps(profiled, count):
+    a = torch.ones(2, 2)
+    for step in range(count):
+        profiled.before(step)
+        torch.mm(a, a)
+    profiled.close()
+
+
+@pytest.mark.filterwarnings("ignore")  # the profiler's own, about its cycles
+def test_the_trace_holds_just_the_steps_asked_for(tmp_path):
+    take_steps(ProfiledSteps("2:5", tmp_path, CPU), 8)
+    assert [file.name for file in tmp_path.iterdir()] == ["profile_2_5.json.gz"]
+    assert products(tmp_path / "profile_2_5.json.gz") == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_ends_inside_the_span_still_leaves_its_trace(tmp_path):
+    take_steps(ProfiledSteps("2:50", tmp_path, CPU), 4)
+    assert products(tmp_path / "profile_2_50.json.gz") == 2
+
+
+def test_without_a_span_nothing_is_traced(tmp_path):
+    take_steps(ProfiledSteps(None, tmp_path, CPU), 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("span", ["", "5", "5:5", "7:3", "a:b", "-1:3"])
+def test_a_span_that_names_no_steps_is_refused(span):
+    with pytest.raises(ValueError, match=f"profile={span} is not a span of steps"):
+        parse_span(span)

@@ -1,0 +1,150 @@
+"""Signals and times: agreed by all ranks, saved, non-zero, and true in status.json."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+import train.duties as duties
+from storage.run_folder import RunFolder
+from tests.launching import ENVIRONMENT, REPO
+from tests.runs import built, flags, losses, nano_config, run_to_end
+from train.config import Config, EvalConfig, SaveConfig
+from train.ending import INTERRUPTED_CODE, finish
+from train.preemption import PREEMPTED_CODE, STOP_SIGNALS, StopSignal, moment
+
+
+@pytest.fixture
+def config(tmp_path):
+    return nano_config(tmp_path, steps=30)
+
+
+@pytest.fixture(autouse=True)
+def _restore_handlers():
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def at_step(run, step, action):
+    """Do something as the line of a step is written."""
+
+    class Writer:
+        def write(self, now, metrics):
+            if now == step:
+                action()
+
+        def write_text(self, step, tag, text):
+            pass
+
+        def close(self):
+            pass
+
+    run.metrics.writers.append(Writer())
+
+
+def status_of(config):
+    found = RunFolder(config.out).read_status()
+    return found["state"], found["step"], found["reason"]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_is_saved_for_and_loses_no_step(config, number):
+    run = built(config)
+    run.stop.listen()
+    at_step(run, 3, lambda: signal.raise_signal(number))
+    assert finish(run) == PREEMPTED_CODE
+    # Line 3 is written while step 4 runs, step 5 agrees, and step 6 runs when that is read.
+    assert status_of(config) == ("preempted", 7, number.name)
+    assert len(losses(config.out)) == 7
+    run_to_end(config)
+    straight = replace(config, out=config.out.with_name("straight"))
+    run_to_end(straight)
+    assert losses(config.out) == losses(straight.out)
+
+
+def test_before_the_first_step_a_stop_ends_at_once_for_nothing_is_lost(config):
+    run = built(config)
+    run.stop.listen()
+    run.loader.next_step = lambda: signal.raise_signal(signal.SIGTERM)
+    assert finish(run) == PREEMPTED_CODE
+    assert status_of(config) == ("preempted", 0, "SIGTERM")
+
+
+def test_a_second_sigint_forces_and_the_one_that_torchrun_passes_on_does_not(config, monkeypatch):
+    run = built(config)
+    run.stop.listen()
+
+    def thrice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        run.stop.asked_at -= 2
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(run, 3, thrice)
+    assert finish(run) == INTERRUPTED_CODE
+    assert status_of(config)[::2] == (
+        "failed",
+        "a second SIGINT forced the end; the last checkpoint is sound",
+    )
+
+
+def test_a_stop_in_an_evaluation_leaves_it_for_the_next_start(config, monkeypatch):
+    evals = EvalConfig(every=4, val_tokens=64, tasks_every=0, tasks=())
+    config = replace(config, eval=evals)
+    run = built(config)
+    run.stop.listen()
+    validate = duties.validation_loss
+
+    def interrupted(*args, **kwargs):
+        if run.step == 4:
+            signal.raise_signal(signal.SIGUSR1)
+        return validate(*args, **kwargs)
+
+    monkeypatch.setattr(duties, "validation_loss", interrupted)
+    assert finish(run) == PREEMPTED_CODE
+    assert status_of(config) == ("preempted", 4, "SIGUSR1")
+    assert run.results["step"] == 0
+
+
+def test_a_run_is_done_and_saved_by_the_time_it_was_given(config):
+    slow = replace(config, steps=100_000, stop_at=str(time.time() + 4.0), save=SaveConfig(100, 0))
+    run = built(slow)
+    assert finish(run) == PREEMPTED_CODE
+    assert time.time() < float(slow.stop_at)
+    state, step, reason = status_of(slow)
+    assert (state, reason) == ("preempted", "stop-at")
+    assert run.folder.newest_checkpoint() == run.folder.checkpoint(step)
+
+
+def test_a_longer_save_is_begun_earlier():
+    signals = StopSignal(stop_at=time.time() + 60)
+    signals.heed_clock(50)
+    assert not signals.wanted
+    signals.heed_clock(61)
+    assert signals.wanted
+
+
+def test_a_time_is_unix_seconds_or_iso():
+    assert moment("1800000000.5") == 1800000000.5
+    assert moment("2026-11-21T18:30+00:00") == 1795285800
+    assert moment("2026-11-21T18:30") == datetime(2026, 11, 21, 18, 30).timestamp()
+    with pytest.raises(ValueError, match=r"stop_at=tomorrow is no time; give Unix seconds or ISO"):
+        Config(stop_at="tomorrow")
+
+
+def test_the_script_ends_with_the_code_of_a_preemption(config):
+    config = replace(config, steps=5000)
+    with subprocess.Popen(
+        [sys.executable, *flags(config)], cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    ) as process:
+        while not (config.out / "metrics.jsonl").exists() or not losses(config.out):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == PREEMPTED_CODE
+    assert status_of(config)[::2] == ("preempted", "SIGTERM")

@@ -1,0 +1,130 @@
+"""What is wrong with a step: each of its windows alone, through the plain network.
+
+Shape letters: T tokens of a window.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.gpt import GPT
+from model.precision import autocast
+
+
+@dataclass(frozen=True)
+class WindowFinding:
+    """One window's loss and gradient, alone."""
+
+    window: int
+    loss: float
+    grad_norm: float
+    broken_at: str = ""
+    """The first module, in order of computation, whose output is not finite."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+@dataclass
+class Findings:
+    """What some windows gave, and the sum of their gradients."""
+
+    windows: list[WindowFinding] = field(default_factory=list)
+    gradient: list[Tensor] = field(default_factory=list)
+    """Of the sum of all windows' mean losses, by parameter."""
+    left_out: list[int] = field(default_factory=list)
+    """Windows that there was no time for."""
+
+
+def examine(
+    model: GPT, windows: dict[int, np.ndarray], dtype: torch.dtype, seconds: float = math.inf
+) -> Findings:
+    """Run each window forward and backward; the model and its `.grad` are left as they are.
+
+    Shapes: windows, by number, (T + 1,) each.
+    """
+    parameters = list(model.parameters())
+    found = Findings(gradient=[torch.zeros_like(p) for p in parameters])
+    deadline = time.monotonic() + seconds
+    for number, tokens in windows.items():
+        if time.monotonic() > deadline:
+            found.left_out.append(number)
+            continue
+        loss = window_loss(model, tokens, dtype)
+        gradient = torch.autograd.grad(loss, parameters)  # runs no hooks of DDP
+        for total, part in zip(found.gradient, gradient, strict=True):
+            total += part
+        norm = float(torch.nn.utils.get_total_norm(gradient))
+        finding = WindowFinding(number, float(loss.detach()), norm)
+        if not finding.finite:
+            broken = first_broken_module(model, tokens, dtype)
+            finding = WindowFinding(number, finding.loss, norm, broken)
+        found.windows.append(finding)
+    return found
+
+
+def window_loss(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """Mean loss of one window. Shapes: tokens (T + 1,) -> ()."""
+    device = next(model.parameters()).device
+    ids = torch.from_numpy(tokens.astype(np.int64)).to(device)
+    with autocast(dtype, device):
+        logits = model.head(model.hidden(ids[None, :-1]))
+        return F.cross_entropy(logits.flatten(0, 1).float(), ids[1:])
+
+
+def first_broken_module(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> str:
+    """Where the first value that is no number comes from, by the network's own names."""
+    with recorded_breaks(model) as broken, torch.no_grad():
+        loss = window_loss(model, tokens, dtype)
+    if broken:
+        return broken[0]
+    return "the gradient only" if math.isfinite(float(loss)) else "the head"
+
+
+@contextmanager
+def recorded_breaks(model: nn.Module) -> Iterator[list[str]]:
+    """Names of modules whose output is not finite, in order of computation, innermost first."""
+    broken: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            if not bool(torch.isfinite(output).all()):
+                broken.append(name)
+
+        return hook
+
+    handles = [m.register_forward_hook(watch(name)) for name, m in model.named_modules() if name]
+    try:
+        yield broken
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One parameter of the network."""
+
+    weight_norm: float
+    weights_not_finite: int
+    grad_norm: float
+
+
+def layers(model: GPT, gradient: list[Tensor]) -> dict[str, Layer]:
+    """Norms of every parameter and of its gradient, by name."""
+    found = {}
+    for (name, weight), slope in zip(model.named_parameters(), gradient, strict=True):
+        weight = weight.detach()
+        bad = int((~torch.isfinite(weight)).sum())
+        found[name] = Layer(float(weight.norm()), bad, float(slope.norm()))
+    return found

@@ -1,0 +1,231 @@
+"""Builds a Run: everything is validated before the first GPU second, then put together once."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from data_prep.order import TrainingStream
+from model.attention import attention_backend
+from model.checkpoint import load_weights
+from model.cost import peak_flops, training_flops_per_token
+from model.fused_loss import fuses_loss
+from model.gpt import GPT
+from model.loss import NextTokenLoss
+from model.precision import choose_dtype
+from parallel.data_parallel import replicate, settle_buckets
+from parallel.ranks import Ranks, from_main, job_id, raise_together, started_again
+from storage.atomic import read_json, write_json
+from storage.metrics import Console, JsonLines, MetricLog, Metrics, TensorBoard
+from storage.retention import Retention, step_of
+from storage.run_folder import RunFolder, cut_lines
+from train.attempts import begin_attempt, note_start
+from train.config import Config
+from train.guard import Guard, read_history
+from train.inputs import Inputs
+from train.loader import Loader
+from train.optimizers import build_optimizer
+from train.pace import Pace
+from train.preemption import PREEMPTED_CODE, StopSignal, moment
+from train.progress import Progress
+from train.resume import Position, load_checkpoint
+from train.run import Run
+from train.saver import Saver, validation_loss_of
+from train.snapshot import HostCopy
+
+log = logging.getLogger(__name__)
+
+
+def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopSignal | None = None) -> Run:
+    """A run ready for its next step: fresh, or as its newest sound checkpoint left it.
+
+    Raises: ValueError if the folder is taken, or holds nothing that this run can go on from.
+    """
+    stop = stop or StopSignal()
+    stop.stop_at = None if config.stop_at is None else moment(config.stop_at)
+    folder, checkpoint = _take_folder(config, ranks)
+    try:
+        return _assemble(config, ranks, inputs, folder, checkpoint, stop)
+    except BaseException as error:
+        if ranks.is_main and isinstance(error, SystemExit) and error.code == PREEMPTED_CODE:
+            folder.write_status("preempted", _step_of(checkpoint), stop.reason)
+        folder.unlock()
+        raise
+
+
+def _assemble(
+    config: Config,
+    ranks: Ranks,
+    inputs: Inputs,
+    folder: RunFolder,
+    checkpoint: Path | None,
+    stop: StopSignal,
+) -> Run:
+    tokenizer = inputs.data.tokenizer()
+    dtype = choose_dtype(config.dtype, ranks.device)
+    model = GPT(inputs.network)
+    model.initialise(config.seed)
+    if config.init is not None:
+        load_weights(config.init, model)
+    model.to(ranks.device)
+    optimizer = build_optimizer(model, config.optimizer)
+    step, window, results, lines = 0, 0, {}, []
+    if checkpoint is not None:
+        position, results = _restore(checkpoint, model, optimizer, inputs)
+        step, window, lines = position.step, position.next_window, position.lines
+        log.info("resuming from %s: step %d of %d", checkpoint, step, inputs.steps)
+    stream = TrainingStream(inputs.data.split("train"), config.seed)
+    step_model = _step_model(model, config, ranks)
+    run = Run(
+        config=config,
+        ranks=ranks,
+        plan=inputs.plan,
+        steps=inputs.steps,
+        dtype=dtype,
+        eval_options=inputs.eval_options,
+        data=inputs.data,
+        tokenizer=tokenizer,
+        folder=folder,
+        model=model,
+        step_model=step_model,
+        optimizer=optimizer,
+        loader=Loader(stream, inputs.plan, ranks, window, config.skips),
+        progress=_progress(config, ranks, inputs, stop),
+        metrics=_metric_log(folder, ranks, inputs.steps, step, lines),
+        saver=Saver(folder, _retention(config), step if checkpoint is not None else -1),
+        host_copy=HostCopy(ranks.device),
+        stop=stop,
+        pace=Pace(step_model, optimizer, ranks),
+        step=step,
+        next_window=window,
+        results=results,
+    )
+    history = read_history(folder.metrics, step, config.guard.window)
+    run.progress.guard.recall(from_main(history))
+    _announce(run, inputs)
+    with run.autocast():
+        shape = (inputs.plan.micro_batch, inputs.plan.context_length)
+        settle_buckets(run.step_model, torch.zeros(shape, dtype=torch.int64, device=ranks.device))
+    return run
+
+
+def _restore(
+    checkpoint: Path, model: GPT, optimizer: Optimizer, inputs: Inputs
+) -> tuple[Position, dict[str, Any]]:
+    """Load the checkpoint on every rank, or raise on every rank."""
+    found, error = None, None
+    try:
+        position = load_checkpoint(checkpoint, model, optimizer, inputs.data.fingerprint)
+        found = position, read_json(checkpoint / "results.json")
+    except (ValueError, OSError) as wrong:
+        error = wrong
+    raise_together(error)
+    assert found is not None
+    return found
+
+
+def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
+    """Rank 0 locks the folder and finds the checkpoint to go on from; all ranks learn it."""
+    folder, checkpoint, error = RunFolder(config.out), None, None
+    if ranks.is_main:
+        try:
+            folder.lock(job_id())
+            folder.remove_unfinished()
+            checkpoint = folder.newest_checkpoint()
+            folder.attempt = begin_attempt(folder, _step_of(checkpoint), started_again())
+        except (ValueError, OSError) as found:
+            error = found
+    raise_together(error)
+    checkpoint, folder.attempt = from_main((checkpoint, folder.attempt))
+    return folder, checkpoint
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else step_of(checkpoint)
+
+
+def _retention(config: Config) -> Retention:
+    save = config.save
+    return Retention(save.keep, save.keep_every, save.keep_best, validation_loss_of)
+
+
+def compiles(config: Config, device: torch.device) -> bool:
+    """Whether network and loss go through torch.compile."""
+    return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+
+
+def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
+    """Network and loss in one: compiled, then replicated."""
+    residual = torch.bfloat16 if config.residual == "bfloat16" else None
+    module: nn.Module = NextTokenLoss(model, fuses_loss(config.fused_loss, ranks.device), residual)
+    if compiles(config, ranks.device):
+        module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
+    return replicate(module, ranks)
+
+
+def _progress(config: Config, ranks: Ranks, inputs: Inputs, stop: StopSignal) -> Progress:
+    on_cuda = ranks.device.type == "cuda"
+    peak = peak_flops(torch.cuda.get_device_name(ranks.device)) if on_cuda else None
+    flops = training_flops_per_token(inputs.network)
+    guard = Guard(config.guard)
+    return Progress(inputs.plan, inputs.steps, flops, peak, config.hang_seconds, stop, guard)
+
+
+def _metric_log(
+    folder: RunFolder, ranks: Ranks, steps: int, step: int, lines: list[dict[str, Any]]
+) -> MetricLog:
+    """Writers on rank 0 only; lines and events of steps that will be done again are taken back.
+
+    `lines` are the last ones before `step`: those that a killed rank 0 did not write come now.
+    """
+    if not ranks.is_main:
+        return MetricLog([])
+    written = cut_lines(folder.metrics, folder.discarded_metrics, step)
+    purge = step if step or folder.tensorboard.exists() else None
+    found = MetricLog(
+        [Console(steps), JsonLines(folder.metrics), TensorBoard(folder.tensorboard, purge)]
+    )
+    for line in lines:
+        if line["step"] > written:
+            found.write(line["step"], {k: v for k, v in line.items() if k != "step"})
+    return found
+
+
+def _announce(run: Run, inputs: Inputs) -> None:
+    """Say what will run, and record it."""
+    config, plan, ranks = run.config, run.plan, run.ranks
+    backend = attention_backend(run.model.config, ranks.device, run.dtype)
+    settings: Metrics = {
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "steps": run.steps,
+        "batch_tokens": plan.tokens,
+        "world_size": plan.world_size,
+        "micro_batch": plan.micro_batch,
+        "grad_accum_steps": plan.grad_accum_steps,
+        "context_length": plan.context_length,
+        "device": str(ranks.device.type),
+        "dtype": str(run.dtype).removeprefix("torch."),
+        "attention": backend,
+        "compiled": str(compiles(config, ranks.device)),
+        "torch": torch.__version__,
+    }
+    log.info("%s", "  ".join(f"{key} {value}" for key, value in settings.items()))
+    if not ranks.is_main:
+        return
+    record = {
+        "config": config.as_json(run.model.config),
+        "data_fingerprint": run.data.fingerprint,
+        "run": settings,
+    }
+    if inputs.changes:
+        log.info("changed: %s", "; ".join(map(str, inputs.changes)))
+    changed = [asdict(change) for change in inputs.changes]
+    note_start(run.folder, run.folder.attempt, world_size=plan.world_size, changed=changed)
+    write_json(run.folder.config, record)  # what may change between starts is what runs now
+    run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
+    run.folder.write_status("running", run.step)

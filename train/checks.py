@@ -1,0 +1,121 @@
+"""What all ranks look at together before a step: skipped updates, replicas, pace.
+
+At the top of the loop before step s every rank has read the values of the steps up to s - 2, and
+those alone, so all of them decide alike and meet in the same collectives.
+"""
+
+import logging
+from pathlib import Path
+
+from train.black_box import write_black_box
+from train.config import Config
+from train.guard import MAX_SKIPPED_IN_A_ROW, Skipped
+from train.pace import gather_pace, slow_ranks
+from train.preemption import StopTraining
+from train.replicas import compare_replicas
+from train.run import Run
+from train.snapshot import state_tensors
+
+MOST_SPIKE_BOXES = 5  # of one process: the first ones tell enough
+TENSORS_NAMED = 5
+log = logging.getLogger(__name__)
+
+
+def check(run: Run) -> None:
+    """Look at skipped updates, and compare the ranks when that is due; all ranks call this.
+
+    Raises: StopTraining if the run must not go on, or not be saved.
+    """
+    look_at_skips(run)
+    if run.checked_step != run.step and comparison_due(run.config, run.step, run.steps):
+        compare_ranks(run)
+
+
+def check_before_last_save(run: Run) -> None:
+    """The same where a run ends, whatever the step. Raises: StopTraining."""
+    look_at_skips(run)
+    if run.config.guard.every and run.step > 0 and run.checked_step != run.step:
+        compare_ranks(run)
+
+
+def look_at_skips(run: Run) -> None:
+    """Write a black box of a skipped spike, and of the last step before the run gives up.
+
+    Raises: StopTraining after too many skipped updates in a row.
+    """
+    guard = run.progress.guard
+    skipped, row = guard.skipped, guard.skipped_in_a_row
+    if skipped is None:
+        return
+    if row >= MAX_SKIPPED_IN_A_ROW:
+        give_up(run, skipped, row)
+    if skipped.is_spike and row == 1 and guard.boxes < MOST_SPIKE_BOXES:
+        guard.skipped = None
+        guard.boxes += 1
+        path = examine_step(run, skipped, row)
+        log.warning(
+            "step %d was skipped as a spike: loss %.4g, gradient norm %.4g%s",
+            skipped.step,
+            skipped.loss,
+            skipped.norm,
+            f"; see {path}" if path else "",
+        )
+
+
+def examine_step(run: Run, skipped: Skipped, row: int) -> Path | None:
+    """A black box of the step, with word whether its weights are still there."""
+    guard = run.progress.guard
+    run.report()  # of the step after it: was that skipped too?
+    untouched = run.step == skipped.step + 1 + guard.skipped_in_a_row - row
+    with run.progress.paused():
+        return write_black_box(run, skipped, exact=untouched)
+
+
+def give_up(run: Run, skipped: Skipped, row: int) -> None:
+    """Raises: StopTraining, with a black box of the step."""
+    what = "were spikes" if skipped.is_spike else "had a loss or gradient that is not finite"
+    path = examine_step(run, skipped, row)
+    box = f"; python train/replay.py {path} shows where" if path else ""
+    raise StopTraining(
+        f"{row} steps in a row up to step {skipped.step} {what}; their updates were skipped, the "
+        f"last checkpoint is sound{box}. Lower the learning rate, or look at the data of these "
+        "steps and leave them out with --skip-windows"
+    )
+
+
+def comparison_due(config: Config, step: int, steps: int) -> bool:
+    """Whether the ranks are compared before this step: from time to time, and at saves.
+
+    A checkpoint by the clock waits for such a step; see `save_due`.
+    """
+    every, save = config.guard.every, config.save
+    if not every or step == 0:
+        return False
+    periods = [every, save.every, save.keep_every, config.eval.every if save.keep_best else 0]
+    return step == steps or any(period and step % period == 0 for period in periods)
+
+
+def is_compared(run: Run) -> bool:
+    """Whether the ranks are known to agree on the present state, so that it may be saved."""
+    alone = run.ranks.world_size == 1 or not run.config.guard.every
+    return alone or run.checked_step == run.step
+
+
+def compare_ranks(run: Run) -> None:
+    """Compare weights and moments to the bit, and the pace. Raises: StopTraining if they differ."""
+    run.checked_step = run.step
+    if run.ranks.world_size == 1:
+        return
+    with run.progress.paused():
+        wrong = compare_replicas(state_tensors(run.model, run.optimizer), run.ranks)
+        pace = gather_pace(run.pace.take(), run.ranks)
+    for sentence in slow_ranks(pace):
+        log.warning("step %d: %s", run.step, sentence)
+    if wrong:
+        shown = "; ".join(wrong[:TENSORS_NAMED])
+        more = f"; and {len(wrong) - TENSORS_NAMED} more" if len(wrong) > TENSORS_NAMED else ""
+        raise StopTraining(
+            f"the ranks no longer hold the same numbers after {run.step} updates: {shown}{more}. "
+            "Nothing was saved since they last did; start the run again to go on from there, and "
+            "have that machine's memory and GPU tested if it happens again"
+        )

@@ -1,0 +1,157 @@
+"""Check a machine and a run before they cost anything: a table of what is well, odd or wrong.
+
+    python train/doctor.py [PRESET] [any flags of train/main.py]
+    torchrun --nproc_per_node=8 train/doctor.py gpt2 --data data/fineweb_edu
+
+Start it like the run itself: it checks the same ranks, GPUs, folders and files, and rehearses the
+run in a folder beside `--out` that it deletes. Exit code 0: nothing is wrong (there may be
+warnings); 1: something is; 2: the command does not make sense.
+"""
+
+import logging
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from model.parameters import count_parameters
+from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
+from storage.run_folder import RunFolder
+from train.build import build_run
+from train.config import Config
+from train.inputs import Inputs, check_inputs
+from train.main import parse
+from train.rehearsal import rehearse_parts
+from train.symptoms import (
+    Finding,
+    check_agreement,
+    check_clocks,
+    check_devices,
+    check_reduction,
+    check_versions,
+)
+
+SOMETHING_WRONG = 1
+BYTES_PER_PARAMETER = 12  # float32 weight and two moments
+log = logging.getLogger("train")
+
+
+def examine(config: Config, ranks: Ranks) -> list[Finding]:
+    """Every check in turn; all ranks go through them together."""
+    found = [
+        *check_versions(),
+        *check_devices(ranks),
+        check_clocks(ranks),
+        check_agreement(ranks),
+        check_reduction(ranks),
+        check_run_folder(config, ranks),
+    ]
+    inputs, data = check_data(config, ranks)
+    found.append(data)
+    if inputs is not None:
+        found += [check_room(config, inputs, ranks), check_rehearsal(config, ranks, inputs)]
+    return found
+
+
+def check_run_folder(config: Config, ranks: Ranks) -> Finding:
+    """Whether the run folder can be written, and nobody writes there."""
+    found = from_main(_run_folder(config.out) if ranks.is_main else None)
+    assert found is not None
+    return found
+
+
+def _run_folder(out: Path) -> Finding:
+    folder, name = RunFolder(out), "run folder"
+    if folder.is_locked():
+        return Finding(name, "fail", f"{out} is being written by another run")
+    scratch = scratch_of(out)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / "probe").write_bytes(b"written")
+        shutil.rmtree(scratch)
+    except OSError as error:
+        return Finding(name, "fail", f"{out.parent} cannot be written: {error}")
+    try:
+        status = folder.read_status()
+    except ValueError as error:
+        return Finding(name, "fail", str(error))
+    if status is None:
+        return Finding(name, "ok", f"{out} is new")
+    state, step = status.get("state"), status.get("step")
+    return Finding(name, "ok", f"{out} holds a run, {state} at step {step}, which would go on")
+
+
+def scratch_of(out: Path) -> Path:
+    """A folder on the run's own disk for what the doctor writes."""
+    return out.absolute().with_name(f".{out.name}.doctor")
+
+
+def check_data(config: Config, ranks: Ranks) -> tuple[Inputs | None, Finding]:
+    """The configuration, the shards against their manifest, and what else a start would check."""
+    try:
+        inputs = check_inputs(config, ranks)
+    except ValueError as error:
+        return None, Finding("data and configuration", "fail", str(error))
+    tokens = inputs.data.split("train").tokens
+    text = f"{tokens:,} training tokens as the manifest says ({config.data_check}); "
+    return inputs, Finding("data and configuration", "ok", text + f"{inputs.steps:,} steps")
+
+
+def check_room(config: Config, inputs: Inputs, ranks: Ranks) -> Finding:
+    """Free space for the checkpoints that are kept: warns where it would do twice, but barely."""
+    out = config.out.absolute()
+    free = from_main(shutil.disk_usage(next(p for p in (out, *out.parents) if p.exists())).free)
+    one = BYTES_PER_PARAMETER * count_parameters(inputs.network).total
+    kept = config.save.most_kept(inputs.steps) + 1  # and one in the making
+    text = (
+        f"{free / 1e9:.1f} GB for {kept} checkpoints of {one / 1e9:.2f} GB "
+        f"= {kept * one / 1e9:.1f} GB"
+    )
+    verdict = "fail" if free < kept * one else "warn" if free < 2 * kept * one else "ok"
+    return Finding("free space", verdict, text)
+
+
+def check_rehearsal(config: Config, ranks: Ranks, inputs: Inputs) -> Finding:
+    """The run's own rehearsal, in a folder of its own."""
+    scratch = scratch_of(config.out)
+    run = None
+    try:
+        fresh = replace(config, out=scratch)
+        run = build_run(fresh, ranks, replace(inputs, finished=False))
+        done, seconds = rehearse_parts(run)
+        return Finding("rehearsal", "ok", f"{', '.join(done)} in {seconds:.1f} s")
+    except ValueError as error:
+        return Finding("rehearsal", "fail", str(error))
+    finally:
+        if run is not None:
+            run.close()
+        if ranks.is_main:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def table(found: list[Finding]) -> str:
+    """The findings, one a line, worst ones marked."""
+    width = max(len(finding.name) for finding in found)
+    return "\n".join(f"{f.verdict:<4}  {f.name:<{width}}  {f.text}" for f in found)
+
+
+def main() -> None:
+    """Examine, show the table, and say in one line whether to start."""
+    quiet_other_ranks()
+    with user_errors():
+        config = parse(sys.argv[1:])
+        ranks = start(config.device, deterministic=config.deterministic)
+        found = examine(config, ranks)
+    wrong = [f.name for f in found if f.verdict == "fail"]
+    odd = [f.name for f in found if f.verdict == "warn"]
+    verdict = f"do not start: {', '.join(wrong)}" if wrong else "ready to start"
+    if odd:
+        verdict += f" (look at: {', '.join(odd)})"
+    log.info("\n%s\n\n%s", table(found), verdict)
+    stop()
+    if wrong:
+        sys.exit(SOMETHING_WRONG)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Run the step of a black box again, window by window, and say whether the fault is still there.
+
+    python train/replay.py runs/gpt2/blackbox/step_000123 [--help]
+
+Weights come from the box, or else from the run's nearest checkpoint. Exit code 0: the fault is
+there again; 1: it is not (so suspect the machine, or the weights were other ones); 2: the box, its
+data or its weights cannot be used.
+"""
+
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from data_prep.order import TrainingStream, read_windows
+from data_prep.shards import open_data_set
+from model.checkpoint import load_model
+from parallel.ranks import quiet_other_ranks, start, user_errors
+from storage.atomic import read_json
+from storage.retention import step_of
+from storage.run_folder import RunFolder, verify_checkpoint
+from train.autopsy import Findings, examine, layers
+from train.black_box import FORMAT
+
+GONE = 1
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Run the step of a black box again, window by window."""
+
+    box: tyro.conf.Positional[Path]
+    """Folder such as runs/gpt2/blackbox/step_000123."""
+    checkpoint: Path | None = None
+    """Weights to use instead: a checkpoint folder."""
+    data: Path | None = None
+    """Data set folder, if it has moved."""
+    device: str = "auto"
+    """auto, cpu or cuda; another one than the run's tells a machine's fault from the data's."""
+
+
+def read_box(folder: Path) -> dict[str, Any]:
+    """The content of a black box. Raises: ValueError if it is none."""
+    path = folder / "box.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no black box (no box.json); name one like runs/x/blackbox/y")
+    box = read_json(path)
+    if not isinstance(box, dict) or box.get("format") != FORMAT:
+        raise ValueError(f"{path} is not of format {FORMAT}; use the version that wrote it")
+    return box
+
+
+def weights_of(arguments: Arguments, box: dict[str, Any]) -> tuple[Path, str]:
+    """The folder to take weights from, and what they are.
+
+    Raises: ValueError if there is none.
+    """
+    folder = arguments.box
+    if arguments.checkpoint is not None:
+        verify_checkpoint(arguments.checkpoint)
+        return arguments.checkpoint, f"weights of {arguments.checkpoint}"
+    if (folder / "model.safetensors").is_file():
+        state = "as the step met them" if box["weights_are_the_steps"] else "newer than the step"
+        return folder, f"weights of the box, {state}"
+    checkpoints = RunFolder(folder.resolve().parent.parent).all_checkpoints()
+    for checkpoint in (c for c in checkpoints if step_of(c) <= box["step"]):
+        verify_checkpoint(checkpoint)
+        return checkpoint, f"weights of {checkpoint.name}, before step {box['step']}"
+    raise ValueError(
+        f"{folder} holds no weights and its run no checkpoint up to step {box['step']}; "
+        "name one with --checkpoint"
+    )
+
+
+def read_step(arguments: Arguments, box: dict[str, Any]) -> dict[int, np.ndarray]:
+    """All windows of the step, by number. Raises: ValueError for other data."""
+    data = open_data_set(arguments.data or Path(box["data"]))
+    if data.fingerprint != box["data_fingerprint"]:
+        raise ValueError(f"{data.folder} is not the run's data set; name the right one with --data")
+    stream = TrainingStream(data.split("train"), box["seed"])
+    first, length = box["first_window"], box["context_length"]
+    return dict(enumerate(read_windows(stream, first, box["windows"], length), start=first))
+
+
+def is_there_again(box: dict[str, Any], findings: Findings, windows: int) -> bool:
+    """Whether the fault that the box tells of shows in these findings."""
+    if box["kind"] == "not finite":
+        return not all(finding.finite for finding in findings.windows)
+    loss = math.fsum(finding.loss for finding in findings.windows) / windows
+    norm = float(torch.nn.utils.get_total_norm(findings.gradient)) / windows
+    return not (loss <= float(box["loss_limit"]) and norm <= float(box["grad_norm_limit"]))
+
+
+def replay(arguments: Arguments) -> bool:
+    """Whether the fault is there again; tells each window."""
+    box = read_box(arguments.box)
+    windows = read_step(arguments, box)
+    folder, what = weights_of(arguments, box)
+    ranks = start(arguments.device)
+    model = load_model(folder, ranks.device)
+    log.info("step %d (%s), windows %d to %d, %s, on %s", box["step"], box["kind"], min(windows),
+             max(windows), what, ranks.device)  # fmt: skip
+    findings = examine(model, windows, getattr(torch, box["dtype"]))
+    for f in findings.windows:
+        broken = f"  NOT FINITE, first at {f.broken_at}" if f.broken_at else ""
+        log.info(
+            "window %d  loss %.4f  gradient norm %.4g%s", f.window, f.loss, f.grad_norm, broken
+        )
+    damaged = [n for n, x in layers(model, findings.gradient).items() if x.weights_not_finite]
+    if damaged:
+        log.info("weights that are not finite: %s", ", ".join(damaged))
+    again = is_there_again(box, findings, len(windows))
+    log.info("the fault %s", "is there again" if again else "is NOT there any more")
+    return again
+
+
+def main() -> None:
+    """Read the options and replay."""
+    quiet_other_ranks()
+    with user_errors():
+        found = replay(tyro.cli(Arguments, description=__doc__))
+    if not found:
+        sys.exit(GONE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The tensors of a run, copied to host memory while training goes on.
+
+A run's state is a flat dict: `weights.NAME` and `optimizer.KEY.NAME`, by GPT-2's parameter names.
+"""
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from model.checkpoint import named_weights
+from model.gpt import GPT
+
+WEIGHTS, OPTIMIZER = "weights.", "optimizer."
+
+
+def state_tensors(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Everything that an update changes, where it lies."""
+    tensors = {}
+    for name, parameter in named_weights(model):
+        tensors[WEIGHTS + name] = parameter.detach()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{OPTIMIZER}{key}.{name}"] = value.detach()
+    return tensors
+
+
+class HostCopy:
+    """Copies a state into buffers that are kept between saves.
+
+    On CUDA the copy runs on a stream of its own beside the next forward and backward passes; only
+    the next update waits for it, on the device. On the CPU the copy is done when `take` returns.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cuda = device.type == "cuda"
+        self._buffers: dict[str, Tensor] = {}
+        self._stream = torch.cuda.Stream(device) if self.on_cuda else None
+        self._copied: torch.cuda.Event | None = None
+        self._updates: dict[int, torch.cuda.Event] = {}
+
+    def take(self, tensors: dict[str, Tensor], queued_first: bool = True) -> dict[str, Tensor]:
+        """Begin to copy; the buffers are whole after `wait`. The copy before must be done with.
+
+        `queued_first` lets the work that the device has been given come first, as it should unless
+        that work hangs.
+        """
+        for name in self._buffers.keys() - tensors.keys():
+            del self._buffers[name]
+        for name, tensor in tensors.items():
+            if name not in self._buffers:
+                self._buffers[name] = torch.empty(
+                    tensor.shape, dtype=tensor.dtype, pin_memory=self.on_cuda
+                )
+        if self._stream is None:
+            for name, tensor in tensors.items():
+                self._buffers[name].copy_(tensor)
+            return dict(self._buffers)
+        if queued_first:
+            self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for name, tensor in tensors.items():
+                self._buffers[name].copy_(tensor, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        return dict(self._buffers)
+
+    def wait(self) -> None:
+        """Wait until the copy is whole."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def before_update(self, step: int) -> None:
+        """Let the device's update `step` wait for the copy, and mark where it begins."""
+        if not self.on_cuda:
+            return
+        stream = torch.cuda.current_stream()
+        if self._copied is not None:
+            stream.wait_event(self._copied)
+        self._updates = {s: e for s, e in self._updates.items() if s >= step - 2}
+        self._updates[step] = torch.cuda.Event()
+        self._updates[step].record()
+
+    def update_has_begun(self, step: int) -> bool:
+        """Whether the device has come as far as update `step`; then weights are no longer whole."""
+        event = self._updates.get(step)
+        return event is not None and event.query()
