@@ -7,8 +7,11 @@ INSTALL := $(IN_VENV) pip install --disable-pip-version-check -c constraints.txt
 RECIPE  := setup.cfg pyproject.toml constraints.txt
 SHELL_SCRIPTS := .ci/run launch/node.sh launch/environment.sh launch/slurm/*.sbatch
 
+# A file of tests runs in one process, so that what it prepares is made once.
+TEST_PROCESSES := -n auto --maxprocesses 8 --dist loadfile
+
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev run test test-long check clean
+.PHONY: help setup setup-dev run test test-long soak check clean
 
 help: ## list these targets
 	@awk -F ' *## *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,10 +26,13 @@ run: .venv/.installed data/python_docs/manifest.json ## train a small model now,
 	@echo "Curves: .venv/bin/tensorboard --logdir runs"
 
 test: .venv/.installed-dev ## run the test suite
-	$(IN_VENV) pytest $(ARGS)
+	$(IN_VENV) pytest $(TEST_PROCESSES) $(ARGS)
 
 test-long: .venv/.installed-dev ## tests of many minutes: SLURM (installed by apt where we are root), faults
 	$(IN_VENV) pytest -m long $(ARGS)
+
+soak: data/python_docs/manifest.json ## five hundred kills: hours
+	.venv/bin/python train/prove_resume.py demo --nproc 4 --kills 500 --steps 2000 --data data/python_docs $(ARGS)
 
 check: .venv/.installed-dev ## ruff, pyright, the house rules, shellcheck
 	.venv/bin/ruff check .

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from model.fused_loss import fuses_loss
 from model.gpt import GPTConfig
 from model.memory import StepShape, predict_memory
 from model.presets import SHAPES
@@ -170,11 +171,15 @@ def record(case: Case, measured: dict[str, int], device: str) -> dict[str, Any]:
         compiled=case.compiled,
         accumulates=case.micro_steps > 1,
         device=device,
+        fused_loss=fuses_loss("auto", torch.device(device)),
     )
     found = predict_memory(NETWORKS[case.network], step)
     ratio = found.peak / measured["measured"]
     return (
-        asdict(case) | measured | {"predicted": found.peak, "ratio": ratio, "at": found.peak_moment}
+        asdict(case)
+        | {"fused_loss": step.fused_loss}
+        | measured
+        | {"predicted": found.peak, "ratio": ratio, "at": found.peak_moment}
     )
 
 

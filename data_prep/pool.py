@@ -131,7 +131,7 @@ class _Line:
             and self._supply.ready(self._waiting[0][1])
         ):
             number, unit = self._waiting.popleft()
-            with _ignoring_interrupts():  # inherited by the workers, which Ctrl-C reaches too
+            with _interrupts_wait():  # for the workers, which Ctrl-C reaches too
                 self._running[self._executor.submit(_run_unit, number, unit)] = unit
 
 
@@ -212,12 +212,10 @@ def _run_unit(number: int, unit: Unit) -> None:
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_wait() -> Iterator[None]:
+    """Hold SIGINT back: new processes inherit that for good, here it is delivered at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

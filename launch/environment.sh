@@ -20,6 +20,9 @@ export PYTHONSAFEPATH=1
 # Otherwise about 3 of 10 restarts inside torchrun read addresses of the previous attempt.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
+# NCCL remembers its last collectives of each rank; a run that hangs writes them to flight_recorder/.
+export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
+
 # Seconds from SIGTERM to SIGKILL: torchrun's 30 are short for a last save to a shared disk.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-90}
 

@@ -4,6 +4,7 @@
 #   launch/node.sh                           the reference run (preset gpt2)
 #   launch/node.sh gpt2-medium --steps 1000  a preset, then any flags of train/main.py
 #   NPROC=4 launch/node.sh                   four processes
+#   MAX_RESTARTS=0 launch/node.sh            end when a process dies, instead of starting again
 #   SCRIPT=eval/main.py launch/node.sh --checkpoint runs/gpt2/checkpoints/latest
 #
 # Start the same command again to continue a run. The SLURM scripts start this file once on every
@@ -24,6 +25,13 @@ else
     options+=(--standalone)
 fi
 options+=(--nproc_per_node="$processes")
+# A dead rank: the others save, torchrun starts all again. It counts every restart of a run, however
+# far apart; the run itself gives up after three that brought it no step further.
+script=${SCRIPT:-train/main.py}
+if [[ $script == train/main.py ]]; then
+    MAX_RESTARTS=${MAX_RESTARTS:-20}
+fi
+options+=(--max-restarts="${MAX_RESTARTS:-0}")
 if [[ -n ${LOG_DIR:-} ]]; then
     options+=(--log-dir="$LOG_DIR/node_${SLURM_NODEID:-0}" --tee=3)
 fi
@@ -44,4 +52,4 @@ fi
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
 
-exec torchrun "${options[@]}" "$REPO/${SCRIPT:-train/main.py}" "$@"
+exec torchrun "${options[@]}" "$REPO/$script" "$@"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from model.fused_loss import CPU_CHUNK_BYTES
 from model.gpt import GPTConfig
 from model.parameters import block_matrix_elements, count_parameters
 
@@ -45,6 +46,8 @@ class StepShape:
     """Ranks; with several, DDP holds the gradients in buckets."""
     device: str = "cuda"
     """cuda or cpu."""
+    fused_loss: bool = False
+    """Whether head and loss are one operator (model/fused_loss.py)."""
     recompute: bool = False
     """Whether each block keeps only its input and computes the rest again."""
 
@@ -94,7 +97,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     if step.recompute:
         layers = config.n_layer * n * FLOAT * config.n_embd + layer
     final = n * final_activation_bytes(config, step)
-    logits = n * logit_bytes(config, step)
+    logits = loss_bytes(config, step)
     runtime = RUNTIME[step.device, step.compiled]
 
     always = weights + optimizer + buckets + runtime
@@ -175,23 +178,33 @@ def _norm_bytes(config: GPTConfig, step: StepShape) -> int:
 
 
 def final_activation_bytes(config: GPTConfig, step: StepShape) -> int:
-    """Bytes a token kept by the last norm, and ids and targets as int64."""
-    return _norm_bytes(config, step) + step.element * config.n_embd + 2 * 8
+    """Bytes a token kept by the last norm, of its output or its gradient, and ids as int64."""
+    element = FLOAT if step.fused_loss else step.element
+    return _norm_bytes(config, step) + element * config.n_embd + 2 * 8
 
 
-def logit_bytes(config: GPTConfig, step: StepShape) -> int:
-    """Bytes a token of logits and loss at their largest moment.
+def loss_bytes(config: GPTConfig, step: StepShape) -> int:
+    """Bytes of logits and loss at their largest moment.
 
     Eager: in float32 the kept log-softmax, the gradient that reaches it and the one that leaves it.
-    Compiled: the logits, over which their gradient is written.
+    Compiled: the logits, over which their gradient is written. Fused: that of a chunk of them (all,
+    on CUDA), the head's gradient, and in bfloat16 casts of matrix, states and a product.
     """
-    return config.padded_vocab_size * (step.element if step.compiled else 3 * FLOAT)
+    rows = step.micro_batch * config.context_length
+    row = config.padded_vocab_size
+    if not step.fused_loss:
+        return rows * row * (step.element if step.compiled else 3 * FLOAT)
+    head = config.n_embd * row
+    casts = 0 if step.element == FLOAT else step.element * (2 * head + rows * config.n_embd)
+    if step.device == "cpu":
+        rows = min(rows, max(1, CPU_CHUNK_BYTES // (row * step.element)))
+    return rows * row * step.element + FLOAT * head + casts
 
 
 def _weight_copies(config: GPTConfig, step: StepShape) -> int:
     if step.element == FLOAT:
         return 0
-    head = config.n_embd * config.padded_vocab_size
+    head = 0 if step.fused_loss else config.n_embd * config.padded_vocab_size
     return step.element * (config.n_layer * block_matrix_elements(config) + head)
 
 
@@ -203,7 +216,7 @@ def _block(config: GPTConfig, step: StepShape) -> int:
 
 def _head_gradient(config: GPTConfig, step: StepShape) -> int:
     """The gradient of the head's matrix; a tied one waits for the embedding's to the very end."""
-    element = step.element if step.compiled else FLOAT
+    element = step.element if step.compiled and not step.fused_loss else FLOAT
     return element * config.n_embd * config.padded_vocab_size
 
 

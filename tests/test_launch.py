@@ -185,6 +185,15 @@ def test_another_script_can_be_started(machine: Machine) -> None:
     assert machine.seen("torchrun")[-1] == f"{machine.repo}/eval/main.py"
 
 
+def test_training_is_started_again_after_a_dead_rank_and_evaluation_is_not(
+    machine: Machine,
+) -> None:
+    machine.run("node.sh")
+    assert "--max-restarts=20" in machine.seen("torchrun")
+    machine.set(SCRIPT="eval/main.py").run("node.sh")
+    assert "--max-restarts=0" in machine.seen("torchrun")
+
+
 def test_an_older_torchrun_gets_no_flag_it_lacks(machine: Machine) -> None:
     machine.run("node.sh")
     assert any("SIGUSR1" in word for word in machine.seen("torchrun"))
@@ -244,6 +253,21 @@ def test_the_run_folder_follows_the_arguments(job: Machine, arguments: list[str]
     assert job.seen("torchrun")[-len(arguments) :] == arguments
     assert f"--log-dir={out}.logs/job_123456/node_0" in job.seen("torchrun")
     assert job.seen("scontrol") == ["requeue", "123456"]
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        (["gpt2"], ["gpt2", "--stop-at", "1790000000"]),
+        (["gpt2", "--stop-at", "1780000000"], ["gpt2", "--stop-at", "1780000000"]),
+    ],
+)
+def test_the_run_learns_when_the_job_ends(
+    job: Machine, given: list[str], passed: list[str]
+) -> None:
+    job.set(TRAINING=leaving("finished"), SLURM_JOB_END_TIME="1790000000")
+    job.run("slurm/train.sbatch", *given)
+    assert job.seen("torchrun")[-len(passed) :] == passed
 
 
 def test_a_preempted_run_is_requeued(job: Machine) -> None:

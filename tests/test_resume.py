@@ -119,6 +119,7 @@ def test_a_run_killed_between_its_last_save_and_its_end_only_ends(data, tmp_path
     assert RunFolder(config.out).read_status()["state"] == "finished"
 
 
+@pytest.mark.long
 def test_four_ranks_resumed_repeat_four_ranks_straight_bit_for_bit(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", micro_batch=1, save=KEEP_ALL)
     command = flags(config, "--save.keep", "99")
@@ -164,6 +165,7 @@ def start_and_signal(command, folder, number):
         process.send_signal(number)
 
 
+@pytest.mark.long
 def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_path):
     config = tiny_config(data, tmp_path / "killed", steps=60, save=SaveConfig(5, 0))
     command = [sys.executable, *flags(config)]

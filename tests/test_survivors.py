@@ -47,7 +47,7 @@ def test_three_kills_leave_a_run_of_four_ranks_as_if_nothing_had_happened(proof)
     assert "| a dead rank costs no step | yes | 0 lost in 1 kills |" in proof.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rank_0_dies_and_no_step_or_metric_line_is_lost(proof):
     out = proof.folder / "out" / "without_rank_0"
     job = Job([*words(proof.folder), "--out", str(out)], out, processes=4, restarts=3)

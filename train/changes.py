@@ -26,6 +26,7 @@ TABLE: dict[str, tuple[Kind, str]] = {
     "device": ("free", ""),
     "deterministic": ("free", ""),
     "hang_seconds": ("free", ""),
+    "profile": ("free", ""),
     "stop_at": ("free", ""),
     "allow": ("free", ""),
     "eval": ("free", ""),

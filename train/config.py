@@ -10,6 +10,7 @@ from model.gpt import GPTConfig
 from train.adamw import AdamWConfig
 from train.guard import GuardConfig
 from train.preemption import moment
+from train.profile_steps import parse_span
 from train.schedule import ScheduleConfig
 
 CUDA_MICRO_BATCH = 64
@@ -140,6 +141,8 @@ class Config:
     """Settings that may differ from those of the run that is continued, such as optimizer.lr."""
     stop_at: str | None = None
     """Time to be done by, saved: Unix seconds or ISO 8601. The rest is left to another start."""
+    profile: str | None = None
+    """Steps a:b whose profiler trace rank 0 writes to the run folder, such as 20:24."""
     hang_seconds: int = 300
     """Once a step is done, ranks wait so long for a silent one; then they save and end."""
     model: GPTConfig = GPTConfig()
@@ -168,6 +171,8 @@ class Config:
             )
         if self.stop_at is not None:
             moment(self.stop_at)
+        if self.profile is not None:
+            parse_span(self.profile)
         parse_skips(self.skip_windows)
         for name in ("steps", "micro_batch", "context_length"):
             if getattr(self, name) is not None:

@@ -8,6 +8,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 
+from parallel.meeting import dump_flight_record
 from parallel.ranks import dismiss_launcher
 from parallel.roll_call import RollCall
 from storage.run_folder import State
@@ -84,6 +85,8 @@ def _outlive(run: Run, error: Exception) -> int:
         log.error("rank %d: step %d is saved, nothing is lost", run.ranks.rank, saved)
     if silent := roll_call.silent():
         log.error("no answer from rank %s", ", ".join(map(str, silent)))
+    if dump_flight_record(run.folder.path / "flight_recorder" / f"rank_{run.ranks.rank}.json"):
+        log.error("rank %d: NCCL's flight record is written", run.ranks.rank)
     _close(run, "failed", reason)
     if alone:
         raise error

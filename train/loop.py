@@ -7,6 +7,7 @@ and the training loss of update `s` before it changes them.
 from storage.run_folder import State
 from train.checks import check, check_before_last_save
 from train.duties import evaluate, evaluation_due, save, save_and_wait, save_due
+from train.profile_steps import ProfiledSteps
 from train.run import Run
 from train.schedule import learning_rate
 from train.step import train_step
@@ -15,6 +16,8 @@ from train.step import train_step
 def train(run: Run) -> State:
     """Train to the last step, or to a stop that all ranks agreed on; says which it was."""
     config = run.config
+    span = config.profile if run.ranks.is_main else None
+    profiled = ProfiledSteps(span, config.out, run.ranks.device)
     run.progress.start_clock()
     while not run.progress.stop_agreed:
         check(run)
@@ -30,6 +33,7 @@ def train(run: Run) -> State:
             with run.progress.paused():
                 save(run)
 
+        profiled.before(run.step)
         step, extra = run.step, run.take_extra()
         batch = run.loader.next_step()
         lr = learning_rate(step, run.steps, config.optimizer.lr, config.schedule)
@@ -37,6 +41,7 @@ def train(run: Run) -> State:
         run.report()  # the step before, while this one runs
         run.progress.launched(step, lr, batch.first_window, values, extra)
 
+    profiled.close()
     run.report()
     check_before_last_save(run)
     if run.progress.stop_agreed:

@@ -110,11 +110,11 @@ class Training:
 def train(cluster: Cluster, data: Path, tmp_path: Path):
     """Start a training job whose steps take at least `pace` seconds."""
 
-    def submit(*sbatch: str, pace: float = 0.1, save: int = 0) -> Training:
+    def submit(*sbatch: str, pace: float = 0.1, save: int = 0, **more: str) -> Training:
         out = tmp_path / "a run"
         words = flags(config_of(data, out, save=SaveConfig(every=save, every_minutes=0)))
         options = ["--nodes=2", "--gpus-per-node=0", *sbatch]
-        paced = {"SCRIPT": "tests/slurm/paced.py", "PACE": str(pace)}
+        paced = {"SCRIPT": "tests/slurm/paced.py", "PACE": str(pace), **more}
         job = cluster.submit("train.sbatch", *words[1:], sbatch=options, **paced)
         return Training(job, out)
 

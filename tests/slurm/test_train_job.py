@@ -72,6 +72,16 @@ def test_a_killed_rank_puts_the_job_back_into_the_queue(train, undisturbed):
     assert_resumed_once(training, done_again=10)
 
 
+def test_a_killed_rank_is_started_again_inside_the_job_and_costs_no_step(train, undisturbed):
+    training = train(save=10, MAX_RESTARTS="3")
+    training.reaches(25)
+    kill_marked(f"SLURM_JOB_ID={training.job.id}", "RANK=1")
+    assert_whole(training, undisturbed)
+    assert training.job.restarts == 0
+    assert len(training.resumed_at) == 1, training.job.text
+    assert training.done_again == 0
+
+
 def test_the_time_limit_saves_requeues_and_finishes(train, undisturbed):
     training = train("--time=2", "--signal=B:USR1@60", pace=0.8)
     assert_whole(training, undisturbed)
