@@ -174,13 +174,9 @@ def record(case: Case, measured: dict[str, int], device: str) -> dict[str, Any]:
         fused_loss=fuses_loss("auto", torch.device(device)),
     )
     found = predict_memory(NETWORKS[case.network], step)
-    ratio = found.peak / measured["measured"]
-    return (
-        asdict(case)
-        | {"fused_loss": step.fused_loss}
-        | measured
-        | {"predicted": found.peak, "ratio": ratio, "at": found.peak_moment}
-    )
+    predicted = {"predicted": found.peak, "ratio": found.peak / measured["measured"]}
+    how = {"fused_loss": step.fused_loss, "at": found.peak_moment}
+    return asdict(case) | measured | predicted | how
 
 
 def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, Any]:
