@@ -82,7 +82,14 @@ def test_the_same_files_from_a_folder_give_the_same_tokens(fineweb, tmp_path):
     assert (local / "train_000000.npy").read_bytes() == train
 
 
-@pytest.mark.parametrize("faults", ["", "status:code=503,every=9", "drop:path=cdn,every=7"])
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "",
+        pytest.param("status:code=503,every=9", marks=pytest.mark.long),
+        pytest.param("drop:path=cdn,every=7", marks=pytest.mark.long),
+    ],
+)
 def test_a_stream_makes_the_same_shards_and_says_so(fineweb, hub, tmp_path, faults):
     hub.faults.replace([Fault.parse(fault) for fault in faults.split()])
     done = fineweb("--revision", "main", "--stream", "--out", tmp_path / "streamed")
@@ -185,6 +192,11 @@ def test_an_error_in_a_worker_process_is_one_sentence(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def interruptible() -> None:
+    """Shells start what they put into the background with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="module")
 def long_source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("long")
@@ -200,7 +212,10 @@ def test_a_stopped_preparation_goes_on_to_the_same_bytes(tmp_path, long_source, 
     out = tmp_path / "out"
     words = (long_source / "a.jsonl", "--out", out, "--shard-tokens", 60_000, "--workers", 2)
     process = subprocess.Popen(
-        command("text.py", *words), env=environment(), stderr=subprocess.DEVNULL
+        command("text.py", *words),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        preexec_fn=interruptible,
     )
     units = tmp_path / "out.partial" / "units"
     while len(list(units.glob("0*/unit.json"))) < 3:

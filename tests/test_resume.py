@@ -181,6 +181,7 @@ def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_pa
     assert RunFolder(config.out).read_status() == {"state": "finished", "step": 60, "reason": ""}
 
 
+@pytest.mark.long
 def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_none(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", steps=60)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

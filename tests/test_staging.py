@@ -92,6 +92,7 @@ def test_too_little_room_is_said_before_copying(data, tmp_path, monkeypatch):
         stage_data_set(data, tmp_path / "stage")
 
 
+@pytest.mark.long
 def test_a_run_reads_the_copy_and_is_fed_the_same(data, tmp_path):
     plain = tiny_config(data.folder, tmp_path / "plain")
     staged = replace(plain, out=tmp_path / "staged", stage=tmp_path / "stage")
