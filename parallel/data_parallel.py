@@ -32,15 +32,16 @@ def gradient_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
             yield
 
 
-def settle_buckets(module: nn.Module, ids: torch.Tensor) -> None:
+def settle_buckets(module: nn.Module, tokens: torch.Tensor) -> None:
     """Two throw-away backward passes, after which DDP's bucket layout never changes again.
 
     DDP lays its gradient buckets out anew after the first backward pass; with four ranks or more a
     resumed run would otherwise add in another order than the run it continues, and differ in bits.
-    Shapes: ids (B, T) integers, used as input and target. Gradients are dropped.
+    Shapes: tokens (B, T + 1) integers, cut as the loader does (other strides would be compiled
+    apart). Gradients are dropped.
     """
     if not isinstance(module, DistributedDataParallel):
         return
     for _ in range(2):
-        module(ids, ids).backward()
+        module(tokens[:, :-1], tokens[:, 1:]).backward()
         module.zero_grad(set_to_none=True)

@@ -148,7 +148,7 @@ def start(
     place = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         # The watchdog would end this process at a peer's death before it has saved its state, or
-        # free a stuck update to run on garbage; train/survival.py watches instead.
+        # free a stuck update to run on garbage; train/progress.py watches instead.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         torch.cuda.set_device(place)
         torch.set_float32_matmul_precision("high")  # TF32, alike in training and evaluation

@@ -109,7 +109,7 @@ def _assemble(
     run.progress.guard.recall(from_main(history))
     _announce(run, inputs)
     with run.autocast():
-        shape = (inputs.plan.micro_batch, inputs.plan.context_length)
+        shape = (inputs.plan.micro_batch, inputs.plan.context_length + 1)
         settle_buckets(run.step_model, torch.zeros(shape, dtype=torch.int64, device=ranks.device))
     return run
 
