@@ -7,6 +7,7 @@ stops training.
 import json
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,7 @@ class TensorBoard:
     """Event files in one folder; on a resume, later points of the earlier run are purged."""
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
+        wait_for_a_second_of_its_own(folder)
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -71,6 +73,16 @@ class TensorBoard:
     def close(self) -> None:
         """Flush and close the event file."""
         self.writer.close()
+
+
+def wait_for_a_second_of_its_own(folder: Path) -> None:
+    """Return once no event file of this second exists.
+
+    TensorBoard reads a folder's files in the order of their names, which start with the second they
+    were opened in; files of one second would be read, and purged, in an order that means nothing.
+    """
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)
 
 
 class Console:

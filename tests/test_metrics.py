@@ -54,6 +54,13 @@ def test_events_past_the_resumed_step_are_purged(tmp_path):
     assert scalars(tmp_path, "train/loss") == [(0, 0.0), (1, 1.0), (2, 22.0), (3, 23.0)]
 
 
+def test_event_files_are_named_in_the_order_in_which_they_were_opened(tmp_path):
+    for _ in range(2):
+        TensorBoard(tmp_path, None).close()
+    seconds = [path.name.split(".")[3] for path in tmp_path.iterdir()]
+    assert len(set(seconds)) == 2
+
+
 def test_a_value_that_is_not_finite_becomes_null_in_json(tmp_path):
     lines = JsonLines(tmp_path / "m.jsonl")
     lines.write(0, {"train/loss": float("nan")})
