@@ -3,30 +3,39 @@
     python bench/hellaswag_speed.py --hellaswag-file hellaswag_val.jsonl --items 120
     python bench/hellaswag_speed.py --hellaswag-file hellaswag_val.jsonl --items 10042 --lm-eval \\
         --checkpoint runs/gpt2/checkpoints/latest
+    python bench/hellaswag_speed.py --hellaswag-file hellaswag_val.jsonl --items 10042 --alone
 
 Completion style against a stand-in that does what build-nanogpt's `hellaswag.py` is known to do:
 four rows an item, padded to its longest, the logits of all positions. Harness style against the
 model class of lm-evaluation-harness on the exported model. All score the same items by turns, in
-float32; what counts is the ratio, and that the answers are the same. Prints Markdown, writes one
-JSON.
+float32; what counts is the ratio, and that the answers are the same. All have the allocator of
+parallel/allocator.py. Prints Markdown, writes one JSON.
 """
 
 import logging
-import platform
+import resource
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
 
-from bench.hellaswag_ways import COMPLETION, HARNESS, Way, harness_model, our_ways
+from bench.hellaswag_agreement import accuracies, agreement, scores_of
+from bench.hellaswag_ways import (
+    COMPLETION,
+    HARNESS,
+    Way,
+    harness_model,
+    one_item_way,
+    our_ways,
+)
+from bench.provenance import provenance
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.hellaswag import both_items
 from eval.multiple_choice import Item
@@ -37,8 +46,8 @@ from model.presets import SHAPES
 from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
 from storage.atomic import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "bench" / "results" / "hellaswag_speed.json"
+OUT = Path(__file__).parent / "results" / "hellaswag_speed.json"
+PACKAGES = ("torch", "numpy", "lm_eval", "transformers")
 
 log = logging.getLogger("eval")
 
@@ -57,6 +66,8 @@ class Arguments:
     """Checkpoint folder; default: random weights of --shape."""
     shape: str = "gpt2"
     """Model shape by name, with random weights."""
+    alone: bool = False
+    """Only our own ways, without the stand-in."""
     lm_eval: bool = False
     """Also lm-evaluation-harness's own model class, which needs `.[lm-eval]`."""
     lm_eval_batch: int = 8
@@ -75,97 +86,89 @@ class Arguments:
             )
 
 
-def timed(device: torch.device, work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    """Seconds that `work` takes, and what it gives."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
+@dataclass(frozen=True)
+class Timed:
+    """What one way took, by round, and what it found."""
+
+    way: Way
+    seconds: list[float]
+    cpu_seconds: list[float]
+    """User and system time of all threads."""
+    nats: np.ndarray
+    """Of every ending. Shape (items, 4)."""
+
+
+def timed(device: torch.device, work: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
+    """Seconds and CPU seconds that `work` takes, and what it gives."""
+
+    def now() -> np.ndarray:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return np.array([time.perf_counter(), used.ru_utime + used.ru_stime])
+
+    begin = now()
     found = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin, found
+    seconds, cpu_seconds = (now() - begin).tolist()
+    return seconds, cpu_seconds, found
 
 
 def measure(
     subject: Subject, ways: Sequence[Way], items: dict[str, list[Item]], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
-    """Seconds of each way by round, and its nats of every ending.
+) -> list[Timed]:
+    """What each way took and found.
 
     The order changes from round to round, so that a slow moment hits no way more.
     """
-    seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     shape = len(items[COMPLETION]), len(items[COMPLETION][0].endings)
-    nats = {way.name: np.zeros(shape) for way in ways}
+    runs = [Timed(way, [], [], np.zeros(shape)) for way in ways]
     with evaluating(subject.model):
         for way in ways:
             way.score(items[way.style][:4])  # the first pass allocates
         for number in range(rounds):
-            for way in ways[:: 1 if number % 2 else -1]:
-                part = items[way.style][number::rounds]
-                took, found = timed(subject.ranks.device, lambda w=way, p=part: w.score(p))
-                seconds[way.name].append(took)
-                nats[way.name][number::rounds] = found
-            log.info("round %d of %d is done", number + 1, rounds)
-    return seconds, nats
+            for run in runs[:: 1 if number % 2 else -1]:
+                part = items[run.way.style][number::rounds]
+                took, cpu, found = timed(subject.ranks.device, lambda r=run, p=part: r.way.score(p))
+                run.seconds.append(took)
+                run.cpu_seconds.append(cpu)
+                run.nats[number::rounds] = found
+                log.info("round %d of %d: %s %.1f s", number + 1, rounds, run.way.name, took)
+    return runs
 
 
-def choices_of(subject: Subject, items: Sequence[Item], nats: np.ndarray) -> dict[str, np.ndarray]:
-    """The chosen ending of each item by sum, and by mean in the style of the items."""
+def results_of(
+    subject: Subject, runs: Sequence[Timed], items: dict[str, list[Item]]
+) -> dict[str, dict[str, Any]]:
+    """By way: time, accuracies and, for somebody else's, ratios and how far it agrees with ours."""
     encode = subject.tokenizer.encode
-    lengths = [[len(e) if i.harness else len(encode(" " + e)) for e in i.endings] for i in items]
-    return {"acc": nats.argmin(1), "acc_norm": (nats / np.maximum(lengths, 1)).argmin(1)}
-
-
-def comparisons(
-    subject: Subject, ways: Sequence[Way], items: dict[str, list[Item]], nats: dict
-) -> dict[str, dict]:
-    """For each way its scores; for somebody else's also how ours differs, item by item."""
-    chosen = {w.name: choices_of(subject, items[w.style], nats[w.name]) for w in ways}
-    found: dict[str, dict] = {}
-    for way in ways:
-        labels = [item.label for item in items[way.style]]
-        found[way.name] = {k: float((c == labels).mean()) for k, c in chosen[way.name].items()}
+    scores = {r.way.name: scores_of(items[r.way.style], r.nats, encode) for r in runs}
+    seconds = {r.way.name: r.seconds for r in runs}
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        way, own = run.way, items[run.way.style]
+        total = sum(run.seconds)
+        found[way.name] = {
+            "style": way.style,
+            "items": len(own),
+            "seconds": total,
+            "cpu_seconds": sum(run.cpu_seconds),
+            "seconds_by_round": run.seconds,
+            "items_per_second": len(own) / total,
+            **accuracies(own, scores[way.name]),
+        }
         if way.against:
-            gaps = np.abs(nats[way.name] - nats[way.against])
+            pairs = zip(seconds[way.against], run.seconds, strict=True)
+            ratios = [theirs / ours for ours, theirs in pairs]
             found[way.name] |= {
-                "largest_difference": float(gaps.max()),
-                "other_choices": {
-                    key: np.flatnonzero(c != chosen[way.against][key]).tolist()
-                    for key, c in chosen[way.name].items()
-                },
+                "against": way.against,
+                "ratios": ratios,
+                "median_ratio": statistics.median(ratios),
+                "agreement": agreement(scores[way.against], scores[way.name]),
             }
     return found
 
 
-def report_of(
-    arguments: Arguments, device: torch.device, ways: Sequence[Way], seconds: dict
-) -> dict:
-    """What the result file holds, but for the scores."""
-    ratios = {
-        way.name: [b / a for a, b in zip(seconds[way.against], seconds[way.name], strict=True)]
-        for way in ways
-        if way.against
-    }
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return {
-        "commit": commit.stdout.strip() or "unknown",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "model": str(arguments.checkpoint or f"{arguments.shape}, random weights"),
-        "lm_eval_batch": arguments.lm_eval_batch if arguments.lm_eval else None,
-        "items": arguments.items,
-        "seconds": seconds,
-        "total_seconds": {name: sum(parts) for name, parts in seconds.items()},
-        "ratios": ratios,
-        "median_ratios": {name: statistics.median(parts) for name, parts in ratios.items()},
-    }
-
-
-def table_of(report: dict) -> str:
+def table_of(ways: dict[str, dict[str, Any]]) -> str:
     """The result as Markdown."""
     texts = {
         "one_item": "completion: one item (four rows) at a time",
@@ -178,21 +181,28 @@ def table_of(report: dict) -> str:
         "|---|--:|--:|--:|--:|--:|",
     ]
     notes = []
-    for name, total in report["total_seconds"].items():
-        scores, speed = report["scores"][name], report["items"] / total
-        ratio = report["median_ratios"].get(name)
-        shown = f"{ratio:.2f}" if ratio else ""
+    for name, way in ways.items():
+        ratio = f"{way['median_ratio']:.2f}" if "median_ratio" in way else ""
         lines.append(
-            f"| {texts[name]} | {total:.1f} | {speed:.2f} | {shown} "
-            f"| {scores['acc']:.4f} | {scores['acc_norm']:.4f} |"
+            f"| {texts[name]} | {way['seconds']:.1f} | {way['items_per_second']:.2f} | {ratio} "
+            f"| {way['acc']:.4f} | {way['acc_norm']:.4f} |"
         )
         if ratio:
-            spread = f"{min(report['ratios'][name]):.2f} to {max(report['ratios'][name]):.2f}"
-            notes.append(
-                f"{name}: ratios by round {spread}; losses differ by at most "
-                f"{scores['largest_difference']:.2g} nats; other choices: {scores['other_choices']}"
-            )
+            notes.append(f"{name}: {_note(way)}")
     return "\n".join([*lines, "", *notes])
+
+
+def _note(way: dict[str, Any]) -> str:
+    found = way["agreement"]
+    differing = (
+        f"{tag} {len(found[tag]['other_choices'])} ({len(found[tag]['float_ties'])} float ties)"
+        for tag in ("acc", "acc_norm")
+    )
+    return (
+        f"ratios by round {min(way['ratios']):.2f} to {max(way['ratios']):.2f}; losses differ by "
+        f"at most {found['largest_difference']:.2g} nats; items chosen otherwise: "
+        f"{', '.join(differing)}"
+    )
 
 
 def subject_of(arguments: Arguments, ranks: Ranks) -> Subject:
@@ -202,6 +212,14 @@ def subject_of(arguments: Arguments, ranks: Ranks) -> Subject:
     model = GPT(SHAPES[arguments.shape])
     model.initialise(1)
     return Subject(model.to(ranks.device), gpt2_tokenizer(), ranks)
+
+
+def model_name(arguments: Arguments) -> str:
+    """What was scored, without the place where it lies."""
+    found = arguments.checkpoint
+    if found is None:
+        return f"{arguments.shape}, random weights"
+    return "/".join(found.resolve().parts[-3:])
 
 
 def items_of(arguments: Arguments) -> dict[str, list[Item]]:
@@ -225,16 +243,22 @@ def main() -> None:
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)
+        report: dict[str, Any] = provenance(PACKAGES)
         items, subject = items_of(arguments), subject_of(arguments, ranks)
-        ways = our_ways(subject)
+        ways = our_ways(subject) + ([] if arguments.alone else [one_item_way(subject)])
         with ExitStack() as stack:
             if arguments.lm_eval:
                 theirs = harness_model(subject, arguments.checkpoint, arguments.lm_eval_batch)
                 ways.append(stack.enter_context(theirs))
-            seconds, nats = measure(subject, ways, items, arguments.rounds)
-        report = report_of(arguments, ranks.device, ways, seconds)
-        report["scores"] = comparisons(subject, ways, items, nats)
-        log.info("%s", table_of(report))
+            runs = measure(subject, ways, items, arguments.rounds)
+        report |= {
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": torch.get_num_threads(),
+            "model": model_name(arguments),
+            "lm_eval_batch": arguments.lm_eval_batch if arguments.lm_eval else None,
+            "ways": results_of(subject, runs, items),
+        }
+        log.info("%s", table_of(report["ways"]))
         write_json(arguments.out, report)
 
 

@@ -17,7 +17,6 @@ from eval.multiple_choice import Item, score_items
 from eval.subject import EvalOptions, Subject
 from model.checkpoint import save_model
 from model.huggingface import ExportOptions, export_model
-from model.precision import autocast, choose_dtype
 from storage.run_folder import write_manifest
 
 COMPLETION, HARNESS = "completion", "harness"  # styles, by which items are read
@@ -35,24 +34,27 @@ class Way:
     """The name of our way, if this is somebody else's."""
 
 
-def one_at_a_time(subject: Subject, items: Sequence[Item], dtype: torch.dtype) -> np.ndarray:
-    """Nats of every ending, by a forward pass of four padded rows an item. Shape (items, 4)."""
+def one_at_a_time(subject: Subject, items: Sequence[Item]) -> np.ndarray:
+    """Nats of every ending, by a forward pass of four padded rows an item. Shape (items, 4).
+
+    Rows that are too long for the model lose their beginning, by lm-evaluation-harness's rule.
+    """
     device, encode = subject.ranks.device, subject.tokenizer.encode
+    longest = subject.model.config.context_length
     found = []
     for item in items:
         context = encode(item.context)
         endings = [encode(" " + text) for text in item.endings]
-        longest = max(map(len, endings))
-        ids = torch.zeros(len(endings), len(context) + longest, dtype=torch.long)
+        rows = [(context + ending)[-(longest + 1) :] for ending in endings]
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         scored = torch.zeros_like(ids)
-        for row, ending in enumerate(endings):
-            length = len(context) + len(ending)
-            ids[row, :length] = torch.tensor(context + ending)
-            scored[row, len(context) : length] = 1
+        for number, (row, ending) in enumerate(zip(rows, endings, strict=True)):
+            ids[number, : len(row)] = torch.tensor(row)
+            scored[number, len(row) - len(ending) : len(row)] = 1
         ids, scored = ids.to(device), scored.to(device)
-        with autocast(dtype, device):
-            logits = subject.model.live_logits(subject.model.hidden(ids))[:, :-1]
         targets = ids[:, 1:]
+        states = subject.model.hidden(ids[:, :longest])
+        logits = subject.model.live_logits(states)[:, : targets.size(1)]
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         found.append((losses.view_as(targets) * scored[:, 1:]).sum(1).cpu().numpy())
     return np.array(found)
@@ -86,18 +88,15 @@ def harness_model(subject: Subject, checkpoint: Path | None, batch: int) -> Iter
 
 
 def our_ways(subject: Subject) -> list[Way]:
-    """Ours in both styles, and the stand-in. All in float32."""
+    """Ours in both styles, in float32."""
     options = EvalOptions(dtype="float32")
-    dtype = choose_dtype(options.dtype, subject.ranks.device)
 
     def trees(items: Sequence[Item]) -> np.ndarray:
         return score_items(subject, items, options).sums
 
-    def one_item(items: Sequence[Item]) -> np.ndarray:
-        return one_at_a_time(subject, items, dtype)
+    return [Way("trees", COMPLETION, trees), Way("trees_harness", HARNESS, trees)]
 
-    return [
-        Way("trees", COMPLETION, trees),
-        Way("one_item", COMPLETION, one_item, "trees"),
-        Way("trees_harness", HARNESS, trees),
-    ]
+
+def one_item_way(subject: Subject) -> Way:
+    """The stand-in for build-nanogpt's loop, in float32."""
+    return Way("one_item", COMPLETION, lambda items: one_at_a_time(subject, items), "trees")

@@ -1,29 +1,36 @@
-"""Loss curves of a step optimisation on and off: same data, same weights, one plot.
+"""Loss curves of each step optimisation on and off: same data, same weights, one plot.
 
-    python bench/loss_curves.py --data data/python_docs
+    SCRIPT=bench/loss_curves.py launch/node.sh --data data/python_docs
     python bench/loss_curves.py --data data/fineweb_edu --shape gpt2 --batch-tokens 65536 \
         --micro-batch 64 --device cuda
 
 How far two curves may be apart is set by what changes no mathematics at all: the plain path at half
 the micro-batch, which only adds in another order. An optimisation passes if over the last 50 steps
-its mean absolute difference from the plain path is no larger than that one's. Prints Markdown,
-writes one JSON and one plot.
+its mean absolute difference from the plain path is no larger than that one's. Gradient compression
+needs several ranks, which launch/node.sh starts.
+
+Every curve is written as soon as it is done; the same call again goes on with the next. Prints
+Markdown, writes one JSON and one plot.
 """
 
 import logging
+import math
 import statistics
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib as mpl
+import torch
 import tyro
 
+from bench.figure import figure
 from bench.provenance import provenance
+from model.gpt import GPTConfig
 from model.presets import SHAPES
-from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
-from storage.atomic import write_json
+from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
+from storage.atomic import read_json, write_json
 from train.adamw import AdamWConfig
 from train.build import build_run
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
@@ -32,12 +39,13 @@ from train.schedule import ScheduleConfig, learning_rate
 from train.step import train_step
 from train.values import LOSS
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "loss_curves.json"
+# As deep as GPT-2 124M, for a bfloat16 residual stream is rounded once a layer; a sixth as wide.
+NETWORKS = SHAPES | {"deep": GPTConfig(n_layer=12, n_head=4, n_embd=128, context_length=128)}
 LAST = 50  # steps that are compared
+PLAIN, YARDSTICK = "plain", "plain, half the micro-batch"
+SAME = ("settings", "versions", "commit", "ranks", "threads")  # or it is another measurement
 
 log = logging.getLogger("train")
 
@@ -48,13 +56,13 @@ class Arguments:
 
     data: Path = Path("data/python_docs")
     """Data set folder."""
-    shape: str = "demo"
-    """Model shape by name."""
+    shape: str = "deep"
+    """Model shape by name; deep has 12 layers, is 128 wide and 128 tokens long."""
     steps: int = 300
     """Optimizer steps of each curve."""
-    batch_tokens: int = 1024
+    batch_tokens: int = 512
     """Tokens of one step."""
-    micro_batch: int = 8
+    micro_batch: int = 2
     """Windows of a micro-step; the yardstick takes half."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Arithmetic of the matrix products; the residual stream is tried with bfloat16 only."""
@@ -66,16 +74,16 @@ class Arguments:
     """Result file; the plot lies beside it."""
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(SHAPES)}")
+        if self.shape not in NETWORKS:
+            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(NETWORKS)}")
         if self.micro_batch % 2:
             raise ValueError(f"micro_batch={self.micro_batch} has no half; take an even number")
         if self.steps < LAST:
             raise ValueError(f"steps={self.steps} is less than the last {LAST} that are compared")
 
 
-def curves_wanted(arguments: Arguments) -> dict[str, Config]:
-    """The plain path, the yardstick, and every optimisation, by name."""
+def curves_wanted(arguments: Arguments, world_size: int) -> dict[str, Config]:
+    """The plain path, the yardstick, every optimisation, and all of them together, by name."""
     plain = Config(
         data=arguments.data,
         steps=arguments.steps,
@@ -85,99 +93,131 @@ def curves_wanted(arguments: Arguments) -> dict[str, Config]:
         compile="off",
         fused_loss="off",
         device=arguments.device,
-        model=SHAPES[arguments.shape],
+        model=NETWORKS[arguments.shape],
         optimizer=AdamWConfig(lr=arguments.lr),
         schedule=ScheduleConfig(warmup_steps=arguments.steps // 15),
         eval=EvalConfig(every=0, tasks_every=0, tasks=()),
         sample=SampleConfig(every=0),
         save=SaveConfig(every_minutes=0),
     )
-    wanted = {
-        "plain": plain,
-        "plain, half the micro-batch": replace(plain, micro_batch=arguments.micro_batch // 2),
-        "fused loss": replace(plain, fused_loss="on"),
+    changes: dict[str, dict[str, Any]] = {
+        "fused loss": {"fused_loss": "on"},
+        "compiled": {"compile": "on"},
     }
     if arguments.dtype == "bfloat16":
-        wanted["bf16 residual stream"] = replace(plain, residual="bfloat16")
-    return wanted
+        changes["bf16 residual stream"] = {"residual": "bfloat16"}
+    if world_size > 1:
+        changes["bf16 gradients between ranks"] = {"gradient_compression": "bfloat16"}
+    changes["all of these"] = {key: value for one in changes.values() for key, value in one.items()}
+    half = replace(plain, micro_batch=arguments.micro_batch // 2)
+    return {PLAIN: plain, YARDSTICK: half} | {
+        name: replace(plain, **change) for name, change in changes.items()
+    }
 
 
-def curve(config: Config, ranks: Ranks, folder: Path) -> list[float]:
+def curve(config: Config, ranks: Ranks) -> list[float]:
     """The loss of every step."""
-    config = replace(config, out=folder)
-    run = build_run(config, ranks, check_inputs(config, ranks))
-    found = []
-    for step in range(run.steps):
-        lr = learning_rate(step, run.steps, config.optimizer.lr, config.schedule)
-        found.append(train_step(run, run.loader.next_step(), lr, stop_wanted=False)[LOSS].item())
-    run.close()
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        config = replace(config, out=Path(from_main(folder)) / "run")
+        run = build_run(config, ranks, check_inputs(config, ranks))
+        found = []
+        for step in range(run.steps):
+            lr = learning_rate(step, run.steps, config.optimizer.lr, config.schedule)
+            found.append(train_step(run, run.loader.next_step(), lr, stop_wanted=False)[LOSS])
+        run.close()
+        torch.compiler.reset()
+        return torch.stack(found).tolist()
 
 
 def judged(curves: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """Mean absolute difference from the plain curve over the last steps, and the verdict."""
-    plain, yardstick, *tried = curves
-    last = curves[plain][-LAST:]
-    gaps = {
-        name: statistics.fmean(
-            abs(own - other) for own, other in zip(curves[name][-LAST:], last, strict=True)
-        )
-        for name in (yardstick, *tried)
+    """How far the last steps are from the plain path's, and the verdict.
+
+    `gap` is the mean absolute difference that decides; `shift` the mean one, with its standard
+    error as if steps were independent. They are not: the yardstick's own shift is many errors.
+    """
+    found = {}
+    for name in curves.keys() - {PLAIN}:
+        pairs = zip(curves[name][-LAST:], curves[PLAIN][-LAST:], strict=True)
+        differences = [own - other for own, other in pairs]
+        found[name] = {
+            "gap": statistics.fmean(map(abs, differences)),
+            "shift": statistics.fmean(differences),
+            "shift_error": statistics.stdev(differences) / math.sqrt(LAST),
+        }
+    bound = found[YARDSTICK]["gap"]
+    return {
+        name: found[name] | {"passes": found[name]["gap"] <= bound}
+        for name in curves
+        if name in found
     }
-    return {name: {"gap": gap, "passes": gap <= gaps[yardstick]} for name, gap in gaps.items()}
 
 
 def table_of(curves: dict[str, list[float]], verdicts: dict[str, dict[str, Any]]) -> str:
     """The end of every curve as Markdown."""
     lines = [
-        f"| | mean loss of the last {LAST} steps | mean absolute difference from plain | passes |",
-        "| --- | --: | --: | --- |",
+        f"| | mean loss of the last {LAST} steps | mean absolute difference from plain | passes "
+        "| mean difference |",
+        "| --- | --: | --: | --- | --: |",
     ]
     for name, losses in curves.items():
-        mean = statistics.fmean(losses[-LAST:])
-        found = verdicts.get(name)
-        gap = "" if found is None else f"{found['gap']:.2g}"
-        verdict = "" if found is None else "yes" if found["passes"] else "no"
-        lines.append(f"| {name} | {mean:.4f} | {gap} | {verdict} |")
+        cells = [name, f"{statistics.fmean(losses[-LAST:]):.4f}", "", "", ""]
+        if name in verdicts:
+            found = verdicts[name]
+            shift = f"{found['shift']:+.1e} ± {found['shift_error']:.0e}"
+            cells[2:] = [f"{found['gap']:.2g}", "yes" if found["passes"] else "no", shift]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def plot(curves: dict[str, list[float]], file: Path) -> None:
     """All curves, and below them their differences from the plain one."""
-    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 6), sharex=True)
-    plain, *others = curves
-    for name, losses in curves.items():
-        above.plot(losses, label=name, linewidth=0.9)
-    for number, name in enumerate(others, start=1):
-        gaps = [abs(a - b) for a, b in zip(curves[name], curves[plain], strict=True)]
-        below.plot(gaps, label=name, linewidth=0.7, color=f"C{number}")
-    above.set(ylabel="training loss, nats")
-    below.set(ylabel="difference from plain", xlabel="step", yscale="log")
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    with figure(file, (8, 7), panels=2) as (above, below):
+        for name, losses in curves.items():
+            above.plot(losses, label=name, linewidth=0.9)
+        for number, name in enumerate(curves):
+            gaps = [abs(a - b) for a, b in zip(curves[name], curves[PLAIN], strict=True)]
+            if name != PLAIN:
+                below.plot(gaps, label=name, linewidth=0.7, color=f"C{number}")
+        above.set(ylabel="training loss, nats")
+        below.set(ylabel="difference from plain, nats", xlabel="step", yscale="log")
+
+
+def begun(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
+    """The report that an interrupted call of the same kind left, or a new one."""
+    settings = asdict(arguments) | {"data": arguments.data.name, "out": arguments.out.name}
+    report = provenance(("torch",)) | {"settings": settings, "ranks": ranks.world_size}
+    report |= {"threads": torch.get_num_threads(), "seconds": {}, "curves": {}}
+    if arguments.out.exists():
+        earlier = read_json(arguments.out)
+        if all(earlier.get(key) == report[key] for key in SAME):
+            log.info("going on with %s: %s", arguments.out, ", ".join(earlier["curves"]))
+            return earlier
+    return report
 
 
 def main() -> None:
-    """Train every curve, compare, report."""
+    """Train every curve that is missing, compare, report."""
     quiet_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)
-        origin = provenance(("torch",))
-        curves = {}
-        with tempfile.TemporaryDirectory() as folder:
-            for number, (name, config) in enumerate(curves_wanted(arguments).items()):
-                curves[name] = curve(config, ranks, Path(folder) / str(number))
-        verdicts = judged(curves)
-        log.info("%s", table_of(curves, verdicts))
-        settings = asdict(arguments) | {"data": arguments.data.name, "out": arguments.out.name}
-        report = origin | {"settings": settings, "verdicts": verdicts, "curves": curves}
-        write_json(arguments.out, report)
-        plot(curves, arguments.out.with_suffix(".png"))
+        report = from_main(begun(arguments, ranks))
+        curves = report["curves"]
+        for name, config in curves_wanted(arguments, ranks.world_size).items():
+            if name in curves:
+                continue
+            begin = time.perf_counter()
+            curves[name] = curve(config, ranks)
+            report["seconds"][name] = time.perf_counter() - begin
+            if len(curves) > 1:
+                report["verdicts"] = judged(curves)
+            if ranks.is_main:
+                write_json(arguments.out, report)
+                log.info("%s: %.0f s", name, report["seconds"][name])
+        if ranks.is_main:
+            log.info("%s", table_of(curves, report["verdicts"]))
+            plot(curves, arguments.out.with_suffix(".png"))
+    stop()
 
 
 if __name__ == "__main__":

@@ -2,30 +2,27 @@
 
     python bench/memory.py                          the cases of this machine's device
     python bench/memory.py --cases 30M-8-bf16       only these
-    python bench/memory.py --allocator launch       with the variables that launch/node.sh sets
+    python bench/memory.py --allocator glibc        with glibc's own ways, not the trainer's
 
 Each case is a process of its own: it builds a run as the trainer does, on a prepared data set, and
 takes a few steps. CPU: peak resident size less that after imports. CUDA: what torch allocated at
-most, and reserved. Prints Markdown, writes one JSON.
+most, and reserved. Measured and predicted by what the trainer itself prints (train/forecast.py).
+Prints Markdown, writes one JSON.
 """
 
-import importlib
 import logging
-import platform
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
 
-from model.fused_loss import fuses_loss
+from bench.provenance import provenance
 from model.gpt import GPTConfig
-from model.memory import StepShape, predict_memory
 from model.presets import SHAPES
 from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
@@ -41,8 +38,8 @@ STEPS = 3  # the optimizer's moments are there from the second on
 LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
 SMALL = GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)
 NETWORKS = SHAPES | {"30M": SMALL, "30M-llama": replace(SMALL, **LLAMA)}
-# As launch/node.sh sets them where there is no GPU.
-LAUNCH_ALLOCATOR = ("MALLOC_MMAP_MAX_=0", "MALLOC_TOP_PAD_=268435456")
+# Changes nothing; but where a variable of glibc's is set, parallel/ranks.py leaves all as it is.
+GLIBC_AS_IT_COMES = "GLIBC_TUNABLES=glibc.malloc.perturb=0"
 
 log = logging.getLogger("train")
 
@@ -105,8 +102,8 @@ class Arguments:
     """Where to train."""
     cases: tuple[str, ...] = ()
     """Cases by name; none is all of the device's."""
-    allocator: Literal["default", "launch"] = "default"
-    """On the CPU: glibc as it comes, or with the variables that launch/node.sh sets."""
+    allocator: Literal["trainer", "glibc"] = "trainer"
+    """On the CPU: memory kept as the trainer does (parallel/allocator.py), or glibc as it comes."""
     out: Path = OUT
     """Result file."""
     here: bool = False
@@ -122,17 +119,8 @@ def chosen(arguments: Arguments, device: str) -> tuple[Case, ...]:
     return tuple(known[name] for name in arguments.cases or known)
 
 
-def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """This process's resident bytes, now or at most (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, int]:
-    """Bytes at the peak of a few real steps."""
-    for late in ("torch._dynamo", "torch._inductor.compile_fx"):  # by optimizer and compiler
-        importlib.import_module(late)
-    imported = resident("VmRSS")
+def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
+    """One case's bytes at the peak of a few real steps, and what the trainer predicted."""
     network = NETWORKS[case.network]
     with tempfile.TemporaryDirectory() as folder:
         config = Config(
@@ -155,37 +143,28 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, int]:
             lr = learning_rate(step, STEPS, config.optimizer.lr, config.schedule)
             train_step(run, run.loader.next_step(), lr, stop_wanted=False)
         run.close()
+    measured, said = run.forecast.measured(), run.forecast.said.memory
+    found = asdict(case) | {
+        "measured": measured,
+        "after_imports": run.forecast.at_first,
+        "predicted": said.peak,
+        "ratio": said.peak / measured,
+        "at": said.peak_moment,
+        "fused_loss": run.forecast.step.fused_loss,
+        "keeps_memory": run.forecast.keeps_memory,
+    }
     if ranks.device.type == "cuda":
-        return {
-            "measured": torch.cuda.max_memory_allocated(),
-            "reserved": torch.cuda.max_memory_reserved(),
-        }
-    return {"measured": resident("VmHWM") - imported, "after_imports": imported}
-
-
-def record(case: Case, measured: dict[str, int], device: str) -> dict[str, Any]:
-    """One case's prediction and measurement."""
-    step = StepShape(
-        micro_batch=case.micro_batch,
-        dtype=getattr(torch, case.dtype),
-        compiled=case.compiled,
-        accumulates=case.micro_steps > 1,
-        device=device,
-        fused_loss=fuses_loss("auto", torch.device(device)),
-    )
-    found = predict_memory(NETWORKS[case.network], step)
-    predicted = {"predicted": found.peak, "ratio": found.peak / measured["measured"]}
-    how = {"fused_loss": step.fused_loss, "at": found.peak_moment}
-    return asdict(case) | measured | predicted | how
+        found["reserved"] = torch.cuda.max_memory_reserved()
+    return found
 
 
 def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, Any]:
     """Measure one case in a fresh process. Raises: ValueError if it fails."""
-    tight = device == "cpu" and arguments.allocator == "launch"
+    as_it_comes = device == "cpu" and arguments.allocator == "glibc"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "case.json"
         command = [
-            *(("env", *LAUNCH_ALLOCATOR) if tight else ()),
+            *(("env", GLIBC_AS_IT_COMES) if as_it_comes else ()),
             *(sys.executable, str(Path(__file__).resolve()), "--here", "True"),
             *("--data", str(arguments.data), "--device", device),
             *("--cases", case.name, "--out", str(out)),
@@ -196,19 +175,12 @@ def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, A
         return read_json(out)
 
 
-def report_of(arguments: Arguments, device: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the result file holds."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return {
-        "commit": commit.stdout.strip() or "unknown",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+def header(arguments: Arguments, device: str) -> dict[str, Any]:
+    """Where and of what the numbers are; taken before the measuring."""
+    return provenance(["torch"]) | {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "allocator": arguments.allocator if device == "cpu" else "torch's",
-        "cases": rows,
     }
 
 
@@ -236,16 +208,16 @@ def main() -> None:
         device = ranks.device.type
         cases = chosen(arguments, device)
         if arguments.here:
-            found = record(cases[0], measure(cases[0], arguments.data, ranks), device)
-            write_json(arguments.out, found)
+            write_json(arguments.out, measure(cases[0], arguments.data, ranks))
             return
+        head = header(arguments, device)
         log.info("| network | micro-batch | dtype | step | MiB | reserved | predicted | off by |")
         log.info("|---|---|---|---|--:|--:|--:|--:|")
         rows = []
         for case in cases:
             rows.append(in_own_process(case, arguments, device))
             log.info("%s", line_of(rows[-1]))
-            write_json(arguments.out, report_of(arguments, device, rows))
+            write_json(arguments.out, head | {"cases": rows})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Ours is the trainer's run and `train_step`, with the loader's wait timed apart. 
 Prints Markdown, writes one JSON.
 """
 
+import itertools
 import logging
 import statistics
 import tempfile
@@ -227,20 +228,18 @@ def main() -> None:
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)
         origin = provenance(("torch", "numpy"))
-        cases = []
-        with tempfile.TemporaryDirectory() as folder:
-            for dtype in arguments.dtypes:
-                for form in arguments.forms:
-                    cases.append(one_case(arguments, dtype, form, ranks, Path(folder)))
-                    log.info("%s", table_of(cases[-1:]).splitlines()[-1])
         settings = {
             name: getattr(arguments, name)
             for name in ("shape", "batch", "accumulate", "fused_loss", "residual", "steps")
         }
-        threads = torch.get_num_threads()
-        report = origin | {"threads": threads, "settings": settings, "cases": cases}
+        cases = []
+        report = origin | {"threads": torch.get_num_threads(), "settings": settings, "cases": cases}
+        with tempfile.TemporaryDirectory() as folder:
+            for dtype, form in itertools.product(arguments.dtypes, arguments.forms):
+                cases.append(one_case(arguments, dtype, form, ranks, Path(folder)))
+                log.info("%s", table_of(cases[-1:]).splitlines()[-1])
+                write_json(arguments.out, report)  # a call that is interrupted keeps these
         log.info("%s", table_of(cases))
-        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,17 @@ import errno
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
 from data_prep.manifest import SplitEntry
 from data_prep.shards import DataSet
+from storage.mistakes import told_in_one_sentence
 
 log = logging.getLogger(__name__)
 
-USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 SECONDS_BETWEEN_LINES = 30.0  # where the output is a file and every refresh is kept
 
@@ -88,12 +89,19 @@ def run_script(work: Callable[[], object]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("data_prep").setLevel(logging.INFO)
     try:
-        work()
-    except (ValueError, OSError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        cure = "; make room and run it again: finished units are kept" if full else ""
-        sys.stderr.write(f"error: {error}{cure}\n")
-        sys.exit(USER_ERROR)
+        with told_in_one_sentence(ValueError, OSError), _cure_of_a_full_disk():
+            work()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: finished units are kept, the same command goes on\n")
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _cure_of_a_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        cure = "make room and run it again: finished units are kept"
+        raise ValueError(f"{error}; {cure}") from error

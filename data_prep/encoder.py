@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from data_prep.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
+from data_prep.tokenizer import Tokenizer
+from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN
 
 try:
     import gigatoken

@@ -176,7 +176,7 @@ def read_manifest(folder: Path) -> Manifest:
             "prepare the data set again or use the program that made it"
         )
     try:
-        manifest = _from_json(content)
+        manifest = _from_json(path, content)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare the data set again") from error
     if manifest.sealed().fingerprint != manifest.fingerprint:
@@ -187,7 +187,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _from_json(content: dict[str, Any]) -> Manifest:
+def _from_json(path: Path, content: dict[str, Any]) -> Manifest:
     source = content["source"]
     files = tuple(SourceFile(**file) for file in source["files"])
     return Manifest(
@@ -195,16 +195,16 @@ def _from_json(content: dict[str, Any]) -> Manifest:
             **content,
             "tokenizer": TokenizerEntry(**content["tokenizer"]),
             "source": SourceEntry(**{**source, "files": files}),
-            "train": _split_from_json(content["train"]),
-            "val": _split_from_json(content["val"]),
+            "train": _split_from_json(path, content["train"]),
+            "val": _split_from_json(path, content["val"]),
             "duplicates": Duplicates(**content["duplicates"]),
         }
     )
 
 
-def _split_from_json(content: dict[str, Any]) -> SplitEntry:
+def _split_from_json(path: Path, content: dict[str, Any]) -> SplitEntry:
     shards = tuple(ShardEntry(**shard) for shard in content["shards"])
     for shard in shards:
         if not re.fullmatch(r"\w[\w-]*", shard.name, re.ASCII):  # it becomes a path
-            raise ValueError(f"a manifest says {shard.name!r}, which is no name of a shard")
+            raise ValueError(f"{path} says {shard.name!r}, which is no name of a shard")
     return SplitEntry(**{**content, "shards": shards})

@@ -192,9 +192,14 @@ _worker: _Worker | None = None
 
 def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: SharedCounters) -> None:
     global _worker
+    follow_parent()
+    _worker = _Worker(work, load_tokenizer(tokenizer_folder), counters)
+
+
+def follow_parent() -> None:
+    """What a worker does first: leave Ctrl-C to its parent, and end when that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = _Worker(work, load_tokenizer(tokenizer_folder), counters)
 
 
 def _end_with_parent() -> None:

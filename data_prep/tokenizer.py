@@ -3,26 +3,24 @@
 Text in, token ids out and back. Nothing is ever fetched: the ranks are a file with a known sha256.
 """
 
-import base64
-import hashlib
-from collections.abc import Iterable, Sequence
-from functools import cache, cached_property
+from collections.abc import Sequence
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import tiktoken
 
-from storage.atomic import new_file, read_json, write_json
-
-END_OF_TEXT = "<|endoftext|>"
-LARGEST_VOCABULARY = 65_536  # a token is stored in two bytes
+from storage.byte_pairs import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    BytePairs,
+    read_byte_pairs,
+    read_ranks,
+    write_byte_pairs,
+)
 
 GPT2_RANKS = Path(__file__).parent / "gpt2.tiktoken"
 GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
-# How GPT-2 cuts text into words before merging bytes. Source: tiktoken_ext/openai_public.py
-GPT2_PATTERN = (
-    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-)
 
 
 class Tokenizer:
@@ -30,18 +28,18 @@ class Tokenizer:
 
     def __init__(self, name: str, pattern: str, ranks: bytes) -> None:
         """`ranks` is the content of a tiktoken file: lines of base64 of the bytes, space, rank."""
-        table = _parse_ranks(name, ranks)
+        pairs = BytePairs(name, pattern, ranks)
         self.name = name
         self.pattern = pattern
-        self.ranks_sha256 = hashlib.sha256(ranks).hexdigest()
-        self.end_of_text = len(table)
-        self.n_vocab = len(table) + 1
-        check_vocabulary(f"tokenizer {name}", self.n_vocab)
         self.ranks = ranks
+        self.ranks_sha256 = pairs.ranks_sha256
+        self.end_of_text = pairs.end_of_text
+        self.n_vocab = pairs.n_vocab
+        self._pairs = pairs
         self._encoding = tiktoken.Encoding(
             name,
             pat_str=pattern,
-            mergeable_ranks=table,
+            mergeable_ranks={token: rank for rank, token in enumerate(pairs.tokens)},
             special_tokens={END_OF_TEXT: self.end_of_text},
         )
 
@@ -75,39 +73,11 @@ class Tokenizer:
 
     @cached_property
     def _token_bytes(self) -> np.ndarray:
-        lengths = np.zeros(self.n_vocab, np.int32)
-        for token in range(self.end_of_text):
-            lengths[token] = len(self._encoding.decode_single_token_bytes(token))
-        return lengths
+        return np.array([*map(len, self._pairs.tokens), 0], np.int32)
 
     def save(self, folder: Path) -> None:
         """Write `ranks.tiktoken` and `meta.json`, which `load_tokenizer` reads."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with new_file(folder / "ranks.tiktoken") as aside:
-            aside.write_bytes(self.ranks)
-        meta = {
-            "name": self.name,
-            "pattern": self.pattern,
-            "ranks_sha256": self.ranks_sha256,
-            "n_vocab": self.n_vocab,
-            "end_of_text": self.end_of_text,
-        }
-        write_json(folder / "meta.json", meta)
-
-
-def check_vocabulary(what: str, n_vocab: int) -> None:
-    """Raises: ValueError if a token of so many ids does not fit a shard."""
-    if n_vocab > LARGEST_VOCABULARY:
-        raise ValueError(
-            f"{what} has {n_vocab} ids, but shards store a token in 16 bits "
-            f"(at most {LARGEST_VOCABULARY}); use a smaller vocabulary"
-        )
-
-
-def ranks_file(tokens: Iterable[bytes]) -> bytes:
-    """The content of a tiktoken file with these tokens, in the order of their ids."""
-    lines = (b"%s %d\n" % (base64.b64encode(token), i) for i, token in enumerate(tokens))
-    return b"".join(lines)
+        write_byte_pairs(folder, self._pairs)
 
 
 def without_surrogates(text: str) -> str:
@@ -123,27 +93,10 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
-def _parse_ranks(name: str, ranks: bytes) -> dict[bytes, int]:
-    try:
-        pairs = (line.split() for line in ranks.splitlines())
-        table = {base64.b64decode(token): int(rank) for token, rank in pairs}
-    except ValueError as error:
-        raise ValueError(
-            f"the ranks of tokenizer {name} are damaged ({error}); each line must be the base64 "
-            "of a token, a space and its rank"
-        ) from error
-    if not table or sorted(table.values()) != list(range(len(table))):
-        raise ValueError(
-            f"the {len(table)} ranks of tokenizer {name} must be 0, 1, 2, … without gaps or "
-            "repeats; the file is damaged, copy it again"
-        )
-    return table
-
-
 @cache
 def gpt2_tokenizer() -> Tokenizer:
     """OpenAI's GPT-2 tokenizer: 50,257 ids, end-of-text 50256."""
-    return Tokenizer("gpt2", GPT2_PATTERN, _read_ranks(GPT2_RANKS, GPT2_RANKS_SHA256))
+    return Tokenizer("gpt2", GPT2_PATTERN, read_ranks(GPT2_RANKS, GPT2_RANKS_SHA256))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -151,26 +104,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises: ValueError if it is missing, damaged or too large for 16-bit tokens.
     """
-    path = folder / "meta.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no tokenizer (no meta.json); copy the whole folder again")
-    meta = read_json(path)
-    missing = {"name", "pattern", "ranks_sha256"} - set(meta)
-    if missing:
-        raise ValueError(f"{path} has no {sorted(missing)}; copy the whole folder again")
-    ranks = _read_ranks(folder / "ranks.tiktoken", meta["ranks_sha256"])
-    return Tokenizer(meta["name"], meta["pattern"], ranks)
+    pairs = read_byte_pairs(folder)
+    return _tokenizer(pairs.name, pairs.pattern, pairs.ranks)
 
 
-def _read_ranks(path: Path, sha256: str) -> bytes:
-    try:
-        ranks = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ValueError(f"the tokenizer's ranks {path} are missing; copy them again") from error
-    found = hashlib.sha256(ranks).hexdigest()
-    if found != sha256:
-        raise ValueError(
-            f"{path} has sha256 {found}, but the tokenizer's ranks must have {sha256}; "
-            "the file is damaged, copy it again"
-        )
-    return ranks
+@lru_cache(maxsize=4)  # what was read is checked each time, but made ready once
+def _tokenizer(name: str, pattern: str, ranks: bytes) -> Tokenizer:
+    return Tokenizer(name, pattern, ranks)

@@ -25,13 +25,9 @@ import tyro
 
 from data_prep.console import run_script
 from data_prep.sources import FileSource, file_source
-from data_prep.tokenizer import (
-    GPT2_PATTERN,
-    Tokenizer,
-    check_vocabulary,
-    ranks_file,
-)
+from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder
+from storage.byte_pairs import GPT2_PATTERN, check_vocabulary, ranks_file
 
 try:
     import gigatoken

@@ -51,6 +51,6 @@ def lambada_item(where: str, row: Any) -> Item:
     return Item(context, (word,), 0, harness=True)
 
 
-LAMBADA = Source(
-    "lambada", HubTable("EleutherAI/lambada_openai", "default", "test", None), lambada_item
-)
+REVISION = "900124bf3b8235c6daf21033af9948b3f07346c4"
+HUB = HubTable("EleutherAI/lambada_openai", "default", "test", REVISION)
+LAMBADA = Source("lambada", HUB, lambada_item)

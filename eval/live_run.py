@@ -13,6 +13,7 @@ from storage.atomic import read_json
 from storage.run_folder import MANIFEST, RunFolder
 
 QUIET_SECONDS = 60.0  # without a sign of life, before a run is taken for failed or dead
+UNKNOWN = ""  # a digest that cannot be had
 HELD = ".evaluating_"  # before a checkpoint's name: the links that `hold` makes
 
 log = logging.getLogger(__name__)
@@ -145,3 +146,11 @@ def stamp(checkpoint: Path) -> int:
         return (checkpoint / MANIFEST).stat().st_mtime_ns
     except FileNotFoundError:
         return 0
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """The sha256 of a checkpoint's weights, by its manifest; UNKNOWN if that is gone or damaged."""
+    try:
+        return read_json(checkpoint / MANIFEST)["files"]["model.safetensors"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return UNKNOWN

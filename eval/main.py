@@ -14,11 +14,11 @@ from pathlib import Path
 
 import tyro
 
-from eval.subject import EvalOptions, load_subject, options_of
-from eval.tasks import check_tasks, measure
+from eval.once import Outputs, evaluate
+from eval.subject import EvalOptions
+from eval.tasks import check_tasks
 from eval.watch import Request, watch
-from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
-from storage.atomic import write_json
+from parallel.ranks import quiet_other_ranks, start, stop, user_errors
 
 log = logging.getLogger("eval")
 
@@ -54,21 +54,6 @@ class Arguments:
             raise ValueError(f"--json has no place in a watch; read {self.watch}/evals.jsonl")
 
 
-def evaluate(checkpoint: Path, asked: Arguments, ranks: Ranks) -> None:
-    """Load, measure, report."""
-    subject = load_subject(checkpoint, ranks)
-    tasks = asked.tasks or ("hellaswag", "val_loss")
-    found = measure(subject, options_of(checkpoint, asked.task), tasks)
-    if not found.tags:
-        raise ValueError(f"none of the tasks {', '.join(tasks)} could be run; see above")
-    width = max(map(len, found.tags))
-    log.info("%s", "\n".join(f"{tag:{width}}  {value:.6g}" for tag, value in found.tags.items()))
-    if asked.json is not None and ranks.is_main:
-        write_json(asked.json, found.tags)
-    if asked.items_out is not None and ranks.is_main:
-        found.save_items(asked.items_out)
-
-
 def main() -> None:
     """Evaluate once, or watch until the run is over."""
     quiet_other_ranks()
@@ -81,7 +66,8 @@ def main() -> None:
             )
             log.info("%s", watch(request, ranks))
         elif asked.checkpoint is not None:
-            evaluate(asked.checkpoint, asked, ranks)
+            outputs = Outputs(asked.json, asked.items_out)
+            evaluate(asked.checkpoint, asked.tasks, asked.task, outputs, ranks)
     stop()
 
 

@@ -5,20 +5,17 @@ stretches of whole documents among themselves; how many they are does not change
 """
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from multiprocessing.connection import wait as wait_for_connection
 
 import numpy as np
 
 from data_prep.console import ProgressBar
 from data_prep.manifest import SplitName
+from data_prep.pool import follow_parent
 from data_prep.shards import DataSet, TokenShards
 from data_prep.tokenizer import Tokenizer
 from eval.ngrams import DOCUMENT_BREAK, NOWHERE, Needles, Search
@@ -165,17 +162,8 @@ _searcher: Searcher | None = None
 
 def _start_worker(data: DataSet, split: SplitName, kinds: Sequence[Needles]) -> None:
     global _searcher
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent()
     _searcher = Searcher(data, split, kinds)
-
-
-def _end_with_parent() -> None:
-    """A killed parent closes no queue, so workers would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_connection([parent.sentinel])
-        os._exit(1)
 
 
 def _search(stretch: Stretch) -> Found:

@@ -6,7 +6,6 @@ in training reads once. A new task needs no option of its own: `--task-file NAME
 
 import gzip
 import json
-import logging
 import lzma
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +13,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eval.subject import EXAMPLES, DataUnavailable, EvalOptions, Subject
 from parallel.ranks import from_main
@@ -30,9 +26,7 @@ Row = tuple[str, Any]
 PROBE_SECONDS = 3.0
 PROBE_PAUSES = (0.0, 0.5, 1.5)  # seconds before each try: the Hub now and then answers 503
 OPENERS = {".xz": lzma.open, ".gz": gzip.open}
-DAMAGED = (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, pa.ArrowException)
-
-log = logging.getLogger(__name__)
+DAMAGED = (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -52,8 +46,8 @@ class HubTable:
     repository: str
     config: str | None
     split: str
-    revision: str | None
-    """Commit; None where none is known to us: then the newest, whose commit is logged."""
+    revision: str
+    """Commit."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +123,23 @@ def rows_of_file(path: Path) -> Iterator[Row]:
     """
     try:
         if path.suffix == ".parquet":
-            rows = pq.read_table(path).to_pylist()
-            yield from ((f"{path} row {i}", row) for i, row in enumerate(rows))
+            yield from ((f"{path} row {i}", row) for i, row in enumerate(_parquet_rows(path)))
         else:
             with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
                 yield from _json_lines(path, lines)
     except DAMAGED as error:
         raise ValueError(f"{path} cannot be read ({error}); copy it again") from error
+
+
+def _parquet_rows(path: Path) -> list[Any]:
+    # Every start of every rank would wait for this import, and few read such a file.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except pa.ArrowException as error:
+        raise OSError(str(error)) from error
 
 
 def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
@@ -165,26 +169,19 @@ def rows_of_hub(hub: HubFile | HubTable, option: str) -> Iterator[Row]:
 
 
 def _table(hub: HubTable, option: str) -> Iterable[Any]:
-    """The split: a pinned one from the cache if it is there, else the Hub's, else any cached."""
+    """The split, from the cache if it is there, else the Hub's."""
     from datasets import Dataset, config, load_dataset
     from huggingface_hub import HfApi
 
     # Asking `datasets` for its cache takes half a minute where there is no Hub.
     folder = Path(config.HF_DATASETS_CACHE) / hub.repository.replace("/", "___")
-    pattern = f"{hub.config or '*'}/*/{hub.revision or '*'}/*-{hub.split}.arrow"
-    cached = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
-    if not cached or hub.revision is None:
-        ask = partial(HfApi().dataset_info, hub.repository, revision=hub.revision)
-        try:
-            found = _patiently(hub.repository, option, lambda: ask(timeout=PROBE_SECONDS))
-        except DataUnavailable:
-            if not cached:
-                raise
-        else:
-            if hub.revision is None:
-                log.info("%s is taken at its newest commit, %s", hub.repository, found.sha)
-            return load_dataset(hub.repository, hub.config, split=hub.split, revision=found.sha)
-    return Dataset.from_file(str(cached[-1]))
+    pattern = f"{hub.config or '*'}/*/{hub.revision}/*-{hub.split}.arrow"
+    cached = next(folder.glob(pattern), None)
+    if cached is not None:
+        return Dataset.from_file(str(cached))
+    ask = partial(HfApi().dataset_info, hub.repository, revision=hub.revision)
+    _patiently(hub.repository, option, lambda: ask(timeout=PROBE_SECONDS))
+    return load_dataset(hub.repository, hub.config, split=hub.split, revision=hub.revision)
 
 
 def _patiently(repository: str, option: str, ask: Callable[[], R]) -> R:

@@ -6,7 +6,6 @@ Only the positions that predict a branch go through the output layer.
 Shape letters: R rows of a batch, L padded length, N branch tokens in it, C width, V vocabulary.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,14 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eval.dealing import deal
+from eval.fitting import MemoryLimit, head_chunks
 from eval.subject import EvalOptions, Subject, evaluating
 from model.precision import autocast, choose_dtype
 
 LENGTH_MULTIPLE = 16  # rows are padded to a multiple of it, so that few shapes occur
-HEAD_POSITIONS = 1_024  # float32 logits of so many are 0.2 GB with GPT-2's vocabulary
 COLUMNS = 2  # nats of a branch, and how many of its tokens were not the likeliest
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,11 @@ class Batch:
     trees: list[int]
     shape: tuple[int, int]
     """Rows and tokens of the pass (R, L); what the trees leave empty is padding."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the pass (R)."""
+        return self.shape[0]
 
     @property
     def tokens(self) -> int:
@@ -102,39 +104,19 @@ def score_trees(subject: Subject, trees: Sequence[Tree], options: EvalOptions) -
     batches = batches_of([tree.length for tree in trees], capacity)
     ends = list(accumulate(len(tree.branches) for tree in trees))
     dtype = choose_dtype(options.dtype, subject.ranks.device)
-    most_tokens = capacity  # of a pass; a single row may be longer
+    limit = MemoryLimit(subject.ranks.device)
 
-    def score(batch: Batch) -> tuple[list[int], Tensor]:
-        nonlocal most_tokens
-        rows: list[int] = []
-        values: list[Tensor] = []
-        parts = [batch]
-        while parts:
-            part = parts.pop()
-            if part.tokens > most_tokens and part.shape[0] > 1:
-                parts += part.halves()
-                continue
-            try:
-                found = _score_batch(subject, [trees[i] for i in part.trees], part.shape, dtype)
-            except torch.OutOfMemoryError as error:
-                if part.shape[0] == 1:
-                    raise ValueError(
-                        f"one row of {part.tokens} tokens does not fit the memory of "
-                        f"{subject.ranks.device}; use a device with more, or a smaller model"
-                    ) from error
-                found = None
-            if found is None:  # outside of `except`, which keeps the failed pass's tensors alive
-                most_tokens = part.tokens // 2
-                log.warning("out of memory: batches of at most %d tokens from here", most_tokens)
-                parts.append(part)
-                continue
-            values.append(found)
-            for i in part.trees:
-                rows += range(ends[i] - len(trees[i].branches), ends[i])
-        return rows, torch.cat(values)
+    def score(batch: Batch) -> Tensor:
+        return _score_batch(subject, [trees[i] for i in batch.trees], batch.shape, dtype)
+
+    def score_parts(batch: Batch) -> tuple[list[int], Tensor]:
+        parts = limit.run(batch, score)
+        order = [i for part, _ in parts for i in part.trees]
+        rows = [row for i in order for row in range(ends[i] - len(trees[i].branches), ends[i])]
+        return rows, torch.cat([found for _, found in parts])
 
     with evaluating(subject.model):
-        return deal(batches, score, ends[-1] if ends else 0, COLUMNS, subject.ranks)
+        return deal(batches, score_parts, ends[-1] if ends else 0, COLUMNS, subject.ranks)
 
 
 @dataclass
@@ -190,9 +172,9 @@ def _score_batch(
         ids, positions = (torch.from_numpy(a).to(device) for a in (laid.ids, laid.positions))
         states = subject.model.hidden(ids, positions, mask).flatten(0, 1)  # (R * L, C)
         places, wanted = (torch.from_numpy(a).to(device) for a in (laid.places, laid.wanted))
-        chunks = zip(places.split(HEAD_POSITIONS), wanted.split(HEAD_POSITIONS), strict=True)
-        for at, targets in chunks:
-            logits = subject.model.live_logits(states[at])  # (N, C) -> (N, V)
+        vocabulary = subject.model.config.padded_vocab_size
+        for some, targets in head_chunks(states[places], wanted, vocabulary):
+            logits = subject.model.live_logits(some)  # (N, C) -> (N, V)
             nats.append(F.cross_entropy(logits, targets, reduction="none"))
             unlikely.append(logits.argmax(-1) != targets)
     by_token = torch.stack((torch.cat(nats).double(), torch.cat(unlikely).double()), dim=1)

@@ -5,6 +5,7 @@ Shape letters: B windows of a micro-batch, T tokens, C model width, V padded voc
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from data_prep.shards import TokenShards, open_data_set
 from eval.dealing import deal
+from eval.fitting import MemoryLimit, head_chunks
 from eval.result import TaskResult
 from eval.subject import (
     REFERENCE_VAL_TOKENS,
@@ -24,6 +26,27 @@ from eval.subject import (
 from model.precision import autocast, choose_dtype
 
 COLUMNS = 3  # nats of all targets, nats of targets that are text, bytes of those
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows scored in one forward pass: `first` and those behind it."""
+
+    first: int
+    rows: int
+    length: int
+    """Tokens of a window (T)."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pass."""
+        return self.rows * self.length
+
+    def halves(self) -> tuple["Windows", "Windows"]:
+        """The same windows in two passes."""
+        half = self.rows // 2
+        rest = Windows(self.first + half, self.rows - half, self.length)
+        return Windows(self.first, half, self.length), rest
 
 
 def check_validation(shards: TokenShards, tokens: int, context_length: int) -> int:
@@ -59,28 +82,37 @@ def validation_loss(
 ) -> dict[str, float]:
     """`val/loss` (mean nats a target, all logits in) and `val/bits_per_byte`.
 
-    Bits per byte leaves end-of-text targets, which stand for no bytes, out of both its sums.
-    Raises: ValueError if the split holds fewer windows, or the loss is not a number.
+    Bits per byte leaves end-of-text targets, which stand for no bytes, out of both its sums. After
+    running out of memory, micro-batches are halved.
+    Raises: ValueError if the split holds fewer windows, one alone is too much for the memory, or
+    the loss is not a number.
     """
     windows = check_validation(shards, tokens, context_length)
     model, device = subject.model, subject.ranks.device
     token_bytes = subject.tokenizer.token_bytes()
+    limit = MemoryLimit(device)
 
-    def score(start: int) -> tuple[slice, Tensor]:
-        count = min(micro_batch, windows - start)
-        read = shards.read(start * context_length, count * context_length + 1).astype(np.int64)
-        ids = torch.from_numpy(read[:-1].reshape(count, -1)).to(device)
-        targets = torch.from_numpy(read[1:].reshape(count, -1)).to(device)
-        lengths = torch.from_numpy(token_bytes[read[1:]].reshape(count, -1)).to(device)
+    def score(part: Windows) -> Tensor:
+        shape = part.rows, part.length
+        read = shards.read(part.first * part.length, part.tokens + 1).astype(np.int64)
+        ids = torch.from_numpy(read[:-1].reshape(shape)).to(device)
+        targets = torch.from_numpy(read[1:].reshape(shape)).to(device)
+        lengths = torch.from_numpy(token_bytes[read[1:]].reshape(shape)).to(device)
         with autocast(dtype, device):
             nats = _token_losses(subject, ids, targets).double()  # (B, T)
         text = nats * (targets != subject.tokenizer.end_of_text)
-        columns = (nats.sum(1), text.sum(1), lengths.sum(1).double())
-        return slice(start, start + count), torch.stack(columns, dim=1)
+        return torch.stack((nats.sum(1), text.sum(1), lengths.sum(1).double()), dim=1)
 
+    def score_parts(whole: Windows) -> tuple[slice, Tensor]:
+        found = [values for _, values in limit.run(whole, score)]
+        return slice(whole.first, whole.first + whole.rows), torch.cat(found)
+
+    batches = [
+        Windows(first, min(micro_batch, windows - first), context_length)
+        for first in range(0, windows, micro_batch)
+    ]
     with evaluating(model):
-        starts = range(0, windows, micro_batch)
-        table = deal(starts, score, windows, COLUMNS, subject.ranks)
+        table = deal(batches, score_parts, windows, COLUMNS, subject.ranks)
     nats, text_nats, text_bytes = (math.fsum(column) for column in table.T)
     if not math.isfinite(nats):
         raise ValueError(f"the validation loss is {nats}; the weights are damaged or have diverged")
@@ -92,13 +124,13 @@ def validation_loss(
 
 def _token_losses(subject: Subject, ids: Tensor, targets: Tensor) -> Tensor:
     """Loss of every target in float32. Shapes: (B, T), (B, T) -> (B, T)."""
-    hidden = subject.model.hidden(ids)  # (B, T) -> (B, T, C)
-    losses = torch.empty(ids.shape, dtype=torch.float32, device=ids.device)
-    for row, (states, wanted) in enumerate(zip(hidden, targets, strict=True)):
-        # One window's float32 logits are 0.2 GB at T = 1024; a micro-batch's would be 13 GB.
-        logits = subject.model.head(states).float()  # (T, C) -> (T, V)
-        losses[row] = F.cross_entropy(logits, wanted, reduction="none")
-    return losses
+    states = subject.model.hidden(ids).flatten(0, 1)  # (B, T) -> (B * T, C)
+    losses = []
+    vocabulary = subject.model.config.padded_vocab_size
+    for some, wanted in head_chunks(states, targets.flatten(), vocabulary):
+        logits = subject.model.head(some).float()  # (N, C) -> (N, V)
+        losses.append(F.cross_entropy(logits, wanted, reduction="none"))
+    return torch.cat(losses).view_as(ids)
 
 
 def val_loss(subject: Subject, options: EvalOptions) -> TaskResult:

@@ -7,18 +7,25 @@ so that none waits for another longer than that.
 
 import logging
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
-from eval.live_run import HELD, Vitals, hold, read_record, run_options, stamp
+from eval.live_run import (
+    HELD,
+    Vitals,
+    hold,
+    read_record,
+    run_options,
+    stamp,
+    weights_digest,
+)
 from eval.record import Record
 from eval.result import TaskResult
+from eval.stop_wish import StopWish
 from eval.subject import EvalOptions, Subject, load_subject, options_of
 from eval.tasks import absent_tasks, check_tasks, measure
 from parallel.ranks import Ranks, from_main, raise_together
@@ -26,7 +33,6 @@ from storage.metrics import Console, MetricLog, Metrics, TensorBoard
 from storage.run_folder import MANIFEST, RunFolder
 
 POLL_SECONDS = 2.0
-SAME_KEYPRESS_SECONDS = 1.0  # torchrun passes on a Ctrl-C that its workers may have had already
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -58,6 +64,8 @@ class Work:
     checkpoint: Path
     folder: Path
     """Where it is read: links to its files, if the disk can hold them."""
+    weights: str
+    """Their sha256."""
     asked: tuple[str, ...]
     tasks: tuple[str, ...]
     """Those asked that were not measured on it yet."""
@@ -68,34 +76,6 @@ class End:
     """The watch is over."""
 
     reason: str
-
-
-class StopWish:
-    """Why this process was asked to end, if it was. A second SIGINT ends it at once."""
-
-    def __init__(self) -> None:
-        self.reason = ""
-        self._asked_at = 0.0
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT inside the block (main thread only)."""
-        before = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.reason:
-            if number == signal.SIGINT and now - self._asked_at > SAME_KEYPRESS_SECONDS:
-                raise KeyboardInterrupt
-            return
-        self._asked_at = now
-        self.reason = f"{signal.Signals(number).name} received"
-        log.info("%s: ending after the task in flight", self.reason)
 
 
 class Watcher:
@@ -151,19 +131,36 @@ class Watcher:
         pending = {}
         for checkpoint in reversed(self.run.all_checkpoints()):
             step = int(checkpoint.name.removeprefix("step_"))
-            tasks = self._record.missing(step, self._tasks)
-            if tasks and self._tried.get(step) != stamp(checkpoint):
-                pending[step] = (checkpoint, tasks)
+            if self._tried.get(step) != stamp(checkpoint) and self._lacks_tasks(step, checkpoint):
+                pending[step] = checkpoint
         for step in sorted(self._expected - set(pending) - set(self._tried)):
             log.info("step %d was pruned, skipped", step)
         self._expected = set(pending)
-        for step, (checkpoint, tasks) in pending.items():
+        for step, checkpoint in pending.items():
             self._tried[step] = stamp(checkpoint)
             try:
-                return Work(step, checkpoint, hold(checkpoint), self._tasks, tasks)
+                return self._work(step, checkpoint)
             except FileNotFoundError:
                 log.info("step %d was pruned, skipped", step)
         return None
+
+    def _lacks_tasks(self, step: int, checkpoint: Path) -> bool:
+        """Whether something is to be measured of the checkpoint."""
+        assert self._record is not None
+        if self._record.missing(step, weights_digest(checkpoint), self._tasks):
+            return True
+        self._tried[step] = stamp(checkpoint)
+        return False
+
+    def _work(self, step: int, checkpoint: Path) -> Work:
+        """What is to be done with the checkpoint. Raises: FileNotFoundError if it is gone."""
+        assert self._record is not None
+        folder = hold(checkpoint)
+        weights = weights_digest(folder)
+        if self._record.replaced(step, weights):
+            log.info("step %d has other weights than were measured; it is measured again", step)
+        tasks = self._record.missing(step, weights, self._tasks)
+        return Work(step, checkpoint, folder, weights, self._tasks, tasks)
 
     def options(self, work: Work) -> EvalOptions:
         """The options, those left open filled in with what the run's own evaluations have."""
@@ -192,7 +189,7 @@ class Watcher:
         if self.request.items_out is not None:
             for result in found.values():
                 result.save_items(self.request.items_out / work.checkpoint.name)
-        self._record.add(work.step, found, tags)
+        self._record.add(work.step, work.weights, found, tags)
         self.evaluated += 1
 
     def close(self) -> None:

@@ -102,8 +102,6 @@ def wikitext_page(where: str, row: Any) -> str:
     return row["page"]
 
 
-WIKITEXT = Source(
-    "wikitext",
-    HubTable("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test", None),
-    wikitext_page,
-)
+REVISION = "647234772b9554e208af6c826f23b99e3cac88c8"
+HUB = HubTable("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test", REVISION)
+WIKITEXT = Source("wikitext", HUB, wikitext_page)

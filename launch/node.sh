@@ -42,13 +42,6 @@ if [[ $help == *--signals-to-handle* ]]; then
     options+=("--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2")
 fi
 
-# On the CPU most of a small model's time goes into fetching fresh pages for its logits again and
-# again; glibc keeps them with these two (measured in bench/LOG.md).
-if [[ $gpus -eq 0 ]]; then
-    export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
-    export MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-268435456}
-fi
-
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
 

@@ -31,10 +31,10 @@ from model.memory import (
 from model.parameters import attention_parameters, count_parameters
 from model.presets import SHAPES
 from storage.atomic import write_json
+from storage.mistakes import told_in_one_sentence
 
 log = logging.getLogger("model.cost")
 
-USER_ERROR = 2
 # Of the dense bf16 peak, by 6N + 12LCT: the best public figure of a compiled 124M-class trainer on
 # one H200, 489,000 tokens/s (github.com/KellerJordan/modded-nanogpt, records/track_3_optimization).
 ASSUMED_MFU = 0.42
@@ -69,8 +69,8 @@ class Arguments:
 
     model: Annotated[GPTConfig, tyro.conf.arg(name="")] = GPTConfig()
     """Shape of the network."""
-    micro_batch: int | None = None
-    """Windows of one forward pass on one GPU; None is the largest that fits."""
+    micro_batch: int | Literal["auto"] = "auto"
+    """Windows of one forward pass on one GPU; auto is the largest power of two that fits."""
     batch_tokens: int = 524_288
     """Tokens of one optimizer step over all GPUs."""
     gpu: str = "h200"
@@ -93,15 +93,24 @@ class Arguments:
             raise ValueError(f"gpu={self.gpu} is not known; choose one of {', '.join(GPUS)}")
         for name in ("gpus", "tokens", "batch_tokens", "micro_batch"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} is not a number of things; use 1 or more")
         if not 0 < self.mfu <= 1:
             raise ValueError(f"mfu={self.mfu} is not a share; use more than 0 and at most 1")
+        self._check_batch()
+
+    def _check_batch(self) -> None:
         if self.batch_tokens % (self.model.context_length * self.gpus):
             unit = self.model.context_length * self.gpus
             raise ValueError(
                 f"batch_tokens={self.batch_tokens} is not a multiple of {unit} (context_length x "
                 f"gpus); try --batch-tokens {max(round(self.batch_tokens / unit), 1) * unit}"
+            )
+        if self.micro_batch != "auto" and self.share % self.micro_batch:
+            largest = self.share & -self.share  # the largest power of two that divides
+            raise ValueError(
+                f"micro_batch={self.micro_batch} does not divide a GPU's share of {self.share} "
+                f"windows of a step; try --micro-batch {largest}, or auto"
             )
 
     @property
@@ -125,7 +134,8 @@ def report_of(name: str, arguments: Arguments) -> dict[str, Any]:
     config, gpu = arguments.model, GPUS[arguments.gpu]
     largest = {how: _largest(arguments, how == "compiled") for how in ("compiled", "not_compiled")}
     chosen = largest["compiled" if arguments.compile == "on" else "not_compiled"]
-    step = arguments.step(arguments.micro_batch or chosen or 1)
+    wanted = arguments.micro_batch
+    step = arguments.step(chosen or 1 if wanted == "auto" else wanted)
     found = predict(config, step, gpu.part_of_name, arguments.mfu)
     assert found.tokens_per_second is not None  # every GPU of the table has a peak
     days = arguments.tokens / found.tokens_per_second / DAY
@@ -220,15 +230,12 @@ def parse(words: list[str]) -> tuple[str, Arguments]:
 def main() -> None:
     """Count, predict, print."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
+    with told_in_one_sentence(ValueError, OSError):
         name, arguments = parse(sys.argv[1:])
         report = report_of(name, arguments)
         log.info("%s", table_of(report))
         if arguments.json is not None:
             write_json(arguments.json, report)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from model.loss_kernel import HAS_TRITON, loss_kernel
 
-# Of logits on the CPU: few enough to stay near the cache, enough rows for fast matrix products.
-CPU_CHUNK_BYTES = 96 * 2**20
-CACHED_ROWS = 32
+# Of logits on the CPU, at most: few enough to stay near the cache, enough rows for fast products.
+CPU_CHUNK_BYTES = 100 * 2**20
+CACHED_ROWS = 8
 
 
 def fuses_loss(wanted: Literal["auto", "on", "off"], device: torch.device) -> bool:
@@ -73,7 +73,7 @@ def loss_and_gradients(
     states, matrix = hidden.detach().to(dtype), weight.detach().to(dtype)
     rows = len(states)
     on_cpu = hidden.device.type == "cpu"
-    chunk = min(rows, max(1, CPU_CHUNK_BYTES // (len(matrix) * dtype.itemsize))) if on_cpu else rows
+    chunk = equal_chunk(rows, len(matrix) * dtype.itemsize) if on_cpu else rows
     losses = torch.empty(rows, dtype=torch.float32, device=hidden.device)
     hidden_gradient = torch.empty_like(states)
     weight_gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -92,6 +92,12 @@ def loss_and_gradients(
 def _(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     loss = hidden.new_empty((), dtype=torch.float32)
     return loss, torch.empty_like(hidden), torch.empty_like(weight)
+
+
+def equal_chunk(rows: int, row_bytes: int) -> int:
+    """Rows of one chunk, all alike: a short last one moves whole matrices for little work."""
+    most = max(1, CPU_CHUNK_BYTES // row_bytes)
+    return -(-rows // -(-rows // most))
 
 
 def _add_product(total: Tensor, block: Tensor, states: Tensor, fresh: bool) -> None:

@@ -49,7 +49,8 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         sizes = ("n_layer", "n_head", "n_embd", "context_length", "vocab_size")
-        for name in sizes:
+        given = sizes if self.mlp_width is None else (*sizes, "mlp_width")
+        for name in given:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not a size; use 1 or more")
         if self.n_embd % self.n_head:

@@ -18,21 +18,21 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.byte_pairs import BytePairs, read_ours, write_ours
 from model.checkpoint import load_model, save_model
 from model.cost import count_parameters
 from model.gpt import GPTConfig
 from model.huggingface_card import model_card
 from model.huggingface_config import CLASSES, family_of, our_config, their_config
 from model.huggingface_source import Published, find_published, read_weights
-from model.huggingface_tokenizer import GPT2_PATTERN, read_theirs, write_theirs
+from model.huggingface_tokenizer import read_theirs, write_theirs
 from model.huggingface_weights import our_model, their_weights
 from storage.atomic import new_folder, read_json, write_json, write_text
+from storage.byte_pairs import GPT2_PATTERN, BytePairs, read_byte_pairs, write_byte_pairs
+from storage.mistakes import told_in_one_sentence
 from storage.run_folder import verify_checkpoint, write_manifest
 
 log = logging.getLogger("model.huggingface")
 
-USER_ERROR = 2
 # Data of the project, not code: what GPT-2's weights alone, without their tokenizer, are meant for.
 GPT2_RANKS = Path(__file__).parents[1] / "data_prep" / "gpt2.tiktoken"
 
@@ -76,7 +76,7 @@ def import_model(options: ImportOptions) -> None:
     origin = {"source": published.source, "commit": published.commit}
     with new_folder(options.out) as aside:
         save_model(aside, model)
-        write_ours(aside / "tokenizer", pairs)
+        write_byte_pairs(aside / "tokenizer", pairs)
         write_json(aside / "results.json", {})
         write_json(aside / "origin.json", origin)
         write_manifest(aside)
@@ -100,7 +100,7 @@ def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> B
     folder = given or published.folder
     gpt2 = BytePairs("gpt2", GPT2_PATTERN, GPT2_RANKS.read_bytes())
     if (folder / "meta.json").is_file():
-        pairs = read_ours(folder)
+        pairs = read_byte_pairs(folder)
     else:
         pairs = read_theirs(folder, published.name)
     if pairs is None and given is None and config.vocab_size == gpt2.n_vocab:
@@ -127,7 +127,7 @@ def export_model(options: ExportOptions) -> None:
     _check_absent(options.out)
     checkpoint = options.checkpoint
     verify_checkpoint(checkpoint)
-    model, pairs = load_model(checkpoint), read_ours(checkpoint / "tokenizer")
+    model, pairs = load_model(checkpoint), read_byte_pairs(checkpoint / "tokenizer")
     if pairs.n_vocab != model.config.vocab_size:
         raise ValueError(
             f"{checkpoint} has vocab_size={model.config.vocab_size} and a tokenizer of "
@@ -169,14 +169,11 @@ def main() -> None:
     # Warnings only of the libraries: the Hub's would log every request.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("model").setLevel(logging.INFO)
-    try:
+    with told_in_one_sentence(ValueError, OSError):
         if isinstance(chosen, ImportOptions):
             import_model(chosen)
         else:
             export_model(chosen)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""The model card of an export: the shape, and the run's own figures from its checkpoint."""
+"""The model card of an export: the shape, and the figures of the run and of who watched it."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from model.cost import count_parameters
 from model.gpt import GPTConfig
 from storage.atomic import read_json
+from storage.run_folder import MANIFEST, RunFolder
 
 RUN_FIELDS = ("steps", "batch_tokens", "world_size", "device", "dtype", "torch")
 CARD = """---
@@ -37,10 +40,7 @@ def model_card(name: str, checkpoint: Path, config: GPTConfig) -> str:
         # runs/NAME/checkpoints/step_000500: the run's settings lie two folders up.
         run = _content(checkpoint.resolve().parents[1] / "config.json").get("run", {})
         parts.append(_table("Training", _training(state, run)))
-    results = _content(checkpoint / "results.json")
-    if results.get("metrics"):
-        title = f"Results at step {results.get('step')}"
-        parts.append(_table(title, _results(results["metrics"])))
+    parts += [_table(title, _results(tags)) for title, tags in _measured(checkpoint, state).items()]
     return CARD.format(name=name, origin=_sentence(state, origin), figures="\n\n".join(parts))
 
 
@@ -78,6 +78,44 @@ def _training(state: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
         "seed": str(state.get("seed")),
         **{field.replace("_", " "): run[field] for field in RUN_FIELDS if field in run},
     }
+
+
+def _measured(checkpoint: Path, state: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Metrics by the title of their table: the loop's last, and a watcher's at this very step."""
+    results = _content(checkpoint / "results.json")
+    found: dict[str, dict[str, float]] = {}
+    if results.get("metrics"):
+        found[f"Results at step {results.get('step')}"] = dict(results["metrics"])
+    for line in _watched(checkpoint, state):
+        title = f"Results at step {state['step']}{_asked(line.get('options', ''))}"
+        tags = {tag: value for tag, value in line.items() if "/" in tag}
+        found.setdefault(title, {}).update(tags)
+    return found
+
+
+def _watched(checkpoint: Path, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of the run's evals.jsonl that were measured on these weights, in their order."""
+    evals = RunFolder(checkpoint.resolve().parents[1]).evals if state else None
+    if evals is None or not evals.is_file():
+        return
+    weights = _content(checkpoint / MANIFEST)["files"]["model.safetensors"]["sha256"]
+    for text in evals.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # cut short; the watcher measures it again
+        if line.get("step") == state["step"] and line.get("weights", weights) == weights:
+            yield line
+
+
+def _asked(options: str) -> str:
+    """What the watcher was asked for that changes figures: numbers; of paths only that they were.
+
+    Where somebody's files lie is nobody's business.
+    """
+    pairs = [word.partition("=") for word in options.split(" ") if "=" in word]
+    asked = [f"{name}={value}" if value.isdigit() else name for name, _, value in pairs]
+    return f" with {', '.join(asked)}" if asked else ""
 
 
 def _results(metrics: dict[str, float]) -> dict[str, str]:

@@ -4,19 +4,14 @@ There, bytes are printable characters and merges are spelled out; here they foll
 of the tokens. Either gives the other, and a text has the same ids.
 """
 
-import base64
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from model.byte_pairs import BytePairs
 from storage.atomic import read_json, write_json, write_text
+from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN, BytePairs, ranks_file
 
-END_OF_TEXT = "<|endoftext|>"
-# What `ByteLevel` cuts text into, in tiktoken's spelling: tiktoken_ext/openai_public.py
-GPT2_PATTERN = (
-    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-)
 MERGES_HEADING = "#version: 0.2"
 
 
@@ -74,7 +69,7 @@ def _pattern(path: Path, step: dict[str, Any]) -> str:
     last = steps[-1]
     plain = last.get("type") == "ByteLevel" and not last.get("add_prefix_space", True)
     if plain and len(steps) == 1 and last.get("use_regex", True):
-        return GPT2_PATTERN
+        return GPT2_PATTERN  # in tiktoken's spelling
     cuts = steps[0].get("type") == "Split" and not steps[0].get("invert")
     if plain and len(steps) == 2 and cuts and not last.get("use_regex", True):
         found = steps[0]["pattern"].get("Regex")
@@ -97,16 +92,15 @@ def _from_vocabulary(
             f"ids must have no gaps and {END_OF_TEXT} the last, {last}"
         )
     byte_of = {character: byte for byte, character in byte_characters().items()}
-    lines = []
+    tokens = []
     for text, rank in sorted(vocabulary.items(), key=lambda item: item[1])[:-1]:
         if not set(text) <= byte_of.keys():
             raise ValueError(
                 f"{path} has the token {text!r} at {rank}, which does not stand for bytes; only "
                 f"{END_OF_TEXT} may be added to a byte-level vocabulary"
             )
-        token = bytes(byte_of[character] for character in text)
-        lines.append(base64.b64encode(token) + b" %d\n" % rank)
-    pairs = BytePairs(name, pattern, b"".join(lines))
+        tokens.append(bytes(byte_of[character] for character in text))
+    pairs = BytePairs(name, pattern, ranks_file(tokens))
     if [list(pair) for pair in _spelled(pairs)] != merges:
         raise ValueError(
             f"the merges of {path} are not those that its ids imply, so tiktoken would cut text "
@@ -121,7 +115,38 @@ def _spelled(pairs: BytePairs) -> list[tuple[str, str]]:
     def spell(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
 
-    return [(spell(left), spell(right)) for left, right in pairs.merges]
+    return [(spell(left), spell(right)) for left, right in merges_of(pairs)]
+
+
+def merges_of(pairs: BytePairs) -> list[tuple[bytes, bytes]]:
+    """The pair that each token of several bytes is merged from, by rank.
+
+    It is what is left of the token when only lower ranks are merged.
+    Raises: ValueError for a token that no pair of others makes.
+    """
+    ranks = {token: rank for rank, token in enumerate(pairs.tokens)}
+    found = []
+    for rank, token in enumerate(pairs.tokens):
+        if len(token) > 1:
+            parts = _merged(token, ranks, below=rank)
+            if len(parts) != 2:
+                raise ValueError(
+                    f"token {token!r} of tokenizer {pairs.name} is made of {len(parts)} earlier "
+                    "ones and Hugging Face merges two at a time; it cannot be written there"
+                )
+            found.append((parts[0], parts[1]))
+    return found
+
+
+def _merged(token: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
+    parts = [bytes([byte]) for byte in token]
+    while True:
+        best, at = min(
+            (ranks.get(left + right, below), i) for i, (left, right) in enumerate(pairwise(parts))
+        )
+        if best >= below:
+            return parts
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
 
 def write_theirs(folder: Path, pairs: BytePairs, context_length: int) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from model.fused_loss import CPU_CHUNK_BYTES
+from model.fused_loss import equal_chunk
 from model.gpt import GPTConfig
 from model.parameters import block_matrix_elements, count_parameters
 
 MIB = 2**20
-FLOAT = 4  # weights, gradients, moments and the residual stream are float32
+FLOAT = 4  # weights, gradients and moments are float32
 # What the process holds besides tensors. CPU: measured (bench/results/memory.json), compilation
 # happens inside the process. CUDA, not measured yet: cuBLAS's two workspaces of 32 MiB (Hopper,
 # torch's aten/src/ATen/cuda/CublasHandlePool.cpp).
@@ -50,11 +50,18 @@ class StepShape:
     """Whether head and loss are one operator (model/fused_loss.py)."""
     recompute: bool = False
     """Whether each block keeps only its input and computes the rest again."""
+    residual_bfloat16: bool = False
+    """Whether the residual stream is bfloat16."""
 
     @property
     def element(self) -> int:
         """Bytes of one element of the matrix products (s)."""
         return 2 if self.dtype == torch.bfloat16 else FLOAT
+
+    @property
+    def stream(self) -> int:
+        """Bytes of one element of the residual stream."""
+        return 2 if self.residual_bfloat16 else FLOAT
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     layer = n * block_activation_bytes(config, step)
     layers = config.n_layer * layer
     if step.recompute:
-        layers = config.n_layer * n * FLOAT * config.n_embd + layer
+        layers = config.n_layer * n * step.stream * config.n_embd + layer
     final = n * final_activation_bytes(config, step)
     logits = loss_bytes(config, step)
     runtime = RUNTIME[step.device, step.compiled]
@@ -172,9 +179,10 @@ def _norm_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes a token kept by a norm: its input (or normalised input) and its rows' statistics."""
     C = config.n_embd
     if config.norm == "layernorm":
-        return FLOAT * C + (FLOAT if step.compiled else 2 * FLOAT)
-    one_kernel = step.compiled or step.device == "cuda"  # else x and x / rms are both kept
-    return FLOAT * C * (1 if one_kernel else 2) + FLOAT
+        return step.stream * C + (FLOAT if step.compiled else 2 * FLOAT)
+    if step.compiled or step.device == "cuda":
+        return step.stream * C + FLOAT
+    return 2 * FLOAT * C + FLOAT  # x and x / rms are both kept
 
 
 def final_activation_bytes(config: GPTConfig, step: StepShape) -> int:
@@ -197,7 +205,7 @@ def loss_bytes(config: GPTConfig, step: StepShape) -> int:
     head = config.n_embd * row
     casts = 0 if step.element == FLOAT else step.element * (2 * head + rows * config.n_embd)
     if step.device == "cpu":
-        rows = min(rows, max(1, CPU_CHUNK_BYTES // (row * step.element)))
+        rows = equal_chunk(rows, row * step.element)
     return rows * row * step.element + FLOAT * head + casts
 
 
@@ -211,7 +219,9 @@ def _weight_copies(config: GPTConfig, step: StepShape) -> int:
 def _block(config: GPTConfig, step: StepShape) -> int:
     """Bytes a token of the gradients alive in a feed-forward layer's backward pass."""
     hidden = 2 if config.mlp == "gelu" else 3
-    return FLOAT * config.n_embd + step.element * (config.n_embd + hidden * config.hidden_width)
+    return step.stream * config.n_embd + step.element * (
+        config.n_embd + hidden * config.hidden_width
+    )
 
 
 def _head_gradient(config: GPTConfig, step: StepShape) -> int:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+JSON_BYTES = 64 << 20  # the manifest of a hundred thousand shards; what is larger is none of ours
+
 
 def aside_of(path: Path) -> Path:
     """Where this process writes what is to become `path`; no other host or process writes there."""
@@ -61,11 +63,18 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The parsed content of a JSON file.
 
-    Raises: ValueError naming the file if it is not JSON.
+    Raises: ValueError naming the file if it is not JSON, or larger than any that we write.
     """
+    with path.open("rb") as file:
+        content = file.read(JSON_BYTES + 1)
+    if len(content) > JSON_BYTES:
+        raise ValueError(
+            f"{path} is {path.stat().st_size} bytes of JSON, but must be at most {JSON_BYTES}; it "
+            "is damaged or made to fill the memory"
+        )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}); it is damaged") from error
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch.utils.tensorboard import SummaryWriter
-
 Metrics = dict[str, float | int | str]
 RECENT_LINES = 4
 log = logging.getLogger(__name__)
@@ -56,6 +54,9 @@ class TensorBoard:
     """Event files in one folder; on a resume, later points of the earlier run are purged."""
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
+        # One rank of all writes: the others should not wait for this import at every start.
+        from torch.utils.tensorboard import SummaryWriter
+
         wait_for_a_second_of_its_own(folder)
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 

@@ -22,6 +22,9 @@ from storage.digest import file_sha256
 
 State = Literal["running", "preempted", "finished", "failed"]
 MANIFEST = "MANIFEST.json"
+MANIFEST_FORMAT = 1
+# What a start leaves that ended before it had recorded its configuration.
+BEGINNINGS = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
 LOCK_PATIENCE_SECONDS = 2.0  # a watcher holds a free lock for an instant to see that it is free
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class RunFolder:
         file.seek(0)
         file.truncate()
         of_job = f", job {job}" if job else ""
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}{of_job}\n")
+        file.write(f"{_this_process()}{of_job}\n")
         file.flush()
         self._lock = file
 
@@ -71,6 +74,14 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def is_ours(self) -> bool:
+        """Whether this very process holds the lock, be it through another object."""
+        try:
+            holder = (self.path / "lock").read_text(encoding="utf-8")
+        except OSError:
+            return False
+        return holder.startswith(_this_process()) and self.is_locked()
 
     def is_locked(self) -> bool:
         """Whether a process writes here; True too where the file system cannot tell.
@@ -86,6 +97,13 @@ class RunFolder:
             return True
         return False
 
+    def strangers(self) -> list[str]:
+        """What lies here though no run has recorded its configuration here."""
+        if self.config.is_file() or not self.path.exists():
+            return []
+        names = sorted(path.name for path in self.path.iterdir())
+        return [n for n in names if n not in BEGINNINGS and not n.endswith(".partial")]
+
     def write_status(self, state: State, step: int, reason: str = "") -> None:
         """Record how the run stands: the truth for scripts, since torchrun's exit code is not."""
         attempt = self.attempt if state in ("running", "failed") else {}
@@ -94,6 +112,10 @@ class RunFolder:
     def read_status(self) -> dict[str, Any] | None:
         """The recorded state, step and reason; None before the first start."""
         return read_json(self.status) if self.status.is_file() else None
+
+    def is_finished(self) -> bool:
+        """Whether the recorded state is that of a run that came to its end."""
+        return (self.read_status() or {}).get("state") == "finished"
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint taken after `step` updates lies."""
@@ -126,6 +148,8 @@ class RunFolder:
         aside = self.checkpoints / f".latest.{os.getpid()}"
         aside.unlink(missing_ok=True)
         aside.symlink_to(folder.name)
+        if link.is_dir() and not link.is_symlink():  # of a run that was copied through its links
+            link.rename(_free_name(link.with_name("latest.copied")))
         aside.replace(link)
         sync_folder(self.checkpoints)
 
@@ -141,6 +165,10 @@ class RunFolder:
         with (self.checkpoints / ".survivors").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _this_process() -> str:
+    return f"pid {os.getpid()} on {socket.gethostname()}"
 
 
 def _locked(file: IO[str], folder: Path) -> bool:
@@ -182,7 +210,7 @@ def write_manifest(folder: Path) -> None:
         str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
         for p in files
     }
-    write_json(folder / MANIFEST, {"format": 1, "files": entries})
+    write_json(folder / MANIFEST, {"format": MANIFEST_FORMAT, "files": entries})
 
 
 def verify_checkpoint(folder: Path) -> None:
@@ -215,9 +243,15 @@ def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
     """
     found = read_json(manifest)
     try:
+        version = found["format"]
         entries = [(name, e["bytes"], e["sha256"]) for name, e in found["files"].items()]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{manifest} is not a manifest ({error!r}); it is damaged") from error
+    if version != MANIFEST_FORMAT:
+        raise ValueError(
+            f"{manifest} is of format {version}, this version reads {MANIFEST_FORMAT}; it is "
+            "damaged, or update Ratchet"
+        )
     for name, _, _ in entries:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{manifest} names {name}, which is outside its folder; do not use it")

@@ -124,7 +124,7 @@ def scenes(data, folder, ranks):
     def slow_loader(run):
         if ranks.rank == 1:
             fast = run.loader.next_step
-            run.loader.next_step = lambda: (time.sleep(0.05), fast())[1]
+            run.loader.next_step = lambda: (time.sleep(0.3), fast())[1]
 
     save = SaveConfig(every=1, every_minutes=0, keep=99)
     yield "flip", play(config("flip", save=save), ranks, fault=on_rank_1(flips_at_3))

@@ -1,9 +1,18 @@
 """Starts the project's scripts as a user would: in processes of their own."""
 
+import atexit
+import json
 import os
+import random
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
+
+from tests.fork_server import LARGEST_MESSAGE
 
 REPO = Path(__file__).parent.parent
 # Two processes on two cores: one thread each, and no download counters or telemetry.
@@ -14,9 +23,13 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
+# Below those that the kernel deals out, so that nobody is given one between our look and its use.
+PORTS = range(20_000, 32_000)
+
+Done = subprocess.CompletedProcess[str]
 
 
-def python(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def fresh_python(*arguments: str, timeout: float = 180) -> Done:
     """Run `python ARGUMENTS` in the repository."""
     return subprocess.run(
         [sys.executable, *arguments],
@@ -28,9 +41,98 @@ def python(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess
     )
 
 
-def torchrun(
-    processes: int, *arguments: str, timeout: float = 180
-) -> subprocess.CompletedProcess[str]:
+def torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
     """Run `torchrun --nproc_per_node=PROCESSES ARGUMENTS` in the repository."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return python(*launcher, *arguments, timeout=timeout)
+    return fresh_python(*launcher, *arguments, timeout=timeout)
+
+
+def python(
+    *arguments: str, timeout: float = 180, typed: str = "", folder: Path = REPO, **variables: str
+) -> Done:
+    """What `python SCRIPT` or `python -c CODE` does, without the seconds of its imports.
+
+    `typed` is its standard input, and `variables` come on top of the environment.
+    """
+    return _forked([ENVIRONMENT | variables], arguments, timeout, typed, folder)
+
+
+def together(processes: int, *arguments: str, timeout: float = 180) -> Done:
+    """What the ranks under torchrun do, without torchrun; for tests in which it has no part."""
+    size = str(processes)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    environments = [
+        ENVIRONMENT
+        | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        | meeting
+        for rank in map(str, range(processes))
+    ]
+    return _forked(environments, arguments, timeout)
+
+
+def _free_port() -> int:
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+@cache
+def _fork_server() -> socket.socket:
+    """The one of this test process, started when it is first needed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    number = str(theirs.fileno())
+    command = [sys.executable, "-m", "tests.fork_server", number]
+    # A thread that pyarrow's allocator starts would be lost in every fork.
+    environment = ENVIRONMENT | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    server = subprocess.Popen(command, cwd=REPO, env=environment, pass_fds=[theirs.fileno()])
+    theirs.close()
+    atexit.register(lambda: (ours.close(), server.wait(10)))
+    return ours
+
+
+def _forked(
+    environments: list[dict[str, str]],
+    words: tuple[str, ...],
+    timeout: float,
+    typed: str = "",
+    folder: Path = REPO,
+) -> Done:
+    """The same words once in each environment, all at once, with one output."""
+    script = words[0] if words[0] == "-c" else str(REPO / words[0])
+    words = (script, *words[1:])
+    jobs = [{"environment": e, "folder": str(folder), "words": words} for e in environments]
+    server = _fork_server()
+    with (
+        tempfile.TemporaryFile("w+") as stdin,
+        tempfile.TemporaryFile("w+", errors="replace") as stdout,
+        tempfile.TemporaryFile("w+", errors="replace") as stderr,
+    ):
+        stdin.write(typed)
+        stdin.seek(0)
+        streams = (stdin, stdout, stderr)
+        socket.send_fds(server, [json.dumps(jobs).encode()], [file.fileno() for file in streams])
+        pids = json.loads(server.recv(LARGEST_MESSAGE))
+        codes = _codes(server, pids, timeout)
+        for file in (stdout, stderr):
+            file.seek(0)
+        if codes is None:
+            raise subprocess.TimeoutExpired(words, timeout, stdout.read(), stderr.read())
+        code = next((code for code in codes if code != 0), 0)
+        return subprocess.CompletedProcess(words, code, stdout.read(), stderr.read())
+
+
+def _codes(server: socket.socket, pids: list[int], timeout: float) -> list[int] | None:
+    """The exit codes, None if they did not come in time."""
+    server.settimeout(timeout)
+    try:
+        return json.loads(server.recv(LARGEST_MESSAGE))
+    except TimeoutError:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        server.settimeout(None)
+        server.recv(LARGEST_MESSAGE)
+        return None
+    finally:
+        server.settimeout(None)

@@ -1,17 +1,26 @@
 """Whatever is wrong with a run is said at once, in one sentence, and nothing is left behind."""
 
+import io
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.gpt import GPTConfig
+from storage.retention import step_of
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
+from tests.faults import with_fault
 from tests.launching import ENVIRONMENT, REPO, python, torchrun
-from tests.runs import built, flags, run_to_end, tiny_config
-from train.config import EvalConfig
+from tests.runs import built, flags, losses, nano_config, run_to_end, tiny_config
+from train.config import Config, EvalConfig, SaveConfig
+from train.ending import finish
+from train.main import parse
 from train.resume import check_space
 
 
@@ -163,3 +172,75 @@ def test_a_crash_is_a_failure_in_the_status_file(data, tmp_path, monkeypatch):
         "attempts": 1,
         "started_at_step": 0,
     }
+
+
+@pytest.fixture
+def attempt(tmp_path, monkeypatch):
+    """Start a run by itself that crashes at step 3 each time; it was saved at step 2."""
+    monkeypatch.setattr("train.attempts.FIRST_PAUSE_SECONDS", 0.001)
+    config = nano_config(tmp_path, save=SaveConfig(2, 0))
+
+    def crash(run, loss):
+        if run.step == 3:
+            raise RuntimeError("a bad batch")
+        return loss
+
+    def start(by_itself):
+        shutil.rmtree(config.out / "tensorboard", ignore_errors=True)  # it waits for a new second
+        monkeypatch.setattr("train.build.started_again", lambda: by_itself)
+        with pytest.raises(RuntimeError, match="a bad batch"):
+            finish(with_fault(built(config), crash))
+        return RunFolder(config.out)
+
+    return start
+
+
+@pytest.mark.fault("P10", injected="an error at step 3 of every start", lost="0")
+def test_a_crash_that_repeats_is_given_up_after_three_restarts(attempt):
+    folder = attempt(by_itself=False)
+    newest = [step_of(folder.newest_checkpoint())]
+    for _ in range(4):
+        newest.append(step_of(attempt(by_itself=True).newest_checkpoint()))
+    assert newest == [3] * 5
+    with pytest.raises(ValueError, match=r"4 times at step 3 .*last reason: RuntimeError: a bad b"):
+        attempt(by_itself=True)
+    status = folder.read_status()
+    assert (status["state"], status["step"], status["attempts"]) == ("failed", 3, 4)
+
+
+@pytest.mark.fault("D9", injected="a validation that fails", lost="0", identical=True)
+def test_an_evaluation_that_fails_is_told_and_training_is_the_same(tmp_path, monkeypatch, caplog):
+    plain = nano_config(tmp_path)
+    run_to_end(plain)
+
+    def fail(*_, **__):
+        raise ValueError("item 7 is damaged")
+
+    monkeypatch.setattr("train.duties.validation_loss", fail)
+    config = replace(plain, out=tmp_path / "other", eval=validated(every=4))
+    assert run_to_end(config).step == 8
+    assert "evaluation at step 4 failed (item 7 is damaged); training goes on" in caplog.text
+    assert losses(config.out) == losses(plain.out)
+
+
+def numeric_flags(config, prefix="--"):
+    """Every option that is a number, as a flag."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from numeric_flags(value, f"{prefix}{field.name}.")
+        elif type(value) in (int, float):
+            yield f"{prefix}{field.name}".replace("_", "-")
+
+
+@pytest.mark.fault("D8", injected="-1, nan, -inf, inf or a word for each number", lost="0")
+@settings(max_examples=12)
+@given(
+    flag=st.sampled_from(sorted(numeric_flags(Config()))),
+    value=st.sampled_from(["-1", "nan", "-inf", "inf", "1e400", "many", ""]),
+)
+def test_no_number_of_the_configuration_may_be_negative_or_none(flag, value):
+    name = flag.rpartition(".")[2].strip("-").replace("-", "_")
+    quiet = redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO())
+    with quiet[0], quiet[1], pytest.raises((ValueError, SystemExit), match=f"{name}|^2$"):
+        parse([f"{flag}={value}"])

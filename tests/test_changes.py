@@ -29,6 +29,7 @@ def test_what_changes_no_number_is_free_and_said(config, changes, caplog):
     assert next(iter(changes)) in caplog.text
 
 
+@pytest.mark.fault("R4", injected="another rate and clipping")
 def test_what_makes_another_run_of_it_needs_its_name(config):
     warmer = replace(config, optimizer=replace(config.optimizer, lr=0.02, clip=None))
     message = r"optimizer\.clip: 1\.0 -> None; optimizer\.lr: 0\.01 -> 0\.02\); .*--allow opti"
@@ -40,6 +41,7 @@ def test_what_makes_another_run_of_it_needs_its_name(config):
     assert max(line.get("train/lr", 0) for line in lines(config.out)) > 0.019
 
 
+@pytest.mark.fault("R4", injected="another seed, shape or context")
 @pytest.mark.parametrize(
     "changes",
     [{"seed": 5}, {"model": replace(NANO, n_layer=2)}, {"context_length": 8}],

@@ -179,6 +179,8 @@ def test_no_gpu_of_the_table_hides_a_later_one():
         ({"gpu": "v100"}, "gpu=v100 is not known; choose one of h200,"),
         ({"mfu": 0.0}, "mfu=0.0 is not a share"),
         ({"gpus": 0}, "gpus=0 is not a number of things"),
+        ({"micro_batch": 0}, "micro_batch=0 is not a number of things"),
+        ({"micro_batch": 3}, "micro_batch=3 does not divide .* of 512 windows .*; try .* 512, or"),
         (
             {"gpus": 3},
             "batch_tokens=524288 is not a multiple of 3072 .*; try --batch-tokens 525312",

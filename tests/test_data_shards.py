@@ -108,6 +108,7 @@ def test_a_missing_file_is_an_error(folder, kind):
         open_data_set(folder)
 
 
+@pytest.mark.fault("D1", injected="other type, order, shape, length, objects")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,6 +177,7 @@ def test_an_unknown_check_is_an_error(folder):
         check_data_set(open_data_set(folder), "quick")
 
 
+@pytest.mark.fault("D2", injected="id 50257, the manifest made to fit")
 @pytest.mark.parametrize("mode", ["full", "cached"])
 def test_an_id_beyond_the_vocabulary_is_found_though_the_manifest_fits_it(folder, mode):
     tokens = np.load(folder / "train_000000.npy")

@@ -10,7 +10,7 @@ import pytest
 
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
-from tests.launching import torchrun
+from tests.launching import together
 from tests.runs import alone, built, flags, tiny_config
 from train import doctor, symptoms
 from train.config import SaveConfig
@@ -47,7 +47,7 @@ def test_a_sound_machine_and_run_are_well_and_nothing_is_left_behind(data, tmp_p
 
 def test_two_ranks_are_examined_together_with_exit_code_0(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", micro_batch=1)
-    done = torchrun(2, *doctor_flags(config))
+    done = together(2, *doctor_flags(config))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "ready to start" in done.stdout
     assert re.search(r"ok +all-reduce +\d+\.\d+ GB/s on the bus \(8 MB in .* gloo\)", done.stdout)
@@ -120,6 +120,18 @@ def test_a_rehearsal_that_fails_is_told_and_cleaned_up(data, tmp_path, monkeypat
 def test_a_rank_that_computes_otherwise_is_named(exact, bits, verdict, text):
     found = judge_agreement(exact, bits)
     assert (found.verdict, text in found.text) == (verdict, True)
+
+
+@pytest.mark.parametrize(
+    ("celsius", "text"),
+    [
+        ([31, 40], "at most 40 degrees Celsius"),
+        ([None], "the temperature of rank 0 cannot be read (by nvidia-smi)"),
+        ([31, None], "at most 31 degrees Celsius, the temperature of rank 1 cannot be read"),
+    ],
+)
+def test_a_temperature_that_cannot_be_read_is_said(celsius, text):
+    assert symptoms.judge_heat(celsius).startswith(text)
 
 
 def test_clocks_apart_and_an_old_torch_are_found(monkeypatch):

@@ -22,7 +22,7 @@ from data_prep.encoder import (
 )
 from data_prep.sources import file_source
 from data_prep.split import SplitRule
-from data_prep.tokenizer import GPT2_PATTERN, Tokenizer, gpt2_tokenizer, utf8
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, utf8
 from data_prep.unit import UnitWork
 
 COMMA = 11  # its id
@@ -229,6 +229,6 @@ def test_gigatokens_ids_are_tiktokens_for_any_unicode(texts):
 @given(text=TEXT)
 def test_gigatoken_knows_any_vocabulary_with_gpt2s_words(text):
     lines = gpt2_tokenizer().ranks.splitlines(keepends=True)
-    small = Tokenizer("small", GPT2_PATTERN, b"".join(lines[:700]))
+    small = Tokenizer("small", gpt2_tokenizer().pattern, b"".join(lines[:700]))
     fast = Gigatoken(small)
     assert fast.encode(utf8(text)).tolist() == small.encode(utf8(text).decode())

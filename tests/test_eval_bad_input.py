@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import eval.trees
-from data_prep.tokenizer import Tokenizer, ranks_file
+from data_prep.tokenizer import Tokenizer
 from eval.hellaswag import both_items, hellaswag
 from eval.questions import arc_item, openbookqa_item, piqa_item
 from eval.subject import EvalOptions, load_subject
 from eval.tasks import measure
 from eval.trees import Tree, score_trees
+from storage.byte_pairs import ranks_file
 from storage.run_folder import write_manifest
 from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_subject
 

@@ -12,7 +12,7 @@ from eval.subject import DataUnavailable, EvalOptions, Subject, load_subject, op
 from eval.tasks import TASKS, check_tasks, run_tasks
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_subject
-from tests.launching import ENVIRONMENT, python, torchrun
+from tests.launching import ENVIRONMENT, python, together
 
 ALL_TASKS = ["--tasks", "hellaswag", "val_loss", "pydoc_choice"]
 
@@ -36,7 +36,7 @@ def test_one_and_two_ranks_give_the_same_bits_and_go_on_without_hellaswag(
     command = ["eval/main.py", "--checkpoint", str(checkpoint), *ALL_TASKS, "--micro-batch", "3"]
     out = [["--json", f"{tmp_path}/{n}.json", "--items-out", f"{tmp_path}/{n}"] for n in "12"]
     alone = python(*command, *out[0])
-    two = torchrun(2, *command, *out[1])
+    two = together(2, *command, *out[1])
     for done in (alone, two):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("hellaswag is left out: Rowan/hellaswag cannot be had") == 1

@@ -2,9 +2,9 @@
 
 import json
 import math
-import subprocess
-import sys
+import re
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from eval.hellaswag import both_items, cleaned, hellaswag
-from eval.lambada import lambada, lambada_item
+from eval.lambada import LAMBADA, lambada, lambada_item
 from eval.questions import arc_item, openbookqa_item, piqa_item
 from eval.sources import rows_of_file
 from eval.subject import EvalOptions
-from eval.tasks import TASKS, measure, run_tasks
+from eval.tasks import SOURCES, TASKS, measure, run_tasks
 from eval.wikitext import detokenized, wikitext, windows_of
 from tests.eval_subjects import tiny_subject
 from tests.fake_hub import FakeHub
 from tests.hub_fixtures import Maker
-from tests.launching import ENVIRONMENT
+from tests.launching import python
 
 SUBJECT = tiny_subject()
 CHOICES = {"text": ["ice", "steam", "rain"], "label": ["1", "2", "3"]}
@@ -172,23 +172,27 @@ def test_wikitext_divides_by_the_words_and_bytes_of_the_original(tmp_path):
     )
 
 
+def test_what_comes_from_the_hub_comes_from_a_commit_and_not_from_what_is_newest():
+    hubs = [hub for source in SOURCES for hub in (source.hub, source.examples) if hub]
+    assert all(re.fullmatch(r"[0-9a-f]{40}", hub.revision) for hub in hubs)
+
+
 FETCH = """
+import sys
+from dataclasses import replace
 from eval.sources import rows_of_hub
 from eval.lambada import LAMBADA
 try:
-    print(len(list(rows_of_hub(LAMBADA.hub, LAMBADA.option))))
+    print(len(list(rows_of_hub(replace(LAMBADA.hub, revision=sys.argv[1]), LAMBADA.option))))
 except ValueError as error:
     print(f"{type(error).__name__}: {error}")
 """
 
 
-def fetch(url: str, home: Path) -> str:
+def fetch(url: str, home: Path, commit: str) -> str:
     """Ask in a process of its own: the Hub's library reads its address at import."""
     settings = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", FETCH]
-    done = subprocess.run(
-        command, env=ENVIRONMENT | settings, capture_output=True, text=True, timeout=60
-    )
+    done = python("-c", FETCH, commit, **settings)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 
@@ -197,9 +201,11 @@ def fetch(url: str, home: Path) -> str:
 def test_a_split_comes_from_the_hub_and_later_from_the_cache(tmp_path):
     Maker(tmp_path / "hub", 0).lambada(12)
     with FakeHub(tmp_path / "hub") as hub:
-        assert fetch(hub.url, tmp_path / "home") == "12"
         url = hub.url
-    assert fetch(url, tmp_path / "home") == "12"
-    gone = fetch(url, tmp_path / "other")
+        with urlopen(f"{url}/api/datasets/{LAMBADA.hub.repository}") as answer:
+            commit = json.load(answer)["sha"]
+        assert fetch(url, tmp_path / "home", commit) == "12"
+    assert fetch(url, tmp_path / "home", commit) == "12"
+    gone = fetch(url, tmp_path / "other", commit)
     assert gone.startswith("DataUnavailable: EleutherAI/lambada_openai cannot be had from the Hub")
     assert "--task-file lambada=FILE" in gone

@@ -17,6 +17,7 @@ def test_there_is_a_golden_run_of_every_older_format():
     ]
 
 
+@pytest.mark.fault("R5", injected="a run of each older format", lost="0")
 @pytest.mark.parametrize("number", range(1, FORMAT))
 def test_a_run_of_an_older_format_is_resumed_and_ends_as_it_did(tmp_path, number):
     shutil.copytree(GOLDEN.parent / f"format_{number}" / "run", tmp_path / "run")
@@ -40,6 +41,7 @@ def test_a_state_that_this_version_does_not_know_is_refused_in_one_sentence(tmp_
         load_position(checkpoint)
 
 
+@pytest.mark.fault("R5", injected="a checkpoint of a newer format")
 def test_a_newer_checkpoint_is_never_passed_over_for_an_older_one(tmp_path):
     config = nano_config(tmp_path, save=SaveConfig(4, 0, 9))
     run_to_end(config)

@@ -78,6 +78,13 @@ def test_bfloat16_is_no_further_from_float64_than_the_plain_path(chunks_of_ten):
         assert (own - exact).norm() <= 1.1 * (other - exact).norm()
 
 
+@pytest.mark.parametrize(("rows", "chunk"), [(2048, 512), (2085, 417), (521, 521), (1, 1)])
+def test_chunks_are_as_large_as_allowed_and_alike(rows, chunk):
+    row_bytes = 50304 * 4
+    assert fused_loss.equal_chunk(rows, row_bytes) == chunk
+    assert chunk * row_bytes <= fused_loss.CPU_CHUNK_BYTES
+
+
 def test_chunks_change_the_sums_only_by_rounding(monkeypatch):
     whole = gradients(head_and_loss, *inputs())
     monkeypatch.setattr(fused_loss, "CPU_CHUNK_BYTES", 1)  # one row at a time

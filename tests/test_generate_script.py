@@ -1,18 +1,17 @@
 """eval/generate.py as a user starts it: alone, under torchrun, beside another checkpoint."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from data_prep.tokenizer import Tokenizer, ranks_file
+from data_prep.tokenizer import Tokenizer
 from eval.generate import Arguments, GenerateOptions, compare, write_texts
 from eval.subject import load_subject
 from model.checkpoint import save_model
+from storage.byte_pairs import ranks_file
 from storage.run_folder import write_manifest
 from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_model
-from tests.launching import ENVIRONMENT, REPO, python, torchrun
+from tests.launching import python, together
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def checkpoint(tmp_path_factory):
 def test_one_and_two_ranks_write_the_same_json_and_nothing_else(checkpoint):
     command = ["eval/generate.py", "--checkpoint", str(checkpoint), "--prompt", "A list", "",
                "--samples", "3", "--max-tokens", "60", "--batch-size", "2", "--json"]  # fmt: skip
-    alone, two = python(*command), torchrun(2, *command)
+    alone, two = python(*command), together(2, *command)
     assert (alone.returncode, two.returncode) == (0, 0), alone.stderr + two.stderr
     lines = [json.loads(line) for line in alone.stdout.splitlines()]
     order = [(line["prompt_index"], line["sample_index"]) for line in lines]
@@ -35,11 +34,8 @@ def test_one_and_two_ranks_write_the_same_json_and_nothing_else(checkpoint):
 
 
 def test_the_script_reads_standard_input_and_says_its_speed(checkpoint):
-    done = subprocess.run(
-        [sys.executable, "eval/generate.py", "--checkpoint", str(checkpoint), "--prompt-file", "-",
-         "--max-tokens", "4"],
-        cwd=REPO, env=ENVIRONMENT, capture_output=True, input="One\nTwo\n", text=True, timeout=60,
-    )  # fmt: skip
+    words = ["--checkpoint", str(checkpoint), "--prompt-file", "-", "--max-tokens", "4"]
+    done = python("eval/generate.py", *words, typed="One\nTwo\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("One")
     assert "\n---\nTwo" in done.stdout

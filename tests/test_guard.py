@@ -134,6 +134,7 @@ def test_without_the_option_a_spike_is_only_logged(data, tmp_path):
     assert not (config.out / "blackbox").exists()
 
 
+@pytest.mark.fault("N2", injected="spikes skipped, then a resume", lost="2", identical=True)
 def test_a_run_resumed_among_spikes_repeats_the_straight_one(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", steps=14, save=KEEP_ALL)
     config = replace(config, guard=GuardConfig(window=8, skip_spikes=1.0, box_weights=False))

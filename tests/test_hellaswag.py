@@ -3,8 +3,6 @@
 import gzip
 import json
 import lzma
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from storage.digest import file_sha256
 from tests.eval_subjects import tiny_subject
 from tests.fake_hub import FakeHub
 from tests.hub_fixtures import Maker
-from tests.launching import ENVIRONMENT, REPO
+from tests.launching import REPO, python
 
 REAL = REPO.parent / "shared/data/hellaswag_val_exact_subset.jsonl.xz"
 ROW = {
@@ -117,17 +115,12 @@ def hub_folder(tmp_path_factory):
 def fetch(url: str, home: Path, sha256: str) -> str:
     """Ask for the items in a process of its own: the Hub's library reads its address at import."""
     settings = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", FETCH, sha256],
-        env=ENVIRONMENT | settings,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = python("-c", FETCH, sha256, **settings)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
+@pytest.mark.fault("D9", injected="a damaged download of HellaSwag")
 def test_items_come_from_the_hub_again_if_damaged_and_later_from_the_cache(hub_folder, tmp_path):
     sha256 = file_sha256(hub_folder / "Rowan/hellaswag" / VALIDATION_FILE)
     with FakeHub(hub_folder, faults=["corrupt:count=1,path=cdn"]) as hub:

@@ -114,6 +114,7 @@ def undisturbed(hub, tmp_path_factory):
     return folder_bytes(out)
 
 
+@pytest.mark.fault("D5", injected="35 ways in which a Hub fails", identical=True)
 @pytest.mark.parametrize(("faults", "end"), FAULTS, ids=[faults for faults, _ in FAULTS])
 def test_a_fault_ends_in_the_same_bytes_or_in_one_clear_error(
     hub, undisturbed, tmp_path, faults, end

@@ -1,10 +1,7 @@
 """Models from transformers come in and ours go out: same logits, same text, same ids."""
 
-import base64
 import json
 import shutil
-import subprocess
-import sys
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -14,21 +11,20 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from data_prep.tokenizer import GPT2_PATTERN, Tokenizer, gpt2_tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from eval.subject import EvalOptions, load_subject, options_of
-from model.byte_pairs import BytePairs, read_ours
 from model.checkpoint import load_model, save_model
 from model.gpt import GPT, GPTConfig
 from model.huggingface import ExportOptions, ImportOptions, export_model, import_model
 from model.huggingface_config import family_of
-from model.huggingface_tokenizer import GPT2_PATTERN as PATTERN_OF_BYTE_LEVEL
 from model.huggingface_tokenizer import byte_characters, read_theirs, write_theirs
-from storage.atomic import write_json
+from storage.atomic import read_json, write_json
+from storage.byte_pairs import GPT2_PATTERN, BytePairs, ranks_file, read_byte_pairs
 from storage.run_folder import verify_checkpoint, write_manifest
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import ALONE, tiny_checkpoint
 from tests.fake_hub import FakeHub
-from tests.launching import ENVIRONMENT, REPO
+from tests.launching import REPO, python
 from tests.runs import alone, tiny_config
 from train.inputs import check_inputs
 
@@ -129,8 +125,7 @@ def small_tokenizer(pattern=GPT2_PATTERN, vocabulary=400):
             break
         tokens.append(new)
         words = [joined(word, new) for word in words]
-    lines = (base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
-    return Tokenizer("small", pattern, b"".join(lines))
+    return Tokenizer("small", pattern, ranks_file(tokens))
 
 
 def joined(word, token):
@@ -278,6 +273,33 @@ def test_the_card_carries_the_runs_own_figures(tmp_path):
     assert "trained on stories with Ratchet; exported at step 500" in card
 
 
+def test_the_card_takes_the_figures_of_the_runs_watcher_for_this_step_and_these_weights(tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "step_000500"
+    our_checkpoint(folder)
+    write_json(folder / "state.json", {"step": 500})
+    write_json(folder / "results.json", {"step": 500, "metrics": {"val/loss": 3.25}})
+    write_manifest(folder)
+    weights = read_json(folder / "MANIFEST.json")["files"]["model.safetensors"]["sha256"]
+    here = {"step": 500, "tasks": "piqa", "options": "", "weights": weights}
+    asked = {**here, "piqa/acc": 0.51, "options": "task_file=piqa=/secret/p.jsonl items=7"}
+    evals = [
+        {**here, "piqa/acc": 0.11, "step": 400},
+        {**here, "piqa/acc": 0.22, "weights": "0" * 64},  # before the step was taken anew
+        {**here, "piqa/acc": 0.62, "piqa/acc_stderr": 0.01},
+        asked,
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in evals) + '{"step": 500, "piq'
+    (tmp_path / "run" / "evals.jsonl").write_text(text)
+    export_model(ExportOptions(folder, tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    table = (
+        "| Results at step 500 | |\n| --- | ---: |\n| val/loss | 3.2500 |\n| piqa/acc | 0.6200 ± "
+    )
+    assert table in card
+    assert "| Results at step 500 with task_file, items=7 | |" in card
+    assert not any(text in card for text in ("secret", "0.1100", "0.2200"))
+
+
 # --- the tokenizer -----------------------------------------------------------------------------
 
 
@@ -339,7 +361,7 @@ def test_vocabulary_and_merges_alone_give_gpt2s_ranks(gpt2_files, tmp_path):
     found = read_theirs(only(gpt2_files, tmp_path / "t", "vocab.json", "merges.txt"), "x")
     assert found is not None
     assert found.ranks == gpt2_tokenizer().ranks
-    assert found.pattern == GPT2_PATTERN == PATTERN_OF_BYTE_LEVEL
+    assert found.pattern == gpt2_tokenizer().pattern
 
 
 def test_every_byte_has_its_own_printable_character():
@@ -490,8 +512,8 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path):
 def test_damaged_ranks_are_refused(tmp_path):
     gpt2_tokenizer().save(tmp_path)
     (tmp_path / "ranks.tiktoken").write_bytes(b"QQ== 0\n")
-    with pytest.raises(ValueError, match="meta.json says"):
-        read_ours(tmp_path)
+    with pytest.raises(ValueError, match="ranks must have"):
+        read_byte_pairs(tmp_path)
     with pytest.raises(ValueError, match="no token for 255 of the 256 bytes"):
         BytePairs("x", ".", b"QQ== 0\n")
 
@@ -524,10 +546,7 @@ def test_a_half_written_folder_is_never_seen(sound, tmp_path, monkeypatch, last_
 def fetched(hub_url, home, *words):
     """Run the import in a process of its own: the Hub's library reads its address at import."""
     settings = {"HF_ENDPOINT": hub_url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "model/huggingface.py", "import", *map(str, words)]
-    return subprocess.run(
-        command, cwd=REPO, env=ENVIRONMENT | settings, capture_output=True, text=True, timeout=60
-    )
+    return python("model/huggingface.py", "import", *map(str, words), **settings)
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ class Machine:
 
     def run(self, script: str, *arguments: str) -> tuple[int, str]:
         process = self.start(script, *arguments)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
         return process.returncode, output
 
     def seen(self, command: str) -> list[str]:
@@ -86,7 +86,7 @@ class Machine:
         return path.read_text().split("\0")[:-1] if path.exists() else []
 
     def has_started(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (self.folder / "seen/ready").exists():
             assert time.monotonic() < deadline, "the stand-in for torchrun never started"
             time.sleep(0.01)
@@ -329,13 +329,14 @@ def test_a_run_that_had_finished_before_ends_well(job: Machine) -> None:
     assert code == 0, output
 
 
+@pytest.mark.fault("P5", injected="the warning to the batch script")
 def test_the_warning_before_the_time_limit_stops_the_step_and_requeues(job: Machine) -> None:
     at_term = f"trap {json.dumps(leaving('preempted', 1))} TERM"
     job.set(TRAINING=f'{at_term}; touch "$SEEN/ready"; while true; do sleep 0.02; done')
     batch = job.start("slurm/train.sbatch")
     job.has_started()
     batch.send_signal(signal.SIGUSR1)
-    output, _ = batch.communicate(timeout=20)
+    output, _ = batch.communicate(timeout=60)
     assert batch.returncode == 0, output
     assert job.seen("scancel") == ["--signal=TERM", "123456"]
     assert job.seen("scontrol") == ["requeue", "123456"]
@@ -348,7 +349,7 @@ def test_a_cancelled_job_is_not_requeued(job: Machine) -> None:
     job.has_started()
     batch.send_signal(signal.SIGTERM)
     os.kill(int((job.folder / "seen/torchrun.pid").read_text()), signal.SIGTERM)
-    output, _ = batch.communicate(timeout=20)
+    output, _ = batch.communicate(timeout=60)
     assert batch.returncode == 1, output
     assert "submit it again to continue" in output
     assert job.seen("scontrol") == []

@@ -3,7 +3,7 @@
 import re
 
 from parallel.meeting import dump_flight_record, meet
-from tests.launching import torchrun
+from tests.launching import together
 from tests.runs import alone
 
 LATE = """
@@ -14,7 +14,7 @@ with user_errors():
     me = start("cpu")
     meet(me)
     if me.rank == 1:
-        time.sleep(4)
+        time.sleep(2)
     meet(me, seconds=1)
 """
 
@@ -22,7 +22,7 @@ with user_errors():
 def test_a_rank_that_does_not_arrive_is_named_on_rank_0(tmp_path):
     script = tmp_path / "late.py"
     script.write_text(LATE)
-    done = torchrun(2, str(script))
+    done = together(2, str(script))
     assert done.returncode != 0
     said = r"error: not all 2 ranks came to the start within 1 s \(.*1 failed to pass"
     assert re.search(said, done.stderr), done.stderr

@@ -45,6 +45,7 @@ def test_all_writers_show_the_same_tags(tmp_path, caplog):
     ]
 
 
+@pytest.mark.fault("S8", injected="TensorBoard events of steps done again")
 def test_events_past_the_resumed_step_are_purged(tmp_path):
     for start, purge in ((0, None), (2, 2)):
         board = TensorBoard(tmp_path, purge)

@@ -112,6 +112,7 @@ def test_every_format_gives_the_same_documents_for_any_shard_size(tmp_path, kind
     assert (len(data.manifest.train.shards) > 1) == (shard_tokens < 10**8)
 
 
+@pytest.mark.fault("D4", injected="random texts, all of Unicode")
 @given(
     texts=st.lists(st.text(max_size=30), min_size=1, max_size=30), shard_tokens=st.integers(1, 60)
 )
@@ -321,6 +322,7 @@ def test_a_folder_of_other_things_is_an_error_and_an_empty_one_is_not(tmp_path):
     assert prepared(tmp_path, "a.jsonl").manifest.train.documents == 60
 
 
+@pytest.mark.fault("D7", injected="two preparations of one folder")
 def test_a_second_preparer_is_an_error(tmp_path):
     write_lines(tmp_path / "a.jsonl", STORIES)
     with (
@@ -331,6 +333,7 @@ def test_a_second_preparer_is_an_error(tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
+@pytest.mark.fault("D4", injected="bytes that are no UTF-8")
 def test_text_that_is_not_utf8_names_file_and_byte(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good<|endoftext|>\ncaf\xe9")
     with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 at byte 21; .*iconv"):

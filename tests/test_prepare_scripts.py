@@ -17,6 +17,7 @@ from data_prep.shards import check_data_set, open_data_set
 from data_prep.sources import file_source
 from tests.fake_hub import FakeHub, Fault
 from tests.hub_fixtures import Maker
+from tests.launching import python
 from tests.test_prepare import folder_bytes, story, write_lines
 
 ROOT = Path(__file__).parents[1]
@@ -31,9 +32,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(script: str, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(script, *words), env=environment(**more), capture_output=True, text=True, timeout=60
-    )
+    return python(f"data_prep/{script}", *map(str, words), **{"HF_HUB_OFFLINE": "0"} | more)
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +173,7 @@ def test_any_text_becomes_a_data_set_and_the_summary_says_what_it_is(tmp_path):
 )
 def test_a_wrong_word_is_exit_code_2_without_a_traceback(tmp_path, words, message):
     (tmp_path / "a.txt").write_text("text")
-    done = subprocess.run(
-        command("text.py", *words), env=environment(), cwd=tmp_path, capture_output=True, text=True
-    )
+    done = python("data_prep/text.py", *words, folder=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
@@ -207,6 +204,7 @@ def long_source(tmp_path_factory):
     return folder
 
 
+@pytest.mark.fault("D6", injected="SIGKILL or SIGINT", identical=True)
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_stopped_preparation_goes_on_to_the_same_bytes(tmp_path, long_source, sent, code):
     out = tmp_path / "out"
@@ -222,7 +220,7 @@ def test_a_stopped_preparation_goes_on_to_the_same_bytes(tmp_path, long_source, 
         time.sleep(0.001)
         assert process.poll() is None
     process.send_signal(sent)
-    assert process.wait(20) == code
+    assert process.wait(60) == code
     assert not out.exists()
     assert len(list(units.glob("0*/unit.json"))) < 15
     resumed = run("text.py", *words[:-1], 1)
@@ -231,6 +229,7 @@ def test_a_stopped_preparation_goes_on_to_the_same_bytes(tmp_path, long_source, 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.fault("D6", injected="3 SIGKILLs at random moments", identical=True)
 def test_three_kills_at_random_moments_change_no_byte():
     options = KillOptions(kills=3, megabytes=3, files=3, shard_tokens=10_000, result=None)
     assert killed_and_compared(options)

@@ -69,6 +69,7 @@ def is_alive(pid):
         return False
 
 
+@pytest.mark.fault("P3", injected="SIGKILL of torchrun: its worker is gone")
 def test_a_worker_dies_with_its_torchrun_however_that_ends(tmp_path):
     (tmp_path / "orphan.py").write_text(ORPHAN)
     pid = tmp_path / "pid"

@@ -1,5 +1,7 @@
 """A run continued is the run never stopped: bit for bit on the CPU, for one and for four ranks."""
 
+import json
+import random
 import shutil
 import signal
 import subprocess
@@ -7,17 +9,23 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from model.checkpoint import load_model
-from storage.atomic import read_json
-from storage.run_folder import RunFolder, write_manifest
+from storage.atomic import read_json, write_json
+from storage.run_folder import RunFolder, verify_checkpoint, write_manifest
 from tests.data_sets import tiny_data_set
-from tests.launching import ENVIRONMENT, REPO, torchrun
-from tests.runs import built, flags, lines, losses, run_to_end, tiny_config
+from tests.launching import ENVIRONMENT, REPO, together, torchrun
+from tests.runs import built, flags, lines, losses, nano_config, run_to_end, tiny_config
 from train.config import SaveConfig
+from train.loop import train
 from train.main import main
+from train.resume import FORMAT
+from train.saver import write_checkpoint
+from train.snapshot import state_tensors
 
 KEEP_ALL = SaveConfig(every=2, every_minutes=0, keep=99)
 
@@ -43,10 +51,17 @@ def final_bytes(folder):
     return [(latest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
 
 
+def starts(folder):
+    """The step that each start of a run began at."""
+    found = (folder / "starts.jsonl").read_text().splitlines()
+    return [json.loads(line)["started_at_step"] for line in found]
+
+
 def deterministic(line):
     return {key: value for key, value in line.items() if not key.startswith("speed/")}
 
 
+@pytest.mark.fault("S8", injected="4 steps are done again", lost="4", identical=True)
 def test_a_resumed_run_repeats_the_straight_one_bit_for_bit(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
     run_to_end(config)
@@ -85,6 +100,9 @@ def test_a_resume_does_not_evaluate_the_same_weights_again(data, tmp_path):
     assert [x["val/loss"] for x in lines(config.out) if "val/loss" in x] == measured
 
 
+@pytest.mark.fault(
+    "S3", injected="a bit in the newest checkpoint of a run", lost="interval", identical=True
+)
 def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_used(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
     run_to_end(config)
@@ -98,6 +116,7 @@ def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_used(data, t
     assert (config.out / "checkpoints" / "step_000008.broken").is_dir()
 
 
+@pytest.mark.fault("R6", injected="a finished run started again", lost="0", identical=True)
 def test_a_finished_run_is_left_as_it_is(data, tmp_path, monkeypatch, caplog):
     config = tiny_config(data, tmp_path / "run")
     run_to_end(config)
@@ -119,6 +138,7 @@ def test_a_run_killed_between_its_last_save_and_its_end_only_ends(data, tmp_path
     assert RunFolder(config.out).read_status()["state"] == "finished"
 
 
+@pytest.mark.fault("R1", injected="resumed at step 4 of 8, four ranks", identical=True)
 @pytest.mark.long
 def test_four_ranks_resumed_repeat_four_ranks_straight_bit_for_bit(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", micro_batch=1, save=KEEP_ALL)
@@ -133,11 +153,12 @@ def test_four_ranks_resumed_repeat_four_ranks_straight_bit_for_bit(data, tmp_pat
     assert final_bytes(config.out) == weights
 
 
+@pytest.mark.fault("R2", injected="two ranks continued on one: same data, losses to 1e-5")
 def test_two_ranks_train_like_one_and_a_run_may_change_the_number_of_ranks(data, tmp_path):
     one = tiny_config(data, tmp_path / "one")
     two = tiny_config(data, tmp_path / "two", save=KEEP_ALL)
     run_to_end(one)
-    assert torchrun(2, *flags(two, "--save.keep", "99")).returncode == 0
+    assert together(2, *flags(two, "--save.keep", "99")).returncode == 0
     assert losses(two.out) == pytest.approx(losses(one.out), rel=1e-5)
     digests = [[x.get("data/digest") for x in lines(c.out)] for c in (one, two)]
     assert digests[0] == digests[1]
@@ -181,6 +202,7 @@ def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_pa
     assert RunFolder(config.out).read_status() == {"state": "finished", "step": 60, "reason": ""}
 
 
+@pytest.mark.fault("P4", injected="SIGTERM to torchrun of two ranks", lost="0")
 @pytest.mark.long
 def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_none(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", steps=60)
@@ -231,8 +253,119 @@ def test_a_checkpoint_of_a_newer_format_is_refused(data, tmp_path):
     config = tiny_config(data, tmp_path / "run")
     run_to_end(config)
     folder = config.out / "checkpoints" / "step_000008"
-    state = (folder / "state.json").read_text()
-    (folder / "state.json").write_text(state.replace('"format": 2', '"format": 3'))
+    write_json(folder / "state.json", read_json(folder / "state.json") | {"format": FORMAT + 1})
     write_manifest(folder)
-    with pytest.raises(ValueError, match=r"is of format 3, this version reads 1 to 2; update"):
+    refused = f"is of format {FORMAT + 1}, this version reads 1 to {FORMAT}; update"
+    with pytest.raises(ValueError, match=refused):
         built(config)
+
+
+@pytest.fixture
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def resumed_at(straight, copy, step):
+    """A copy of a finished run without its checkpoints after `step`, and continued from there."""
+    shutil.copytree(straight.out, copy, ignore=shutil.ignore_patterns("tensorboard"))
+    forget_after(copy, step)
+    run_to_end(replace(straight, out=copy))
+    return starts(copy)[-1]
+
+
+def assert_resumes_at_every_step(folder, steps, every=1, **changes):
+    """Whichever step it goes on from, and really from that one, the run ends in the same bits."""
+    save = SaveConfig(1, 0, keep=99)
+    config = nano_config(folder, steps=steps, save=save, rehearsal=False, **changes)
+    run_to_end(config)
+    wanted = [deterministic(x) for x in lines(config.out)], final_bytes(config.out)
+    for step in range(1, steps, every):
+        copy = folder / f"from_{step}"
+        assert resumed_at(config, copy, step) == step
+        assert ([deterministic(x) for x in lines(copy)], final_bytes(copy)) == wanted
+        assert len((copy / "metrics.discarded.jsonl").read_text().splitlines()) == steps + 1 - step
+        shutil.rmtree(copy)
+
+
+@pytest.mark.fault("R1", injected="resumed at 3 of 10 steps, one rank", lost="0", identical=True)
+@pytest.mark.usefixtures("_no_waiting_for_the_disk")
+def test_a_run_resumed_at_any_step_ends_in_the_same_bits(tmp_path):
+    assert_resumes_at_every_step(tmp_path, 10, every=4)
+
+
+@pytest.mark.long
+@pytest.mark.fault("R1", injected="resumed at each of 20 steps, one rank", lost="0", identical=True)
+@pytest.mark.usefixtures("_no_waiting_for_the_disk")
+@pytest.mark.parametrize("changes", [{"micro_batch": 4}, {"micro_batch": 2, "dtype": "bfloat16"}])
+def test_a_run_resumed_at_each_step_ends_in_the_same_bits(tmp_path, changes):
+    assert_resumes_at_every_step(tmp_path, 20, **changes)
+
+
+@pytest.mark.fault("N5", injected="global random states changed in each step", identical=True)
+def test_the_state_of_global_generators_has_no_say_in_the_numbers(tmp_path):
+    config = nano_config(tmp_path, rehearsal=False)
+    run_to_end(config)
+    other = built(replace(config, out=tmp_path / "other"))
+    take = other.loader.next_step
+
+    def disturbed():
+        for seed in (torch.manual_seed, random.seed, np.random.seed):
+            seed(4711 + other.step)
+        torch.rand(3)
+        return take()
+
+    other.loader.next_step = disturbed
+    train(other)
+    other.close()
+    assert losses(other.folder.path) == losses(config.out)
+    assert final_bytes(other.folder.path) == final_bytes(config.out)
+
+
+@pytest.mark.fault("R7", injected="torch 2.10 and another thread count in the record", lost="0")
+@pytest.mark.fault("N5", injected="another thread count in the record", lost="0")
+def test_other_means_of_computing_are_warned_of_and_the_run_goes_on(tmp_path, caplog):
+    config = nano_config(tmp_path, save=KEEP_ALL)
+    run_to_end(config)
+    forget_after(config.out, 4)
+    record = read_json(config.out / "config.json")
+    record["run"] |= {"torch": "2.10.0", "threads": 64}
+    write_json(config.out / "config.json", record)
+    run_to_end(config)
+    assert f"torch 2.10.0 -> {torch.__version__}, threads 64 -> " in caplog.text
+    assert starts(config.out) == [0, 4]
+
+
+@pytest.mark.fault(
+    "R8", injected="clock in 1970, other host, moved folders", lost="0", identical=True
+)
+def test_another_clock_host_and_folder_change_nothing(tmp_path, monkeypatch):
+    config = nano_config(tmp_path / "here", save=KEEP_ALL)
+    run_to_end(config)
+    curve, weights = losses(config.out), final_bytes(config.out)
+    forget_after(config.out, 4)
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    monkeypatch.setattr("time.time", lambda clock=time.monotonic: clock() % 1000)
+    moved = replace(config, data=tmp_path / "there/data", out=tmp_path / "there/run")
+    run_to_end(moved)
+    assert starts(moved.out) == [0, 4]
+    assert (losses(moved.out), final_bytes(moved.out)) == (curve, weights)
+
+
+@pytest.mark.fault("S12", injected="a step that was saved is done and saved again", lost="0")
+def test_a_sound_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_set_aside(tmp_path, caplog):
+    config = nano_config(tmp_path, save=KEEP_ALL)
+    run_to_end(config)
+    run = built(replace(config, out=tmp_path / "other"))
+    folder = RunFolder(config.out)
+    newest = folder.checkpoint(8)
+    before = {p: p.read_bytes() for p in newest.rglob("*") if p.is_file()}
+    run.step = 8
+    contents = run.contents(state_tensors(run.model, run.optimizer))
+    write_checkpoint(folder, contents)
+    assert {p: p.read_bytes() for p in newest.rglob("*") if p.is_file()} == before
+    (newest / "model.safetensors").write_bytes(b"damaged")
+    write_checkpoint(folder, contents)
+    run.close()
+    verify_checkpoint(newest)
+    assert len(list(newest.parent.glob("step_000008.broken.*"))) == 1

@@ -3,6 +3,7 @@
 import errno
 import logging
 import resource
+import shutil
 import threading
 from dataclasses import replace
 
@@ -79,6 +80,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(c
     assert bytes(weight.numpy()) in bytes(written.numpy())
 
 
+@pytest.mark.fault("S9", injected="a save that does not end by the next", lost="0")
 def test_what_is_due_by_the_clock_waits_for_the_save_before(config, gate):
     run = built(replace(config, save=SaveConfig(0, every_minutes=1e-9)))
     run.step = 1
@@ -99,7 +101,8 @@ def test_the_wait_stands_in_the_metrics_of_the_steps_that_saved(config):
     assert steps_of(config) == [2, 4, 6, 8]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.fault("S6", injected="EROFS, EIO, EDQUOT or ENOSPC in two saves", lost="0")
 def test_a_failing_disk_is_told_and_training_goes_on(config, number, monkeypatch, caplog):
     failing(monkeypatch, OSError(number, "no luck"), steps=(4, 6))
     run = run_to_end(config)
@@ -108,6 +111,24 @@ def test_a_failing_disk_is_told_and_training_goes_on(config, number, monkeypatch
     assert list(config.out.glob("checkpoints/.*partial*")) == []
 
 
+@pytest.mark.fault("S6", injected="the checkpoints' folder vanishes in the run", lost="0")
+def test_a_folder_that_vanishes_is_made_anew_at_the_next_save(config, monkeypatch, caplog):
+    run = built(config)
+    take = run.loader.next_step
+
+    def vanishing():
+        if run.step == 5:
+            run.saver.settle()
+            shutil.rmtree(config.out / "checkpoints")
+        return take()
+
+    run.loader.next_step = vanishing
+    train(run)
+    run.close()
+    assert steps_of(config) == [6, 8]
+
+
+@pytest.mark.fault("S10", injected="KeyError in the saving thread", lost="0")
 def test_any_other_error_of_the_thread_is_told_too(config, monkeypatch, caplog):
     failing(monkeypatch, KeyError("a mistake of ours"), steps=(4,))
     run_to_end(config)
@@ -125,6 +146,7 @@ def test_a_last_save_that_fails_is_an_error_and_the_status_says_so(config, monke
     assert steps_of(config) == [2, 4, 6]
 
 
+@pytest.mark.fault("S5", injected="10 bytes free", lost="0")
 def test_too_little_room_is_seen_before_the_disk_is_filled(config, monkeypatch, caplog):
     usage = saver_module.shutil.disk_usage(config.out.parent)
     run = built(config)

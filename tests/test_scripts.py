@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import REPO, python, torchrun
+from tests.launching import REPO, fresh_python, python, together, torchrun
 from train.main import parse
 
 README = (REPO / "README.md").read_text()
@@ -58,7 +58,7 @@ def test_the_tree_in_the_readme_names_every_room():
     ["data_prep/fineweb.py", "data_prep/text.py", "eval/main.py", "eval/generate.py"],
 )
 def test_help_is_one_page_of_every_script(script):
-    done = python(script, "--help")
+    done = fresh_python(script, "--help")
     assert done.returncode == 0
     assert "usage" in done.stdout.lower()
 
@@ -75,7 +75,7 @@ def test_text_becomes_a_trained_evaluated_and_sampled_model(tmp_path):
     assert "finished at step 10" in done.stdout
     assert "unigram entropy" in done.stdout
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
-    again = torchrun(2, "train/main.py", *flags)
+    again = together(2, "train/main.py", *flags)
     assert (again.returncode, "is finished (10 steps)" in again.stdout) == (0, True)
     check_evaluation(run, tmp_path)
     words = [

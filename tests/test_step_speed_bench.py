@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.loss_curves import LAST
+from bench.loss_curves import LAST, PLAIN, YARDSTICK
 from bench.loss_curves import judged as judged_curves
 from bench.nanogpt_step import read_model_file, write_tokens
 from bench.scaling import LARGE, MIDDLE, SMALL, judged
@@ -73,24 +73,25 @@ def test_the_check_finds_the_link_that_made_its_times():
     took = {str(n): ring_seconds(4 * n, 4, link) for n in (SMALL, MIDDLE, LARGE)}
     took |= {"compute": 0.02, "step": 0.02 + took[str(MIDDLE)]}
     found = judged(took, 4)
-    assert found["ratio"] == pytest.approx(1.0)
+    assert found["ratio"] == found["exchange_ratio"] == pytest.approx(1.0)
     assert found["link"]["bytes_per_second"] == pytest.approx(2e9)
     assert found["link"]["latency"] == pytest.approx(1e-4)
 
 
 def test_an_optimisation_passes_only_within_the_yardstick():
     curves = {
-        "plain": [5.0] * LAST,
-        "half": [5.01] * LAST,
+        PLAIN: [5.0] * LAST,
+        YARDSTICK: [5.01] * LAST,
         "near": [4.995] * LAST,
         "far": [5.02] * LAST,
     }
     verdicts = judged_curves(curves)
     assert {name: found["passes"] for name, found in verdicts.items()} == {
-        "half": True,
+        YARDSTICK: True,
         "near": True,
         "far": False,
     }
+    assert verdicts["near"]["shift"] == pytest.approx(-0.005)
 
 
 def test_the_peer_reads_the_same_tokens_as_we_do(tmp_path):

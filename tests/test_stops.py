@@ -9,13 +9,22 @@ from datetime import datetime
 
 import pytest
 
+import storage.run_folder as run_folder
 import train.duties as duties
+import train.main as script
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import built, flags, losses, nano_config, run_to_end
+from tests.test_resume import final_bytes
 from train.config import Config, EvalConfig, SaveConfig
-from train.ending import INTERRUPTED_CODE, finish
-from train.preemption import PREEMPTED_CODE, STOP_SIGNALS, StopSignal, moment
+from train.ending import INTERRUPTED_CODE, early_stop_noted, finish
+from train.preemption import (
+    PREEMPTED_CODE,
+    SAME_KEYPRESS_SECONDS,
+    STOP_SIGNALS,
+    StopSignal,
+    moment,
+)
 
 
 @pytest.fixture
@@ -53,6 +62,8 @@ def status_of(config):
     return found["state"], found["step"], found["reason"]
 
 
+@pytest.mark.fault("P4", injected="SIGTERM, SIGINT", lost="0", identical=True)
+@pytest.mark.fault("P5", injected="SIGUSR1, SIGUSR2", lost="0", identical=True)
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_saved_for_and_loses_no_step(config, number):
     run = built(config)
@@ -66,6 +77,7 @@ def test_a_signal_is_saved_for_and_loses_no_step(config, number):
     straight = replace(config, out=config.out.with_name("straight"))
     run_to_end(straight)
     assert losses(config.out) == losses(straight.out)
+    assert final_bytes(config.out) == final_bytes(straight.out)
 
 
 def test_before_the_first_step_a_stop_ends_at_once_for_nothing_is_lost(config):
@@ -83,7 +95,7 @@ def test_a_second_sigint_forces_and_the_one_that_torchrun_passes_on_does_not(con
     def thrice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        run.stop.asked_at -= 2
+        run.stop.interrupted_at -= 2
         signal.raise_signal(signal.SIGINT)
 
     at_step(run, 3, thrice)
@@ -94,6 +106,7 @@ def test_a_second_sigint_forces_and_the_one_that_torchrun_passes_on_does_not(con
     )
 
 
+@pytest.mark.fault("P4", injected="a signal in an evaluation", lost="0")
 def test_a_stop_in_an_evaluation_leaves_it_for_the_next_start(config, monkeypatch):
     evals = EvalConfig(every=4, val_tokens=64, tasks_every=0, tasks=())
     config = replace(config, eval=evals)
@@ -112,6 +125,7 @@ def test_a_stop_in_an_evaluation_leaves_it_for_the_next_start(config, monkeypatc
     assert run.results["step"] == 0
 
 
+@pytest.mark.fault("P5", injected="the end of the job, by the clock", lost="0")
 def test_a_run_is_done_and_saved_by_the_time_it_was_given(config):
     slow = replace(config, steps=100_000, stop_at=str(time.time() + 4.0), save=SaveConfig(100, 0))
     run = built(slow)
@@ -148,3 +162,95 @@ def test_the_script_ends_with_the_code_of_a_preemption(config):
         process.send_signal(signal.SIGTERM)
     assert process.returncode == PREEMPTED_CODE
     assert status_of(config)[::2] == ("preempted", "SIGTERM")
+
+
+BEFORE = ("train.main.check_inputs", "train.main.build_run")
+
+
+def stopped_in(config, monkeypatch, part):
+    """Start the script; SIGTERM comes as it begins `part`. Returns its exit code."""
+
+    def interrupted(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(part, interrupted)
+    monkeypatch.setattr(sys, "argv", flags(config))
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    monkeypatch.undo()
+    return ended.value.code
+
+
+@pytest.mark.fault("P4", injected="SIGTERM before the data, before the run is built", lost="0")
+@pytest.mark.parametrize("part", [*BEFORE, "train.rehearsal.rehearse_parts"])
+def test_a_stop_before_the_run_stands_is_a_preemption_and_the_next_start_begins(
+    config, monkeypatch, part
+):
+    assert stopped_in(config, monkeypatch, part) == PREEMPTED_CODE
+    assert status_of(config) == ("preempted", 0, "SIGTERM")
+    assert run_to_end(config).step == 30
+
+
+def test_a_stop_before_a_resume_names_the_step_that_is_saved(config, monkeypatch):
+    run_to_end(replace(config, steps=6))
+    RunFolder(config.out).write_status("running", 6)
+    longer = replace(config, allow=("steps",))
+    assert stopped_in(longer, monkeypatch, BEFORE[0]) == PREEMPTED_CODE
+    assert status_of(config) == ("preempted", 6, "SIGTERM")
+
+
+def test_a_stop_leaves_the_status_of_a_finished_run_and_of_another_writer(config, monkeypatch):
+    run_to_end(replace(config, steps=4))
+    before = status_of(config)
+    stopped_in(config, monkeypatch, BEFORE[0])
+    assert status_of(config) == before == ("finished", 4, "")
+    RunFolder(config.out).write_status("running", 4)
+    holder = RunFolder(config.out)
+    holder.lock()
+    (config.out / "lock").write_text("pid 1 on another machine\n")
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE_SECONDS", 0.0)
+    stopped_in(config, monkeypatch, BEFORE[0])
+    holder.unlock()
+    assert status_of(config)[0] == "running"
+
+
+def test_a_stop_while_this_process_holds_the_folder_is_noted_too(config):
+    folder = RunFolder(config.out)
+    folder.lock()
+    with pytest.raises(SystemExit), early_stop_noted(config.out, StopSignal()):
+        raise SystemExit(PREEMPTED_CODE)
+    assert status_of(config)[:2] == ("preempted", 0)
+    folder.unlock()
+    assert not folder.is_ours()
+
+
+def test_a_stop_writes_nothing_into_a_folder_of_other_things(config, monkeypatch):
+    config.out.mkdir()
+    (config.out / "chapter1.tex").write_text("...")
+    assert stopped_in(config, monkeypatch, BEFORE[0]) == PREEMPTED_CODE
+    assert [path.name for path in config.out.iterdir()] == ["chapter1.tex"]
+
+
+def test_what_a_start_leaves_that_was_killed_early_is_no_obstacle(config):
+    built(config).close()
+    (config.out / "config.json").unlink()
+    (config.out / ".config.json.host.1.partial").write_text("{")
+    assert run_to_end(config).step == 30
+
+
+def test_a_sigint_after_another_signal_is_the_first_of_its_kind():
+    signals = StopSignal()
+    signals.nothing_done = False
+    signals._receive(signal.SIGTERM, None)
+    signals._receive(signal.SIGINT, None)
+    signals._receive(signal.SIGINT, None)
+    signals.interrupted_at -= SAME_KEYPRESS_SECONDS
+    with pytest.raises(KeyboardInterrupt):
+        signals._receive(signal.SIGINT, None)
+
+
+def test_before_the_first_step_only_the_first_signal_ends_the_process():
+    signals = StopSignal()
+    with pytest.raises(SystemExit, match=str(PREEMPTED_CODE)):
+        signals._receive(signal.SIGINT, None)
+    signals._receive(signal.SIGINT, None)  # torchrun's: must not cut short what the first began

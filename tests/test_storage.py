@@ -46,6 +46,24 @@ def test_broken_json_is_refused_by_name(tmp_path):
         read_json(tmp_path / "a.json")
 
 
+def test_json_that_would_fill_the_memory_is_refused_unread(tmp_path):
+    path = tmp_path / "state.json"
+    with path.open("wb") as file:
+        file.truncate(10 << 30)  # a hole takes no room on the disk
+    with pytest.raises(
+        ValueError, match=r"state\.json is 10737418240 bytes of JSON, but must be at"
+    ):
+        read_json(path)
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"format": None}])
+def test_a_manifest_of_another_format_is_refused(tmp_path, change):
+    folder = checkpoint(RunFolder(tmp_path), 3)
+    write_json(folder / "MANIFEST.json", read_json(folder / "MANIFEST.json") | change)
+    with pytest.raises(ValueError, match=r"MANIFEST\.json is of format .* update Ratchet"):
+        verify_checkpoint(folder)
+
+
 def test_a_fingerprint_ignores_the_order_of_keys():
     assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
@@ -116,6 +134,7 @@ def test_every_nth_and_the_best_are_kept_for_good(tmp_path):
     assert sweep(run, newest=1, every=8, best=1) == [5, 8, 9]
 
 
+@pytest.mark.fault("S11", injected="2 of 3 checkpoints damaged before a sweep", lost="0")
 def test_a_damaged_checkpoint_is_not_counted_and_the_only_good_one_stays(tmp_path, caplog):
     run = RunFolder(tmp_path)
     for step in (1, 2, 3):
@@ -126,6 +145,7 @@ def test_a_damaged_checkpoint_is_not_counted_and_the_only_good_one_stays(tmp_pat
     assert "not counted among the checkpoints kept" in caplog.text
 
 
+@pytest.mark.fault("P13", injected="two writers of one folder", lost="0")
 def test_a_second_writer_is_refused_with_the_holder_until_the_first_dies(tmp_path):
     code = (
         "import sys, pathlib; from storage.run_folder import RunFolder;"
@@ -171,7 +191,8 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize(
-    "content", ['{"files": {"../secret": {"bytes": 1, "sha256": ""}}}', '{"fi1es": {}}', "[]"]
+    "content",
+    ['{"format": 1, "files": {"../secret": {"bytes": 1, "sha256": ""}}}', '{"fi1es": {}}', "[]"],
 )
 def test_a_manifest_that_is_none_or_points_elsewhere_is_refused(tmp_path, content):
     (tmp_path / "MANIFEST.json").write_text(content)

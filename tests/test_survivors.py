@@ -11,10 +11,17 @@ import pytest
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
 from tests.runs import built, flags, losses, nano_config
+from train import prove_resume
 from train.chaos import POLL_SECONDS, Job, Kill, workers_of
 from train.config import SaveConfig
 from train.duties import save
-from train.ending import PEER_LOST_CODE, is_of_a_peer, last_whole_step, save_last_whole_step
+from train.ending import (
+    PEER_LOST_CODE,
+    has_closed,
+    is_of_a_peer,
+    last_whole_step,
+    save_last_whole_step,
+)
 from train.loop import train
 from train.preemption import SilentRank
 from train.proof import check_kills, compare_exactly, verdict
@@ -40,6 +47,8 @@ def proof(tmp_path_factory):
     return SimpleNamespace(text=text, holds=holds, folder=folder)
 
 
+@pytest.mark.fault("P1", injected="SIGKILL of a random rank of four", lost="0", identical=True)
+@pytest.mark.fault("S1", injected="SIGKILL of all inside a save, four ranks", identical=True)
 @pytest.mark.slow
 def test_three_kills_leave_a_run_of_four_ranks_as_if_nothing_had_happened(proof):
     assert proof.holds, proof.text
@@ -47,6 +56,7 @@ def test_three_kills_leave_a_run_of_four_ranks_as_if_nothing_had_happened(proof)
     assert "| a dead rank costs no step | yes | 0 lost in 1 kills |" in proof.text
 
 
+@pytest.mark.fault("P1", injected="SIGKILL of rank 0 of four", lost="0", identical=True)
 @pytest.mark.long
 def test_rank_0_dies_and_no_step_or_metric_line_is_lost(proof):
     out = proof.folder / "out" / "without_rank_0"
@@ -63,6 +73,13 @@ def test_rank_0_dies_and_no_step_or_metric_line_is_lost(proof):
     assert "nothing is lost" in job.log.read_text()
 
 
+@pytest.mark.fault(
+    "P14",
+    injected="25 SIGKILLs: a rank, all, in a save, torchrun",
+    lost="0 for a rank",
+    identical=True,
+)
+@pytest.mark.fault("R2", injected="four ranks stopped, continued on two", lost="0")
 @pytest.mark.long
 def test_twenty_five_kills_and_another_number_of_ranks(tmp_path):
     options = ProofOptions(nproc=4, kills=25, resume_nproc=2, proof_out=tmp_path / "out")
@@ -70,6 +87,7 @@ def test_twenty_five_kills_and_another_number_of_ranks(tmp_path):
     assert holds, text
 
 
+@pytest.mark.fault("P7", injected="SIGSTOP of one rank of two", lost="0")
 @pytest.mark.long
 def test_a_rank_that_is_stopped_is_named_and_costs_no_step(tmp_path):
     arguments = [*words(tmp_path, "--hang-seconds", "5"), "--out", str(tmp_path / "out")]
@@ -149,6 +167,13 @@ def test_an_error_of_a_collective_is_told_from_ones_own():
     assert not is_of_a_peer(OSError("No space left on device"))
 
 
+def test_a_peer_that_is_gone_is_told_from_one_that_is_silent():
+    assert has_closed(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]"))
+    assert has_closed(RuntimeError("readv [127.0.0.1]:9: Connection reset by peer"))
+    assert not has_closed(RuntimeError("Timed out waiting 5000ms for recv operation to complete"))
+    assert not has_closed(SilentRank("step 4 has not ended for 300 s"))
+
+
 def test_the_proof_fails_when_a_step_was_lost_or_the_run_began_anew():
     kills = [Kill("rank", 20, "rank 1", resumed=18), Kill("all", 30, "every process", resumed=0)]
     found = check_kills(kills, 2, survivors=True)
@@ -170,3 +195,25 @@ def test_the_proof_fails_when_one_value_differs(tmp_path):
     two.folder.metrics.write_text(text.replace('"train/lr": 0.01', '"train/lr": 0.02'))
     broken = [f.what for f in compare_exactly(*folders) if not f.holds]
     assert broken == ["every metric line"]
+
+
+def test_after_a_ctrl_c_the_kills_so_far_are_judged(tmp_path, monkeypatch, capsys):
+    for name in ("straight", "killed"):
+        stopped_at(tmp_path / "proof" / name, 5).close()
+        (tmp_path / "proof" / name / "run" / "metrics.jsonl").rename(
+            tmp_path / "proof" / name / "metrics.jsonl"
+        )
+    killed = tmp_path / "proof" / "killed" / "metrics.jsonl"
+    killed.write_text("".join(killed.read_text().splitlines(keepends=True)[:3]))
+
+    def interrupted(job, kinds, steps, dice, tell):
+        tell(Kill("rank", 2, "rank 1", resumed=2, seconds=4.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prove_resume, "run_under_fire", interrupted)
+    monkeypatch.setattr(Job, "run_to_end", lambda self: None)
+    text, holds = prove(ProofOptions(kills=9, proof_out=tmp_path / "proof"), ["demo"], 40)
+    assert (holds, "1 of 9 kills: INTERRUPTED, all held so far" in text) == (False, True)
+    assert "| every metric line | yes | 3 lines |" in text
+    assert "kill 1 of 9: rank 1 at step 2 of 40, on from 2 after 4.0 s" in capsys.readouterr().err
+    assert (tmp_path / "proof" / "verdict.md").read_text() == text + "\n"

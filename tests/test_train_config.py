@@ -1,12 +1,10 @@
 """The configuration: presets, the batch plan, and values refused with their cure."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig, plan_batch
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig, plan_batch, share_of
 from train.main import parse
 from train.presets import PRESETS
 from train.schedule import ScheduleConfig
@@ -28,12 +26,23 @@ def test_the_first_word_picks_a_preset_and_flags_change_it():
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_divides_on_1_2_4_and_8_ranks_with_some_micro_batch(name):
     for world_size in (1, 2, 4, 8):
-        config = replace(PRESETS[name], micro_batch=1)
-        assert plan_batch(config, world_size, on_cuda=False).grad_accum_steps >= 1
+        assert plan_batch(PRESETS[name], world_size, 1).grad_accum_steps >= 1
 
 
 def test_the_context_length_shapes_the_network():
     assert parse(["--context-length", "256"]).network.context_length == 256
+    assert parse(["--model.context-length", "256"]).network.context_length == 256
+
+
+def test_two_context_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"256 and model\.context_length=512 say two things; give"):
+        parse(["--context-length", "256", "--model.context-length", "512"])
+
+
+def test_the_micro_batch_is_auto_or_a_number():
+    assert parse([]).micro_batch == "auto"
+    assert parse(["--micro-batch", "32"]).micro_batch == 32
+    assert parse(["demo", "--micro-batch", "auto"]).micro_batch == "auto"
 
 
 def test_a_preset_that_is_not_known_lists_those_that_are():
@@ -48,16 +57,22 @@ def test_a_misspelt_flag_ends_with_code_2_and_a_guess(capsys):
     assert "--batch-tokens" in capsys.readouterr().err
 
 
+@pytest.mark.fault("R3", injected="a batch that does not divide")
 def test_a_batch_that_does_not_divide_proposes_ones_that_do():
-    config = Config(micro_batch=16)
     with pytest.raises(ValueError, match=r"16 x 1024 x 6 .* = 98304; try .* 491520 or 589824"):
-        plan_batch(config, 6, on_cuda=True)
+        plan_batch(Config(), 6, 16)
+
+
+def test_without_a_micro_batch_the_proposed_batches_divide_well_too():
+    with pytest.raises(ValueError, match=r"of 1024 x 6 .* = 6144; try .* 491520 or 589824$"):
+        share_of(Config(), 6)
+    with pytest.raises(ValueError, match=r"try --batch-tokens 1024$"):
+        share_of(Config(batch_tokens=1000), 1)
 
 
 def test_a_batch_smaller_than_one_round_proposes_a_micro_batch_too():
-    config = Config(batch_tokens=16384)
-    with pytest.raises(ValueError, match="try --batch-tokens 65536, or --micro-batch 16$"):
-        plan_batch(config, 1, on_cuda=True)
+    with pytest.raises(ValueError, match="try --batch-tokens 65536, or --micro-batch auto$"):
+        plan_batch(Config(batch_tokens=16384), 1, 64)
 
 
 @given(
@@ -68,8 +83,9 @@ def test_a_batch_smaller_than_one_round_proposes_a_micro_batch_too():
 )
 def test_a_plan_spends_exactly_the_batch(micro_batch, world_size, accumulate, T):
     tokens = micro_batch * world_size * accumulate * T
-    config = Config(batch_tokens=tokens, micro_batch=micro_batch, context_length=T)
-    plan = plan_batch(config, world_size, on_cuda=False)
+    config = Config(batch_tokens=tokens, context_length=T)
+    assert share_of(config, world_size) == micro_batch * accumulate
+    plan = plan_batch(config, world_size, micro_batch)
     assert (plan.tokens, plan.grad_accum_steps) == (tokens, accumulate)
     assert plan.windows * T == tokens
 

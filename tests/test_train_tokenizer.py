@@ -14,11 +14,12 @@ import torch
 from data_prep import train_tokenizer as module
 from data_prep.prepare import PrepareOptions, prepare
 from data_prep.sources import file_source
-from data_prep.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.train_tokenizer import TokenizerOptions, train_tokenizer
 from eval.generate import GenerateOptions, generate
 from eval.subject import load_subject
 from eval.val_loss import validation_loss
+from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN
 from tests.runs import built, run_to_end, tiny_config
 
 pytestmark = pytest.mark.skipif(module.gigatoken is None, reason="gigatoken is not installed")

@@ -12,7 +12,7 @@ import eval.trees
 from eval.subject import EvalOptions
 from eval.trees import COLUMNS, Tree, batches_of, fitting_trees, score_trees
 from tests.eval_subjects import tiny_subject
-from tests.launching import torchrun
+from tests.launching import together
 
 SUBJECT = tiny_subject()
 IDS = st.integers(0, 300)
@@ -120,7 +120,7 @@ stop()
 def test_two_ranks_find_the_same_bits_as_one(tmp_path):
     script = tmp_path / "score.py"
     script.write_text(RANKS)
-    done = torchrun(2, str(script), str(tmp_path / "two.npy"))
+    done = together(2, str(script), str(tmp_path / "two.npy"))
     assert done.returncode == 0, done.stderr
     alone = score_trees(SUBJECT, some_trees(), EvalOptions(tokens_per_batch=64))
     assert alone.shape == (120, COLUMNS)

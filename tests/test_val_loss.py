@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import eval.val_loss
 from eval.subject import EvalOptions
 from eval.val_loss import check_validation, val_loss, validation_loss
 from tests.data_sets import tiny_data_set
@@ -48,6 +49,34 @@ def test_another_micro_batch_gives_the_same_loss(data, micro_batch):
     subject = tiny_subject()
     one, other = measure(subject, data), measure(subject, data, micro_batch=micro_batch)
     assert other == pytest.approx(one, abs=1e-5)
+
+
+def memory_for(tokens, passes):
+    """The losses of tokens as usual, but only of so many at once."""
+    real = eval.val_loss._token_losses
+
+    def limited(subject, ids, targets):
+        passes.append(ids.numel())
+        if ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(subject, ids, targets)
+
+    return limited
+
+
+def test_out_of_memory_halves_the_micro_batch_and_the_loss_stays(data, monkeypatch, caplog):
+    subject, passes = tiny_subject(), []
+    whole = measure(subject, data)
+    monkeypatch.setattr("eval.val_loss._token_losses", memory_for(3 * T, passes))
+    assert measure(subject, data, micro_batch=8) == pytest.approx(whole, abs=1e-5)
+    assert passes == [n * T for n in (8, 4, 2, 2, 2, 2, 2, 1, 2)]
+    assert caplog.text.count("out of memory: batches of at most") == 2
+
+
+def test_a_window_that_does_not_fit_alone_is_an_error_with_the_cure(data, monkeypatch):
+    monkeypatch.setattr("eval.val_loss._token_losses", memory_for(T - 1, []))
+    with pytest.raises(ValueError, match=f"one row of {T} tokens does not fit the memory of cpu"):
+        measure(tiny_subject(), data)
 
 
 def test_the_task_reads_the_data_set_it_is_given(data):

@@ -12,7 +12,7 @@ from data_prep.run_record import parse_range, read_run
 from data_prep.shards import open_data_set
 from data_prep.verify import VerifyOptions, main, verify
 from tests.data_sets import tiny_data_set
-from tests.launching import python, torchrun
+from tests.launching import python, together
 from tests.runs import flags, run_to_end, tiny_config
 from tests.test_resume import forget_after
 from train.config import SaveConfig
@@ -28,7 +28,7 @@ def made(tmp_path_factory):
     tiny_data_set(folder / "data", documents=50, mean_length=30)
     save = SaveConfig(every=2, every_minutes=0, keep=99)
     config = tiny_config(folder / "data", folder / "run", steps=20, save=save)
-    done = torchrun(2, *flags(config, "--save.keep", "99"))
+    done = together(2, *flags(config, "--save.keep", "99"))
     assert done.returncode == 0, done.stderr[-2000:]
     forget_after(config.out, 4)
     run_to_end(config)

@@ -19,10 +19,12 @@ from eval.result import TaskResult, load_items
 from eval.subject import EvalOptions
 from eval.tasks import TASKS
 from eval.watch import Request, watch
-from storage.run_folder import RunFolder
+from model.checkpoint import load_model, save_model
+from storage.digest import file_sha256
+from storage.run_folder import RunFolder, write_manifest
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import ALONE
-from tests.launching import torchrun
+from tests.launching import together
 from tests.runs import lines, run_to_end, tiny_config
 from train.config import EvalConfig, SaveConfig
 
@@ -67,6 +69,10 @@ def evals(run):
     return [json.loads(line) for line in run.evals.read_text().splitlines()]
 
 
+def digest(run, step):
+    return file_sha256(run.checkpoint(step) / "model.safetensors")
+
+
 def steps(run):
     return [line["step"] for line in evals(run)]
 
@@ -104,7 +110,8 @@ def test_a_watcher_finds_the_numbers_of_the_loop_bit_for_bit(config, run, tmp_pa
         line = next(line for line in lines(looped.out) if line["step"] == found["step"])
         tags = {tag: line[tag] for tag in line if tag.startswith(("val/", "pydoc_choice/"))}
         assert {"val/loss", "val/bits_per_byte", "pydoc_choice/acc"} <= tags.keys()
-        assert found == {"step": line["step"], **tags, "tasks": " ".join(BOTH), "options": ""}
+        known = {"tasks": " ".join(BOTH), "options": "", "weights": digest(run, line["step"])}
+        assert found == {"step": line["step"], **tags, **known}
     assert steps(run) == [4, 8]
 
 
@@ -122,6 +129,40 @@ def test_a_second_watch_evaluates_only_what_is_new(run, quick):
     assert [line["tasks"] for line in evals(run)] == ["pydoc_choice"] * 2 + ["val_loss"] * 2
     look(run, items=2)
     assert [line["options"] for line in evals(run)[4:]] == ["items=2"] * 2
+
+
+def retake(run, seed):
+    """Step 4 is taken anew, and ends at the weights that this seed gives."""
+    checkpoint = run.checkpoint(4)
+    weights = load_model(checkpoint)
+    weights.initialise(seed)
+    save_model(checkpoint, weights)
+    write_manifest(checkpoint)
+
+
+def test_a_step_taken_anew_is_evaluated_again_if_its_weights_are_others(run, quick, caplog):
+    retake(run, seed=1)
+    look(run)
+    retake(run, seed=1)  # bit for bit, as a resume on as many ranks does
+    assert "evaluated 0 checkpoints" in look(run)
+    assert "other weights" not in caplog.text
+    retake(run, seed=2)
+    assert "evaluated 1 checkpoint" in look(run)
+    assert "step 4 has other weights than were measured; it is measured again" in caplog.text
+    assert [(line["step"], line["weights"]) for line in evals(run)[2:]] == [(4, digest(run, 4))]
+
+
+def test_a_step_taken_anew_while_it_is_watched_is_evaluated_again(run, quick, monkeypatch):
+    run.write_status("running", 8)
+    on_sleep(monkeypatch, lambda: retake(run, seed=3), lambda: run.write_status("finished", 8))
+    assert "evaluated 3 checkpoints" in look(run)
+    assert steps(run) == [4, 8, 4]
+
+
+def test_a_record_of_before_digests_counts_for_any_weights(run, quick):
+    old = '{"step": %d, "pydoc_choice/acc": 0.5, "tasks": "pydoc_choice", "options": ""}\n'
+    run.evals.write_text(old % 4 + old % 8)
+    assert "evaluated 0 checkpoints" in look(run)
 
 
 def test_a_line_cut_short_is_dropped_and_measured_again(run, quick, caplog):
@@ -319,7 +360,7 @@ def test_two_ranks_find_the_same_bits(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "both", symlinks=True)
     look(run, *BOTH)
     command = ["--watch", str(tmp_path / "both"), "--tasks", *BOTH, "--device", "cpu"]
-    done = torchrun(2, "eval/main.py", *command)
+    done = together(2, "eval/main.py", *command)
     assert done.returncode == 0, done.stderr
     assert "finished at step 8; evaluated 2 checkpoints" in done.stdout
     assert (tmp_path / "both/evals.jsonl").read_text() == run.evals.read_text()

@@ -35,13 +35,13 @@ class AdamWConfig:
                 raise ValueError(
                     f"optimizer.{name}={getattr(self, name)} is out of range; use 0 <= {name} < 1"
                 )
-        if not self.epsilon > 0:
+        if not 0 < self.epsilon < float("inf"):
             raise ValueError(f"optimizer.epsilon={self.epsilon} is not positive; use 1e-8")
-        if not self.weight_decay >= 0:
+        if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(
-                f"optimizer.weight_decay={self.weight_decay} is negative; use 0 or more"
+                f"optimizer.weight_decay={self.weight_decay} is out of range; use 0 or more"
             )
-        if self.clip is not None and not self.clip > 0:
+        if self.clip is not None and not 0 < self.clip < float("inf"):
             raise ValueError(f"optimizer.clip={self.clip} is not positive; use None to never clip")
 
 

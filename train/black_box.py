@@ -108,7 +108,7 @@ def contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[s
         "not_examined": [window for _, _, left_out, _ in told for window in left_out],
         "findings": [_plain(asdict(f)) | {"rank": _rank_of(f, run, skipped)} for f in findings],
         "text": _texts(run, skipped, findings),
-        "config": config.as_json(run.model.config),
+        "config": config.as_json(run.model.config, plan.micro_batch),
         "lines": list(run.metrics.recent),
     }
 

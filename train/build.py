@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ from storage.retention import Retention, step_of
 from storage.run_folder import RunFolder, cut_lines
 from train.attempts import begin_attempt, note_start
 from train.config import Config
+from train.forecast import Forecast, compiles, memory_at_first
 from train.guard import Guard, read_history
 from train.inputs import Inputs
 from train.loader import Loader
+from train.micro_batch import leave_word, try_out
 from train.optimizers import build_optimizer
 from train.pace import Pace
-from train.preemption import PREEMPTED_CODE, StopSignal, moment
+from train.preemption import StopSignal, moment
 from train.progress import Progress
-from train.resume import Position, load_checkpoint
+from train.resume import Position, load_checkpoint, tell_other_bits
 from train.run import Run
 from train.saver import Saver, validation_loss_of
 from train.snapshot import HostCopy
@@ -51,9 +53,7 @@ def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopSignal | N
     folder, checkpoint = _take_folder(config, ranks)
     try:
         return _assemble(config, ranks, inputs, folder, checkpoint, stop)
-    except BaseException as error:
-        if ranks.is_main and isinstance(error, SystemExit) and error.code == PREEMPTED_CODE:
-            folder.write_status("preempted", _step_of(checkpoint), stop.reason)
+    except BaseException:
         folder.unlock()
         raise
 
@@ -67,6 +67,7 @@ def _assemble(
     stop: StopSignal,
 ) -> Run:
     tokenizer = inputs.data.tokenizer()
+    at_first = memory_at_first(config, ranks.device)
     dtype = choose_dtype(config.dtype, ranks.device)
     model = GPT(inputs.network)
     model.initialise(config.seed)
@@ -81,6 +82,8 @@ def _assemble(
         log.info("resuming from %s: step %d of %d", checkpoint, step, inputs.steps)
     stream = TrainingStream(inputs.data.split("train"), config.seed)
     step_model = _step_model(model, config, ranks)
+    inputs = _tried(inputs, step_model, dtype, ranks)
+    step_model = replicate(step_model, ranks, config.gradient_compression)
     run = Run(
         config=config,
         ranks=ranks,
@@ -101,6 +104,7 @@ def _assemble(
         host_copy=HostCopy(ranks.device),
         stop=stop,
         pace=Pace(step_model, optimizer, ranks),
+        forecast=Forecast(config, inputs.network, inputs.plan, ranks, at_first),
         step=step,
         next_window=window,
         results=results,
@@ -108,10 +112,33 @@ def _assemble(
     history = read_history(folder.metrics, step, config.guard.window)
     run.progress.guard.recall(from_main(history))
     _announce(run, inputs)
-    with run.autocast():
-        shape = (inputs.plan.micro_batch, inputs.plan.context_length + 1)
-        settle_buckets(run.step_model, torch.zeros(shape, dtype=torch.int64, device=ranks.device))
+    _settle(run)
     return run
+
+
+def _tried(inputs: Inputs, step: nn.Module, dtype: torch.dtype, ranks: Ranks) -> Inputs:
+    """`inputs` with a micro-batch that was found to fit, where the cost model alone chose it.
+
+    Not on the CPU: there memory does not run out, the kernel ends the process.
+    """
+    if not inputs.untried or ranks.device.type != "cuda":
+        return inputs
+    plan = try_out(step, inputs.plan, dtype, ranks)
+    options = replace(inputs.eval_options, micro_batch=plan.micro_batch)
+    return replace(inputs, plan=plan, eval_options=options)
+
+
+def _settle(run: Run) -> None:
+    """Have DDP lay out its buckets. Raises: torch.OutOfMemoryError, heeded by the next start."""
+    shape = (run.plan.micro_batch, run.plan.context_length + 1)
+    zeros = torch.zeros(shape, dtype=torch.int64, device=run.ranks.device)
+    try:
+        with run.autocast():
+            settle_buckets(run.step_model, zeros)
+    except torch.OutOfMemoryError:
+        if run.config.micro_batch == "auto":
+            leave_word(run.folder, run.plan)
+        raise
 
 
 def _restore(
@@ -140,6 +167,10 @@ def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
             folder.attempt = begin_attempt(folder, _step_of(checkpoint), started_again())
         except (ValueError, OSError) as found:
             error = found
+            folder.unlock()
+        except BaseException:
+            folder.unlock()
+            raise
     raise_together(error)
     checkpoint, folder.attempt = from_main((checkpoint, folder.attempt))
     return folder, checkpoint
@@ -154,18 +185,13 @@ def _retention(config: Config) -> Retention:
     return Retention(save.keep, save.keep_every, save.keep_best, validation_loss_of)
 
 
-def compiles(config: Config, device: torch.device) -> bool:
-    """Whether network and loss go through torch.compile."""
-    return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
-
-
 def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
-    """Network and loss in one: compiled, then replicated."""
+    """Network and loss in one, compiled or not."""
     residual = torch.bfloat16 if config.residual == "bfloat16" else None
     module: nn.Module = NextTokenLoss(model, fuses_loss(config.fused_loss, ranks.device), residual)
     if compiles(config, ranks.device):
         module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
-    return replicate(module, ranks)
+    return module
 
 
 def _progress(config: Config, ranks: Ranks, inputs: Inputs, stop: StopSignal) -> Progress:
@@ -213,19 +239,22 @@ def _announce(run: Run, inputs: Inputs) -> None:
         "attention": backend,
         "compiled": str(compiles(config, ranks.device)),
         "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
     }
     log.info("%s", "  ".join(f"{key} {value}" for key, value in settings.items()))
     if not ranks.is_main:
         return
     record = {
-        "config": config.as_json(run.model.config),
+        "config": config.as_json(run.model.config, plan.micro_batch),
         "data_fingerprint": run.data.fingerprint,
         "run": settings,
     }
+    tell_other_bits(run.folder, settings)
     if inputs.changes:
         log.info("changed: %s", "; ".join(map(str, inputs.changes)))
     changed = [asdict(change) for change in inputs.changes]
-    note_start(run.folder, run.folder.attempt, world_size=plan.world_size, changed=changed)
+    sizes = {"world_size": plan.world_size, "micro_batch": plan.micro_batch}
+    note_start(run.folder, run.folder.attempt, **sizes, changed=changed)
     write_json(run.folder.config, record)  # what may change between starts is what runs now
     run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
     run.folder.write_status("running", run.step)

@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[Kind, str]] = {
     "guard": ("named", ""),
     "skip_windows": ("named", ""),
     "residual": ("named", ""),
+    "gradient_compression": ("named", ""),
     "optimizer": ("named", ""),
     "schedule": ("named", ""),
     # Later fields are another run too, until someone decides.
@@ -92,16 +93,14 @@ def check_same_run(
     for name in allowed:
         if not any(Change(key, None, None).is_named_by((name,)) for key in known):
             raise ValueError(f"--allow {name} is no setting; settings are {', '.join(known)}")
-    if not folder.path.exists():
-        return []
+    if foreign := folder.strangers():
+        raise ValueError(f"--out {folder.path} holds {foreign[0]} but no run; choose another --out")
     if not folder.config.is_file():
-        foreign = [p.name for p in folder.path.iterdir() if p.name != "lock"]
-        if foreign:
-            raise ValueError(
-                f"--out {folder.path} holds {foreign[0]} but no run; choose another --out"
-            )
         return []
-    before = flatten(defaults) | flatten(read_json(folder.config)["config"])
+    record = read_json(folder.config)
+    before = flatten(defaults) | flatten(record["config"])
+    if before["micro_batch"] is None:  # so an older version wrote what it chose itself
+        before["micro_batch"] = record["run"]["micro_batch"]
     changes = [
         Change(key, before.get(key), known.get(key))
         for key in sorted(before.keys() | known.keys())

@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from storage.run_folder import RunFolder
 
@@ -18,6 +21,7 @@ KINDS = ("rank", "all", "save", "launcher")
 POLL_SECONDS = 0.002
 SAVE_PATIENCE_SECONDS = 10.0
 LOST_PATIENCE_SECONDS = 600.0
+FAREWELL_SECONDS = 90.0  # that a run may take to save and end when it is asked to
 
 
 @dataclass
@@ -32,6 +36,8 @@ class Kill:
     """The step from which the run went on."""
     seconds: float = 0.0
     """From the kill to the next step's line."""
+    at: float = 0.0
+    """When it struck, in Unix seconds."""
 
     @property
     def lost(self) -> int:
@@ -40,11 +46,19 @@ class Kill:
 
 
 class Job:
-    """`train/main.py` with some arguments, as often as it takes."""
+    """`train/main.py` with some arguments, as often as it takes; or `script` in its place."""
 
-    def __init__(self, arguments: list[str], out: Path, processes: int, restarts: int) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        out: Path,
+        processes: int,
+        restarts: int,
+        script: Path = REPO / "train/main.py",
+    ) -> None:
         self.folder = RunFolder(out)
         self.log = out.with_name(f"{out.name}.log")
+        self.process: subprocess.Popen[bytes] | None = None
         self.command = [
             "env",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
@@ -52,7 +66,7 @@ class Job:
             "PYTHONSAFEPATH=1",
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *(f"--nproc_per_node={processes}", f"--max-restarts={restarts}"),
-            str(REPO / "train/main.py"),
+            str(script),
             *arguments,
         ]
 
@@ -60,13 +74,33 @@ class Job:
         """Begin, or go on where the run stands."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            self.process = subprocess.Popen(
                 self.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
+        return self.process
+
+    @property
+    def running(self) -> "subprocess.Popen[bytes]":
+        """The torchrun that was started last."""
+        assert self.process is not None
+        return self.process
+
+    def end(self) -> None:
+        """Have the run save and end, if it has not ended: it hears no Ctrl-C of ours."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(FAREWELL_SECONDS)
+        finally:
+            self.process.kill()  # its workers die with it
 
     def run_to_end(self) -> None:
         """Start and wait. Raises: RuntimeError with the end of the log if it does not finish."""
-        self.check(self.start().wait())
+        try:
+            self.check(self.start().wait())
+        finally:
+            self.end()
 
     def check(self, code: int) -> None:
         """Raises: RuntimeError if the run is not finished."""
@@ -138,35 +172,44 @@ def _wait_for_save(job: Job) -> bool:
     return False
 
 
-def run_under_fire(job: Job, kinds: list[str], steps: int, dice: random.Random) -> list[Kill]:
-    """Run to the end with a kill of each kind at random steps; says what each did.
+def run_under_fire(
+    job: Job, kinds: list[str], steps: int, dice: random.Random, tell: Callable[[Kill], None]
+) -> None:
+    """Run to the end with a kill of each kind at random steps; `tell` hears what each did.
 
     Raises: RuntimeError if the run ends otherwise than finished, or makes no progress for long.
     """
     last = max(steps * 4 // 5, 3 + len(kinds))  # one more save must follow each
     points = sorted(dice.sample(range(2, last), len(kinds)))
-    kills: list[Kill] = []
-    process = job.start()
     pending = list(zip(points, kinds, strict=True))
-    while (code := process.poll()) is None:
-        if pending and job.steps_done() >= pending[0][0]:
-            time.sleep(dice.random() * 0.2)
-            kind = pending[0][1]
-            before = len(job.starts())
-            kill = strike(kind, job, process.pid, dice)
-            if kill is None:
-                continue
-            del pending[0]
-            at = time.monotonic()
-            if kind != "rank":
-                process.wait()
-                process = job.start()
-            _recover(job, process, kill, before)
-            kill.seconds = time.monotonic() - at
-            kills.append(kill)
-        time.sleep(POLL_SECONDS)
+    try:
+        job.start()
+        while (code := job.running.poll()) is None:
+            if pending and job.steps_done() >= pending[0][0]:
+                time.sleep(dice.random() * 0.2)
+                kill = kill_once(pending[0][1], job, dice)
+                if kill is not None:
+                    del pending[0]
+                    tell(kill)
+            time.sleep(POLL_SECONDS)
+    finally:
+        job.end()
     job.check(code)
-    return kills
+
+
+def kill_once(kind: str, job: Job, dice: random.Random) -> Kill | None:
+    """Kill, start again what torchrun does not, wait for the next step; None if nothing was hit."""
+    process, before = job.running, len(job.starts())
+    kill = strike(kind, job, process.pid, dice)
+    if kill is None:
+        return None
+    kill.at, began = time.time(), time.monotonic()
+    if kind != "rank":
+        process.wait()
+        process = job.start()
+    _recover(job, process, kill, before)
+    kill.seconds = time.monotonic() - began
+    return kill
 
 
 def _recover(job: Job, process: "subprocess.Popen[bytes]", kill: Kill, starts: int) -> None:

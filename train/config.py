@@ -13,8 +13,7 @@ from train.preemption import moment
 from train.profile_steps import parse_span
 from train.schedule import ScheduleConfig
 
-CUDA_MICRO_BATCH = 64
-CPU_MICRO_BATCH = 4
+WINDOWS_WELL_DIVIDED = 16  # of each rank, in proposals: micro-batches of 1 to 16 divide them
 
 
 def _at_least(name: str, value: float, smallest: int) -> None:
@@ -45,6 +44,8 @@ class EvalConfig:
         _at_least("eval.every", self.every, 0)
         _at_least("eval.tasks_every", self.tasks_every, 0)
         _at_least("eval.val_tokens", self.val_tokens, 1)
+        if self.items is not None:
+            _at_least("eval.items", self.items, 1)
         check_tasks(self.tasks)
 
 
@@ -115,8 +116,8 @@ class Config:
     """Optimizer steps; None is one epoch."""
     batch_tokens: int = 524_288
     """Tokens of one optimizer step over all ranks; the number of GPUs never changes it."""
-    micro_batch: int | None = None
-    """Windows of one forward pass on one rank; None is 64 on CUDA and 4 on the CPU."""
+    micro_batch: int | Literal["auto"] = "auto"
+    """Windows of one forward pass on one rank; auto: as many as fit, and are fast on the CPU."""
     context_length: int | None = None
     """Tokens of one window (T); None is the model's. The model is built for just this length."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -127,6 +128,8 @@ class Config:
     """Head and loss in one operator that overwrites logits by their gradient; auto: on the CPU."""
     residual: Literal["float32", "bfloat16"] = "float32"
     """Type of the residual stream; bfloat16 only with that dtype."""
+    gradient_compression: Literal["none", "bfloat16"] = "none"
+    """Type in which ranks exchange gradients; bfloat16 halves the bytes, and rounds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is one."""
     deterministic: bool = False
@@ -175,7 +178,7 @@ class Config:
             parse_span(self.profile)
         parse_skips(self.skip_windows)
         for name in ("steps", "micro_batch", "context_length"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "auto"):
                 _at_least(name, getattr(self, name), 1)
         if self.steps is not None:
             self.check_warmup(self.steps)
@@ -213,10 +216,10 @@ class Config:
             )
         return replace(self.network, vocab_size=n_vocab)
 
-    def as_json(self, network: GPTConfig) -> dict[str, Any]:
-        """The configuration as plain JSON values, with the network that is really trained."""
-        length = network.context_length
-        return _plain(asdict(replace(self, model=network, context_length=length)))
+    def as_json(self, network: GPTConfig, micro_batch: int) -> dict[str, Any]:
+        """The configuration as plain JSON values, with the network and micro-batch of the run."""
+        chosen = {"context_length": network.context_length, "micro_batch": micro_batch}
+        return _plain(asdict(replace(self, model=network, **chosen)))
 
 
 def _plain(value: Any) -> Any:
@@ -247,29 +250,47 @@ class BatchPlan:
         return self.windows * self.context_length
 
 
-def plan_batch(config: Config, world_size: int, on_cuda: bool) -> BatchPlan:
+def share_of(config: Config, world_size: int) -> int:
+    """Windows of one step on one rank.
+
+    Raises: ValueError proposing values that divide, if `batch_tokens` does not.
+    """
+    T = config.network.context_length
+    unit = T * world_size
+    if config.batch_tokens % unit:
+        well_divided = min(WINDOWS_WELL_DIVIDED, largest_power_of_two(config.batch_tokens // unit))
+        raise ValueError(
+            f"batch_tokens={config.batch_tokens} is not a multiple of {T} x {world_size} "
+            f"(context_length x world_size) = {unit}; "
+            f"{_other_batches(config.batch_tokens, unit * well_divided)}"
+        )
+    return config.batch_tokens // unit
+
+
+def plan_batch(config: Config, world_size: int, micro_batch: int) -> BatchPlan:
     """Divide `batch_tokens` among ranks and micro-steps.
 
     Raises: ValueError proposing values that divide, if these do not.
     """
     T = config.network.context_length
-    micro_batch = config.micro_batch or (CUDA_MICRO_BATCH if on_cuda else CPU_MICRO_BATCH)
     unit = micro_batch * T * world_size
     if config.batch_tokens % unit:
-        below = config.batch_tokens // unit * unit
-        choices = [str(n) for n in (below, below + unit) if n]
+        some = config.batch_tokens % (T * world_size) == 0
         raise ValueError(
             f"batch_tokens={config.batch_tokens} is not a multiple of {micro_batch} x {T} x "
             f"{world_size} (micro_batch x context_length x world_size) = {unit}; "
-            f"try --batch-tokens {' or '.join(choices)}"
-            f"{_smaller_micro_batch(config, T, world_size)}"
+            f"{_other_batches(config.batch_tokens, unit)}"
+            f"{', or --micro-batch auto' if some else ''}"
         )
     return BatchPlan(T, config.batch_tokens // T, micro_batch, world_size)
 
 
-def _smaller_micro_batch(config: Config, T: int, world_size: int) -> str:
-    """The largest power of two that would divide, as advice; nothing if there is none."""
-    for micro_batch in (64, 32, 16, 8, 4, 2, 1):
-        if config.batch_tokens % (micro_batch * T * world_size) == 0:
-            return f", or --micro-batch {micro_batch}"
-    return ""
+def _other_batches(batch_tokens: int, unit: int) -> str:
+    """The multiples of `unit` on either side, as advice."""
+    below = batch_tokens // unit * unit
+    return f"try --batch-tokens {' or '.join(str(n) for n in (below, below + unit) if n)}"
+
+
+def largest_power_of_two(number: int) -> int:
+    """The largest one up to `number`, at least 1."""
+    return 1 << max(number.bit_length() - 1, 0)

@@ -5,15 +5,18 @@ Weights and moments are the same on every rank, so when one dies any other can w
 
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from parallel.meeting import dump_flight_record
-from parallel.ranks import dismiss_launcher
-from parallel.roll_call import RollCall
-from storage.run_folder import State
+from parallel.ranks import dismiss_launcher, job_id, rank_from_environment
+from parallel.roll_call import PATIENCE_SECONDS, SHORT_PATIENCE_SECONDS, RollCall
+from storage.retention import step_of
+from storage.run_folder import RunFolder, State
 from train.loop import train
-from train.preemption import PREEMPTED_CODE, SilentRank, StopTraining
+from train.preemption import PREEMPTED_CODE, SilentRank, StopSignal, StopTraining
 from train.report import write_report
 from train.run import Run
 from train.saver import Contents, write_checkpoint
@@ -52,6 +55,28 @@ def finish(run: Run) -> int:
     return 0 if state == "finished" else _meant(PREEMPTED_CODE)
 
 
+@contextmanager
+def early_stop_noted(out: Path, stop: StopSignal) -> Iterator[None]:
+    """Around all that precedes a run: a stop there is a preemption, and status.json says so.
+
+    Not so where another process writes, something else lies, or the run is finished; and a user's
+    mistake leaves no status, for then nothing was begun.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        folder = RunFolder(out)
+        if error.code == PREEMPTED_CODE and rank_from_environment() == 0:
+            with suppress(OSError, ValueError):  # of a status that cannot be read or a taken lock
+                if not folder.strangers() and not folder.is_finished():
+                    if not folder.is_ours():
+                        folder.lock(job_id())
+                    newest = next(map(step_of, folder.all_checkpoints()), 0)
+                    folder.write_status("preempted", newest, stop.reason)
+        folder.unlock()
+        raise
+
+
 def _meant(code: int) -> int:
     dismiss_launcher()
     return code
@@ -76,7 +101,8 @@ def _outlive(run: Run, error: Exception) -> int:
     alone = run.ranks.world_size == 1
     reason = f"{type(error).__name__}: {error}"
     log.error("step %d failed on rank %d: %s", run.step, run.ranks.rank, reason, exc_info=not alone)
-    saved, roll_call = None, RollCall()
+    patience = SHORT_PATIENCE_SECONDS if has_closed(error) else PATIENCE_SECONDS
+    saved, roll_call = None, RollCall(patience)
     try:
         saved = save_last_whole_step(run, reason)
     except Exception as second:  # whatever it is, the first error is the one to tell
@@ -93,6 +119,12 @@ def _outlive(run: Run, error: Exception) -> int:
     logging.shutdown()
     # Leaving as usual would wait for a process group that has lost a member.
     os._exit(PEER_LOST_CODE if is_of_a_peer(error) else FAILED_CODE)
+
+
+def has_closed(error: Exception) -> bool:
+    """Whether a peer's process is gone, as its kernel said: then all others fail at once too."""
+    text = str(error).lower()
+    return any(word in text for word in ("connection closed", "connection reset", "broken pipe"))
 
 
 def is_of_a_peer(error: Exception) -> bool:

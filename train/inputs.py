@@ -11,10 +11,11 @@ from eval.val_loss import check_validation
 from model.checkpoint import load_config
 from model.cost import count_parameters
 from model.gpt import GPTConfig
-from parallel.ranks import Ranks, raise_together
+from parallel.ranks import Ranks, from_everyone, raise_together
 from storage.run_folder import RunFolder, verify_checkpoint
 from train.changes import Change, check_same_run
 from train.config import BatchPlan, Config, plan_batch
+from train.micro_batch import choose_micro_batch, recorded_micro_batch
 from train.resume import check_space
 
 
@@ -26,6 +27,8 @@ class Inputs:
     network: GPTConfig
     """The shape of the model: as configured, with as many ids as the tokenizer of the data."""
     plan: BatchPlan
+    untried: bool
+    """Whether the plan's micro-batch was chosen just now, by the cost model alone."""
     steps: int
     eval_options: EvalOptions
     changes: list[Change]
@@ -39,26 +42,26 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
     Raises: ValueError on every rank if it is wrong on one.
     """
+    data, network, micro_batch, untried = _batch_and_network(config, ranks)
     inputs, error = None, None
     try:
-        plan = plan_batch(config, ranks.world_size, ranks.device.type == "cuda")
-        data = open_data_set(config.data)
-        network = config.network_for(data.tokenizer().n_vocab)
+        plan = plan_batch(config, ranks.world_size, micro_batch)
         steps = _check_data(config, data, plan)
         folder = RunFolder(config.out)
         if config.init is not None:
             _check_init(config, config.init, data, network)
         if config.stage is None:
             _check_shards(data, config, ranks)
-        defaults = Config().as_json(network)
-        changes = check_same_run(folder, config.as_json(network), defaults, config.allow)
+        defaults = Config().as_json(network, micro_batch)
+        now = config.as_json(network, micro_batch)
+        changes = check_same_run(folder, now, defaults, config.allow)
         parameters = count_parameters(network).total
         kept = config.save.most_kept(steps) - len(folder.all_checkpoints())
         check_space(config.out, parameters, max(kept, 1))
         status = folder.read_status() or {}
         finished = (status.get("state"), status.get("step")) == ("finished", steps)
         options = _eval_options(config, plan)
-        inputs = Inputs(data, network, plan, steps, options, changes, finished)
+        inputs = Inputs(data, network, plan, untried, steps, options, changes, finished)
     except ValueError as found:
         error = found
     raise_together(error)
@@ -66,6 +69,26 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
     if config.stage is None or inputs.finished:
         return inputs
     return replace(inputs, data=_staged(inputs.data, config.stage, config, ranks))
+
+
+def _batch_and_network(config: Config, ranks: Ranks) -> tuple[DataSet, GPTConfig, int, bool]:
+    """Data, shape, and the micro-batch that every rank can take: the least that one would.
+
+    Raises: ValueError on every rank if something is wrong on one.
+    """
+    found, own, error = None, 0, None
+    try:
+        data = open_data_set(config.data)
+        network = config.network_for(data.tokenizer().n_vocab)
+        recorded = recorded_micro_batch(RunFolder(config.out))
+        own = choose_micro_batch(config, network, ranks, recorded)
+        found = data, network, config.micro_batch == "auto" and recorded is None
+    except ValueError as wrong:
+        error = wrong
+    raise_together(error)
+    assert found is not None
+    data, network, untried = found
+    return data, network, min(from_everyone(own)), untried
 
 
 def _check_shards(data: DataSet, config: Config, ranks: Ranks) -> None:

@@ -14,10 +14,10 @@ from parallel.meeting import meet
 from parallel.ranks import quiet_other_ranks, start, stop, user_errors
 from train.build import build_run
 from train.config import Config
-from train.ending import finish
+from train.ending import early_stop_noted, finish
 from train.inputs import check_inputs
 from train.preemption import StopSignal
-from train.presets import PRESETS
+from train.presets import PRESETS, check_one_length
 from train.rehearsal import rehearse
 from train.report import finished_notice
 
@@ -31,7 +31,7 @@ def parse(arguments: list[str]) -> Config:
     preset = arguments[0] if named else "gpt2"
     if preset not in PRESETS:
         raise ValueError(f"preset {preset} is not known; choose one of {names}")
-    return tyro.cli(
+    config = tyro.cli(
         Config,
         default=PRESETS[preset],
         args=arguments[1:] if named else arguments,
@@ -39,6 +39,8 @@ def parse(arguments: list[str]) -> Config:
         description=f"Train a language model. First word, default gpt2: {names}.",
         config=(tyro.conf.FlagConversionOff,),
     )
+    check_one_length(config, PRESETS[preset])
+    return config
 
 
 def main() -> None:
@@ -48,17 +50,19 @@ def main() -> None:
     asked.listen()
     with user_errors():
         config = parse(sys.argv[1:])
-        ranks = start(config.device, deterministic=config.deterministic)
-        meet(ranks)
-        inputs = check_inputs(config, ranks)
-        run = None if inputs.finished else build_run(config, ranks, inputs, asked)
-        if run is not None:
-            rehearse(run)
+        with early_stop_noted(config.out, asked):
+            ranks = start(config.device, deterministic=config.deterministic)
+            meet(ranks)
+            inputs = check_inputs(config, ranks)
+            run = None if inputs.finished else build_run(config, ranks, inputs, asked)
+            if run is not None:
+                rehearse(run)
     if run is None:
         log.info("%s", finished_notice(config.out, inputs.steps))
         code = 0
     else:
         code = finish(run)
+    del run  # before the process group that its replica belongs to, see stop()
     stop()
     if code:
         sys.exit(code)

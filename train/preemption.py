@@ -8,7 +8,8 @@ from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 PREEMPTED_CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
-SAME_KEYPRESS_SECONDS = 1.0  # torchrun passes on a Ctrl-C that its workers may have had already
+# A Ctrl-C reaches every process of a terminal, and torchrun passes its own on to its workers.
+SAME_KEYPRESS_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -38,13 +39,18 @@ def moment(text: str) -> float:
 
 
 class StopSignal:
-    """Whether this process was asked to stop. A second SIGINT stops at once, saving nothing."""
+    """Whether this process was asked to stop.
+
+    A SIGINT that comes SAME_KEYPRESS_SECONDS or more after the first SIGINT stops at once, saving
+    nothing; sooner it is the same one, and after other signals it is the first.
+    """
 
     def __init__(self, stop_at: float | None = None) -> None:
         self.stop_at = stop_at
         self.wanted = False
         self.reason = ""
-        self.asked_at = 0.0
+        self.interrupted_at: float | None = None
+        """When the first SIGINT came, by the monotonic clock."""
         self.nothing_done = True
         """Until a first step is done there is nothing to save, and a stop ends the process."""
 
@@ -59,16 +65,23 @@ class StopSignal:
             self._ask("stop-at")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        again = self.wanted and time.monotonic() - self.asked_at > SAME_KEYPRESS_SECONDS
-        if again and number == signal.SIGINT:
+        if number == signal.SIGINT and self._is_second():
             raise KeyboardInterrupt
+        first = not self.wanted
         self._ask(signal.Signals(number).name)
-        if self.nothing_done:
+        if self.nothing_done and first:  # another one must not cut short what follows the first
             raise SystemExit(PREEMPTED_CODE)
+
+    def _is_second(self) -> bool:
+        """Whether somebody insists, now that a SIGINT has come."""
+        now = time.monotonic()
+        if self.interrupted_at is None:
+            self.interrupted_at = now
+        return now - self.interrupted_at >= SAME_KEYPRESS_SECONDS
 
     def _ask(self, reason: str) -> None:
         if self.wanted:
             return
-        self.wanted, self.reason, self.asked_at = True, reason, time.monotonic()
+        self.wanted, self.reason = True, reason
         if not self.nothing_done:
             log.info("%s: saving and stopping after the step in flight", reason)

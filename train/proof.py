@@ -30,11 +30,16 @@ def facts(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if not key.startswith("speed/")}
 
 
-def compare_exactly(straight: Path, killed: Path) -> list[Finding]:
-    """Every line and the final state of two run folders, bit for bit."""
+def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list[Finding]:
+    """Every line and the final state of two run folders, bit for bit.
+
+    If the killed run has not finished, its lines so far.
+    """
     lines = [
         [facts(line) for line in read_metrics(p / "metrics.jsonl")] for p in (straight, killed)
     ]
+    if not finished:
+        lines[0] = lines[0][: len(lines[1])]
     found = []
     for tag in ("train/loss", "train/grad_norm", "data/digest", "val/loss"):
         one, two = (column(run, tag) for run in lines)
@@ -44,7 +49,7 @@ def compare_exactly(straight: Path, killed: Path) -> list[Finding]:
         if one[1] or two[1]:
             found.append(Finding(f"`{tag}` of every step", holds, detail))
     found.append(Finding("every metric line", lines[0] == lines[1], f"{len(lines[0])} lines"))
-    for name in STATE_FILES:
+    for name in STATE_FILES if finished else ():
         one, two = (file_sha256(p / "checkpoints/latest" / name) for p in (straight, killed))
         found.append(Finding(f"final `{name}`", one == two, f"{one[:12]} / {two[:12]}"))
     return found
@@ -84,9 +89,12 @@ def step_milliseconds(folder: Path) -> float:
     return median(values)
 
 
-def verdict(title: str, findings: list[Finding], kills: list[Kill], notes: list[str]) -> str:
+def verdict(
+    title: str, findings: list[Finding], kills: list[Kill], notes: list[str], finished: bool = True
+) -> str:
     """The proof as Markdown for an issue."""
-    passed = all(finding.holds for finding in findings)
+    holds = all(finding.holds for finding in findings)
+    outcome = ("PASSED" if finished else "INTERRUPTED, all held so far") if holds else "FAILED"
     rows = [f"| {f.what} | {'yes' if f.holds else '**NO**'} | {f.detail} |" for f in findings]
     table = [
         f"| {n} | {k.victim}{' in a save' if k.kind == 'save' else ''} | {k.step} | {k.resumed} "
@@ -95,7 +103,7 @@ def verdict(title: str, findings: list[Finding], kills: list[Kill], notes: list[
     ]
     return "\n".join(
         [
-            f"### Resume proof: {title}: {'PASSED' if passed else 'FAILED'}",
+            f"### Resume proof: {title}: {outcome}",
             "",
             *(f"* {note}" for note in [*notes, machine()]),
             "",

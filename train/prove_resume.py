@@ -4,20 +4,22 @@
 
 A straight run, then one with SIGKILLs at random moments; their losses, data and final weights are
 compared bit for bit. Flags of train/main.py follow; PRESET is demo if none is given. The verdict is
-Markdown for an issue; exit code 0 means that everything held.
+Markdown for an issue; exit code 0 means that everything held. A line a kill goes to standard error;
+Ctrl-C ends the runs and judges the kills so far.
 """
 
+import json
 import random
-import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
 
 from parallel.ranks import quiet_other_ranks, user_errors
-from train.chaos import KINDS, POLL_SECONDS, Job, run_under_fire
+from storage.atomic import write_text
+from train.chaos import KINDS, POLL_SECONDS, Job, Kill, run_under_fire
 from train.main import parse
 from train.proof import (
     Finding,
@@ -55,39 +57,97 @@ class ProofOptions:
                 raise ValueError(f"{name}={value} is out of range; use {least} or more")
 
 
+class Proof:
+    """The runs of one proof, and what the kills did so far."""
+
+    def __init__(self, options: ProofOptions, words: list[str], steps: int) -> None:
+        self.options = options
+        self.words = words
+        self.steps = steps
+        self.kills: list[Kill] = []
+        self.notes: list[str] = []
+        self.finished = False
+        self._began = time.monotonic()
+
+    def job(self, name: str, processes: int, flags: list[str] | None = None) -> Job:
+        """One of the runs, by its name."""
+        out = self.options.proof_out / name
+        flags = ["--deterministic", str(self.options.deterministic)] if flags is None else flags
+        restarts = self.options.kills + 1
+        return Job([*self.words, *flags, "--out", str(out)], out, processes, restarts)
+
+    def tell(self, kill: Kill) -> None:
+        """A line to standard error, and one to `kills.jsonl`, which outlives this process."""
+        self.kills.append(kill)
+        done, wanted = len(self.kills), self.options.kills
+        left = (time.monotonic() - self._began) / done * (wanted - done)
+        sys.stderr.write(
+            f"kill {done} of {wanted}: {kill.victim}{' in a save' * (kill.kind == 'save')} at step "
+            f"{kill.step} of {self.steps}, on from {kill.resumed} after {kill.seconds:.1f} s; "
+            f"about {left / 3600:.1f} h left\n"
+        )
+        with (self.options.proof_out / "kills.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(kill)) + "\n")
+
+    def measure(self) -> list[Finding]:
+        """Run straight, run under fire, and compare. Raises: KeyboardInterrupt, all runs ended."""
+        options = self.options
+        self.job("straight", options.nproc).run_to_end()
+        straight = options.proof_out / "straight"
+        self.notes.append(f"{step_milliseconds(straight):.1f} ms a step (median)")
+        if options.deterministic:
+            self.job("plain", options.nproc, []).run_to_end()
+            plain = step_milliseconds(options.proof_out / "plain")
+            self.notes.append(f"{plain:.1f} ms without --deterministic")
+        kinds = [KINDS[n % len(KINDS)] for n in range(options.kills)]
+        seconds = time.monotonic() - self._began
+        sys.stderr.write(f"the straight run took {seconds:.0f} s; {len(kinds)} kills begin\n")
+        self._began = time.monotonic()
+        dice = random.Random(options.seed)
+        run_under_fire(self.job("killed", options.nproc), kinds, self.steps, dice, self.tell)
+        self.finished = True
+        found = self.findings()
+        if options.resume_nproc is not None:
+            other = self.job("other", options.nproc), self.job("other", options.resume_nproc)
+            found += change_ranks(*other, self.steps)
+        return found
+
+    def findings(self) -> list[Finding]:
+        """What can be said by now of the killed run against the straight one."""
+        folders = [self.options.proof_out / name for name in ("straight", "killed")]
+        wanted = self.options.kills if self.finished else len(self.kills)
+        found = compare_exactly(*folders, finished=self.finished)
+        return found + check_kills(self.kills, wanted, survivors=self.options.nproc > 1)
+
+    def text(self, findings: list[Finding]) -> str:
+        """The verdict."""
+        many = len(self.kills) if self.finished else f"{len(self.kills)} of {self.options.kills}"
+        title = f"{' '.join(self.words)}, {self.options.nproc} ranks, {many} kills"
+        return verdict(title, findings, self.kills, self.notes, self.finished)
+
+
 def prove(options: ProofOptions, words: list[str], steps: int) -> tuple[str, bool]:
-    """The verdict, and whether everything held."""
-    folder, always = options.proof_out, ["--deterministic", str(options.deterministic)]
-
-    def job(name: str, processes: int, flags: list[str] = always) -> Job:
-        out = ["--out", str(folder / name)]
-        return Job([*words, *flags, *out], folder / name, processes, options.kills + 1)
-
-    job("straight", options.nproc).run_to_end()
-    straight = folder / "straight"
-    notes = [f"{step_milliseconds(straight):.1f} ms a step (median)"]
-    if options.deterministic:
-        job("plain", options.nproc, []).run_to_end()
-        notes.append(f"{step_milliseconds(folder / 'plain'):.1f} ms without --deterministic")
-    kinds = [KINDS[n % len(KINDS)] for n in range(options.kills)]
-    dice = random.Random(options.seed)
-    kills = run_under_fire(job("killed", options.nproc), kinds, steps, dice)
-    findings = compare_exactly(straight, folder / "killed")
-    findings += check_kills(kills, options.kills, survivors=options.nproc > 1)
-    if options.resume_nproc is not None:
-        other = job("other", options.nproc), job("other", options.resume_nproc)
-        findings += change_ranks(*other, steps)
-    title = f"{' '.join(words)}, {options.nproc} ranks, {len(kills)} kills"
-    return verdict(title, findings, kills, notes), all(finding.holds for finding in findings)
+    """The verdict, and whether everything held; after a Ctrl-C among the kills, that so far."""
+    proof = Proof(options, words, steps)
+    try:
+        found = proof.measure()
+    except KeyboardInterrupt:
+        if not proof.kills:
+            raise
+        found = proof.findings()
+    text = proof.text(found)
+    write_text(options.proof_out / "verdict.md", text + "\n")
+    return text, proof.finished and all(finding.holds for finding in found)
 
 
 def change_ranks(first: Job, second: Job, steps: int) -> list[Finding]:
     """Stop a run at half its steps by SIGTERM, and let the other job finish it."""
     process = first.start()
-    while process.poll() is None and first.steps_done() < steps // 2:
-        time.sleep(POLL_SECONDS)
-    process.send_signal(signal.SIGTERM)
-    process.wait()
+    try:
+        while process.poll() is None and first.steps_done() < steps // 2:
+            time.sleep(POLL_SECONDS)
+    finally:
+        first.end()
     second.run_to_end()
     straight = first.folder.path.with_name("straight")
     return compare_order(straight, first.folder.path, second.starts()[-1])

@@ -148,13 +148,18 @@ def samples(run: Run) -> None:
 
 
 def checkpoint(run: Run) -> None:
-    """A whole checkpoint beside the run's own, written, verified, read back and deleted."""
+    """A whole checkpoint beside the run's own, copied, written, verified, read back and deleted.
+
+    The copy's memory stays, so that the first step to be saved does not wait for it.
+    """
     folder = RunFolder(run.folder.path / ".rehearsal")
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir()
     try:
         state = state_tensors(run.model, run.optimizer)
-        path = write_checkpoint(folder, run.contents(state))
+        copy = run.host_copy.take(state)
+        run.host_copy.wait()
+        path = write_checkpoint(folder, run.contents(copy))
         verify_checkpoint(path)
         load_position(path)
         for prefix, name in ((WEIGHTS, "model"), (OPTIMIZER, "optimizer")):

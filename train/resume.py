@@ -3,6 +3,7 @@
 Everything random derives from (seed, step, sample), so there is no random state to save.
 """
 
+import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,14 @@ from torch.optim import Optimizer
 from model.checkpoint import load_weights, named_weights
 from model.gpt import GPT
 from storage.atomic import read_json
+from storage.run_folder import RunFolder
 
-FORMAT = 2
+FORMAT = 3
+DECIDE_BITS = (  # of the settings that config.json records
+    *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
+    *("torch", "threads"),
+)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Position:
     """Validation tokens of each validation, for evaluating the checkpoint alone."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     """The last metric lines: rank 0 may have died before it wrote them (since format 2)."""
+    micro_batch: int | None = None
+    """Windows of one forward pass of the steps before, which decide the bits (since format 3)."""
 
 
 def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
@@ -72,12 +81,12 @@ def load_position(checkpoint: Path) -> Position:
     path = checkpoint / "state.json"
     found = read_json(path)
     version = found.pop("format", None)
-    if version not in (1, FORMAT):
+    if version not in range(1, FORMAT + 1):
         raise ValueError(
             f"{path} is of format {version}, this version reads 1 to {FORMAT}; update Ratchet"
         )
     try:
-        return Position(**found)  # format 1 had no lines
+        return Position(**found)  # format 1 had no lines, 2 no micro-batch
     except TypeError as error:
         raise ValueError(f"{path} does not say where a run stood ({error}); damaged") from error
 
@@ -96,6 +105,24 @@ def load_checkpoint(
     load_weights(checkpoint, model)
     load_optimizer(checkpoint / "optimizer.safetensors", model, optimizer)
     return position
+
+
+def tell_other_bits(folder: RunFolder, settings: dict[str, Any]) -> None:
+    """Warn if the start before this one computed by other means, which round otherwise."""
+    if not folder.config.is_file():
+        return
+    before = read_json(folder.config).get("run", {})
+    unlike = [
+        f"{key} {before[key]} -> {settings[key]}"
+        for key in DECIDE_BITS
+        if key in before and before[key] != settings[key]
+    ]
+    if unlike:
+        log.warning(
+            "the run goes on, but from here its last bits may not be those of an undisturbed one: "
+            "%s",
+            ", ".join(unlike),
+        )
 
 
 def check_space(folder: Path, parameters: int, checkpoints: int) -> None:

@@ -18,6 +18,7 @@ from parallel.ranks import Ranks, limit_waiting
 from storage.metrics import MetricLog, Metrics
 from storage.run_folder import RunFolder
 from train.config import BatchPlan, Config
+from train.forecast import Forecast
 from train.loader import Loader
 from train.pace import Pace
 from train.preemption import StopSignal
@@ -53,6 +54,7 @@ class Run:
     host_copy: HostCopy
     stop: StopSignal
     pace: Pace
+    forecast: Forecast
     step: int = 0
     next_window: int = 0
     """First window of the training stream that none of the `step` updates took."""
@@ -89,7 +91,9 @@ class Run:
         """Write the line of the step in flight, if there is one."""
         found = self.progress.read()
         if found is not None:
-            self.metrics.write(*found)
+            step, metrics = found
+            metrics |= self.forecast.look(self.progress, self.host_copy.holds)
+            self.metrics.write(step, metrics)
 
             if self.progress.timed_steps == 1:
                 limit_waiting(self.progress.patience)
@@ -122,6 +126,7 @@ class Run:
             data=str(self.config.data.resolve()),
             data_fingerprint=self.data.fingerprint,
             context_length=self.plan.context_length,
+            micro_batch=self.plan.micro_batch,
             val_tokens=self.config.eval.val_tokens,
             lines=[line for line in self.metrics.recent if line["step"] < self.step],
         )

@@ -63,6 +63,11 @@ class HostCopy:
             self._copied.record()
         return dict(self._buffers)
 
+    @property
+    def holds(self) -> bool:
+        """Whether its buffers have been made."""
+        return bool(self._buffers)
+
     def wait(self) -> None:
         """Wait until the copy is whole."""
         if self._copied is not None:

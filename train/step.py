@@ -1,11 +1,14 @@
 """One optimizer step: forward and backward over the micro-steps, one reduction, one update."""
 
+from dataclasses import replace
+
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from parallel.data_parallel import gradient_sync
 from parallel.ranks import sum_over_ranks
 from train.loader import StepBatch
+from train.micro_batch import give_way
 from train.optimizers import update
 from train.run import Run
 from train.values import DIGEST, LOSS, NORM, SKIPPED, STOP, VALUES, split_digest
@@ -19,19 +22,12 @@ def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torc
     over all target tokens of all ranks), ranks that want to stop, the digest in four 16-bit sums,
     the gradient norm before clipping, and whether the update was skipped.
     """
-    run.optimizer.zero_grad(set_to_none=True)
     values = torch.zeros(VALUES, dtype=torch.float64)
     values[STOP] = float(stop_wanted)
     values[DIGEST] = split_digest(batch.digest)
     values = values.to(run.ranks.device, non_blocking=True)
-    accumulate = run.plan.grad_accum_steps
-    for micro in range(accumulate):
-        ids, targets = batch.micro_step(micro)
-        with gradient_sync(run.step_model, enabled=micro == accumulate - 1):
-            with run.autocast():
-                loss = run.step_model(ids, targets) / accumulate
-            loss.backward()
-        values[LOSS] += loss.detach()
+    while not forward_and_backward(run, batch, values):
+        torch.cuda.empty_cache()  # does nothing on the CPU
     values[LOSS] /= run.plan.world_size
     sum_over_ranks(values)
     values[NORM] = clip(run, values)
@@ -41,6 +37,32 @@ def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torc
     update(run.optimizer, lr, skip=values[SKIPPED].float())
     run.advance()
     return values
+
+
+def forward_and_backward(run: Run, batch: StepBatch, values: torch.Tensor) -> bool:
+    """Gradients and loss of the step; False if memory ran out and less is to be tried at once.
+
+    The failed attempt's tensors are gone only when this has returned.
+    Raises: torch.OutOfMemoryError where this rank cannot try again.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    values[LOSS] = 0
+    # The plan's micro-batch may be smaller by now than the one that the loader dealt.
+    dealt = batch.tokens
+    batch = replace(batch, tokens=dealt.view(-1, run.plan.micro_batch, dealt.shape[-1]))
+    accumulate = len(batch.tokens)
+    try:
+        for micro in range(accumulate):
+            ids, targets = batch.micro_step(micro)
+            with gradient_sync(run.step_model, enabled=micro == accumulate - 1):
+                with run.autocast():
+                    loss = run.step_model(ids, targets) / accumulate
+                loss.backward()
+            values[LOSS] += loss.detach()
+    except torch.OutOfMemoryError as error:
+        give_way(run, error)
+        return False
+    return True
 
 
 def is_sound(run: Run, values: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ Every check is made by all ranks together and tells each of them the same.
 """
 
 import platform
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ TORCH_FLOOR = (2, 10)  # older ones run code from files: CVE-2025-32434, CVE-202
 CLOCK_SECONDS = 2.0
 FOREIGN_BYTES = 2 << 30  # beyond what CUDA and NCCL take for themselves
 HOT_CELSIUS = 55  # of a GPU that does nothing
+DRIVER_SECONDS = 20.0  # that the driver may take to tell a temperature
 PRODUCT = 512
 REDUCED_BYTES = {"cuda": 256 << 20, "cpu": 8 << 20}
 ROUNDS = 5
@@ -49,31 +51,56 @@ def check_versions() -> list[Finding]:
 def check_devices(ranks: Ranks) -> list[Finding]:
     """Each kind of device once; GPUs that somebody else uses, or that are hot doing nothing."""
     told = from_everyone(_own_device(ranks.device))
-    names = sorted({name for name, _ in told})
+    names = sorted({name for name, *_ in told})
     text = f"{ranks.world_size} ranks on {', '.join(names)}"
+    if ranks.device.type == "cuda":
+        text += f"; {judge_heat([celsius for _, celsius, _ in told])}"
     found = [Finding("devices", "ok" if len(names) == 1 else "warn", text)]
-    for rank, (name, trouble) in enumerate(told):
+    for rank, (name, _, trouble) in enumerate(told):
         if trouble:
             found.append(Finding("devices", "warn", f"rank {rank}, {name}: {trouble}"))
     return found
 
 
-def _own_device(device: torch.device) -> tuple[str, str]:
-    """Its name, and what is odd about it."""
+def judge_heat(celsius: list[int | None]) -> str:
+    """How warm the GPUs are, and which of them do not say."""
+    known = [degrees for degrees in celsius if degrees is not None]
+    mute = [str(rank) for rank, degrees in enumerate(celsius) if degrees is None]
+    parts = [f"at most {max(known)} degrees Celsius"] if known else []
+    if mute:
+        parts.append(f"the temperature of rank {', '.join(mute)} cannot be read (by nvidia-smi)")
+    return ", ".join(parts)
+
+
+def _own_device(device: torch.device) -> tuple[str, int | None, str]:
+    """Its name, its temperature, and what is odd about it."""
     if device.type != "cuda":
-        return f"CPU ({torch.get_num_threads()} threads)", ""
+        return f"CPU ({torch.get_num_threads()} threads)", None, ""
     free, total = torch.cuda.mem_get_info(device)
     foreign = total - free - torch.cuda.memory_reserved(device)
     trouble = []
     if foreign > FOREIGN_BYTES:
         trouble.append(f"{foreign / 2**30:.1f} GiB are in use by others")
+    celsius = _celsius(device)
+    if celsius is not None and celsius >= HOT_CELSIUS:
+        trouble.append(f"{celsius} degrees Celsius before any work")
+    return torch.cuda.get_device_name(device), celsius, ", ".join(trouble)
+
+
+def _celsius(device: torch.device) -> int | None:
+    """A GPU's temperature; None where nobody tells it, as for a slice of one.
+
+    From the driver's own program: torch's function needs a package that torch does not bring.
+    """
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    query = [f"--id=GPU-{uuid}", "--query-gpu=temperature.gpu", "--format=csv,noheader,nounits"]
     try:
-        celsius = torch.cuda.temperature(device)
-        if celsius >= HOT_CELSIUS:
-            trouble.append(f"{celsius} degrees Celsius before any work")
-    except (ImportError, RuntimeError, AttributeError):  # without NVIDIA's management library
-        pass
-    return torch.cuda.get_device_name(device), ", ".join(trouble)
+        told = subprocess.run(
+            ["nvidia-smi", *query], capture_output=True, text=True, timeout=DRIVER_SECONDS
+        )
+        return int(told.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
 
 
 def check_clocks(ranks: Ranks) -> Finding:

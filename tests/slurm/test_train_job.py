@@ -25,6 +25,7 @@ def assert_resumed_once(training, done_again):
     assert training.done_again <= done_again
 
 
+@pytest.mark.fault("P4", injected="scontrol requeue, two nodes", lost="0", identical=True)
 def test_a_requeued_job_goes_on_at_the_step_where_it_was(train, undisturbed):
     training = train()
     training.reaches(20)
@@ -33,6 +34,9 @@ def test_a_requeued_job_goes_on_at_the_step_where_it_was(train, undisturbed):
     assert_resumed_once(training, done_again=0)
 
 
+@pytest.mark.fault(
+    "P5", injected="scancel --signal=TERM or USR1, two nodes", lost="0", identical=True
+)
 @pytest.mark.parametrize("signal", ["TERM", "USR1"])
 def test_a_signal_to_the_steps_saves_and_requeues(train, undisturbed, signal):
     training = train()
@@ -53,6 +57,9 @@ def test_a_cancelled_job_saves_and_stays_cancelled(train):
     assert training.job.restarts == 0
 
 
+@pytest.mark.fault(
+    "P2", injected="slurmd and all of its node killed, two nodes", lost="≤ 10", identical=True
+)
 @pytest.mark.parametrize("node", NODES)
 def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(train, undisturbed, node):
     training = train(save=10)
@@ -72,6 +79,7 @@ def test_a_killed_rank_puts_the_job_back_into_the_queue(train, undisturbed):
     assert_resumed_once(training, done_again=10)
 
 
+@pytest.mark.fault("P1", injected="SIGKILL of a rank on the second node", lost="0", identical=True)
 def test_a_killed_rank_is_started_again_inside_the_job_and_costs_no_step(train, undisturbed):
     training = train(save=10, MAX_RESTARTS="3")
     training.reaches(25)
@@ -82,6 +90,7 @@ def test_a_killed_rank_is_started_again_inside_the_job_and_costs_no_step(train, 
     assert training.done_again == 0
 
 
+@pytest.mark.fault("P5", injected="the time limit of a job, two nodes", lost="0", identical=True)
 def test_the_time_limit_saves_requeues_and_finishes(train, undisturbed):
     training = train("--time=2", "--signal=B:USR1@60", pace=0.8)
     assert_whole(training, undisturbed)

@@ -1,0 +1,280 @@
+"""What all guards of a run cost: its own loop with them and without, by turns, and each alone.
+
+    python bench/guard_cost.py --data data/python_docs
+    torchrun --nproc_per_node=2 bench/guard_cost.py --data data/python_docs
+
+Blocks of steps go with, without, without, with: neighbours that differ give the whole's ratio,
+neighbours alike the noise that it is to be judged by. Where that drowns it, the guards' own times
+count. With several ranks a block has one comparison of replicas, many more than usual; with one
+there is none, as in its runs. Prints Markdown, writes one JSON.
+"""
+
+import faulthandler
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from bench.provenance import provenance
+from bench.train_speed import NETWORKS
+from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
+from storage.atomic import write_json
+from train.build import build_run
+from train.checks import check, compare_ranks
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.guard import Guard, GuardConfig
+from train.inputs import check_inputs
+from train.loader import StepBatch
+from train.loop import train
+from train.replicas import checksums
+from train.run import Run
+from train.schedule import ScheduleConfig
+from train.snapshot import state_tensors
+from train.step import is_sound, train_step
+from train.values import VALUES
+
+OUT = Path(__file__).resolve().parent / "results" / "guard_cost.json"
+GOAL = 0.005
+PATTERN = (True, False, False, True)
+WARM_UP = 3
+CALLS = 2000
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train with guards and without."""
+
+    data: Path = Path("data/python_docs")
+    """Data set folder."""
+    shape: str = "30M"
+    """Model shape by name, as in train_speed.py."""
+    batch: int = 8
+    """Windows of a step over all ranks."""
+    block: int = 20
+    """Steps of a block."""
+    rounds: int = 4
+    """Rounds of four blocks: with, without, without, with."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    out: Path = OUT
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        if self.shape not in NETWORKS:
+            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(NETWORKS)}")
+        if self.block < 1 or self.rounds < 1:
+            raise ValueError(f"block={self.block} and rounds={self.rounds} must be 1 or more")
+
+
+class Switch:
+    """Takes a run's guards out and puts them back, where the loop and the step look them up."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.sound = torch.ones((), dtype=torch.bool, device=run.ranks.device)
+        self.hooks = [run.step_model._forward_hooks, run.optimizer._optimizer_step_post_hooks]
+        self.kept = [dict(hooks) for hooks in self.hooks]
+
+    def turn(self, on: bool) -> None:
+        """All guards on or off from the next step on."""
+        guard, run = self.run.progress.guard, self.run
+        loop, step = train.__globals__, train_step.__globals__
+        loop["check"] = check if on else lambda run: None
+        step["is_sound"] = is_sound if on else lambda run, values: self.sound
+        for hooks, kept in zip(self.hooks, self.kept, strict=True):
+            hooks.clear()
+            hooks.update(kept if on else {})
+        for owner, names in ((guard, ("z_scores", "note")), (run, ("stop_wanted",))):
+            for name in names:
+                vars(owner).pop(name, None)  # the class's own method shows again
+        if not on:
+            vars(guard).update(z_scores=lambda *_: {}, note=lambda *_: None)
+            vars(run).update(stop_wanted=lambda: False)
+        run.pace.forget()
+
+
+class Turns:
+    """Stands where the loop asks for its next batch: switches and takes the time between blocks."""
+
+    def __init__(self, run: Run, block: int, order: list[bool]) -> None:
+        self.switch = Switch(run)
+        self.next_step = run.loader.next_step
+        self.block = block
+        self.order = order
+        self.steps = -WARM_UP
+        self.clocks: list[tuple[float, float]] = []
+        run.loader.next_step = self.take
+
+    def take(self) -> StepBatch:
+        """The next batch; at a block's beginning with the clocks read."""
+        number, inside = divmod(self.steps, self.block)
+        if self.steps >= 0 and inside == 0:
+            self.clocks.append((time.perf_counter(), time.process_time()))
+            if number < len(self.order):
+                self.switch.turn(self.order[number])
+        self.steps += 1
+        return self.next_step()
+
+    def seconds(self, clock: int) -> list[float]:
+        """Of a step, for each block; clock 0 is the wall's, 1 this process's."""
+        marks = [pair[clock] for pair in self.clocks]
+        return [(b - a) / self.block for a, b in pairwise(marks)]
+
+
+def build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
+    """The run: nothing but steps and guards."""
+    network = NETWORKS[arguments.shape]
+    steps = WARM_UP + len(PATTERN) * arguments.rounds * arguments.block + 1
+    config = Config(
+        data=arguments.data,
+        out=folder / "run",
+        steps=steps,
+        batch_tokens=arguments.batch * network.context_length,
+        micro_batch=arguments.batch // ranks.world_size,
+        device=arguments.device,
+        model=network,
+        schedule=ScheduleConfig(warmup_steps=0),
+        eval=EvalConfig(every=0, tasks_every=0, tasks=()),
+        sample=SampleConfig(every=0),
+        save=SaveConfig(every_minutes=0),
+        guard=GuardConfig(every=arguments.block),
+    )
+    return build_run(config, ranks, check_inputs(config, ranks))
+
+
+def cpu_seconds(function: Callable[[], Any], calls: int = CALLS) -> float:
+    """Of this process, for one call; the median of five tries."""
+    tries = []
+    for _ in range(5):
+        began = time.process_time()
+        for _ in range(calls):
+            function()
+        tries.append((time.process_time() - began) / calls)
+    return statistics.median(tries)
+
+
+def alone(run: Run) -> dict[str, float]:
+    """CPU seconds that each guard takes for a step."""
+    guard = Guard(GuardConfig())
+    steps = count()
+    values = torch.ones(VALUES, dtype=torch.float64, device=run.ranks.device)
+    state = state_tensors(run.model, run.optimizer)
+
+    def look_back() -> None:
+        step = next(steps)
+        loss, norm = 3.0 + step % 7, 1.0 + step % 5
+        guard.z_scores(step, loss, norm)
+        guard.note(step, 0, loss, norm, skipped=False)
+
+    def mark() -> None:
+        run.pace._forward_done()
+        run.pace._updated()
+
+    def watch() -> None:  # a quiet rank's own stderr is no file
+        faulthandler.dump_traceback_later(600, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    for _ in range(guard.config.window):
+        look_back()
+
+    every = GuardConfig().every
+    found = {
+        "finite or not": cpu_seconds(lambda: is_sound(run, values)),
+        "z-scores": cpu_seconds(look_back, CALLS // 10),
+        "skips, is a comparison due": cpu_seconds(lambda: check(run)),
+        "pace": cpu_seconds(mark),
+        "stop wanted": cpu_seconds(run.stop_wanted),
+        "CUDA's watchdog": cpu_seconds(watch),
+        f"replica checksum, every {every} steps": (
+            cpu_seconds(lambda: checksums(state, run.ranks.device), 3) / every
+        ),
+    }
+    faulthandler.cancel_dump_traceback_later()
+    run.pace.forget()
+    return found
+
+
+def compare_once(run: Run) -> float:
+    """Wall seconds of one comparison with the other ranks."""
+    began = time.perf_counter()
+    compare_ranks(run)
+    return time.perf_counter() - began
+
+
+def summary(seconds: list[float]) -> dict[str, Any]:
+    """Ratios with / without of neighbours, and of neighbours alike."""
+    pairs = [(seconds[i], seconds[i + 1]) for i in range(0, len(seconds), 2)]
+    ratios = [a / b if n % 2 == 0 else b / a for n, (a, b) in enumerate(pairs)]
+    noise = [seconds[i] / seconds[i + 1] for i in range(1, len(seconds) - 1, 2)]
+    return {
+        "seconds_per_step": seconds,
+        "ratios": ratios,
+        "median_ratio": statistics.median(ratios),
+        "noise": noise,
+        "median_noise": statistics.median(abs(one - 1) for one in noise),
+    }
+
+
+def table_of(found: dict[str, Any]) -> str:
+    """The guards' own times and the whole's ratio as Markdown."""
+    step = found["step_cpu_seconds"]
+    rows = ["| guard | CPU microseconds a step | of the step |", "| --- | --: | --: |"]
+    for name, seconds in (found["alone"] | {"all": found["sum_seconds"]}).items():
+        rows.append(f"| {name} | {1e6 * seconds:.1f} | {seconds / step:.4%} |")
+    for name in ("wall", "cpu"):
+        one = found[name]
+        rows.append(
+            f"\nwith / without, {name}: {one['median_ratio']:.4f} "
+            f"({min(one['ratios']):.3f} to {max(one['ratios']):.3f}); alike neighbours differ by "
+            f"{one['median_noise']:.2%} (median)"
+        )
+    return "\n".join([*rows, f"\ngoal: {GOAL:.1%}"])
+
+
+def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
+    """Train by turns, then time the guards."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = build(arguments, ranks, Path(from_main(folder)))
+        turns = Turns(run, arguments.block, list(PATTERN) * arguments.rounds)
+        train(run)
+        found: dict[str, Any] = {
+            "wall": summary(turns.seconds(0)),
+            "cpu": summary(turns.seconds(1)),
+            "alone": alone(run),
+            "comparison_wall_seconds": [compare_once(run) for _ in range(3)],
+        }
+        run.close()
+    found["sum_seconds"] = sum(found["alone"].values())
+    found["step_cpu_seconds"] = statistics.median(found["cpu"]["seconds_per_step"])
+    found["share"] = found["sum_seconds"] / found["step_cpu_seconds"]
+    return found
+
+
+def main() -> None:
+    """Measure, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, description=__doc__)
+        ranks = start(arguments.device)
+        origin = provenance(("torch", "numpy"))
+        found = measure(arguments, ranks)
+    log.info("%s", table_of(found))
+    if ranks.is_main:
+        names = ("shape", "batch", "block")
+        settings = {name: getattr(arguments, name) for name in names}
+        settings |= {"ranks": ranks.world_size, "threads": torch.get_num_threads()}
+        write_json(arguments.out, origin | settings | found)
+    stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What a checkpoint costs: the copy that a step waits for, and how long until it is safe on disk.
+
+    python bench/save_stall.py --data data/python_docs
+    python bench/save_stall.py --data data/python_docs --shape demo --rehearsal False
+
+The trainer's own run and `save`, each checkpoint awaited. A run that has rehearsed has its copy's
+memory from there; one that is resumed meets it at the first save. Prints Markdown, writes one JSON.
+"""
+
+import logging
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from bench.provenance import provenance
+from model.presets import SHAPES
+from parallel.ranks import quiet_other_ranks, start, user_errors
+from storage.atomic import write_json
+from train.build import build_run
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.duties import save
+from train.inputs import check_inputs
+from train.rehearsal import rehearse, training_step
+from train.run import Run
+from train.schedule import ScheduleConfig
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PERIOD_SECONDS = 120.0  # of saves, by default
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Save a run again and again."""
+
+    data: Path = Path("data/python_docs")
+    """Data set folder with GPT-2's tokenizer."""
+    shape: str = "gpt2"
+    """Model shape by name."""
+    rehearsal: bool = True
+    """As the first start of a run; False is as a resumed one."""
+    saves: int = 6
+    """Checkpoints to write."""
+    scratch: Path | None = None
+    """Folder on the disk to write to; None is the system's for temporary files."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the state lies."""
+    out: Path | None = None
+    """Result file; None is bench/results/save_stall_SHAPE_FRESH-OR-RESUMED.json."""
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(SHAPES)}")
+        if self.saves < 2:
+            raise ValueError(f"saves={self.saves} are too few; use 2 or more")
+
+
+def measured_run(arguments: Arguments, folder: Path) -> Run:
+    """A run with weights and moments, which has rehearsed or not."""
+    network = SHAPES[arguments.shape]
+    config = Config(
+        data=arguments.data,
+        out=folder / "run",
+        steps=10**6,
+        batch_tokens=network.context_length,
+        micro_batch=1,
+        device=arguments.device,
+        compile="off",
+        model=network,
+        schedule=ScheduleConfig(warmup_steps=0),
+        eval=EvalConfig(every=0, tasks_every=0, tasks=()),
+        sample=SampleConfig(every=0),
+        save=SaveConfig(every_minutes=0, keep=1, keep_best=0),
+    )
+    ranks = start(arguments.device)
+    run = build_run(config, ranks, check_inputs(config, ranks))
+    if arguments.rehearsal:
+        rehearse(run)
+    else:
+        training_step(run)
+    return run
+
+
+def timed_save(run: Run) -> dict[str, float]:
+    """Save the next step; milliseconds that it waits, seconds until the checkpoint is durable."""
+    run.step += 1
+    wall, thread, process = time.perf_counter(), time.thread_time(), time.process_time()
+    save(run)
+    stall, stall_cpu = time.perf_counter() - wall, time.thread_time() - thread
+    run.saver.drain()
+    files = run.folder.checkpoint(run.step).rglob("*")
+    return {
+        "stall_ms": 1000 * stall,
+        "stall_cpu_ms": 1000 * stall_cpu,
+        "durable_seconds": time.perf_counter() - wall,
+        "writing_cpu_seconds": time.process_time() - process - stall_cpu,
+        "bytes": sum(path.stat().st_size for path in files if path.is_file()),
+    }
+
+
+def summary(saves: list[dict[str, float]]) -> dict[str, Any]:
+    """The first save, the median of the later ones, and their share of a period."""
+    first, later = saves[0], saves[1:]
+    usual = {key: statistics.median(one[key] for one in later) for key in first}
+    share = usual["stall_ms"] / 1000 / PERIOD_SECONDS
+    return {"first": first, "later_median": usual, "share_every_two_minutes": share}
+
+
+def table_of(found: dict[str, Any]) -> str:
+    """First and later saves as Markdown."""
+    rows = [
+        "| | the step waits, ms | of CPU time, ms | durable after, s | writing, CPU s | MB |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for name, key in (("first save", "first"), ("later, median", "later_median")):
+        one = found[key]
+        rows.append(
+            f"| {name} | {one['stall_ms']:.1f} | {one['stall_cpu_ms']:.1f} "
+            f"| {one['durable_seconds']:.2f} | {one['writing_cpu_seconds']:.2f} "
+            f"| {one['bytes'] / 1e6:.1f} |"
+        )
+    share = found["share_every_two_minutes"]
+    return "\n".join([*rows, "", f"{share:.3%} of the time at a save every two minutes"])
+
+
+def main() -> None:
+    """Save, report."""
+    quiet_other_ranks()
+    with user_errors():
+        arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+        origin = provenance(("torch", "safetensors"))
+        with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+            run = measured_run(arguments, Path(folder))
+            saves = [timed_save(run) for _ in range(arguments.saves)]
+            run.close()
+    settings = {"shape": arguments.shape, "rehearsal": arguments.rehearsal}
+    found = summary(saves)
+    log.info("%s", table_of(found))
+    name = f"save_stall_{arguments.shape}_{'fresh' if arguments.rehearsal else 'resumed'}.json"
+    write_json(arguments.out or RESULTS / name, origin | settings | found | {"saves": saves})
+
+
+if __name__ == "__main__":
+    main()

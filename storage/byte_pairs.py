@@ -1,0 +1,144 @@
+"""A tokenizer as a table of ranks, and the `tokenizer/` folder of every checkpoint and data set.
+
+The folder holds `ranks.tiktoken` and `meta.json`. Nothing is tokenized here.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from storage.atomic import new_file, read_json, write_json
+from storage.digest import fingerprint
+
+END_OF_TEXT = "<|endoftext|>"
+META = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
+SEAL = "fingerprint"  # of all else in meta.json; a changed pattern would cut words elsewhere
+LARGEST_VOCABULARY = 65_536  # a shard stores a token in two bytes
+# How GPT-2 cuts text into words before merging bytes. Source: tiktoken_ext/openai_public.py
+GPT2_PATTERN = (
+    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+)
+
+
+@dataclass(frozen=True)
+class BytePairs:
+    """A tokenizer: how text is cut into words, and the tokens by rank (`ranks`: tiktoken's file).
+
+    End-of-text has the id after the last rank.
+    """
+
+    name: str
+    pattern: str
+    ranks: bytes
+
+    def __post_init__(self) -> None:
+        check_vocabulary(f"tokenizer {self.name}", self.n_vocab)
+        missing = {bytes([byte]) for byte in range(256)} - set(self.tokens)
+        if missing:
+            raise ValueError(
+                f"tokenizer {self.name} has no token for {len(missing)} of the 256 bytes, such as "
+                f"{min(missing)!r}; use a byte-level one"
+            )
+
+    @cached_property
+    def tokens(self) -> tuple[bytes, ...]:
+        """The bytes of each rank."""
+        return _tokens(self.name, self.ranks)
+
+    @property
+    def end_of_text(self) -> int:
+        """The id of end-of-text."""
+        return len(self.tokens)
+
+    @property
+    def n_vocab(self) -> int:
+        """How many ids there are."""
+        return len(self.tokens) + 1
+
+    @cached_property
+    def ranks_sha256(self) -> str:
+        """The digest that `meta.json` and a data set's manifest keep."""
+        return hashlib.sha256(self.ranks).hexdigest()
+
+
+@lru_cache(maxsize=4)  # one tokenizer is read from many folders
+def _tokens(name: str, ranks: bytes) -> tuple[bytes, ...]:
+    try:
+        pairs = [line.split() for line in ranks.splitlines()]
+        table = {int(rank): base64.b64decode(token) for token, rank in pairs}
+    except ValueError as error:
+        raise ValueError(
+            f"the ranks of tokenizer {name} are damaged ({error}); each line must be the base64 "
+            "of a token, a space and its rank"
+        ) from error
+    in_order = sorted(table) == list(range(len(pairs)))
+    if not table or not in_order or len(set(table.values())) != len(table):
+        raise ValueError(
+            f"the {len(pairs)} ranks of tokenizer {name} must be 0, 1, 2, … without gaps or "
+            "repeats; the file is damaged, copy it again"
+        )
+    return tuple(table[rank] for rank in range(len(table)))
+
+
+def check_vocabulary(what: str, n_vocab: int) -> None:
+    """Raises: ValueError if a token of so many ids does not fit a shard."""
+    if n_vocab > LARGEST_VOCABULARY:
+        raise ValueError(
+            f"{what} has {n_vocab} ids, but shards store a token in 16 bits "
+            f"(at most {LARGEST_VOCABULARY}); use a smaller vocabulary"
+        )
+
+
+def ranks_file(tokens: Iterable[bytes]) -> bytes:
+    """The content of a tiktoken file with these tokens, in the order of their ids."""
+    lines = (b"%s %d\n" % (base64.b64encode(token), i) for i, token in enumerate(tokens))
+    return b"".join(lines)
+
+
+def read_ranks(path: Path, sha256: str) -> bytes:
+    """The content of a tiktoken file. Raises: ValueError if it is missing or another one."""
+    try:
+        ranks = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"the tokenizer's ranks {path} are missing; copy them again") from error
+    found = hashlib.sha256(ranks).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{path} has sha256 {found}, but the tokenizer's ranks must have {sha256}; "
+            "the file is damaged, copy it again"
+        )
+    return ranks
+
+
+def read_byte_pairs(folder: Path) -> BytePairs:
+    """The tokenizer in `folder`. Raises: ValueError if it is missing, damaged or too large."""
+    path = folder / "meta.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no tokenizer (no meta.json); copy the whole folder again")
+    meta = read_json(path)
+    missing = {"name", "pattern", "ranks_sha256"} - set(meta if isinstance(meta, dict) else ())
+    if missing:
+        raise ValueError(f"{path} has no {sorted(missing)}; copy the whole folder again")
+    seal = meta.pop(SEAL, None)  # missing in older folders
+    if (seal is not None and seal != fingerprint(meta)) or not meta.keys() <= META:
+        raise ValueError(f"{path} does not fit its own fingerprint; copy the whole folder again")
+    ranks = read_ranks(folder / "ranks.tiktoken", meta["ranks_sha256"])
+    return BytePairs(meta["name"], meta["pattern"], ranks)
+
+
+def write_byte_pairs(folder: Path, pairs: BytePairs) -> None:
+    """Write what `read_byte_pairs` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with new_file(folder / "ranks.tiktoken") as aside:
+        aside.write_bytes(pairs.ranks)
+    meta = {
+        "name": pairs.name,
+        "pattern": pairs.pattern,
+        "ranks_sha256": pairs.ranks_sha256,
+        "n_vocab": pairs.n_vocab,
+        "end_of_text": pairs.end_of_text,
+    }
+    write_json(folder / "meta.json", {**meta, SEAL: fingerprint(meta)})

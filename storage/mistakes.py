@@ -1,0 +1,17 @@
+"""A user's mistake ends a script with one sentence on standard error and exit code 2."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+USER_ERROR = 2
+
+
+@contextmanager
+def told_in_one_sentence(*mistakes: type[Exception]) -> Iterator[None]:
+    """Leave with exit code 2 and the message of an error of one of these kinds."""
+    try:
+        yield
+    except mistakes as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(USER_ERROR) from None

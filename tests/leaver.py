@@ -1,0 +1,34 @@
+"""train/main.py with slow steps, whose rank 1 leaves once, after its 20th update, as LEAVE says."""
+
+import os
+import time
+
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from train.main import main
+
+PACE_SECONDS = 0.02
+LEAVES_AFTER = 20
+
+
+def leave(how):
+    """End this rank: quietly with code 0, or by an error of its own."""
+    if how == "exit":
+        os._exit(0)
+    raise RuntimeError("a mistake of rank 1")
+
+
+if __name__ == "__main__":
+    how = os.environ.get("LEAVE", "")
+    is_it = os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    updates = 0
+
+    def after_update(*_):
+        global updates
+        updates += 1
+        time.sleep(PACE_SECONDS)
+        if how and is_it and updates == LEAVES_AFTER:
+            leave(how)
+
+    register_optimizer_step_post_hook(after_update)
+    main()

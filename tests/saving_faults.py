@@ -1,0 +1,187 @@
+"""Saves that are killed at every phase, or meet a full disk at any byte; what is left afterwards.
+
+A process of its own, for it forks and limits itself: python tests/saving_faults.py FOLDER [all]
+"""
+
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from storage.retention import Retention, step_of
+from storage.run_folder import RunFolder
+from tests.runs import built, nano_config
+from train.config import SaveConfig
+from train.loop import train
+from train.saver import Saver
+from train.snapshot import state_tensors
+
+# Calls into C that touch the disk, by name: a save is killed before each of them.
+TOUCHES = {
+    *("open", "write", "flush", "close", "fsync", "mkdir", "rename", "replace", "symlink"),
+    *("unlink", "rmdir", "remove", "chmod", "serialize_file", "scandir", "__exit__"),
+}
+UNLIMITED = resource.RLIM_INFINITY
+
+
+def save(run, step):
+    """Save as the saver's thread does: checkpoint, status, retention."""
+    saver = Saver(run.folder, Retention(1, 0, 0, lambda path: None))
+    run.step = step
+    saver._write(run.contents(state_tensors(run.model, run.optimizer)), lambda: None, 0.0)
+    return saver._error
+
+
+def killed_before_call(run, step, number):
+    """Fork a save that is killed before its n-th touch of the disk; whether there was one."""
+    child = os.fork()
+    if child == 0:
+        touched = 0
+
+        def count(frame, event, function):
+            nonlocal touched
+            if event == "c_call" and function.__name__ in TOUCHES:
+                touched += 1
+                if touched == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count)
+        save(run, step)
+        sys.setprofile(None)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def killed_at_byte(run, step, byte):
+    """Fork a save that dies when a file of it grows beyond so many bytes; whether one did."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (byte, UNLIMITED))
+        save(run, step)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGXFSZ
+
+
+def look_at(run):
+    """What a start would find: the step it resumes from, `latest`, the status, what is broken."""
+    folder = RunFolder(run.folder.path)
+    newest = folder.newest_checkpoint()
+    return {
+        "resumed": newest and step_of(newest),
+        "latest": step_of((folder.checkpoints / "latest").resolve(strict=True)),
+        "status": folder.read_status()["step"],
+        "set_aside": [path.name for path in folder.checkpoints.glob("*.broken*")],
+    }
+
+
+def put_back(run, old):
+    """As it was before the save of the step after `old`."""
+    run.folder.remove_unfinished()
+    for path in run.folder.all_checkpoints():
+        shutil.rmtree(path)
+    assert save(run, old) is None
+
+
+def play_kills(folder, every):
+    """Kill saves of step 6 while step 4 is the newest; what is found after each."""
+    run = built(nano_config(folder, steps=4))
+    train(run)
+    found = []
+    for number in range(1, 1000, 1 if every else 5):
+        if not killed_before_call(run, 6, number):
+            break
+        found.append({"way": "call", "at": number, **look_at(run)})
+        if run.folder.newest_checkpoint() != run.folder.checkpoint(4):
+            put_back(run, 4)
+    put_back(run, 4)
+    for byte in range(0, 36_000, 1_500 if every else 7_000):
+        if killed_at_byte(run, 6, byte):
+            found.append({"way": "byte", "at": byte, **look_at(run)})
+    run.folder.remove_unfinished()
+    assert save(run, 6) is None
+    found.append({"way": "none", "at": 0, **look_at(run)})
+    run.close()
+    return found
+
+
+class Heard(logging.Handler):
+    """Counts what is said of failed saves and keeps the names of logs that failed."""
+
+    def __init__(self):
+        super().__init__()
+        self.failed = 0
+        self.dropped = []
+
+    def emit(self, record):
+        said = record.getMessage()
+        self.failed += "could not be written" in said
+        if "can no longer be written" in said:
+            self.dropped.append(said.split()[0])
+
+
+def play_limits(folder, limits):
+    """A run with a save before each step; every second step no file may grow beyond a limit."""
+    config = nano_config(folder, steps=2 * len(limits) + 2, save=SaveConfig(1, 0, keep=3))
+    run, heard, found = built(config), Heard(), []
+    logging.getLogger().addHandler(heard)
+    take = run.loader.next_step
+
+    def limited():
+        """Called once a step, behind the save of its state: looks back, and sets the limit."""
+        run.saver.settle()
+        odd = run.step % 2
+        resource.setrlimit(resource.RLIMIT_FSIZE, (UNLIMITED, UNLIMITED))
+        newest = run.folder.newest_checkpoint()
+        found.append(
+            {
+                "step": run.step,
+                "limit": limits[run.step // 2 - 1] if run.step and not odd else None,
+                "newest": newest and step_of(newest),
+                "failed": heard.failed,
+                "litter": len(list(run.folder.checkpoints.glob(".step_*"))),
+            }
+        )
+        heard.failed = 0
+        if odd and run.step // 2 < len(limits):
+            limit = limits[run.step // 2]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, UNLIMITED))
+        return take()
+
+    run.loader.next_step = limited
+    end = train(run)
+    run.close()
+    straight = replace(config, out=folder / "straight", save=SaveConfig(0, 0))
+    other = built(straight)
+    train(other)
+    other.close()
+    pairs = zip(run.model.parameters(), other.model.parameters(), strict=True)
+    return {
+        "end": end,
+        "steps": found,
+        "dropped": heard.dropped,
+        "same": all(torch.equal(x, y) for x, y in pairs),
+    }
+
+
+def main():
+    folder, every = Path(sys.argv[1]), sys.argv[2:] == ["all"]
+    os.fsync = lambda descriptor: None  # what is killed is a process, not the machine
+    few = [0, 300, 9_000, 20_000]
+    many = [*range(0, 3_000, 200), *range(3_000, 37_000, 2_000)]
+    found = {
+        "limits": play_limits(folder / "limits", many if every else few),
+        "kills": play_kills(folder / "kills", every),
+    }
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

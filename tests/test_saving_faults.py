@@ -1,0 +1,85 @@
+"""A save killed anywhere, a disk full at any byte: there is always a whole checkpoint."""
+
+import json
+
+import pytest
+
+from tests.launching import python
+
+
+def play(folder, *more):
+    """What came of every kill and every limit; see tests/saving_faults.py."""
+    (folder / "limits").mkdir()
+    (folder / "kills").mkdir()
+    done = python("tests/saving_faults.py", str(folder), *more, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return play(tmp_path_factory.mktemp("few"))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    return play(tmp_path_factory.mktemp("many"), "all")
+
+
+def assert_old_or_new(found, least):
+    """After each kill the old or the new checkpoint is there, and nothing half-made was seen."""
+    *killed, again = found["kills"]
+    assert len(killed) >= least
+    assert {kill["way"] for kill in killed} == {"call", "byte"}
+    for kill in killed:
+        assert kill["resumed"] in (4, 6), kill
+        assert kill["latest"] in (4, kill["resumed"]), kill
+        assert kill["status"] in (4, kill["resumed"]), kill
+        assert kill["set_aside"] == [], kill
+    assert {kill["resumed"] for kill in killed} == {4, 6}
+    assert (again["resumed"], again["latest"], again["status"]) == (6, 6, 6)
+
+
+def assert_went_on(found, least):
+    """At each limit the old checkpoint stays and the failure is told; then the next is saved."""
+    limits = found["limits"]
+    assert limits["end"] == "finished"
+    limited = [step for step in limits["steps"] if step["limit"] is not None]
+    assert len(limited) >= least
+    for step in limited:
+        assert (step["newest"], step["failed"], step["litter"]) == (step["step"] - 1, 1, 0), step
+    free = [step for step in limits["steps"] if step["limit"] is None and step["step"]]
+    assert all((step["newest"], step["failed"]) == (step["step"], 0) for step in free)
+
+
+@pytest.mark.fault("S1", injected="SIGKILL before every 5th touch of the disk", lost="interval")
+@pytest.mark.fault("P6", injected="SIGKILL while the last save is written", lost="interval")
+def test_a_save_killed_at_many_points_leaves_the_old_or_the_new_checkpoint(few):
+    assert_old_or_new(few, least=30)
+
+
+@pytest.mark.long
+@pytest.mark.fault("S1", injected="SIGKILL before each touch of the disk", lost="interval")
+def test_a_save_killed_before_every_touch_of_the_disk_leaves_one_whole(many):
+    assert_old_or_new(many, least=200)
+
+
+@pytest.mark.fault("S4", injected="RLIMIT_FSIZE at 4 sizes, then lifted", lost="0", identical=True)
+def test_a_full_disk_at_some_bytes_costs_only_the_save(few):
+    assert_went_on(few, least=4)
+    assert few["limits"]["same"]
+
+
+@pytest.mark.long
+@pytest.mark.fault("S4", injected="RLIMIT_FSIZE at 32 sizes, then lifted", lost="0", identical=True)
+def test_a_full_disk_at_any_byte_costs_only_the_save(many):
+    assert_went_on(many, least=32)
+    assert many["limits"]["same"]
+
+
+@pytest.mark.fault(
+    "S7", injected="RLIMIT_FSIZE under TensorBoard and metrics", lost="0", identical=True
+)
+def test_logs_on_a_full_disk_are_told_once_and_training_is_the_same(few):
+    assert sorted(few["limits"]["dropped"]) == ["JsonLines", "TensorBoard"]
+    assert few["limits"]["same"]
