@@ -1,6 +1,6 @@
 """The fault matrix, and a pytest plugin that makes its table from the tests that passed.
 
-    pytest --fault-table faults.md          then: pytest -m long --fault-table faults.md
+    pytest --fault-table=faults.md          then: pytest -m long --fault-table=faults.md
 
 A test that injects a fault says so, once for each fault:
 

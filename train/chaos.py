@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from storage.run_folder import RunFolder
 
 REPO = Path(__file__).resolve().parent.parent
