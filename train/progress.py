@@ -13,7 +13,6 @@ from train.guard import Guard, GuardConfig
 from train.preemption import SilentRank, StopSignal
 from train.values import DIGEST, LOSS, NORM, SKIPPED, STOP, join_digest
 
-MAX_SKIPPED_IN_A_ROW = 10
 # A stop is asked for while a step hangs: torchrun's word that a rank is dead.
 HANG_SECONDS_AFTER_A_SIGNAL = 20.0
 POLL_SECONDS = 0.0002
@@ -58,7 +57,6 @@ class Progress:
         self.stop_agreed = False
         self.stuck: Pending | None = None
         """The step in which a rank fell silent."""
-        self.skipped_in_a_row = 0
         self.first_seconds = 0.0
         self.seconds = 0.0
         self.timed_steps = 0
