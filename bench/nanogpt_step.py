@@ -48,7 +48,7 @@ class NanoStep:
 
     def __init__(
         self,
-        peer: ModuleType,
+        checkout: Path,
         shape: GPTConfig,
         tokens: Path,
         batch: int,
@@ -57,6 +57,7 @@ class NanoStep:
         compiled: bool,
         device: torch.device,
     ) -> None:
+        peer = read_model_file(checkout)
         config = peer.GPTConfig(
             block_size=shape.context_length,
             vocab_size=shape.padded_vocab_size,

@@ -1,4 +1,4 @@
-"""Training steps against nanoGPT's own model and step, by turns in one process.
+"""Training steps against nanoGPT's own model and step, by turns.
 
     python bench/train_speed.py --nanogpt ../nanoGPT --data data/python_docs
     python bench/train_speed.py --nanogpt ../nanoGPT --dtypes bfloat16 --forms compiled
@@ -7,6 +7,8 @@
 
 Ours is the trainer's run and `train_step`, with the loader's wait timed apart. Every round takes
 `steps` steps of either, in changing order, and gives one ratio; what counts is their median.
+On the CPU the peer has a process of its own and so glibc's allocator as it comes, while ours keeps
+memory as the trainer does. For both to keep it: MALLOC_MMAP_MAX_=0 MALLOC_TOP_PAD_=268435456.
 Prints Markdown, writes one JSON.
 """
 
@@ -23,15 +25,17 @@ import torch
 import tyro
 
 from bench.nanogpt_step import NanoStep, read_model_file, write_tokens
+from bench.peer_process import PeerProcess, Steps
 from bench.provenance import provenance
 from model.flops import training_flops_per_token
 from model.gpt import GPTConfig
 from model.gpus import peak_flops
 from model.presets import SHAPES
-from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
+from parallel.ranks import Ranks, allocator_chosen, quiet_other_ranks, start, user_errors
 from storage.atomic import write_json
 from train.build import build_run
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.host_memory import keeps_memory
 from train.inputs import check_inputs
 from train.run import Run
 from train.schedule import ScheduleConfig
@@ -123,7 +127,7 @@ def our_config(arguments: Arguments, dtype: str, form: str, out: Path) -> Config
     )
 
 
-def timed(side: OurStep | NanoStep, steps: int, device: torch.device) -> float:
+def timed(side: Steps, steps: int, device: torch.device) -> float:
     """Seconds a step, all work of the device included."""
     begin = time.perf_counter()
     loss = torch.zeros(())
@@ -156,25 +160,22 @@ def one_case(
     """Build both sides, time them, sum up."""
     config = our_config(arguments, dtype, form, folder / f"{dtype}-{form}")
     run = build_run(config, ranks, check_inputs(config, ranks))
-    sides: dict[str, OurStep | NanoStep] = {"ours": OurStep(run)}
+    sides: dict[str, Steps] = {"ours": OurStep(run)}
     if arguments.nanogpt is not None:
         tokens = folder / "train.bin"
         if not tokens.exists():
             write_tokens(run.data, tokens)
-        sides["nanogpt"] = NanoStep(
-            read_model_file(arguments.nanogpt),
-            run.model.config,
-            tokens,
-            arguments.batch,
-            arguments.accumulate,
-            run.dtype,
-            form == "compiled",
-            ranks.device,
-        )
+        read_model_file(arguments.nanogpt)  # fails here, not in another process
+        how = arguments.batch, arguments.accumulate, run.dtype, form == "compiled", ranks.device
+        peer = arguments.nanogpt, run.model.config, tokens, *how
+        apart = ranks.device.type == "cpu"
+        sides["nanogpt"] = PeerProcess(NanoStep, *peer) if apart else NanoStep(*peer)
     try:
         found = measure(arguments, sides, ranks.device)
     finally:
         run.close()
+        if isinstance(peer := sides.get("nanogpt"), PeerProcess):
+            peer.close()
     torch.compiler.reset()
     return {"dtype": dtype, "form": form} | found | summary(found, run)
 
@@ -232,6 +233,7 @@ def main() -> None:
             name: getattr(arguments, name)
             for name in ("shape", "batch", "accumulate", "fused_loss", "residual", "steps")
         }
+        settings |= {"allocator_set_for_both": allocator_chosen(), "ours_keeps": keeps_memory()}
         cases = []
         report = origin | {"threads": torch.get_num_threads(), "settings": settings, "cases": cases}
         with tempfile.TemporaryDirectory() as folder:

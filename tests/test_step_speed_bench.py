@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from bench.loss_curves import LAST, PLAIN, YARDSTICK
 from bench.loss_curves import judged as judged_curves
 from bench.nanogpt_step import read_model_file, write_tokens
+from bench.peer_process import PeerProcess
 from bench.scaling import LARGE, MIDDLE, SMALL, judged
 from bench.scaling_model import (
     NETWORKS,
@@ -105,3 +107,21 @@ def test_the_peer_reads_the_same_tokens_as_we_do(tmp_path):
 def test_a_folder_without_the_peers_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no model.py; give a checkout"):
         read_model_file(tmp_path)
+
+
+class Counter:
+    """Stands for a trainer; its loss is the number of its steps, from `first` on."""
+
+    def __init__(self, first):
+        self.steps = first
+
+    def step(self):
+        self.steps += 1
+        return torch.tensor(self.steps)
+
+
+def test_a_peer_in_a_process_of_its_own_takes_a_step_each_time_it_is_asked():
+    peer = PeerProcess(Counter, 5)
+    assert [peer.step().item(), peer.step().item()] == [6, 7]
+    peer.close()
+    assert peer.exit_code == 0
