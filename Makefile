@@ -32,7 +32,7 @@ test-long: .venv/.installed-dev ## tests of many minutes: SLURM (installed by ap
 	$(IN_VENV) pytest -m long $(ARGS)
 
 soak: data/python_docs/manifest.json ## five hundred kills: hours
-	.venv/bin/python train/prove_resume.py demo --nproc 4 --kills 500 --steps 2000 --data data/python_docs $(ARGS)
+	.venv/bin/python train/prove_resume.py demo --nproc 4 --kills 500 --steps 2000 --save.every 20 --data data/python_docs $(ARGS)
 
 check: .venv/.installed-dev ## ruff, pyright, the house rules, shellcheck
 	.venv/bin/ruff check .
