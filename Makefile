@@ -9,6 +9,8 @@ SHELL_SCRIPTS := .ci/run launch/node.sh launch/environment.sh launch/slurm/*.sba
 
 # A file of tests runs in one process, so that what it prepares is made once.
 TEST_PROCESSES := -n auto --maxprocesses 8 --dist loadfile
+# Those of SLURM wait most of the time; the others share a second process.
+LONG_PROCESSES := -n 2 --dist loadfile
 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run test test-long soak check clean
@@ -29,7 +31,7 @@ test: .venv/.installed-dev ## run the test suite
 	$(IN_VENV) pytest $(TEST_PROCESSES) $(ARGS)
 
 test-long: .venv/.installed-dev ## tests of many minutes: SLURM (installed by apt where we are root), faults
-	$(IN_VENV) pytest -m long $(ARGS)
+	$(IN_VENV) pytest -m long $(LONG_PROCESSES) $(ARGS)
 
 soak: data/python_docs/manifest.json ## five hundred kills: hours
 	.venv/bin/python train/prove_resume.py demo --nproc 4 --kills 500 --steps 2000 --save.every 20 --data data/python_docs $(ARGS)
