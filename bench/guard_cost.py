@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -24,20 +24,18 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.provenance import provenance
-from bench.train_speed import NETWORKS
 from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 from train.build import build_run
 from train.checks import check, compare_ranks
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.guard import Guard, GuardConfig
 from train.inputs import check_inputs
 from train.loader import StepBatch
 from train.loop import train
 from train.replicas import checksums
 from train.run import Run
-from train.schedule import ScheduleConfig
 from train.snapshot import state_tensors
 from train.step import is_sound, train_step
 from train.values import VALUES
@@ -70,8 +68,7 @@ class Arguments:
     """Result file."""
 
     def __post_init__(self) -> None:
-        if self.shape not in NETWORKS:
-            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(NETWORKS)}")
+        check_shape(self.shape)
         if self.block < 1 or self.rounds < 1:
             raise ValueError(f"block={self.block} and rounds={self.rounds} must be 1 or more")
 
@@ -135,7 +132,8 @@ def build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
     """The run: nothing but steps and guards."""
     network = NETWORKS[arguments.shape]
     steps = WARM_UP + len(PATTERN) * arguments.rounds * arguments.block + 1
-    config = Config(
+    config = replace(
+        BARE,
         data=arguments.data,
         out=folder / "run",
         steps=steps,
@@ -143,10 +141,6 @@ def build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
         micro_batch=arguments.batch // ranks.world_size,
         device=arguments.device,
         model=network,
-        schedule=ScheduleConfig(warmup_steps=0),
-        eval=EvalConfig(every=0, tasks_every=0, tasks=()),
-        sample=SampleConfig(every=0),
-        save=SaveConfig(every_minutes=0),
         guard=GuardConfig(every=arguments.block),
     )
     return build_run(config, ranks, check_inputs(config, ranks))

@@ -9,14 +9,13 @@ Completion style against a stand-in that does what build-nanogpt's `hellaswag.py
 four rows an item, padded to its longest, the logits of all positions. Harness style against the
 model class of lm-evaluation-harness on the exported model. All score the same items by turns, in
 float32; what counts is the ratio, and that the answers are the same. All have the allocator of
-parallel/allocator.py. Prints Markdown, writes one JSON.
+parallel/allocator.py. Prints Markdown, writes one JSON after every round; the same command goes on
+after the last finished one, which OUT.rounds.npz holds.
 """
 
 import logging
-import resource
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +26,14 @@ import torch
 import tyro
 
 from bench.hellaswag_agreement import accuracies, agreement, scores_of
-from bench.hellaswag_ways import (
-    COMPLETION,
-    HARNESS,
-    Way,
-    harness_model,
-    one_item_way,
-    our_ways,
-)
+from bench.hellaswag_rounds import Rounds, Timed
+from bench.hellaswag_ways import COMPLETION, HARNESS, harness_model, one_item_way, our_ways
 from bench.provenance import provenance
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.hellaswag import both_items
 from eval.multiple_choice import Item
 from eval.sources import rows_of_file
-from eval.subject import Subject, evaluating, load_subject
+from eval.subject import Subject, load_subject
 from model.gpt import GPT
 from model.presets import SHAPES
 from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
@@ -48,6 +41,8 @@ from storage.atomic import write_json
 
 OUT = Path(__file__).parent / "results" / "hellaswag_speed.json"
 PACKAGES = ("torch", "numpy", "lm_eval", "transformers")
+# What the figures depend on, beside the ways; `command` has the items, the rounds and the file.
+SAME = ("command", "commit", "hardware", "versions", "device", "threads", "model", "lm_eval_batch")
 
 log = logging.getLogger("eval")
 
@@ -86,79 +81,31 @@ class Arguments:
             )
 
 
-@dataclass(frozen=True)
-class Timed:
-    """What one way took, by round, and what it found."""
-
-    way: Way
-    seconds: list[float]
-    cpu_seconds: list[float]
-    """User and system time of all threads."""
-    nats: np.ndarray
-    """Of every ending. Shape (items, 4)."""
-
-
-def timed(device: torch.device, work: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
-    """Seconds and CPU seconds that `work` takes, and what it gives."""
-
-    def now() -> np.ndarray:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return np.array([time.perf_counter(), used.ru_utime + used.ru_stime])
-
-    begin = now()
-    found = work()
-    seconds, cpu_seconds = (now() - begin).tolist()
-    return seconds, cpu_seconds, found
-
-
-def measure(
-    subject: Subject, ways: Sequence[Way], items: dict[str, list[Item]], rounds: int
-) -> list[Timed]:
-    """What each way took and found.
-
-    The order changes from round to round, so that a slow moment hits no way more.
-    """
-    shape = len(items[COMPLETION]), len(items[COMPLETION][0].endings)
-    runs = [Timed(way, [], [], np.zeros(shape)) for way in ways]
-    with evaluating(subject.model):
-        for way in ways:
-            way.score(items[way.style][:4])  # the first pass allocates
-        for number in range(rounds):
-            for run in runs[:: 1 if number % 2 else -1]:
-                part = items[run.way.style][number::rounds]
-                took, cpu, found = timed(subject.ranks.device, lambda r=run, p=part: r.way.score(p))
-                run.seconds.append(took)
-                run.cpu_seconds.append(cpu)
-                run.nats[number::rounds] = found
-                log.info("round %d of %d: %s %.1f s", number + 1, rounds, run.way.name, took)
-    return runs
-
-
 def results_of(
     subject: Subject, runs: Sequence[Timed], items: dict[str, list[Item]]
 ) -> dict[str, dict[str, Any]]:
-    """By way: time, accuracies and, for somebody else's, ratios and how far it agrees with ours."""
+    """By way: time, accuracies and, for somebody else's, ratios and how far it agrees with ours.
+
+    `items` are those of the finished rounds.
+    """
     encode = subject.tokenizer.encode
     scores = {r.way.name: scores_of(items[r.way.style], r.nats, encode) for r in runs}
     seconds = {r.way.name: r.seconds for r in runs}
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         way, own = run.way, items[run.way.style]
-        total = sum(run.seconds)
+        total = float(run.seconds.sum())
         found[way.name] = {
             "style": way.style,
             "items": len(own),
             "seconds": total,
-            "cpu_seconds": sum(run.cpu_seconds),
-            "seconds_by_round": run.seconds,
+            "cpu_seconds": float(run.cpu_seconds.sum()),
+            "seconds_by_round": run.seconds.tolist(),
             "items_per_second": len(own) / total,
             **accuracies(own, scores[way.name]),
         }
         if way.against:
-            pairs = zip(seconds[way.against], run.seconds, strict=True)
-            ratios = [theirs / ours for ours, theirs in pairs]
+            ratios = (run.seconds / seconds[way.against]).tolist()
             found[way.name] |= {
                 "against": way.against,
                 "ratios": ratios,
@@ -245,21 +192,27 @@ def main() -> None:
         ranks = start(arguments.device)
         report: dict[str, Any] = provenance(PACKAGES)
         items, subject = items_of(arguments), subject_of(arguments, ranks)
-        ways = our_ways(subject) + ([] if arguments.alone else [one_item_way(subject)])
-        with ExitStack() as stack:
-            if arguments.lm_eval:
-                theirs = harness_model(subject, arguments.checkpoint, arguments.lm_eval_batch)
-                ways.append(stack.enter_context(theirs))
-            runs = measure(subject, ways, items, arguments.rounds)
         report |= {
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),
             "model": model_name(arguments),
             "lm_eval_batch": arguments.lm_eval_batch if arguments.lm_eval else None,
-            "ways": results_of(subject, runs, items),
         }
+        ways = our_ways(subject) + ([] if arguments.alone else [one_item_way(subject)])
+        with ExitStack() as stack:
+            if arguments.lm_eval:
+                theirs = harness_model(subject, arguments.checkpoint, arguments.lm_eval_batch)
+                ways.append(stack.enter_context(theirs))
+            settings = {key: report[key] for key in SAME}
+            kept = Rounds(arguments.out.with_suffix(".rounds.npz"), settings, arguments.rounds)
+            kept.take_up(ways, arguments.items)
+            for done in kept.measured(subject, items):
+                places = kept.places(arguments.items)
+                finished = {style: [own[i] for i in places] for style, own in items.items()}
+                report |= {"rounds": arguments.rounds, "rounds_done": done}
+                report["ways"] = results_of(subject, kept.finished(), finished)
+                write_json(arguments.out, report)
         log.info("%s", table_of(report["ways"]))
-        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

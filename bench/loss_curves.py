@@ -25,15 +25,14 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.figure import figure
 from bench.provenance import provenance
-from model.gpt import GPTConfig
-from model.presets import SHAPES
 from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
 from storage.atomic import read_json, write_json
 from train.adamw import AdamWConfig
 from train.build import build_run
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import Config
 from train.inputs import check_inputs
 from train.schedule import ScheduleConfig, learning_rate
 from train.step import train_step
@@ -41,8 +40,6 @@ from train.values import LOSS
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "loss_curves.json"
-# As deep as GPT-2 124M, for a bfloat16 residual stream is rounded once a layer; a sixth as wide.
-NETWORKS = SHAPES | {"deep": GPTConfig(n_layer=12, n_head=4, n_embd=128, context_length=128)}
 LAST = 50  # steps that are compared
 PLAIN, YARDSTICK = "plain", "plain, half the micro-batch"
 SAME = ("settings", "versions", "commit", "ranks", "threads")  # or it is another measurement
@@ -74,8 +71,7 @@ class Arguments:
     """Result file; the plot lies beside it."""
 
     def __post_init__(self) -> None:
-        if self.shape not in NETWORKS:
-            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(NETWORKS)}")
+        check_shape(self.shape)
         if self.micro_batch % 2:
             raise ValueError(f"micro_batch={self.micro_batch} has no half; take an even number")
         if self.steps < LAST:
@@ -84,7 +80,8 @@ class Arguments:
 
 def curves_wanted(arguments: Arguments, world_size: int) -> dict[str, Config]:
     """The plain path, the yardstick, every optimisation, and all of them together, by name."""
-    plain = Config(
+    plain = replace(
+        BARE,
         data=arguments.data,
         steps=arguments.steps,
         batch_tokens=arguments.batch_tokens,
@@ -96,9 +93,6 @@ def curves_wanted(arguments: Arguments, world_size: int) -> dict[str, Config]:
         model=NETWORKS[arguments.shape],
         optimizer=AdamWConfig(lr=arguments.lr),
         schedule=ScheduleConfig(warmup_steps=arguments.steps // 15),
-        eval=EvalConfig(every=0, tasks_every=0, tasks=()),
-        sample=SampleConfig(every=0),
-        save=SaveConfig(every_minutes=0),
     )
     changes: dict[str, dict[str, Any]] = {
         "fused loss": {"fused_loss": "on"},

@@ -21,23 +21,18 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from bench.bare_run import BARE, NETWORKS
 from bench.provenance import provenance
-from model.gpt import GPTConfig
-from model.presets import SHAPES
 from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
 from train.build import build_run
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.inputs import check_inputs
-from train.schedule import ScheduleConfig, learning_rate
+from train.schedule import learning_rate
 from train.step import train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "memory.json"
 STEPS = 3  # the optimizer's moments are there from the second on
-LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
-SMALL = GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)
-NETWORKS = SHAPES | {"30M": SMALL, "30M-llama": replace(SMALL, **LLAMA)}
 # Changes nothing; but where a variable of glibc's is set, parallel/ranks.py leaves all as it is.
 GLIBC_AS_IT_COMES = "GLIBC_TUNABLES=glibc.malloc.perturb=0"
 
@@ -123,7 +118,8 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
     """One case's bytes at the peak of a few real steps, and what the trainer predicted."""
     network = NETWORKS[case.network]
     with tempfile.TemporaryDirectory() as folder:
-        config = Config(
+        config = replace(
+            BARE,
             data=data,
             out=Path(folder) / "run",
             steps=STEPS,
@@ -133,10 +129,6 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
             compile="on" if case.compiled else "off",
             device="cuda" if ranks.device.type == "cuda" else "cpu",
             model=network,
-            schedule=ScheduleConfig(warmup_steps=0),
-            eval=EvalConfig(every=0, tasks_every=0, tasks=()),
-            sample=SampleConfig(every=0),
-            save=SaveConfig(every_minutes=0),
         )
         run = build_run(config, ranks, check_inputs(config, ranks))
         for step in range(STEPS):

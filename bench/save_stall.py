@@ -11,23 +11,23 @@ import logging
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
+from bench.bare_run import BARE
 from bench.provenance import provenance
 from model.presets import SHAPES
 from parallel.ranks import quiet_other_ranks, start, user_errors
 from storage.atomic import write_json
 from train.build import build_run
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import SaveConfig
 from train.duties import save
 from train.inputs import check_inputs
 from train.rehearsal import rehearse, training_step
 from train.run import Run
-from train.schedule import ScheduleConfig
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PERIOD_SECONDS = 120.0  # of saves, by default
@@ -63,7 +63,8 @@ class Arguments:
 def measured_run(arguments: Arguments, folder: Path) -> Run:
     """A run with weights and moments, which has rehearsed or not."""
     network = SHAPES[arguments.shape]
-    config = Config(
+    config = replace(
+        BARE,
         data=arguments.data,
         out=folder / "run",
         steps=10**6,
@@ -72,9 +73,6 @@ def measured_run(arguments: Arguments, folder: Path) -> Run:
         device=arguments.device,
         compile="off",
         model=network,
-        schedule=ScheduleConfig(warmup_steps=0),
-        eval=EvalConfig(every=0, tasks_every=0, tasks=()),
-        sample=SampleConfig(every=0),
         save=SaveConfig(every_minutes=0, keep=1, keep_best=0),
     )
     ranks = start(arguments.device)

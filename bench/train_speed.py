@@ -17,34 +17,31 @@ import logging
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
 
+from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.nanogpt_step import NanoStep, read_model_file, write_tokens
 from bench.peer_process import PeerProcess, Steps
 from bench.provenance import provenance
 from model.flops import training_flops_per_token
-from model.gpt import GPTConfig
 from model.gpus import peak_flops
-from model.presets import SHAPES
 from parallel.ranks import Ranks, allocator_chosen, quiet_other_ranks, start, user_errors
 from storage.atomic import write_json
 from train.build import build_run
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import Config
 from train.host_memory import keeps_memory
 from train.inputs import check_inputs
 from train.run import Run
-from train.schedule import ScheduleConfig
 from train.step import train_step
 from train.values import LOSS
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "train_speed.json"
-NETWORKS = SHAPES | {"30M": GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)}
 LR = 6e-4  # constant; nanoGPT's optimizer is built with the same
 WARM_UP = 2  # steps of either before the clock starts: compilation, moments, first allocations
 GOALS = {"eager": 1.3, "compiled": 1.1}
@@ -84,8 +81,7 @@ class Arguments:
     """Result file."""
 
     def __post_init__(self) -> None:
-        if self.shape not in NETWORKS:
-            raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(NETWORKS)}")
+        check_shape(self.shape)
         if self.rounds < 1 or self.steps < 1:
             raise ValueError(f"rounds={self.rounds} and steps={self.steps} must be 1 or more")
 
@@ -108,7 +104,8 @@ class OurStep:
 def our_config(arguments: Arguments, dtype: str, form: str, out: Path) -> Config:
     """The run that is timed: nothing but steps."""
     network = NETWORKS[arguments.shape]
-    return Config(
+    return replace(
+        BARE,
         data=arguments.data,
         out=out,
         steps=10**6,
@@ -120,10 +117,6 @@ def our_config(arguments: Arguments, dtype: str, form: str, out: Path) -> Config
         residual=arguments.residual if dtype == "bfloat16" else "float32",
         device=arguments.device,
         model=network,
-        schedule=ScheduleConfig(warmup_steps=0),
-        eval=EvalConfig(every=0, tasks_every=0, tasks=()),
-        sample=SampleConfig(every=0),
-        save=SaveConfig(every_minutes=0),
     )
 
 

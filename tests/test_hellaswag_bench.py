@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from bench.hellaswag_agreement import agreement, scores_of
-from bench.hellaswag_speed import COMPLETION, HARNESS, measure, results_of
-from bench.hellaswag_ways import one_item_way, our_ways
+from bench.hellaswag_rounds import Rounds
+from bench.hellaswag_speed import results_of
+from bench.hellaswag_ways import COMPLETION, HARNESS, one_item_way, our_ways
 from eval.multiple_choice import Item
 from tests.eval_subjects import tiny_subject
 
@@ -28,14 +29,53 @@ def test_means_are_per_token_in_completion_style_and_per_character_in_harness_st
     np.testing.assert_allclose(scores["acc_norm"], [[7, 10], [2, 2]])
 
 
-def test_ours_and_the_stand_in_choose_alike_and_every_round_gives_a_ratio():
-    subject = tiny_subject()
+@pytest.fixture
+def subject():
+    return tiny_subject()
+
+
+@pytest.fixture
+def both():
     endings = (" of bread", " of a long day", " nothing", " it")
     items = [Item(f"The {n} slices" + " or more" * 9 * n, endings, n % 4) for n in range(6)]
-    both = {COMPLETION: items, HARNESS: items}
-    ways = [*our_ways(subject), one_item_way(subject)]
-    found = results_of(subject, measure(subject, ways, both, rounds=2), both)
+    return {COMPLETION: items, HARNESS: items}
+
+
+@pytest.fixture
+def rounds(subject, tmp_path):
+    def taken_up(ways, **settings):
+        found = Rounds(tmp_path / "kept.npz", settings, count=3)
+        found.take_up(ways, items=6)
+        return found
+
+    return taken_up
+
+
+def test_ours_and_the_stand_in_choose_alike_and_every_round_gives_a_ratio(subject, both, rounds):
+    measured = rounds([*our_ways(subject), one_item_way(subject)])
+    assert list(measured.measured(subject, both)) == [1, 2, 3]
+    found = results_of(subject, measured.finished(), both)
     assert found["trees"]["acc"] == found["one_item"]["acc"]
     assert found["one_item"]["agreement"]["acc"]["other_choices"] == []
     assert found["one_item"]["agreement"]["largest_difference"] < 1e-3
-    assert len(found["one_item"]["ratios"]) == len(found["trees"]["seconds_by_round"]) == 2
+    assert len(found["one_item"]["ratios"]) == len(found["trees"]["seconds_by_round"]) == 3
+
+
+def test_an_interrupted_call_goes_on_after_its_last_round(subject, both, rounds):
+    ways = our_ways(subject)
+    begun = rounds(ways)
+    assert next(begun.measured(subject, both)) == 1
+    assert begun.places(6).tolist() == [0, 3]
+    again = rounds(ways)
+    assert list(again.measured(subject, both)) == [1, 2, 3]
+    assert again.runs[0].seconds[0] == begun.runs[0].seconds[0]
+    whole = rounds(ways)  # nothing was left, so it begins anew
+    list(whole.measured(subject, both))
+    np.testing.assert_array_equal(again.runs[0].nats, whole.runs[0].nats)
+
+
+def test_rounds_of_other_settings_are_not_taken_up(subject, both, rounds):
+    ways = our_ways(subject)
+    next(rounds(ways, commit="a").measured(subject, both))
+    with pytest.raises(ValueError, match="delete it or give another --out"):
+        rounds(ways, commit="b")
