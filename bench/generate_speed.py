@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -56,7 +56,7 @@ class Arguments:
     """Threads of the CPU."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """float32 or bfloat16."""
     out: Path = OUT
     """Result file."""
@@ -127,7 +127,7 @@ def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
                 max_tokens=arguments.max_tokens,
                 samples=samples,
                 batch_size=samples,
-                dtype="bfloat16" if arguments.dtype == "bfloat16" else "float32",
+                dtype=arguments.dtype,
             )
             cached, drafts = draw_cached(model, options)
             probes, same = time_probes(model, drafts, steps, options)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import tyro
 
+from bench.provenance import provenance
 from storage.atomic import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +145,7 @@ def run(options: KillOptions) -> bool:
     for key, value in result.items():
         sys.stdout.write(f"{key:24} {value}\n")
     if options.result is not None:
-        write_json(options.result, result)
+        write_json(options.result, provenance(("numpy", "pyarrow")) | result)
     return same and not result["left_behind"] and len(kept) == options.kills
 
 

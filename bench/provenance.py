@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -23,7 +25,7 @@ def provenance(packages: Iterable[str]) -> dict[str, Any]:
     return {
         "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", name, *(Path(word).name for word in sys.argv[1:])]),
+        "command": shlex.join([*_launcher(), name, *map(_without_folder, sys.argv[1:])]),
         "hardware": f"{cpu_model()}, {os.cpu_count()} cores",
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
@@ -37,6 +39,18 @@ def cpu_model() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = (line.split(":")[1].strip() for line in lines if "model name" in line)
     return next(names, platform.processor() or platform.machine())
+
+
+def _launcher() -> list[str]:
+    """What started this process, as one would type it."""
+    if dist.is_initialized():
+        return ["torchrun", f"--nproc_per_node={dist.get_world_size()}"]
+    return ["python"]
+
+
+def _without_folder(word: str) -> str:
+    """An absolute path would tell where this machine keeps things."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _version(package: str) -> str:

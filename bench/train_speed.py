@@ -12,6 +12,7 @@ memory as the trainer does. For both to keep it: MALLOC_MMAP_MAX_=0 MALLOC_TOP_P
 Prints Markdown, writes one JSON.
 """
 
+import gc
 import itertools
 import logging
 import statistics
@@ -147,10 +148,19 @@ def measure(arguments: Arguments, sides: dict[str, Any], device: torch.device) -
     return {"first_loss": first, "seconds_per_step": seconds, "data_wait_share": waited}
 
 
+def forget_earlier(device: torch.device) -> None:
+    """Let the next case's peak of memory be its own."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def one_case(
     arguments: Arguments, dtype: str, form: str, ranks: Ranks, folder: Path
 ) -> dict[str, Any]:
     """Build both sides, time them, sum up."""
+    forget_earlier(ranks.device)
     config = our_config(arguments, dtype, form, folder / f"{dtype}-{form}")
     run = build_run(config, ranks, check_inputs(config, ranks))
     sides: dict[str, Steps] = {"ours": OurStep(run)}

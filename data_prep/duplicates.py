@@ -12,6 +12,7 @@ import numpy as np
 
 from data_prep.manifest import Duplicates
 from data_prep.split import text_hash
+from storage.arrays import save_array
 
 HASHES_AT_ONCE = 1 << 24
 HASHES = "hashes.npy"
@@ -37,8 +38,8 @@ class DocumentHashes:
 
     def save(self, folder: Path) -> None:
         """Write two files for `count_duplicates`."""
-        np.save(folder / HASHES, np.array(self._hashes, np.uint64))
-        np.save(folder / CHECKSUMS, np.array(self._checksums, np.uint32))
+        save_array(folder / HASHES, np.array(self._hashes, np.uint64))
+        save_array(folder / CHECKSUMS, np.array(self._checksums, np.uint32))
 
 
 def count_duplicates(folders: Iterable[Path]) -> Duplicates:

@@ -161,8 +161,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise ValueError(
-            f"there is no data set at {folder}; make one with "
-            f"`python data_prep/fineweb.py` or `python data_prep/text.py`"
+            f"there is no data set at {folder}; make one with `python data_prep/fineweb.py`, "
+            "`tinystories.py`, or `text.py FILES --out FOLDER` (--embedded for the demo's)"
         )
     if not path.is_file():
         raise ValueError(

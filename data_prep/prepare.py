@@ -31,6 +31,7 @@ from data_prep.unit import UnitWork
 from data_prep.work_folder import (
     check_all_finished,
     differences,
+    note_planned,
     one_plans,
     only_preparer,
     part_preparer,
@@ -71,8 +72,9 @@ def prepare(
             bar = job.run(work, units)
         manifest = assemble(work, len(units), source.identity(), job.settings(), job.tokenizer)
         manifest.write(work.data_folder)
+        _check_whole(work.data_folder)
         publish_folder(work.data_folder, out)
-        shutil.rmtree(job.partial)
+        shutil.rmtree(job.partial, ignore_errors=True)
     if downloads is not None:
         downloads.clean()
     data = open_data_set(out)
@@ -91,6 +93,7 @@ def prepare_part(
     with part_preparer(job.partial, part):
         with one_plans(job.partial):
             work, units = job.begin()
+            note_planned(job.partial, part)
         job.run(work, units)
     share = part.units(len(units))
     log.info("part %s: %d of the %d units are finished", part, len(share), len(units))
@@ -126,9 +129,12 @@ class _Job:
 
     def finished(self) -> DataSet | None:
         identity = self.source.identity()
-        return finished_data_set(
+        found = finished_data_set(
             self.out, self.settings(), self.tokenizer, lambda found: found == identity
         )
+        if found is not None and self.downloads is not None:
+            self.downloads.forget_described()
+        return found
 
     def begin(self) -> tuple[UnitWork, list[Unit]]:
         """The plan and the folders for it, new or as an earlier start left them."""
@@ -136,7 +142,8 @@ class _Job:
         units = _plan(self.source, identity, self.options)
         plan = _plan_as_json(self.settings(), identity, self.tokenizer, units)
         rule = remembered_rule(self.partial, plan) or self._decide(units)
-        work = UnitWork(self.source, rule, self.partial / "units", self.options.encoder)
+        folder = self.partial / "units"
+        work = UnitWork(self.source, rule, folder, fingerprint(plan), self.options.encoder)
         share = self.options.chosen_part().units(len(units))
         start_or_go_on(work, plan, self.tokenizer, share)
         return work, units
@@ -233,6 +240,17 @@ def finished_data_set(
     remove_finished(out.with_name(f"{out.name}.partial"))
     log.info("%s is complete already; to make it anew, move it away first", out)
     return open_data_set(out)
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises: ValueError if a file of the data set in the making does not fit its manifest."""
+    try:
+        open_data_set(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"the data set came out damaged and is not published ({error}); check the disk, delete "
+            f"{folder.parent} and run it again"
+        ) from error
 
 
 def _plan(source: Source, identity: SourceEntry, options: PrepareOptions) -> list[Unit]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow
 import pyarrow.parquet as parquet
@@ -190,7 +190,8 @@ class Parquet:
 
     def _open(self, path: Path) -> parquet.ParquetFile:
         try:
-            file = parquet.ParquetFile(path)
+            # Without a buffer it holds a whole column of a row group, compressed, beside the texts.
+            file = parquet.ParquetFile(path, buffer_size=CHUNK_BYTES, pre_buffer=False)
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(
                 f"{path} is not a readable parquet file ({error}); copy or download it again"
@@ -232,13 +233,27 @@ def format_of(name: str) -> str:
     return path.suffix if path.suffix in FORMATS else ""
 
 
-def open_bytes(path: Path, start: int = 0) -> pyarrow.NativeFile:
+def open_bytes(path: Path, start: int = 0) -> BinaryIO | pyarrow.NativeFile:
     """The file's bytes from `start` on, decompressed by its suffix."""
+    if path.suffix not in COMPRESSIONS:
+        plain = path.open("rb")
+        plain.seek(start)
+        return plain
     file = pyarrow.input_stream(path, compression="detect", buffer_size=CHUNK_BYTES)
     left = start
     while left:
-        left -= len(_read(file, path, min(CHUNK_BYTES, left)))
+        chunk = _read(file, path, min(CHUNK_BYTES, left))
+        if not chunk:
+            raise _shorter(path)
+        left -= len(chunk)
     return file
+
+
+def _shorter(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is shorter than when it was planned; it must not change while it is prepared: "
+        "start again"
+    )
 
 
 def split_file(
@@ -257,10 +272,12 @@ def split_file(
                 del buffer[: at + len(separator)]
                 searched = 0
             searched = max(0, len(buffer) - len(separator) + 1)
+    if left:
+        raise _shorter(path)
     yield bytes(buffer), False
 
 
-def _read(file: pyarrow.NativeFile, path: Path, count: int) -> bytes:
+def _read(file: BinaryIO | pyarrow.NativeFile, path: Path, count: int) -> bytes:
     try:
         return file.read(count)
     except (OSError, pyarrow.ArrowException) as error:

@@ -1,19 +1,21 @@
 """What a run folder says it was fed: seed, window length, data set, and each step's windows.
 
-Read as plain JSON from config.json and metrics.jsonl, also while the run is still writing.
+Read as plain JSON from config.json, starts.jsonl and metrics.jsonl, also while the run is writing.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_prep.shards import DataSet
 from data_prep.skips import Skips, after_skips, parse_skips
 from storage.atomic import read_json
 from storage.run_folder import RunFolder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class Feeding:
+    """What decides the windows of a step, besides the step before."""
+
+    windows: int
+    """Windows of a step."""
+    skips: Skips
+    """Ranges of windows that are left out."""
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run as its folder tells it."""
 
@@ -40,13 +52,20 @@ class RunRecord:
     seed: int
     context_length: int
     windows: int
-    """Windows of every step, by the configuration."""
+    """Windows of a step, by the configuration of the last start."""
     data_fingerprint: str
     steps: tuple[StepRecord, ...]
     discarded: tuple[StepRecord, ...]
     """Steps that were done, lost by a stop, and done again."""
     skips: Skips = ()
-    """Ranges of windows that were to be left out."""
+    """Ranges of windows that were to be left out, by the same."""
+    before: tuple[tuple[int, Feeding], ...] = ()
+    """What held before changes of the configuration: each up to, not including, a step."""
+
+    def at(self, step: int) -> Feeding:
+        """What held when a step was done (last, if it was done more than once)."""
+        now = Feeding(self.windows, self.skips)
+        return next((held for stop, held in self.before if step < stop), now)
 
     def check_data(self, data: DataSet) -> None:
         """Raises: ValueError if the run was not trained on `data`."""
@@ -99,35 +118,67 @@ def read_run(folder: Path) -> RunRecord:
     try:
         config = content["config"]
         length = int(config["context_length"])
+        now = _feeding(config, length)
         return RunRecord(
             folder=folder,
             seed=int(config["seed"]),
             context_length=length,
-            windows=int(config["batch_tokens"]) // length,
+            windows=now.windows,
             data_fingerprint=content["data_fingerprint"],
-            steps=tuple(_read_steps(run.metrics)),
-            discarded=tuple(_read_steps(run.discarded_metrics)),
-            skips=parse_skips(config.get("skip_windows", ())),
+            steps=tuple(_read_lines(run.metrics, _step)),
+            discarded=tuple(_read_lines(run.discarded_metrics, _step)),
+            skips=now.skips,
+            before=_feeding_before(run.starts, config, length),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{run.config} lacks {error}; it is not a run of this program") from error
 
 
-def _read_steps(path: Path) -> Iterator[StepRecord]:
+def _feeding(config: dict[str, Any], length: int) -> Feeding:
+    skips = parse_skips(config.get("skip_windows") or ())
+    return Feeding(int(config["batch_tokens"]) // length, skips)
+
+
+def _feeding_before(
+    starts: Path, config: dict[str, Any], length: int
+) -> tuple[tuple[int, Feeding], ...]:
+    """What held up to which step: the changes that the starts noted, undone from the last on.
+
+    A start's steps end where a later one began.
+    """
+    found: list[tuple[int, Feeding]] = []
+    for step, replaced in reversed(list(_read_lines(starts, _start))):
+        config = config | replaced
+        stop = min(step, found[-1][0]) if found else step
+        found.append((stop, _feeding(config, length)))
+    return tuple(reversed(found))
+
+
+def _start(line: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The step that a start began at, and the settings that it replaced."""
+    replaced = {change["key"]: change["before"] for change in line.get("changed", ())}
+    return int(line["started_at_step"]), replaced
+
+
+def _read_lines(path: Path, read: Callable[[dict[str, Any]], T | None]) -> Iterator[T]:
+    """What `read` makes of each line. Raises: ValueError naming a damaged one."""
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, text in enumerate(lines, start=1):
         try:
-            line = json.loads(text)
-            if "data/digest" in line:
-                yield _step(line)
-        except (ValueError, KeyError, TypeError) as error:
+            found = read(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number < len(lines):  # the last line may be torn: a run that writes, or was killed
                 raise ValueError(f"line {number} of {path} is damaged ({error})") from error
+        else:
+            if found is not None:
+                yield found
 
 
-def _step(line: dict[str, Any]) -> StepRecord:
+def _step(line: dict[str, Any]) -> StepRecord | None:
+    if "data/digest" not in line:
+        return None
     return StepRecord(
         step=int(line["step"]),
         first_window=int(line["data/first_window"]),
@@ -137,7 +188,7 @@ def _step(line: dict[str, Any]) -> StepRecord:
     )
 
 
-def breaks(steps: tuple[StepRecord, ...], first: int = 0, skips: Skips = ()) -> list[str]:
+def breaks(run: RunRecord, steps: tuple[StepRecord, ...], first: int = 0) -> list[str]:
     """Where lines do not follow on from `first`: a gap or an overlap of steps or of windows.
 
     A jump over windows that were to be left out is none (nor that they were taken before).
@@ -145,14 +196,14 @@ def breaks(steps: tuple[StepRecord, ...], first: int = 0, skips: Skips = ()) -> 
     found = []
     if steps and steps[0].step > first:
         found.append(f"steps {first} to {steps[0].step - 1} have no line")
-    begin = after_skips(0, steps[0].windows, skips) if steps else 0
+    begin = after_skips(0, steps[0].windows, run.at(0).skips) if steps else 0
     if steps and steps[0].step == 0 and steps[0].first_window not in (0, begin):
         found.append(f"step 0 begins at window {steps[0].first_window} instead of {begin}")
     for before, after in pairwise(steps):
         if after.step != before.step + 1:
             found.append(f"step {before.step} is followed by step {after.step}")
         kind = "gap" if after.first_window > before.stop_window else "overlap"
-        jump = after_skips(before.stop_window, after.windows, skips)
+        jump = after_skips(before.stop_window, after.windows, run.at(after.step).skips)
         if after.first_window not in (before.stop_window, jump):
             found.append(
                 f"{kind}: step {before.step} ends before window {before.stop_window}, step "

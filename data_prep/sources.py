@@ -175,8 +175,10 @@ def _files_at(place: str) -> list[Path]:
         return [path]
     if path.is_dir():
         names = [found for found in path.rglob("*") if not _is_hidden(found.relative_to(path))]
-    else:
+    elif glob.has_magic(str(path)):
         names = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    else:
+        raise ValueError(f"there is no {path}; give text files, folders or globs")
     found = [name for name in names if format_of(name.name) and name.is_file()]
     if not found:
         raise ValueError(f"{path} holds no file of the kinds {known} (+ .gz, .zst)")

@@ -4,7 +4,6 @@ A copy that lies there already is used again, one that was cut off goes on, a da
 anew.
 """
 
-import fcntl
 import logging
 import shutil
 import time
@@ -17,6 +16,7 @@ from data_prep.manifest import MANIFEST_NAME
 from data_prep.shards import DataSet, check_data_set, open_data_set
 from storage.atomic import new_file, publish_folder
 from storage.digest import file_sha256
+from storage.locks import take_lock
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def stage_data_set(data: DataSet, stage: Path) -> None:
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Let one job of this machine copy while the others wait for the same copy."""
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock.open("a+") as file:
+        take_lock(file)
         yield
 
 

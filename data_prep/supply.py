@@ -3,7 +3,6 @@
 At most two files lie or come ahead of the work, so ten billion tokens need room for a few files.
 """
 
-import fcntl
 import logging
 import shutil
 import threading
@@ -19,6 +18,8 @@ from data_prep.hub import FOOTERS, LISTING, Hub, HubSource, Listing, fetch_foote
 from data_prep.manifest import SourceFile
 from data_prep.readers import format_of
 from data_prep.sources import Unit
+from storage.atomic import remove_if_empty
+from storage.locks import take_lock
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Downloads:
         self.source = source
         self.folder = folder
         self.keep = keep
+        self._described: list[Path] = []
+        """Files that came whole to plan from them."""
 
     def describe(self, max_documents: int | None) -> None:
         """Have what planning needs: footers of parquet files, other files whole.
@@ -96,6 +99,9 @@ class Downloads:
         footer = self.source.footer_of(file)
         parquet = format_of(file.name) == ".parquet"
         if not (parquet and fetch_footer(self.hub, file, self.listing.commit, footer)):
+            path = self.source.root / file.name
+            if not path.exists():
+                self._described.append(path)
             self.fetch(file)
 
     def fetch(self, file: SourceFile) -> None:
@@ -140,7 +146,18 @@ class Downloads:
             supply.close()
 
     def clean(self) -> None:
-        """Delete what only described files, and the folders that are then empty."""
+        """Delete what came for a data set that is finished now, and the folders then empty."""
+        if not self.keep:
+            for folder in (self.folder, *self.folder.glob("part_*_of_*")):
+                for file in self.listing.files:
+                    (folder / file.name).unlink(missing_ok=True)
+        clean_downloads(self.folder)
+
+    def forget_described(self) -> None:
+        """Delete what came to learn that nothing was to be done."""
+        if not self.keep:
+            for path in self._described:
+                path.unlink(missing_ok=True)
         clean_downloads(self.folder)
 
 
@@ -229,21 +246,25 @@ def clean_downloads(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     below = [path for path in folder.rglob("*") if path.is_dir()]
     for path in (*sorted(below, reverse=True), folder):
-        with suppress(OSError):  # not empty
-            path.rmdir()
+        remove_if_empty(path)
 
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Let tasks that begin together ask the Hub once."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            if [path.name for path in folder.iterdir()] == ["lock"]:
-                shutil.rmtree(folder)  # nothing came
+    lock = folder / "lock"
+    try:
+        with lock.open("a+") as file:
+            take_lock(file)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    if list(folder.iterdir()) == [lock]:  # nothing came
+                        lock.unlink()
+    finally:
+        remove_if_empty(folder)
 
 
 def _ends_with(path: Path, tail: bytes) -> bool:

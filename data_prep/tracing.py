@@ -140,15 +140,20 @@ class Tracer:
         in_epoch = np.zeros(self.shards.documents, np.int64)
         epochs: dict[int, dict[str, int]] = {}
         tokens = most = 0
+        last = (-1, -1)
         for first, stop in _runs_of_windows(steps):
             for piece in stream.pieces(first * length, (stop - first) * length):
                 if piece.epoch not in epochs:
                     most, in_epoch[:] = max(most, int(in_epoch.max())), 0
+                # A document around windows that were left out is still read once.
+                goes_on = last == (piece.epoch, int(piece.documents[0]))
+                begun = piece.documents[1:] if goes_on else piece.documents
+                last = (piece.epoch, int(piece.documents[-1]))
                 epoch = epochs.setdefault(piece.epoch, {"documents": 0, "tokens": 0})
-                epoch["documents"] += len(piece.documents)
+                epoch["documents"] += len(begun)
                 epoch["tokens"] += int(piece.counts.sum())
-                times[piece.documents] += 1
-                in_epoch[piece.documents] += 1
+                times[begun] += 1
+                in_epoch[begun] += 1
                 tokens += int(piece.counts.sum())
         span = (steps[-1].stop_window - steps[0].first_window) * length
         often = np.bincount(times)
@@ -157,7 +162,7 @@ class Tracer:
             "last_step": steps[-1].step,
             "tokens": tokens,
             "tokens_dropped": span - tokens,
-            "breaks": breaks(tuple(steps), skips=run.skips),
+            "breaks": breaks(run, tuple(steps)),
             "steps_without_update": sum(step.skipped for step in steps),
             "documents": self.shards.documents,
             "documents_seen": int((times > 0).sum()),

@@ -22,6 +22,7 @@ from data_prep.shards import LENGTH, PLACE, TOKEN, shard_entry
 from data_prep.sources import Document, Source, Unit
 from data_prep.split import SplitRule
 from data_prep.tokenizer import Tokenizer
+from storage.arrays import save_array
 from storage.atomic import new_folder, read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class UnitResult:
     train: ShardEntry | None
     val: ShardEntry | None
     encoder: str
+    plan: str
 
 
 class ShardWriter:
@@ -117,9 +119,9 @@ class ShardWriter:
         self._encoder.check_bytes(self._counts, self._text_bytes)
         folder, name = self._folder, self._name
         places = np.array(self._places, PLACE).reshape(-1, 2)
-        np.save(folder / f"{name}.lengths.npy", np.array(self._lengths, LENGTH))
-        np.save(folder / f"{name}.source.npy", places)
-        np.save(folder / f"{name}.counts.npy", self._counts)
+        save_array(folder / f"{name}.lengths.npy", np.array(self._lengths, LENGTH))
+        save_array(folder / f"{name}.source.npy", places)
+        save_array(folder / f"{name}.counts.npy", self._counts)
         return shard_entry(folder, name, self._text_bytes)
 
 
@@ -130,6 +132,8 @@ class UnitWork:
     source: Source
     rule: SplitRule
     folder: Path
+    plan: str
+    """Fingerprint of the plan that the unit is part of; what another plan made does not count."""
     encoder: EncoderChoice = "auto"
 
     @property
@@ -159,7 +163,13 @@ class UnitWork:
                 return self._make(number, unit, Encoder(tokenizer, fast), progress)
             except Disagreement as error:
                 self._turn_fast_off(error)
-        return self._make(number, unit, Encoder(tokenizer), progress)
+        try:
+            return self._make(number, unit, Encoder(tokenizer), progress)
+        except Disagreement as error:
+            raise ValueError(
+                f"tokenizer {tokenizer.name} loses text in unit {number} of the source "
+                f"({error.what}): its pattern does not cover the text; use another --tokenizer"
+            ) from error
 
     def _turn_fast_off(self, error: Disagreement) -> None:
         where = ""
@@ -188,7 +198,7 @@ class UnitWork:
                     skipped += 1
             shards = {name: writer.save() for name, writer in writers.items()}
             hashes.save(aside)
-            result = UnitResult(skipped, **shards, encoder=encoder.name)
+            result = UnitResult(skipped, **shards, encoder=encoder.name, plan=self.plan)
             write_json(aside / "unit.json", asdict(result))
 
     def _parts(
@@ -212,7 +222,8 @@ class UnitWork:
         if not path.is_file():
             return None
         result = _result_from_json(read_json(path))
-        return None if self.fast_is_off and result.encoder != REFERENCE else result
+        distrusted = self.fast_is_off and result.encoder != REFERENCE
+        return None if distrusted or result.plan != self.plan else result
 
 
 def _result_from_json(content: dict[str, Any]) -> UnitResult:
@@ -220,5 +231,9 @@ def _result_from_json(content: dict[str, Any]) -> UnitResult:
         return ShardEntry(**content[name]) if content[name] else None
 
     return UnitResult(
-        content["skipped_empty"], entry("train"), entry("val"), content.get("encoder", REFERENCE)
+        content["skipped_empty"],
+        entry("train"),
+        entry("val"),
+        content.get("encoder", REFERENCE),
+        content.get("plan", ""),  # of an older version: made anew
     )

@@ -111,10 +111,16 @@ def show_sample(data: DataSet, count: int) -> None:
     log.info("%d of %d documents give the same tokens when their text is encoded", alike, count)
 
 
-def difference(stream: TrainingStream, run: RunRecord, step: StepRecord) -> str | None:
-    """What is wrong with a step's line, if anything: its digest is recomputed from the shards."""
-    if step.windows != run.windows:
-        return f"step {step.step}: {step.windows} windows, the configuration says {run.windows}"
+def difference(
+    stream: TrainingStream, run: RunRecord, step: StepRecord, sizes: Sequence[int] = ()
+) -> str | None:
+    """What is wrong with a step's line, if anything: its digest is recomputed from the shards.
+
+    `sizes` are the numbers of windows that it may have, by default what held at that step.
+    """
+    wanted = run.at(step.step).windows
+    if step.windows not in (sizes or (wanted,)):
+        return f"step {step.step}: {step.windows} windows, the configuration says {wanted}"
     windows = read_windows(stream, step.first_window, step.windows, run.context_length)
     digest = f"{windows_digest(step.first_window, windows):016x}"
     if digest != step.digest:
@@ -123,7 +129,11 @@ def difference(stream: TrainingStream, run: RunRecord, step: StepRecord) -> str 
 
 
 def differences(
-    data: DataSet, run: RunRecord, steps: Sequence[StepRecord], threads: int
+    data: DataSet,
+    run: RunRecord,
+    steps: Sequence[StepRecord],
+    threads: int,
+    sizes: Sequence[int] = (),
 ) -> list[str]:
     """A sentence for each step whose line is not what the shards give."""
     stream = TrainingStream(data.split("train"), run.seed)
@@ -132,7 +142,7 @@ def differences(
         tqdm(total=len(steps), unit="step", desc="steps") as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
-        for sentence in pool.map(lambda step: difference(stream, run, step), steps):
+        for sentence in pool.map(lambda step: difference(stream, run, step, sizes), steps):
             bar.update()
             if sentence is not None:
                 found.append(sentence)
@@ -147,9 +157,10 @@ def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) ->
     again = [s for s in run.discarded if first <= s.step and (stop is None or s.step < stop)]
     start = time.perf_counter()
     differing = differences(data, run, chosen, threads)
-    redone = differences(data, run, again, threads) if again else []
+    sizes = [run.windows, *(held.windows for _, held in run.before)]  # which held then is not kept
+    redone = differences(data, run, again, threads, sizes) if again else []
     seconds = time.perf_counter() - start
-    broken = breaks(chosen, first, run.skips)
+    broken = breaks(run, chosen, first)
     tokens = run.context_length * sum(step.windows for step in (*chosen, *again))
     log.info(
         "%s: data set %s, seed %d, windows of %d tokens",

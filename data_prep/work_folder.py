@@ -16,7 +16,8 @@ from typing import Any
 from data_prep.split import SplitRule
 from data_prep.tokenizer import Tokenizer
 from data_prep.unit import UnitWork
-from storage.atomic import read_json, write_json
+from storage.atomic import read_json, remove_if_empty, write_json
+from storage.locks import take_lock
 
 RULE = "split_rule"
 
@@ -74,7 +75,7 @@ def start_or_go_on(
 ) -> None:
     """Make the folders of a new preparation, or check that the one begun here is the same.
 
-    Raises: ValueError if finished units of another plan would be lost.
+    Raises: ValueError if finished units of another plan would be lost, or a part of it is at work.
     """
     partial = work.folder.parent
     found = _read_plan(partial)
@@ -86,6 +87,7 @@ def start_or_go_on(
             "there); delete it or start with the same options and files"
         )
     if differing:
+        _check_nobody_follows(partial, differing)
         shutil.rmtree(work.data_folder, ignore_errors=True)
     for number in share:
         for debris in work.folder.glob(f".{number:06d}.*.partial"):
@@ -101,12 +103,15 @@ def only_preparer(partial: Path) -> Iterator[None]:
 
     Raises: ValueError if another process holds it, or a part of it.
     """
-    with _locked(partial, partial / "lock", fcntl.LOCK_EX):
-        try:
-            yield
-        finally:
-            if not any(partial.glob("units/*/unit.json")):
-                shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with _locked(partial, partial / "lock", fcntl.LOCK_EX):
+            try:
+                yield
+            finally:
+                if not any(partial.glob("units/*/unit.json")):
+                    shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        remove_if_empty(partial)
 
 
 @contextmanager
@@ -115,42 +120,72 @@ def part_preparer(partial: Path, part: Part) -> Iterator[None]:
 
     Raises: ValueError if another process prepares the same part, or everything.
     """
-    own = partial / f"part_{part.number}_of_{part.parts}.lock"
+    own = _part_lock(partial, part)
     with _locked(partial, partial / "lock", fcntl.LOCK_SH), _locked(partial, own, fcntl.LOCK_EX):
+        own.write_text("")
         _check_no_other_sharing(partial, part)
         yield
+
+
+def note_planned(partial: Path, part: Part) -> None:
+    """Say in the lock of a part that it follows the plan; in `one_plans`."""
+    with _part_lock(partial, part).open("w") as file:
+        file.write("planned\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _part_lock(partial: Path, part: Part) -> Path:
+    return partial / f"part_{part.number}_of_{part.parts}.lock"
+
+
+def _check_nobody_follows(partial: Path, differing: list[str]) -> None:
+    """Raises: ValueError if a part is at work by the plan that is to be replaced.
+
+    A part that is still to plan, as this one, will see the new plan.
+    """
+    for lock in partial.glob("part_*_of_*.lock"):
+        if lock.read_text() and _is_held(lock):
+            raise ValueError(
+                f"{partial} is being prepared with other options ({'; '.join(differing)} there); "
+                "wait for that, stop it, or choose another --out"
+            )
 
 
 def _check_no_other_sharing(partial: Path, part: Part) -> None:
     """Raises: ValueError if a process prepares a part of another number of parts."""
     for lock in partial.glob("part_*_of_*.lock"):
         parts = lock.stem.split("_of_")[1]
-        if parts == str(part.parts):
-            continue
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{partial} is being prepared in {parts} parts, which overlap with part "
-                    f"{part}; wait for them, or stop them"
-                ) from None
+        if parts != str(part.parts) and _is_held(lock):
+            raise ValueError(
+                f"{partial} is being prepared in {parts} parts, which overlap with part {part}; "
+                "wait for them, or stop them"
+            )
+
+
+def _is_held(lock: Path) -> bool:
+    with lock.open("a+") as file:
+        try:
+            take_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager
 def one_plans(partial: Path) -> Iterator[None]:
     """Let parts that begin together plan one after another."""
-    with (partial / "plan.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with (partial / "plan.lock").open("a+") as file:
+        take_lock(file)
         yield
 
 
 @contextmanager
 def _locked(partial: Path, lock: Path, how: int) -> Iterator[None]:
     partial.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with lock.open("a+") as file:
         try:
-            fcntl.flock(file, how | fcntl.LOCK_NB)
+            take_lock(file, how | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
                 f"another process is preparing in {partial}; wait for it or choose another --out"
@@ -165,7 +200,7 @@ def remove_finished(partial: Path) -> None:
     """Delete the folder if a crash left it behind a data set that was already complete."""
     if partial.is_dir() and not (partial / "data").exists():
         with only_preparer(partial):
-            shutil.rmtree(partial)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_all_finished(work: UnitWork, count: int) -> None:

@@ -9,7 +9,6 @@ ending, only as a whole, if it has 8 words or more.
 """
 
 import logging
-import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ import tyro
 from data_prep.manifest import SplitEntry, SplitName
 from data_prep.pool import default_workers
 from data_prep.shards import DataSet, check_data_set, open_data_set
-from eval.hellaswag import completion_item, items_from_hub
+from eval.hellaswag import MARKS, completion_item, items_from_hub
 from eval.multiple_choice import Item
 from eval.ngrams import FOLD_RULE, NOWHERE, Needles, all_runs, whole_texts
 from eval.pydoc_choice import ITEMS as PYDOC_CHOICE_FILE
@@ -40,8 +39,6 @@ ITEM_TASKS = ("hellaswag", "pydoc_choice")
 SHORTEST_WHOLE = 8  # GPT-3's least n: fewer words meet by chance
 ID_KEYS = ("val_index", "ind")
 NO_ITEM = -1
-# HellaSwag's own marks in what it took from wikiHow, where the pages have none.
-MARKS = re.compile(r"\[(?:header|title|step|substeps)\]")
 TESTS = {
     "ngram": "{words} words in a row of context and right ending, or a shorter item of {shortest} "
     "words or more as a whole",

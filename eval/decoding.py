@@ -22,11 +22,12 @@ from eval.sampling import (
     pick,
     uniform_numbers,
 )
-from eval.subject import evaluating
+from eval.subject import Subject, evaluating
 from eval.text_stream import TextStream
 from model.gpt import GPT
 from model.kv_cache import KVCache
 from model.precision import autocast, choose_dtype
+from parallel.ranks import from_everyone, raise_together
 
 FinishReason = Literal["end_of_text", "stop", "length"]
 
@@ -139,6 +140,26 @@ def batches_of(drafts: Sequence[Draft], options: GenerateOptions) -> list[list[D
     """The drafts in batches, formed without regard to who draws them."""
     size = options.batch_size
     return [list(drafts[i : i + size]) for i in range(0, len(drafts), size)]
+
+
+def draw_on_ranks(
+    subject: Subject, drafts: Sequence[Draft], options: GenerateOptions, watch: Watch = no_watch
+) -> list[Sample]:
+    """Every draft as a finished sample, in order, on every rank; each draws its own batches.
+
+    Raises: ValueError on every rank if one could not.
+    """
+    ranks, batches = subject.ranks, batches_of(drafts, options)
+    own = batches[ranks.rank :: ranks.world_size]
+    error = None
+    try:
+        draw_batches(subject.model, own, options, watch)
+    except ValueError as found:
+        error = found
+    raise_together(error)
+    shares = from_everyone([[draft.sample() for draft in batch] for batch in own])
+    dealt = (shares[i % ranks.world_size][i // ranks.world_size] for i in range(len(batches)))
+    return [sample for batch in dealt for sample in batch]
 
 
 def draw_batches(

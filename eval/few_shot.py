@@ -26,7 +26,8 @@ def with_examples(
 ) -> tuple[Item, ...]:
     """The items, each with `count` solved ones of `pool` before its context.
 
-    An item is never an example of itself. Raises: ValueError if the pool is too small.
+    Where the harness draws one to spare, an item is never an example of itself.
+    Raises: ValueError if the pool is too small.
     """
     drawn = count + source.spare_example
     if drawn > len(pool):
@@ -39,7 +40,9 @@ def with_examples(
 
 
 def _prompted(item: Item, pool: Sequence[Item], drawn: int, count: int, random: Random) -> Item:
-    examples = [one for one in random.sample(pool, drawn) if one != item][:count]
+    examples = random.sample(pool, drawn)
+    if drawn > count:
+        examples = [one for one in examples if one != item][:count]
     if len(examples) < count:
         others = [one for one in pool if one != item]
         if len(others) < count:

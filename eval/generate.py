@@ -17,21 +17,21 @@ from pathlib import Path
 import tyro
 
 from data_prep.tokenizer import Tokenizer
-from eval.decoding import Sample, Watch, batches_of, draw_batches, new_drafts, no_watch
+from eval.decoding import (
+    Sample,
+    Watch,
+    batches_of,
+    draw_batches,
+    draw_on_ranks,
+    new_drafts,
+    no_watch,
+)
 from eval.printing import JsonPrinter, Printer, write_pairs
 from eval.prompts import gather_prompts
 from eval.sampling import GenerateOptions
 from eval.subject import Subject, load_subject
 from model.gpt import GPT
-from parallel.ranks import (
-    Ranks,
-    from_everyone,
-    quiet_other_ranks,
-    raise_together,
-    start,
-    stop,
-    user_errors,
-)
+from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
 
 log = logging.getLogger("eval")
 
@@ -73,25 +73,14 @@ class Arguments:
     """How text is drawn."""
 
 
-def draw_on_ranks(
+def draw(
     subject: Subject, prompts: Sequence[str], options: GenerateOptions, watch: Watch = no_watch
 ) -> list[Sample]:
-    """Every sample of every prompt, in order, on every rank; each rank draws its own batches."""
-    ranks = subject.ranks
-    drafts = new_drafts(subject.tokenizer, prompts, options)
-    batches = batches_of(drafts, options)
-    own = batches[ranks.rank :: ranks.world_size]
-    error = None
+    """Every sample of every prompt, in order, on every rank; says how fast."""
     begin = time.perf_counter()
-    try:
-        draw_batches(subject.model, own, options, watch)
-    except ValueError as found:
-        error = found
-    raise_together(error)
-    shares = from_everyone([[draft.sample() for draft in batch] for batch in own])
+    drafts = new_drafts(subject.tokenizer, prompts, options)
+    samples = draw_on_ranks(subject, drafts, options, watch)
     seconds = time.perf_counter() - begin
-    dealt = [shares[i % ranks.world_size][i // ranks.world_size] for i in range(len(batches))]
-    samples = [sample for batch in dealt for sample in batch]
     tokens = sum(len(sample.token_ids) for sample in samples)
     log.info("%d tokens in %.2f s: %.1f tokens/s", tokens, seconds, tokens / seconds)
     return samples
@@ -100,7 +89,7 @@ def draw_on_ranks(
 def compare(arguments: Arguments, other: Path, prompts: Sequence[str], ranks: Ranks) -> None:
     """Draw with two checkpoints, each with its own tokenizer, and write their texts in columns."""
     subjects = [load_subject(checkpoint, ranks) for checkpoint in (arguments.checkpoint, other)]
-    drawn = [draw_on_ranks(subject, prompts, arguments.sampling) for subject in subjects]
+    drawn = [draw(subject, prompts, arguments.sampling) for subject in subjects]
     if ranks.is_main:
         names = (str(arguments.checkpoint), str(other))
         write_pairs(names, prompts, list(zip(*drawn, strict=True)))
@@ -121,9 +110,9 @@ def write_texts(subject: Subject, prompts: Sequence[str], arguments: Arguments) 
         name = str(arguments.checkpoint)
         printer = JsonPrinter(prompts, options.samples, options.seed, name)
     if subject.ranks.world_size == 1:
-        draw_on_ranks(subject, prompts, options, printer.watch)
+        draw(subject, prompts, options, printer.watch)
         return
-    for sample in draw_on_ranks(subject, prompts, options):
+    for sample in draw(subject, prompts, options):
         if subject.ranks.is_main:
             printer.add(sample)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eval.multiple_choice import Item, check_losses, trees_of
-from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of
+from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of, perplexity
 from eval.sources import HubTable, Source, read_items
 from eval.subject import EvalOptions, Subject
 from eval.trees import score_trees
@@ -26,11 +26,11 @@ def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
     nats, unlikely = score_trees(subject, trees, options).T
     check_losses(nats, range(len(items)))
     right = unlikely == 0
-    perplexity = math.exp(nats.mean())
-    tags = {**accuracy_tags("lambada/acc", right), "lambada/perplexity": perplexity}
+    per_word = perplexity(float(nats.mean()))
+    tags = {**accuracy_tags("lambada/acc", right), "lambada/perplexity": per_word}
     if len(nats) > 1:
         error = nats.std(ddof=1) / math.sqrt(len(nats))
-        tags["lambada/perplexity_stderr"] = perplexity * error  # to first order
+        tags["lambada/perplexity_stderr"] = per_word * error  # to first order
     if truncated:
         tags["lambada/truncated_rows"] = float(truncated)
     table = ItemTable(

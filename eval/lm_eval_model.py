@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from eval.decoding import Draft, batches_of, draw_batches
+from eval.decoding import Draft, draw_on_ranks
 from eval.multiple_choice import check_losses, encode_together, trees_of_ids
 from eval.sampling import GenerateOptions
 from eval.subject import EvalOptions, Subject, load_subject
@@ -107,9 +107,8 @@ class RatchetLM(LM):
                 for prompt in [self._prompt(pairs[i][0], options.max_tokens)]
             ]
             drafts.sort(key=lambda draft: -len(draft.ids))  # so that a batch is of like lengths
-            draw_batches(self.subject.model, batches_of(drafts, options), options)
-            for draft in drafts:
-                texts[draft.where[0]] = draft.sample().text
+            for sample in draw_on_ranks(self.subject, drafts, options):
+                texts[sample.prompt_index] = sample.text
         return self._remember("generate_until", pairs, texts)
 
     def _prompt(self, context: str, max_tokens: int) -> list[int]:

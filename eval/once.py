@@ -4,9 +4,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.manifest import MANIFEST_NAME
 from eval.subject import EvalOptions, load_subject, options_of
 from eval.tasks import measure
-from parallel.ranks import Ranks
+from parallel.ranks import Ranks, from_main
 from storage.atomic import write_json
 
 DEFAULT_TASKS = ("hellaswag", "val_loss")
@@ -24,6 +25,15 @@ class Outputs:
     """Folder for what became of each item."""
 
 
+def default_tasks(own_data: Path | None) -> tuple[str, ...]:
+    """DEFAULT_TASKS, but for validation where the checkpoint's own data are not at hand."""
+    if own_data is not None and (own_data / MANIFEST_NAME).is_file():
+        return DEFAULT_TASKS
+    lacking = "the checkpoint names no data set" if own_data is None else f"no data in {own_data}"
+    log.info("val_loss is left out (%s); give a data set with --data", lacking)
+    return tuple(task for task in DEFAULT_TASKS if task != "val_loss")
+
+
 def evaluate(
     checkpoint: Path,
     tasks: tuple[str, ...],
@@ -31,13 +41,15 @@ def evaluate(
     outputs: Outputs,
     ranks: Ranks,
 ) -> None:
-    """Load, measure (without `tasks` DEFAULT_TASKS), report.
+    """Load, measure (without `tasks` those of DEFAULT_TASKS that can be), report.
 
     Raises: ValueError if the checkpoint cannot be used, or none of the tasks run.
     """
     subject = load_subject(checkpoint, ranks)
-    tasks = tasks or DEFAULT_TASKS
-    found = measure(subject, options_of(checkpoint, options), tasks)
+    given, options = options.data, options_of(checkpoint, options)
+    if not tasks:
+        tasks = from_main(DEFAULT_TASKS if given else default_tasks(options.data))
+    found = measure(subject, options, tasks)
     if not found.tags:
         raise ValueError(f"none of the tasks {', '.join(tasks)} could be run; see above")
     width = max(map(len, found.tags))

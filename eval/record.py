@@ -16,6 +16,7 @@ from typing import Any
 
 from eval.live_run import UNKNOWN
 from eval.subject import EvalOptions
+from storage.locks import take_lock
 from storage.metrics import JsonLines, Metrics
 
 log = logging.getLogger(__name__)
@@ -47,14 +48,12 @@ class Record:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
                 f"{self.path} is being written by another process that watches this run; "
                 "stop it, or give all tasks to one of the two"
             ) from error
-        except OSError:
-            log.warning("%s: this file system has no locks; start only one watcher", self.path)
 
     def _note(self, number: int, line: bytes) -> None:
         try:

@@ -5,6 +5,7 @@ A table of items is saved as .npz beside others of its evaluation; eval/compare.
 
 import json
 import math
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from storage.atomic import new_file
 
 PREDICTION = "prediction_"  # before the tag's last part, in the names of the arrays of a file
 ID_BYTES = 8
+MOST_NATS = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ def ids_of(values: Sequence[Any]) -> np.ndarray:
         seen[digest] = seen.get(digest, 0) + 1
         ids.append(digest if seen[digest] == 1 else f"{digest}#{seen[digest]}")
     return np.array(ids)
+
+
+def perplexity(nats: float) -> float:
+    """e to the `nats`; infinite where a float cannot hold it, as for weights that have diverged."""
+    return math.exp(nats) if nats < MOST_NATS else math.inf
 
 
 def accuracy_tags(tag: str, right: np.ndarray) -> dict[str, float]:

@@ -67,7 +67,7 @@ class Source(Generic[T]):
     @property
     def option(self) -> str:
         """The option that names a local file instead."""
-        return "--hellaswag-file" if self.task == "hellaswag" else f"--task-file {self.task}=FILE"
+        return f"--task-file {self.task}=FILE (in training --eval.task-file)"
 
 
 def read_items(source: Source[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:

@@ -21,8 +21,11 @@ class StopWish:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT inside the block (main thread only)."""
-        before = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
+        """Take the stop signals inside the block (main thread only); not a SIGHUP under nohup."""
+        numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            numbers.remove(signal.SIGHUP)
+        before = {n: signal.signal(n, self._receive) for n in numbers}
         try:
             yield
         finally:

@@ -59,15 +59,16 @@ def check_validation(shards: TokenShards, tokens: int, context_length: int) -> i
     if windows < 1:
         raise ValueError(
             f"val_tokens={tokens} is less than one window of context_length={context_length}; "
-            f"give --val-tokens {context_length} or more"
+            f"give {context_length} or more (--eval.val-tokens in training)"
         )
     if windows > available:
         most = available * context_length
-        cure = f"give --val-tokens {most} or less" if most else "shorten the context"
+        cure = f"give {most} or less (--eval.val-tokens in training)"
         raise ValueError(
             f"val_tokens={tokens} is {windows} windows of context_length={context_length}, but the "
-            f"{shards.tokens} validation tokens hold only {available}; {cure}, or prepare the data "
-            "with a larger --val-tokens"
+            f"{shards.tokens} validation tokens hold only {available}; "
+            f"{cure if most else 'shorten the context'}, or prepare the data again with more "
+            "validation (--val-tokens of the script in data_prep/)"
         )
     return windows
 
@@ -128,7 +129,7 @@ def _token_losses(subject: Subject, ids: Tensor, targets: Tensor) -> Tensor:
     losses = []
     vocabulary = subject.model.config.padded_vocab_size
     for some, wanted in head_chunks(states, targets.flatten(), vocabulary):
-        logits = subject.model.head(some).float()  # (N, C) -> (N, V)
+        logits = subject.model.exact_head(some)  # (N, C) -> (N, V)
         losses.append(F.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(losses).view_as(ids)
 

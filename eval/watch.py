@@ -163,9 +163,11 @@ class Watcher:
         return Work(step, checkpoint, folder, weights, self._tasks, tasks)
 
     def options(self, work: Work) -> EvalOptions:
-        """The options, those left open filled in with what the run's own evaluations have."""
-        options = run_options(read_record(self.run), self.request.options, work.asked)
-        return options_of(work.folder, options)
+        """The options, those left open filled in with what the run's own evaluations have.
+
+        Raises: ValueError if a file among them is not there.
+        """
+        return run_options(read_record(self.run), self.request.options, work.asked)
 
     def loaded(self, work: Work, problem: str) -> None:
         """Let the trainer's pruning go on; say so if the checkpoint could not be loaded."""
@@ -238,9 +240,10 @@ def _evaluate(work: Work, watcher: Watcher, ranks: Ranks, check: bool) -> bool:
 
     The model is gone when this returns, before the next one takes its place.
     """
-    subject, options, problem = None, EvalOptions(), ""
+    options = on_main(lambda: watcher.options(work), ranks)  # wrong ones end the watch
+    subject, problem = None, ""
     try:
-        options = on_main(lambda: watcher.options(work), ranks)
+        options = on_main(lambda: options_of(work.folder, options), ranks)
         subject = load_subject(work.folder, ranks)
     except ValueError as error:
         problem = str(error)

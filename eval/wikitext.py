@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eval.multiple_choice import check_losses
-from eval.result import ItemTable, TaskResult, ids_of
+from eval.result import ItemTable, TaskResult, ids_of, perplexity
 from eval.sources import HubTable, Source, read_items
 from eval.subject import EvalOptions, Subject
 from eval.trees import Tree, score_trees
@@ -62,8 +62,8 @@ def wikitext(subject: Subject, options: EvalOptions) -> TaskResult:
     text_bytes = sum(len(page.encode()) for page in pages)
     total = math.fsum(nats)
     tags = {
-        "wikitext/word_perplexity": math.exp(total / int(words.sum())),
-        "wikitext/byte_perplexity": math.exp(total / text_bytes),
+        "wikitext/word_perplexity": perplexity(total / int(words.sum())),
+        "wikitext/byte_perplexity": perplexity(total / text_bytes),
         "wikitext/bits_per_byte": total / text_bytes / math.log(2),
     }
     labels = np.zeros(len(pages), np.int64)

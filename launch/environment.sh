@@ -23,7 +23,8 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # NCCL remembers its last collectives of each rank; a run that hangs writes them to flight_recorder/.
 export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
 
-# Seconds from SIGTERM to SIGKILL: torchrun's 30 are short for a last save to a shared disk.
+# Seconds that the ranks have for a last save once torchrun itself was told to end. Once a rank has
+# died the others have torchrun's 30, whatever this says (torch's PContext.close).
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-90}
 
 # Print how many GPUs processes started here may use.

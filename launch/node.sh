@@ -35,11 +35,16 @@ options+=(--max-restarts="${MAX_RESTARTS:-0}")
 if [[ -n ${LOG_DIR:-} ]]; then
     options+=(--log-dir="$LOG_DIR/node_${SLURM_NODEID:-0}" --tee=3)
 fi
-# An unhandled warning signal would kill torchrun and leave its workers running. Older torchruns
-# lack the flag. (No pipe into grep: it would close early and look like a failure.)
+# An unhandled warning signal would kill torchrun and leave its workers running; one that nohup has
+# us ignore stays ignored. Older torchruns lack the flag. (No pipe into grep: it would close early
+# and look like a failure.)
+signals=SIGTERM,SIGINT,SIGQUIT,SIGUSR1,SIGUSR2
+if [[ -z $(trap -p HUP) ]]; then
+    signals+=,SIGHUP
+fi
 help=$(torchrun --help)
 if [[ $help == *--signals-to-handle* ]]; then
-    options+=("--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2")
+    options+=("--signals-to-handle=$signals")
 fi
 
 cores=$(nproc)

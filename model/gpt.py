@@ -241,9 +241,17 @@ class GPT(nn.Module):
         """Logits over the padded vocabulary. Shapes: (..., C) -> (..., V)."""
         return F.linear(hidden, self.head_weight)
 
+    def exact_head(self, hidden: Tensor) -> Tensor:
+        """Logits in float32 whatever autocast says. Shapes: (..., C) -> (..., V).
+
+        GPT-2's lie near -100, where bfloat16 has steps of a half and ties the likeliest tokens.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.head_weight.float())
+
     def live_logits(self, hidden: Tensor) -> Tensor:
         """float32 logits, padding ids at -inf, for sampling and scoring. (..., C) -> (..., V)."""
-        logits = self.head(hidden).float()
+        logits = self.exact_head(hidden)
         logits[..., self.config.vocab_size :] = -math.inf
         return logits
 

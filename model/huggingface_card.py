@@ -7,14 +7,16 @@ from typing import Any
 
 from model.cost import count_parameters
 from model.gpt import GPTConfig
+from model.huggingface_config import family_of
 from storage.atomic import read_json
 from storage.run_folder import MANIFEST, RunFolder
 
+FILES = ("data", "hellaswag_file", "task_file")  # options of eval/subject.py
 RUN_FIELDS = ("steps", "batch_tokens", "world_size", "device", "dtype", "torch")
 CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
-tags: [ratchet, gpt2]
+tags: [ratchet, {family}]
 ---
 
 # {name}
@@ -36,24 +38,42 @@ def model_card(name: str, checkpoint: Path, config: GPTConfig) -> str:
     state = _content(checkpoint / "state.json")
     origin = _content(checkpoint / "origin.json")
     parts = [_table("Shape", _shape(config))]
+    init = None
     if state:
         # runs/NAME/checkpoints/step_000500: the run's settings lie two folders up.
-        run = _content(checkpoint.resolve().parents[1] / "config.json").get("run", {})
-        parts.append(_table("Training", _training(state, run)))
+        record = _content(checkpoint.resolve().parents[1] / "config.json")
+        init = record.get("config", {}).get("init")
+        parts.append(_table("Training", _training(state, record.get("run", {}))))
     parts += [_table(title, _results(tags)) for title, tags in _measured(checkpoint, state).items()]
-    return CARD.format(name=name, origin=_sentence(state, origin), figures="\n\n".join(parts))
+    sentence, figures = _sentence(state, origin, init), "\n\n".join(parts)
+    return CARD.format(name=name, family=family_of(config), origin=sentence, figures=figures)
 
 
 def _content(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _sentence(state: dict[str, Any], origin: dict[str, Any]) -> str:
-    if state:
-        data = Path(state.get("data") or "unknown data").name
-        return f"A language model trained on {data} with Ratchet; exported at step {state['step']}."
+def _sentence(state: dict[str, Any], origin: dict[str, Any], init: str | None) -> str:
+    if not state:
+        return f"A copy of {_source(origin)}, imported and exported by Ratchet."
+    data = Path(state.get("data") or "unknown data").name
+    begin = f", from the weights of {_named(Path(init))}" if init else ""
+    step = state["step"]
+    return f"A language model trained on {data}{begin}, with Ratchet; exported at step {step}."
+
+
+def _source(origin: dict[str, Any]) -> str:
     commit = f" at commit {origin['commit']}" if origin.get("commit") else ""
-    return f"A copy of {origin.get('source', 'a model')}{commit}, imported and exported by Ratchet."
+    return f"{origin.get('source', 'a model')}{commit}"
+
+
+def _named(checkpoint: Path) -> str:
+    """What the weights of `--init` were, as far as that is still to be found there."""
+    origin = _content(checkpoint / "origin.json")
+    if origin:
+        return _source(origin)
+    place = checkpoint.resolve()
+    return f"{place.parents[1].name}, {place.name}" if place.is_dir() else checkpoint.name
 
 
 def _shape(config: GPTConfig) -> dict[str, Any]:
@@ -68,7 +88,8 @@ def _shape(config: GPTConfig) -> dict[str, Any]:
 
 
 def _training(state: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-    windows, length = state.get("next_window", 0), state.get("context_length", 0)
+    windows = state.get("windows", state.get("next_window", 0))  # older checkpoints lack the former
+    length = state.get("context_length", 0)
     return {
         "data": Path(state.get("data", "")).name,
         "data fingerprint": state.get("data_fingerprint", "")[:16],
@@ -109,12 +130,14 @@ def _watched(checkpoint: Path, state: dict[str, Any]) -> Iterator[dict[str, Any]
 
 
 def _asked(options: str) -> str:
-    """What the watcher was asked for that changes figures: numbers; of paths only that they were.
+    """What the watcher was asked for that changes figures; of files only that they were given.
 
     Where somebody's files lie is nobody's business.
     """
     pairs = [word.partition("=") for word in options.split(" ") if "=" in word]
-    asked = [f"{name}={value}" if value.isdigit() else name for name, _, value in pairs]
+    asked = [
+        name if "/" in value or name in FILES else f"{name}={value}" for name, _, value in pairs
+    ]
     return f" with {', '.join(asked)}" if asked else ""
 
 

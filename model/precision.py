@@ -11,7 +11,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 def choose_dtype(wanted: Precision, device: torch.device) -> torch.dtype:
     """The type of matrix products: auto is bfloat16 where the GPU has it, otherwise float32."""
     if wanted == "auto":
-        capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        # Where it is only emulated, as on a T4 or V100, its products are not the GPU's fast ones.
+        capable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if capable else torch.float32
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
 

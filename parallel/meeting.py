@@ -1,36 +1,90 @@
 """Who is there at the start, and what NCCL was doing at the end."""
 
+import time
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
+from torch.distributed import (
+    PrefixStore,  # type: ignore[reportPrivateImportUsage]
+    Store,  # type: ignore[reportPrivateImportUsage]
+    TCPStore,  # type: ignore[reportPrivateImportUsage]
+    distributed_c10d,
+)
 
-from parallel.ranks import Ranks
+from parallel.mistakes import SharedError
 
 ARRIVAL_SECONDS = 300.0
+POLL_SECONDS = 0.02
 
 
-def meet(ranks: Ranks, seconds: float = ARRIVAL_SECONDS) -> None:
-    """Wait until every rank has come this far.
+@dataclass(frozen=True)
+class MeetingPlace:
+    """The store in which ranks say that they are there."""
 
-    Raises: ValueError naming the ranks that have not in time, as rank 0 sees it.
+    host: str
+    port: int
+    attempt: str
+    """Which start of the job this is, if all ranks know: a launcher's store outlives one."""
+    by_launcher: bool
+    """Whether the launcher serves the store; otherwise rank 0 does."""
+
+
+def meet(place: MeetingPlace, rank: int, world_size: int) -> Store:
+    """Wait until every rank has come this far; returns the store, which rank 0 may be serving.
+
+    Comes before the process group: to build one, NCCL waits without limit and names nobody.
+    Raises: ValueError naming the ranks that have not come in time, told by rank 0 if it has.
     """
-    if ranks.world_size == 1:
-        return
-    on_cpu = dist.get_backend() == "gloo"  # the only one that can name who is missing
-    group: Any = None if on_cpu else dist.new_group(backend="gloo")
+    address = f"{place.host}:{place.port}"
     try:
-        dist.monitored_barrier(group, timedelta(seconds=seconds), wait_all_ranks=True)
+        store = _store(place, rank, world_size)
     except RuntimeError as error:
+        server = "torchrun" if place.by_launcher else "rank 0"
         raise ValueError(
-            f"not all {ranks.world_size} ranks came to the start within {seconds:.0f} s "
-            f"({str(error).splitlines()[0]}); look at the logs of those that are named"
+            f"{server} does not answer at {address} ({str(error).splitlines()[0]}); look at its "
+            "log, and whether this machine reaches that address"
         ) from error
-    finally:
-        if group is not None:
-            dist.destroy_process_group(group)
+    try:
+        missing = _missing(store, rank, world_size)
+    except RuntimeError as error:
+        raise SharedError(f"the server at {address} has left, and told why") from error
+    if missing:
+        kind = ValueError if 0 in missing else SharedError
+        raise kind(
+            f"not all {world_size} ranks came to the start within {ARRIVAL_SECONDS:.0f} s; "
+            f"missing: rank {', '.join(map(str, missing))}; look at the logs of those that are "
+            f"named, and whether their machines reach {address}"
+        )
+    return store
+
+
+def _store(place: MeetingPlace, rank: int, world_size: int) -> Store:
+    """The store, whose server torch's own of the same port will share in this process."""
+    store = TCPStore(
+        place.host,
+        place.port,
+        world_size,
+        is_master=rank == 0 and not place.by_launcher,
+        timeout=timedelta(seconds=ARRIVAL_SECONDS),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    return PrefixStore(f"ratchet/arrival/{place.attempt}", store)
+
+
+def _missing(store: Store, rank: int, world_size: int) -> list[int]:
+    """The ranks that do not come within ARRIVAL_SECONDS; signals are heard meanwhile."""
+    store.set(f"rank {rank}", "here")
+    if store.add("ranks", 1) == world_size:
+        store.set("everyone", "here")
+    deadline = time.monotonic() + ARRIVAL_SECONDS
+    while not store.check(["everyone"]):
+        if time.monotonic() > deadline:
+            return [n for n in range(world_size) if not store.check([f"rank {n}"])]
+        time.sleep(POLL_SECONDS)
+    return []
 
 
 def dump_flight_record(path: Path) -> bool:

@@ -5,15 +5,14 @@ and needs no process group: every function here then returns its input.
 """
 
 import ctypes
+import faulthandler
 import gc
-import io
 import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -23,11 +22,19 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from parallel.allocator import keep_memory
-from storage.mistakes import told_in_one_sentence
+from parallel.meeting import MeetingPlace, meet
+from parallel.mistakes import SharedError, told_by_one_rank
 
 T = TypeVar("T")
-LAST_WORD_SECONDS = 3.0
+TORCH_SHARE = 0.95  # of a GPU's memory; more than what model/memory.py plans with
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+# NCCL's threads would end a process at a peer's death, or after 480 s without a sign of life,
+# before it has saved its state, or free a stuck update to run on garbage. Where ours watch:
+NCCL_WATCHES_NOTHING = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "0",
+}
 
 
 class StopAgreed(Exception):
@@ -120,31 +127,29 @@ def quiet_other_ranks() -> None:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn a ValueError into one sentence on standard error and exit code 2, said once by rank 0.
-
-    The other ranks keep silent and leave last: torchrun ends everyone when the first one leaves.
-    """
-    rank = rank_from_environment()
-    silence = nullcontext() if rank == 0 else redirect_stderr(io.StringIO())
+    """Turn a ValueError into one sentence on standard error and exit code 2, told by one rank."""
     try:
-        with silence, told_in_one_sentence(ValueError):
+        with told_by_one_rank(rank_from_environment(), int(os.environ.get("LOCAL_RANK", "0"))):
             yield
     except SystemExit:
-        if rank != 0:
-            time.sleep(LAST_WORD_SECONDS)
         dismiss_launcher()
         stop()
         raise
 
 
 def start(
-    device: str = "auto", timeout_seconds: float = 1800, deterministic: bool = False
+    device: str = "auto",
+    timeout_seconds: float = 1800,
+    deterministic: bool = False,
+    watched: bool = False,
 ) -> Ranks:
     """Join the job that torchrun started (or stand alone) and pick this rank's device.
 
     `device` is auto, cpu or cuda; auto takes CUDA where there is one. `deterministic` makes CUDA
-    give the same bits each time, as the CPU always does.
-    Raises: ValueError for a device that is not there or has too few GPUs for the local ranks.
+    give the same bits each time, as the CPU always does. `watched` says that the caller ends a
+    process which waits for NCCL too long; otherwise NCCL does, after `timeout_seconds`.
+    Raises: ValueError for a device that is not there or has too few GPUs for the local ranks, or
+    naming the ranks that do not come.
     """
     die_with_launcher()
     if deterministic:
@@ -155,20 +160,43 @@ def start(
     use_cuda = _wants_cuda(device, local_world_size)
     place = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
-        # The watchdog would end this process at a peer's death before it has saved its state, or
-        # free a stuck update to run on garbage; train/progress.py watches instead.
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+        for name, value in NCCL_WATCHES_NOTHING.items() if watched else ():
+            os.environ.setdefault(name, value)
         torch.cuda.set_device(place)
+        # NCCL and Triton take memory beside torch's; where it has left them none, their error is
+        # not torch's OutOfMemoryError (https://github.com/rwth-i6/returnn/issues/1626).
+        torch.cuda.set_per_process_memory_fraction(TORCH_SHARE, place)
         torch.set_float32_matmul_precision("high")  # TF32, alike in training and evaluation
     elif not allocator_chosen():
         keep_memory()
+    rank = rank_from_environment()
     if world_size > 1:
+        store = meet(_meeting_place(world_size == local_world_size), rank, world_size)
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",
             timeout=timedelta(seconds=timeout_seconds),
             device_id=place if use_cuda else None,
         )
-    return Ranks(rank_from_environment(), world_size, local_rank, local_world_size, place)
+        del store  # now torch holds the server, if it is rank 0's
+        if use_cuda and watched:
+            # Until the caller sets another time. Data may be staged meanwhile, which takes long.
+            faulthandler.dump_traceback_later(
+                2 * timeout_seconds, exit=True, file=sys.__stderr__ or sys.stderr
+            )
+    return Ranks(rank, world_size, local_rank, local_world_size, place)
+
+
+def _meeting_place(one_machine: bool) -> MeetingPlace:
+    """Where torchrun lets the ranks find each other."""
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if host is None or port is None:
+        raise ValueError(
+            "WORLD_SIZE is above 1 but MASTER_ADDR or MASTER_PORT is not set; start with torchrun"
+        )
+    # Each machine's torchrun counts for itself, and only the failures of its own ranks.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if one_machine else ""
+    by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return MeetingPlace(host, int(port), attempt, by_launcher)
 
 
 def _wants_cuda(device: str, local_world_size: int) -> bool:
@@ -258,7 +286,7 @@ def from_everyone(value: T) -> list[T]:
 def raise_together(error: Exception | None) -> None:
     """Raise the first rank's error on every rank, so that no rank waits for one that left.
 
-    Every rank calls this with its own error or None. Raises: ValueError with that message.
+    Every rank calls this with its own error or None. Raises: SharedError with that message.
     """
     messages: list[str | None] = [None if error is None else str(error)]
     if dist.is_initialized():
@@ -268,4 +296,4 @@ def raise_together(error: Exception | None) -> None:
     for rank, message in enumerate(messages):
         if message is not None:
             where = "" if rank == 0 or len(messages) == 1 else f"rank {rank}: "
-            raise ValueError(where + message) from error
+            raise SharedError(where + message) from error

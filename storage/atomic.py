@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +110,12 @@ def publish_folder(aside: Path, path: Path) -> None:
         raise FileExistsError(f"{path} exists already; move it away or choose another folder")
     aside.rename(path)
     sync_folder(path.parent)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing, if it may be.
+
+    On NFS a removed file that is still open, such as a held lock, keeps its folder: call it after.
+    """
+    with suppress(OSError):
+        folder.rmdir()

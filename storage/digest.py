@@ -34,9 +34,11 @@ class DigestCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.known: dict[str, list[Any]] = read_json(path)
+            found = read_json(path)
         except (OSError, ValueError):
-            self.known = {}
+            found = {}
+        entries = found.items() if isinstance(found, dict) else ()
+        self.known: dict[str, list[Any]] = {name: e for name, e in entries if _is_entry(e)}
 
     def sha256(self, file: Path) -> str:
         """The file's sha256, from memory if the file has not been touched since."""
@@ -49,9 +51,18 @@ class DigestCache:
         self.known[file.name] = [*stamp, value]
         return value
 
+    def forget(self, file: Path) -> None:
+        """Hash the file anew when it is next asked for."""
+        self.known.pop(file.name, None)
+
     def save(self) -> None:
         """Remember for the next start; a folder that cannot be written to is no error."""
         try:
             write_json(self.path, self.known)
         except OSError:
             return
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it is a size, a time, an inode and a digest."""
+    return isinstance(entry, list) and [type(part) for part in entry] == [int, int, int, str]

@@ -4,7 +4,6 @@ config.json  status.json  lock  metrics.jsonl  loss.png  tensorboard/  samples/
 checkpoints/step_000500/{model.json, model.safetensors, ..., MANIFEST.json}  checkpoints/latest
 """
 
-import errno
 import fcntl
 import json
 import logging
@@ -19,6 +18,7 @@ from typing import IO, Any, Literal
 
 from storage.atomic import read_json, sync_folder, write_json
 from storage.digest import file_sha256
+from storage.locks import take_lock
 
 State = Literal["running", "preempted", "finished", "failed"]
 MANIFEST = "MANIFEST.json"
@@ -55,7 +55,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         file = (self.path / "lock").open("a+", encoding="utf-8")
-        if not _locked(file, self.path):
+        if not _locked(file):
             file.seek(0)
             holder = file.read().strip() or "an unknown process"
             file.close()
@@ -162,8 +162,8 @@ class RunFolder:
     def one_survivor(self) -> Iterator[None]:
         """One process at a time is inside, of those that outlived a rank; rank 0 may be dead."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        with (self.checkpoints / ".survivors").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with (self.checkpoints / ".survivors").open("a+") as file:
+            take_lock(file)
             yield
 
 
@@ -171,27 +171,17 @@ def _this_process() -> str:
     return f"pid {os.getpid()} on {socket.gethostname()}"
 
 
-def _locked(file: IO[str], folder: Path) -> bool:
-    """Whether this process holds the lock now; where there are no locks, with a warning."""
+def _locked(file: IO[str]) -> bool:
+    """Whether this process holds the lock now."""
     deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            log.warning(
-                "%s lies on a file system without locks (%s); see to it yourself that only one "
-                "job writes there",
-                folder,
-                error,
-            )
-            return True
 
 
 def _free_name(path: Path) -> Path:
@@ -218,6 +208,11 @@ def verify_checkpoint(folder: Path) -> None:
 
     Raises: ValueError naming the first file that is missing or differs.
     """
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no checkpoint at {folder}; a run's are in its checkpoints/, "
+            "once it has saved"
+        )
     if not (folder / MANIFEST).is_file():
         raise ValueError(
             f"{folder} is not a whole checkpoint (no {MANIFEST}); "
@@ -259,14 +254,14 @@ def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
 
 
 def cut_lines(metrics: Path, discarded: Path, first_step: int) -> int:
-    """Move metric lines of `first_step` and later (and a torn last line) to `discarded`.
+    """Move metric lines of `first_step` and later, and torn or damaged ones, to `discarded`.
 
     Returns the step of the last line that stays, -1 if none does.
     """
     if not metrics.is_file():
         return -1
     kept, moved = [], []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         (kept if _step_of(line) < first_step else moved).append(line + "\n")
     if moved:
         with discarded.open("a", encoding="utf-8") as file:
@@ -278,6 +273,8 @@ def cut_lines(metrics: Path, discarded: Path, first_step: int) -> int:
 
 
 def _step_of(line: str) -> float:
+    if "\ufffd" in line:  # stands for a byte that is no text; we write ASCII alone
+        return float("inf")
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):

@@ -12,11 +12,13 @@ Results of several invocations are merged in the JSON beside the page; the last 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parent.parent
 MATRIX = {
     "P1": "SIGKILL of one rank",
     "P2": "SIGKILL of all ranks at once",
@@ -84,12 +86,27 @@ def faults_of(item: pytest.Item) -> Iterator[dict[str, object]]:
         yield {"id": mark.args[0], **mark.kwargs}
 
 
-def merge(known: list[dict], found: list[dict]) -> list[dict]:
-    """`found` in place of what is known of the same tests; in the order of the matrix."""
+def merge(known: list[dict], found: list[dict], root: Path = ROOT) -> list[dict]:
+    """`found` in place of what is known of the same tests; in the order of the matrix.
+
+    What is known of tests that `root` no longer has is dropped.
+    """
     fresh = {(row["id"], row["test"]) for row in found}
-    kept = [row for row in known if (row["id"], row["test"]) not in fresh and row["id"] in MATRIX]
+    kept = [
+        row
+        for row in known
+        if (row["id"], row["test"]) not in fresh and row["id"] in MATRIX and exists(row, root)
+    ]
     order = list(MATRIX)
     return sorted([*kept, *found], key=lambda row: (order.index(row["id"]), row["test"]))
+
+
+def exists(row: dict, root: Path) -> bool:
+    """Whether the test of a row is still there."""
+    file, *_, name = row["test"].split("::")
+    path = root / file
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return re.search(rf"^\s*def {name}\(", text, re.MULTILINE) is not None
 
 
 def summed_up(outcomes: list[tuple[str, bool, dict]]) -> list[dict]:
@@ -124,8 +141,8 @@ def as_page(rows: list[dict]) -> str:
         if key not in covered:
             reason = NOT_INJECTED.get(key, "not run yet")
             lines.append(f"| {key} | {name} | not injected: {reason} | - | - | - | - |")
-    failed = sum(row["failed"] > 0 for row in rows)
-    head = f"{len(rows)} tests inject {len(covered)} of {len(MATRIX)} faults; {failed} fail."
+    tests, failed = {row["test"] for row in rows}, {row["test"] for row in rows if row["failed"]}
+    head = f"{len(tests)} tests inject {len(covered)} of {len(MATRIX)} faults; {len(failed)} fail."
     return "\n".join([head, "", *lines]) + "\n"
 
 

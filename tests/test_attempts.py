@@ -1,8 +1,11 @@
 """A run that starts again and again without getting further gives up."""
 
+import shutil
+
 import pytest
 
 from storage.run_folder import RunFolder
+from tests.runs import built, nano_config
 from train import attempts
 from train.attempts import begin_attempt
 
@@ -43,3 +46,15 @@ def test_the_pause_doubles(folder, monkeypatch):
     for _ in range(4):
         started(folder, 7)
     assert pauses == [0.001, 0.002, 0.004]
+
+
+def test_a_restart_that_only_another_machines_torchrun_has_counted_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("train.build.any_rank", lambda own, device: True)
+    config, counts = nano_config(tmp_path), []
+    for _ in range(3):
+        shutil.rmtree(config.out / "tensorboard", ignore_errors=True)  # it waits for a second
+        run = built(config)
+        run.close()
+        counts.append(run.folder.attempt["attempts"])
+    assert counts == [1, 2, 3]

@@ -1,5 +1,6 @@
 """Whatever is wrong with a run is said at once, in one sentence, and nothing is left behind."""
 
+import errno
 import io
 import shutil
 import subprocess
@@ -12,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.gpt import GPTConfig
+from parallel.mistakes import SharedError
 from storage.retention import step_of
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.faults import with_fault
 from tests.launching import ENVIRONMENT, REPO, python, torchrun
-from tests.runs import built, flags, losses, nano_config, run_to_end, tiny_config
-from train.config import Config, EvalConfig, SaveConfig
+from tests.runs import built, flags, lines, losses, nano_config, run_to_end, tiny_config
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.ending import finish
 from train.main import parse
-from train.resume import check_space
+from train.resume import check_space, room_for_checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,7 @@ def validated(every=1, val_tokens=64):
         ({"model": GPTConfig(2, 2, 16, 16, vocab_size=300)}, "give --model.vocab-size 50257"),
         ({"context_length": 10_000, "batch_tokens": 20_000}, "smaller --context-length"),
         ({"eval": validated(val_tokens=10**9)}, "val"),
+        ({"residual": "bfloat16"}, "float32 on cpu, would only lose precision; give --dtype bfl"),
         ({"steps": None, "schedule": None}, "warmup_steps=715 is not less than steps="),
     ],
 )
@@ -70,6 +73,15 @@ def test_a_flipped_byte_in_a_shard_is_found_before_step_1(data, tmp_path):
     shard.write_bytes(content)
     with pytest.raises(ValueError, match=shard.name):
         built(tiny_config(tmp_path / "set", tmp_path / "run"))
+
+
+def test_a_disk_that_cannot_be_read_on_one_rank_is_told_to_all(data, tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error", "train_000001.npy")
+
+    monkeypatch.setattr("train.inputs.check_data_set", broken)
+    with pytest.raises(SharedError, match=r"Input/output error: 'train_000001\.npy'"):
+        built(tiny_config(data, tmp_path / "run"))
 
 
 def test_a_folder_with_another_run_is_refused_with_the_difference(data, tmp_path):
@@ -122,13 +134,14 @@ def test_fine_tuning_from_a_checkpoint_of_another_shape_is_refused(data, tmp_pat
 
 def test_fine_tuning_from_nothing_is_refused(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", init=tmp_path / "nothing")
-    with pytest.raises(ValueError, match="not a whole checkpoint"):
+    with pytest.raises(ValueError, match="there is no checkpoint at"):
         built(config)
 
 
 def test_a_full_disk_is_foreseen(tmp_path):
-    with pytest.raises(ValueError, match="GB free, 2 checkpoints and one in the making take"):
-        check_space(tmp_path / "run", parameters=10**15, checkpoints=2)
+    room = room_for_checkpoints(RunFolder(tmp_path / "run"), SaveConfig(), 100, 10**15)
+    with pytest.raises(ValueError, match="GB free, 3 checkpoints and one in the making take"):
+        check_space(room)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +232,26 @@ def test_an_evaluation_that_fails_is_told_and_training_is_the_same(tmp_path, mon
     monkeypatch.setattr("train.duties.validation_loss", fail)
     config = replace(plain, out=tmp_path / "other", eval=validated(every=4))
     assert run_to_end(config).step == 8
-    assert "evaluation at step 4 failed (item 7 is damaged); training goes on" in caplog.text
+    assert "val_loss at step 4 failed (item 7 is damaged); training goes on" in caplog.text
     assert losses(config.out) == losses(plain.out)
+
+
+@pytest.mark.fault("S7", injected="no space for a file of samples", lost="0", identical=True)
+def test_a_sample_that_cannot_be_written_is_told_and_the_rest_is_kept(
+    tmp_path, monkeypatch, caplog
+):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("train.duties.write_text", no_space)
+    plain = nano_config(tmp_path)
+    run_to_end(plain)
+    drawn = SampleConfig(every=4, max_tokens=2)
+    config = replace(plain, out=tmp_path / "other", eval=validated(every=4), sample=drawn)
+    run_to_end(config)
+    assert "sampling at step 4 failed ([Errno 28] No space left on device)" in caplog.text
+    assert losses(config.out) == losses(plain.out)
+    assert [line["step"] for line in lines(config.out) if "val/loss" in line] == [0, 4, 8]
 
 
 def numeric_flags(config, prefix="--"):

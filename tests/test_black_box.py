@@ -13,10 +13,11 @@ from tests.data_sets import tiny_data_set
 from tests.faults import poison, scaled, with_fault
 from tests.launching import python
 from tests.runs import built, tiny_config
+from train import black_box
 from train.autopsy import examine
-from train.black_box import free_path
+from train.black_box import free_path, write_black_box
 from train.config import SaveConfig
-from train.guard import GuardConfig
+from train.guard import GuardConfig, Skipped
 from train.loop import train
 from train.preemption import StopTraining
 from train.replay import Arguments, read_box, replay
@@ -60,6 +61,38 @@ def test_the_box_holds_the_windows_of_the_step_and_their_text(box, data):
     report = (box / "report.txt").read_text(encoding="utf-8")
     assert "step 9: not finite" in report
     assert "--- window 72 ---" in report
+
+
+def broken_on(rank, monkeypatch):
+    """Let the examination fail on this rank of two, both of which are this process."""
+
+    def both(own):
+        other = ("rank 1: OutOfMemoryError: 80 GB", *own[1:])
+        return [own, other] if rank else [own]
+
+    def fail(*_):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(black_box, "from_everyone", both)
+    if rank == 0:
+        monkeypatch.setattr(black_box, "examine", fail)
+
+
+@pytest.mark.parametrize(
+    ("rank", "trouble"),
+    [(0, "rank 0: RuntimeError: CUDA out of memory"), (1, "rank 1: OutOfMemoryError: 80 GB")],
+)
+def test_a_rank_that_cannot_examine_its_part_is_told_and_no_gradient_is_made_up(
+    data, tmp_path, monkeypatch, caplog, rank, trouble
+):
+    run = built(tiny_config(data, tmp_path / "run"))
+    broken_on(rank, monkeypatch)
+    path = write_black_box(run, Skipped(0, 0, math.nan, math.nan), exact=True)
+    run.close()
+    found = read_json(path / "box.json")
+    assert (found["trouble"], found["layers"], found["step"]) == ([trouble], {}, 0)
+    assert trouble in (path / "report.txt").read_text(encoding="utf-8")
+    assert f"step 0 could not be examined whole: {trouble}" in caplog.text
 
 
 def test_a_replay_finds_the_fault_again_with_exit_code_0(box):

@@ -7,6 +7,7 @@ import pytest
 from tests.runs import NANO, built, lines, nano_config, run_to_end
 from train.changes import TABLE, Change
 from train.config import Config, SaveConfig
+from train.loop import train
 
 
 @pytest.fixture
@@ -68,3 +69,41 @@ def test_the_longest_matching_name_decides_and_a_later_field_needs_a_flag():
     assert Change("model.n_layer", 1, 2).rule[0] == "never"
     assert Change("eval.every", 1, 2).rule[0] == "free"
     assert Change("invented.later", 1, 2).rule[0] == "named"
+
+
+def begun(config):
+    """What a start that is refused must leave as it was."""
+    return [(config.out / name).read_bytes() for name in ("config.json", "status.json")]
+
+
+def test_fewer_steps_than_are_done_are_refused_and_nothing_is_written(tmp_path):
+    config = nano_config(tmp_path, steps=4)
+    run_to_end(config)
+    before = begun(config)
+    message = r"step_000004 is at step 4 but steps=3; .*--steps above 4 and --allow steps"
+    for _ in range(2):  # the folder's lock is free again
+        with pytest.raises(ValueError, match=message):
+            built(replace(config, steps=3, allow=("steps",)))
+    assert begun(config) == before
+
+
+def test_an_epoch_of_larger_steps_that_is_over_already_says_so(tmp_path):
+    config = nano_config(tmp_path, steps=None)
+    run = built(config)
+    epoch, run.steps = run.steps, run.steps * 3 // 4
+    train(run)
+    run.close()
+    larger = replace(config, batch_tokens=256, allow=("batch_tokens",))
+    message = f"one epoch of batch_tokens=256 is {-(-epoch // 2)} steps; .*--allow batch_tokens st"
+    with pytest.raises(ValueError, match=message):
+        built(larger)
+    onward = replace(larger, steps=epoch, allow=("batch_tokens", "steps"))
+    assert run_to_end(onward).step == epoch
+
+
+def test_a_run_past_its_last_step_ends_at_once(tmp_path, monkeypatch):
+    run = built(nano_config(tmp_path))
+    run.step = run.steps + 1
+    monkeypatch.setattr("train.loop.train_step", None)
+    assert train(run) == "finished"
+    run.close()

@@ -70,7 +70,7 @@ def test_positions_outside_are_an_error(folder):
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"no data set at .*data_prep/text\.py"):
+    with pytest.raises(ValueError, match=r"no data set at .*data_prep/fineweb\.py"):
         open_data_set(tmp_path / "nothing")
 
 
@@ -159,6 +159,16 @@ def test_a_flipped_byte_is_an_error(folder, kind, mode):
 def test_a_byte_flipped_after_the_digest_was_remembered_is_found(folder):
     check_data_set(open_data_set(folder), "cached")
     test_a_flipped_byte_is_an_error(folder, "", "cached")
+
+
+def test_a_sound_shard_is_not_accused_by_a_wrong_memory(folder):
+    check_data_set(open_data_set(folder), "cached")
+    memory = folder / ".digests-0-of-1.json"
+    right = memory.read_text()
+    wrong = {name: [*entry[:3], "0" * 64] for name, entry in json.loads(right).items()}
+    memory.write_text(json.dumps(wrong))
+    check_data_set(open_data_set(folder), "cached")
+    assert json.loads(memory.read_text()) == json.loads(right)
 
 
 def test_shares_cover_every_shard_and_look_at_no_other(folder):

@@ -1,5 +1,6 @@
 """The doctor tells in a table what is well and what is wrong, and its exit code says it too."""
 
+import errno
 import json
 import re
 import shutil
@@ -7,11 +8,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
+from storage import locks
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.launching import together
-from tests.runs import alone, built, flags, tiny_config
+from tests.runs import alone, built, flags, run_to_end, tiny_config
 from train import doctor, symptoms
 from train.config import SaveConfig
 from train.doctor import check_data, check_rehearsal, check_room, check_run_folder, examine, table
@@ -75,6 +78,17 @@ def test_a_run_folder_that_somebody_writes_is_said(data, tmp_path):
     assert "holds a run, running at step 0" in check_run_folder(config, alone()).text
 
 
+def test_where_nobody_can_tell_a_second_writer_that_is_a_warning(data, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    config = tiny_config(data, tmp_path / "run")
+    built(config).close()
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    found = check_run_folder(config, alone())
+    assert (found.verdict, "has no locks" in found.text) == ("warn", True)
+
+
 def test_a_damaged_status_fails(data, tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
@@ -94,6 +108,13 @@ def test_free_space_is_counted_in_checkpoints(data, tmp_path, monkeypatch, free,
     assert "for 3 checkpoints of 0.01 GB" in found.text
 
 
+def test_checkpoints_that_lie_there_already_are_not_counted_again(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=SaveConfig(2, 0, keep=2, keep_best=0))
+    run_to_end(config)
+    found = check_room(config, check_inputs(config, alone()), alone())
+    assert "for 2 checkpoints of 0.01 GB" in found.text
+
+
 def test_a_configuration_that_cannot_be_is_a_row_like_any_other(data, tmp_path):
     config = replace(tiny_config(data, tmp_path / "run"), batch_tokens=100)
     inputs, found = check_data(config, alone())
@@ -107,6 +128,30 @@ def test_a_rehearsal_that_fails_is_told_and_cleaned_up(data, tmp_path, monkeypat
     found = check_rehearsal(config, alone(), check_inputs(config, alone()))
     assert (found.verdict, "checkpoint failed" in found.text) == ("fail", True)
     assert list(tmp_path.glob(".run*")) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_that_cannot_be_built_is_a_row_like_any_other(
+    data, tmp_path, monkeypatch, caplog, rank
+):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    config = tiny_config(data, tmp_path / "run")
+    monkeypatch.setattr(doctor, "build_run", fail)
+    ranks = replace(alone(), rank=rank)
+    found = check_rehearsal(config, ranks, check_inputs(config, alone()))
+    assert (found.verdict, found.text) == ("fail", "OutOfMemoryError: CUDA out of memory")
+    assert ("rehearsal: OutOfMemoryError" in caplog.text) == (rank == 1)
+
+
+def test_help_and_mistakes_name_the_doctor(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train/doctor.py", "demo", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        doctor.main()
+    page = capsys.readouterr().out
+    assert page.startswith("usage: train/doctor.py demo")
+    assert "Check a machine and a run" in page
 
 
 @pytest.mark.parametrize(

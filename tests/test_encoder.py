@@ -71,7 +71,7 @@ def made(folder: Path, fast, monkeypatch) -> dict[str, bytes]:
     (folder / "a.jsonl").write_text(lines)
     source = file_source([str(folder / "a.jsonl")])
     monkeypatch.setattr(unit_module, "fast_encoder", lambda tokenizer: fast)
-    work = UnitWork(source, SplitRule("hash", threshold=1 << 60), folder / "units")
+    work = UnitWork(source, SplitRule("hash", threshold=1 << 60), folder / "units", "a plan")
     [unit] = source.plan(1 << 40)
     work.run(0, unit, gpt2_tokenizer(), Silent())
     result = work.result(0)
@@ -126,7 +126,7 @@ def test_once_found_wrong_it_is_never_asked_again_and_its_units_are_made_anew(
     made(tmp_path / "wrong", Faulty("Story 0:"), monkeypatch)
     folder = tmp_path / "wrong"
     source = file_source([str(folder / "a.jsonl")])
-    work = UnitWork(source, SplitRule("hash"), folder / "units")
+    work = UnitWork(source, SplitRule("hash"), folder / "units", "a plan")
     described = folder / "units" / "000000" / "unit.json"
     described.write_text(described.read_text().replace('"tiktoken"', '"faulty"'))
     assert work.result(0) is None
@@ -144,6 +144,15 @@ def test_a_right_fast_encoder_makes_the_same_bytes(tmp_path, monkeypatch):
     faulty = Faulty("no story has this")
     assert made(tmp_path / "fast", faulty, monkeypatch) == right
     assert faulty.calls > 0
+
+
+def test_a_pattern_that_leaves_text_out_is_one_sentence(tmp_path):
+    (tmp_path / "a.txt").write_text("one, two")
+    source = file_source([str(tmp_path / "a.txt")])
+    work = UnitWork(source, SplitRule("hash"), tmp_path / "units", "a plan")
+    letters = Tokenizer("letters", r"\p{L}+", gpt2_tokenizer().ranks)
+    with pytest.raises(ValueError, match=r"tokenizer letters loses text .* cover the text; use an"):
+        work.run(0, source.plan(100)[0], letters, Silent())
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 1000, 1 << 22])

@@ -3,11 +3,13 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 
 from eval.compare import Arguments, compare
 from eval.main import main
+from eval.once import default_tasks
 from eval.subject import DataUnavailable, EvalOptions, Subject, load_subject, options_of
 from eval.tasks import TASKS, check_tasks, run_tasks
 from tests.data_sets import tiny_data_set
@@ -52,6 +54,17 @@ def test_one_and_two_ranks_give_the_same_bits_and_go_on_without_hellaswag(
         assert (item.only_a, item.only_b, item.a) == (0, 0, found[item.tag])
 
 
+@pytest.mark.parametrize("own", [None, "data that are elsewhere"])
+def test_without_the_data_of_its_training_a_checkpoint_is_still_scored(own, caplog):
+    caplog.set_level(logging.INFO)
+    assert default_tasks(own and Path(own)) == ("hellaswag",)
+    assert "val_loss is left out" in caplog.text
+
+
+def test_with_its_data_at_hand_a_checkpoint_is_validated_by_default(checkpoint):
+    assert default_tasks(options_of(checkpoint, EvalOptions()).data) == ("hellaswag", "val_loss")
+
+
 def test_a_damaged_checkpoint_ends_with_one_sentence(tmp_path):
     folder = tiny_checkpoint(tmp_path / "checkpoint")
     with (folder / "model.safetensors").open("r+b") as file:
@@ -69,7 +82,7 @@ def test_a_damaged_checkpoint_ends_with_one_sentence(tmp_path):
         ("MANIFEST.json", "checkpoint is not a whole checkpoint (no MANIFEST.json); give"),
         ("model.safetensors", "model.safetensors is missing, so this checkpoint is damaged; use"),
         ("tokenizer/meta.json", "meta.json is missing, so this checkpoint is damaged; use"),
-        (".", "checkpoint is not a whole checkpoint (no MANIFEST.json); give"),
+        (".", "there is no checkpoint at"),
     ],
 )
 def test_a_half_pruned_checkpoint_ends_with_one_sentence(tmp_path, capsys, monkeypatch, lost, said):

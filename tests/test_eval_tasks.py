@@ -15,6 +15,7 @@ import torch
 from eval.hellaswag import both_items, cleaned, hellaswag
 from eval.lambada import LAMBADA, lambada, lambada_item
 from eval.questions import arc_item, openbookqa_item, piqa_item
+from eval.result import perplexity
 from eval.sources import rows_of_file
 from eval.subject import EvalOptions
 from eval.tasks import SOURCES, TASKS, measure, run_tasks
@@ -170,6 +171,11 @@ def test_wikitext_divides_by_the_words_and_bytes_of_the_original(tmp_path):
     assert result.tags["wikitext/bits_per_byte"] == pytest.approx(
         nats / math.log(2) / len(page.encode())
     )
+
+
+def test_a_perplexity_that_no_float_can_hold_is_infinite():
+    assert perplexity(710.0) == math.inf
+    assert perplexity(1.0) == math.e
 
 
 def test_what_comes_from_the_hub_comes_from_a_commit_and_not_from_what_is_newest():

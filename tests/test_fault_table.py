@@ -40,3 +40,15 @@ def test_a_later_invocation_adds_and_replaces(tmp_path):
 def test_rows_stand_in_the_order_of_the_matrix():
     rows = summed_up([("t.py::a", True, FAULT | {"id": key}) for key in ("D1", "P10", "P2")])
     assert [row["id"] for row in merge([], rows)] == ["P2", "P10", "D1"]
+
+
+def test_a_test_that_injects_two_faults_is_counted_once():
+    rows = summed_up([("t.py::a", True, FAULT | {"id": key}) for key in ("P1", "P2")])
+    assert as_page(rows).startswith("1 tests inject 2 of 48 faults; 0 fail.")
+
+
+def test_a_test_that_is_gone_leaves_the_table(tmp_path):
+    (tmp_path / "t.py").write_text("def a():\n    pass\n\n\ndef ab():\n    pass\n")
+    names = ("t.py::a", "t.py::b", "gone.py::a")
+    known = summed_up([(name, True, FAULT) for name in names])
+    assert [row["test"] for row in merge(known, [], tmp_path)] == ["t.py::a"]

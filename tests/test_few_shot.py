@@ -53,12 +53,19 @@ def test_one_random_stream_serves_the_items_in_their_order(source, drawn):
         assert item.context.startswith(f"{first.context} {first.endings[1]}\n\n{second.context} ")
 
 
-@pytest.mark.parametrize("source", [ARC, PIQA])
-def test_a_question_is_never_an_example_of_itself(source):
+def test_a_question_is_never_an_example_of_itself_where_one_is_drawn_to_spare():
     pool = [question(i) for i in range(4)]
-    for item, plain in zip(with_examples(source, pool, pool, 3), pool, strict=True):
+    for item, plain in zip(with_examples(PIQA, pool, pool, 3), pool, strict=True):
         assert item.context.count(plain.context) == 1
         assert item.context.count("\n\n") == 3
+
+
+def test_a_question_that_is_in_the_pool_leaves_the_draws_of_those_after_it_as_they_were():
+    pool = [question(i) for i in range(4)]
+    known, new = (
+        with_examples(ARC, [first, question(9)], pool, 3)[1] for first in (pool[0], question(8))
+    )
+    assert known == new
 
 
 @pytest.mark.parametrize(("source", "count"), [(ARC, 5), (PIQA, 4)])

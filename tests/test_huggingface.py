@@ -270,7 +270,24 @@ def test_the_card_carries_the_runs_own_figures(tmp_path):
                 "| val/loss | 3.2100 |", "| hellaswag/acc_norm | 0.2955 ± 0.0046 |"):  # fmt: skip
         assert row in card
     assert "secret" not in card
-    assert "trained on stories with Ratchet; exported at step 500" in card
+    assert "trained on stories, with Ratchet; exported at step 500" in card
+    assert "tags: [ratchet, gpt2]" in card
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_card_says_whose_weights_a_run_began_with(tmp_path, known):
+    folder, begin = tmp_path / "run" / "checkpoints" / "step_000008", tmp_path / "brought_in"
+    our_checkpoint(folder, **LLAMA)
+    write_json(folder / "state.json", {"step": 8, "data": "/secret/stories"})
+    write_json(tmp_path / "run" / "config.json", {"config": {"init": str(begin)}})
+    if known:
+        write_json(begin / "origin.json", {"source": "openai-community/gpt2", "commit": "607a"})
+    write_manifest(folder)
+    export_model(ExportOptions(folder, tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    source = "openai-community/gpt2 at commit 607a" if known else "brought_in"
+    assert f"trained on stories, from the weights of {source}, with Ratchet" in card
+    assert "tags: [ratchet, llama]" in card
 
 
 def test_the_card_takes_the_figures_of_the_runs_watcher_for_this_step_and_these_weights(tmp_path):
@@ -282,11 +299,13 @@ def test_the_card_takes_the_figures_of_the_runs_watcher_for_this_step_and_these_
     weights = read_json(folder / "MANIFEST.json")["files"]["model.safetensors"]["sha256"]
     here = {"step": 500, "tasks": "piqa", "options": "", "weights": weights}
     asked = {**here, "piqa/acc": 0.51, "options": "task_file=piqa=/secret/p.jsonl items=7"}
+    rounded = {**here, "piqa/acc": 0.52, "options": "dtype=bfloat16"}
     evals = [
         {**here, "piqa/acc": 0.11, "step": 400},
         {**here, "piqa/acc": 0.22, "weights": "0" * 64},  # before the step was taken anew
         {**here, "piqa/acc": 0.62, "piqa/acc_stderr": 0.01},
         asked,
+        rounded,
     ]
     text = "".join(json.dumps(line) + "\n" for line in evals) + '{"step": 500, "piq'
     (tmp_path / "run" / "evals.jsonl").write_text(text)
@@ -297,6 +316,9 @@ def test_the_card_takes_the_figures_of_the_runs_watcher_for_this_step_and_these_
     )
     assert table in card
     assert "| Results at step 500 with task_file, items=7 | |" in card
+    assert (
+        "| Results at step 500 with dtype=bfloat16 | |\n| --- | ---: |\n| piqa/acc | 0.5200" in card
+    )
     assert not any(text in card for text in ("secret", "0.1100", "0.2200"))
 
 

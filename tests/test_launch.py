@@ -201,6 +201,19 @@ def test_an_older_torchrun_gets_no_flag_it_lacks(machine: Machine) -> None:
     assert not any("SIGUSR1" in word for word in machine.seen("torchrun"))
 
 
+@pytest.mark.parametrize(
+    ("under_nohup", "disposition"), [(False, signal.SIG_DFL), (True, signal.SIG_IGN)]
+)
+def test_torchrun_hears_a_hangup_but_not_under_nohup(
+    machine: Machine, under_nohup: bool, disposition: signal.Handlers
+) -> None:
+    before = signal.signal(signal.SIGHUP, disposition)  # which the script inherits
+    machine.run("node.sh")
+    signal.signal(signal.SIGHUP, before)
+    [signals] = [w for w in machine.seen("torchrun") if w.startswith("--signals-to-handle")]
+    assert ("SIGHUP" in signals) == (not under_nohup)
+
+
 def test_the_projects_own_environment_comes_first(machine: Machine) -> None:
     own = machine.repo / ".venv/bin/torchrun"
     own.parent.mkdir(parents=True)

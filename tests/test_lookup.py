@@ -7,7 +7,9 @@ import pytest
 
 from data_prep.lookup import LookupOptions, look_up
 from data_prep.order import TrainingStream
+from data_prep.run_record import RunRecord, StepRecord
 from data_prep.shards import open_data_set
+from data_prep.tracing import Tracer
 from tests.data_sets import tiny_data_set
 from tests.launching import python
 from tests.runs import run_to_end, tiny_config
@@ -129,3 +131,13 @@ def test_the_script_gives_one_json_value(made):
     value = json.loads(done.stdout)
     assert value["tokens"] == 128
     assert value["documents"][0].keys() >= {"document", "epoch", "source", "row", "text"}
+
+
+def test_a_document_around_windows_left_out_is_read_once(tmp_path):
+    data = tiny_data_set(tmp_path / "data", lengths=[2000] * 20)
+    steps = (StepRecord(0, 0, 8, "", False), StepRecord(1, 24, 8, "", False))
+    run = RunRecord(tmp_path, 7, 16, 8, data.fingerprint, steps, (), ((8, 24),))
+    found = Tracer(data).coverage(run, steps)
+    assert found["documents_by_times_seen"] == {0: 17, 1: 1}
+    assert (found["most_times_in_one_epoch"], found["tokens_dropped"]) == (1, 256)
+    assert found["epochs"] == {0: {"documents": 1, "tokens": 256}}

@@ -1,6 +1,7 @@
 """--micro-batch auto: chosen once, kept by the run, halved when memory runs out."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -174,6 +175,39 @@ def test_a_start_heeds_the_word_that_the_one_before_left(tmp_path):
     again.close()
     assert (run.plan.micro_batch, again.plan.micro_batch) == (8, 4)
     assert "next_micro_batch" not in read_json(run.folder.config)
+
+
+def test_starts_that_each_take_half_are_not_given_up_and_the_others_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.attempts.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("train.build.started_again", lambda: True)
+    config, sizes = nano_config(tmp_path, micro_batch="auto", batch_tokens=16 * 64), []
+    with pytest.raises(ValueError, match="started 4 times at step 0 and came no further"):
+        while True:
+            shutil.rmtree(config.out / "tensorboard", ignore_errors=True)  # it waits for a second
+            run = built(config)
+            run.close()
+            run.folder.write_status("failed", 0, "out of memory")
+            leave_word(run.folder, run.plan)
+            sizes.append(run.plan.micro_batch)
+    assert sizes == [64, 32, 16, 8, 4, 2, 1, 1, 1, 1]
+
+
+def test_a_rank_that_reads_an_older_run_folder_does_as_rank_0_has_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.inputs.from_main", lambda _: (4, ("finished", 8)))
+    config = nano_config(tmp_path, micro_batch="auto")
+    found = check_inputs(config, replace(alone(), rank=1))
+    assert (found.plan.micro_batch, found.untried, found.finished) == (4, False, True)
+    assert not config.out.exists()
+
+
+def test_a_run_folder_that_rank_0_cannot_read_is_told_to_all(tmp_path, monkeypatch):
+    config = nano_config(tmp_path, micro_batch="auto")
+    built(config).close()
+    (config.out / "status.json").write_text("{")
+    told = []
+    monkeypatch.setattr("train.inputs.raise_together", told.append)
+    check_inputs(config, alone())
+    assert "status.json" in str(told[0])
 
 
 @pytest.mark.slow

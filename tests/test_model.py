@@ -162,6 +162,18 @@ def test_cached_steps_give_the_logits_of_the_whole(fields):
         torch.testing.assert_close(torch.cat(parts, 1), model.hidden(ids), atol=1e-5, rtol=1e-4)
 
 
+def test_logits_for_scoring_are_float32_under_autocast_far_from_zero_too():
+    model = fresh(SMALL)
+    states = torch.randn(1, 40, 32)
+    with torch.no_grad():
+        model.wte.weight[:, 0] -= 25.0  # shifts all logits of a state alike
+        states[..., 0] = 4.0
+        exact = model.live_logits(states)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(model.live_logits(states), exact)
+    assert exact[..., :300].max() < -90
+
+
 def test_padding_ids_are_never_alive():
     logits = fresh(SMALL).live_logits(torch.randn(1, 2, 32))
     assert logits.shape == (1, 2, 384)

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import random
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import duplicates, split
+from data_prep import duplicates, readers, split
 from data_prep import prepare as prepare_file
+from data_prep import unit as unit_file
 from data_prep.embedded import EmbeddedSource
 from data_prep.manifest import Duplicates
 from data_prep.options import PrepareOptions
@@ -25,6 +27,7 @@ from data_prep.sources import file_source
 from data_prep.split import text_hash
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from data_prep.work_folder import Part, only_preparer, part_preparer
+from storage.arrays import save_array
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 WORDS = [
@@ -378,7 +381,7 @@ def test_a_cut_file_is_an_error(tmp_path, kind):
 @pytest.mark.parametrize("name", ["nothing", "*.txt", "", "image.png"])
 def test_a_place_without_readable_files_is_an_error(tmp_path, name):
     (tmp_path / "image.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"\.txt, \.jsonl, \.parquet"):
+    with pytest.raises(ValueError, match=r"\.txt, \.jsonl, \.parquet|there is no .*nothing; give"):
         file_source([str(tmp_path / name)])
 
 
@@ -446,6 +449,57 @@ def test_a_source_that_changes_meanwhile_is_an_error(tmp_path):
     source = file_source([str(tmp_path / "a.jsonl")])
     with pytest.raises(ValueError, match="60 documents here when it was planned and 59 now"):
         prepare(Shrinking(**vars(source)), tmp_path / "out", PrepareOptions(workers=1))
+
+
+@pytest.mark.parametrize(("name", "packed"), [("a.jsonl", bytes), ("a.jsonl.gz", gzip.compress)])
+def test_a_file_that_became_shorter_meanwhile_is_named(tmp_path, name, packed):
+    (tmp_path / name).write_bytes(packed(b'{"text": "abc"}\n' * 1000))
+    source = file_source([str(tmp_path / name)])
+    units = source.plan(4000)
+    (tmp_path / name).write_bytes(packed(b'{"text": "abc"}\n' * 500))
+    middle = next(unit for unit in units if unit.spans[0].start < 500 * 16 < unit.spans[0].stop)
+    for unit in (middle, units[-1]):
+        with pytest.raises(ValueError, match=r"a\.jsonl\S* is shorter than .*: start again"):
+            list(source.documents(unit))
+
+
+def test_a_piece_of_a_plain_file_is_read_without_what_lies_before_it(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_bytes(b"x" * 5_000_000 + b"\nthe end")
+    read = []
+    real = readers._read
+    monkeypatch.setattr(readers, "_read", lambda *w: read.append(real(*w)) or read[-1])
+    parts = list(readers.split_file(tmp_path / "a.txt", b"\n", 5_000_001, 5_000_008))
+    assert (parts, read) == ([(b"the end", False)], [b"the end", b""])
+
+
+def test_a_large_row_group_is_not_held_whole(tmp_path):
+    texts = [os.urandom(400).hex() for _ in range(20_000)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", compression="zstd")
+    assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 1
+    held = pa.default_memory_pool().bytes_allocated
+    before = held()
+    found = readers.Parquet("text", "").texts(tmp_path / "a.parquet", 0, 1)
+    assert next(found) == texts[0].encode()
+    assert held() - before < 8_000_000  # the row group's column takes 8 MB in the file
+    assert sum(1 for _ in found) == 19_999
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.fault("S4", injected="a disk that is full when an array's file is closed")
+def test_an_array_that_does_not_fit_the_disk_is_an_error_of_the_disk():
+    with pytest.raises(OSError, match="No space left"):
+        save_array(Path("/dev/full"), np.arange(4))
+
+
+def test_a_data_set_that_came_out_damaged_is_not_published(tmp_path, monkeypatch):
+    def lossy(path, array):
+        save_array(path, array[:-1] if path.name == "train.source.npy" else array)
+
+    write_lines(tmp_path / "a.jsonl", STORIES)
+    monkeypatch.setattr(unit_file, "save_array", lossy)
+    with pytest.raises(ValueError, match=r"not published .*train_000000\.source.*; check the disk"):
+        prepared(tmp_path, "a.jsonl")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("split", ["hash", "first"])

@@ -132,7 +132,7 @@ def test_only_the_files_that_hold_the_wanted_documents_are_fetched(fineweb, tmp_
     [
         (["--revision", "main", "--config", "sample-9BT"], "which has sample-10BT, sample-100BT"),
         (["--revision", "nonsense"], "revision=nonsense of HuggingFaceFW/fineweb-edu is not on"),
-        (["--source", "/nowhere/at/all"], "/nowhere/at/all holds no file"),
+        (["--source", "/nowhere/at/all"], "there is no /nowhere/at/all; give"),
     ],
 )
 def test_what_the_hub_does_not_have_is_one_sentence_and_exit_code_2(fineweb, words, message):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ import time
 import pytest
 import torch
 
-from parallel import ranks
+from parallel import mistakes, ranks
+from parallel.mistakes import SharedError
 from parallel.roll_call import RollCall
 from tests.launching import ENVIRONMENT, REPO, torchrun
 
@@ -50,6 +52,71 @@ def test_two_ranks_sum_and_an_error_on_one_is_said_once_for_all(tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("error: rank 1: disk 7 is missing") == 1
     assert "exitcode  : 2" in done.stderr
+
+
+def told(capsys, monkeypatch, rank, local_rank, error):
+    """What the rank of that number says of its mistake, and the seconds that it waited first."""
+    waited = []
+    monkeypatch.setattr(mistakes.time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    with pytest.raises(SystemExit, match="2"), ranks.user_errors():
+        raise error
+    return capsys.readouterr().err, sum(waited)
+
+
+@pytest.mark.parametrize(("local_rank", "seconds"), [(0, 0), (3, mistakes.LAST_WORD_SECONDS)])
+def test_a_mistake_that_only_another_rank_made_is_told_with_rank_and_host(
+    capsys, monkeypatch, local_rank, seconds
+):
+    said = f"[rank 11 on {socket.gethostname()}] error: no GPU\n"
+    mistake = ValueError("no GPU")
+    assert told(capsys, monkeypatch, 11, local_rank, mistake) == (said, seconds)
+
+
+def test_a_mistake_that_every_rank_knows_of_is_rank_0s_to_tell(capsys, monkeypatch):
+    shared = SharedError("rank 3: no GPU")
+    assert told(capsys, monkeypatch, 0, 0, shared) == ("error: rank 3: no GPU\n", 0)
+    silence = "", mistakes.LAST_WORD_SECONDS
+    assert told(capsys, monkeypatch, 8, 0, shared) == silence
+    assert told(capsys, monkeypatch, 3, 3, shared) == silence
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """Rank 1 of two on a machine that seems to have two GPUs; NCCL's variables are put back."""
+    monkeypatch.setattr(ranks, "_wants_cuda", lambda *_: True)
+    for name in ("set_device", "set_per_process_memory_fraction"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)
+    monkeypatch.setattr(ranks, "meet", lambda *_: None)
+    monkeypatch.setattr(ranks.dist, "init_process_group", lambda *_, **__: None)
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in (environment | address).items():
+        monkeypatch.setenv(name, value)
+    for name in ranks.NCCL_WATCHES_NOTHING:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_only_where_we_watch_nccl_does_not_and_the_start_is_bounded(two_gpus, monkeypatch, watched):
+    bounds = []
+    monkeypatch.setattr(
+        ranks.faulthandler, "dump_traceback_later", lambda seconds, **_: bounds.append(seconds)
+    )
+    ranks.start("cuda", timeout_seconds=10, watched=watched)
+    set_now = {name: os.environ.get(name) for name in ranks.NCCL_WATCHES_NOTHING}
+    assert set_now == {n: "0" if watched else None for n in ranks.NCCL_WATCHES_NOTHING}
+    assert bounds == [20] * watched
+
+
+def test_the_bound_on_the_start_can_be_set_while_a_rank_is_silenced(two_gpus):
+    with pytest.raises(KeyError), ranks.user_errors():  # whatever but a mistake goes through
+        ranks.start("cuda", watched=True)
+        ranks.faulthandler.cancel_dump_traceback_later()
+        raise KeyError
 
 
 ORPHAN = """

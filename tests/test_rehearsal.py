@@ -143,3 +143,16 @@ def test_a_full_disk_is_said_in_one_sentence_with_exit_code_2(data, tmp_path):
     assert done.returncode == 2
     assert "error: the rehearsal's checkpoint failed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_of_a_rank_that_is_gone_the_cause_is_asked_for_and_no_way_around(
+    data, tmp_path, monkeypatch
+):
+    def lost(_):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]")
+
+    monkeypatch.setattr(rehearsal, "PARTS", [("training step", lost, True)])
+    run = built(tiny_config(data, tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"training step lost another rank .*said$") as told:
+        rehearse(run)
+    assert "--rehearsal" not in str(told.value)

@@ -1,6 +1,7 @@
 """A run continued is the run never stopped: bit for bit on the CPU, for one and for four ranks."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -124,7 +125,7 @@ def test_a_finished_run_is_left_as_it_is(data, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sys, "argv", flags(config))
     main()
     assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()} == before
-    assert "is finished (8 steps). To train anew, move that folder away" in caplog.text
+    assert "is finished (8 steps). To train longer, give a larger --steps and" in caplog.text
 
 
 def test_a_run_killed_between_its_last_save_and_its_end_only_ends(data, tmp_path):
@@ -216,6 +217,26 @@ def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_none(dat
     straight = replace(config, out=tmp_path / "straight")
     run_to_end(straight)
     assert losses(config.out) == pytest.approx(losses(straight.out), rel=1e-5)
+
+
+@pytest.mark.fault(
+    "P4", injected="SIGHUP to torchrun and its ranks, without and under nohup", lost="0"
+)
+@pytest.mark.parametrize(("nohup", "state"), [([], "preempted"), (["nohup"], "finished")])
+@pytest.mark.long
+def test_a_terminal_that_closes_is_saved_for_and_under_nohup_does_not_matter(
+    data, tmp_path, nohup, state
+):
+    config = tiny_config(data, tmp_path / "run", steps=60)
+    command = [*nohup, "launch/node.sh", *flags(config)[1:]]
+    variables = ENVIRONMENT | {"NPROC": "2"}
+    with subprocess.Popen(
+        command, cwd=REPO, env=variables, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        wait_for_lines(config.out, 12, process)
+        os.killpg(process.pid, signal.SIGHUP)  # what a terminal does
+    status = RunFolder(config.out).read_status()
+    assert (status["state"], status["step"]) == (state, len(losses(config.out)))
 
 
 def test_fine_tuning_starts_from_the_weights_alone(data, tmp_path):

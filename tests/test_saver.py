@@ -94,6 +94,41 @@ def test_what_is_due_by_the_clock_waits_for_the_save_before(config, gate):
     run.close()
 
 
+def slow_among_two(config, hang_seconds):
+    """Rank 0 of two ranks before step 2, whose save of step 1 does not end."""
+    run = built(replace(config, save=SaveConfig(1, 0)))
+    run.ranks = replace(run.ranks, world_size=2)
+    run.progress.hang_seconds = hang_seconds
+    run.step = 1
+    save(run)
+    run.step = 2
+    return run
+
+
+@pytest.mark.fault("S9", injected="a save that takes longer than the other ranks wait", lost="0")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_other_ranks_never_wait_too_long_for_a_slow_save_and_it_is_said(
+    config, gate, caplog, stopped
+):
+    run = slow_among_two(config, hang_seconds=1000 if stopped else 0.1)
+    threading.Timer(0.1, setattr, (run.stop, "wanted", stopped)).start()
+    assert save_due(run)
+    save(run)
+    assert "no checkpoint of step 2: that of step 1 has been in the making for 0 s" in caplog.text
+    assert "make saves rarer than --save.every 1, --save.keep-every 0" in caplog.text
+    gate.set()
+    run.close()
+    assert steps_of(config) == [1]
+
+
+def test_a_save_that_ends_in_time_is_waited_for(config, gate):
+    run = slow_among_two(config, hang_seconds=1000)
+    threading.Timer(0.1, gate.set).start()
+    save(run)
+    run.close()
+    assert steps_of(config) == [1, 2]
+
+
 def test_the_wait_stands_in_the_metrics_of_the_steps_that_saved(config):
     run_to_end(config)
     found = [x["step"] for x in lines(config.out) if "speed/save_stall_milliseconds" in x]

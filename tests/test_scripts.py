@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import REPO, fresh_python, python, together, torchrun
+from tests.launching import ENVIRONMENT, REPO, fresh_python, python, together, torchrun
 from train.main import parse
 
 README = (REPO / "README.md").read_text()
@@ -19,13 +19,24 @@ COMMANDS = [
 ]
 
 
+FOLDERS = ("data_prep", "model", "eval", "train", "bench")
+NOT_FOR_PEOPLE = {"bench/timed_start.py"}  # bench/goodput.py starts it
+SCRIPTS = sorted(
+    name
+    for folder in FOLDERS
+    for path in (REPO / folder).glob("*.py")
+    if (name := f"{folder}/{path.name}") not in NOT_FOR_PEOPLE
+    and '\nif __name__ == "__main__":' in path.read_text()
+)
+
+
 def words_after(script):
     return [shlex.split(c.split(script)[1]) for c in COMMANDS if script in c]
 
 
 def test_the_readme_shows_every_script():
-    for script in ("data_prep/fineweb.py", "data_prep/text.py", "train/main.py", "eval/main.py"):
-        assert words_after(script), script
+    for script in SCRIPTS:
+        assert script.startswith("bench/") or words_after(script), script
 
 
 @pytest.mark.parametrize("words", words_after("train/main.py"), ids=" ".join)
@@ -53,14 +64,17 @@ def test_the_tree_in_the_readme_names_every_room():
             assert room.name == "__init__.py" or room.name in README, room
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["data_prep/fineweb.py", "data_prep/text.py", "eval/main.py", "eval/generate.py"],
-)
-def test_help_is_one_page_of_every_script(script):
-    done = fresh_python(script, "--help")
-    assert done.returncode == 0
-    assert "usage" in done.stdout.lower()
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_says_how_it_is_used(script):
+    done = python(script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"usage: \S*{script} ", done.stdout), done.stdout[:200]
+
+
+def test_a_benchmark_starts_from_any_folder_as_the_documents_write_it(tmp_path, monkeypatch):
+    monkeypatch.delitem(ENVIRONMENT, "PYTHONPATH")
+    done = fresh_python(str(REPO / "bench" / "order.py"), "--help")
+    assert (done.returncode, "order.py [-h]" in done.stdout) == (0, True), done.stderr
 
 
 @pytest.mark.slow

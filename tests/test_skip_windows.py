@@ -90,6 +90,15 @@ def test_a_resume_before_or_behind_the_range_repeats_the_straight_run(data, tmp_
     assert [deterministic(line) for line in lines(config.out)] == straight
 
 
+def test_tokens_are_those_that_were_trained_on(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL, skip_windows=("30:50",))
+    run_to_end(config)
+    forget_after(config.out, 6)  # behind the range: the count comes from the checkpoint
+    assert run_to_end(config).tokens == 8 * 128
+    trained = [128 * n for n in range(1, 9)]
+    assert [line["tokens"] for line in lines(config.out)] == [*trained, 8 * 128]
+
+
 def test_going_back_to_before_a_spike_and_leaving_its_windows_out(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
     run_to_end(config)

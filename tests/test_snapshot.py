@@ -1,5 +1,8 @@
 """The state on the host: a copy that later updates do not touch, taken past a hanging step too."""
 
+import itertools
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -38,8 +41,6 @@ def test_a_copy_beside_the_next_step_is_the_state_before_its_update():
 def test_the_state_before_a_hanging_step_can_be_copied_and_one_that_went_on_is_known():
     host = HostCopy(torch.device("cuda"))
     weights = torch.ones(MANY, device="cuda")
-    host.take({"a": weights})  # has its memory before the device is busy
-    host.wait()
     torch.cuda._sleep(10_000_000_000)  # some seconds, like a reduction that waits for a dead rank
     host.before_update(7)
     weights += 1
@@ -51,15 +52,46 @@ def test_the_state_before_a_hanging_step_can_be_copied_and_one_that_went_on_is_k
     assert host.update_has_begun(7)
 
 
-def test_a_step_that_cuda_never_ends_is_a_silent_rank_and_stays_known():
-    stop = StopSignal()
-    progress = Progress(BatchPlan(16, 8, 2, 2), 9, 1.0, None, hang_seconds=0.01, stop=stop)
-    progress.launched(3, 0.1, 24, torch.zeros(VALUES), {})
-    stop.nothing_done = False
-    pending = progress._pending
-    progress._pending = SimpleNamespace(
-        step=3, first_window=24, ready=SimpleNamespace(query=lambda: False), launched_at=0.0
-    )
+def on_device(progress, done):
+    """Make the step in flight one of a device that says whether it has done it."""
+    progress.stop.nothing_done = False
+    progress._pending = replace(progress._pending, ready=SimpleNamespace(query=done))
+
+
+@pytest.fixture
+def progress():
+    """Of two ranks, with step 3 in flight."""
+    plan = BatchPlan(16, 8, 2, 2)
+    progress = Progress(plan, 9, 1.0, None, hang_seconds=0.01, stop=StopSignal())
+    progress.launched(3, 0.1, 24, 512, torch.zeros(VALUES), {})
+    return progress
+
+
+@pytest.mark.parametrize("part", ["wait", "read"])
+def test_a_step_that_cuda_never_ends_is_a_silent_rank_and_stays_known(progress, part):
+    on_device(progress, lambda: False)
     with pytest.raises(SilentRank, match="step 3 has not ended for 0 s; .*larger --hang-seconds"):
-        progress.read()
-    assert (progress.stuck.step, progress.stuck.first_window) == (pending.step, 24)
+        getattr(progress, part)()
+    assert (progress.stuck.step, progress.stuck.first_window) == (3, 24)
+    assert progress.read() is None  # its line is never waited for again
+
+
+def test_a_step_that_was_waited_for_is_read_later_and_timed_to_its_own_end(progress):
+    on_device(progress, lambda: True)
+    progress.wait()
+    time.sleep(0.1)
+    step, metrics = progress.read()
+    assert step == 3
+    assert metrics["speed/step_milliseconds"] < 100
+
+
+def test_after_a_signal_a_hanging_step_leaves_most_of_30_seconds_to_save(progress, monkeypatch):
+    on_device(progress, lambda: False)
+    progress.first_seconds = 60.0  # it compiled
+    progress.seconds, progress.timed_steps = 10.0, 11
+    progress.stop.wanted = True
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _: None)
+    monkeypatch.setattr("train.progress.time", clock)
+    with pytest.raises(SilentRank, match="step 3 has not ended for 8 s"):
+        progress.wait()

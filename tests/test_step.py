@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from data_prep.order import TrainingStream, read_windows
 from tests.data_sets import tiny_data_set
+from tests.faults import with_fault
 from tests.runs import built, lines, run_to_end, tiny_config
 from train.adamw import parameter_groups
 from train.guard import MAX_SKIPPED_IN_A_ROW
@@ -76,6 +77,20 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_cursor(run):
     run.model.ln_f.weight.data.copy_(good)
     assert train_step(run, run.loader.next_step(), 1e-2, stop_wanted=False)[SKIPPED] == 0
     assert run.loader.next_window == 2 * run.plan.windows
+
+
+@pytest.mark.parametrize(("micro_batch", "passes"), [(2, [1, 2, 3, 4]), (8, [1])])
+def test_one_micro_step_at_most_is_queued_behind_the_step_in_flight(
+    data, tmp_path, micro_batch, passes
+):
+    done = []
+    run = built(tiny_config(data, tmp_path / "run", micro_batch=micro_batch))
+    with_fault(run, lambda _, loss: (done.append(1), loss)[1])
+    waits = []
+    run.progress.wait = lambda: waits.append((len(done), run.step))
+    train_step(run, run.loader.next_step(), 1e-2, stop_wanted=False)
+    run.close()
+    assert waits == [(passed, 0) for passed in passes]
 
 
 def test_a_run_that_stays_broken_stops_by_itself(data, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import storage.run_folder as run_folder
 import train.duties as duties
 import train.main as script
+from eval.stop_wish import StopWish
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import built, flags, losses, nano_config, run_to_end
@@ -35,6 +36,7 @@ def config(tmp_path):
 @pytest.fixture(autouse=True)
 def _restore_handlers():
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -62,7 +64,7 @@ def status_of(config):
     return found["state"], found["step"], found["reason"]
 
 
-@pytest.mark.fault("P4", injected="SIGTERM, SIGINT", lost="0", identical=True)
+@pytest.mark.fault("P4", injected="SIGTERM, SIGINT, SIGHUP", lost="0", identical=True)
 @pytest.mark.fault("P5", injected="SIGUSR1, SIGUSR2", lost="0", identical=True)
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_saved_for_and_loses_no_step(config, number):
@@ -78,6 +80,13 @@ def test_a_signal_is_saved_for_and_loses_no_step(config, number):
     run_to_end(straight)
     assert losses(config.out) == losses(straight.out)
     assert final_bytes(config.out) == final_bytes(straight.out)
+
+
+def test_a_hangup_that_nohup_lets_us_ignore_is_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    StopSignal().listen()
+    with StopWish().listening():
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_before_the_first_step_a_stop_ends_at_once_for_nothing_is_lost(config):

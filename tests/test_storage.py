@@ -80,6 +80,16 @@ def test_a_digest_is_recomputed_only_when_the_file_changed(tmp_path):
     assert cache.sha256(file) == file_sha256(file) != first
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", "null", '{"shard": 5}', '{"shard": []}', '{"shard": [1, 2, 3, 4]}', "{"]
+)
+def test_a_damaged_memory_of_digests_only_costs_time(tmp_path, content):
+    (tmp_path / "shard").write_bytes(b"one")
+    (tmp_path / "digests.json").write_text(content)
+    cache = DigestCache(tmp_path / "digests.json")
+    assert cache.sha256(tmp_path / "shard") == file_sha256(tmp_path / "shard")
+
+
 def checkpoint(run, step, content="weights"):
     folder = run.checkpoint(step)
     folder.mkdir(parents=True)
@@ -187,7 +197,7 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     run = RunFolder(tmp_path)
     run.lock()
     run.unlock()
-    assert "see to it yourself that only one job writes there" in caplog.text
+    assert "see to it yourself that nothing is started twice there" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -207,3 +217,11 @@ def test_metric_lines_past_the_resumed_step_and_a_torn_line_move_away(tmp_path):
     cut_lines(metrics, discarded, first_step=2)
     assert metrics.read_text().splitlines() == lines[:2]
     assert discarded.read_text().splitlines() == [*lines[2:], '{"step": 4, "tr']
+
+
+def test_a_damaged_byte_among_the_metric_lines_moves_its_line_away(tmp_path):
+    metrics, discarded = tmp_path / "metrics.jsonl", tmp_path / "gone.jsonl"
+    metrics.write_bytes(b'{"step": 0, "a": "\xff"}\n{"step": 1\xff}\n{"step": 2}\n')
+    assert cut_lines(metrics, discarded, first_step=3) == 2
+    assert metrics.read_text() == '{"step": 2}\n'
+    assert discarded.read_text() == '{"step": 0, "a": "\ufffd"}\n{"step": 1\ufffd}\n'

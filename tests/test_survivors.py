@@ -2,12 +2,15 @@
 
 import os
 import signal
+import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from storage import run_folder
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
 from tests.runs import built, flags, losses, nano_config
@@ -132,6 +135,47 @@ def test_of_two_survivors_the_one_that_is_further_has_the_last_word(tmp_path):
     ahead.close()
 
 
+def test_what_another_survivor_has_written_is_not_even_copied(tmp_path):
+    run = stopped_at(tmp_path, 5)
+    run.progress.stuck = SimpleNamespace(step=4, first_window=32)
+    run.host_copy.take = None
+    assert save_last_whole_step(run, "a peer is silent") is None
+    run.close()
+
+
+def test_survivors_of_a_hanging_step_copy_the_state_one_at_a_time(tmp_path):
+    run = stopped_at(tmp_path, 5)
+    run.progress.stuck = SimpleNamespace(step=6, first_window=48)
+    inside, held, take = run.folder.one_survivor, [], run.host_copy.take
+
+    @contextmanager
+    def survivor():
+        with inside():
+            held.append("in")
+            yield
+        held.append("out")
+
+    run.folder.one_survivor = survivor
+    run.host_copy.take = lambda *words, **more: (held.append("copy"), take(*words, **more))[1]
+    assert save_last_whole_step(run, "a peer is silent") == 6
+    assert held == ["in", "copy", "out"]
+    run.close()
+
+
+def test_a_survivor_digests_no_older_checkpoint_for_torchrun_gives_it_30_seconds(
+    tmp_path, monkeypatch
+):
+    run = stopped_at(tmp_path, 5)
+    digested = []
+    monkeypatch.setattr(run_folder, "verify_checkpoint", digested.append)
+    run.step = 6
+    assert save_last_whole_step(run, "a peer died") == 6
+    assert digested == []
+    assert save_last_whole_step(run, "a peer died") is None
+    assert digested == [run.folder.checkpoint(6)]
+    run.close()
+
+
 def test_a_state_inside_an_update_is_never_written(tmp_path):
     run = stopped_at(tmp_path, 5)
     run.whole = False
@@ -195,6 +239,18 @@ def test_the_proof_fails_when_one_value_differs(tmp_path):
     two.folder.metrics.write_text(text.replace('"train/lr": 0.01', '"train/lr": 0.02'))
     broken = [f.what for f in compare_exactly(*folders) if not f.holds]
     assert broken == ["every metric line"]
+
+
+def test_the_proof_says_what_it_is_and_leaves_the_trainings_flags_to_it(capsys, monkeypatch):
+    for words in (["--help"], ["demo", "--seed", "x", "--kills", "1"]):
+        monkeypatch.setattr(sys, "argv", ["train/prove_resume.py", *words])
+        with pytest.raises(SystemExit):
+            prove_resume.main()
+    said = capsys.readouterr()
+    assert said.out.startswith("usage: train/prove_resume.py")
+    assert "Prove on this machine" in said.out
+    assert "--kill-seed" in said.out
+    assert "train/prove_resume.py demo --help" in said.err
 
 
 def test_after_a_ctrl_c_the_kills_so_far_are_judged(tmp_path, monkeypatch, capsys):

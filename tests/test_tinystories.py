@@ -39,6 +39,23 @@ def test_the_validation_is_what_the_data_set_gives(hub, tmp_path, version):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_downloads_do_not_stay_beside_a_finished_data_set(hub, tmp_path):
+    for more in ({"part": "1/2"}, {"part": "2/2"}, {"merge": True}, {}):
+        options = {"revision": "main", "workers": 1, "encoder": "tiktoken", "shard_tokens": 3000}
+        options = TinyStoriesOptions(version="v2", out=tmp_path / "out", **options, **more)
+        run(options, Downloader(hub.url, IMPATIENT))
+        if "part" not in more:
+            assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_kept_downloads_outlive_a_start_that_finds_all_done(hub, tmp_path):
+    made(hub, tmp_path / "out", version="v2", keep_source=True)
+    kept = folder_bytes(tmp_path / "out.source")
+    made(hub, tmp_path / "out", version="v2")
+    assert folder_bytes(tmp_path / "out.source") == kept
+    assert len(kept) == 2
+
+
 def test_both_versions_hold_the_same_stories_here(hub, tmp_path):
     one, two = (made(hub, tmp_path / version, version=version) for version in ("v1", "v2"))
     literal = [text for text in texts_of(one) if "<|endoftext|>" not in text]

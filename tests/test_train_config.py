@@ -1,9 +1,12 @@
 """The configuration: presets, the batch plan, and values refused with their cure."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.gpt import GPTConfig
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig, plan_batch, share_of
 from train.main import parse
 from train.presets import PRESETS
@@ -115,3 +118,11 @@ def test_help_explains_every_field(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Tokens of one optimizer step over all ranks" in text
     assert "Steps between validations" in text
+
+
+def test_the_record_of_a_run_has_its_evaluation_files_by_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = EvalConfig(hellaswag_file=Path("h.jsonl"), task_file=("piqa=p.jsonl",))
+    found = Config(eval=own).as_json(GPTConfig(), 1)["eval"]
+    assert found["hellaswag_file"] == str(tmp_path / "h.jsonl")
+    assert found["task_file"] == [f"piqa={tmp_path / 'p.jsonl'}"]

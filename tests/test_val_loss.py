@@ -105,7 +105,7 @@ def test_too_few_validation_tokens_are_refused_with_the_number_that_fits(data):
     shards = data.split("val")
     most = (shards.tokens - 1) // T * T
     assert check_validation(shards, most, T) == most // T
-    with pytest.raises(ValueError, match=f"--val-tokens {most} or less"):
+    with pytest.raises(ValueError, match=f"give {most} or less"):
         check_validation(shards, most + T, T)
     with pytest.raises(ValueError, match="less than one window"):
         check_validation(shards, T - 1, T)

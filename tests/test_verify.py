@@ -4,16 +4,17 @@ import json
 import logging
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from data_prep.run_record import parse_range, read_run
 from data_prep.shards import open_data_set
-from data_prep.verify import VerifyOptions, main, verify
+from data_prep.verify import VerifyOptions, main, prove_run, verify
 from tests.data_sets import tiny_data_set
 from tests.launching import python, together
-from tests.runs import flags, run_to_end, tiny_config
+from tests.runs import flags, nano_config, run_to_end, tiny_config
 from tests.test_resume import forget_after
 from train.config import SaveConfig
 
@@ -208,3 +209,55 @@ def test_the_record_of_a_run_is_its_configuration_and_lines(made):
     assert [step.step for step in run.steps] == list(range(20))
     assert np.array_equal([s.first_window for s in run.steps], np.arange(0, 160, 8))
     assert not any(step.skipped for step in run.steps)
+
+
+def go_on(config, folder, back_to=None, **changes):
+    """Train further with another configuration, perhaps from an earlier step; is it proven?"""
+    if back_to is not None:
+        forget_after(config.out, back_to)
+    steps = config.steps + 4
+    config = replace(config, steps=steps, allow=("steps", *changes), **changes)
+    run_to_end(config)
+    run = read_run(config.out)
+    return config, prove_run(open_data_set(folder / "data"), run, steps=None, threads=1)
+
+
+def test_a_run_that_went_on_with_another_batch_is_proven(tmp_path, caplog):
+    config = nano_config(tmp_path, steps=6, save=SaveConfig(2, 0, 99))
+    run_to_end(config)
+    config, proven = go_on(config, tmp_path, back_to=4, batch_tokens=256)
+    assert proven, caplog.text
+    assert [step.windows for step in read_run(config.out).steps] == [8] * 4 + [16] * 6
+    assert go_on(config, tmp_path, batch_tokens=128)[1], caplog.text
+    forge(tmp_path, 5, **{"data/windows": 4})
+    assert not prove_run(open_data_set(tmp_path / "data"), read_run(config.out), None, 1)
+
+
+def test_a_jump_that_an_earlier_start_named_is_proven(tmp_path, caplog):
+    config = nano_config(tmp_path, steps=6, save=SaveConfig(2, 0, 99), skip_windows=("16:24",))
+    run_to_end(config)
+    config, proven = go_on(config, tmp_path, skip_windows=("60:70",))
+    assert proven, caplog.text
+    firsts = [step.first_window for step in read_run(config.out).steps]
+    assert firsts == [0, 8, 24, 32, 40, 48, 70, 78, 86, 94]
+    (config.out / "starts.jsonl").unlink()
+    assert not prove_run(open_data_set(tmp_path / "data"), read_run(config.out), None, 1)
+
+
+def test_a_step_was_fed_as_the_last_start_before_it_says(tmp_path):
+    config = {"seed": 1, "context_length": 16, "batch_tokens": 64, "skip_windows": ["5:6"]}
+    (tmp_path / "config.json").write_text(json.dumps({"config": config, "data_fingerprint": ""}))
+    starts = [(0, None), (8, 128), (4, 32), (6, None)]  # what each replaced; 8 windows never held
+    (tmp_path / "starts.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "started_at_step": step,
+                    "changed": [{"key": "batch_tokens", "before": before}] if before else [],
+                }
+            )
+            + "\n"
+            for step, before in starts
+        )
+    )
+    assert [read_run(tmp_path).at(step).windows for step in range(9)] == [8] * 4 + [4] * 5

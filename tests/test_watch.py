@@ -254,6 +254,15 @@ def test_what_cannot_be_had_for_any_checkpoint_ends_the_watch(run):
     assert steps(run) == []
 
 
+def test_a_file_that_is_not_there_ends_the_watch_before_a_checkpoint_is_passed_over(run):
+    record = json.loads(run.config.read_text())
+    record["config"]["eval"]["hellaswag_file"] = "gone.jsonl"
+    run.config.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"gone\.jsonl, the file for hellaswag, is not there"):
+        look(run, "hellaswag")
+    assert steps(run) == []
+
+
 def test_a_preempted_run_is_waited_for(run, quick, monkeypatch, caplog):
     run.write_status("preempted", 8, "SIGTERM")
     on_sleep(monkeypatch, nothing, lambda: run.write_status("finished", 8), seconds=1e6)

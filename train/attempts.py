@@ -13,24 +13,27 @@ FIRST_PAUSE_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-def begin_attempt(folder: RunFolder, step: int, by_itself: bool) -> dict[str, int]:
+def begin_attempt(
+    folder: RunFolder, step: int, by_itself: bool, halves: bool = False
+) -> dict[str, int]:
     """Count this start at `step`; `by_itself` says that no person started it.
 
-    The count starts anew with progress, and with a person. Before another start at the same step a
-    pause gives a busy disk or network time. The holder of the folder's lock calls this.
+    The count starts anew with progress, and with a person. A start that `halves` the micro-batch is
+    not counted: it is not the same again, and ends at one window. Before another start at the same
+    step a pause gives a busy disk or network time. The holder of the folder's lock calls this.
     Raises: ValueError after MOST_RESTARTS restarts that brought the run no step further.
     """
     last = folder.read_status() or {}
     stuck = by_itself and last.get("state") in ("running", "failed")
     stuck = stuck and last.get("started_at_step") == step
-    count = int(last.get("attempts", 0)) + 1 if stuck else 1
+    count = int(last.get("attempts", 0)) + (not halves) if stuck else 1
     if count > 1 + MOST_RESTARTS:
         raise ValueError(
             f"{folder.path} was started {count - 1} times at step {step} and came no further (last "
             f"reason: {last.get('reason') or 'none recorded'}); start it yourself once that is "
             "mended"
         )
-    if count > 1:
+    if count > 1 and not halves:
         pause = FIRST_PAUSE_SECONDS * 2 ** (count - 2)
         log.warning("start %d at step %d without progress: pausing %.0f s", count, step, pause)
         time.sleep(pause)

@@ -6,6 +6,7 @@ ranks examine their own windows of the step, so it takes about as long as some s
 
 import logging
 import socket
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
             sum_over_ranks(tensor.div_(run.plan.windows))
     if not run.ranks.is_main:
         return None
+    for trouble in filter(None, (trouble for trouble, *_ in told)):
+        log.error("step %d could not be examined whole: %s", skipped.step, trouble)
     try:
         return _write(run, skipped, exact, told, findings)
     except Exception as error:
@@ -69,7 +72,11 @@ def place(run: Run) -> str:
 
 def _write(run: Run, skipped: Skipped, exact: bool, told: list[Any], findings: Findings) -> Path:
     box = contents(run, skipped, exact, told)
-    box["layers"] = {n: _plain(asdict(x)) for n, x in layers(run.model, findings.gradient).items()}
+    if not box["trouble"]:  # otherwise a part of the gradient is missing
+        of_layers = layers(run.model, findings.gradient)
+        box["layers"] = {name: _plain(asdict(layer)) for name, layer in of_layers.items()}
+    with suppress(OSError):  # what could not be read before
+        box["text"] = _texts(run, skipped, [f for _, found, *_ in told for f in found])
     path = free_path(run.folder.path / "blackbox" / f"step_{skipped.step:06d}")
     with new_folder(path) as aside:
         write_json(aside / "box.json", box)
@@ -80,7 +87,7 @@ def _write(run: Run, skipped: Skipped, exact: bool, told: list[Any], findings: F
 
 
 def contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[str, Any]:
-    """Everything of box.json but the layers."""
+    """Everything of box.json but layers and text."""
     config, plan = run.config, run.plan
     findings = sorted((f for _, found, *_ in told for f in found), key=lambda f: f.window)
     loss_limit, norm_limit = run.progress.guard.limits(skipped.step)
@@ -107,7 +114,8 @@ def contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[s
         "trouble": [trouble for trouble, *_ in told if trouble],
         "not_examined": [window for _, _, left_out, _ in told for window in left_out],
         "findings": [_plain(asdict(f)) | {"rank": _rank_of(f, run, skipped)} for f in findings],
-        "text": _texts(run, skipped, findings),
+        "layers": {},
+        "text": {},
         "config": config.as_json(run.model.config, plan.micro_batch),
         "lines": list(run.metrics.recent),
     }

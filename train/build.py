@@ -19,7 +19,7 @@ from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
 from parallel.data_parallel import replicate, settle_buckets
-from parallel.ranks import Ranks, from_main, job_id, raise_together, started_again
+from parallel.ranks import Ranks, any_rank, from_main, job_id, raise_together, started_again
 from storage.atomic import read_json, write_json
 from storage.metrics import Console, JsonLines, MetricLog, Metrics, TensorBoard
 from storage.retention import Retention, step_of
@@ -30,7 +30,7 @@ from train.forecast import Forecast, compiles, memory_at_first
 from train.guard import Guard, read_history
 from train.inputs import Inputs
 from train.loader import Loader
-from train.micro_batch import leave_word, try_out
+from train.micro_batch import has_word, leave_word, try_out
 from train.optimizers import build_optimizer
 from train.pace import Pace
 from train.preemption import StopSignal, moment
@@ -52,6 +52,7 @@ def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopSignal | N
     stop.stop_at = None if config.stop_at is None else moment(config.stop_at)
     folder, checkpoint = _take_folder(config, ranks)
     try:
+        _check_steps_left(config, inputs, checkpoint)
         return _assemble(config, ranks, inputs, folder, checkpoint, stop)
     except BaseException:
         folder.unlock()
@@ -75,10 +76,11 @@ def _assemble(
         load_weights(config.init, model)
     model.to(ranks.device)
     optimizer = build_optimizer(model, config.optimizer)
-    step, window, results, lines = 0, 0, {}, []
+    step, window, windows, results, lines = 0, 0, 0, {}, []
     if checkpoint is not None:
         position, results = _restore(checkpoint, model, optimizer, inputs)
         step, window, lines = position.step, position.next_window, position.lines
+        windows = position.windows_taken
         log.info("resuming from %s: step %d of %d", checkpoint, step, inputs.steps)
     stream = TrainingStream(inputs.data.split("train"), config.seed)
     step_model = _step_model(model, config, ranks)
@@ -107,6 +109,7 @@ def _assemble(
         forecast=Forecast(config, inputs.network, inputs.plan, ranks, at_first),
         step=step,
         next_window=window,
+        windows=windows,
         results=results,
     )
     history = read_history(folder.metrics, step, config.guard.window)
@@ -159,12 +162,14 @@ def _restore(
 def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
     """Rank 0 locks the folder and finds the checkpoint to go on from; all ranks learn it."""
     folder, checkpoint, error = RunFolder(config.out), None, None
+    again = any_rank(started_again(), ranks.device)  # each machine's torchrun counts for itself
     if ranks.is_main:
         try:
             folder.lock(job_id())
             folder.remove_unfinished()
             checkpoint = folder.newest_checkpoint()
-            folder.attempt = begin_attempt(folder, _step_of(checkpoint), started_again())
+            word = has_word(folder)
+            folder.attempt = begin_attempt(folder, _step_of(checkpoint), again, halves=word)
         except (ValueError, OSError) as found:
             error = found
             folder.unlock()
@@ -174,6 +179,19 @@ def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
     raise_together(error)
     checkpoint, folder.attempt = from_main((checkpoint, folder.attempt))
     return folder, checkpoint
+
+
+def _check_steps_left(config: Config, inputs: Inputs, checkpoint: Path | None) -> None:
+    """Raises: ValueError, alike on all ranks, if the checkpoint is past the run's last step."""
+    step = _step_of(checkpoint)
+    if step > inputs.steps:
+        epoch = f"one epoch of batch_tokens={config.batch_tokens} is {inputs.steps} steps"
+        asked = f"steps={config.steps}" if config.steps else epoch
+        allow = " ".join(sorted({*config.allow, "steps"}))
+        raise ValueError(
+            f"{checkpoint} is at step {step} but {asked}; to train on, give --steps above {step} "
+            f"and --allow {allow}"
+        )
 
 
 def _step_of(checkpoint: Path | None) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from data_prep.skips import Skips, parse_skips
 from eval.tasks import check_tasks
@@ -47,6 +47,13 @@ class EvalConfig:
         if self.items is not None:
             _at_least("eval.items", self.items, 1)
         check_tasks(self.tasks)
+
+    def with_whole_paths(self) -> Self:
+        """The same, with files by absolute paths: a watcher may read them from another folder."""
+        named = (text.partition("=") for text in self.task_file)
+        files = tuple(f"{name}={Path(path).resolve()}" for name, _, path in named)
+        own = self.hellaswag_file
+        return replace(self, hellaswag_file=own and own.resolve(), task_file=files)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Config:
     seed: int = 1337
     """Decides fresh weights, the order of documents and samples."""
     steps: int | None = None
-    """Optimizer steps; None is one epoch."""
+    """Optimizer steps in all; None is one epoch of the present batch_tokens."""
     batch_tokens: int = 524_288
     """Tokens of one optimizer step over all ranks; the number of GPUs never changes it."""
     micro_batch: int | Literal["auto"] = "auto"
@@ -167,11 +174,6 @@ class Config:
         _at_least("seed", self.seed, 0)
         _at_least("batch_tokens", self.batch_tokens, 1)
         _at_least("hang_seconds", self.hang_seconds, 1)
-        if self.residual == "bfloat16" and self.dtype == "float32":
-            raise ValueError(
-                "residual=bfloat16 with dtype=float32 would only lose precision; "
-                "give --dtype bfloat16 or --residual float32"
-            )
         if self.stop_at is not None:
             moment(self.stop_at)
         if self.profile is not None:
@@ -219,7 +221,8 @@ class Config:
     def as_json(self, network: GPTConfig, micro_batch: int) -> dict[str, Any]:
         """The configuration as plain JSON values, with the network and micro-batch of the run."""
         chosen = {"context_length": network.context_length, "micro_batch": micro_batch}
-        return _plain(asdict(replace(self, model=network, **chosen)))
+        own = replace(self, model=network, eval=self.eval.with_whole_paths(), **chosen)
+        return _plain(asdict(own))
 
 
 def _plain(value: Any) -> Any:

@@ -11,17 +11,22 @@ warnings); 1: something is; 2: the command does not make sense.
 import logging
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from model.parameters import count_parameters
+from parallel.mistakes import LAST_WORD_SECONDS, SharedError
 from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
+from storage.locks import has_locks
 from storage.run_folder import RunFolder
 from train.build import build_run
 from train.config import Config
+from train.ending import is_of_a_peer
 from train.inputs import Inputs, check_inputs
 from train.main import parse
 from train.rehearsal import rehearse_parts
+from train.resume import room_for_checkpoints
 from train.symptoms import (
     Finding,
     check_agreement,
@@ -32,7 +37,6 @@ from train.symptoms import (
 )
 
 SOMETHING_WRONG = 1
-BYTES_PER_PARAMETER = 12  # float32 weight and two moments
 log = logging.getLogger("train")
 
 
@@ -62,23 +66,29 @@ def check_run_folder(config: Config, ranks: Ranks) -> Finding:
 
 def _run_folder(out: Path) -> Finding:
     folder, name = RunFolder(out), "run folder"
-    if folder.is_locked():
-        return Finding(name, "fail", f"{out} is being written by another run")
     scratch = scratch_of(out)
+    probe = scratch / "probe"
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / "probe").write_bytes(b"written")
+        probe.write_bytes(b"written")
+        locks = has_locks(probe)
         shutil.rmtree(scratch)
     except OSError as error:
         return Finding(name, "fail", f"{out.parent} cannot be written: {error}")
+    if locks and folder.is_locked():
+        return Finding(name, "fail", f"{out} is being written by another run")
     try:
         status = folder.read_status()
     except ValueError as error:
         return Finding(name, "fail", str(error))
-    if status is None:
-        return Finding(name, "ok", f"{out} is new")
-    state, step = status.get("state"), status.get("step")
-    return Finding(name, "ok", f"{out} holds a run, {state} at step {step}, which would go on")
+    verdict, text = "ok", f"{out} is new"
+    if status is not None:
+        state, step = status.get("state"), status.get("step")
+        text = f"{out} holds a run, {state} at step {step}, which would go on"
+    if not locks:
+        verdict = "warn"
+        text += "; its file system has no locks, so see to it that no other run writes there"
+    return Finding(name, verdict, text)
 
 
 def scratch_of(out: Path) -> Path:
@@ -99,20 +109,23 @@ def check_data(config: Config, ranks: Ranks) -> tuple[Inputs | None, Finding]:
 
 def check_room(config: Config, inputs: Inputs, ranks: Ranks) -> Finding:
     """Free space for the checkpoints that are kept: warns where it would do twice, but barely."""
-    out = config.out.absolute()
-    free = from_main(shutil.disk_usage(next(p for p in (out, *out.parents) if p.exists())).free)
-    one = BYTES_PER_PARAMETER * count_parameters(inputs.network).total
-    kept = config.save.most_kept(inputs.steps) + 1  # and one in the making
-    text = (
-        f"{free / 1e9:.1f} GB for {kept} checkpoints of {one / 1e9:.2f} GB "
-        f"= {kept * one / 1e9:.1f} GB"
+    parameters = count_parameters(inputs.network).total
+    room = from_main(
+        room_for_checkpoints(RunFolder(config.out), config.save, inputs.steps, parameters)
     )
-    verdict = "fail" if free < kept * one else "warn" if free < 2 * kept * one else "ok"
-    return Finding("free space", verdict, text)
+    text = (
+        f"{room.free / 1e9:.1f} GB for {room.checkpoints + 1} checkpoints of "
+        f"{room.of_one / 1e9:.2f} GB = {room.needed / 1e9:.1f} GB"
+    )
+    short, barely = room.free < room.needed, room.free < 2 * room.needed
+    return Finding("free space", "fail" if short else "warn" if barely else "ok", text)
 
 
 def check_rehearsal(config: Config, ranks: Ranks, inputs: Inputs) -> Finding:
-    """The run's own rehearsal, in a folder of its own."""
+    """The run's own rehearsal, in a folder of its own.
+
+    Whatever goes wrong in it is a finding; another rank's own is said in its log.
+    """
     scratch = scratch_of(config.out)
     run = None
     try:
@@ -120,8 +133,12 @@ def check_rehearsal(config: Config, ranks: Ranks, inputs: Inputs) -> Finding:
         run = build_run(fresh, ranks, replace(inputs, finished=False))
         done, seconds = rehearse_parts(run)
         return Finding("rehearsal", "ok", f"{', '.join(done)} in {seconds:.1f} s")
-    except ValueError as error:
-        return Finding("rehearsal", "fail", str(error))
+    except Exception as error:  # of compiling, of memory: the rest of the table is still worth it
+        told = isinstance(error, ValueError)
+        text = str(error) if told else f"{type(error).__name__}: {error}"
+        if not (ranks.is_main or isinstance(error, SharedError) or is_of_a_peer(error)):
+            log.error("rehearsal: %s", text)
+        return Finding("rehearsal", "fail", text)
     finally:
         if run is not None:
             run.close()
@@ -139,7 +156,7 @@ def main() -> None:
     """Examine, show the table, and say in one line whether to start."""
     quiet_other_ranks()
     with user_errors():
-        config = parse(sys.argv[1:])
+        config = parse(sys.argv[1:], "train/doctor.py", "Check a machine and a run beforehand.")
         ranks = start(config.device, deterministic=config.deterministic)
         found = examine(config, ranks)
     wrong = [f.name for f in found if f.verdict == "fail"]
@@ -150,6 +167,8 @@ def main() -> None:
     log.info("\n%s\n\n%s", table(found), verdict)
     stop()
     if wrong:
+        if not ranks.is_main:  # torchrun ends rank 0 when another one leaves
+            time.sleep(LAST_WORD_SECONDS)
         sys.exit(SOMETHING_WRONG)
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from data_prep.permutation import round_keys
 from eval.generate import GenerateOptions, generate
@@ -16,6 +18,7 @@ from train.saver import validation_loss_of
 from train.snapshot import state_tensors
 
 LAST_SAVE_SECONDS = 1800.0
+LOOK_UP_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
@@ -34,33 +37,47 @@ def evaluation_due(run: Run) -> bool:
 def evaluate(run: Run) -> None:
     """Measure the plain model and draw samples; the numbers go into the present step's line.
 
-    If the ranks agree to stop meanwhile, it is left for the next start.
+    One that fails takes no other with it. If the ranks agree to stop meanwhile, all is left for the
+    next start.
     """
-    config = run.config
     metrics: Metrics = {}
-    try:
-        if due(run, config.eval.every):
-            metrics |= validation_loss(
-                run.subject,
-                run.data.split("val"),
-                tokens=config.eval.val_tokens,
-                context_length=run.plan.context_length,
-                micro_batch=run.plan.micro_batch,
-                dtype=run.dtype,
-            )
-        if due(run, config.eval.tasks_every):
-            metrics |= run_tasks(run.subject, run.eval_options, config.eval.tasks)
-        if due(run, config.sample.every) and run.ranks.is_main:
-            sample(run)
-    except StopAgreed:
-        run.progress.stop_agreed = True
-        return
-    except ValueError as error:  # of a task: on every rank alike; of a sample: nobody waits for it
-        log.error("evaluation at step %d failed (%s); training goes on", run.step, error)
+    for name, part in parts_due(run):
+        try:
+            metrics |= part()
+        except StopAgreed:
+            run.progress.stop_agreed = True
+            return
+        # Of a measurement on every rank alike; of samples on rank 0, for which nobody waits.
+        except (ValueError, OSError) as error:
+            log.error("%s at step %d failed (%s); training goes on", name, run.step, error)
     run.results = {"step": run.step, "metrics": metrics}
 
 
-def sample(run: Run) -> None:
+def parts_due(run: Run) -> Iterator[tuple[str, Callable[[], Mapping[str, float]]]]:
+    """What is to be measured and drawn now, by its name."""
+    config = run.config
+    if due(run, config.eval.every):
+        yield "val_loss", partial(validate, run)
+    if due(run, config.eval.tasks_every):
+        for task in config.eval.tasks:
+            yield task, partial(run_tasks, run.subject, run.eval_options, [task])
+    if due(run, config.sample.every) and run.ranks.is_main:
+        yield "sampling", partial(sample, run)
+
+
+def validate(run: Run) -> dict[str, float]:
+    """Validation loss of the plain model."""
+    return validation_loss(
+        run.subject,
+        run.data.split("val"),
+        tokens=run.config.eval.val_tokens,
+        context_length=run.plan.context_length,
+        micro_batch=run.plan.micro_batch,
+        dtype=run.dtype,
+    )
+
+
+def sample(run: Run) -> dict[str, float]:
     """Continue the configured prompts; one file a step, and TensorBoard text."""
     config = run.config.sample
     options = GenerateOptions(
@@ -77,6 +94,7 @@ def sample(run: Run) -> None:
     )
     write_text(run.folder.samples / f"step_{run.step:06d}.txt", page + "\n")
     run.metrics.write_text(run.step, "samples", page)
+    return {}
 
 
 def save_due(run: Run) -> bool:
@@ -110,11 +128,32 @@ def save(run: Run) -> None:
     if not run.ranks.is_main:
         return
     started = time.perf_counter()
-    run.saver.settle()
+    if not save_before_is_done(run):
+        seconds, config = time.monotonic() - run.saver.asked_at, run.config.save
+        log.warning(
+            "no checkpoint of step %d: that of step %d has been in the making for %.0f s, and the "
+            "other ranks wait no longer; make saves rarer than --save.every %d, --save.keep-every "
+            "%d and --save.keep-best %d do",
+            *(run.step, run.saver.asked_step, seconds),
+            *(config.every, config.keep_every, config.keep_best),
+        )
+        return
     tensors = run.host_copy.take(state_tensors(run.model, run.optimizer))
     stall = time.perf_counter() - started
     run.saver.begin(run.contents(tensors), run.host_copy.wait, stall)
     run.extra["speed/save_stall_milliseconds"] = 1000 * stall
+
+
+def save_before_is_done(run: Run) -> bool:
+    """Wait for the save in flight, well within what other ranks wait for this one."""
+    if run.ranks.world_size == 1:
+        run.saver.settle()
+        return True
+    deadline = time.monotonic() + run.progress.patience / 2
+    while run.saver.busy and time.monotonic() < deadline and not run.stop.wanted:
+        run.saver.settle(LOOK_UP_SECONDS)
+    run.saver.tell()
+    return not run.saver.busy
 
 
 def save_and_wait(run: Run) -> None:
@@ -123,6 +162,7 @@ def save_and_wait(run: Run) -> None:
     The other ranks wait, so that they can write it should rank 0 die meanwhile.
     """
     limit_waiting(LAST_SAVE_SECONDS)
+    run.end_if_silent(LAST_SAVE_SECONDS)
     if run.ranks.is_main:
         run.saver.settle()
         if run.saver.saved_step != run.step:

@@ -15,6 +15,7 @@ from parallel.ranks import dismiss_launcher, job_id, rank_from_environment
 from parallel.roll_call import PATIENCE_SECONDS, SHORT_PATIENCE_SECONDS, RollCall
 from storage.retention import step_of
 from storage.run_folder import RunFolder, State
+from train.duties import LAST_SAVE_SECONDS
 from train.loop import train
 from train.preemption import PREEMPTED_CODE, SilentRank, StopSignal, StopTraining
 from train.report import write_report
@@ -98,6 +99,7 @@ def _outlive(run: Run, error: Exception) -> int:
 
     Raises: `error`, where this is the only rank.
     """
+    run.end_if_silent(LAST_SAVE_SECONDS)
     alone = run.ranks.world_size == 1
     reason = f"{type(error).__name__}: {error}"
     log.error("step %d failed on rank %d: %s", run.step, run.ranks.rank, reason, exc_info=not alone)
@@ -144,13 +146,18 @@ def save_last_whole_step(run: Run, reason: str) -> int | None:
     run.saver.settle()
     with suppress(StopTraining, SilentRank):
         run.report()  # the line of the last step, which rank 0 may not live to write
-    contents = last_whole_step(run)
-    if contents is None or contents.position.step == 0:
+    stuck = run.progress.stuck
+    step = run.step if stuck is None else stuck.step
+    if step == 0:
         return None
-    step = contents.position.step
     with run.folder.one_survivor():
-        newest = run.folder.newest_checkpoint()
-        if newest is not None and int(newest.name.removeprefix("step_")) >= step:
+        # There may be 30 s for all of this: nothing is digested that cannot make it needless.
+        named = next(map(step_of, run.folder.all_checkpoints()), 0)
+        newest = run.folder.newest_checkpoint() if named >= step else None
+        if newest is not None and step_of(newest) >= step:
+            return None
+        contents = last_whole_step(run)  # host memory may not hold a copy of every rank's
+        if contents is None:
             return None
         write_checkpoint(run.folder, contents)
         run.folder.write_status("failed", step, reason)
@@ -174,6 +181,10 @@ def last_whole_step(run: Run) -> Contents | None:
     contents = run.contents(copy)
     lines = [line for line in contents.position.lines if line["step"] < stuck.step]
     position = replace(
-        contents.position, step=stuck.step, next_window=stuck.first_window, lines=lines
+        contents.position,
+        step=stuck.step,
+        next_window=stuck.first_window,
+        lines=lines,
+        windows=run.windows - run.plan.windows * (run.step - stuck.step),
     )
     return replace(contents, position=position)

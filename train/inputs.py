@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from data_prep.shards import DataSet, check_data_set, open_data_set
 from data_prep.staging import stage_data_set, staged_folder
 from data_prep.tokenizer import load_tokenizer
@@ -11,12 +13,13 @@ from eval.val_loss import check_validation
 from model.checkpoint import load_config
 from model.cost import count_parameters
 from model.gpt import GPTConfig
-from parallel.ranks import Ranks, from_everyone, raise_together
+from model.precision import choose_dtype
+from parallel.ranks import Ranks, from_everyone, from_main, raise_together
 from storage.run_folder import RunFolder, verify_checkpoint
 from train.changes import Change, check_same_run
 from train.config import BatchPlan, Config, plan_batch
 from train.micro_batch import choose_micro_batch, recorded_micro_batch
-from train.resume import check_space
+from train.resume import check_space, room_for_checkpoints
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,12 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
     Raises: ValueError on every rank if it is wrong on one.
     """
-    data, network, micro_batch, untried = _batch_and_network(config, ranks)
+    recorded, last = _run_as_left(config, ranks)
+    data, network, micro_batch = _batch_and_network(config, ranks, recorded)
+    untried = config.micro_batch == "auto" and recorded is None
     inputs, error = None, None
     try:
+        _check_residual(config, ranks)
         plan = plan_batch(config, ranks.world_size, micro_batch)
         steps = _check_data(config, data, plan)
         folder = RunFolder(config.out)
@@ -56,13 +62,11 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
         now = config.as_json(network, micro_batch)
         changes = check_same_run(folder, now, defaults, config.allow)
         parameters = count_parameters(network).total
-        kept = config.save.most_kept(steps) - len(folder.all_checkpoints())
-        check_space(config.out, parameters, max(kept, 1))
-        status = folder.read_status() or {}
-        finished = (status.get("state"), status.get("step")) == ("finished", steps)
+        check_space(room_for_checkpoints(folder, config.save, steps, parameters))
+        finished = last == ("finished", steps)
         options = _eval_options(config, plan)
         inputs = Inputs(data, network, plan, untried, steps, options, changes, finished)
-    except ValueError as found:
+    except (ValueError, OSError) as found:
         error = found
     raise_together(error)
     assert inputs is not None
@@ -71,7 +75,26 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
     return replace(inputs, data=_staged(inputs.data, config.stage, config, ranks))
 
 
-def _batch_and_network(config: Config, ranks: Ranks) -> tuple[DataSet, GPTConfig, int, bool]:
+def _run_as_left(config: Config, ranks: Ranks) -> tuple[int | None, tuple[str | None, int | None]]:
+    """The run's micro-batch, and its last state and step: what rank 0 reads, on every rank.
+
+    Which collectives follow depends on them, and a network's file system may show others less.
+    Raises: ValueError on every rank if rank 0 cannot read them.
+    """
+    folder, recorded, status, error = RunFolder(config.out), None, {}, None
+    if ranks.is_main:
+        try:
+            recorded = recorded_micro_batch(folder)
+            status = folder.read_status() or {}
+        except (ValueError, OSError) as found:
+            error = found
+    raise_together(error)
+    return from_main((recorded, (status.get("state"), status.get("step"))))
+
+
+def _batch_and_network(
+    config: Config, ranks: Ranks, recorded: int | None
+) -> tuple[DataSet, GPTConfig, int]:
     """Data, shape, and the micro-batch that every rank can take: the least that one would.
 
     Raises: ValueError on every rank if something is wrong on one.
@@ -80,15 +103,21 @@ def _batch_and_network(config: Config, ranks: Ranks) -> tuple[DataSet, GPTConfig
     try:
         data = open_data_set(config.data)
         network = config.network_for(data.tokenizer().n_vocab)
-        recorded = recorded_micro_batch(RunFolder(config.out))
         own = choose_micro_batch(config, network, ranks, recorded)
-        found = data, network, config.micro_batch == "auto" and recorded is None
-    except ValueError as wrong:
+        found = data, network
+    except (ValueError, OSError) as wrong:
         error = wrong
     raise_together(error)
     assert found is not None
-    data, network, untried = found
-    return data, network, min(from_everyone(own)), untried
+    return *found, min(from_everyone(own))
+
+
+def _check_residual(config: Config, ranks: Ranks) -> None:
+    if config.residual == "bfloat16" and choose_dtype(config.dtype, ranks.device) == torch.float32:
+        raise ValueError(
+            f"residual=bfloat16 with dtype={config.dtype}, which is float32 on {ranks.device.type}"
+            ", would only lose precision; give --dtype bfloat16 or --residual float32"
+        )
 
 
 def _check_shards(data: DataSet, config: Config, ranks: Ranks) -> None:
@@ -101,14 +130,14 @@ def _staged(data: DataSet, stage: Path, config: Config, ranks: Ranks) -> DataSet
     if ranks.local_rank == 0:
         try:
             stage_data_set(data, stage)
-        except ValueError as found:
+        except (ValueError, OSError) as found:
             error = found
     raise_together(error)
     copy, error = data, None
     try:
         copy = open_data_set(staged_folder(data, stage))
         _check_shards(copy, config, ranks)
-    except ValueError as found:
+    except (ValueError, OSError) as found:
         error = found
     raise_together(error)
     return copy

@@ -55,7 +55,7 @@ class Loader:
         self._buffers = [torch.empty(shape, dtype=torch.int16, pin_memory=pin) for _ in range(2)]
         self._copied: list[Callable[[], object]] = [_nothing, _nothing]
         self._turn = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._thread = reading_thread(ranks.device)
         self._ahead = self._read_ahead()
 
     def next_step(self) -> StepBatch:
@@ -93,6 +93,13 @@ class Loader:
             buffer[micro] = windows
             digest = (digest + windows_digest(start, windows)) % 2**64
         return first, digest, turn
+
+
+def reading_thread(device: torch.device) -> ThreadPoolExecutor:
+    """One thread, on the rank's own GPU: by itself it would open a context on the first one."""
+    if device.type != "cuda":
+        return ThreadPoolExecutor(1, thread_name_prefix="loader")
+    return ThreadPoolExecutor(1, "loader", initializer=torch.cuda.set_device, initargs=(device,))
 
 
 def _nothing() -> None:

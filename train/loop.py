@@ -22,11 +22,11 @@ def train(run: Run) -> State:
     while not run.progress.stop_agreed:
         check(run)
         if evaluation_due(run):
-            run.report()
+            run.report()  # the step in flight, whose seconds are not evaluation's
             with run.progress.paused():
                 evaluate(run)
             continue  # a stop may have been agreed meanwhile
-        if run.step == run.steps:
+        if run.step >= run.steps:
             break
         if save_due(run):
             run.report()
@@ -34,12 +34,12 @@ def train(run: Run) -> State:
                 save(run)
 
         profiled.before(run.step)
-        step, extra = run.step, run.take_extra()
+        step, extra = run.step, run.take_extra()  # what was just measured belongs to its line
         batch = run.loader.next_step()
         lr = learning_rate(step, run.steps, config.optimizer.lr, config.schedule)
         values = train_step(run, batch, lr, run.stop_wanted())
         run.report()  # the step before, while this one runs
-        run.progress.launched(step, lr, batch.first_window, values, extra)
+        run.progress.launched(step, lr, batch.first_window, run.tokens, values, extra)
 
     profiled.close()
     run.report()

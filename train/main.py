@@ -10,7 +10,6 @@ import sys
 
 import tyro
 
-from parallel.meeting import meet
 from parallel.ranks import quiet_other_ranks, start, stop, user_errors
 from train.build import build_run
 from train.config import Config
@@ -24,8 +23,15 @@ from train.report import finished_notice
 log = logging.getLogger("train")
 
 
-def parse(arguments: list[str]) -> Config:
-    """The configuration on the command line: a preset's name (or none), then changes to it."""
+def parse(
+    arguments: list[str],
+    prog: str = "train/main.py",
+    description: str = "Train a language model.",
+) -> Config:
+    """The configuration on the command line: a preset's name (or none), then changes to it.
+
+    `prog` and `description` are of the script whose command line it is.
+    """
     names = ", ".join(PRESETS)
     named = bool(arguments) and not arguments[0].startswith("-")
     preset = arguments[0] if named else "gpt2"
@@ -35,8 +41,8 @@ def parse(arguments: list[str]) -> Config:
         Config,
         default=PRESETS[preset],
         args=arguments[1:] if named else arguments,
-        prog=f"train/main.py {preset}",
-        description=f"Train a language model. First word, default gpt2: {names}.",
+        prog=f"{prog} {preset}",
+        description=f"{description} First word, default gpt2: {names}.",
         config=(tyro.conf.FlagConversionOff,),
     )
     check_one_length(config, PRESETS[preset])
@@ -51,8 +57,7 @@ def main() -> None:
     with user_errors():
         config = parse(sys.argv[1:])
         with early_stop_noted(config.out, asked):
-            ranks = start(config.device, deterministic=config.deterministic)
-            meet(ranks)
+            ranks = start(config.device, deterministic=config.deterministic, watched=True)
             inputs = check_inputs(config, ranks)
             run = None if inputs.finished else build_run(config, ranks, inputs, asked)
             if run is not None:

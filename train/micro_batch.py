@@ -38,6 +38,11 @@ def recorded_micro_batch(folder: RunFolder) -> int | None:
     return record.get(NEXT, record.get("run", {}).get("micro_batch"))
 
 
+def has_word(folder: RunFolder) -> bool:
+    """Whether the start before left word that this one is to take less."""
+    return folder.config.is_file() and NEXT in read_json(folder.config)
+
+
 def choose_micro_batch(
     config: Config, network: GPTConfig, ranks: Ranks, recorded: int | None
 ) -> int:
@@ -163,7 +168,7 @@ def too_large(error: torch.OutOfMemoryError) -> str:
     """What to do when one window is too much."""
     return (
         f"one window at a time does not fit the device's memory ({error}); give --compile on or "
-        "--fused-loss on if they are off, a shorter --context-length, a smaller --model, or use a "
+        "--fused-loss on if they are off, a shorter --context-length or a smaller preset, or use a "
         "GPU with more memory"
     )
 

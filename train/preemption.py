@@ -6,7 +6,7 @@ import time
 from datetime import datetime
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PREEMPTED_CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 # A Ctrl-C reaches every process of a terminal, and torchrun passes its own on to its workers.
 SAME_KEYPRESS_SECONDS = 1.0
@@ -55,9 +55,10 @@ class StopSignal:
         """Until a first step is done there is nothing to save, and a stop ends the process."""
 
     def listen(self) -> None:
-        """Take the stop signals from now on (main thread only)."""
+        """Take the stop signals from now on (main thread only); not a SIGHUP that nohup ignores."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._receive)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._receive)
 
     def heed_clock(self, seconds_needed: float) -> None:
         """Ask for a stop if `stop_at` is no further off than stopping takes."""

@@ -13,8 +13,8 @@ from train.guard import Guard, GuardConfig
 from train.preemption import SilentRank, StopSignal
 from train.values import DIGEST, LOSS, NORM, SKIPPED, STOP, join_digest
 
-# A stop is asked for while a step hangs: torchrun's word that a rank is dead.
-HANG_SECONDS_AFTER_A_SIGNAL = 20.0
+# A stop is asked for while a step hangs: torchrun's word that a rank is dead, 30 s before SIGKILL.
+HANG_SECONDS_AFTER_A_SIGNAL = 5.0
 POLL_SECONDS = 0.0002
 PATIENCE_STEPS = 5
 
@@ -26,6 +26,8 @@ class Pending:
     step: int
     lr: float
     first_window: int
+    tokens: int
+    """Of all steps up to it."""
     values: torch.Tensor
     ready: torch.cuda.Event | None
     """Says when CUDA is done with the step; on the CPU it was done when launched."""
@@ -61,6 +63,8 @@ class Progress:
         self.seconds = 0.0
         self.timed_steps = 0
         self._pending: Pending | None = None
+        self._ended_at: float | None = None
+        """When the step in flight was found to be over."""
         self._clock = time.perf_counter()
 
     def start_clock(self) -> None:
@@ -77,28 +81,45 @@ class Progress:
             self._clock += time.perf_counter() - start
 
     def launched(
-        self, step: int, lr: float, first_window: int, values: torch.Tensor, extra: Metrics
+        self,
+        step: int,
+        lr: float,
+        first_window: int,
+        tokens: int,
+        values: torch.Tensor,
+        extra: Metrics,
     ) -> None:
-        """Note a step whose work has been queued; its values travel to the host meanwhile."""
+        """Note a step whose work has been queued; its values travel to the host meanwhile.
+
+        `tokens` are those of all steps up to it.
+        """
         ready = None
         if values.device.type == "cuda":
             values = values.to("cpu", non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        self._pending = Pending(step, lr, first_window, values, ready, time.perf_counter(), extra)
+        self._pending = Pending(
+            step, lr, first_window, tokens, values, ready, time.perf_counter(), extra
+        )
+        self._ended_at = None
+
+    def wait(self) -> None:
+        """Wait for the step in flight without reading it. Raises: SilentRank, as `read` does."""
+        pending = self._pending
+        if pending is not None and pending.ready is not None and self._ended_at is None:
+            self._wait(pending, pending.ready)
+            self._ended_at = time.perf_counter()
 
     def read(self) -> tuple[int, Metrics] | None:
         """The metrics of the step in flight, waiting for it; None if there is none.
 
         Raises: SilentRank if CUDA does not come to the end of the step.
         """
+        self.wait()
         pending, self._pending = self._pending, None
         if pending is None:
             return None
-        done_at = pending.launched_at
-        if pending.ready is not None:
-            self._wait(pending, pending.ready)
-            done_at = time.perf_counter()
+        done_at = pending.launched_at if self._ended_at is None else self._ended_at
         elapsed, self._clock = done_at - self._clock, done_at
         self.stop.nothing_done = False
         self.stop_agreed |= bool(pending.values[STOP] > 0)
@@ -112,10 +133,11 @@ class Progress:
             waited = time.monotonic() - began
             alone = self.plan.world_size == 1 or self.stop.nothing_done
             patience = self.patience
-            if self.stop.wanted:  # no step takes much longer than the first
-                patience = min(patience, self.first_seconds + HANG_SECONDS_AFTER_A_SIGNAL)
+            if self.stop.wanted:
+                usual = self.step_seconds or self.first_seconds  # which also compiles
+                patience = min(patience, 2 * usual + HANG_SECONDS_AFTER_A_SIGNAL)
             if not alone and waited > patience:
-                self.stuck = pending
+                self.stuck, self._pending = pending, None
                 raise SilentRank(
                     f"step {pending.step} has not ended for {waited:.0f} s; if steps really take "
                     "so long, give a larger --hang-seconds"
@@ -139,7 +161,7 @@ class Progress:
         mean = self.seconds / (self.timed_steps - 1) if self.timed_steps > 1 else elapsed
         speed = self.plan.tokens / elapsed
         metrics: Metrics = {
-            "tokens": (pending.first_window + self.plan.windows) * self.plan.context_length,
+            "tokens": pending.tokens,
             "windows": pending.first_window + self.plan.windows,
             "train/loss": pending.values[LOSS].item(),
             "train/lr": pending.lr,

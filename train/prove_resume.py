@@ -30,12 +30,13 @@ from train.proof import (
     verdict,
 )
 
+PROG = "train/prove_resume.py"
 STEPS_PER_KILL = 4
 
 
 @dataclass(frozen=True)
 class ProofOptions:
-    """What is proven."""
+    """How it is proven, besides what is trained."""
 
     nproc: int = 4
     """Ranks; four, because two add up alike in any order."""
@@ -45,8 +46,8 @@ class ProofOptions:
     """Also stop a run half-way and continue it with so many ranks."""
     deterministic: bool = False
     """Compute the same bits each time (needed on CUDA); a run without shows what that costs."""
-    seed: int = 0
-    """Decides when and whom to kill."""
+    kill_seed: int = 0
+    """Decides when and whom to kill; `--seed` is the training's."""
     proof_out: Path = Path("runs/prove_resume")
     """Folder of the runs; must not exist yet."""
 
@@ -103,7 +104,7 @@ class Proof:
         seconds = time.monotonic() - self._began
         sys.stderr.write(f"the straight run took {seconds:.0f} s; {len(kinds)} kills begin\n")
         self._began = time.monotonic()
-        dice = random.Random(options.seed)
+        dice = random.Random(options.kill_seed)
         run_under_fire(self.job("killed", options.nproc), kinds, self.steps, dice, self.tell)
         self.finished = True
         found = self.findings()
@@ -159,8 +160,10 @@ def main() -> None:
     with user_errors():
         named = sys.argv[1:2] if sys.argv[1:] and not sys.argv[1].startswith("-") else ["demo"]
         rest = sys.argv[2:] if sys.argv[1:2] == named else sys.argv[1:]
-        options, flags = tyro.cli(ProofOptions, args=rest, return_unknown_args=True)
-        config = parse([*named, *flags])
+        options, flags = tyro.cli(
+            ProofOptions, args=rest, return_unknown_args=True, prog=PROG, description=__doc__
+        )
+        config = parse([*named, *flags], PROG, "The training that is killed.")
         if config.steps is None:
             raise ValueError("steps=None is a whole epoch for each run; give --steps 200 or so")
         if config.steps < STEPS_PER_KILL * options.kills:

@@ -23,6 +23,7 @@ from eval.val_loss import validation_loss
 from parallel.data_parallel import gradient_sync
 from parallel.ranks import StopAgreed, raise_together
 from storage.run_folder import RunFolder, verify_checkpoint
+from train.ending import is_of_a_peer
 from train.optimizers import update
 from train.preemption import PREEMPTED_CODE
 from train.resume import load_position
@@ -74,16 +75,26 @@ def rehearse_parts(run: Run) -> tuple[list[str], float]:
         except StopAgreed:
             raise
         except Exception as found:  # whatever it is, it would have come later too
-            error = ValueError(
-                f"the rehearsal's {name} failed ({type(found).__name__}: {found}), so the run would"
-                f" have failed later; mend that, or leave the rehearsal out with --rehearsal False"
-            )
+            error = mistake(name, found)
         if by_all and error is not None:
             raise error  # a rank that waits for others in this part is ended by the launcher
         if not by_all:
             raise_together(error)
         done.append(name)
     return done, time.perf_counter() - began
+
+
+def mistake(name: str, error: Exception) -> ValueError:
+    """What to tell of a part that failed; of a rank that is gone, that rank has told the cause."""
+    what = f"({type(error).__name__}: {error})"
+    if is_of_a_peer(error):
+        return ValueError(
+            f"the rehearsal's {name} lost another rank {what}; look at what that said"
+        )
+    return ValueError(
+        f"the rehearsal's {name} failed {what}, so the run would have failed later; mend that, or "
+        "leave the rehearsal out with --rehearsal False"
+    )
 
 
 def wanted(run: Run, name: str) -> bool:

@@ -55,7 +55,7 @@ def summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     loss = f"{sum(recent) / max(len(recent), 1):.4f} (mean of the last {len(recent)} steps)"
     return [
         ("steps", f"{run.step:,} of {run.steps:,}"),
-        ("tokens", f"{run.step * run.plan.tokens:,}"),
+        ("tokens", f"{run.tokens:,}"),
         ("training loss", loss if recent else "no step done"),
         ("validation loss", f"{val[0]:.4f} -> {val[-1]:.4f} nats per token" if val else MISSING),
         ("unigram entropy", f"{entropy:.4f} nats per token (what counting words alone reaches)"),
@@ -97,6 +97,6 @@ def write_report(run: Run) -> str:
 def finished_notice(out: Path, steps: int) -> str:
     """What to say when there is nothing left to do."""
     return (
-        f"{out} is finished ({steps} steps). To train anew, move that folder away or give another "
-        f"one with --out; to train longer, give another --out and --init {out}/checkpoints/latest"
+        f"{out} is finished ({steps} steps). To train longer, give a larger --steps and --allow "
+        "steps; to train anew, move that folder away or give another one with --out"
     )

@@ -17,8 +17,10 @@ from model.checkpoint import load_weights, named_weights
 from model.gpt import GPT
 from storage.atomic import read_json
 from storage.run_folder import RunFolder
+from train.config import SaveConfig
 
-FORMAT = 3
+FORMAT = 4
+BYTES_PER_PARAMETER = 12  # of a checkpoint: float32 weight and two moments
 DECIDE_BITS = (  # of the settings that config.json records
     *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
     *("torch", "threads"),
@@ -45,6 +47,13 @@ class Position:
     """The last metric lines: rank 0 may have died before it wrote them (since format 2)."""
     micro_batch: int | None = None
     """Windows of one forward pass of the steps before, which decide the bits (since format 3)."""
+    windows: int | None = None
+    """Windows that the steps took: `next_window` less those left out (since format 4)."""
+
+    @property
+    def windows_taken(self) -> int:
+        """`windows`; where an older version did not count them, as if none had been left out."""
+        return self.next_window if self.windows is None else self.windows
 
 
 def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
@@ -86,7 +95,7 @@ def load_position(checkpoint: Path) -> Position:
             f"{path} is of format {version}, this version reads 1 to {FORMAT}; update Ratchet"
         )
     try:
-        return Position(**found)  # format 1 had no lines, 2 no micro-batch
+        return Position(**found)  # format 1 had no lines, 2 no micro-batch, 3 no windows
     except TypeError as error:
         raise ValueError(f"{path} does not say where a run stood ({error}); damaged") from error
 
@@ -125,16 +134,40 @@ def tell_other_bits(folder: RunFolder, settings: dict[str, Any]) -> None:
         )
 
 
-def check_space(folder: Path, parameters: int, checkpoints: int) -> None:
+@dataclass(frozen=True)
+class Room:
+    """What a run's checkpoints will take of its disk, in bytes."""
+
+    disk: Path
+    """The folder that exists already."""
+    free: int
+    checkpoints: int
+    """How many more of them will lie there, at most, beside one in the making."""
+    of_one: int
+
+    @property
+    def needed(self) -> int:
+        """For all of them and the one in the making."""
+        return (self.checkpoints + 1) * self.of_one
+
+
+def room_for_checkpoints(folder: RunFolder, save: SaveConfig, steps: int, parameters: int) -> Room:
+    """What is free and what is needed for a run of so many steps; older checkpoints make way."""
+    path = folder.path.absolute()
+    disk = next(p for p in (path, *path.parents) if p.exists())
+    more = save.most_kept(steps) - len(folder.all_checkpoints())
+    free = shutil.disk_usage(disk).free
+    return Room(disk, free, max(more, 1), BYTES_PER_PARAMETER * parameters)
+
+
+def check_space(room: Room) -> None:
     """Refuse to start a run whose checkpoints would not fit on the disk.
 
     Raises: ValueError with the space needed and free.
     """
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    free = shutil.disk_usage(existing).free
-    needed = 12 * parameters * (checkpoints + 1)  # float32 weights and two moments each
-    if free < needed:
+    if room.free < room.needed:
         raise ValueError(
-            f"{existing} has {free / 1e9:.1f} GB free, {checkpoints} checkpoints and one in the "
-            f"making take {needed / 1e9:.1f} GB; free some space or choose another --out"
+            f"{room.disk} has {room.free / 1e9:.1f} GB free, {room.checkpoints} checkpoints and "
+            f"one in the making take {room.needed / 1e9:.1f} GB; free some space or choose "
+            "another --out"
         )

@@ -58,6 +58,8 @@ class Run:
     step: int = 0
     next_window: int = 0
     """First window of the training stream that none of the `step` updates took."""
+    windows: int = 0
+    """Windows that the updates took."""
     whole: bool = True
     """Whether weights and moments are those after `step` updates: not so inside an update."""
     results: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Run:
     @property
     def tokens(self) -> int:
         """Target tokens of all steps so far."""
-        return self.next_window * self.plan.context_length
+        return self.windows * self.plan.context_length
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The arithmetic of the training step's matrix products."""
@@ -101,6 +103,7 @@ class Run:
     def advance(self) -> None:
         """The update is done, or queued: from here on the state is the next step's."""
         self.step, self.next_window, self.whole = self.step + 1, self.loader.next_window, True
+        self.windows += self.plan.windows
 
     def take_extra(self) -> Metrics:
         """What else there is to say on the present step, once."""
@@ -112,10 +115,17 @@ class Run:
         if self.ranks.is_main:
             steps_ahead = STEPS_TO_A_STOP * self.progress.step_seconds
             self.stop.heed_clock(2 * self.saver.longest_seconds + steps_ahead + SPARE_SECONDS)
+        self.end_if_silent(2 * self.progress.patience + 60)
+        return self.stop.wanted
+
+    def end_if_silent(self, seconds: float) -> None:
+        """From now on this process may wait so long for NCCL, which knows no limit, then it ends.
+
+        A later call sets another time, `close` takes it back.
+        """
         if self.ranks.world_size > 1 and self.ranks.device.type == "cuda":
             # Only a thread of C can end a process that waits for NCCL outside of a step.
-            faulthandler.dump_traceback_later(2 * self.progress.patience + 60, exit=True)
-        return self.stop.wanted
+            faulthandler.dump_traceback_later(seconds, exit=True)
 
     def position(self) -> Position:
         """Where the run stands."""
@@ -129,6 +139,7 @@ class Run:
             micro_batch=self.plan.micro_batch,
             val_tokens=self.config.eval.val_tokens,
             lines=[line for line in self.metrics.recent if line["step"] < self.step],
+            windows=self.windows,
         )
 
     def contents(self, tensors: dict[str, Tensor]) -> Contents:

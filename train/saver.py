@@ -139,10 +139,10 @@ class Saver:
                 error,
             )
 
-    def settle(self) -> None:
-        """Wait for the save in flight; a word if it failed."""
+    def settle(self, seconds: float | None = None) -> None:
+        """Wait for the save in flight, or only so long; a word if it failed."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
         self.tell()
 
     def drain(self) -> None:

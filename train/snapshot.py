@@ -41,15 +41,15 @@ class HostCopy:
         """Begin to copy; the buffers are whole after `wait`. The copy before must be done with.
 
         `queued_first` lets the work that the device has been given come first, as it should unless
-        that work hangs.
+        that work hangs. To pin memory would wait for it too, while a copy into other memory waits
+        for its own stream only.
         """
+        pin = self.on_cuda and queued_first
         for name in self._buffers.keys() - tensors.keys():
             del self._buffers[name]
         for name, tensor in tensors.items():
             if name not in self._buffers:
-                self._buffers[name] = torch.empty(
-                    tensor.shape, dtype=tensor.dtype, pin_memory=self.on_cuda
-                )
+                self._buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pin)
         if self._stream is None:
             for name, tensor in tensors.items():
                 self._buffers[name].copy_(tensor)

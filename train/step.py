@@ -28,12 +28,12 @@ def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torc
     values = values.to(run.ranks.device, non_blocking=True)
     while not forward_and_backward(run, batch, values):
         torch.cuda.empty_cache()  # does nothing on the CPU
-    values[LOSS] /= run.plan.world_size
+    values[LOSS] /= run.plan.world_size  # so that the sum over ranks is the mean
     sum_over_ranks(values)
     values[NORM] = clip(run, values)
     values[SKIPPED] = (~is_sound(run, values)).double()
-    run.host_copy.before_update(run.step)
-    run.whole = False
+    run.host_copy.before_update(run.step)  # a save that is copying this state comes first
+    run.whole = False  # until it has advanced: a survivor must not save what lies between
     update(run.optimizer, lr, skip=values[SKIPPED].float())
     run.advance()
     return values
@@ -42,7 +42,10 @@ def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torc
 def forward_and_backward(run: Run, batch: StepBatch, values: torch.Tensor) -> bool:
     """Gradients and loss of the step; False if memory ran out and less is to be tried at once.
 
-    The failed attempt's tensors are gone only when this has returned.
+    The failed attempt's tensors are gone only when this has returned. Only one micro-step is queued
+    behind the step in flight: should that hang, CUDA would block this thread inside a launch after
+    some 1,000 kernels, and nothing would be heard any more. With a single micro-step its kernels
+    may be too many by themselves; to wait sooner would leave the device without work.
     Raises: torch.OutOfMemoryError where this rank cannot try again.
     """
     run.optimizer.zero_grad(set_to_none=True)
@@ -53,12 +56,15 @@ def forward_and_backward(run: Run, batch: StepBatch, values: torch.Tensor) -> bo
     accumulate = len(batch.tokens)
     try:
         for micro in range(accumulate):
+            if micro > 0:
+                run.progress.wait()
             ids, targets = batch.micro_step(micro)
             with gradient_sync(run.step_model, enabled=micro == accumulate - 1):
                 with run.autocast():
                     loss = run.step_model(ids, targets) / accumulate
                 loss.backward()
             values[LOSS] += loss.detach()
+        run.progress.wait()
     except torch.OutOfMemoryError as error:
         give_way(run, error)
         return False
