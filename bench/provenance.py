@@ -49,8 +49,10 @@ def _launcher() -> list[str]:
 
 
 def _without_folder(word: str) -> str:
-    """An absolute path would tell where this machine keeps things."""
-    return Path(word).name if Path(word).is_absolute() else word
+    """A path out of the project would tell where this machine keeps things."""
+    head, sign, path = word.rpartition("=")
+    outside = Path(path).is_absolute() or ".." in Path(path).parts
+    return head + sign + (Path(path).name if outside else path)
 
 
 def _version(package: str) -> str:

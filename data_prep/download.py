@@ -31,6 +31,11 @@ AT_HAND = "or name files at hand (fineweb.py --source, tinystories.py --train-fi
 CURE = f"check the network and run it again: it goes on where it stopped; {AT_HAND}"
 
 
+def partial_of(path: Path) -> Path:
+    """Where a file lies until it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long a fault is borne; the defaults ride out about four minutes without any answer."""
@@ -162,7 +167,7 @@ class Downloader:
         if path.is_file() and self._is_right(file, path):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
+        partial = partial_of(path)
         for _ in range(self.patience.damaged):
             start = time.monotonic()
             self.patiently(

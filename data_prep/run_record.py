@@ -126,7 +126,7 @@ def read_run(folder: Path) -> RunRecord:
             windows=now.windows,
             data_fingerprint=content["data_fingerprint"],
             steps=tuple(_read_lines(run.metrics, _step)),
-            discarded=tuple(_read_lines(run.discarded_metrics, _step)),
+            discarded=tuple(_read_lines(run.discarded_metrics, _step, damaged_too=True)),
             skips=now.skips,
             before=_feeding_before(run.starts, config, length),
         )
@@ -147,7 +147,7 @@ def _feeding_before(
     A start's steps end where a later one began.
     """
     found: list[tuple[int, Feeding]] = []
-    for step, replaced in reversed(list(_read_lines(starts, _start))):
+    for step, replaced in reversed(list(_read_lines(starts, _start, damaged_too=True))):
         config = config | replaced
         stop = min(step, found[-1][0]) if found else step
         found.append((stop, _feeding(config, length)))
@@ -160,8 +160,14 @@ def _start(line: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     return int(line["started_at_step"]), replaced
 
 
-def _read_lines(path: Path, read: Callable[[dict[str, Any]], T | None]) -> Iterator[T]:
-    """What `read` makes of each line. Raises: ValueError naming a damaged one."""
+def _read_lines(
+    path: Path, read: Callable[[dict[str, Any]], T | None], damaged_too: bool = False
+) -> Iterator[T]:
+    """What `read` makes of each line; `damaged_too` passes over those that are damaged.
+
+    Metric lines were put aside because they were; what a lost start changed makes steps differ.
+    Raises: ValueError naming a damaged line.
+    """
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -169,7 +175,8 @@ def _read_lines(path: Path, read: Callable[[dict[str, Any]], T | None]) -> Itera
         try:
             found = read(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if number < len(lines):  # the last line may be torn: a run that writes, or was killed
+            # The last line may be torn: a run that writes, or was killed.
+            if number < len(lines) and not damaged_too:
                 raise ValueError(f"line {number} of {path} is damaged ({error})") from error
         else:
             if found is not None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from data_prep.download import Downloader
+from data_prep.download import Downloader, partial_of
 from data_prep.hub import FOOTERS, LISTING, Hub, HubSource, Listing, fetch_footer
 from data_prep.manifest import SourceFile
 from data_prep.readers import format_of
@@ -150,7 +150,9 @@ class Downloads:
         if not self.keep:
             for folder in (self.folder, *self.folder.glob("part_*_of_*")):
                 for file in self.listing.files:
-                    (folder / file.name).unlink(missing_ok=True)
+                    path = folder / file.name
+                    path.unlink(missing_ok=True)
+                    partial_of(path).unlink(missing_ok=True)  # of a part that was killed
         clean_downloads(self.folder)
 
     def forget_described(self) -> None:

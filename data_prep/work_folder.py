@@ -7,6 +7,7 @@ folder) and a last one merges.
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from data_prep.split import SplitRule
 from data_prep.tokenizer import Tokenizer
 from data_prep.unit import UnitWork
 from storage.atomic import read_json, remove_if_empty, write_json
-from storage.locks import take_lock
+from storage.locks import POLL_SECONDS, take_lock, take_lock_soon
 
 RULE = "split_rule"
+LOCK_PATIENCE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,21 @@ def _check_nobody_follows(partial: Path, differing: list[str]) -> None:
     A part that is still to plan, as this one, will see the new plan.
     """
     for lock in partial.glob("part_*_of_*.lock"):
-        if lock.read_text() and _is_held(lock):
+        if _is_followed(lock):
             raise ValueError(
                 f"{partial} is being prepared with other options ({'; '.join(differing)} there); "
                 "wait for that, stop it, or choose another --out"
             )
+
+
+def _is_followed(lock: Path) -> bool:
+    """Whether a part is at work by the plan; one that has just begun takes back what it finds."""
+    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while lock.read_text() and _is_held(lock):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(POLL_SECONDS)
+    return False
 
 
 def _check_no_other_sharing(partial: Path, part: Part) -> None:
@@ -185,7 +197,7 @@ def _locked(partial: Path, lock: Path, how: int) -> Iterator[None]:
     partial.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
-            take_lock(file, how | fcntl.LOCK_NB)
+            take_lock_soon(file, how, LOCK_PATIENCE_SECONDS)
         except BlockingIOError:
             raise ValueError(
                 f"another process is preparing in {partial}; wait for it or choose another --out"

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel.ranks import Ranks, raise_together, stop_together, sum_over_ranks
+from parallel.ranks import Ranks, from_main, raise_together, stop_together, sum_over_ranks
 
 B = TypeVar("B")
+T = TypeVar("T")
 ROUNDS_BETWEEN_POLLS = 8
 
 
@@ -44,3 +45,15 @@ def deal(
             error = found
     raise_together(error)
     return sum_over_ranks(table).cpu().numpy()
+
+
+def on_main(action: Callable[[], T], ranks: Ranks) -> T:
+    """What `action` gives on rank 0, on every rank. Raises: ValueError on all if it fails there."""
+    value, error = None, None
+    if ranks.is_main:
+        try:
+            value = action()
+        except (ValueError, OSError) as found:
+            error = found
+    raise_together(error)
+    return from_main(value)  # type: ignore[return-value]

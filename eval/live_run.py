@@ -104,7 +104,8 @@ def run_options(
     own, ran = record["config"]["eval"], record["run"]
     files = [text for text in own["task_file"] if text.partition("=")[0] in tasks]
     hellaswag_file = options.hellaswag_file
-    if hellaswag_file is None and own["hellaswag_file"] and "hellaswag" in tasks:
+    left_open = hellaswag_file is None and "hellaswag" not in options.files
+    if left_open and own["hellaswag_file"] and "hellaswag" in tasks:
         hellaswag_file = Path(own["hellaswag_file"])
     return replace(
         options,

@@ -9,6 +9,7 @@ from eval.subject import EvalOptions, load_subject, options_of
 from eval.tasks import measure
 from parallel.ranks import Ranks, from_main
 from storage.atomic import write_json
+from storage.metrics import as_json
 
 DEFAULT_TASKS = ("hellaswag", "val_loss")
 
@@ -55,6 +56,6 @@ def evaluate(
     width = max(map(len, found.tags))
     log.info("%s", "\n".join(f"{tag:{width}}  {value:.6g}" for tag, value in found.tags.items()))
     if outputs.numbers is not None and ranks.is_main:
-        write_json(outputs.numbers, found.tags)
+        write_json(outputs.numbers, as_json(found.tags))
     if outputs.items is not None and ranks.is_main:
         found.save_items(outputs.items)

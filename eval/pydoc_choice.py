@@ -5,6 +5,7 @@ They need no download and fit a small context: a first sign of life, not a bench
 
 from pathlib import Path
 
+from eval.dealing import on_main
 from eval.hellaswag import items_from_file
 from eval.multiple_choice import score_items
 from eval.result import TaskResult
@@ -15,5 +16,5 @@ ITEMS = Path(__file__).with_name("pydoc_choice.jsonl")
 
 def pydoc_choice(subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `pydoc_choice/acc` and `pydoc_choice/acc_norm`; one in four is chance."""
-    items = items_from_file(ITEMS)[: options.items]
+    items = on_main(lambda: items_from_file(ITEMS), subject.ranks)[: options.items]
     return score_items(subject, items, options).result("pydoc_choice")

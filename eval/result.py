@@ -94,7 +94,7 @@ def ids_of(values: Sequence[Any]) -> np.ndarray:
 
 def perplexity(nats: float) -> float:
     """e to the `nats`; infinite where a float cannot hold it, as for weights that have diverged."""
-    return math.exp(nats) if nats < MOST_NATS else math.inf
+    return math.inf if nats >= MOST_NATS else math.exp(nats)
 
 
 def accuracy_tags(tag: str, right: np.ndarray) -> dict[str, float]:

@@ -88,7 +88,8 @@ class EvalOptions:
             if not path.is_file():
                 raise ValueError(
                     f"{path}, the file for {name}, is not there; give a .jsonl, .jsonl.xz, "
-                    ".jsonl.gz or .parquet file, or leave it out to ask the Hub"
+                    ".jsonl.gz or .parquet file, or leave it out to ask the Hub (a run's own are "
+                    "in its config.json; for a watch --task-file NAME=PATH names another)"
                 )
 
     @property

@@ -8,12 +8,12 @@ so that none waits for another longer than that.
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from eval.dealing import on_main
 from eval.live_run import (
     HELD,
     Vitals,
@@ -28,7 +28,7 @@ from eval.result import TaskResult
 from eval.stop_wish import StopWish
 from eval.subject import EvalOptions, Subject, load_subject, options_of
 from eval.tasks import absent_tasks, check_tasks, measure
-from parallel.ranks import Ranks, from_main, raise_together
+from parallel.ranks import Ranks
 from storage.metrics import Console, MetricLog, Metrics, TensorBoard
 from storage.run_folder import MANIFEST, RunFolder
 
@@ -270,15 +270,3 @@ def _measured(subject: Subject, options: EvalOptions, name: str, step: int) -> T
     except ValueError as error:
         log.warning("step %d: %s failed (%s); the watch goes on", step, name, error)
         return TaskResult({})
-
-
-def on_main(action: Callable[[], T], ranks: Ranks) -> T:
-    """What `action` gives on rank 0, on every rank. Raises: ValueError on all if it fails there."""
-    value, error = None, None
-    if ranks.is_main:
-        try:
-            value = action()
-        except (ValueError, OSError) as found:
-            error = found
-    raise_together(error)
-    return from_main(value)  # type: ignore[return-value]

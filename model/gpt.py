@@ -242,9 +242,10 @@ class GPT(nn.Module):
         return F.linear(hidden, self.head_weight)
 
     def exact_head(self, hidden: Tensor) -> Tensor:
-        """Logits in float32 whatever autocast says. Shapes: (..., C) -> (..., V).
+        """Logits summed and kept in float32, whatever autocast says. Shapes: (..., C) -> (..., V).
 
-        GPT-2's lie near -100, where bfloat16 has steps of a half and ties the likeliest tokens.
+        On CUDA their products are TF32's. GPT-2's logits lie near -100, where bfloat16 has steps of
+        a half and ties the likeliest tokens.
         """
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.head_weight.float())

@@ -57,7 +57,7 @@ def _sentence(state: dict[str, Any], origin: dict[str, Any], init: str | None) -
     if not state:
         return f"A copy of {_source(origin)}, imported and exported by Ratchet."
     data = Path(state.get("data") or "unknown data").name
-    begin = f", from the weights of {_named(Path(init))}" if init else ""
+    begin = f", from the weights of {weights_named(Path(init))}" if init else ""
     step = state["step"]
     return f"A language model trained on {data}{begin}, with Ratchet; exported at step {step}."
 
@@ -67,13 +67,18 @@ def _source(origin: dict[str, Any]) -> str:
     return f"{origin.get('source', 'a model')}{commit}"
 
 
-def _named(checkpoint: Path) -> str:
-    """What the weights of `--init` were, as far as that is still to be found there."""
+def weights_named(checkpoint: Path) -> str:
+    """What the weights of `--init` were, as far as that is still to be found there.
+
+    Of a run's checkpoint the run and, if it was named, the step; of others the folder's name alone.
+    """
     origin = _content(checkpoint / "origin.json")
     if origin:
         return _source(origin)
-    place = checkpoint.resolve()
-    return f"{place.parents[1].name}, {place.name}" if place.is_dir() else checkpoint.name
+    if checkpoint.parent.name != "checkpoints":
+        return checkpoint.name
+    step = "" if checkpoint.name == "latest" else f", {checkpoint.name}"
+    return f"{checkpoint.parents[1].name}{step}"
 
 
 def _shape(config: GPTConfig) -> dict[str, Any]:

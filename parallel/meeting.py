@@ -41,15 +41,18 @@ def meet(place: MeetingPlace, rank: int, world_size: int) -> Store:
     try:
         store = _store(place, rank, world_size)
     except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        if rank == 0 and not place.by_launcher:
+            raise ValueError(f"rank 0 cannot serve at {address} ({why}); free that port") from error
         server = "torchrun" if place.by_launcher else "rank 0"
         raise ValueError(
-            f"{server} does not answer at {address} ({str(error).splitlines()[0]}); look at its "
-            "log, and whether this machine reaches that address"
+            f"{server} does not answer at {address} ({why}); look at its log, and whether this "
+            "machine reaches that address"
         ) from error
     try:
         missing = _missing(store, rank, world_size)
     except RuntimeError as error:
-        raise SharedError(f"the server at {address} has left, and told why") from error
+        raise SharedError(f"the server at {address} has left; look at its log") from error
     if missing:
         kind = ValueError if 0 in missing else SharedError
         raise kind(
@@ -82,7 +85,12 @@ def _missing(store: Store, rank: int, world_size: int) -> list[int]:
     deadline = time.monotonic() + ARRIVAL_SECONDS
     while not store.check(["everyone"]):
         if time.monotonic() > deadline:
-            return [n for n in range(world_size) if not store.check([f"rank {n}"])]
+            missing = [n for n in range(world_size) if not store.check([f"rank {n}"])]
+            if rank == 0:
+                store.set("given up", "yes")
+            # Rank 0 tells; torchrun would end it if another one left before it has.
+            if rank == 0 or 0 in missing or store.check(["given up"]):
+                return missing
         time.sleep(POLL_SECONDS)
     return []
 

@@ -16,28 +16,39 @@ class SharedError(ValueError):
     """One rank's mistake, which every rank has been told and raises: it is rank 0's to tell."""
 
 
-@contextmanager
-def told_by_one_rank(rank: int, local_rank: int) -> Iterator[None]:
-    """Turn a ValueError into one sentence on standard error and exit code 2.
+class Mistake:
+    """What a rank has to say of a mistake, if it made one."""
 
-    One that is not shared the first rank of each machine tells at once: all of it may have made
-    it. The others wait, for torchrun ends them when the first one leaves; who is still there after
-    that made a mistake of its own.
-    """
-    unsaid, shared = io.StringIO(), False
-    silence = nullcontext() if rank == 0 else redirect_stderr(unsaid)
-    try:
+    def __init__(self, rank: int, local_rank: int) -> None:
+        self.rank = rank
+        self.local_rank = local_rank
+        self.shared = False
+        self.unsaid = io.StringIO()
+
+    @contextmanager
+    def told_by_rank_0(self) -> Iterator[None]:
+        """Turn a ValueError into exit code 2, and on rank 0 into one sentence on standard error."""
+        silence = nullcontext() if self.rank == 0 else redirect_stderr(self.unsaid)
         with silence, told_in_one_sentence(ValueError):
             try:
                 yield
             except SharedError:
-                shared = True
+                self.shared = True
                 raise
-    except SystemExit as end:
-        own = end.code == USER_ERROR and not shared
-        if rank != 0 and not (own and local_rank == 0):
+
+    def tell_own(self, code: object) -> None:
+        """Before other ranks than 0 leave with this code: tell a mistake that is not shared.
+
+        The first rank of each machine tells it at once: all of it may have made it. The others
+        wait, for torchrun ends them when the first one leaves; who is still there after that made
+        a mistake of its own.
+        """
+        own = code == USER_ERROR and not self.shared
+        if self.rank == 0:
+            return
+        if not (own and self.local_rank == 0):
             time.sleep(LAST_WORD_SECONDS)
-        if rank != 0 and own:
-            sys.stderr.write(f"[rank {rank} on {socket.gethostname()}] {unsaid.getvalue()}")
+        if own:
+            text = self.unsaid.getvalue()
+            sys.stderr.write(f"[rank {self.rank} on {socket.gethostname()}] {text}")
             sys.stderr.flush()
-        raise

@@ -23,7 +23,7 @@ from torch.distributed import distributed_c10d
 
 from parallel.allocator import keep_memory
 from parallel.meeting import MeetingPlace, meet
-from parallel.mistakes import SharedError, told_by_one_rank
+from parallel.mistakes import Mistake, SharedError
 
 T = TypeVar("T")
 TORCH_SHARE = 0.95  # of a GPU's memory; more than what model/memory.py plans with
@@ -128,10 +128,12 @@ def quiet_other_ranks() -> None:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn a ValueError into one sentence on standard error and exit code 2, told by one rank."""
+    mistake = Mistake(rank_from_environment(), int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        with told_by_one_rank(rank_from_environment(), int(os.environ.get("LOCAL_RANK", "0"))):
+        with mistake.told_by_rank_0():
             yield
-    except SystemExit:
+    except SystemExit as end:
+        mistake.tell_own(end.code)  # stopped by torchrun meanwhile: it needs no telling below
         dismiss_launcher()
         stop()
         raise
@@ -180,9 +182,8 @@ def start(
         del store  # now torch holds the server, if it is rank 0's
         if use_cuda and watched:
             # Until the caller sets another time. Data may be staged meanwhile, which takes long.
-            faulthandler.dump_traceback_later(
-                2 * timeout_seconds, exit=True, file=sys.__stderr__ or sys.stderr
-            )
+            told = sys.__stderr__ or sys.stderr
+            faulthandler.dump_traceback_later(2 * timeout_seconds, exit=True, file=told)
     return Ranks(rank, world_size, local_rank, local_world_size, place)
 
 

@@ -6,11 +6,13 @@ Some file systems of clusters have none. There the work goes on, after a warning
 import errno
 import fcntl
 import logging
+import time
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+POLL_SECONDS = 0.05
 log = logging.getLogger(__name__)
 
 
@@ -26,6 +28,21 @@ def take_lock(file: IO[Any], how: int = fcntl.LOCK_EX) -> None:
         if error.errno not in NO_LOCKS:
             raise
         _tell_that_there_are_none(Path(file.name).parent, str(error))
+
+
+def take_lock_soon(file: IO[Any], how: int, seconds: float) -> None:
+    """The same, trying for so long: others hold a free lock for an instant, to see that it is free.
+
+    Raises: BlockingIOError if another process keeps it.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return take_lock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 @cache

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,8 +140,13 @@ def duration(seconds: float) -> str:
 
 
 def as_line(step: int, metrics: Metrics) -> dict[str, Any]:
-    """A metric line as JSON can hold it: what is not finite becomes null."""
-    return {"step": step} | {k: None if _is_broken(v) else v for k, v in metrics.items()}
+    """A metric line as JSON can hold it."""
+    return {"step": step} | as_json(metrics)
+
+
+def as_json(metrics: Mapping[str, float | str]) -> dict[str, Any]:
+    """Metrics as JSON can hold them: what is not finite becomes null."""
+    return {tag: None if _is_broken(value) else value for tag, value in metrics.items()}
 
 
 def _is_broken(value: Any) -> bool:

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import IO, Any, Literal
 
 from storage.atomic import read_json, sync_folder, write_json
 from storage.digest import file_sha256
-from storage.locks import take_lock
+from storage.locks import take_lock, take_lock_soon
 
 State = Literal["running", "preempted", "finished", "failed"]
 MANIFEST = "MANIFEST.json"
@@ -173,15 +172,11 @@ def _this_process() -> str:
 
 def _locked(file: IO[str]) -> bool:
     """Whether this process holds the lock now."""
-    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-    while True:
-        try:
-            take_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
+    try:
+        take_lock_soon(file, fcntl.LOCK_EX, LOCK_PATIENCE_SECONDS)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _free_name(path: Path) -> Path:

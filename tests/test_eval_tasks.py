@@ -175,6 +175,7 @@ def test_wikitext_divides_by_the_words_and_bytes_of_the_original(tmp_path):
 
 def test_a_perplexity_that_no_float_can_hold_is_infinite():
     assert perplexity(710.0) == math.inf
+    assert math.isnan(perplexity(math.nan))
     assert perplexity(1.0) == math.e
 
 

@@ -16,6 +16,7 @@ from eval.subject import EvalOptions, load_subject, options_of
 from model.checkpoint import load_model, save_model
 from model.gpt import GPT, GPTConfig
 from model.huggingface import ExportOptions, ImportOptions, export_model, import_model
+from model.huggingface_card import weights_named
 from model.huggingface_config import family_of
 from model.huggingface_tokenizer import byte_characters, read_theirs, write_theirs
 from storage.atomic import read_json, write_json
@@ -272,6 +273,20 @@ def test_the_card_carries_the_runs_own_figures(tmp_path):
     assert "secret" not in card
     assert "trained on stories, with Ratchet; exported at step 500" in card
     assert "tags: [ratchet, gpt2]" in card
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "named"),
+    [
+        ("alice/runs/first/checkpoints/step_000500", "first, step_000500"),
+        ("alice/runs/first/checkpoints/latest", "first"),
+        ("alice/ckpts/own", "own"),
+        ("/own", "own"),
+    ],
+)
+def test_a_card_names_weights_and_not_the_place_where_they_lie(tmp_path, checkpoint, named):
+    (tmp_path / "alice/ckpts/own").mkdir(parents=True)
+    assert weights_named(tmp_path / checkpoint) == named
 
 
 @pytest.mark.parametrize("known", [True, False])

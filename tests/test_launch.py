@@ -208,8 +208,10 @@ def test_torchrun_hears_a_hangup_but_not_under_nohup(
     machine: Machine, under_nohup: bool, disposition: signal.Handlers
 ) -> None:
     before = signal.signal(signal.SIGHUP, disposition)  # which the script inherits
-    machine.run("node.sh")
-    signal.signal(signal.SIGHUP, before)
+    try:
+        machine.run("node.sh")
+    finally:
+        signal.signal(signal.SIGHUP, before)
     [signals] = [w for w in machine.seen("torchrun") if w.startswith("--signals-to-handle")]
     assert ("SIGHUP" in signals) == (not under_nohup)
 

@@ -1,6 +1,8 @@
 """A rank that never arrives is named, in bounded time."""
 
 import socket
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -44,6 +46,23 @@ def test_where_rank_0_is_missing_another_one_tells(place):
     with pytest.raises(ValueError, match=r"not all 3 ranks .*missing: rank 0, 2; ") as told:
         meet(place, 1, 3)
     assert not isinstance(told.value, SharedError)
+
+
+def test_no_rank_leaves_before_rank_0_has_given_up_and_can_tell(place, monkeypatch):
+    store = dist.TCPStore(place.host, place.port, is_master=False)
+    given_up = dist.PrefixStore("ratchet/arrival/0", store)
+    given_up.set("rank 0", "here")  # but later than rank 1, and so is its deadline
+    looks = iter(range(1000))
+
+    def look(seconds):
+        if next(looks) == 20:
+            given_up.set("given up", "yes")
+        time.sleep(seconds)
+
+    monkeypatch.setattr(meeting, "time", SimpleNamespace(monotonic=time.monotonic, sleep=look))
+    with pytest.raises(SharedError, match="missing: rank 2"):
+        meet(place, 1, 3)
+    assert next(looks) > 20
 
 
 def test_a_rank_that_came_to_an_earlier_attempt_is_not_there(place):

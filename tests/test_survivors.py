@@ -52,7 +52,7 @@ def proof(tmp_path_factory):
 
 @pytest.mark.fault("P1", injected="SIGKILL of a random rank of four", lost="0", identical=True)
 @pytest.mark.fault("S1", injected="SIGKILL of all inside a save, four ranks", identical=True)
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_kills_leave_a_run_of_four_ranks_as_if_nothing_had_happened(proof):
     assert proof.holds, proof.text
     assert "3 kills: PASSED" in proof.text

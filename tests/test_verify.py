@@ -244,6 +244,19 @@ def test_a_jump_that_an_earlier_start_named_is_proven(tmp_path, caplog):
     assert not prove_run(open_data_set(tmp_path / "data"), read_run(config.out), None, 1)
 
 
+def test_damage_that_a_run_survived_keeps_nobody_from_proving_it(tmp_path, caplog):
+    config = nano_config(tmp_path, steps=6, save=SaveConfig(2, 0, 99))
+    run_to_end(config)
+    with (config.out / "starts.jsonl").open("a") as file:
+        file.write('{"started_at')  # by a full disk
+    metrics = config.out / "metrics.jsonl"
+    content = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join([*content[:4], b'{"step": 4, "\xff\n', *content[5:]]))
+    _, proven = go_on(config, tmp_path, back_to=4)
+    assert proven, caplog.text
+    assert len((config.out / "starts.jsonl").read_bytes().splitlines()) == 3
+
+
 def test_a_step_was_fed_as_the_last_start_before_it_says(tmp_path):
     config = {"seed": 1, "context_length": 16, "batch_tokens": 64, "skip_windows": ["5:6"]}
     (tmp_path / "config.json").write_text(json.dumps({"config": config, "data_fingerprint": ""}))

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -363,6 +364,9 @@ def test_options_left_open_are_the_runs_and_given_ones_win():
     assert run_options(record, given, ("val_loss",)) == given
     with pytest.raises(ValueError, match=r"/gone/h.jsonl, the file for hellaswag, is not there"):
         run_options(record, EvalOptions(), ("hellaswag",))
+    another = EvalOptions(task_file=(f"hellaswag={__file__}",))
+    found = run_options(record, another, ("hellaswag",)).files
+    assert found == {"hellaswag": Path(__file__)}
 
 
 def test_two_ranks_find_the_same_bits(run, tmp_path):

@@ -43,5 +43,7 @@ def begin_attempt(
 def note_start(folder: RunFolder, attempt: dict[str, int], **facts: Any) -> None:
     """Add a line to `starts.jsonl`: when, from which step, and what changed."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **attempt, **facts}
+    written = folder.starts.read_bytes() if folder.starts.exists() else b""
+    torn = written and not written.endswith(b"\n")  # the line before, by a full disk or a power cut
     with folder.starts.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write("\n" * bool(torn) + json.dumps(line) + "\n")

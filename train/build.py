@@ -19,6 +19,7 @@ from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
 from parallel.data_parallel import replicate, settle_buckets
+from parallel.mistakes import SharedError
 from parallel.ranks import Ranks, any_rank, from_main, job_id, raise_together, started_again
 from storage.atomic import read_json, write_json
 from storage.metrics import Console, JsonLines, MetricLog, Metrics, TensorBoard
@@ -188,7 +189,7 @@ def _check_steps_left(config: Config, inputs: Inputs, checkpoint: Path | None) -
         epoch = f"one epoch of batch_tokens={config.batch_tokens} is {inputs.steps} steps"
         asked = f"steps={config.steps}" if config.steps else epoch
         allow = " ".join(sorted({*config.allow, "steps"}))
-        raise ValueError(
+        raise SharedError(
             f"{checkpoint} is at step {step} but {asked}; to train on, give --steps above {step} "
             f"and --allow {allow}"
         )

@@ -106,6 +106,7 @@ def compare_ranks(run: Run) -> None:
     run.checked_step = run.step
     if run.ranks.world_size == 1:
         return
+    run.report()  # the step in flight, whose time is no comparison's; a hang is heard there
     with run.progress.paused():
         wrong = compare_replicas(state_tensors(run.model, run.optimizer), run.ranks)
         pace = gather_pace(run.pace.take(), run.ranks)

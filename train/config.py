@@ -50,10 +50,11 @@ class EvalConfig:
 
     def with_whole_paths(self) -> Self:
         """The same, with files by absolute paths: a watcher may read them from another folder."""
+        # Links stay: the Hub's cache has its files' kinds in the names of links alone.
         named = (text.partition("=") for text in self.task_file)
-        files = tuple(f"{name}={Path(path).resolve()}" for name, _, path in named)
+        files = tuple(f"{name}={Path(path).absolute()}" for name, _, path in named)
         own = self.hellaswag_file
-        return replace(self, hellaswag_file=own and own.resolve(), task_file=files)
+        return replace(self, hellaswag_file=own and own.absolute(), task_file=files)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,8 @@ def save(run: Run) -> None:
         return
     started = time.perf_counter()
     if not save_before_is_done(run):
+        if run.stop.wanted:
+            return  # the last save comes at once
         seconds, config = time.monotonic() - run.saver.asked_at, run.config.save
         log.warning(
             "no checkpoint of step %d: that of step %d has been in the making for %.0f s, and the "

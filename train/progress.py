@@ -1,5 +1,6 @@
 """Step results become metric lines: read one step late, timed without evaluation and saving."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,19 +129,20 @@ class Progress:
 
     def _wait(self, pending: Pending, ready: torch.cuda.Event) -> None:
         """Wait as Python does, so that signals are heard; NCCL never ends without all ranks."""
-        began = time.monotonic()
+        began, asked_at = time.monotonic(), math.inf
         while not ready.query():
-            waited = time.monotonic() - began
+            now = time.monotonic()
+            if self.stop.wanted:  # not since `began`: until then a rank may have worked alone
+                asked_at = min(asked_at, now)
+            usual = self.step_seconds or self.first_seconds  # which also compiles
+            silent = now - began > self.patience
+            silent |= now - asked_at > 2 * usual + HANG_SECONDS_AFTER_A_SIGNAL
             alone = self.plan.world_size == 1 or self.stop.nothing_done
-            patience = self.patience
-            if self.stop.wanted:
-                usual = self.step_seconds or self.first_seconds  # which also compiles
-                patience = min(patience, 2 * usual + HANG_SECONDS_AFTER_A_SIGNAL)
-            if not alone and waited > patience:
+            if silent and not alone:
                 self.stuck, self._pending = pending, None
                 raise SilentRank(
-                    f"step {pending.step} has not ended for {waited:.0f} s; if steps really take "
-                    "so long, give a larger --hang-seconds"
+                    f"step {pending.step} has not ended for {now - began:.0f} s; if steps really "
+                    "take so long, give a larger --hang-seconds"
                 )
             time.sleep(POLL_SECONDS)
 

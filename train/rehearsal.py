@@ -21,6 +21,7 @@ from eval.subject import Subject
 from eval.tasks import run_tasks
 from eval.val_loss import validation_loss
 from parallel.data_parallel import gradient_sync
+from parallel.mistakes import SharedError
 from parallel.ranks import StopAgreed, raise_together
 from storage.run_folder import RunFolder, verify_checkpoint
 from train.ending import is_of_a_peer
@@ -88,10 +89,11 @@ def mistake(name: str, error: Exception) -> ValueError:
     """What to tell of a part that failed; of a rank that is gone, that rank has told the cause."""
     what = f"({type(error).__name__}: {error})"
     if is_of_a_peer(error):
-        return ValueError(
+        return SharedError(
             f"the rehearsal's {name} lost another rank {what}; look at what that said"
         )
-    return ValueError(
+    kind = SharedError if isinstance(error, SharedError) else ValueError
+    return kind(
         f"the rehearsal's {name} failed {what}, so the run would have failed later; mend that, or "
         "leave the rehearsal out with --rehearsal False"
     )
