@@ -21,7 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from bench.provenance import provenance
+from bench.provenance import device_name, provenance
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.decoding import Draft, batches_of, draw_batches, new_drafts
 from eval.sampling import GenerateOptions, pick, uniform_numbers
@@ -117,11 +117,14 @@ def time_probes(
 
 
 def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
-    """Both ways for each number of samples, round by round."""
+    """Both ways for each number of samples, round by round, after one of each that does not count.
+
+    The first passes load kernels and allocate.
+    """
     rows = []
     spacing = arguments.max_tokens / arguments.probes
     steps = [int((i + 0.5) * spacing) for i in range(arguments.probes)]
-    for number in range(arguments.rounds):
+    for number in range(-1, arguments.rounds):
         for samples in arguments.samples:
             options = GenerateOptions(
                 max_tokens=arguments.max_tokens,
@@ -131,6 +134,8 @@ def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
             )
             cached, drafts = draw_cached(model, options)
             probes, same = time_probes(model, drafts, steps, options)
+            if number < 0:
+                continue
             recomputed = statistics.mean(probes) * arguments.max_tokens
             rows.append(
                 {
@@ -186,9 +191,8 @@ def main() -> None:
         with torch.no_grad():  # a logit of 0 is never among the likeliest: no text ends early
             model.wte.weight[gpt2_tokenizer().end_of_text] = 0
         rows = measure(model.to(ranks.device), arguments)
-        cuda = ranks.device.type == "cuda"
         report |= {
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "device": device_name(ranks.device),
             "threads": torch.get_num_threads(),
             "shape": arguments.shape,
             "dtype": arguments.dtype,

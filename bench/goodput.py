@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from bench.provenance import ROOT, provenance
 from parallel.ranks import user_errors
 from storage.atomic import write_json
 from train.chaos import POLL_SECONDS, Job, Kill, kill_once
-from train.proof import step_milliseconds
+from train.report import read_metrics
 
 OUT = Path(__file__).resolve().parent / "results" / "goodput.json"
 KINDS = ("rank", "all")
@@ -148,7 +149,7 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
         steps = job.steps_done()
     finally:
         job.end()
-    milliseconds = step_milliseconds(folder / "run")
+    milliseconds = calm_milliseconds(read_metrics(folder / "run" / "metrics.jsonl"), arguments)
     marks = read_marks(folder / "marks.jsonl")
     told = [asdict(k) | {"repeated": k.lost, "stages": shares(marks, k)} for k in kills]
     return {
@@ -158,6 +159,15 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
         "goodput": steps * milliseconds / 1000 / seconds,
         "kills": told,
     }
+
+
+def calm_milliseconds(lines: Sequence[dict[str, Any]], arguments: Arguments) -> float:
+    """Median time of a step before the first kill, without the first, which also compiles."""
+    return statistics.median(
+        line["speed/step_milliseconds"]
+        for line in lines
+        if 0 < line["step"] < arguments.calm_steps and "speed/step_milliseconds" in line
+    )
 
 
 def medians(kills: list[dict[str, Any]], kind: str) -> dict[str, float]:

@@ -28,7 +28,7 @@ import tyro
 from bench.hellaswag_agreement import accuracies, agreement, scores_of
 from bench.hellaswag_rounds import Rounds, Timed
 from bench.hellaswag_ways import COMPLETION, HARNESS, harness_model, one_item_way, our_ways
-from bench.provenance import provenance
+from bench.provenance import device_name, provenance
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.hellaswag import both_items
 from eval.multiple_choice import Item
@@ -193,7 +193,7 @@ def main() -> None:
         report: dict[str, Any] = provenance(PACKAGES)
         items, subject = items_of(arguments), subject_of(arguments, ranks)
         report |= {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": device_name(ranks.device),
             "threads": torch.get_num_threads(),
             "model": model_name(arguments),
             "lm_eval_batch": arguments.lm_eval_batch if arguments.lm_eval else None,

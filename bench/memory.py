@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from bench.bare_run import BARE, NETWORKS
-from bench.provenance import provenance
+from bench.provenance import device_name, provenance
 from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
 from train.build import build_run
@@ -170,7 +170,7 @@ def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, A
 def header(arguments: Arguments, device: str) -> dict[str, Any]:
     """Where and of what the numbers are; taken before the measuring."""
     return provenance(["torch"]) | {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": device_name(torch.device(device)),
         "threads": torch.get_num_threads(),
         "allocator": arguments.allocator if device == "cpu" else "torch's",
     }

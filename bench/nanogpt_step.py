@@ -18,6 +18,7 @@ from model.gpt import GPTConfig
 from model.precision import autocast
 
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0
+SEED = 1337  # as its train.py has it
 
 
 def read_model_file(checkout: Path) -> ModuleType:
@@ -57,6 +58,7 @@ class NanoStep:
         compiled: bool,
         device: torch.device,
     ) -> None:
+        torch.manual_seed(SEED)
         peer = read_model_file(checkout)
         config = peer.GPTConfig(
             block_size=shape.context_length,

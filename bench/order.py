@@ -195,7 +195,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ("its size, MB", "index_mb", 1, ".2f"),
         ("... by a full NumPy permutation, MB", "numpy_index_mb", 1, ",.0f"),
         ("open the kept index, ms", "open_kept_seconds", 1e3, ".2f"),
-        ("cold window of 1024, ms", "cold_window_ms", 1, ".2f"),
+        ("window of 1024, its place not yet known, ms", "cold_window_ms", 1, ".2f"),
         ("one rank, from page cache, M tokens/s", "tokens_per_second_alone", 1e-6, ".0f"),
         ("... rank 0 of 8", "tokens_per_second_of_8", 1e-6, ".0f"),
         ("... with the digest", "tokens_per_second_with_digest", 1e-6, ".0f"),

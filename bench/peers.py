@@ -15,6 +15,7 @@ import re
 import signal
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -99,7 +100,16 @@ def step_seconds(arrivals: Iterable[tuple[float, str]], skip: int) -> list[float
 def turn(side: Side, arguments: Arguments) -> tuple[list[float], list[str]]:
     """One run of `side`: seconds of its counted steps, and its last lines."""
     # Their output would stay in a buffer, and a command that hangs would never end.
-    words = ["timeout", str(arguments.patience), "env", "PYTHONUNBUFFERED=1", "stdbuf", "-oL"]
+    words = [
+        "timeout",
+        "-k",
+        str(GRACE_SECONDS),
+        str(arguments.patience),
+        "env",
+        "PYTHONUNBUFFERED=1",
+        "stdbuf",
+        "-oL",
+    ]
     arrivals: list[tuple[float, str]] = []
     process = subprocess.Popen(
         [*words, "bash", "-c", side.command],
@@ -169,6 +179,7 @@ def main() -> None:
     quiet_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the trainer ends too
         sides = arguments.sides
         found: dict[str, list[list[float]]] = {side.name: [] for side in sides}
         settings = asdict(arguments) | {"out": arguments.out.name}

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,19 +19,39 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def provenance(packages: Iterable[str]) -> dict[str, Any]:
     """What belongs into every results file; `load` is the machine's, before the measuring."""
-    git = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
     return {
-        "commit": commit.stdout.strip(),
+        "commit": commit_of_sources(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*_launcher(), name, *map(_without_folder, sys.argv[1:])]),
         "hardware": f"{cpu_model()}, {os.cpu_count()} cores",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
+        "cuda": torch.version.cuda,
         "versions": {package: _version(package) for package in packages},
     }
+
+
+def commit_of_sources() -> str:
+    """The commit, and whether code differs from it; results and notes are no code."""
+    changed = ["diff", "--quiet", "HEAD", "--", ".", ":(exclude)bench/results", ":(exclude)*.md"]
+    try:
+        head = _git("rev-parse", "--short", "HEAD")
+        dirty = _git(*changed).returncode == 1
+    except FileNotFoundError:
+        return "unknown"
+    return (head.stdout.strip() + "-dirty" * dirty) if head.returncode == 0 else "unknown"
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def cpu_model() -> str:
@@ -51,8 +72,12 @@ def _launcher() -> list[str]:
 def _without_folder(word: str) -> str:
     """A path out of the project would tell where this machine keeps things."""
     head, sign, path = word.rpartition("=")
-    outside = Path(path).is_absolute() or ".." in Path(path).parts
-    return head + sign + (Path(path).name if outside else path)
+    place = Path(path)
+    if place.is_absolute() and place.is_relative_to(ROOT):
+        path = str(place.relative_to(ROOT))
+    elif place.is_absolute() or ".." in place.parts:
+        path = place.name
+    return head + sign + path
 
 
 def _version(package: str) -> str:

@@ -1,8 +1,9 @@
 """What a results file says of the command that made it."""
 
 import shlex
+import subprocess
 
-from bench.provenance import provenance
+from bench.provenance import commit_of_sources, provenance
 
 
 def test_the_command_is_what_was_typed_but_for_places_outside_the_project(monkeypatch):
@@ -15,3 +16,20 @@ def test_the_command_is_what_was_typed_but_for_places_outside_the_project(monkey
         *("--side", "a; ../b", "--data=set", "hellaswag=h.jsonl"),
         *("x", "--out", "bench/results/x.json", "own"),
     ]
+
+
+def test_code_that_differs_from_its_commit_is_said_and_a_result_is_no_code(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.provenance.ROOT", tmp_path)
+    assert commit_of_sources() == "unknown"
+    for name in ("bench/results/x.json", "bench/LOG.md", "train/step.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), ("add", "-A"), (*who, "commit", "-qm", "all")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    clean = commit_of_sources()
+    (tmp_path / "bench/results/x.json").write_text("measured")
+    (tmp_path / "bench/LOG.md").write_text("noted")
+    assert commit_of_sources() == clean
+    (tmp_path / "train/step.py").write_text("changed")
+    assert commit_of_sources() == f"{clean}-dirty"
