@@ -178,7 +178,7 @@ def _check_no_other_sharing(partial: Path, part: Part) -> None:
 def _is_held(lock: Path) -> bool:
     with lock.open("a+") as file:
         try:
-            take_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as others may look at the same time
         except BlockingIOError:
             return True
     return False

@@ -11,7 +11,6 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from eval.dealing import on_main
 from eval.live_run import (
@@ -34,7 +33,6 @@ from storage.run_folder import MANIFEST, RunFolder
 
 POLL_SECONDS = 2.0
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 

@@ -77,8 +77,8 @@ def weights_named(checkpoint: Path) -> str:
         return _source(origin)
     if checkpoint.parent.name != "checkpoints":
         return checkpoint.name
-    step = "" if checkpoint.name == "latest" else f", {checkpoint.name}"
-    return f"{checkpoint.parents[1].name}{step}"
+    run = checkpoint.absolute().parents[1].name
+    return run if checkpoint.name == "latest" else f"{run}, {checkpoint.name}"
 
 
 def _shape(config: GPTConfig) -> dict[str, Any]:

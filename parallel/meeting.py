@@ -43,7 +43,9 @@ def meet(place: MeetingPlace, rank: int, world_size: int) -> Store:
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         if rank == 0 and not place.by_launcher:
-            raise ValueError(f"rank 0 cannot serve at {address} ({why}); free that port") from error
+            taken = "EADDRINUSE" in why
+            cure = "free that port" if taken else "look whether its machine reaches that address"
+            raise ValueError(f"rank 0 cannot serve at {address} ({why}); {cure}") from error
         server = "torchrun" if place.by_launcher else "rank 0"
         raise ValueError(
             f"{server} does not answer at {address} ({why}); look at its log, and whether this "
@@ -86,7 +88,7 @@ def _missing(store: Store, rank: int, world_size: int) -> list[int]:
     while not store.check(["everyone"]):
         if time.monotonic() > deadline:
             missing = [n for n in range(world_size) if not store.check([f"rank {n}"])]
-            if rank == 0:
+            if rank == 0 and missing:
                 store.set("given up", "yes")
             # Rank 0 tells; torchrun would end it if another one left before it has.
             if rank == 0 or 0 in missing or store.check(["given up"]):

@@ -105,10 +105,9 @@ def dismiss_launcher() -> None:
 
     It then ends with code 1, whatever the ranks return.
     """
-    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - int(
-        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    )
-    if "TORCHELASTIC_RUN_ID" in os.environ and left > 0 and os.environ.get("LOCAL_RANK") == "0":
+    most = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    left = most > int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and left and os.environ.get("LOCAL_RANK") == "0":
         os.kill(os.getppid(), signal.SIGTERM)
 
 
@@ -133,9 +132,11 @@ def user_errors() -> Iterator[None]:
         with mistake.told_by_rank_0():
             yield
     except SystemExit as end:
-        mistake.tell_own(end.code)  # stopped by torchrun meanwhile: it needs no telling below
-        dismiss_launcher()
-        stop()
+        try:
+            mistake.tell_own(end.code)  # if torchrun stops it meanwhile, that needs no dismissal
+            dismiss_launcher()
+        finally:
+            stop()
         raise
 
 
@@ -289,12 +290,6 @@ def raise_together(error: Exception | None) -> None:
 
     Every rank calls this with its own error or None. Raises: SharedError with that message.
     """
-    messages: list[str | None] = [None if error is None else str(error)]
-    if dist.is_initialized():
-        own = messages[0]
-        messages = [None] * dist.get_world_size()
-        dist.all_gather_object(messages, own)
-    for rank, message in enumerate(messages):
+    for rank, message in enumerate(from_everyone(None if error is None else str(error))):
         if message is not None:
-            where = "" if rank == 0 or len(messages) == 1 else f"rank {rank}: "
-            raise SharedError(where + message) from error
+            raise SharedError(f"rank {rank}: {message}" if rank else message) from error

@@ -289,6 +289,12 @@ def test_a_card_names_weights_and_not_the_place_where_they_lie(tmp_path, checkpo
     assert weights_named(tmp_path / checkpoint) == named
 
 
+def test_a_card_names_the_run_also_by_a_path_from_inside_it(tmp_path, monkeypatch):
+    (tmp_path / "first").mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    assert weights_named(Path("checkpoints/latest")) == "first"
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_the_card_says_whose_weights_a_run_began_with(tmp_path, known):
     folder, begin = tmp_path / "run" / "checkpoints" / "step_000008", tmp_path / "brought_in"

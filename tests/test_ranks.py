@@ -82,6 +82,22 @@ def test_a_mistake_that_every_rank_knows_of_is_rank_0s_to_tell(capsys, monkeypat
     assert told(capsys, monkeypatch, 3, 3, shared) == silence
 
 
+def test_a_rank_that_torchrun_stops_while_it_waits_leaves_the_group_and_asks_for_nothing(
+    monkeypatch,
+):
+    def stopped(_):
+        raise SystemExit(75)
+
+    done = []
+    monkeypatch.setattr(mistakes.time, "sleep", stopped)
+    monkeypatch.setattr(ranks, "stop", lambda: done.append("stop"))
+    monkeypatch.setattr(ranks, "dismiss_launcher", lambda: done.append("dismiss"))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="75"), ranks.user_errors():
+        raise SharedError("rank 0: no data")
+    assert done == ["stop"]
+
+
 @pytest.fixture
 def two_gpus(monkeypatch):
     """Rank 1 of two on a machine that seems to have two GPUs; NCCL's variables are put back."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from parallel.mistakes import SharedError
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.faults import poison
@@ -146,13 +147,14 @@ def test_a_full_disk_is_said_in_one_sentence_with_exit_code_2(data, tmp_path):
 
 
 def test_of_a_rank_that_is_gone_the_cause_is_asked_for_and_no_way_around(
-    data, tmp_path, monkeypatch
+    data, tmp_path, monkeypatch, caplog
 ):
     def lost(_):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]")
 
     monkeypatch.setattr(rehearsal, "PARTS", [("training step", lost, True)])
     run = built(tiny_config(data, tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"training step lost another rank .*said$") as told:
+    with pytest.raises(SharedError, match=r"training step lost another rank .*said$") as told:
         rehearse(run)
     assert "--rehearsal" not in str(told.value)
+    assert "lost another rank" in caplog.text  # for rank 0 may be the one that is gone

@@ -89,6 +89,7 @@ def mistake(name: str, error: Exception) -> ValueError:
     """What to tell of a part that failed; of a rank that is gone, that rank has told the cause."""
     what = f"({type(error).__name__}: {error})"
     if is_of_a_peer(error):
+        log.error("the rehearsal's %s lost another rank %s", name, what)  # which may be rank 0
         return SharedError(
             f"the rehearsal's {name} lost another rank {what}; look at what that said"
         )
