@@ -1,4 +1,4 @@
-"""A run that an older version wrote goes on in this one."""
+"""A run that an older version wrote goes on in this one, and so does one of its own format."""
 
 import json
 import shutil
@@ -11,22 +11,31 @@ from train.config import SaveConfig
 from train.resume import FORMAT, load_position
 
 
-def test_there_is_a_golden_run_of_every_older_format():
+def test_there_is_a_golden_run_of_every_format():
     assert [path.name for path in sorted(GOLDEN.parent.glob("format_*"))] == [
-        f"format_{number}" for number in range(1, FORMAT)
+        f"format_{number}" for number in range(1, FORMAT + 1)
     ]
 
 
 @pytest.mark.fault("R5", injected="a run of each older format", lost="0")
 @pytest.mark.parametrize("number", range(1, FORMAT))
 def test_a_run_of_an_older_format_is_resumed_and_ends_as_it_did(tmp_path, number):
+    check_resumed(tmp_path, number)
+
+
+def test_a_run_of_the_present_format_is_resumed_and_ends_as_it_did(tmp_path):
+    check_resumed(tmp_path, FORMAT)
+
+
+def check_resumed(tmp_path, number):
+    """The golden run goes on from step 4 to the losses that it had."""
     shutil.copytree(GOLDEN.parent / f"format_{number}" / "run", tmp_path / "run")
     straight = losses(tmp_path / "run")
     config = nano_config(tmp_path, model=NANO, save=SaveConfig(4, 0, 9))
     run = run_to_end(config)
     assert run.saver.saved_step == 8
     assert losses(tmp_path / "run") == pytest.approx(straight, rel=1e-4)
-    [start] = (tmp_path / "run" / "starts.jsonl").read_text().splitlines()
+    *_, start = (tmp_path / "run" / "starts.jsonl").read_text().splitlines()
     assert json.loads(start)["started_at_step"] == 4
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.golden.make import asked_for_help, help_file, help_of, scripts
 from tests.launching import ENVIRONMENT, REPO, fresh_python, python, together, torchrun
 from train.main import parse
 
@@ -66,9 +67,19 @@ def test_the_tree_in_the_readme_names_every_room():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_says_how_it_is_used(script):
-    done = python(script, "--help")
+    done = asked_for_help(script)
     assert done.returncode == 0, done.stderr
     assert re.search(rf"usage: \S*{script} ", done.stdout), done.stdout[:200]
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_the_help_of_a_script_is_the_recorded_one(script):
+    assert help_of(script) == help_file(script).read_text()
+
+
+def test_no_help_is_recorded_of_a_script_that_is_gone():
+    recorded = {path.name for path in help_file("").parent.iterdir()}
+    assert recorded == {help_file(script).name for script in scripts()}
 
 
 def test_a_benchmark_starts_from_any_folder_as_the_documents_write_it(tmp_path, monkeypatch):
