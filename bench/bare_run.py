@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from model.gpt import GPTConfig
-from model.presets import SHAPES
+from model.config import GPTConfig
+from model.shapes import SHAPES
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.schedule import ScheduleConfig
 

@@ -28,8 +28,8 @@ from datasets import load_dataset
 
 from bench.process_session import Session
 from bench.provenance import ROOT, provenance
-from data_prep.manifest import read_manifest
-from data_prep.sources import file_source
+from data_prep.dataset.manifest import read_manifest
+from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from storage.atomic import write_json
 

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from bench.provenance import device_name, provenance
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.decoding import Draft, batches_of, draw_batches, new_drafts
-from eval.sampling import GenerateOptions, pick, uniform_numbers
+from eval.sampling.decoding import Draft, batches_of, draw_batches, new_drafts
+from eval.sampling.next_token import GenerateOptions, pick, uniform_numbers
 from eval.subject import evaluating
 from model.gpt import GPT
 from model.precision import autocast, choose_dtype
-from model.presets import SHAPES
+from model.shapes import SHAPES
 from parallel.ranks import quiet_other_ranks, start, user_errors
 from storage.atomic import write_json
 

@@ -24,8 +24,8 @@ import tyro
 from bench.provenance import ROOT, provenance
 from parallel.ranks import user_errors
 from storage.atomic import write_json
-from train.chaos import POLL_SECONDS, Job, Kill, kill_once
-from train.report import read_metrics
+from storage.json_lines import read_metrics
+from train.resume_proof.kills import POLL_SECONDS, Job, Kill, kill_once
 
 OUT = Path(__file__).resolve().parent / "results" / "goodput.json"
 KINDS = ("rank", "all")

@@ -26,19 +26,20 @@ import tyro
 
 from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.provenance import provenance
-from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
+from parallel.collectives import from_main
+from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 from train.build import build_run
+from train.checkpoints.host_copy import state_tensors
 from train.checks import check, compare_ranks
-from train.guard import Guard, GuardConfig
-from train.inputs import check_inputs
+from train.guards.replicas import checksums
+from train.guards.spikes import Guard, GuardConfig
 from train.loader import StepBatch
 from train.loop import train
-from train.replicas import checksums
+from train.preflight.inputs import check_inputs
+from train.progress import VALUES
 from train.run import Run
-from train.snapshot import state_tensors
 from train.step import is_sound, train_step
-from train.values import VALUES
 
 OUT = Path(__file__).resolve().parent / "results" / "guard_cost.json"
 GOAL = 0.005

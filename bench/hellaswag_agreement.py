@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.multiple_choice import Item
+from eval.scoring.multiple_choice import Item
 
 # Two scores so close, as a share of themselves, are a float tie: float32 rounds each loss of a
 # token to 6e-8 of itself, and sums and matrix products add up some tens of such roundings.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bench.hellaswag_ways import Way
-from eval.multiple_choice import Item
+from eval.scoring.multiple_choice import Item
 from eval.subject import Subject, evaluating
 from storage.atomic import new_file
 

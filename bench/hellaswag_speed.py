@@ -30,12 +30,12 @@ from bench.hellaswag_rounds import Rounds, Timed
 from bench.hellaswag_ways import COMPLETION, HARNESS, harness_model, one_item_way, our_ways
 from bench.provenance import device_name, provenance
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.hellaswag import both_items
-from eval.multiple_choice import Item
-from eval.sources import rows_of_file
+from eval.scoring.multiple_choice import Item
 from eval.subject import Subject, load_subject
+from eval.tasks.hellaswag import both_items
+from eval.tasks.items import rows_of_file
 from model.gpt import GPT
-from model.presets import SHAPES
+from model.shapes import SHAPES
 from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
 from storage.atomic import write_json
 

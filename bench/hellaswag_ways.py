@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from eval.multiple_choice import Item, score_items
+from eval.scoring.multiple_choice import Item, score_items
 from eval.subject import EvalOptions, Subject
 from model.checkpoint import save_model
-from model.huggingface import ExportOptions, export_model
-from storage.run_folder import write_manifest
+from model.hf_format.convert import export_model
+from storage.checkpoint_folder import write_manifest
 
 COMPLETION, HARNESS = "completion", "harness"  # styles, by which items are read
 
@@ -74,7 +74,7 @@ def harness_model(subject: Subject, checkpoint: Path | None, batch: int) -> Iter
             save_model(checkpoint, subject.model)
             subject.tokenizer.save(checkpoint / "tokenizer")
             write_manifest(checkpoint)
-        export_model(ExportOptions(checkpoint, exported))
+        export_model(checkpoint, exported)
         device = str(subject.ranks.device)
         model = HFLM(str(exported), device=device, dtype="float32", batch_size=batch)
 

@@ -28,15 +28,16 @@ import tyro
 from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.figure import figure
 from bench.provenance import provenance
-from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
+from parallel.collectives import from_main
+from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
 from storage.atomic import read_json, write_json
-from train.adamw import AdamWConfig
 from train.build import build_run
 from train.config import Config
-from train.inputs import check_inputs
+from train.optimizers.adamw import AdamWConfig
+from train.preflight.inputs import check_inputs
+from train.progress import LOSS
 from train.schedule import ScheduleConfig, learning_rate
 from train.step import train_step
-from train.values import LOSS
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "loss_curves.json"

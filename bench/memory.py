@@ -1,4 +1,4 @@
-"""Peak memory of real training steps against what model/memory.py predicts.
+"""Peak memory of real training steps against what model/estimates/memory.py predicts.
 
     python bench/memory.py                          the cases of this machine's device
     python bench/memory.py --cases 30M-8-bf16       only these
@@ -6,7 +6,8 @@
 
 Each case is a process of its own: it builds a run as the trainer does, on a prepared data set, and
 takes a few steps. CPU: peak resident size less that after imports. CUDA: what torch allocated at
-most, and reserved. Measured and predicted by what the trainer itself prints (train/forecast.py).
+most, and reserved. Measured and predicted by what the trainer itself prints
+(train/memory/forecast.py).
 Prints Markdown, writes one JSON.
 """
 
@@ -26,7 +27,7 @@ from bench.provenance import device_name, provenance
 from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
 from train.build import build_run
-from train.inputs import check_inputs
+from train.preflight.inputs import check_inputs
 from train.schedule import learning_rate
 from train.step import train_step
 

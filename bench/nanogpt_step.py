@@ -13,8 +13,8 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from data_prep.shards import DataSet
-from model.gpt import GPTConfig
+from data_prep.dataset.shards import DataSet
+from model.config import GPTConfig
 from model.precision import autocast
 
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0

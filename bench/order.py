@@ -20,10 +20,10 @@ import numpy as np
 import tyro
 
 from bench.provenance import provenance
-from data_prep.epoch_index import EpochIndex, open_index
-from data_prep.order import TrainingStream, read_windows, windows_digest
-from data_prep.shards import TokenShards
-from data_prep.token_files import TokenFiles
+from data_prep.dataset.shards import TokenShards
+from data_prep.dataset.token_files import TokenFiles
+from data_prep.order.epoch_index import EpochIndex, open_index
+from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
 from storage.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,9 +26,8 @@ import torch
 import tyro
 
 from bench.provenance import provenance
-from model.flops import training_flops_per_token
-from model.gpt import GPTConfig
-from model.gpus import peak_flops
+from model.config import GPTConfig
+from model.estimates.flops import peak_flops, training_flops_per_token
 from parallel.ranks import quiet_other_ranks, user_errors
 from storage.atomic import write_json
 

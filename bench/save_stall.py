@@ -22,15 +22,15 @@ import tyro
 
 from bench.bare_run import BARE
 from bench.provenance import provenance
-from model.presets import SHAPES
+from model.shapes import SHAPES
 from parallel.ranks import quiet_other_ranks, start, user_errors
 from storage.atomic import write_json
 from train.build import build_run
 from train.config import SaveConfig
-from train.duties import save
-from train.inputs import check_inputs
-from train.rehearsal import rehearse, training_step
+from train.preflight.dry_run import rehearse, training_step
+from train.preflight.inputs import check_inputs
 from train.run import Run
+from train.saving import save
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PERIOD_SECONDS = 120.0  # of saves, by default

@@ -39,8 +39,8 @@ from bench.scaling_model import (
     ring_seconds,
     step_seconds,
 )
-from model.parameters import count_parameters
-from model.presets import SHAPES
+from model.estimates.parameters import count_parameters
+from model.shapes import SHAPES
 from parallel.ranks import quiet_other_ranks, user_errors
 from storage.atomic import write_json
 

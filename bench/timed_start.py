@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from parallel.ranks import rank_from_environment
-from train.ending import finish, save_last_whole_step
 from train.loop import train
 from train.main import main
+from train.recovery.ending import finish, save_last_whole_step
 
 # Where train/main.py and what it calls look a function up, and the stage that ends with it.
 STAGES = [

@@ -29,17 +29,16 @@ from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.nanogpt_step import NanoStep, read_model_file, write_tokens
 from bench.peer_process import PeerProcess, Steps
 from bench.provenance import provenance
-from model.flops import training_flops_per_token
-from model.gpus import peak_flops
+from model.estimates.flops import peak_flops, training_flops_per_token
 from parallel.ranks import Ranks, allocator_chosen, quiet_other_ranks, start, user_errors
 from storage.atomic import write_json
 from train.build import build_run
 from train.config import Config
-from train.host_memory import keeps_memory
-from train.inputs import check_inputs
+from train.memory.host_memory import keeps_memory
+from train.preflight.inputs import check_inputs
+from train.progress import LOSS
 from train.run import Run
 from train.step import train_step
-from train.values import LOSS
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "train_speed.json"

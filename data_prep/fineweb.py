@@ -12,13 +12,13 @@ from typing import Literal
 
 import tyro
 
-from data_prep.console import run_script
-from data_prep.download import Downloader
-from data_prep.hub import Hub, Listing
-from data_prep.hub_source import Wanted, make_from_hub
-from data_prep.options import HubOptions
-from data_prep.prepare import make
-from data_prep.sources import file_source
+from data_prep.hub.download import Downloader
+from data_prep.hub.listing import Hub, Listing
+from data_prep.preparation.console import run_script
+from data_prep.preparation.from_hub import Wanted, make_from_hub
+from data_prep.preparation.options import HubOptions
+from data_prep.preparation.prepare import make
+from data_prep.sources.file_source import file_source
 
 REPOSITORY = "HuggingFaceFW/fineweb-edu"
 REVISION = "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"

@@ -17,10 +17,10 @@ from typing import Any
 
 import tyro
 
-from data_prep.console import run_script
-from data_prep.run_record import RunRecord, parse_range, read_run
-from data_prep.shards import open_data_set
-from data_prep.tracing import Tracer, as_plain
+from data_prep.audit.run_record import RunRecord, parse_range, read_run
+from data_prep.audit.tracing import Tracer, as_plain
+from data_prep.dataset.shards import open_data_set
+from data_prep.preparation.console import run_script
 
 log = logging.getLogger("data_prep")  # also where this file runs as a script
 TIMES = {0: "never", 1: "once", 2: "twice"}

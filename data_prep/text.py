@@ -12,11 +12,11 @@ from typing import Literal
 
 import tyro
 
-from data_prep.console import run_script
-from data_prep.embedded import EmbeddedSource
-from data_prep.options import PrepareOptions
-from data_prep.prepare import make
-from data_prep.sources import Source, file_source
+from data_prep.preparation.console import run_script
+from data_prep.preparation.options import PrepareOptions
+from data_prep.preparation.prepare import make
+from data_prep.sources.file_source import Source, file_source
+from data_prep.sources.python_docs import EmbeddedSource
 
 EMBEDDED_OUT = Path("data/python_docs")
 

@@ -15,13 +15,13 @@ from typing import Literal
 
 import tyro
 
-from data_prep.console import run_script
-from data_prep.download import Downloader
-from data_prep.hub import Hub, Listing
-from data_prep.hub_source import Wanted, make_from_hub
-from data_prep.options import HubOptions
-from data_prep.prepare import make
-from data_prep.sources import FileSource, file_source
+from data_prep.hub.download import Downloader
+from data_prep.hub.listing import Hub, Listing
+from data_prep.preparation.console import run_script
+from data_prep.preparation.from_hub import Wanted, make_from_hub
+from data_prep.preparation.options import HubOptions
+from data_prep.preparation.prepare import make
+from data_prep.sources.file_source import FileSource, file_source
 
 REPOSITORY = "roneneldan/TinyStories"
 REVISION = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"

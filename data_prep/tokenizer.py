@@ -1,6 +1,6 @@
-"""GPT-2's byte-pair tokenizer from the ranks in this folder, or any other from its own folder.
+"""GPT-2's byte-pair tokenizer, or any other from its own folder.
 
-Text in, token ids out and back. Nothing is ever fetched: the ranks are a file with a known sha256.
+Text in, token ids out and back. Nothing is ever fetched: GPT-2's ranks are a file of storage/.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,11 @@ import tiktoken
 
 from storage.byte_pairs import (
     END_OF_TEXT,
-    GPT2_PATTERN,
     BytePairs,
+    gpt2_byte_pairs,
     read_byte_pairs,
-    read_ranks,
     write_byte_pairs,
 )
-
-GPT2_RANKS = Path(__file__).parent / "gpt2.tiktoken"
-GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
 
 class Tokenizer:
@@ -96,7 +92,8 @@ def utf8(text: str) -> bytes:
 @cache
 def gpt2_tokenizer() -> Tokenizer:
     """OpenAI's GPT-2 tokenizer: 50,257 ids, end-of-text 50256."""
-    return Tokenizer("gpt2", GPT2_PATTERN, read_ranks(GPT2_RANKS, GPT2_RANKS_SHA256))
+    pairs = gpt2_byte_pairs()
+    return Tokenizer(pairs.name, pairs.pattern, pairs.ranks)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

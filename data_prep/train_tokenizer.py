@@ -23,8 +23,8 @@ from pathlib import Path
 
 import tyro
 
-from data_prep.console import run_script
-from data_prep.sources import FileSource, file_source
+from data_prep.preparation.console import run_script
+from data_prep.sources.file_source import FileSource, file_source
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder
 from storage.byte_pairs import GPT2_PATTERN, check_vocabulary, ranks_file

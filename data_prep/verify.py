@@ -21,11 +21,11 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from data_prep.console import run_script
-from data_prep.order import TrainingStream, read_windows, windows_digest
-from data_prep.run_record import RunRecord, StepRecord, breaks, parse_range, read_run
-from data_prep.shards import DataSet, check_content, open_data_set
-from data_prep.tracing import Tracer
+from data_prep.audit.run_record import RunRecord, StepRecord, breaks, parse_range, read_run
+from data_prep.audit.tracing import Tracer
+from data_prep.dataset.shards import DataSet, check_content, open_data_set
+from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
+from data_prep.preparation.console import run_script
 from storage.digest import file_sha256
 
 log = logging.getLogger("data_prep")  # also where this file runs as a script

@@ -20,7 +20,10 @@ import numpy as np
 import torch
 import tyro
 
-from eval.hellaswag import (
+from eval.result import TaskResult
+from eval.scoring.multiple_choice import Item
+from eval.subject import EvalOptions, Subject, load_subject
+from eval.tasks.hellaswag import (
     COMPLETION,
     HARNESS,
     HELLASWAG,
@@ -29,22 +32,12 @@ from eval.hellaswag import (
     VALIDATION_SHA256,
     hellaswag,
 )
-from eval.multiple_choice import Item
-from eval.result import TaskResult
-from eval.sources import read_items
-from eval.subject import EvalOptions, Subject, load_subject
-from model.gpt import GPTConfig
-from model.huggingface import ImportOptions, import_model
+from eval.tasks.items import read_items
+from model.config import GPTConfig
+from model.hf_format.convert import import_model
 from model.precision import Precision, choose_dtype
-from parallel.ranks import (
-    Ranks,
-    from_main,
-    quiet_other_ranks,
-    raise_together,
-    start,
-    stop,
-    user_errors,
-)
+from parallel.collectives import from_main, raise_together
+from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 from storage.digest import file_sha256
 
@@ -154,7 +147,7 @@ def imported(model: str, ranks: Ranks) -> Subject:
         error = None
         if ranks.is_main:
             try:
-                import_model(ImportOptions(model, Path(folder) / "model"))
+                import_model(model, Path(folder) / "model")
             except (ValueError, OSError) as found:
                 error = ValueError(f"nothing was calibrated, for want of the weights: {found}")
         raise_together(error)

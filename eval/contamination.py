@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import tyro
 
-from data_prep.manifest import SplitEntry, SplitName
-from data_prep.pool import default_workers
-from data_prep.shards import DataSet, check_data_set, open_data_set
-from eval.hellaswag import MARKS, completion_item, items_from_hub
-from eval.multiple_choice import Item
-from eval.ngrams import FOLD_RULE, NOWHERE, Needles, all_runs, whole_texts
-from eval.pydoc_choice import ITEMS as PYDOC_CHOICE_FILE
-from eval.shard_search import search_split
-from eval.sources import rows_of_file
+from data_prep.dataset.manifest import SplitEntry, SplitName
+from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
+from data_prep.preparation.pool import default_workers
+from eval.scoring.multiple_choice import Item
+from eval.tasks.hellaswag import MARKS, completion_item, items_from_hub
+from eval.tasks.items import rows_of_file
+from eval.tasks.pydoc_choice import ITEMS as PYDOC_CHOICE_FILE
+from eval.text_search.ngrams import FOLD_RULE, NOWHERE, Needles, all_runs, whole_texts
+from eval.text_search.shard_search import search_split
 from parallel.ranks import quiet_other_ranks, user_errors
 from storage.atomic import write_json
 from storage.digest import fingerprint

@@ -16,36 +16,20 @@ from pathlib import Path
 
 import tyro
 
-from data_prep.tokenizer import Tokenizer
-from eval.decoding import (
+from eval.sampling.decoding import (
     Sample,
     Watch,
-    batches_of,
-    draw_batches,
     draw_on_ranks,
     new_drafts,
     no_watch,
 )
-from eval.printing import JsonPrinter, Printer, write_pairs
-from eval.prompts import gather_prompts
-from eval.sampling import GenerateOptions
+from eval.sampling.next_token import GenerateOptions
+from eval.sampling.printing import JsonPrinter, Printer, write_pairs
+from eval.sampling.prompts import gather_prompts
 from eval.subject import Subject, load_subject
-from model.gpt import GPT
 from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
 
 log = logging.getLogger("eval")
-
-
-def generate(
-    model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerateOptions
-) -> list[str]:
-    """What the model adds to each prompt; `options.samples` texts a prompt, one after the other.
-
-    An empty prompt begins a new document. Raises: ValueError for logits that are not numbers.
-    """
-    drafts = new_drafts(tokenizer, prompts, options)
-    draw_batches(model, batches_of(drafts, options), options)
-    return [draft.sample().text for draft in drafts]
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import tyro
 
-from eval.decoding import Draft, draw_on_ranks
-from eval.multiple_choice import check_losses, encode_together, trees_of_ids
-from eval.sampling import GenerateOptions
+from eval.sampling.decoding import Draft, draw_on_ranks
+from eval.sampling.next_token import GenerateOptions
+from eval.scoring.multiple_choice import check_losses, encode_together, trees_of_ids
+from eval.scoring.shared_context import score_trees
 from eval.subject import EvalOptions, Subject, load_subject
-from eval.trees import score_trees
-from eval.wikitext import windows_of
+from eval.tasks.wikitext import windows_of
 from model.precision import Precision
 from parallel.ranks import quiet_other_ranks, start, stop, user_errors
 from storage.atomic import write_json

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import tyro
 
-from eval.once import Outputs, evaluate
+from eval.one_checkpoint import Outputs, evaluate
 from eval.subject import EvalOptions
-from eval.tasks import check_tasks
-from eval.watch import Request, watch
+from eval.tasks.registry import check_tasks
+from eval.watching.watch import Request, watch
 from parallel.ranks import quiet_other_ranks, start, stop, user_errors
 
 log = logging.getLogger("eval")

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 
-from data_prep.manifest import read_manifest
+from data_prep.dataset.manifest import read_manifest
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from model.checkpoint import load_model
 from model.gpt import GPT
 from model.precision import Precision
-from parallel.ranks import Ranks, raise_together
+from parallel.collectives import raise_together
+from parallel.ranks import Ranks
 from storage.atomic import read_json
-from storage.run_folder import verify_checkpoint
+from storage.checkpoint_folder import verify_checkpoint
 
 REFERENCE_VAL_TOKENS = 2_097_152  # the reference run's
 VAL_MICRO_BATCH = 8

@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from model.gpt import GPT, GPTConfig
-from model.parameters import count_parameters
+from model.config import GPTConfig
+from model.estimates.parameters import count_parameters
+from model.gpt import GPT
 from storage.atomic import read_json, write_json
 
 FORMAT = 1

@@ -17,50 +17,27 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from model.cost_table import table_of
-from model.flops import CONVENTIONS, forward_flops, training_flops_per_token
-from model.gpt import GPTConfig
-from model.gpus import GPUS, peak_flops
-from model.memory import (
+from model.config import GPTConfig
+from model.estimates.flops import (
+    CONVENTIONS,
+    GPUS,
+    forward_flops,
+)
+from model.estimates.memory import (
     USABLE_SHARE,
-    Memory,
     StepShape,
     largest_micro_batch,
     predict_memory,
 )
-from model.parameters import attention_parameters, count_parameters
-from model.presets import SHAPES
+from model.estimates.parameters import attention_parameters, count_parameters
+from model.estimates.prediction import ASSUMED_MFU, predict
+from model.estimates.table import table_of
+from model.shapes import SHAPES
 from storage.atomic import write_json
-from storage.mistakes import told_in_one_sentence
+from storage.user_errors import told_in_one_sentence
 
 log = logging.getLogger("model.cost")
-
-# Of the dense bf16 peak, by 6N + 12LCT: the best public figure of a compiled 124M-class trainer on
-# one H200, 489,000 tokens/s (github.com/KellerJordan/modded-nanogpt, records/track_3_optimization).
-ASSUMED_MFU = 0.42
 DAY = 86_400.0
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a step is expected to take; the trainer prints it beside what was measured."""
-
-    memory: Memory
-    tokens_per_second: float | None
-    """Over all ranks; None where the device's peak is not known."""
-    mfu: float
-    """The utilisation that `tokens_per_second` assumes."""
-
-
-def predict(
-    config: GPTConfig, step: StepShape, device_name: str = "", mfu: float = ASSUMED_MFU
-) -> Prediction:
-    """Bytes of one rank and tokens/s over all ranks; `device_name` is torch's name of the GPU."""
-    peak = peak_flops(device_name)
-    speed = None
-    if peak is not None:
-        speed = mfu * peak * step.world_size / training_flops_per_token(config)
-    return Prediction(predict_memory(config, step), speed, mfu)
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 from parallel.allocator import keep_memory
-from parallel.meeting import MeetingPlace, meet
-from parallel.mistakes import Mistake, SharedError
+from parallel.rendezvous import MeetingPlace, meet
+from parallel.shared_errors import Mistake
 
-T = TypeVar("T")
-TORCH_SHARE = 0.95  # of a GPU's memory; more than what model/memory.py plans with
+TORCH_SHARE = 0.95  # of a GPU's memory; more than what model/estimates/memory.py plans with
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 # NCCL's threads would end a process at a peer's death, or after 480 s without a sign of life,
 # before it has saved its state, or free a stuck update to run on garbage. Where ours watch:
@@ -35,10 +32,6 @@ NCCL_WATCHES_NOTHING = {
     "TORCH_NCCL_ENABLE_MONITORING": "0",
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "0",
 }
-
-
-class StopAgreed(Exception):
-    """All ranks leave a piece of work unfinished because one of them was asked to stop."""
 
 
 def _never() -> bool:
@@ -228,14 +221,6 @@ def compute_alike() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)  # has no deterministic backward
 
 
-def limit_waiting(seconds: float) -> None:
-    """From now on a collective of the CPU fails after waiting so long for a silent rank."""
-    if dist.is_initialized() and dist.get_backend() == "gloo":
-        set_timeout = getattr(distributed_c10d, "_set_pg_timeout", None)
-        if set_timeout is not None:
-            set_timeout(timedelta(seconds=seconds))
-
-
 def stop() -> None:
     """Leave the process group, if there is one; nobody may hold a replica any more.
 
@@ -245,51 +230,3 @@ def stop() -> None:
     if dist.is_initialized():
         gc.collect()
         dist.destroy_process_group()
-
-
-def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum `tensor` over all ranks in place (gloo has no AVG, so means are sums divided)."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
-    return tensor
-
-
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on one rank at least; all ranks ask together."""
-    if not dist.is_initialized():
-        return flag
-    return sum_over_ranks(torch.tensor(float(flag), device=device)).item() > 0
-
-
-def stop_together(ranks: Ranks) -> None:
-    """Long work calls this at the same points on every rank. Raises: StopAgreed on all or none."""
-    if any_rank(ranks.stop_wanted(), ranks.device):
-        raise StopAgreed
-
-
-def from_main(value: T) -> T:
-    """Rank 0's `value` on every rank (pickled between our own processes only)."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def from_everyone(value: T) -> list[T]:
-    """Every rank's `value`, by rank (pickled between our own processes only)."""
-    if not dist.is_initialized():
-        return [value]
-    box = [value] * dist.get_world_size()
-    dist.all_gather_object(box, value)
-    return box
-
-
-def raise_together(error: Exception | None) -> None:
-    """Raise the first rank's error on every rank, so that no rank waits for one that left.
-
-    Every rank calls this with its own error or None. Raises: SharedError with that message.
-    """
-    for rank, message in enumerate(from_everyone(None if error is None else str(error))):
-        if message is not None:
-            raise SharedError(f"rank {rank}: {message}" if rank else message) from error

@@ -1,4 +1,4 @@
-"""Files and folders that exist whole or not at all: written aside, flushed, then renamed."""
+"""Files and folders that are complete or absent: temporary name, flush, rename."""
 
 import json
 import os
@@ -6,8 +6,23 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """What `np.save` writes, by way of memory: straight to a file it overlooks a failing close.
+
+    Raises: OSError with the disk's errno.
+    """
+    content = BytesIO()
+    np.save(content, array, allow_pickle=False)
+    with path.open("wb") as file:
+        file.write(content.getbuffer())
+
 
 JSON_BYTES = 64 << 20  # the manifest of a hundred thousand shards; what is larger is none of ours
 

@@ -17,6 +17,8 @@ END_OF_TEXT = "<|endoftext|>"
 META = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
 SEAL = "fingerprint"  # of all else in meta.json; a changed pattern would cut words elsewhere
 LARGEST_VOCABULARY = 65_536  # a shard stores a token in two bytes
+GPT2_RANKS = Path(__file__).with_name("gpt2.tiktoken")
+GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 # How GPT-2 cuts text into words before merging bytes. Source: tiktoken_ext/openai_public.py
 GPT2_PATTERN = (
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -127,6 +129,11 @@ def read_byte_pairs(folder: Path) -> BytePairs:
         raise ValueError(f"{path} does not fit its own fingerprint; copy the whole folder again")
     ranks = read_ranks(folder / "ranks.tiktoken", meta["ranks_sha256"])
     return BytePairs(meta["name"], meta["pattern"], ranks)
+
+
+def gpt2_byte_pairs() -> BytePairs:
+    """GPT-2's tokenizer. Raises: ValueError if the file of its ranks is missing or damaged."""
+    return BytePairs("gpt2", GPT2_PATTERN, read_ranks(GPT2_RANKS, GPT2_RANKS_SHA256))
 
 
 def write_byte_pairs(folder: Path, pairs: BytePairs) -> None:

@@ -6,14 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.run_folder import MANIFEST, RunFolder, verify_checkpoint
+from storage.checkpoint_folder import MANIFEST, step_of, verify_checkpoint
+from storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
-    return int(checkpoint.name.removeprefix("step_"))
 
 
 @dataclass

@@ -12,16 +12,15 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from storage.atomic import read_json, sync_folder, write_json
-from storage.digest import file_sha256
+from storage.checkpoint_folder import _free_name, verify_checkpoint
 from storage.locks import take_lock, take_lock_soon
 
 State = Literal["running", "preempted", "finished", "failed"]
-MANIFEST = "MANIFEST.json"
-MANIFEST_FORMAT = 1
 # What a start leaves that ended before it had recorded its configuration.
 BEGINNINGS = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
 LOCK_PATIENCE_SECONDS = 2.0  # a watcher holds a free lock for an instant to see that it is free
@@ -44,7 +43,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.starts = path / "starts.jsonl"
         self.attempt: dict[str, int] = {}
-        """What `write_status` adds while the run is not well ended: see train/attempts.py."""
+        """What `write_status` adds until the run has ended well; see train/recovery/restarts.py."""
         self._lock: IO[str] | None = None
 
     def lock(self, job: str = "") -> None:
@@ -179,98 +178,10 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-def _free_name(path: Path) -> Path:
-    number = 1
-    free = path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}{number}")
-    return free
-
-
-def write_manifest(folder: Path) -> None:
-    """Write the digest of every file below `folder` into its MANIFEST.json."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    entries = {
-        str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
-        for p in files
-    }
-    write_json(folder / MANIFEST, {"format": MANIFEST_FORMAT, "files": entries})
-
-
-def verify_checkpoint(folder: Path) -> None:
-    """Check every file of a checkpoint against its manifest.
-
-    Raises: ValueError naming the first file that is missing or differs.
-    """
-    if not folder.is_dir():
-        raise ValueError(
-            f"there is no checkpoint at {folder}; a run's are in its checkpoints/, "
-            "once it has saved"
-        )
-    if not (folder / MANIFEST).is_file():
-        raise ValueError(
-            f"{folder} is not a whole checkpoint (no {MANIFEST}); "
-            "give a folder such as runs/gpt2/checkpoints/latest"
-        )
-    for name, size, digest in _manifest_entries(folder / MANIFEST):
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path} is a link that leads outside its folder; do not use it")
-        if not path.is_file():
-            raise ValueError(f"{path} is missing, so this checkpoint is damaged; use another one")
-        if path.stat().st_size != size or file_sha256(path) != digest:
-            raise ValueError(
-                f"{path} differs from its digest in {MANIFEST}, so this checkpoint is damaged; "
-                "use another one"
-            )
-
-
-def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
-    """Name, size and sha256 of every file that a manifest lists.
-
-    Raises: ValueError if it is not a manifest, or names a file outside its folder.
-    """
-    found = read_json(manifest)
-    try:
-        version = found["format"]
-        entries = [(name, e["bytes"], e["sha256"]) for name, e in found["files"].items()]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{manifest} is not a manifest ({error!r}); it is damaged") from error
-    if version != MANIFEST_FORMAT:
-        raise ValueError(
-            f"{manifest} is of format {version}, this version reads {MANIFEST_FORMAT}; it is "
-            "damaged, or update Ratchet"
-        )
-    for name, _, _ in entries:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"{manifest} names {name}, which is outside its folder; do not use it")
-    return entries
-
-
-def cut_lines(metrics: Path, discarded: Path, first_step: int) -> int:
-    """Move metric lines of `first_step` and later, and torn or damaged ones, to `discarded`.
-
-    Returns the step of the last line that stays, -1 if none does.
-    """
-    if not metrics.is_file():
-        return -1
-    kept, moved = [], []
-    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-        (kept if _step_of(line) < first_step else moved).append(line + "\n")
-    if moved:
-        with discarded.open("a", encoding="utf-8") as file:
-            file.writelines(moved)
-        aside = metrics.with_name(".metrics.jsonl.partial")
-        aside.write_text("".join(kept), encoding="utf-8")
-        aside.replace(metrics)
-    return int(_step_of(kept[-1])) if kept else -1
-
-
-def _step_of(line: str) -> float:
-    if "\ufffd" in line:  # stands for a byte that is no text; we write ASCII alone
-        return float("inf")
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
+def note_start(folder: RunFolder, attempt: dict[str, int], **facts: Any) -> None:
+    """Add a line to `starts.jsonl`: when, from which step, and what changed."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **attempt, **facts}
+    written = folder.starts.read_bytes() if folder.starts.exists() else b""
+    torn = written and not written.endswith(b"\n")  # the line before, by a full disk or a power cut
+    with folder.starts.open("a", encoding="utf-8") as file:
+        file.write("\n" * bool(torn) + json.dumps(line) + "\n")

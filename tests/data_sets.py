@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.manifest import (
+from data_prep.dataset.manifest import (
     FORMAT_VERSION,
     Manifest,
     ShardEntry,
@@ -16,7 +16,8 @@ from data_prep.manifest import (
     read_manifest,
     split_entry,
 )
-from data_prep.shards import LENGTH, PLACE, TOKEN, DataSet, open_data_set, shard_entry
+from data_prep.dataset.shards import LENGTH, PLACE, DataSet, open_data_set, shard_entry
+from data_prep.dataset.token_files import TOKEN
 from data_prep.tokenizer import gpt2_tokenizer
 
 

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import torch
 
-from data_prep.shards import DataSet
+from data_prep.dataset.shards import DataSet
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.subject import Subject
 from model.checkpoint import save_model
-from model.gpt import GPT, GPTConfig
+from model.config import GPTConfig
+from model.gpt import GPT
 from parallel.ranks import Ranks
 from storage.atomic import write_json
-from storage.run_folder import write_manifest
+from storage.checkpoint_folder import write_manifest
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 

@@ -13,18 +13,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from parallel.ranks import from_everyone, start, stop
+from parallel.collectives import from_everyone
+from parallel.ranks import start, stop
 from storage.run_folder import RunFolder
 from tests.runs import lines, tiny_config
 from train.build import build_run
+from train.checkpoints.host_copy import state_tensors
+from train.checks import StopTraining
 from train.config import SaveConfig
-from train.guard import GuardConfig
-from train.inputs import check_inputs
+from train.guards.replicas import checksums
+from train.guards.spikes import GuardConfig
 from train.loop import train
-from train.preemption import StopTraining
-from train.rehearsal import rehearse
-from train.replicas import checksums
-from train.snapshot import state_tensors
+from train.preflight.dry_run import rehearse
+from train.preflight.inputs import check_inputs
 
 
 class Faulty(nn.Module):

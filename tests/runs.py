@@ -5,13 +5,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from model.gpt import GPTConfig
+from model.config import GPTConfig
 from parallel.ranks import Ranks, start
-from train.adamw import AdamWConfig
 from train.build import build_run
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
-from train.inputs import check_inputs
 from train.loop import train
+from train.optimizers.adamw import AdamWConfig
+from train.preflight.inputs import check_inputs
 from train.run import Run
 from train.schedule import ScheduleConfig
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
-from storage.retention import Retention, step_of
+from storage.checkpoint_folder import step_of
+from storage.retention import Retention
 from storage.run_folder import RunFolder
 from tests.runs import built, nano_config
+from train.checkpoints.background_save import Saver
+from train.checkpoints.host_copy import state_tensors
 from train.config import SaveConfig
 from train.loop import train
-from train.saver import Saver
-from train.snapshot import state_tensors
 
 # Calls into C that touch the disk, by name: a save is killed before each of them.
 TOUCHES = {

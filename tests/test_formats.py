@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from storage.run_folder import write_manifest
+from storage.checkpoint_folder import write_manifest
 from tests.runs import GOLDEN, NANO, built, losses, nano_config, run_to_end
+from train.checkpoints.checkpoint import FORMAT, load_position
 from train.config import SaveConfig
-from train.resume import FORMAT, load_position
 
 
 def test_there_is_a_golden_run_of_every_format():

@@ -9,10 +9,10 @@ import shutil
 
 import pytest
 
-from storage.run_folder import verify_checkpoint
+from parallel.stop_signals import PREEMPTED_CODE
+from storage.checkpoint_folder import verify_checkpoint
 from tests.golden import make
-from train.ending import FAILED_CODE, INTERRUPTED_CODE, PEER_LOST_CODE
-from train.preemption import PREEMPTED_CODE
+from train.recovery.ending import FAILED_CODE, INTERRUPTED_CODE, PEER_LOST_CODE
 
 WRONG = make.wrong_commands()
 EVERYWHERE = make.recorded_bits()[0]

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.attention import attention_backend
-from model.presets import SHAPES
+from model.blocks import attention_backend
+from model.shapes import SHAPES
 from parallel.ranks import start
 from tests.data_sets import tiny_data_set
 from tests.runs import lines, losses, run_to_end, tiny_config
 from train.build import build_run
 from train.config import SaveConfig
-from train.inputs import check_inputs
 from train.loop import train
+from train.preflight.inputs import check_inputs
 
 pytestmark = pytest.mark.gpu
 

@@ -16,19 +16,19 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from data_prep import fineweb, tinystories
-from data_prep.hub import is_commit
-from data_prep.manifest import read_manifest
-from data_prep.order import TrainingStream, read_windows
-from data_prep.shards import check_data_set, open_data_set
-from eval import hellaswag
+from data_prep.dataset.manifest import read_manifest
+from data_prep.dataset.shards import check_data_set, open_data_set
+from data_prep.hub.listing import is_commit
+from data_prep.order.training_stream import TrainingStream, read_windows
 from eval.subject import load_subject
+from eval.tasks import hellaswag
 from model.checkpoint import load_config, load_model
 from storage.atomic import read_json
-from storage.run_folder import verify_checkpoint, write_manifest
+from storage.checkpoint_folder import verify_checkpoint, write_manifest
 from tests.data_sets import rewrite_manifest, tiny_data_set
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import alone, built, flags, run_to_end, tiny_config
-from train.resume import load_checkpoint
+from train.checkpoints.checkpoint import load_checkpoint
 
 CANARY = "hf_canaryCanaryCANARY0123456789"
 HUGE = 2**40

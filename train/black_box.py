@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from data_prep.order import read_windows
+from data_prep.order.training_stream import read_windows
 from model.checkpoint import save_model
-from parallel.ranks import from_everyone, sum_over_ranks
+from parallel.collectives import from_everyone, sum_over_ranks
 from storage.atomic import new_folder, write_json, write_text
-from train.autopsy import Findings, WindowFinding, examine, layers
-from train.guard import Skipped
+from train.guards.spikes import Skipped
+from train.guards.window_by_window import Findings, WindowFinding, examine, layers
 from train.run import Run
 
 FORMAT = 1

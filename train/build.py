@@ -10,36 +10,40 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from data_prep.order import TrainingStream
-from model.attention import attention_backend
+from data_prep.order.training_stream import TrainingStream
+from model.blocks import attention_backend
 from model.checkpoint import load_weights
-from model.cost import peak_flops, training_flops_per_token
+from model.estimates.flops import peak_flops, training_flops_per_token
 from model.fused_loss import fuses_loss
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
+from parallel.collectives import any_rank, from_main, raise_together
 from parallel.data_parallel import replicate, settle_buckets
-from parallel.mistakes import SharedError
-from parallel.ranks import Ranks, any_rank, from_main, job_id, raise_together, started_again
+from parallel.ranks import Ranks, job_id, started_again
+from parallel.shared_errors import SharedError
+from parallel.stop_signals import StopSignal, moment
 from storage.atomic import read_json, write_json
+from storage.checkpoint_folder import step_of
+from storage.json_lines import cut_lines
 from storage.metrics import Console, JsonLines, MetricLog, Metrics, TensorBoard
-from storage.retention import Retention, step_of
-from storage.run_folder import RunFolder, cut_lines
-from train.attempts import begin_attempt, note_start
+from storage.retention import Retention
+from storage.run_folder import RunFolder, note_start
+from train.checkpoints.background_save import Saver
+from train.checkpoints.checkpoint import Position, load_checkpoint, validation_loss_of
+from train.checkpoints.config_changes import tell_other_bits
+from train.checkpoints.host_copy import HostCopy
 from train.config import Config
-from train.forecast import Forecast, compiles, memory_at_first
-from train.guard import Guard, read_history
-from train.inputs import Inputs
+from train.guards.spikes import Guard, read_history
+from train.guards.stragglers import Pace
 from train.loader import Loader
-from train.micro_batch import has_word, leave_word, try_out
-from train.optimizers import build_optimizer
-from train.pace import Pace
-from train.preemption import StopSignal, moment
+from train.memory.forecast import Forecast, compiles, memory_at_first
+from train.memory.micro_batch import has_word, leave_word, try_out
+from train.optimizers.registry import build_optimizer
+from train.preflight.inputs import Inputs
 from train.progress import Progress
-from train.resume import Position, load_checkpoint, tell_other_bits
+from train.recovery.restarts import begin_attempt
 from train.run import Run
-from train.saver import Saver, validation_loss_of
-from train.snapshot import HostCopy
 
 log = logging.getLogger(__name__)
 

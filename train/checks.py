@@ -8,13 +8,12 @@ import logging
 from pathlib import Path
 
 from train.black_box import write_black_box
+from train.checkpoints.host_copy import state_tensors
 from train.config import Config
-from train.guard import MAX_SKIPPED_IN_A_ROW, Skipped
-from train.pace import gather_pace, slow_ranks
-from train.preemption import StopTraining
-from train.replicas import compare_replicas
+from train.guards.replicas import compare_replicas
+from train.guards.spikes import MAX_SKIPPED_IN_A_ROW, Skipped
+from train.guards.stragglers import gather_pace, slow_ranks
 from train.run import Run
-from train.snapshot import state_tensors
 
 MOST_SPIKE_BOXES = 5  # of one process: the first ones tell enough
 TENSORS_NAMED = 5
@@ -120,3 +119,7 @@ def compare_ranks(run: Run) -> None:
             "Nothing was saved since they last did; start the run again to go on from there, and "
             "have that machine's memory and GPU tested if it happens again"
         )
+
+
+class StopTraining(RuntimeError):
+    """The run must not go on by itself: what it was is on disk, and a restart would repeat it."""

@@ -4,16 +4,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from data_prep.skips import Skips, parse_skips
-from eval.tasks import check_tasks
-from model.gpt import GPTConfig
-from train.adamw import AdamWConfig
-from train.guard import GuardConfig
-from train.preemption import moment
+from data_prep.order.skipped_windows import Skips, parse_skips
+from eval.tasks.registry import check_tasks
+from model.config import GPTConfig
+from parallel.stop_signals import moment
+from train.guards.spikes import GuardConfig
+from train.optimizers.adamw import AdamWConfig
 from train.profile_steps import parse_span
 from train.schedule import ScheduleConfig
-
-WINDOWS_WELL_DIVIDED = 16  # of each rank, in proposals: micro-batches of 1 to 16 divide them
 
 
 def _at_least(name: str, value: float, smallest: int) -> None:
@@ -32,7 +30,7 @@ class EvalConfig:
     tasks_every: int = 500
     """Steps between runs of the tasks below."""
     tasks: tuple[str, ...] = ("hellaswag",)
-    """Tasks by name, see eval/tasks.py."""
+    """Tasks by name, see eval/tasks/registry.py."""
     items: int | None = None
     """Only the first so many items of each task; None is all."""
     hellaswag_file: Path | None = None
@@ -232,69 +230,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """How a step's windows are dealt: micro-batch `i` goes to rank `i % world_size`."""
-
-    context_length: int
-    windows: int
-    micro_batch: int
-    world_size: int
-
-    @property
-    def grad_accum_steps(self) -> int:
-        """Micro-steps of each rank in one optimizer step."""
-        return self.windows // (self.micro_batch * self.world_size)
-
-    @property
-    def tokens(self) -> int:
-        """Target tokens of one optimizer step over all ranks."""
-        return self.windows * self.context_length
-
-
-def share_of(config: Config, world_size: int) -> int:
-    """Windows of one step on one rank.
-
-    Raises: ValueError proposing values that divide, if `batch_tokens` does not.
-    """
-    T = config.network.context_length
-    unit = T * world_size
-    if config.batch_tokens % unit:
-        well_divided = min(WINDOWS_WELL_DIVIDED, largest_power_of_two(config.batch_tokens // unit))
-        raise ValueError(
-            f"batch_tokens={config.batch_tokens} is not a multiple of {T} x {world_size} "
-            f"(context_length x world_size) = {unit}; "
-            f"{_other_batches(config.batch_tokens, unit * well_divided)}"
-        )
-    return config.batch_tokens // unit
-
-
-def plan_batch(config: Config, world_size: int, micro_batch: int) -> BatchPlan:
-    """Divide `batch_tokens` among ranks and micro-steps.
-
-    Raises: ValueError proposing values that divide, if these do not.
-    """
-    T = config.network.context_length
-    unit = micro_batch * T * world_size
-    if config.batch_tokens % unit:
-        some = config.batch_tokens % (T * world_size) == 0
-        raise ValueError(
-            f"batch_tokens={config.batch_tokens} is not a multiple of {micro_batch} x {T} x "
-            f"{world_size} (micro_batch x context_length x world_size) = {unit}; "
-            f"{_other_batches(config.batch_tokens, unit)}"
-            f"{', or --micro-batch auto' if some else ''}"
-        )
-    return BatchPlan(T, config.batch_tokens // T, micro_batch, world_size)
-
-
-def _other_batches(batch_tokens: int, unit: int) -> str:
-    """The multiples of `unit` on either side, as advice."""
-    below = batch_tokens // unit * unit
-    return f"try --batch-tokens {' or '.join(str(n) for n in (below, below + unit) if n)}"
-
-
-def largest_power_of_two(number: int) -> int:
-    """The largest one up to `number`, at least 1."""
-    return 1 << max(number.bit_length() - 1, 0)

@@ -15,19 +15,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from model.parameters import count_parameters
-from parallel.mistakes import LAST_WORD_SECONDS, SharedError
-from parallel.ranks import Ranks, from_main, quiet_other_ranks, start, stop, user_errors
+from model.estimates.parameters import count_parameters
+from parallel.collectives import from_main
+from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
+from parallel.shared_errors import LAST_WORD_SECONDS, SharedError
 from storage.locks import has_locks
 from storage.run_folder import RunFolder
 from train.build import build_run
+from train.checkpoints.disk_space import room_for_checkpoints
+from train.command_line import parse
 from train.config import Config
-from train.ending import is_of_a_peer
-from train.inputs import Inputs, check_inputs
-from train.main import parse
-from train.rehearsal import rehearse_parts
-from train.resume import room_for_checkpoints
-from train.symptoms import (
+from train.preflight.dry_run import rehearse_parts
+from train.preflight.inputs import Inputs, check_inputs
+from train.preflight.machine_checks import (
     Finding,
     check_agreement,
     check_clocks,
@@ -35,6 +35,7 @@ from train.symptoms import (
     check_reduction,
     check_versions,
 )
+from train.recovery.ending import is_of_a_peer
 
 SOMETHING_WRONG = 1
 log = logging.getLogger("train")

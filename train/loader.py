@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data_prep.order import TrainingStream, read_windows, windows_digest
-from data_prep.skips import Skips, after_skips
+from data_prep.order.skipped_windows import Skips, after_skips
+from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
 from parallel.ranks import Ranks
-from train.config import BatchPlan
+from train.batch_plan import BatchPlan
 
 
 @dataclass(frozen=True)

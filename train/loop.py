@@ -6,9 +6,10 @@ and the training loss of update `s` before it changes them.
 
 from storage.run_folder import State
 from train.checks import check, check_before_last_save
-from train.duties import evaluate, evaluation_due, save, save_and_wait, save_due
+from train.evaluation import evaluate, evaluation_due
 from train.profile_steps import ProfiledSteps
 from train.run import Run
+from train.saving import save, save_and_wait, save_due
 from train.schedule import learning_rate
 from train.step import train_step
 

@@ -8,45 +8,16 @@ Data set folder in, run folder with checkpoints, metrics and samples out. Again:
 import logging
 import sys
 
-import tyro
-
 from parallel.ranks import quiet_other_ranks, start, stop, user_errors
+from parallel.stop_signals import StopSignal
 from train.build import build_run
-from train.config import Config
-from train.ending import early_stop_noted, finish
-from train.inputs import check_inputs
-from train.preemption import StopSignal
-from train.presets import PRESETS, check_one_length
-from train.rehearsal import rehearse
+from train.command_line import parse
+from train.preflight.dry_run import rehearse
+from train.preflight.inputs import check_inputs
+from train.recovery.ending import early_stop_noted, finish
 from train.report import finished_notice
 
 log = logging.getLogger("train")
-
-
-def parse(
-    arguments: list[str],
-    prog: str = "train/main.py",
-    description: str = "Train a language model.",
-) -> Config:
-    """The configuration on the command line: a preset's name (or none), then changes to it.
-
-    `prog` and `description` are of the script whose command line it is.
-    """
-    names = ", ".join(PRESETS)
-    named = bool(arguments) and not arguments[0].startswith("-")
-    preset = arguments[0] if named else "gpt2"
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset} is not known; choose one of {names}")
-    config = tyro.cli(
-        Config,
-        default=PRESETS[preset],
-        args=arguments[1:] if named else arguments,
-        prog=f"{prog} {preset}",
-        description=f"{description} First word, default gpt2: {names}.",
-        config=(tyro.conf.FlagConversionOff,),
-    )
-    check_one_length(config, PRESETS[preset])
-    return config
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from model.presets import SHAPES
-from train.adamw import AdamWConfig
+from model.shapes import SHAPES
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.optimizers.adamw import AdamWConfig
 from train.schedule import ScheduleConfig
 
 REFERENCE = Config()
@@ -55,13 +55,3 @@ PRESETS = {
         save=SaveConfig(every=100),
     ),
 }
-
-
-def check_one_length(config: Config, preset: Config) -> None:
-    """Raises: ValueError if `config`, made of `preset`, was given two context lengths."""
-    given, of_model = config.context_length, config.model.context_length
-    if given not in (None, of_model) and of_model != preset.model.context_length:
-        raise ValueError(
-            f"context_length={given} and model.context_length={of_model} say two things; "
-            "give only --context-length"
-        )

@@ -2,17 +2,21 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from parallel.stop_signals import StopSignal
 from storage.metrics import Metrics
-from train.config import BatchPlan
-from train.guard import Guard, GuardConfig
-from train.preemption import SilentRank, StopSignal
-from train.values import DIGEST, LOSS, NORM, SKIPPED, STOP, join_digest
+from train.batch_plan import BatchPlan
+from train.guards.spikes import Guard, GuardConfig
+
+
+class SilentRank(RuntimeError):
+    """A step's reduction never ended: a rank is dead or hangs."""
+
 
 # A stop is asked for while a step hangs: torchrun's word that a rank is dead, 30 s before SIGKILL.
 HANG_SECONDS_AFTER_A_SIGNAL = 5.0
@@ -195,3 +199,19 @@ class Progress:
         """Mean over this process's steps but the first; None before the second."""
         counted = self.timed_steps - 1
         return self.plan.tokens * counted / self.seconds if counted > 0 else None
+
+
+LOSS, STOP, DIGEST = 0, 1, slice(2, 6)  # summed over ranks
+NORM, SKIPPED = 6, 7  # the same on every rank, filled in after the sum
+VALUES = 8
+_SHIFTS = (0, 16, 32, 48)
+
+
+def split_digest(digest: int) -> torch.Tensor:
+    """A 64-bit digest as four 16-bit parts, lowest first. Shape: (4,) float64."""
+    return torch.tensor([(digest >> shift) & 0xFFFF for shift in _SHIFTS]).double()
+
+
+def join_digest(parts: Iterable[torch.Tensor]) -> int:
+    """The digest modulo 2**64 from parts that were summed over ranks."""
+    return sum(int(part) << shift for part, shift in zip(parts, _SHIFTS, strict=True)) % 2**64

@@ -19,9 +19,8 @@ import tyro
 
 from parallel.ranks import quiet_other_ranks, user_errors
 from storage.atomic import write_text
-from train.chaos import KINDS, POLL_SECONDS, Job, Kill, run_under_fire
-from train.main import parse
-from train.proof import (
+from train.command_line import parse
+from train.resume_proof.comparison import (
     Finding,
     check_kills,
     compare_exactly,
@@ -29,6 +28,7 @@ from train.proof import (
     step_milliseconds,
     verdict,
 )
+from train.resume_proof.kills import KINDS, POLL_SECONDS, Job, Kill, run_under_fire
 
 PROG = "train/prove_resume.py"
 STEPS_PER_KILL = 4

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 import tyro
 
-from data_prep.order import TrainingStream, read_windows
-from data_prep.shards import open_data_set
+from data_prep.dataset.shards import open_data_set
+from data_prep.order.training_stream import TrainingStream, read_windows
 from model.checkpoint import load_model
 from parallel.ranks import quiet_other_ranks, start, user_errors
 from storage.atomic import read_json
-from storage.retention import step_of
-from storage.run_folder import RunFolder, verify_checkpoint
-from train.autopsy import Findings, examine, layers
+from storage.checkpoint_folder import step_of, verify_checkpoint
+from storage.run_folder import RunFolder
 from train.black_box import FORMAT
+from train.guards.window_by_window import Findings, examine, layers
 
 GONE = 1
 log = logging.getLogger("train")

@@ -1,26 +1,15 @@
 """What a run came to: a short table, and the loss curve as a picture."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from storage.json_lines import column, read_metrics
 from train.run import Run
 
 SMOOTHED_STEPS = 20
 MISSING = "not measured"
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, in order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def column(lines: list[dict[str, Any]], tag: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the lines that have this tag."""
-    found = [(line["step"], line[tag]) for line in lines if line.get(tag) is not None]
-    return [step for step, _ in found], [value for _, value in found]
 
 
 def loss_plot(lines: list[dict[str, Any]], entropy: float, path: Path) -> None:

@@ -9,23 +9,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from data_prep.shards import DataSet
+from data_prep.dataset.shards import DataSet
 from data_prep.tokenizer import Tokenizer
 from eval.subject import EvalOptions, Subject
 from model.gpt import GPT
 from model.precision import autocast
-from parallel.ranks import Ranks, limit_waiting
+from parallel.collectives import limit_waiting
+from parallel.ranks import Ranks
+from parallel.stop_signals import StopSignal
 from storage.metrics import MetricLog, Metrics
 from storage.run_folder import RunFolder
-from train.config import BatchPlan, Config
-from train.forecast import Forecast
+from train.batch_plan import BatchPlan
+from train.checkpoints.background_save import Saver
+from train.checkpoints.checkpoint import Contents, Position
+from train.checkpoints.host_copy import HostCopy
+from train.config import Config
+from train.guards.stragglers import Pace
 from train.loader import Loader
-from train.pace import Pace
-from train.preemption import StopSignal
+from train.memory.forecast import Forecast
 from train.progress import Progress
-from train.resume import Position
-from train.saver import Contents, Saver
-from train.snapshot import HostCopy
 
 STEPS_TO_A_STOP = 4  # a stop is agreed on in one step and acted on in the next, and steps vary
 SPARE_SECONDS = 2.0

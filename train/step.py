@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from parallel.collectives import sum_over_ranks
 from parallel.data_parallel import gradient_sync
-from parallel.ranks import sum_over_ranks
 from train.loader import StepBatch
-from train.micro_batch import give_way
-from train.optimizers import update
+from train.memory.micro_batch import give_way
+from train.optimizers.registry import update
+from train.progress import DIGEST, LOSS, NORM, SKIPPED, STOP, VALUES, split_digest
 from train.run import Run
-from train.values import DIGEST, LOSS, NORM, SKIPPED, STOP, VALUES, split_digest
 
 
 def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torch.Tensor:

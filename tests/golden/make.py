@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.numpy import load_file
 
-from data_prep.order import TrainingStream, read_windows, windows_digest
-from data_prep.permutation import FeistelPermutation
-from data_prep.shards import open_data_set
-from storage.run_folder import write_manifest
+from data_prep.dataset.shards import open_data_set
+from data_prep.order.permutation import FeistelPermutation
+from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
+from storage.checkpoint_folder import write_manifest
 from tests.data_sets import tiny_data_set
 from tests.launching import REPO, Done, python, together
 

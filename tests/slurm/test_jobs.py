@@ -7,12 +7,12 @@ import json
 
 import pytest
 
+from tests.data_prep.test_prepare import STORIES, folder_bytes, write_lines
 from tests.launching import python, torchrun
 from tests.runs import flags, lines, tiny_config
 from tests.slurm.cluster import NODES
 from tests.slurm.conftest import STEPS, outcome
 from tests.slurm.keeper import kill_marked
-from tests.test_prepare import STORIES, folder_bytes, write_lines
 from train.config import EvalConfig
 
 pytestmark = pytest.mark.long

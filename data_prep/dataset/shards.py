@@ -1,0 +1,262 @@
+"""A data set on disk: opened with every header checked, read by document or by position.
+
+A folder of `train_000000.npy …` and `val_000000.npy …` (1-D uint16 tokens), each with its
+`.lengths.npy` (uint32, tokens a document) and `.source.npy` (uint32, file and row), a `tokenizer/`
+and `manifest.json`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data_prep.dataset.manifest import Manifest, ShardEntry, SplitEntry, SplitName, read_manifest
+from data_prep.dataset.token_files import TOKEN, TokenFiles
+from data_prep.tokenizer import Tokenizer, load_tokenizer
+from storage.digest import DigestCache, file_sha256, fingerprint
+
+LENGTH = np.dtype("<u4")
+PLACE = np.dtype("<u4")
+
+CheckMode = Literal["full", "cached", "size"]
+STRIDE = 64  # documents between two stored positions: 12 MB for 100 million documents
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An opened data set: the manifest is read and every shard's header and size fit it."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def fingerprint(self) -> str:
+        """One sha256 over all that the manifest says, the digests of all shards included."""
+        return self.manifest.fingerprint
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the tokens."""
+        tokenizer = load_tokenizer(self.folder / "tokenizer")
+        wanted = self.manifest.tokenizer.ranks_sha256
+        if tokenizer.ranks_sha256 != wanted:
+            raise ValueError(
+                f"{self.folder / 'tokenizer'} holds ranks of sha256 {tokenizer.ranks_sha256}, but "
+                f"the tokens were made with {wanted}; prepare the data set again"
+            )
+        return tokenizer
+
+    def split(self, name: SplitName) -> "TokenShards":
+        """The tokens of one split. Raises: ValueError if there are none."""
+        if name not in ("train", "val"):
+            raise ValueError(f"split={name} is not known; use train or val")
+        entry = self.manifest.split(name)
+        if entry.tokens == 0:
+            raise ValueError(
+                f"{self.folder} has no {name} tokens; prepare it again with another --val-tokens"
+            )
+        return TokenShards(self.folder, entry)
+
+
+class TokenShards:
+    """All tokens of one split, in file order; reads only. Safe to use from several threads."""
+
+    def __init__(self, folder: Path, entry: SplitEntry) -> None:
+        self.folder = folder
+        self.tokens = entry.tokens
+        self.documents = entry.documents
+        self.lengths_sha256 = fingerprint([shard.lengths_sha256 for shard in entry.shards])
+        self._names = [shard.name for shard in entry.shards]
+        paths = [folder / f"{name}.npy" for name in self._names]
+        self._files = TokenFiles(paths, [shard.tokens for shard in entry.shards])
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every document in file order (the end-of-text that opens it included), uint32.
+
+        In memory, 4 bytes a document: a mapped file that is cut would end the process silently.
+        """
+        found = [np.load(self.folder / f"{name}.lengths.npy") for name in self._names]
+        return np.concatenate(found) if len(found) > 1 else found[0]
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Position of every STRIDE-th document, int64."""
+        sums = np.add.reduceat(self.lengths, np.arange(0, self.documents, STRIDE), dtype=np.int64)
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(sums)])
+
+    def document_starts(self, ids: np.ndarray) -> np.ndarray:
+        """Position in the split of each document's first token, int64."""
+        ids = ids.astype(np.int64)
+        block = ids // STRIDE
+        near = block[:, None] * STRIDE + np.arange(STRIDE)  # (ids, STRIDE)
+        lengths = self.lengths[np.minimum(near, self.documents - 1)]
+        before = np.where(near < ids[:, None], lengths, 0).sum(axis=1, dtype=np.int64)
+        return self._starts[block] + before
+
+    def read_document(self, index: int) -> np.ndarray:
+        """The document's tokens, uint16, end-of-text first."""
+        if not 0 <= index < self.documents:
+            raise ValueError(f"document {index} is not one of the {self.documents}, from 0")
+        start = self.document_starts(np.array([index]))
+        return self.read(int(start[0]), int(self.lengths[index]))
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Tokens [start, start + count) in file order, uint16, across shards."""
+        if start < 0 or count < 0 or start + count > self.tokens:
+            raise ValueError(
+                f"tokens [{start}, {start + count}) are not within the {self.tokens} of this split"
+            )
+        return self._files.read(start, count)
+
+    def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The pieces [start, start + count) one after the other, uint16; none crosses a shard."""
+        return self._files.gather(starts, counts)
+
+    def source_places(self) -> Iterator[np.ndarray]:
+        """Source file and row of every document, shard by shard. Shapes: (documents, 2)."""
+        for name in self._names:
+            yield np.load(self.folder / f"{name}.source.npy", mmap_mode="r").view(np.ndarray)
+
+
+def open_data_set(folder: Path) -> DataSet:
+    """The data set in `folder`, its manifest read and the header and size of every file checked.
+
+    Raises: ValueError if it is missing, half-written, or a file does not fit the manifest.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    for shard in (*manifest.train.shards, *manifest.val.shards):
+        _check_header(folder / f"{shard.name}.npy", TOKEN, (shard.tokens,))
+        _check_header(folder / f"{shard.name}.lengths.npy", LENGTH, (shard.documents,))
+        _check_header(folder / f"{shard.name}.source.npy", PLACE, (shard.documents, 2))
+        if shard.max_id >= manifest.tokenizer.n_vocab:
+            raise ValueError(_vocabulary_message(folder, shard.name, shard.max_id, manifest))
+    return DataSet(folder, manifest)
+
+
+def _check_header(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy it again or prepare the data set again")
+    cure = "prepare the data set again"
+    try:
+        with path.open("rb") as file:
+            found_shape, fortran, found_dtype = _read_header(file)
+            header_bytes = file.tell()
+    except Exception as error:  # NumPy evaluates a damaged header, which may fail in any way
+        raise ValueError(f"{path} is not a .npy file ({error}); {cure}") from error
+    if found_dtype != dtype:
+        raise ValueError(f"{path} holds {found_dtype.str}, but must hold {dtype.str}; {cure}")
+    if len(found_shape) != len(shape) or (fortran and len(shape) > 1):
+        raise ValueError(
+            f"{path} has shape {found_shape}{' in Fortran order' if fortran else ''}, but must "
+            f"have {len(shape)} dimension(s) in C order; {cure}"
+        )
+    if found_shape != shape:
+        raise ValueError(f"{path} has shape {found_shape}, the manifest says {shape}; {cure}")
+    wanted = header_bytes + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if path.stat().st_size != wanted:
+        raise ValueError(
+            f"{path} is {path.stat().st_size} bytes, but must be {wanted}; copy it again or {cure}"
+        )
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"its version {version} is not 1.0 or 2.0")
+
+
+def check_data_set(data: DataSet, mode: CheckMode, share: tuple[int, int] = (0, 1)) -> None:
+    """Compare the data set's bytes with its manifest.
+
+    `full` hashes every file, `cached` only those touched since they were last hashed, `size`
+    trusts what `open_data_set` saw. Of `share=(i, n)` are the shards i, i + n, …, so that n
+    processes do it together. Raises: ValueError naming the first file that differs.
+    """
+    if mode not in ("full", "cached", "size"):
+        raise ValueError(f"data_check={mode} is not known; use full, cached or size")
+    if mode == "size":
+        return
+    index, count = share
+    cache = DigestCache(data.folder / f".digests-{index}-of-{count}.json")
+    if mode == "full":
+        cache.known = {}
+    shards = (*data.manifest.train.shards, *data.manifest.val.shards)
+    try:
+        for shard in shards[index::count]:
+            _check_shard(data, shard, cache)
+    finally:
+        cache.save()
+
+
+def _check_shard(data: DataSet, shard: ShardEntry, cache: DigestCache) -> None:
+    touched = False
+    for name, wanted in shard.files().items():
+        before = cache.known.get(name)
+        found = cache.sha256(data.folder / name)
+        if found != wanted and cache.known[name] is before:  # what was remembered may be wrong
+            cache.forget(data.folder / name)
+            found = cache.sha256(data.folder / name)
+        if found != wanted:
+            cache.forget(data.folder / name)
+            raise ValueError(
+                f"{data.folder / name} has sha256 {found}, the manifest says {wanted}: the file is "
+                "damaged or was changed; copy it again or prepare the data set again"
+            )
+        touched = touched or cache.known[name] is not before
+    if touched:
+        try:
+            check_content(data, shard)
+        except ValueError:
+            for name in shard.files():
+                del cache.known[name]
+            raise
+
+
+def check_content(data: DataSet, shard: ShardEntry) -> None:
+    """What digests do not show if the manifest was made anew to fit a changed shard.
+
+    Raises: ValueError naming the file of an id or a length that cannot be."""
+    folder, manifest = data.folder, data.manifest
+    tokens = np.load(folder / f"{shard.name}.npy", mmap_mode="r")
+    lengths = np.load(folder / f"{shard.name}.lengths.npy")
+    largest = int(tokens.max())
+    if largest >= manifest.tokenizer.n_vocab:
+        raise ValueError(_vocabulary_message(folder, shard.name, largest, manifest))
+    ends = np.cumsum(lengths, dtype=np.int64)
+    opened = ends[-1] == len(tokens) and lengths.min() > 0
+    if not opened or (tokens[ends - lengths] != manifest.tokenizer.end_of_text).any():
+        raise ValueError(
+            f"{folder / shard.name}.lengths.npy does not cut {shard.name}.npy into documents that "
+            f"each open with end-of-text; prepare the data set again"
+        )
+
+
+def _vocabulary_message(folder: Path, name: str, largest: int, manifest: Manifest) -> str:
+    return (
+        f"{folder / name}.npy holds the id {largest}, but the tokenizer "
+        f"{manifest.tokenizer.name} has only the ids below {manifest.tokenizer.n_vocab}; "
+        "prepare the data set again"
+    )
+
+
+def shard_entry(folder: Path, name: str, text_bytes: int) -> ShardEntry:
+    """The manifest's entry of the shard `name`, read from its three files in `folder`."""
+    tokens = np.load(folder / f"{name}.npy", mmap_mode="r")
+    lengths = np.load(folder / f"{name}.lengths.npy", mmap_mode="r")
+    return ShardEntry(
+        name=name,
+        tokens=len(tokens),
+        documents=len(lengths),
+        text_bytes=text_bytes,
+        max_id=int(tokens.max()),
+        tokens_sha256=file_sha256(folder / f"{name}.npy"),
+        lengths_sha256=file_sha256(folder / f"{name}.lengths.npy"),
+        source_sha256=file_sha256(folder / f"{name}.source.npy"),
+    )

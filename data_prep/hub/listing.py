@@ -1,0 +1,233 @@
+"""A data set's files on the Hugging Face Hub: listed at one commit, planned from their footers.
+
+Cutting parquet files into units takes only their footers, so no file needs to be whole before the
+work on another begins, and a preparation that goes on fetches only what unfinished units need.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow.parquet as parquet
+from huggingface_hub import hf_hub_url
+
+from data_prep.dataset.manifest import SourceFile
+from data_prep.hub.download import AT_HAND, Downloader, Refused, RemoteFile, TryAgain, refusal
+from data_prep.sources.file_source import FileSource, Unit
+from storage.atomic import new_file, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+FOOTER_GUESS = 1 << 16  # bytes at the end of a parquet file that are read first
+PARQUET_MAGIC = b"PAR1"
+FOOTERS = "footers"
+LISTING = "listing.json"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files of a repository at one commit, sorted by name."""
+
+    repository: str
+    commit: str
+    files: tuple[SourceFile, ...]
+
+
+def is_commit(revision: str) -> bool:
+    """Whether the revision is pinned, so that it means the same files for ever."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+class Hub:
+    """What is asked of the Hub about one repository of data."""
+
+    def __init__(self, repository: str, downloader: Downloader) -> None:
+        self.repository = repository
+        self.downloader = downloader
+
+    def list_files(self, folder: str, wanted: Callable[[str], bool], revision: str) -> Listing:
+        """The files below `folder` whose names are `wanted`; none if there is no such folder.
+
+        Raises: ValueError if the Hub, the repository or the revision is not there.
+        """
+        commit = self._resolve(revision)
+        entries = [
+            entry
+            for entry in self._tree(commit, folder)
+            if entry["type"] == "file" and wanted(entry["path"])
+        ]
+        files = (self._source_file(entry, commit) for entry in entries)
+        return Listing(self.repository, commit, tuple(sorted(files, key=lambda file: file.name)))
+
+    def folders(self, commit: str, folder: str) -> list[str]:
+        """Names of the folders in a folder."""
+        entries = self._tree(commit, folder, recursive=False)
+        return [Path(entry["path"]).name for entry in entries if entry["type"] == "directory"]
+
+    def remote(self, file: SourceFile, commit: str) -> RemoteFile:
+        """Where a listed file is to be had."""
+        name = f"{self.repository}/{file.name}"
+        return RemoteFile(name, self._url(file.name, commit), file.bytes, file.sha256)
+
+    def footer(self, file: SourceFile, commit: str) -> bytes | None:
+        """The end of a parquet file that describes its row groups, None if ranges are ignored."""
+        remote = self.remote(file, commit)
+        try:
+            return self.downloader.patiently(
+                f"the footer of {remote.name}", lambda: self._footer(remote)
+            )
+        except Refused as error:
+            raise ValueError(f"{remote.name} {refusal(error)}") from error
+
+    def _footer(self, remote: RemoteFile) -> bytes | None:
+        """No digest covers a part of a file, so it counts only once two readings agree."""
+        length = min(remote.size, FOOTER_GUESS)
+        before = b""
+        while True:
+            found = self._tail(remote, length)
+            if found is None:
+                return None
+            if found == before:
+                return found
+            needed = int.from_bytes(found[-8:-4], "little") + 8
+            if found[-4:] != PARQUET_MAGIC or needed > remote.size:
+                raise TryAgain("it is not the end of a parquet file")
+            if before and len(before) >= needed:
+                raise TryAgain("two readings of it differ")
+            length, before = needed, found[-needed:]
+
+    def _tail(self, remote: RemoteFile, length: int) -> bytes | None:
+        start = remote.size - length
+        return self.downloader.patiently(
+            f"the footer of {remote.name}",
+            lambda: self.downloader.body(remote.url, start, remote.size),
+        )
+
+    def _resolve(self, revision: str) -> str:
+        what = f"{self.repository} at revision={revision}"
+        patience = self.downloader.patience
+        path = f"revision/{quote(revision, safe='')}"
+        try:
+            found, _ = self.downloader.patiently(
+                what, lambda: self._api(path), patience.first_attempts
+            )
+        except Refused as error:
+            raise ValueError(self._not_there(error, revision)) from error
+        return found["sha"]
+
+    def _not_there(self, error: Refused, revision: str) -> str:
+        if error.code == "RevisionNotFound":
+            return f"revision={revision} of {self.repository} is not on the Hub; try main"
+        if error.code == "RepoNotFound" or error.status == 404:
+            return (
+                f"{self.repository} is not on the Hub or needs a login (`hf auth login`); "
+                f"check its name, {AT_HAND}"
+            )
+        return f"{self.repository} {refusal(error)}"
+
+    def _tree(self, commit: str, folder: str, recursive: bool = True) -> Iterator[dict[str, Any]]:
+        flag = "true" if recursive else "false"
+        below = f"/{quote(folder)}" if folder else ""
+        page: str | None = f"tree/{commit}{below}?recursive={flag}&expand=false"
+        while page:
+            path = page
+            try:
+                found, page = self.downloader.patiently(
+                    f"the listing of {self.repository}", lambda path=path: self._api(path)
+                )
+            except Refused as error:
+                if error.code == "EntryNotFound":
+                    return
+                raise ValueError(self._not_there(error, commit)) from error
+            yield from found
+
+    def _api(self, path: str) -> tuple[Any, str | None]:
+        """The parsed answer and the address of the next page."""
+        base = f"{self.downloader.endpoint}/api/datasets/{self.repository}/"
+        with self.downloader.answer(path if path.startswith("http") else base + path) as response:
+            response.read()
+            try:
+                return response.json(), response.links.get("next", {}).get("url")
+            except ValueError as error:
+                raise TryAgain("its answer is not JSON") from error
+
+    def _source_file(self, entry: dict[str, Any], commit: str) -> SourceFile:
+        if "lfs" in entry:
+            return SourceFile(entry["path"], entry["size"], entry["lfs"]["oid"])
+        content = self.downloader.patiently(
+            f"{self.repository}/{entry['path']}", lambda: self._small_file(entry, commit)
+        )
+        return SourceFile(entry["path"], entry["size"], hashlib.sha256(content).hexdigest())
+
+    def _small_file(self, entry: dict[str, Any], commit: str) -> bytes:
+        """A file that git keeps itself (below 10 MB) has git's digest and no sha256."""
+        with self.downloader.answer(self._url(entry["path"], commit)) as response:
+            content = b"".join(response.iter_raw())
+        if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != entry["oid"]:
+            raise TryAgain("it arrived damaged")
+        return content
+
+    def _url(self, path: str, commit: str) -> str:
+        return hf_hub_url(
+            self.repository,
+            path,
+            repo_type="dataset",
+            revision=commit,
+            endpoint=self.downloader.endpoint,
+        )
+
+
+def remembered_listing(
+    folder: Path, revision: str, key: str, ask: Callable[[], Listing]
+) -> Listing:
+    """What `ask` returns, kept in `folder` if the revision is pinned, so that it is asked once."""
+    path = folder / LISTING
+    known = read_json(path) if path.is_file() else {}
+    if is_commit(revision) and (known.get("key"), known.get("commit")) == (key, revision):
+        files = tuple(SourceFile(**file) for file in known["files"])
+        return Listing(known["repository"], known["commit"], files)
+    listing = ask()
+    write_json(path, {"key": key, **asdict(listing)})
+    log.info("%s at %s: %d files", listing.repository, listing.commit, len(listing.files))
+    return listing
+
+
+@dataclass(frozen=True)
+class HubSource(FileSource):
+    """Files that need not be here yet: `root` is where they come, `footers` what is known first."""
+
+    footers: Path = Path()
+
+    def footer_of(self, file: SourceFile) -> Path:
+        """Where its footer is kept: by its content, so that it never stands for another file."""
+        return self.footers / file.sha256
+
+    def planned_from(self, file: SourceFile) -> Path:
+        """The footer; the file itself if it has none."""
+        footer = self.footer_of(file)
+        return footer if footer.is_file() else self.root / file.name
+
+    def documents_in(self, file: SourceFile) -> int:
+        """How many documents a described parquet file holds."""
+        return parquet.read_metadata(self.planned_from(file)).num_rows
+
+    def files_of(self, unit: Unit) -> list[int]:
+        """Numbers of the files that a unit reads."""
+        return sorted({span.file for span in unit.spans})
+
+
+def fetch_footer(hub: Hub, file: SourceFile, commit: str, path: Path) -> bool:
+    """Have the footer of a parquet file at `path`; False if the server ignores ranges."""
+    if path.is_file():
+        return True
+    footer = hub.footer(file, commit)
+    if footer is None:
+        return False
+    with new_file(path) as aside:
+        aside.write_bytes(footer)
+    return True

@@ -1,0 +1,1 @@
+"""From documents to shards: options, worker processes, units of work, splits and the manifest."""

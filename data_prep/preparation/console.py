@@ -1,0 +1,107 @@
+"""What a person sees of a preparation: the progress bar, the summary, one sentence on errors."""
+
+import errno
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from data_prep.dataset.manifest import SplitEntry
+from data_prep.dataset.shards import DataSet
+from storage.user_errors import told_in_one_sentence
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+SECONDS_BETWEEN_LINES = 30.0  # where the output is a file and every refresh is kept
+
+
+class ProgressBar:
+    """Bytes of text done, with documents/s, tokens/s and the time left."""
+
+    def __init__(self, text_bytes: int, done_bytes: int) -> None:
+        on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=text_bytes,
+            initial=done_bytes,
+            unit="B",
+            unit_scale=True,
+            desc="text",
+            mininterval=0.2 if on_terminal else SECONDS_BETWEEN_LINES,
+        )
+        self._start = time.monotonic()
+        self.documents = self.tokens = self.text_bytes = 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the bar was made."""
+        return max(time.monotonic() - self._start, 1e-9)
+
+    def add(self, documents: int, tokens: int, text_bytes: int) -> None:
+        """Count work done."""
+        self.documents += documents
+        self.tokens += tokens
+        self.text_bytes += text_bytes
+        rates = f"{self.documents / self.seconds:,.0f} documents/s, "
+        rates += f"{self.tokens / self.seconds:,.0f} tokens/s"
+        self._bar.set_postfix_str(rates, refresh=False)
+        self._bar.update(text_bytes)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def log_summary(data: DataSet, bar: ProgressBar | None) -> None:
+    """A few lines on what was made, and how fast if it was made now."""
+    manifest = data.manifest
+    target = manifest.split_rule["val_tokens"]
+    for name, split in (("train", manifest.train), ("val", manifest.val)):
+        wanted = f" (target {target:,})" if name == "val" and target else ""
+        log.info("%s", _split_line(name, split) + wanted)
+    found = manifest.duplicates
+    log.info("%s", f"{manifest.skipped_empty:,} empty documents skipped")
+    log.info("%s", f"{found.normalised:,} copies of other documents, {found.exact:,} of them exact")
+    if bar is not None:
+        log.info(
+            "%.1f MB of text in %.1f s: %.1f MB/s, %s tokens/s",
+            bar.text_bytes / 1e6,
+            bar.seconds,
+            bar.text_bytes / 1e6 / bar.seconds,
+            f"{bar.tokens / bar.seconds:,.0f}",
+        )
+    log.info("data set %s in %s", data.fingerprint[:16], data.folder)
+
+
+def _split_line(name: str, split: SplitEntry) -> str:
+    return (
+        f"{name:5}  {split.tokens:,} tokens, {split.documents:,} documents, "
+        f"{split.text_bytes:,} bytes, {len(split.shards)} shards"
+    )
+
+
+def run_script(work: Callable[[], object]) -> None:
+    """Run a script's work: a user's error is one sentence and exit code 2, Ctrl-C is no error."""
+    # Warnings only of the libraries: the Hub's would log every request.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("data_prep").setLevel(logging.INFO)
+    try:
+        with told_in_one_sentence(ValueError, OSError), _cure_of_a_full_disk():
+            work()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: finished units are kept, the same command goes on\n")
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _cure_of_a_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        cure = "make room and run it again: finished units are kept"
+        raise ValueError(f"{error}; {cure}") from error

@@ -1,0 +1,87 @@
+"""What a person may choose of a preparation; each script adds what only its source has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.preparation.encoder import EncoderChoice
+from data_prep.preparation.split import SplitKind
+from data_prep.preparation.work_folder import Part, parse_part
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How a source becomes a data set. Its bytes hang on all that `settings` names."""
+
+    workers: int | None = None
+    """Processes that tokenize; by default one for each processor core."""
+    shard_tokens: int = 100_000_000
+    """Tokens of a train shard, about: a shard holds whole documents and whole pieces of files."""
+    val_tokens: int | None = None
+    """Validation tokens wanted; by default 10,000,000, or a twentieth of the source if less."""
+    max_documents: int | None = None
+    """Take only this many documents from the start of the source."""
+    split: SplitKind = "hash"
+    """Validation is chosen by a hash of the text (no copy of a document is on both sides), is the
+    first documents, is the tail of a single one, or is what the source gives as such."""
+    val_fraction: float = 0.1
+    """With split=tail: the part of the text, at its end, that is validation."""
+    tokenizer: Path | None = None
+    """Folder of a tokenizer made by data_prep/train_tokenizer.py; by default GPT-2's."""
+    encoder: EncoderChoice = "auto"
+    """auto is gigatoken where it is installed (checked against tiktoken as it goes); the bytes
+    are the same."""
+    part: str | None = None
+    """I/N: finish only part I (from 1) of N, so that N tasks share the work in one folder."""
+    merge: bool = False
+    """Make the data set of the parts that others have finished."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "shard_tokens", "max_documents"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.val_tokens is not None and self.val_tokens < 0:
+            raise ValueError(f"val_tokens={self.val_tokens} must be 0 (no validation) or more")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction={self.val_fraction} must be between 0 and 1")
+        if self.merge and self.part is not None:
+            raise ValueError(f"part={self.part} with merge; give one of them")
+        self.chosen_part()
+        if self.split == "tail" and self.val_tokens is not None:
+            raise ValueError(
+                f"val_tokens={self.val_tokens} has no meaning with split=tail; use --val-fraction"
+            )
+
+    def chosen_part(self) -> Part:
+        """The part, or all of it as the only one."""
+        return Part() if self.part is None else parse_part(self.part)
+
+    def chosen_tokenizer(self) -> Tokenizer:
+        """GPT-2's tokenizer, or the one that the options name."""
+        return gpt2_tokenizer() if self.tokenizer is None else load_tokenizer(self.tokenizer)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the bytes, for the manifest, which names the tokenizer by itself."""
+        kind = {"split": self.split}
+        if self.split == "tail":
+            size = {"val_fraction": self.val_fraction}
+        else:
+            size = {"val_tokens": self.val_tokens}
+        limits = {"shard_tokens": self.shard_tokens, "max_documents": self.max_documents}
+        return {**limits, **kind, **size}
+
+
+@dataclass(frozen=True)
+class HubOptions(PrepareOptions):
+    """How files of the Hub become a data set."""
+
+    revision: str = "main"
+    """Commit, tag or branch of the data set on the Hub."""
+    keep_source: bool = False
+    """Keep the downloaded files in OUT.source; by default each goes once its text is in shards."""
+
+    def download_folder(self, out: Path) -> Path:
+        """Where files come to: beside the data set."""
+        return out.with_name(f"{out.name}.source")

@@ -1,0 +1,158 @@
+"""Which documents are validation: by a hash of the text, the first, the source's own, or a tail.
+
+Decided once from the whole source and the options, then applied to each document by itself.
+"""
+
+import string
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+from itertools import islice
+from typing import Any, Literal
+
+from data_prep.sources.file_source import Document, Source, Unit
+from data_prep.tokenizer import Tokenizer
+
+SplitKind = Literal["hash", "first", "tail", "given"]
+
+# Bytes of English web text to a GPT-2 token: sample-10BT is 45.97 GB and 9.944e9 tokens.
+BYTES_PER_TOKEN = 4.6
+LARGEST_DEFAULT_VAL_TOKENS = 10_000_000
+DEFAULT_VAL_SHARE = 20  # one token in twenty, where that is less
+
+_IGNORED = (string.whitespace + string.punctuation).encode("ascii")
+_LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
+
+
+def text_hash(text: str | bytes) -> int:
+    """64-bit hash of the text without case, whitespace and punctuation (of ASCII).
+
+    Copies of a document that differ only in these fall on the same side of the split. Part of the
+    format: another normalisation is another format version.
+    """
+    utf8 = text.encode() if isinstance(text, str) else text
+    normalised = utf8.translate(_LOWER, _IGNORED)
+    return int.from_bytes(blake2b(normalised, digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """The decided rule; each kind uses the fields that say so and leaves the others 0."""
+
+    split: SplitKind
+    val_tokens: int = 0
+    """The target (hash, first)."""
+    threshold: int = 0
+    """Documents with a smaller text hash are validation (hash)."""
+    val_rows: int = 0
+    """This many documents of the source, empty ones counted, are validation (first)."""
+    val_fraction: float = 0.0
+    """This part of the text's characters, at its end, is validation (tail)."""
+    val_files: tuple[int, ...] = ()
+    """All documents of these files of the source are validation (given)."""
+
+    def parts(
+        self, ordinal: int, file: int, text: bytes, hashed: int
+    ) -> Iterator[tuple[Literal["train", "val"], bytes]]:
+        """The document as one text (UTF-8), or two (tail).
+
+        It is number `ordinal` of the source, lies in its file number `file`, and its text hash is
+        `hashed`.
+        """
+        if self.split == "tail":
+            characters = text.decode()
+            cut = int((1 - self.val_fraction) * len(characters))
+            yield "train", characters[:cut].encode()
+            yield "val", characters[cut:].encode()
+        elif self.split == "first":
+            yield ("val" if ordinal < self.val_rows else "train"), text
+        elif self.split == "given":
+            yield ("val" if file in self.val_files else "train"), text
+        else:
+            yield ("val" if hashed < self.threshold else "train"), text
+
+    @property
+    def wants_validation(self) -> bool:
+        """Whether a data set without validation documents is a mistake."""
+        return self.split in ("tail", "given") or self.val_tokens > 0
+
+    def as_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {**asdict(self), "val_files": list(self.val_files)}
+
+
+def decide_split(
+    kind: SplitKind,
+    val_tokens: int | None,
+    val_fraction: float,
+    source: Source,
+    units: list[Unit],
+    tokenizer: Tokenizer,
+    wait: Callable[[Unit], None],
+) -> SplitRule:
+    """The rule for this source.
+
+    `val_tokens` None is 10,000,000 or a twentieth of the source, whichever is less. `wait` returns
+    when a unit can be read.
+    Raises: ValueError if the source is too small for what is asked.
+    """
+    if kind == "given":
+        return SplitRule("given", val_files=_validation_files(source))
+    documents = sum(unit.documents for unit in units)
+    if kind == "tail":
+        if documents != 1:
+            raise ValueError(
+                f"split=tail cuts one document in two, but the source has {documents} documents; "
+                "use --split hash or --split first"
+            )
+        return SplitRule("tail", val_fraction=val_fraction)
+    text_bytes = sum(unit.text_bytes for unit in units)
+    estimate = round(text_bytes / BYTES_PER_TOKEN) + documents
+    if val_tokens is None:
+        val_tokens = min(LARGEST_DEFAULT_VAL_TOKENS, estimate // DEFAULT_VAL_SHARE)
+    if val_tokens >= estimate:
+        raise ValueError(
+            f"val_tokens={val_tokens} is not less than the about {estimate} tokens of the source; "
+            f"try --val-tokens {estimate // DEFAULT_VAL_SHARE}"
+        )
+    if kind == "first":
+        rows = _rows_for(val_tokens, _documents(source, units, wait), tokenizer)
+        return SplitRule("first", val_tokens, val_rows=rows)
+    return SplitRule("hash", val_tokens, threshold=(val_tokens << 64) // estimate)
+
+
+def _validation_files(source: Source) -> tuple[int, ...]:
+    patterns = source.settings().get("validation", ())
+    files = source.identity().files
+    found = tuple(
+        number
+        for number, file in enumerate(files)
+        if any(fnmatchcase(file.name, pattern) for pattern in patterns)
+    )
+    if not found:
+        raise ValueError(
+            f"split=given, but the source {source.identity().id} does not say which of its "
+            f"{len(files)} files are validation; use --split hash"
+        )
+    return found
+
+
+def _rows_for(val_tokens: int, documents: Iterable[Document], tokenizer: Tokenizer) -> int:
+    """How many of the documents it takes to have `val_tokens` tokens."""
+    tokens = rows = 0
+    for document in documents:
+        if tokens >= val_tokens:
+            break
+        rows += 1
+        if document.text:
+            tokens += 1 + len(tokenizer.encode_to_numpy(document.text.decode()))
+    return rows
+
+
+def _documents(
+    source: Source, units: list[Unit], wait: Callable[[Unit], None]
+) -> Iterator[Document]:
+    for unit in units:
+        wait(unit)
+        yield from islice(source.documents(unit), unit.documents)

@@ -1,0 +1,212 @@
+"""Where documents come from: files in sorted order, cut into units that the files alone decide.
+
+A unit is a contiguous run of the source of about one shard's text; one unit makes one shard.
+"""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from data_prep.dataset.manifest import SourceEntry, SourceFile
+from data_prep.sources.readers import FORMATS, Piece, format_of
+from storage.digest import file_sha256
+
+PIECES_PER_UNIT = 16  # units are filled piece by piece, so this bounds how far they overshoot
+HASHING_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text (UTF-8) and its place: the number of its file in the source and its row there."""
+
+    file: int
+    row: int
+    text: bytes
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of one file; start and stop count what the file's format counts (bytes, row groups)."""
+
+    file: int
+    start: int
+    stop: int
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A run of the source: its spans, how many documents come before it, and its size."""
+
+    spans: tuple[Span, ...]
+    first_document: int
+    documents: int
+    text_bytes: int
+
+
+class Source(Protocol):
+    """What `prepare` needs of a source; it is pickled once to every worker."""
+
+    def identity(self) -> SourceEntry:
+        """What the source is, for the manifest."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """How it is read: whatever changes the documents besides the files."""
+        ...
+
+    def plan(self, unit_bytes: int) -> list[Unit]:
+        """The whole source in order, cut into units of about `unit_bytes` bytes of text."""
+        ...
+
+    def documents(self, unit: Unit) -> Iterator[Document]:
+        """The documents of a unit, in order, empty ones included."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Files below `root` (parquet, JSON lines, text), by their names in sorted order."""
+
+    id: str
+    revision: str
+    root: Path
+    files: tuple[SourceFile, ...]
+    text_key: str = "text"
+    separator: str = "<|endoftext|>"
+    skip_blank: bool = False
+    """A text of whitespace alone is an empty document."""
+    validation: tuple[str, ...] = ()
+    """Patterns of the names of files that are validation, if the source says so (split=given)."""
+
+    def identity(self) -> SourceEntry:
+        """Names, sizes and sha256 of the files; not where they lie."""
+        return SourceEntry(self.id, self.revision, self.files)
+
+    def settings(self) -> dict[str, Any]:
+        """The key of the text, the separator of text files; what is empty, what is validation."""
+        reading: dict[str, Any] = {"text_key": self.text_key, "separator": self.separator}
+        if self.skip_blank:
+            reading["skip_blank"] = True
+        if self.validation:
+            reading["validation"] = list(self.validation)
+        return reading
+
+    def plan(self, unit_bytes: int) -> list[Unit]:
+        """Units of whole row groups, lines or separated texts; small files share a unit."""
+        units: list[Unit] = []
+        spans: list[Span] = []
+        text_bytes = first = documents = 0
+        for span, piece in self._pieces(max(1, unit_bytes // PIECES_PER_UNIT)):
+            _append(spans, span)
+            text_bytes += piece.text_bytes
+            documents += piece.rows
+            if text_bytes >= unit_bytes:
+                units.append(Unit(tuple(spans), first, documents, text_bytes))
+                first, spans, text_bytes, documents = first + documents, [], 0, 0
+        if documents:
+            units.append(Unit(tuple(spans), first, documents, text_bytes))
+        return units
+
+    def planned_from(self, file: SourceFile) -> Path:
+        """What a file is cut by: itself."""
+        return self.root / file.name
+
+    def _pieces(self, piece_bytes: int) -> Iterator[tuple[Span, Piece]]:
+        for number, file in enumerate(self.files):
+            row = 0
+            for piece in self._format(file).pieces(self.planned_from(file), piece_bytes):
+                yield Span(number, piece.start, piece.stop, row, piece.rows), piece
+                row += piece.rows
+
+    def documents(self, unit: Unit) -> Iterator[Document]:
+        """The documents of a unit, in order."""
+        for span in unit.spans:
+            file = self.files[span.file]
+            texts = self._format(file).texts(self.root / file.name, span.start, span.stop)
+            for row, text in enumerate(texts, start=span.first_row):
+                blank = self.skip_blank and text is not None and not text.decode().strip()
+                yield Document(span.file, row, b"" if blank else text or b"")
+
+    def _format(self, file: SourceFile) -> Any:
+        return FORMATS[format_of(file.name)](self.text_key, self.separator)
+
+
+def _append(spans: list[Span], span: Span) -> None:
+    """Add a span, or lengthen the last one if it goes on in the same file."""
+    if spans and spans[-1].file == span.file:
+        last = spans.pop()
+        span = replace(last, stop=span.stop, rows=last.rows + span.rows)
+    spans.append(span)
+
+
+def file_source(
+    places: Iterable[str], text_key: str = "text", separator: str = "<|endoftext|>"
+) -> FileSource:
+    """The files at `places` (files, folders, globs), hashed.
+
+    Raises: ValueError if a place has no file that can be read.
+    """
+    paths = sorted({path for place in places for path in _files_at(place)})
+    if not paths:
+        raise ValueError("no source was named; give at least one file, folder or glob")
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+        digests = list(threads.map(file_sha256, paths))
+    files = tuple(
+        SourceFile(path.relative_to(root).as_posix(), path.stat().st_size, digest)
+        for path, digest in zip(paths, digests, strict=True)
+    )
+    return FileSource("files", "", root, files, text_key, separator)
+
+
+def _files_at(place: str) -> list[Path]:
+    # Made absolute but not resolved: the Hub's cache links names to blobs without a suffix.
+    path = Path(os.path.abspath(Path(place).expanduser()))
+    known = ", ".join(FORMATS)
+    if path.is_file():
+        if not format_of(path.name):
+            raise ValueError(f"{path} is of no known kind; the kinds are {known} (+ .gz, .zst)")
+        return [path]
+    if path.is_dir():
+        names = [found for found in path.rglob("*") if not _is_hidden(found.relative_to(path))]
+    elif glob.has_magic(str(path)):
+        names = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    else:
+        raise ValueError(f"there is no {path}; give text files, folders or globs")
+    found = [name for name in names if format_of(name.name) and name.is_file()]
+    if not found:
+        raise ValueError(f"{path} holds no file of the kinds {known} (+ .gz, .zst)")
+    return found
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def first_documents(units: list[Unit], count: int) -> list[Unit]:
+    """The units that hold the first `count` documents, the last one cut short."""
+    kept = []
+    for unit in units:
+        left = count - unit.first_document
+        if left <= 0:
+            break
+        if unit.documents > left:
+            share = unit.text_bytes * left // unit.documents
+            unit = replace(unit, documents=left, text_bytes=share)
+        kept.append(unit)
+    return kept
+
+
+def units_as_json(units: list[Unit]) -> list[dict[str, Any]]:
+    """The plan as plain values, to be compared with that of an earlier start."""
+    return [asdict(unit) for unit in units]
+
+
+class Interrupted(Exception):
+    """The preparation was asked to stop; the unfinished unit is dropped."""

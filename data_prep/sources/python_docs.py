@@ -1,0 +1,128 @@
+"""The corpus inside every Python: its topic texts and the docstrings of its standard library.
+
+One document for each `help()` topic and one for each module. Sources are parsed, never imported.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import platform
+import re
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+from data_prep.dataset.manifest import SourceEntry, SourceFile
+from data_prep.sources.file_source import Document, Span, Unit
+from data_prep.tokenizer import utf8
+
+# Tests, tools and tables: code without prose, or not Python's own.
+SKIPPED = {
+    "__pycache__",
+    "__phello__",
+    "ensurepip",
+    "idlelib",
+    "lib-dynload",
+    "lib2to3",
+    "pydoc_data",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "turtledemo",
+}
+BLANK_LINES = re.compile(r"\n\s*\n")
+RULED_LINE = re.compile(r"(?:^|(?<=\s))([*=~^\-])\1{3,}(?=\s|$)")
+SHORTEST_DOCUMENT = 100  # characters; shorter ones are a name and half a sentence
+
+Defined = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def embedded_documents() -> tuple[str, ...]:
+    """All documents, topics first, each kind sorted by name."""
+    texts = [f"{name}\n\n{inspect.cleandoc(text)}\n" for name, text in sorted(topics.items())]
+    library = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).parts):
+        parts = path.relative_to(library).parts
+        if SKIPPED.isdisjoint(parts) and not parts[0].startswith("config-"):
+            texts.append(module_documentation(path, parts))
+    prose = map(flowing, texts)
+    return tuple(text for text in prose if len(text) >= SHORTEST_DOCUMENT)
+
+
+def flowing(text: str) -> str:
+    """Each paragraph on one line, single-spaced, without ruled lines.
+
+    The layout of a terminal is no English: left in, one token in twelve is a lone space.
+    """
+    paragraphs = (" ".join(RULED_LINE.sub(" ", part).split()) for part in BLANK_LINES.split(text))
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def module_documentation(path: Path, parts: tuple[str, ...]) -> str:
+    """The docstrings of a module and of all its classes and functions; "" if there are none."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return ""
+    docstrings = [*filter(None, [ast.get_docstring(tree)]), *_definitions(tree, "")]
+    name = ".".join(parts).removesuffix(".py").removesuffix(".__init__")
+    return "\n\n".join([f"Module {name}", *docstrings]) + "\n" if docstrings else ""
+
+
+def _definitions(parent: ast.AST, prefix: str) -> Iterator[str]:
+    for node in ast.iter_child_nodes(parent):
+        if isinstance(node, Defined):
+            docstring = ast.get_docstring(node)
+            if docstring:
+                yield f"{_signature(node, prefix)}\n\n{docstring}"
+            if isinstance(node, ast.ClassDef):
+                yield from _definitions(node, f"{prefix}{node.name}.")
+
+
+def _signature(node: Defined, prefix: str) -> str:
+    if isinstance(node, ast.ClassDef):
+        bases = ", ".join(ast.unparse(base) for base in node.bases)
+        return f"class {prefix}{node.name}({bases})" if bases else f"class {prefix}{node.name}"
+    return f"{prefix}{node.name}({ast.unparse(node.args)})"
+
+
+@dataclass(frozen=True)
+class EmbeddedSource:
+    """Python's own documentation as a source: one file, whose rows are the documents."""
+
+    def identity(self) -> SourceEntry:
+        """The Python version and the digest of all texts."""
+        content = json.dumps(embedded_documents()).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        file = SourceFile("documentation.json", len(content), digest)
+        return SourceEntry("python-documentation", platform.python_version(), (file,))
+
+    def settings(self) -> dict[str, Any]:
+        """There is nothing to choose."""
+        return {}
+
+    def plan(self, unit_bytes: int) -> list[Unit]:
+        """As many units as the size asks for; one unless `--shard-tokens` is small."""
+        units: list[Unit] = []
+        first = size = 0
+        texts = embedded_documents()
+        for number, text in enumerate(texts, start=1):
+            size += len(text.encode())
+            if size >= unit_bytes or number == len(texts):
+                span = Span(0, first, number, first, number - first)
+                units.append(Unit((span,), first, number - first, size))
+                first, size = number, 0
+        return units
+
+    def documents(self, unit: Unit) -> Iterator[Document]:
+        """The documents of a unit, in order."""
+        for span in unit.spans:
+            for row in range(span.start, span.stop):
+                yield Document(0, row, utf8(embedded_documents()[row]))

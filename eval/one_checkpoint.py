@@ -1,0 +1,62 @@
+"""Evaluates one checkpoint: a table of numbers on the console, and in files if they are wanted."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.dataset.manifest import MANIFEST_NAME
+from eval.subject import EvalOptions, load_subject, options_of
+from eval.tasks.registry import measure
+from parallel.collectives import from_main
+from parallel.ranks import Ranks
+from storage.atomic import write_json
+from storage.metrics import as_json
+
+DEFAULT_TASKS = ("hellaswag", "val_loss")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files to write."""
+
+    numbers: Path | None = None
+    """JSON, by tag."""
+    items: Path | None = None
+    """Folder for what became of each item."""
+
+
+def default_tasks(own_data: Path | None) -> tuple[str, ...]:
+    """DEFAULT_TASKS, but for validation where the checkpoint's own data are not at hand."""
+    if own_data is not None and (own_data / MANIFEST_NAME).is_file():
+        return DEFAULT_TASKS
+    lacking = "the checkpoint names no data set" if own_data is None else f"no data in {own_data}"
+    log.info("val_loss is left out (%s); give a data set with --data", lacking)
+    return tuple(task for task in DEFAULT_TASKS if task != "val_loss")
+
+
+def evaluate(
+    checkpoint: Path,
+    tasks: tuple[str, ...],
+    options: EvalOptions,
+    outputs: Outputs,
+    ranks: Ranks,
+) -> None:
+    """Load, measure (without `tasks` those of DEFAULT_TASKS that can be), report.
+
+    Raises: ValueError if the checkpoint cannot be used, or none of the tasks run.
+    """
+    subject = load_subject(checkpoint, ranks)
+    given, options = options.data, options_of(checkpoint, options)
+    if not tasks:
+        tasks = from_main(DEFAULT_TASKS if given else default_tasks(options.data))
+    found = measure(subject, options, tasks)
+    if not found.tags:
+        raise ValueError(f"none of the tasks {', '.join(tasks)} could be run; see above")
+    width = max(map(len, found.tags))
+    log.info("%s", "\n".join(f"{tag:{width}}  {value:.6g}" for tag, value in found.tags.items()))
+    if outputs.numbers is not None and ranks.is_main:
+        write_json(outputs.numbers, as_json(found.tags))
+    if outputs.items is not None and ranks.is_main:
+        found.save_items(outputs.items)

@@ -1,0 +1,114 @@
+"""Samples on standard output: one as it grows, several one after the other, two side by side."""
+
+import json
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+
+from eval.sampling.decoding import Draft, Sample
+
+SEPARATOR = "\n---\n"
+GAP = " │ "
+
+
+def write(text: str) -> None:
+    """Write `text` at once, whatever the terminal's encoding can hold."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+class Printer:
+    """Writes finished samples in order, each as soon as those before it are out."""
+
+    def __init__(self, prompts: Sequence[str], samples: int, *, streams: bool = True) -> None:
+        """`samples` a prompt. With `streams`, a lone sample is written token by token."""
+        self._prompts = prompts
+        self._order = [(prompt, i) for prompt in range(len(prompts)) for i in range(samples)]
+        self._streams = streams and len(self._order) == 1
+        self._finished: dict[tuple[int, int], Sample] = {}
+        self._begun = False
+
+    def watch(self, draft: Draft, new: str) -> None:
+        """Look on while samples are drawn."""
+        if self._streams:
+            prompt = "" if self._begun else self._prompts[0]
+            self._begun = True
+            write(prompt + new + ("\n" if draft.finish_reason else ""))
+        elif draft.finish_reason:
+            self.add(draft.sample())
+
+    def add(self, sample: Sample) -> None:
+        """Take a finished sample."""
+        self._finished[sample.prompt_index, sample.sample_index] = sample
+        while self._order and (ready := self._finished.pop(self._order[0], None)):
+            del self._order[0]
+            self.show(ready)
+
+    def show(self, sample: Sample) -> None:
+        """Write a sample whose turn it is."""
+        end = SEPARATOR if self._order else "\n"
+        write(self._prompts[sample.prompt_index] + sample.text + end)
+
+
+class JsonPrinter(Printer):
+    """Writes each sample as a line of JSON."""
+
+    def __init__(self, prompts: Sequence[str], samples: int, seed: int, checkpoint: str) -> None:
+        super().__init__(prompts, samples, streams=False)
+        self._origin = {"checkpoint": checkpoint, "seed": seed}
+
+    def show(self, sample: Sample) -> None:
+        """Write a sample whose turn it is."""
+        prompt = {"prompt": self._prompts[sample.prompt_index]}
+        line = self._origin | prompt | asdict(sample)
+        write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def write_pairs(
+    names: tuple[str, str],
+    prompts: Sequence[str],
+    pairs: Sequence[tuple[Sample, Sample]],
+    width: int | None = None,
+) -> None:
+    """Write what two checkpoints made of each prompt in two columns, as wide as the terminal."""
+    width = width or shutil.get_terminal_size().columns
+    heads = "\n".join(side_by_side(*names, width))
+    blocks = []
+    for left, right in pairs:
+        lines = side_by_side(left.text, right.text, width)
+        prompt = prompts[left.prompt_index]
+        blocks.append("\n".join([prompt, "", *lines] if prompt else lines))
+    write(heads + SEPARATOR + SEPARATOR.join(blocks) + "\n")
+
+
+def side_by_side(left: str, right: str, width: int) -> Iterator[str]:
+    """The lines of two texts in two columns. Units: `width` in terminal cells."""
+    column = max(1, (width - len(GAP)) // 2)
+    for one, other in zip_longest(wrapped(left, column), wrapped(right, column), fillvalue=""):
+        yield (one + " " * (column - cells(one)) + GAP + other).rstrip(" ")
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """Lines of at most `width` cells, broken at spaces where there are any."""
+    for line in text.expandtabs(4).replace("\r", "").split("\n"):
+        rest = "".join("\ufffd" if unicodedata.category(c) == "Cc" else c for c in line)
+        while cells(rest) > width:
+            fits = 1
+            while cells(rest[: fits + 1]) <= width:
+                fits += 1
+            space = rest.rfind(" ", 1, fits + 1)
+            yield rest[: space if space > 0 else fits]
+            rest = rest[space + 1 if space > 0 else fits :]
+        yield rest
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal `text` takes: two for a wide character, none for an accent."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

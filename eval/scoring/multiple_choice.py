@@ -1,0 +1,187 @@
+"""Multiple choice by completion: the ending with the smallest loss given the context is chosen.
+
+Items go in, a table of losses comes out.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from data_prep.tokenizer import Tokenizer
+from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of
+from eval.scoring.shared_context import Tree, fitting_trees, score_trees
+from eval.subject import EvalOptions, Subject
+
+Encoded = tuple[list[int], tuple[list[int], ...]]
+"""The ids of a context and of each of its endings."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. A space is put between its context and an ending."""
+
+    context: str
+    endings: tuple[str, ...]
+    label: int
+    """Which ending is right, from 0."""
+    harness: bool = False
+    """Whether it is read and scored as lm-evaluation-harness does: context and ending tokenised
+    together and `acc_norm` per character, rather than apart and per token."""
+    original: bool = True
+    """Whether its text is the data set's own, as far as its row says."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label < len(self.endings):
+            raise ValueError(
+                f"label {self.label} is not one of {len(self.endings)} endings; count from 0"
+            )
+
+
+def item_of(
+    where: str, context: Any, endings: Any, label: Any, text: str = "context", harness: bool = False
+) -> Item:
+    """An item from what a row holds; `text` is what its schema calls the context.
+
+    Raises: ValueError with the place, the rule and the cure.
+    """
+    texts = [context, *endings] if isinstance(endings, list) else [None]
+    if len(texts) < 3 or not all(isinstance(value, str) for value in texts):
+        raise ValueError(
+            f"{where} must have a text as {text} and a list of two or more as endings; give the "
+            "split as published"
+        )
+    label = str(label)
+    if not label:
+        raise ValueError(f"{where} has an empty label, as a test split does; give one with labels")
+    if not label.isdecimal() or int(label) >= len(endings):
+        raise ValueError(
+            f"{where} has label {label!r}, which must be 0 to {len(endings) - 1}; correct the line"
+        )
+    return Item(context, tuple(endings), int(label), harness)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The loss of every ending of every item, in item order."""
+
+    items: tuple[Item, ...]
+    sums: np.ndarray
+    """Nats of the ending's tokens; inf where an item has fewer endings. Shape (items, endings)."""
+    tokens: np.ndarray
+    """Tokens of each ending; 1 where an item has fewer endings. Shape (items, endings)."""
+    truncated_rows: int
+    """Endings whose context lost its beginning because it did not fit the model."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """What `acc_norm` divides by: tokens, or characters in harness style. As `sums`."""
+        lengths = self.tokens.copy()
+        for row, item in zip(lengths, self.items, strict=True):
+            if item.harness:
+                row[: len(item.endings)] = list(map(len, item.endings))
+        return lengths
+
+    @property
+    def means(self) -> np.ndarray:
+        """Nats per token (or character) of each ending; inf without any. Shape as `sums`."""
+        return np.divide(
+            self.sums, self.lengths, out=np.full(self.sums.shape, np.inf), where=self.lengths > 0
+        )
+
+    def result(self, task: str) -> TaskResult:
+        """`acc` by smallest sum, `acc_norm` by smallest mean, each with its standard error."""
+        labels = np.array([item.label for item in self.items])
+        chosen = {"acc": self.sums.argmin(axis=1), "acc_norm": self.means.argmin(axis=1)}
+        tags: dict[str, float] = {}
+        for tag, predictions in chosen.items():
+            tags |= accuracy_tags(f"{task}/{tag}", predictions == labels)
+        if self.truncated_rows:
+            tags[f"{task}/truncated_rows"] = float(self.truncated_rows)
+        ids = ids_of([[i.context, i.endings, i.label] for i in self.items])
+        return TaskResult(tags, {task: ItemTable(ids, labels, self.sums, self.lengths, chosen)})
+
+
+def score_items(subject: Subject, items: Sequence[Item], options: EvalOptions) -> Scores:
+    """The losses of all endings; the same for any number of ranks.
+
+    Raises: ValueError naming the item if an ending has no tokens or cannot fit the model, or if a
+    loss is not a number.
+    """
+    if not items:
+        raise ValueError("there are no items to score; give a file that holds some")
+    items = tuple(items)
+    trees, truncated = trees_of(subject.tokenizer, subject.model.config.context_length, items)
+    nats = score_trees(subject, trees, options)[:, 0]
+    check_losses(nats, [i for i, item in enumerate(items) for _ in item.endings])
+    counts = np.array([len(item.endings) for item in items])
+    filled = np.arange(counts.max()) < counts[:, None]  # (items, endings)
+    sums, tokens = np.full(filled.shape, np.inf), np.ones(filled.shape, np.int64)
+    sums[filled] = nats
+    tokens[filled] = [len(branch) for tree in trees for branch in tree.branches]
+    return Scores(items, sums, tokens, truncated)
+
+
+def check_losses(nats: np.ndarray, owners: Sequence[int]) -> None:
+    """Raises: ValueError naming the first item that has a loss which is not a number."""
+    broken = np.flatnonzero(~np.isfinite(nats))
+    if len(broken):
+        raise ValueError(
+            f"the loss of item {owners[broken[0]]} is {nats[broken[0]]}, like that of "
+            f"{len(broken)} of {len(nats)} endings; the weights are damaged or have diverged"
+        )
+
+
+@lru_cache(maxsize=8)
+def trees_of(
+    tokenizer: Tokenizer, context_length: int, items: tuple[Item, ...]
+) -> tuple[list[Tree], int]:
+    """The items' trees, in order, and how many endings lost context.
+
+    Remembered: in training the same items are scored again and again.
+    """
+    return trees_of_ids((encoded(tokenizer, item) for item in items), context_length)
+
+
+def trees_of_ids(encodings: Iterable[Encoded], context_length: int) -> tuple[list[Tree], int]:
+    """The trees of encoded items, in order, and how many endings lost context.
+
+    Raises: ValueError naming the item for an ending that has no tokens or cannot fit the model.
+    """
+    trees, truncated = [], 0
+    for number, (context, endings) in enumerate(encodings):
+        for choice, ending in enumerate(endings):
+            if not 0 < len(ending) <= context_length:
+                raise ValueError(
+                    f"ending {choice} of item {number} has {len(ending)} tokens, but it must have "
+                    f"1 to {context_length} (the model's context_length); leave the item out"
+                )
+        found, lost = fitting_trees(context, endings, context_length)
+        trees += found
+        truncated += lost
+    return trees, truncated
+
+
+def encoded(tokenizer: Tokenizer, item: Item) -> Encoded:
+    """The ids of an item's context and endings, in its style."""
+    if item.harness:
+        return encode_together(tokenizer, item.context, [" " + text for text in item.endings])
+    endings = (tokenizer.encode(" " + text) if text.strip() else [] for text in item.endings)
+    # A model always has something to condition on: a new document, if there is no context.
+    return tokenizer.encode(item.context) or [tokenizer.end_of_text], tuple(endings)
+
+
+def encode_together(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> Encoded:
+    """Ids of a context and of what follows it, by lm-evaluation-harness's rule.
+
+    Space at the context's end belongs to the endings; what the whole text has beyond the
+    context's own tokens is an ending. Source: lm_eval/api/model.py, `_encode_pair`.
+    """
+    kept = context.rstrip()
+    if not context:
+        return [tokenizer.end_of_text], tuple(tokenizer.encode(text) for text in endings)
+    before = tokenizer.encode(kept)
+    whole = (tokenizer.encode(context + text) for text in endings)
+    return before or [tokenizer.end_of_text], tuple(ids[len(before) :] for ids in whole)

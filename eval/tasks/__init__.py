@@ -1,0 +1,1 @@
+"""Evaluation tasks, one file each, and the registry that names them."""

@@ -1,0 +1,118 @@
+"""HellaSwag, both ways at once; tags say which. Source: https://arxiv.org/abs/1905.07830
+
+`hellaswag/`: completion style, the raw `ctx`, a space and the ending, `acc_norm` per token, as
+build-nanogpt scores it. `hellaswag_harness/`: lm-evaluation-harness's text, with the activity in
+front and wikiHow's marks taken out, and `acc_norm` per character of the ending.
+Completion style needs the original text: on a file whose marks are gone its figures are comparable
+with nobody's, and are called `hellaswag_unmarked/`.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval.result import TaskResult
+from eval.scoring.multiple_choice import Item, item_of, score_items
+from eval.subject import EvalOptions, Subject
+from eval.tasks.few_shot import few_shot_name, with_examples
+from eval.tasks.items import HubFile, Source, read_examples, read_items, rows_of_file, rows_of_hub
+
+REPOSITORY = "Rowan/hellaswag"
+REVISION = "218ec52e09a7e7462a5400043bb9a69a41d06b76"
+VALIDATION_FILE = "data/validation-00000-of-00001.parquet"
+VALIDATION_SHA256 = "899813071e1e95efafec90f856e1987d2150fa4d020fc005df6962c259f660cd"
+
+TRAINING_FILE = "data/train-00000-of-00001.parquet"
+
+COMPLETION, UNMARKED, HARNESS = "hellaswag", "hellaswag_unmarked", "hellaswag_harness"
+MARKS = re.compile(r"\[(?:header|title|step|substeps)\]")  # in every item from wikiHow
+BRACKETS = re.compile(r"\[.*?\]")
+
+
+def hellaswag(subject: Subject, options: EvalOptions) -> TaskResult:
+    """The task: `acc` by summed loss and `acc_norm` by mean, in both styles.
+
+    With few-shot examples in harness style only: nobody has figures of the other.
+    """
+    plain, harness = zip(*read_items(HELLASWAG, subject, options), strict=True)
+    if options.few_shot:
+        pool = [item for _, item in read_examples(HELLASWAG, subject, options)]
+        harness = with_examples(HELLASWAG, harness, pool, options.few_shot)
+        styles = {few_shot_name(HARNESS, options.few_shot): harness}
+    else:
+        original = all(item.original for item in plain)
+        styles = {COMPLETION if original else UNMARKED: plain, HARNESS: harness}
+    tags, items = {}, {}
+    for name, style in styles.items():
+        found = score_items(subject, style, options).result(name)
+        tags |= found.tags
+        items |= found.items
+    return TaskResult(tags, items)
+
+
+def completion_item(where: str, row: Any) -> Item:
+    """An item in completion style. Raises: ValueError for a row in another schema."""
+    _check_schema(where, row, {"ctx", "endings", "label"})
+    item = item_of(where, row["ctx"], row["endings"], row["label"], text="ctx")
+    return replace(item, original=_is_original(row, item))
+
+
+def _is_original(row: dict[str, Any], item: Item) -> bool:
+    """Whether the text is as published: no if the row denies it, or wikiHow's marks are gone."""
+    from_wikihow = str(row.get("source_id", "")).startswith("wikihow")
+    marked = any(MARKS.search(text) for text in (item.context, *item.endings))
+    return row.get("text_exact") is not False and (marked or not from_wikihow)
+
+
+def both_items(where: str, row: Any) -> tuple[Item, Item]:
+    """An item in completion style and in harness style."""
+    plain = completion_item(where, row)
+    _check_schema(where, row, {"activity_label", "ctx_a", "ctx_b"})
+    if not all(isinstance(row[key], str) for key in ("activity_label", "ctx_a", "ctx_b")):
+        raise ValueError(
+            f"{where} must have texts as activity_label, ctx_a and ctx_b; give the validation "
+            "split as published"
+        )
+    context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
+    endings = tuple(cleaned(text) for text in plain.endings)
+    return plain, Item(cleaned(context), endings, plain.label, harness=True)
+
+
+def cleaned(text: str) -> str:
+    """Text without wikiHow's marks. Source: lm_eval/tasks/hellaswag/utils.py, version 1.0."""
+    marked = text.strip().replace(" [title]", ". ")
+    return BRACKETS.sub("", marked).replace("  ", " ")
+
+
+def _check_schema(where: str, row: Any, keys: set[str]) -> None:
+    if not isinstance(row, dict) or not keys <= row.keys():
+        raise ValueError(
+            f"{where} is not in HellaSwag's schema, which has {', '.join(sorted(keys))}; give the "
+            "validation split as published"
+        )
+
+
+HELLASWAG = Source(
+    "hellaswag",
+    HubFile(REPOSITORY, VALIDATION_FILE, REVISION, VALIDATION_SHA256),
+    both_items,
+    HubFile(REPOSITORY, TRAINING_FILE, REVISION, None),
+    spare_example=True,
+)
+
+
+def items_from_file(path: Path) -> tuple[Item, ...]:
+    """A local file's items in completion style. Raises: ValueError naming a line that is none."""
+    return tuple(completion_item(where, row) for where, row in rows_of_file(path))
+
+
+def items_from_hub(
+    revision: str = REVISION, sha256: str | None = VALIDATION_SHA256
+) -> tuple[Item, ...]:
+    """The validation split in completion style, from the Hub or its cache on this machine.
+
+    Raises: DataUnavailable, within seconds, if neither has it.
+    """
+    hub = HubFile(REPOSITORY, VALIDATION_FILE, revision, sha256)
+    return tuple(completion_item(w, row) for w, row in rows_of_hub(hub, HELLASWAG.option))

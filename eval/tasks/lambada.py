@@ -1,0 +1,56 @@
+"""LAMBADA, OpenAI's text: the last word of a passage, guessed greedily, and its perplexity.
+
+The prompt and both numbers are lm-evaluation-harness's `lambada_openai`, version 1.0.
+Source: https://arxiv.org/abs/1606.06031
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of, perplexity
+from eval.scoring.multiple_choice import Item, check_losses, trees_of
+from eval.scoring.shared_context import score_trees
+from eval.subject import EvalOptions, Subject
+from eval.tasks.items import HubTable, Source, read_items
+
+MISSED = -1  # the prediction where the word was not the likeliest
+
+
+def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
+    """The task: `lambada/acc` and `lambada/perplexity` (per word, however many tokens it has)."""
+    items = read_items(LAMBADA, subject, options)
+    context_length = subject.model.config.context_length
+    trees, truncated = trees_of(subject.tokenizer, context_length, items)
+    nats, unlikely = score_trees(subject, trees, options).T
+    check_losses(nats, range(len(items)))
+    right = unlikely == 0
+    per_word = perplexity(float(nats.mean()))
+    tags = {**accuracy_tags("lambada/acc", right), "lambada/perplexity": per_word}
+    if len(nats) > 1:
+        error = nats.std(ddof=1) / math.sqrt(len(nats))
+        tags["lambada/perplexity_stderr"] = per_word * error  # to first order
+    if truncated:
+        tags["lambada/truncated_rows"] = float(truncated)
+    table = ItemTable(
+        ids_of([[item.context, item.endings] for item in items]),
+        np.zeros(len(items), np.int64),
+        nats[:, None],
+        np.ones((len(items), 1), np.int64),
+        {"acc": np.where(right, 0, MISSED)},
+    )
+    return TaskResult(tags, {"lambada": table})
+
+
+def lambada_item(where: str, row: Any) -> Item:
+    """A passage as an item with one ending, its last word."""
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"]:
+        raise ValueError(f"{where} must have a text; give the test split as published")
+    context, _, word = row["text"].rpartition(" ")
+    return Item(context, (word,), 0, harness=True)
+
+
+REVISION = "900124bf3b8235c6daf21033af9948b3f07346c4"
+HUB = HubTable("EleutherAI/lambada_openai", "default", "test", REVISION)
+LAMBADA = Source("lambada", HUB, lambada_item)

@@ -1,0 +1,159 @@
+"""Validation loss and bits per byte over a fixed number of windows, for any world size.
+
+Window `w` is tokens [wT, wT + T] of the validation split in file order.
+Shape letters: B windows of a micro-batch, T tokens, C model width, V padded vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_prep.dataset.shards import TokenShards, open_data_set
+from eval.result import TaskResult
+from eval.scoring.batches import MemoryLimit, deal, head_chunks
+from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
+from model.precision import autocast, choose_dtype
+
+COLUMNS = 3  # nats of all targets, nats of targets that are text, bytes of those
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows scored in one forward pass: `first` and those behind it."""
+
+    first: int
+    rows: int
+    length: int
+    """Tokens of a window (T)."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pass."""
+        return self.rows * self.length
+
+    def halves(self) -> tuple["Windows", "Windows"]:
+        """The same windows in two passes."""
+        half = self.rows // 2
+        rest = Windows(self.first + half, self.rows - half, self.length)
+        return Windows(self.first, half, self.length), rest
+
+
+def check_validation(shards: TokenShards, tokens: int, context_length: int) -> int:
+    """The number of windows that `tokens` validation tokens are.
+
+    Raises: ValueError if they are less than one window or more than the split holds.
+    """
+    windows = tokens // context_length
+    available = (shards.tokens - 1) // context_length
+    if windows < 1:
+        raise ValueError(
+            f"val_tokens={tokens} is less than one window of context_length={context_length}; "
+            f"give {context_length} or more (--eval.val-tokens in training)"
+        )
+    if windows > available:
+        most = available * context_length
+        cure = f"give {most} or less (--eval.val-tokens in training)"
+        raise ValueError(
+            f"val_tokens={tokens} is {windows} windows of context_length={context_length}, but the "
+            f"{shards.tokens} validation tokens hold only {available}; "
+            f"{cure if most else 'shorten the context'}, or prepare the data again with more "
+            "validation (--val-tokens of the script in data_prep/)"
+        )
+    return windows
+
+
+def validation_loss(
+    subject: Subject,
+    shards: TokenShards,
+    tokens: int,
+    context_length: int,
+    micro_batch: int,
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """`val/loss` (mean nats a target, all logits in) and `val/bits_per_byte`.
+
+    Bits per byte leaves end-of-text targets, which stand for no bytes, out of both its sums. After
+    running out of memory, micro-batches are halved.
+    Raises: ValueError if the split holds fewer windows, one alone is too much for the memory, or
+    the loss is not a number.
+    """
+    windows = check_validation(shards, tokens, context_length)
+    model, device = subject.model, subject.ranks.device
+    token_bytes = subject.tokenizer.token_bytes()
+    limit = MemoryLimit(device)
+
+    def score(part: Windows) -> Tensor:
+        shape = part.rows, part.length
+        read = shards.read(part.first * part.length, part.tokens + 1).astype(np.int64)
+        ids = torch.from_numpy(read[:-1].reshape(shape)).to(device)
+        targets = torch.from_numpy(read[1:].reshape(shape)).to(device)
+        lengths = torch.from_numpy(token_bytes[read[1:]].reshape(shape)).to(device)
+        with autocast(dtype, device):
+            nats = _token_losses(subject, ids, targets).double()  # (B, T)
+        text = nats * (targets != subject.tokenizer.end_of_text)
+        return torch.stack((nats.sum(1), text.sum(1), lengths.sum(1).double()), dim=1)
+
+    def score_parts(whole: Windows) -> tuple[slice, Tensor]:
+        found = [values for _, values in limit.run(whole, score)]
+        return slice(whole.first, whole.first + whole.rows), torch.cat(found)
+
+    batches = [
+        Windows(first, min(micro_batch, windows - first), context_length)
+        for first in range(0, windows, micro_batch)
+    ]
+    with evaluating(model):
+        table = deal(batches, score_parts, windows, COLUMNS, subject.ranks)
+    nats, text_nats, text_bytes = (math.fsum(column) for column in table.T)
+    if not math.isfinite(nats):
+        raise ValueError(f"the validation loss is {nats}; the weights are damaged or have diverged")
+    results = {"val/loss": nats / (windows * context_length)}
+    if text_bytes:
+        results["val/bits_per_byte"] = text_nats / (math.log(2) * text_bytes)
+    return results
+
+
+def _token_losses(subject: Subject, ids: Tensor, targets: Tensor) -> Tensor:
+    """Loss of every target in float32. Shapes: (B, T), (B, T) -> (B, T)."""
+    states = subject.model.hidden(ids).flatten(0, 1)  # (B, T) -> (B * T, C)
+    losses = []
+    vocabulary = subject.model.config.padded_vocab_size
+    for some, wanted in head_chunks(states, targets.flatten(), vocabulary):
+        logits = subject.model.exact_head(some)  # (N, C) -> (N, V)
+        losses.append(F.cross_entropy(logits, wanted, reduction="none"))
+    return torch.cat(losses).view_as(ids)
+
+
+def val_loss(subject: Subject, options: EvalOptions) -> TaskResult:
+    """The task: validation of the data set that `options.data` names."""
+    tags = validation_loss(
+        subject,
+        validation_shards(subject, options),
+        options.val_tokens or REFERENCE_VAL_TOKENS,
+        subject.model.config.context_length,
+        options.micro_batch or VAL_MICRO_BATCH,
+        choose_dtype(options.dtype, subject.ranks.device),
+    )
+    return TaskResult(tags)
+
+
+def validation_shards(subject: Subject, options: EvalOptions) -> TokenShards:
+    """The validation tokens of the data set that `options.data` names.
+
+    Raises: ValueError if none is named, it was made with another tokenizer or has too few tokens.
+    """
+    if options.data is None:
+        raise ValueError("val_loss has no data set to read; give its folder as --data")
+    data = open_data_set(options.data)
+    if data.tokenizer().ranks_sha256 != subject.tokenizer.ranks_sha256:
+        raise ValueError(
+            f"{options.data} was made with tokenizer {data.tokenizer().name}, the model was trained"
+            f" with another, {subject.tokenizer.name}; prepare the data with the model's tokenizer"
+        )
+    shards = data.split("val")
+    tokens = options.val_tokens or REFERENCE_VAL_TOKENS
+    check_validation(shards, tokens, subject.model.config.context_length)
+    return shards

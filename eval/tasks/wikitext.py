@@ -1,0 +1,107 @@
+"""WikiText-2's test articles: perplexity per word and per byte, as lm-evaluation-harness counts.
+
+Text is what the harness's `wikitext`, version 2.0, makes of an article; words and bytes are the
+original article's. Source: https://arxiv.org/abs/1609.07843
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.result import ItemTable, TaskResult, ids_of, perplexity
+from eval.scoring.multiple_choice import check_losses
+from eval.scoring.shared_context import Tree, score_trees
+from eval.subject import EvalOptions, Subject
+from eval.tasks.items import HubTable, Source, read_items
+
+# What undoes the corpus's own spacing, in order. Some of it does nothing, and stays: the numbers
+# that others report were made so. Source: lm_eval/tasks/wikitext/preprocess_wikitext.py
+PLAIN_FIRST = (
+    ("s '", "s'"),
+    (" @-@ ", "-"),
+    (" @,@ ", ","),
+    (" @.@ ", "."),
+    *((f" {mark} ", f"{mark} ") for mark in ":;.!?,"),
+)
+PAIRED = (
+    (r"\(\s*([^\)]*?)\s*\)", r"(\1)"),
+    (r"\[\s*([^\]]*?)\s*\]", r"[\1]"),
+    (r"{\s*([^}]*?)\s*}", r"{\1}"),
+    (r"\"\s*([^\"]*?)\s*\"", r'"\1"'),
+    (r"'\s*([^']*?)\s*'", r"'\1'"),
+)
+PLAIN_LAST = (
+    ("= = = =", "===="),
+    ("= = =", "==="),
+    ("= =", "=="),
+    (" ° ", "°"),
+    (" \n", "\n"),
+    ("\n ", "\n"),
+    (" N ", " 1 "),
+    (" 's", "'s"),
+)
+
+
+def wikitext(subject: Subject, options: EvalOptions) -> TaskResult:
+    """The task: `wikitext/word_perplexity`, `/byte_perplexity` and `/bits_per_byte`."""
+    pages = read_items(WIKITEXT, subject, options)
+    trees: list[Tree] = []
+    owners: list[int] = []
+    for number, page in enumerate(pages):
+        ids = subject.tokenizer.encode(detokenized(page))
+        found = windows_of(ids, subject.tokenizer.end_of_text, subject.model.config.context_length)
+        trees += found
+        owners += [number] * (len(trees) - len(owners))
+    by_window = score_trees(subject, trees, options)[:, 0]
+    check_losses(by_window, owners)
+    nats = np.bincount(owners, by_window, minlength=len(pages))
+    words = np.array([len(re.split(r"\s+", page)) for page in pages])
+    text_bytes = sum(len(page.encode()) for page in pages)
+    total = math.fsum(nats)
+    tags = {
+        "wikitext/word_perplexity": perplexity(total / int(words.sum())),
+        "wikitext/byte_perplexity": perplexity(total / text_bytes),
+        "wikitext/bits_per_byte": total / text_bytes / math.log(2),
+    }
+    labels = np.zeros(len(pages), np.int64)
+    table = ItemTable(ids_of(pages), labels, nats[:, None], words[:, None])
+    return TaskResult(tags, {"wikitext": table})
+
+
+def detokenized(page: str) -> str:
+    """An article with ordinary spacing."""
+    for old, new in PLAIN_FIRST:
+        page = page.replace(old, new)
+    for pattern, new in PAIRED:
+        page = re.sub(pattern, new, page)
+    for old, new in PLAIN_LAST:
+        page = page.replace(old, new)
+    return page
+
+
+def windows_of(ids: Sequence[int], end_of_text: int, context_length: int) -> Iterator[Tree]:
+    """Every token once as a target, `context_length` of them a window.
+
+    The last window is as long as the others: what it does not have to predict is its context.
+    Source: lm_eval/utils.py, `get_rolling_token_windows` with a context of one token.
+    """
+    ids = [end_of_text, *ids]
+    for start in range(0, len(ids) - 1, context_length):
+        end = min(start + context_length, len(ids) - 1)
+        begin = max(0, end - context_length) if start else 0
+        yield Tree(ids[begin : start + 1], (ids[start + 1 : end + 1],))
+
+
+def wikitext_page(where: str, row: Any) -> str:
+    """An article. Raises: ValueError for a row that holds none."""
+    if not isinstance(row, dict) or not isinstance(row.get("page"), str):
+        raise ValueError(f"{where} must have a text as page; give the document-level test split")
+    return row["page"]
+
+
+REVISION = "647234772b9554e208af6c826f23b99e3cac88c8"
+HUB = HubTable("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test", REVISION)
+WIKITEXT = Source("wikitext", HUB, wikitext_page)

@@ -1,0 +1,1 @@
+"""Which n-grams of some texts occur in a data set."""

@@ -1,0 +1,1 @@
+"""Evaluation beside a training run: each new checkpoint once, results in evals.jsonl."""

@@ -1,0 +1,66 @@
+"""The shape of a network: GPTConfig."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+VOCAB_MULTIPLE = 128  # 50257 -> 50304: the head's matrix multiply runs on whole tiles
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a network; the defaults are GPT-2 124M."""
+
+    n_layer: int = 12
+    """Transformer blocks."""
+    n_head: int = 12
+    """Attention heads; must divide n_embd."""
+    n_embd: int = 768
+    """Width of the residual stream (C)."""
+    context_length: int = 1024
+    """Most tokens attended at once (T); also the rows of the learned position table."""
+    vocab_size: int = 50257
+    """Ids that the tokenizer can produce; the embedding is padded to a multiple of 128."""
+    mlp_width: int | None = None
+    """Hidden width of the feed-forward layers; None is 4 * n_embd."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Normalisation before each layer."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """Feed-forward layer: GELU (tanh form, GPT-2) or SwiGLU (Llama)."""
+    position: Literal["learned", "rope"] = "learned"
+    """Learned position table (GPT-2) or rotary embedding (Llama)."""
+    bias: bool = True
+    """Whether linear layers and LayerNorms have biases (GPT-2: yes)."""
+    tied: bool = True
+    """Whether the head shares its matrix with the token embedding (GPT-2: yes)."""
+
+    def __post_init__(self) -> None:
+        sizes = ("n_layer", "n_head", "n_embd", "context_length", "vocab_size")
+        given = sizes if self.mlp_width is None else (*sizes, "mlp_width")
+        for name in given:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not a size; use 1 or more")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; "
+                f"try n_embd={self.n_embd // self.n_head * self.n_head or self.n_head}"
+            )
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(
+                f"n_embd/n_head={self.head_width} is odd, which rotary positions cannot split in "
+                f"pairs; use an even head width"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head (D)."""
+        return self.n_embd // self.n_head
+
+    @property
+    def hidden_width(self) -> int:
+        """Hidden width of the feed-forward layers."""
+        return self.mlp_width or 4 * self.n_embd
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding and logits (V): vocab_size rounded up to a multiple of 128."""
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE

@@ -1,0 +1,106 @@
+"""FLOPs of a network, from its shape alone: forward by part, training by three conventions.
+
+Letters: L layers, C width, T context length, V vocabulary rows, N parameters.
+"""
+
+from dataclasses import dataclass
+
+from model.config import GPTConfig
+from model.estimates.parameters import (
+    block_matrix_elements,
+    count_parameters,
+    mlp_matrices,
+    vocabulary_rows,
+)
+
+
+def forward_flops(config: GPTConfig, padded: bool = True) -> dict[str, int]:
+    """FLOPs of the matrix products of one forward pass over one window, by part.
+
+    A product of (m, k) and (k, n) is 2mkn; attention is counted whole, not halved for its mask.
+    """
+    L, C, T = config.n_layer, config.n_embd, config.context_length
+    V = vocabulary_rows(config, padded)
+    return {
+        "query, key, value": L * 2 * T * 3 * C * C,
+        "attention scores": L * 2 * T * T * C,
+        "attention values": L * 2 * T * T * C,
+        "attention output": L * 2 * T * C * C,
+        "feed-forward": L * 2 * T * mlp_matrices(config) * C * config.hidden_width,
+        "head": 2 * T * C * V,
+    }
+
+
+def training_flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
+    """FLOPs of forward and backward per token, 6N + 12LCT: PaLM's convention, used for MFU.
+
+    Source: https://arxiv.org/abs/2204.02311 appendix B. N leaves out the position table (and an
+    untied embedding, which is a look-up, not a multiply).
+    """
+    T = context_length or config.context_length
+    counts = count_parameters(config)
+    N = counts.without_positions - (0 if config.tied else counts.token_embedding)
+    return 6 * N + 12 * config.n_layer * config.n_embd * T
+
+
+def matmul_flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
+    """The same of matrix products only: without biases and norms, attention counted whole."""
+    T = context_length or config.context_length
+    return 6 * _matrix_elements(config) + 12 * config.n_layer * config.n_embd * T
+
+
+def causal_flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
+    """The same with the causal half of attention: what a kernel that skips the mask computes."""
+    T = context_length or config.context_length
+    return 6 * _matrix_elements(config) + 6 * config.n_layer * config.n_embd * T
+
+
+def _matrix_elements(config: GPTConfig) -> int:
+    head = config.n_embd * config.padded_vocab_size
+    return config.n_layer * block_matrix_elements(config) + head
+
+
+# What is printed, first the one that MFU means here.
+CONVENTIONS = {
+    "6N + 12LCT (PaLM; MFU)": training_flops_per_token,
+    "causal-exact": causal_flops_per_token,
+    "matmul only": matmul_flops_per_token,
+}
+
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind of GPU."""
+
+    part_of_name: str
+    """How torch's name of the device contains it."""
+    peak: float
+    """Dense bf16 tensor-core peak in FLOP/s."""
+    memory_bytes: int
+
+
+# More particular names first: "H100 PCIe" before "H100", "GH200" contains "H200".
+GPUS = {
+    "h200": Gpu("H200", 989e12, 141 * GB),
+    "h100-pcie": Gpu("H100 PCIe", 756e12, 80 * GB),
+    "h100-nvl": Gpu("H100 NVL", 835e12, 94 * GB),
+    "h100": Gpu("H100", 989e12, 80 * GB),
+    "h800": Gpu("H800", 989e12, 80 * GB),
+    "a100-40gb": Gpu("A100-SXM4-40GB", 312e12, 40 * GB),
+    "a100-40gb-pcie": Gpu("A100-PCIE-40GB", 312e12, 40 * GB),
+    "a100": Gpu("A100", 312e12, 80 * GB),
+    "a800": Gpu("A800", 312e12, 80 * GB),
+    "b200": Gpu("B200", 2250e12, 180 * GB),
+    "l40s": Gpu("L40S", 362e12, 48 * GB),
+    "rtx4090": Gpu("RTX 4090", 165e12, 24 * GB),
+}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bf16 peak of one GPU in FLOP/s, or None if the GPU is not in the table."""
+    for gpu in GPUS.values():
+        if gpu.part_of_name in device_name:
+            return gpu.peak
+    return None

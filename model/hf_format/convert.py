@@ -1,0 +1,122 @@
+"""Import and export of models in Hugging Face's format, as functions."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.checkpoint import load_model, save_model
+from model.config import GPTConfig
+from model.estimates.parameters import count_parameters
+from model.hf_format.card import model_card
+from model.hf_format.config import CLASSES, family_of, our_config, their_config
+from model.hf_format.published import Published, find_published, read_weights
+from model.hf_format.tokenizer_files import read_theirs, write_theirs
+from model.hf_format.weights import our_model, their_weights
+from storage.atomic import new_folder, read_json, write_json, write_text
+from storage.byte_pairs import BytePairs, gpt2_byte_pairs, read_byte_pairs, write_byte_pairs
+from storage.checkpoint_folder import verify_checkpoint, write_manifest
+
+log = logging.getLogger("model.huggingface")
+
+
+def import_model(
+    source: str, out: Path, revision: str = "main", tokenizer: Path | None = None
+) -> None:
+    """Write a published model, the id of one on the Hub or a folder, as a checkpoint folder `out`.
+
+    `tokenizer` is the folder of its tokenizer, in our files or Hugging Face's; None takes the
+    model's own. Raises: ValueError if the model cannot be had, or our network cannot be it.
+    """
+    _check_absent(out)
+    published = find_published(source, revision)
+    path = published.folder / "config.json"
+    config = our_config(path, _their_config(path))
+    pairs = _tokenizer(published, tokenizer, config)
+    model = our_model(published.folder, config, read_weights(published.folder))
+    origin = {"source": published.source, "commit": published.commit}
+    with new_folder(out) as aside:
+        save_model(aside, model)
+        write_byte_pairs(aside / "tokenizer", pairs)
+        write_json(aside / "results.json", {})
+        write_json(aside / "origin.json", origin)
+        write_manifest(aside)
+    _report(config, out)
+
+
+def _their_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(
+            f"{path.parent} holds no config.json; give a folder with config.json and "
+            "model.safetensors, or the id of a model on the Hub"
+        )
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not a model's configuration; copy it again")
+    return found
+
+
+def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> BytePairs:
+    """The tokenizer given, or the model's own, with as many ids as the model."""
+    folder = given or published.folder
+    gpt2 = gpt2_byte_pairs()  # what GPT-2's weights alone, without a tokenizer, are meant for
+    if (folder / "meta.json").is_file():
+        pairs = read_byte_pairs(folder)
+    else:
+        pairs = read_theirs(folder, published.name)
+    if pairs is None and given is None and config.vocab_size == gpt2.n_vocab:
+        log.info("%s has no tokenizer: its %d ids are taken for GPT-2's", folder, gpt2.n_vocab)
+        pairs = gpt2
+    if pairs is None:
+        raise ValueError(
+            f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt, or ours); "
+            "give the folder of one with --tokenizer, such as a data set's tokenizer/"
+        )
+    if pairs.n_vocab != config.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {folder} has {pairs.n_vocab} ids and the model vocab_size="
+            f"{config.vocab_size}; give the tokenizer that it was trained with as --tokenizer"
+        )
+    return gpt2 if (pairs.pattern, pairs.ranks) == (gpt2.pattern, gpt2.ranks) else pairs
+
+
+def export_model(checkpoint: Path, out: Path) -> None:
+    """Write the checkpoint folder to a new folder `out` as transformers reads it.
+
+    Raises: ValueError if the checkpoint is damaged, or no class there can hold its shape.
+    """
+    _check_absent(out)
+    verify_checkpoint(checkpoint)
+    model, pairs = load_model(checkpoint), read_byte_pairs(checkpoint / "tokenizer")
+    if pairs.n_vocab != model.config.vocab_size:
+        raise ValueError(
+            f"{checkpoint} has vocab_size={model.config.vocab_size} and a tokenizer of "
+            f"{pairs.n_vocab} ids; use another checkpoint"
+        )
+    end = pairs.end_of_text
+    with new_folder(out) as aside:
+        write_json(aside / "config.json", their_config(model.config, end))
+        _write_weights(aside / "model.safetensors", their_weights(model))
+        write_theirs(aside, pairs, model.config.context_length)
+        write_json(aside / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
+        write_text(aside / "README.md", model_card(out.name, checkpoint, model.config))
+    _report(model.config, out)
+
+
+def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """The weights as transformers saves them, readable by whom config.json is."""
+    save_file(weights, path, metadata={"format": "pt"})
+    shutil.copymode(path.with_name("config.json"), path)
+
+
+def _check_absent(out: Path) -> None:
+    if out.exists():
+        raise ValueError(f"--out {out} exists already; move it away or choose another folder")
+
+
+def _report(config: GPTConfig, out: Path) -> None:
+    parameters = count_parameters(config, padded=False).total
+    log.info("%s: %s, %s parameters", out, CLASSES[family_of(config)], f"{parameters:,}")

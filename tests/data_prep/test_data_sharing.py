@@ -1,0 +1,243 @@
+"""Parts share one folder: on any file system, by one plan, and nothing of another plan gets in."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_prep.dataset.staging import _alone
+from data_prep.hub.supply import one_at_a_time
+from data_prep.preparation.options import PrepareOptions
+from data_prep.preparation.prepare import prepare, prepare_part
+from data_prep.preparation.unit import UnitWork
+from data_prep.preparation.work_folder import Part, one_plans, only_preparer, part_preparer
+from data_prep.sources.file_source import file_source
+from eval.subject import EvalOptions
+from eval.watching.evals_file import Record
+from storage.locks import NO_LOCKS, take_lock
+from storage.run_folder import RunFolder
+from tests.data_prep.test_prepare import STORIES, folder_bytes, prepared, write_lines
+
+OPTIONS = PrepareOptions(workers=1, shard_tokens=300, val_tokens=500, part="1/2")
+OTHER = replace(OPTIONS, shard_tokens=200)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_lines(tmp_path / "a.jsonl", STORIES)
+    return file_source([str(tmp_path / "a.jsonl")])
+
+
+def merged(source, out: Path, options: PrepareOptions) -> dict[str, bytes]:
+    """The bytes of a data set whose part 2 was not made yet."""
+    prepare_part(source, out, replace(options, part="2/2"))
+    prepare(source, out, replace(options, part=None, merge=True))
+    return folder_bytes(out)
+
+
+def right(source, out: Path, options: PrepareOptions) -> dict[str, bytes]:
+    prepare(source, out, replace(options, part=None))
+    return folder_bytes(out)
+
+
+@pytest.mark.fault("D7", injected="a part with other options while one is at work")
+def test_a_part_with_other_options_is_refused_while_one_is_at_work(source, tmp_path, monkeypatch):
+    real, refused = UnitWork.run, []
+
+    def run(self, *what):
+        if not refused:
+            with pytest.raises(ValueError, match=r"other options \(shard_tokens=300;"):
+                prepare_part(source, tmp_path / "out", replace(OTHER, part="2/2"))
+            refused.append(True)
+        return real(self, *what)
+
+    monkeypatch.setattr(UnitWork, "run", run)
+    prepare_part(source, tmp_path / "out", OPTIONS)
+    assert refused
+    made = merged(source, tmp_path / "out", OPTIONS)
+    assert made == right(source, tmp_path / "right", OPTIONS)
+
+
+def test_parts_that_begin_together_replace_a_plan_that_nobody_follows(source, tmp_path):
+    partial = tmp_path / "out.partial"
+    prepare_part(source, tmp_path / "out", OPTIONS)
+    shutil.rmtree(partial / "units")
+    with part_preparer(partial, Part(2, 2)):  # which is still to plan
+        prepare_part(source, tmp_path / "out", OTHER)
+    assert merged(source, tmp_path / "out", OTHER) == right(source, tmp_path / "right", OTHER)
+
+
+def test_a_unit_of_another_plan_does_not_count(source, tmp_path):
+    prepare_part(source, tmp_path / "out", OPTIONS)
+    partial = tmp_path / "out.partial"
+    (partial / "units").rename(tmp_path / "foreign")
+    prepare_part(source, tmp_path / "out", replace(OTHER, part="2/2"))
+    for unit in (tmp_path / "foreign").glob("0*"):
+        unit.rename(partial / "units" / unit.name)
+    with pytest.raises(ValueError, match="part 1/2: 6 of 12 units are not finished"):
+        prepare(source, tmp_path / "out", replace(OTHER, part=None, merge=True))
+    prepare_part(source, tmp_path / "out", OTHER)
+    assert merged(source, tmp_path / "out", OTHER) == right(source, tmp_path / "right", OTHER)
+
+
+def test_units_of_an_older_version_are_made_anew(source, tmp_path):
+    prepare_part(source, tmp_path / "out", OPTIONS)
+    described = sorted(tmp_path.glob("out.partial/units/*/unit.json"))
+    for path in described:
+        content = json.loads(path.read_text())
+        del content["plan"]
+        path.write_text(json.dumps(content))
+    prepare_part(source, tmp_path / "out", OPTIONS)
+    assert all("plan" in json.loads(path.read_text()) for path in described)
+    made = merged(source, tmp_path / "out", OPTIONS)
+    assert made == right(source, tmp_path / "right", OPTIONS)
+
+
+def test_the_newest_way_of_sharing_says_which_part_is_missing(source, tmp_path):
+    for part in ("1/3", "1/4", "2/4", "4/4"):
+        prepare_part(source, tmp_path / "out", replace(OPTIONS, part=part))
+    with pytest.raises(ValueError, match=r"part 3/4: \d of"):
+        prepare(source, tmp_path / "out", replace(OPTIONS, part=None, merge=True))
+
+
+def refusing(*numbers: int):
+    """A `flock` that always fails so."""
+    errors = list(numbers)
+
+    def flock(file, how):
+        raise OSError(errors[0], os.strerror(errors[0]))
+
+    return flock
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, caplog, number):
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    for name in "ab":
+        with (tmp_path / name).open("a+") as file:
+            take_lock(file)
+    assert caplog.text.count("see to it yourself that nothing is started twice there") == 1
+
+
+def test_another_failure_of_a_lock_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.EIO))
+    with (tmp_path / "a").open("a+") as file, pytest.raises(OSError, match="Input/output"):
+        take_lock(file)
+
+
+@contextmanager
+def recording(folder: Path):
+    Record(folder / "evals.jsonl", EvalOptions()).close()
+    yield
+
+
+@contextmanager
+def running(run: RunFolder):
+    run.lock()
+    yield
+    run.unlock()
+
+
+@pytest.mark.fault("S6", injected="a file system without locks")
+@pytest.mark.parametrize(
+    "locked",
+    [
+        only_preparer,
+        lambda folder: part_preparer(folder, Part(1, 2)),
+        one_plans,
+        one_at_a_time,
+        lambda folder: _alone(folder / "lock"),
+        lambda folder: RunFolder(folder).one_survivor(),
+        lambda folder: running(RunFolder(folder)),
+        recording,
+    ],
+    ids=["whole", "part", "plan", "listing", "stage", "survivor", "run", "evals"],
+)
+def test_no_lock_of_ours_is_needed(tmp_path, monkeypatch, caplog, locked):
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOSYS))
+    with locked(tmp_path):
+        pass
+    assert "lies on a file system without locks" in caplog.text
+
+
+def test_parts_are_prepared_where_a_lock_needs_the_mode_of_its_file(source, tmp_path, monkeypatch):
+    """As on NFSv4."""
+    real = fcntl.flock
+
+    def flock(file, how):
+        mode = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+        wrong = {fcntl.LOCK_SH: os.O_WRONLY, fcntl.LOCK_EX: os.O_RDONLY}[how & ~fcntl.LOCK_NB]
+        if mode == wrong:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    prepare_part(source, tmp_path / "out", replace(OPTIONS, part="1/1"))
+    prepare_part(source, tmp_path / "out", OPTIONS)
+    made = merged(source, tmp_path / "out", OPTIONS)
+    assert made == right(source, tmp_path / "right", OPTIONS)
+
+
+def is_open(status: os.stat_result) -> bool:
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            if os.path.samestat(os.stat(f"/proc/self/fd/{descriptor}"), status):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.fixture
+def nfs(monkeypatch):
+    """A removed file that is still open keeps its folder, under another name."""
+    unlink, rmdir = os.unlink, os.rmdir
+
+    def silly_unlink(path, *, dir_fd=None):
+        status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        if not is_open(status):
+            return unlink(path, dir_fd=dir_fd)
+        aside = os.path.join(os.path.dirname(path), f".nfs{status.st_ino:016x}")
+        return os.rename(path, aside, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    def late_rmdir(path, *, dir_fd=None):
+        if dir_fd is None:
+            for aside in Path(path).glob(".nfs*"):
+                if not is_open(aside.stat()):
+                    unlink(aside)
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", silly_unlink)
+    monkeypatch.setattr(os, "rmdir", late_rmdir)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+def test_a_preparation_ends_well_where_an_open_file_keeps_its_folder(tmp_path, nfs):
+    write_lines(tmp_path / "a.jsonl", STORIES)
+    for _ in range(2):
+        prepared(tmp_path, "a.jsonl", shard_tokens=300)
+        assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "out"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+def test_nothing_stays_of_a_listing_that_failed_there(tmp_path, nfs):
+    with pytest.raises(ValueError, match="the Hub is away"), one_at_a_time(tmp_path / "source"):
+        raise ValueError("the Hub is away")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_went_wrong_is_told_even_if_its_folder_is_gone(tmp_path):
+    with pytest.raises(ValueError, match="the Hub is away"), one_at_a_time(tmp_path / "source"):
+        shutil.rmtree(tmp_path / "source")
+        raise ValueError("the Hub is away")

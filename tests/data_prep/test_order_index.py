@@ -1,0 +1,201 @@
+"""The kept index of an epoch: a convenience that is never trusted and never waited for."""
+
+import multiprocessing
+import shutil
+import time
+from contextlib import contextmanager
+from threading import Event
+
+import numpy as np
+import pytest
+
+from data_prep.dataset.shards import open_data_set
+from data_prep.order import epoch_index
+from data_prep.order import training_stream as order
+from data_prep.order.epoch_index import EpochIndex, index_path, open_index
+from data_prep.order.training_stream import TrainingStream
+from tests.data_sets import tiny_data_set
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index") / "data"
+    lengths = np.random.default_rng(3).integers(1, 6, 2500).tolist()
+    return tiny_data_set(folder, lengths=lengths, val_fraction=0).folder
+
+
+@pytest.fixture
+def shards(made, tmp_path, monkeypatch):
+    """2,500 documents, which count as many: their index is kept and built ahead."""
+    monkeypatch.setattr(epoch_index, "WORTH_KEEPING", 2000)
+    return open_data_set(shutil.copytree(made, tmp_path / "data")).split("train")
+
+
+@contextmanager
+def no_building():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpochIndex, "_build", None)
+        yield
+
+
+def built(shards, seed=7, epoch=0):
+    return EpochIndex(shards.lengths, seed, epoch).starts
+
+
+def test_the_index_is_built_once_and_read_from_its_file_afterwards(shards):
+    first = open_index(shards, 7, 0)
+    with no_building():
+        again = open_index(shards, 7, 0)
+    assert np.array_equal(first.starts, again.starts)
+    assert again.starts.dtype == np.int64
+    assert again.block_at(5000).ids.tolist() == first.block_at(5000).ids.tolist()
+
+
+def test_an_index_of_few_documents_is_not_worth_a_file(shards, monkeypatch):
+    monkeypatch.setattr(epoch_index, "WORTH_KEEPING", 100_000)
+    open_index(shards, 7, 0)
+    assert not (shards.folder / epoch_index.INDEX_FOLDER).exists()
+
+
+@pytest.mark.parametrize("place", [0, 8, 16, 24, 32, 40, 48, 56, 64, 79, -1])
+def test_a_flipped_byte_is_noticed_and_the_file_made_anew(shards, caplog, place):
+    open_index(shards, 7, 0)
+    path = index_path(shards, 7, 0)
+    whole = path.read_bytes()
+    broken = bytearray(whole)
+    broken[place] ^= 1
+    path.write_bytes(broken)
+    assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
+    assert "damaged or of other data; it is built anew" in caplog.text
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x00" * 96, b"\x93NUMPY" * 99])
+def test_a_file_of_something_else_is_noticed(shards, content):
+    path = index_path(shards, 7, 0)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(8, 0), (7, 1)])
+def test_a_sound_index_of_another_seed_or_epoch_is_noticed(shards, seed, epoch):
+    open_index(shards, seed, epoch)
+    index_path(shards, seed, epoch).rename(index_path(shards, 7, 0))
+    assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
+
+
+def test_an_index_of_other_data_is_noticed(shards, tmp_path):
+    lengths = np.random.default_rng(4).integers(1, 6, 2500).tolist()
+    other = tiny_data_set(tmp_path / "other", lengths=lengths, val_fraction=0).split("train")
+    open_index(other, 7, 0)
+    assert index_path(other, 7, 0).name != index_path(shards, 7, 0).name
+    index_path(shards, 7, 0).parent.mkdir()
+    index_path(other, 7, 0).rename(index_path(shards, 7, 0))
+    assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
+
+
+def test_a_folder_that_cannot_be_written_to_only_costs_the_building(shards):
+    (shards.folder / epoch_index.INDEX_FOLDER).write_text("in the way")
+    assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
+    assert len(TrainingStream(shards, 7).read(0, 100)) == 100
+
+
+def test_a_full_disk_only_costs_the_building_and_leaves_nothing(shards, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("storage.atomic.sync_file", full)
+    assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
+    assert list((shards.folder / epoch_index.INDEX_FOLDER).iterdir()) == []
+
+
+def open_in_a_process(folder, start):
+    epoch_index.WORTH_KEEPING = 2000
+    shards = open_data_set(folder).split("train")
+    start.wait()
+    for epoch in range(20):
+        starts = open_index(shards, 7, epoch).starts
+        assert np.array_equal(starts, EpochIndex(shards.lengths, 7, epoch).starts)
+
+
+def test_ranks_that_write_at_once_do_not_disturb_each_other(shards):
+    spawn = multiprocessing.get_context("spawn")
+    start = spawn.Event()
+    arguments = (shards.folder, start)
+    ranks = [spawn.Process(target=open_in_a_process, args=arguments) for _ in range(4)]
+    for rank in ranks:
+        rank.start()
+    start.set()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0] * 4
+    names = {path.name for path in (shards.folder / epoch_index.INDEX_FOLDER).iterdir()}
+    assert names == {index_path(shards, 7, epoch).name for epoch in range(20)}
+    with no_building():
+        open_index(shards, 7, 19)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_the_next_index_is_built_while_this_epoch_is_still_read(shards):
+    stream = TrainingStream(shards, 7)
+    stream.read(0, shards.tokens // 2)
+    assert not index_path(shards, 7, 1).exists()
+    stream.read(shards.tokens // 2 + 100, 10)
+    wait_until(index_path(shards, 7, 1).exists)
+    wait_until(lambda: stream._indices[1].done())
+    with no_building():
+        assert len(stream.read(shards.tokens - 5, 10)) == 10
+
+
+def test_a_slow_next_index_never_makes_the_reader_of_this_epoch_wait(shards, monkeypatch):
+    go_on, real = Event(), order.open_index
+
+    def slow(shards, seed, epoch):
+        assert epoch == 0 or go_on.wait(20)
+        return real(shards, seed, epoch)
+
+    monkeypatch.setattr(order, "open_index", slow)
+    stream, expected = TrainingStream(shards, 7), TrainingStream(shards, 7)
+    found = stream.read(0, shards.tokens)  # to the epoch's end, with the next one hanging
+    wait_until(lambda: 1 in stream._indices)
+    assert not stream._indices[1].done()
+    go_on.set()
+    assert np.array_equal(found, expected.read(0, shards.tokens))
+    assert np.array_equal(stream.read(shards.tokens, 50), expected.read(shards.tokens, 50))
+
+
+def test_a_failed_building_is_an_error_once_and_tried_again(shards, monkeypatch):
+    real = order.open_index
+
+    def fails(*_):
+        raise MemoryError("too much at once")
+
+    stream = TrainingStream(shards, 7)
+    monkeypatch.setattr(order, "open_index", fails)
+    with pytest.raises(MemoryError):
+        stream.read(0, 10)
+    monkeypatch.setattr(order, "open_index", real)
+    assert len(stream.read(0, 10)) == 10
+
+
+def test_only_the_newest_indices_are_held(shards):
+    stream = TrainingStream(shards, 7)
+    for epoch in range(10):
+        stream.index(epoch)
+    assert list(stream._indices) == [7, 8, 9]
+
+
+def test_a_document_is_where_the_index_says(shards):
+    index = EpochIndex(shards.lengths, 7, 3)
+    stream = TrainingStream(shards, 7)
+    for document in (0, 1, 1023, 1024, 2499):
+        start = 3 * shards.tokens + index.position_of(document)
+        found = stream.read(start, int(shards.lengths[document]))
+        assert np.array_equal(found, shards.read_document(document))

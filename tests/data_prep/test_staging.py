@@ -1,0 +1,121 @@
+"""Shards copied to a machine's own disk: whole, checked, used again, made anew when damaged."""
+
+import os
+from collections import namedtuple
+from dataclasses import replace
+
+import pytest
+
+from data_prep.dataset import staging
+from data_prep.dataset.shards import open_data_set
+from data_prep.dataset.staging import stage_data_set, staged_folder
+from tests.data_sets import tiny_data_set
+from tests.launching import torchrun
+from tests.runs import built, flags, lines, run_to_end, tiny_config
+
+
+@pytest.fixture
+def data(tmp_path):
+    return tiny_data_set(tmp_path / "data", documents=100)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def test_a_staged_data_set_is_the_data_set(data, tmp_path):
+    stage_data_set(data, tmp_path / "stage")
+    copy = open_data_set(staged_folder(data, tmp_path / "stage"))
+    assert content(copy.folder) == content(data.folder)
+
+
+def test_a_copy_that_lies_there_is_used_again(data, tmp_path, monkeypatch):
+    stage_data_set(data, tmp_path / "stage")
+    monkeypatch.setattr(staging, "_copy", None)
+    stage_data_set(data, tmp_path / "stage")
+
+
+@pytest.mark.parametrize("damage", [flip, os.unlink])
+def test_a_damaged_copy_is_made_anew(data, tmp_path, damage):
+    stage_data_set(data, tmp_path / "stage")
+    copy = staged_folder(data, tmp_path / "stage")
+    damage(copy / "train_000001.npy")
+    stage_data_set(data, tmp_path / "stage")
+    assert content(copy) == content(data.folder)
+
+
+def test_a_copy_that_was_cut_off_goes_on(data, tmp_path, monkeypatch):
+    copied = []
+    real = staging._copy_file
+
+    def dies_at_the_fourth(source, target, digest):
+        if len(copied) == 3:
+            raise OSError("the disk is gone")
+        copied.append(source)
+        real(source, target, digest)
+
+    monkeypatch.setattr(staging, "COPYING_THREADS", 1)
+    monkeypatch.setattr(staging, "_copy_file", dies_at_the_fourth)
+    with pytest.raises(ValueError, match=r"cannot be copied there \(the disk is gone\); free"):
+        stage_data_set(data, tmp_path / "stage")
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "stage").rglob("*.npy")}
+    assert len(stamps) == 3
+    monkeypatch.setattr(staging, "_copy_file", real)
+    stage_data_set(data, tmp_path / "stage")
+    copy = staged_folder(data, tmp_path / "stage")
+    assert content(copy) == content(data.folder)
+    kept = {(copy / p.name).stat().st_mtime_ns for p in stamps}
+    assert kept == set(stamps.values())
+
+
+def test_a_file_that_arrives_damaged_is_named_and_nothing_is_published(data, tmp_path):
+    flip(data.folder / "train_000000.npy")
+    with pytest.raises(ValueError, match=r"train_000000\.npy arrives with sha256"):
+        stage_data_set(data, tmp_path / "stage")
+    assert not staged_folder(data, tmp_path / "stage").exists()
+
+
+def test_too_little_room_is_said_before_copying(data, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "free")(10)
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match=r"has 0\.0 GB free and .* takes"):
+        stage_data_set(data, tmp_path / "stage")
+
+
+@pytest.mark.long
+def test_a_run_reads_the_copy_and_is_fed_the_same(data, tmp_path):
+    plain = tiny_config(data.folder, tmp_path / "plain")
+    staged = replace(plain, out=tmp_path / "staged", stage=tmp_path / "stage")
+    run_to_end(plain)
+    done = torchrun(2, *flags(staged, "--stage", str(tmp_path / "stage")))
+    assert done.returncode == 0, done.stderr[-2000:]
+    digests = [[x.get("data/digest") for x in lines(run.out)] for run in (plain, staged)]
+    assert digests[0] == digests[1]
+
+
+def test_a_run_may_be_staged_or_not_from_one_start_to_the_next(data, tmp_path):
+    config = tiny_config(data.folder, tmp_path / "run")
+    run_to_end(config)
+    run = built(replace(config, stage=tmp_path / "stage", out=tmp_path / "other"))
+    run.close()
+    assert run.data.folder == staged_folder(data, tmp_path / "stage")
+    assert run.data.fingerprint == data.fingerprint
+    run = built(replace(config, out=tmp_path / "other"))
+    run.close()
+    assert run.data.folder == data.folder
+
+
+def test_a_stage_that_cannot_be_written_is_one_sentence(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--stage .*file.* cannot be copied there"):
+        built(tiny_config(data.folder, tmp_path / "run", stage=tmp_path / "file" / "below"))

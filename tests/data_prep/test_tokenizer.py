@@ -1,0 +1,122 @@
+"""The tokenizer: GPT-2's ids, bytes and files, without any network."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from storage import byte_pairs
+
+SHARED_CACHE = Path(__file__).parents[3] / "shared" / "data" / "tiktoken_cache"
+
+
+def test_gpt2_ids_are_openais():
+    tokenizer = gpt2_tokenizer()
+    assert (tokenizer.n_vocab, tokenizer.end_of_text) == (50257, 50256)
+    assert tokenizer.encode("Hello world") == [15496, 995]
+    assert tokenizer.encode("I'm 24, naïve  \n") == [40, 1101, 1987, 11, 41492, 220, 220, 198]
+
+
+@pytest.mark.skipif(not SHARED_CACHE.exists(), reason="tiktoken's own files are not at hand")
+@given(text=st.text())
+def test_ids_equal_tiktokens(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED_CACHE))
+        import tiktoken
+
+        assert gpt2_tokenizer().encode(text) == tiktoken.get_encoding("gpt2").encode_ordinary(text)
+
+
+def test_a_literal_end_of_text_is_ordinary_text():
+    ids = gpt2_tokenizer().encode("<|endoftext|>")
+    assert ids == [27, 91, 437, 1659, 5239, 91, 29]
+
+
+@given(st.text())
+def test_decoding_gives_the_text_back(text):
+    tokenizer = gpt2_tokenizer()
+    ids = tokenizer.encode_to_numpy(text)
+    assert ids.dtype == np.uint16
+    assert ids.tolist() == tokenizer.encode(text)
+    assert tokenizer.decode(ids.tolist()) == text
+
+
+def test_lone_surrogates_become_replacement_characters():
+    tokenizer = gpt2_tokenizer()
+    assert tokenizer.decode(tokenizer.encode_to_numpy("a\ud800b").tolist()) == "a\ufffdb"
+
+
+def test_half_a_character_is_decoded_as_a_replacement_character():
+    assert gpt2_tokenizer().decode(gpt2_tokenizer().encode("🦜")[:1]).endswith("\ufffd")
+
+
+@given(st.text())
+def test_token_bytes_sum_to_the_texts_bytes(text):
+    lengths = gpt2_tokenizer().token_bytes()
+    assert lengths[gpt2_tokenizer().encode_to_numpy(text)].sum() == len(text.encode())
+    assert lengths[50256] == 0
+    assert lengths.shape == (50257,)
+
+
+def test_a_saved_tokenizer_is_the_same(tmp_path):
+    gpt2_tokenizer().save(tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    assert loaded.ranks_sha256 == gpt2_tokenizer().ranks_sha256
+    assert loaded.name == "gpt2"
+    assert loaded.encode("It's 5 o'clock") == gpt2_tokenizer().encode("It's 5 o'clock")
+
+
+def test_a_pickled_tokenizer_is_the_same():
+    copy = pickle.loads(pickle.dumps(gpt2_tokenizer()))
+    assert copy.encode("Hello world") == [15496, 995]
+
+
+def test_changed_ranks_are_an_error(tmp_path):
+    gpt2_tokenizer().save(tmp_path)
+    lines = (tmp_path / "ranks.tiktoken").read_bytes().splitlines()
+    lines[300], lines[301] = lines[301].split()[0] + b" 300", lines[300].split()[0] + b" 301"
+    (tmp_path / "ranks.tiktoken").write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match="sha256"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("ranks", [b"", b"\n", b"nonsense", b"QQ== 0\nQg== 2\n"])
+def test_ranks_with_gaps_or_of_another_form_are_an_error(ranks):
+    with pytest.raises(ValueError, match="damaged"):
+        Tokenizer("mine", ".", ranks)
+
+
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no meta\.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "meta.json").write_text(json.dumps({"name": "x", "pattern": "."}))
+    with pytest.raises(ValueError, match=r"has no .'ranks_sha256'"):
+        load_tokenizer(tmp_path)
+    gpt2_tokenizer().save(tmp_path)
+    (tmp_path / "ranks.tiktoken").unlink()
+    with pytest.raises(ValueError, match="missing"):
+        load_tokenizer(tmp_path)
+
+
+def test_damaged_shipped_ranks_are_an_error(tmp_path, monkeypatch):
+    shutil.copy(byte_pairs.GPT2_RANKS, tmp_path / "ranks")
+    with (tmp_path / "ranks").open("ab") as file:
+        file.write(b"\n")
+    monkeypatch.setattr(byte_pairs, "GPT2_RANKS", tmp_path / "ranks")
+    with pytest.raises(ValueError, match="damaged"):
+        gpt2_tokenizer.__wrapped__()
+
+
+def test_more_ids_than_two_bytes_hold_are_an_error():
+    import base64
+
+    tokens = (base64.b64encode(i.to_bytes(3, "big")).decode() for i in range(65_536))
+    ranks = "\n".join(f"{token} {rank}" for rank, token in enumerate(tokens))
+    with pytest.raises(ValueError, match="16 bits"):
+        Tokenizer("big", ".", ranks.encode())

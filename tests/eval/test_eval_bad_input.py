@@ -1,0 +1,147 @@
+"""Whatever is wrong with items, weights, tokenizer or memory: an error that says so, or it goes on.
+
+More of the kind: test_hellaswag.py and test_eval_tasks.py (schemas), test_multiple_choice.py
+(endings), test_trees.py (memory), test_few_shot.py and test_calibrate.py (theirs).
+"""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import eval.scoring.shared_context
+from data_prep.tokenizer import Tokenizer
+from eval.scoring.shared_context import Tree, score_trees
+from eval.subject import EvalOptions, load_subject
+from eval.tasks.hellaswag import both_items, hellaswag
+from eval.tasks.questions import arc_item, openbookqa_item, piqa_item
+from eval.tasks.registry import measure
+from storage.byte_pairs import ranks_file
+from storage.checkpoint_folder import write_manifest
+from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_subject
+
+SUBJECT = tiny_subject()
+CHOICES = {"text": ["ice", "steam"], "label": ["1", "2"]}
+PIQA = {"goal": "Boil", "sol1": "heat it", "sol2": "cool it"}
+ARC = {"question": "Boiling gives?", "question_stem": "Boiling gives", "choices": CHOICES}
+SWAG = {"activity_label": "Baking", "ctx_a": "She bakes", "ctx_b": "", "ctx": "She bakes",
+        "endings": ["bread.", "cake.", "songs of old.", "nothing."], "label": "1"}  # fmt: skip
+MISSING_LM_EVAL = "lm-evaluation-harness is not installed; pip install"
+
+
+def given(folder, task, *rows, **changes) -> EvalOptions:
+    path = folder / f"{task}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return EvalOptions(task_file=(f"{task}={path}",), **changes)
+
+
+@pytest.mark.parametrize(("read", "row", "key"), [
+    (piqa_item, PIQA, "label"), (arc_item, ARC, "answerKey"), (openbookqa_item, ARC, "answerKey"),
+    (lambda where, row: both_items(where, row)[1], SWAG, "label"),
+])  # fmt: skip
+def test_a_label_may_be_text_or_a_number_but_not_empty(read, row, key):
+    assert read("here", {**row, key: "1"}) == read("here", {**row, key: 1})
+    with pytest.raises(ValueError, match="here has an empty label, as a test split does"):
+        read("here", {**row, key: ""})
+
+
+def test_a_passage_longer_than_the_context_is_scored_by_its_last_tokens_and_counted(tmp_path):
+    text = "word " * 80 + "end"
+    options = given(tmp_path, "lambada", {"text": text}, {"text": "a b"})
+    result = measure(SUBJECT, options, ["lambada"])
+    assert result.tags["lambada/truncated_rows"] == 1
+    encode, T = SUBJECT.tokenizer.encode, SUBJECT.model.config.context_length
+    kept = Tree(encode(text.removesuffix(" end"))[-T:], (encode(" end"),))
+    [[nats, _]] = score_trees(SUBJECT, [kept], EvalOptions())
+    np.testing.assert_allclose(result.items["lambada"].losses[0, 0], nats, rtol=1e-5)
+
+
+def test_an_ending_that_becomes_no_tokens_is_named(tmp_path):
+    options = given(tmp_path, "hellaswag", SWAG, {**SWAG, "endings": ["a", "b", " ", "d"]})
+    with pytest.raises(ValueError, match="ending 2 of item 1 has 0 tokens"):
+        hellaswag(SUBJECT, options)
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [("lambada", {"text": "He went home"}), ("wikitext", {"page": " = A = \n b c \n"}),
+     ("piqa", {**PIQA, "label": 1}), ("hellaswag", SWAG)],
+)  # fmt: skip
+def test_logits_that_are_not_numbers_are_an_error_and_no_score(tmp_path, task, row):
+    subject = tiny_subject()
+    torch.nn.init.constant_(subject.model.ln_f.weight, math.nan)
+    with pytest.raises(ValueError, match="is nan, .* the weights are damaged or have diverged"):
+        measure(subject, given(tmp_path, task, row), [task])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("bad") / "step_000010")
+
+
+def copy_without(checkpoint, folder, *names):
+    shutil.copytree(checkpoint, folder / "step_000010")
+    for name in names:
+        path = folder / "step_000010" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder / "step_000010"
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [["MANIFEST.json"], ["model.safetensors"], ["tokenizer"], ["MANIFEST.json", "model.json"]],
+)
+def test_a_checkpoint_half_pruned_is_refused(checkpoint, tmp_path, gone):
+    with pytest.raises(
+        ValueError, match="step_000010.*not a whole checkpoint|step_000010.*missing"
+    ):
+        load_subject(copy_without(checkpoint, tmp_path, *gone), ALONE)
+
+
+@pytest.mark.parametrize("gone", ["model.safetensors", "model.json", "tokenizer"])
+def test_a_checkpoint_pruned_while_it_is_read_is_an_error_too(
+    checkpoint, tmp_path, monkeypatch, gone
+):
+    monkeypatch.setattr("eval.subject.verify_checkpoint", lambda folder: None)
+    with pytest.raises(ValueError, match="step_000010"):
+        load_subject(copy_without(checkpoint, tmp_path, gone), ALONE)
+
+
+def test_a_checkpoint_with_another_models_tokenizer_is_refused(checkpoint, tmp_path):
+    folder = copy_without(checkpoint, tmp_path, "tokenizer")
+    letters = Tokenizer("letters", r"\S+|\s+", ranks_file(bytes([i]) for i in range(256)))
+    letters.save(folder / "tokenizer")
+    write_manifest(folder)
+    with pytest.raises(ValueError, match="letters has 257 ids, the model has vocab_size=50257"):
+        load_subject(folder, ALONE)
+
+
+def test_out_of_memory_halves_the_batches_of_a_task_which_goes_on(tmp_path, monkeypatch, caplog):
+    rows = [{**SWAG, "ctx_a": f"She bakes {i}", "ctx": f"She bakes {i}"} for i in range(12)]
+    options = given(tmp_path, "hellaswag", *rows)
+    whole, real = hellaswag(SUBJECT, options), eval.scoring.shared_context._score_batch
+
+    def small(subject, trees, shape, dtype):
+        if shape[0] * shape[1] > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(subject, trees, shape, dtype)
+
+    monkeypatch.setattr("eval.scoring.shared_context._score_batch", small)
+    halved = hellaswag(SUBJECT, options)
+    assert "out of memory: batches of at most" in caplog.text
+    assert halved.tags == whole.tags
+    for name, table in whole.items.items():
+        np.testing.assert_allclose(halved.items[name].losses, table.losses, rtol=1e-5)
+
+
+def test_the_adapter_without_the_harness_says_how_to_get_it(checkpoint, monkeypatch, capsys):
+    import eval.lm_eval_model as script
+
+    monkeypatch.setattr(script, "register_model", None)
+    monkeypatch.setattr("sys.argv", ["x", "--checkpoint", str(checkpoint), "--tasks", "piqa"])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert MISSING_LM_EVAL in capsys.readouterr().err

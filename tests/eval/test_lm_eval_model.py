@@ -1,0 +1,136 @@
+"""Our checkpoint as the harness's language model answers what its own one answers on the export."""
+
+import json
+
+import numpy as np
+import pytest
+
+from eval.lm_eval_model import RatchetLM
+from model.hf_format.convert import export_model
+from tests.eval.test_lm_eval import texts, write
+from tests.eval_subjects import tiny_checkpoint
+from tests.launching import python, torchrun
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+
+CONTEXTS = texts(3, 40, 70)  # many do not fit 48 tokens
+SHORT = texts(4, 200, 6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter")
+    checkpoint = tiny_checkpoint(folder / "checkpoint")
+    export_model(checkpoint, folder / "exported")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(str(folder / "exported"), device="cpu", dtype="float32", batch_size=4)
+    return RatchetLM(folder / "checkpoint", device="cpu"), theirs
+
+
+def requests(kind, arguments):
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, given, i) for i, given in enumerate(arguments)]
+
+
+def test_log_probabilities_and_greedy_flags_are_equal(both):
+    ours, theirs = both
+    pairs = [(c, f" {e}") for i, c in enumerate(CONTEXTS) for e in SHORT[4 * i : 4 * i + 4]]
+    pairs += [("", e) for e in SHORT[160:170]] + [(c + "  ", e) for c in CONTEXTS[:5] for e in "ab"]
+    greedy = theirs.generate_until(
+        requests("generate_until", [(c, {"until": [], "max_gen_toks": 1}) for c in CONTEXTS])
+    )
+    pairs += list(zip(CONTEXTS, greedy, strict=False))
+    asked = requests("loglikelihood", pairs)
+    found, wanted = ours.loglikelihood(asked), theirs.loglikelihood(asked)
+    np.testing.assert_allclose([f[0] for f in found], [w[0] for w in wanted], atol=1e-4, rtol=1e-5)
+    assert [f[1] for f in found] == [w[1] for w in wanted]
+    assert sum(f[1] for f in found) > 3
+    assert ours.truncated > 20
+
+
+def test_rolling_log_probabilities_are_equal(both):
+    ours, theirs = both
+    asked = requests(
+        "loglikelihood_rolling", [(text,) for text in [*CONTEXTS, "cat", " ".join(CONTEXTS)]]
+    )
+    found, wanted = (model.loglikelihood_rolling(asked) for model in (ours, theirs))
+    np.testing.assert_allclose(found, wanted, atol=1e-3, rtol=1e-5)
+
+
+def test_generated_text_is_equal_with_and_without_stop_strings(both):
+    ours, theirs = both
+    free = {"until": [], "max_gen_toks": 20}
+    asked = requests("generate_until", [(c, free) for c in CONTEXTS])
+    whole = ours.generate_until(asked)
+    assert whole == theirs.generate_until(asked)
+    assert len(set(whole)) > 5
+    stops = [{**free, "until": [w[8:10] or "x", "never seen"]} for w in whole]
+    asked = requests("generate_until", list(zip(CONTEXTS, stops, strict=True)))
+    stopped = ours.generate_until(asked)
+    assert stopped == theirs.generate_until(asked)
+    assert sum(len(s) < len(w) for s, w in zip(stopped, whole, strict=True)) > 20
+
+
+def test_sampling_gives_the_same_text_again_and_text_of_another_kind(both):
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
+    asked = requests("generate_until", [(c, settings) for c in CONTEXTS[:4]])
+    first = both[0].generate_until(asked)
+    assert first == both[0].generate_until(asked)
+    greedy = [(c, {**settings, "do_sample": False}) for c in CONTEXTS[:4]]
+    assert first != both[0].generate_until(requests("generate_until", greedy))
+
+
+def test_a_prompt_that_generation_leaves_no_room_for_is_an_error(both):
+    with pytest.raises(
+        ValueError, match="generates 256 tokens, which leaves a context_length of 48"
+    ):
+        both[0].generate_until(requests("generate_until", [("cat", {"until": ["x"]})]))
+
+
+def task_yaml(tmp_path) -> str:
+    """A task of the harness that reads a file here."""
+    rows = [{"q": c, "a": SHORT[4 * i : 4 * i + 2], "y": i % 2} for i, c in enumerate(CONTEXTS)]
+    data = write(tmp_path / "rows.jsonl", rows)
+    spec = {"task": "own_task", "dataset_path": "json", "test_split": "test",
+            "dataset_kwargs": {"data_files": {"test": str(data)}},
+            "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_target": "y",
+            "doc_to_choice": "a",
+            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}]}  # fmt: skip
+    (tmp_path / "own_task.yaml").write_text(json.dumps(spec))
+    return str(tmp_path / "own_task.yaml")
+
+
+def test_the_script_gives_the_harness_s_numbers_on_one_rank_and_on_two(folder, tmp_path):
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    task, out = task_yaml(tmp_path), tmp_path / "out.json"
+    words = ["eval/lm_eval_model.py", "--checkpoint", str(folder / "checkpoint"), "--tasks", task]
+    words += ["--device", "cpu", "--json", str(out)]
+    theirs = HFLM(str(folder / "exported"), device="cpu", dtype="float32")
+    wanted = simple_evaluate(theirs, tasks=[task])["results"]["own_task"]
+    for run in (python, lambda *arguments: torchrun(2, *arguments)):
+        done = run(*words)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("|own_task|") == 1
+        found = json.loads(out.read_text())["own_task"]
+        for key in ("acc,none", "acc_norm,none"):
+            assert found[key] == pytest.approx(wanted[key])
+        out.unlink()
+
+
+def test_the_harness_finds_the_model_by_its_name(folder):
+    from lm_eval.api.registry import get_model
+
+    model = get_model("ratchet").create_from_arg_string(
+        f"checkpoint={folder / 'checkpoint'},device=cpu", {"batch_size": 4}
+    )
+    assert isinstance(model, RatchetLM)

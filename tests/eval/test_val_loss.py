@@ -1,0 +1,130 @@
+"""Validation loss and bits per byte, against sums done by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import eval.tasks.val_loss
+from eval.subject import EvalOptions
+from eval.tasks.val_loss import check_validation, val_loss, validation_loss
+from tests.data_sets import tiny_data_set
+from tests.eval_subjects import tiny_subject
+
+T = 48
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_data_set(tmp_path_factory.mktemp("val") / "data", documents=300)
+
+
+def measure(subject, data, windows=13, micro_batch=4, dtype=torch.float32):
+    return validation_loss(subject, data.split("val"), windows * T, T, micro_batch, dtype)
+
+
+def test_the_loss_is_the_mean_over_all_targets_and_all_logits(data):
+    subject, tokens = tiny_subject(), data.split("val").read(0, 13 * T + 1).astype(np.int64)
+    logits = subject.model(torch.from_numpy(tokens[:-1].reshape(13, T))).double()
+    wanted = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(tokens[1:]))
+    assert measure(subject, data)["val/loss"] == pytest.approx(wanted.item(), abs=1e-5)
+
+
+def test_bits_per_byte_leave_end_of_text_out_of_both_sums(data):
+    subject, tokens = tiny_subject(), data.split("val").read(0, 13 * T + 1).astype(np.int64)
+    logits = subject.model(torch.from_numpy(tokens[:-1].reshape(13, T))).double()
+    targets = torch.from_numpy(tokens[1:])
+    nats = F.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+    text = [int(t) for t in targets if t != subject.tokenizer.end_of_text]
+    assert len(text) < len(targets)
+    bytes_ = sum(len(subject.tokenizer._encoding.decode_single_token_bytes(t)) for t in text)
+    wanted = nats[targets != subject.tokenizer.end_of_text].sum().item() / (math.log(2) * bytes_)
+    assert measure(subject, data)["val/bits_per_byte"] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5, 13, 64])
+def test_another_micro_batch_gives_the_same_loss(data, micro_batch):
+    subject = tiny_subject()
+    one, other = measure(subject, data), measure(subject, data, micro_batch=micro_batch)
+    assert other == pytest.approx(one, abs=1e-5)
+
+
+def memory_for(tokens, passes):
+    """The losses of tokens as usual, but only of so many at once."""
+    real = eval.tasks.val_loss._token_losses
+
+    def limited(subject, ids, targets):
+        passes.append(ids.numel())
+        if ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(subject, ids, targets)
+
+    return limited
+
+
+def test_out_of_memory_halves_the_micro_batch_and_the_loss_stays(data, monkeypatch, caplog):
+    subject, passes = tiny_subject(), []
+    whole = measure(subject, data)
+    monkeypatch.setattr("eval.tasks.val_loss._token_losses", memory_for(3 * T, passes))
+    assert measure(subject, data, micro_batch=8) == pytest.approx(whole, abs=1e-5)
+    assert passes == [n * T for n in (8, 4, 2, 2, 2, 2, 2, 1, 2)]
+    assert caplog.text.count("out of memory: batches of at most") == 2
+
+
+def test_a_window_that_does_not_fit_alone_is_an_error_with_the_cure(data, monkeypatch):
+    monkeypatch.setattr("eval.tasks.val_loss._token_losses", memory_for(T - 1, []))
+    with pytest.raises(ValueError, match=f"one row of {T} tokens does not fit the memory of cpu"):
+        measure(tiny_subject(), data)
+
+
+def test_the_task_reads_the_data_set_it_is_given(data):
+    options = EvalOptions(data=data.folder, val_tokens=13 * T, micro_batch=4)
+    assert val_loss(tiny_subject(), options).tags == measure(tiny_subject(), data)
+
+
+def test_measuring_leaves_the_model_as_it_was(data):
+    subject = tiny_subject()
+    subject.model.train()
+    before = torch.get_rng_state()
+    measure(subject, data)
+    assert subject.model.training
+    assert torch.equal(before, torch.get_rng_state())
+    assert not any(p.is_inference() for p in subject.model.parameters())
+
+
+def test_bfloat16_is_close_to_float32(data):
+    subject = tiny_subject()
+    exact, rounded = measure(subject, data), measure(subject, data, dtype=torch.bfloat16)
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=2e-2)
+
+
+def test_too_few_validation_tokens_are_refused_with_the_number_that_fits(data):
+    shards = data.split("val")
+    most = (shards.tokens - 1) // T * T
+    assert check_validation(shards, most, T) == most // T
+    with pytest.raises(ValueError, match=f"give {most} or less"):
+        check_validation(shards, most + T, T)
+    with pytest.raises(ValueError, match="less than one window"):
+        check_validation(shards, T - 1, T)
+
+
+def test_weights_that_are_not_numbers_give_an_error_and_no_loss(data):
+    subject = tiny_subject()
+    torch.nn.init.constant_(subject.model.ln_f.weight, math.nan)
+    with pytest.raises(ValueError, match="validation loss is nan"):
+        measure(subject, data)
+
+
+def test_a_data_set_of_another_tokenizer_is_refused(data, monkeypatch):
+    subject = tiny_subject()
+    monkeypatch.setattr(subject.tokenizer, "ranks_sha256", "0" * 64)
+    with pytest.raises(ValueError, match="the model was trained with another"):
+        val_loss(subject, EvalOptions(data=data.folder, val_tokens=T))
+
+
+def test_without_a_data_set_the_task_says_what_to_give():
+    with pytest.raises(ValueError, match="give its folder as --data"):
+        val_loss(tiny_subject(), EvalOptions())

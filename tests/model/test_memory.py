@@ -1,0 +1,203 @@
+"""Predicted memory against what autograd keeps, what a real step holds, and what was measured."""
+
+import weakref
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bench.memory import NETWORKS, OUT
+from model.config import GPTConfig
+from model.estimates.memory import (
+    USABLE_SHARE,
+    StepShape,
+    block_activation_bytes,
+    largest_micro_batch,
+    predict_memory,
+)
+from model.estimates.parameters import block_matrix_elements
+from model.gpt import GPT
+from model.loss import NextTokenLoss
+from model.precision import autocast
+from model.shapes import SHAPES
+from storage.atomic import read_json
+from tests.data_sets import tiny_data_set
+from tests.runs import built, tiny_config
+from train.step import train_step
+
+GB = 10**9
+CPU = torch.device("cpu")
+SHAPE = GPTConfig(n_layer=1, n_head=4, n_embd=128, context_length=128, vocab_size=128)
+LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
+KINDS = [{}, {"norm": "rmsnorm"}, {"mlp": "swiglu"}, {"position": "rope"}, LLAMA]
+DTYPES = [torch.float32, torch.bfloat16]
+WINDOWS = 8
+
+
+def bytes_kept(config, dtype, compiled):
+    """Bytes of all tensors that the forward pass keeps for the backward pass, weights aside."""
+    model = GPT(config)
+    model.initialise(0)
+    step = NextTokenLoss(model)
+    if compiled:  # the partition of forward and backward that Inductor compiles
+        torch._dynamo.reset()
+        step = torch.compile(step, dynamic=False, backend="aot_eager_decomp_partition")
+    kept = []
+    ids = torch.zeros(WINDOWS, config.context_length, dtype=torch.int64)
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with nullcontext() if compiled else hooks, autocast(dtype, CPU):
+        loss = step(ids, ids)
+    kept = loss.grad_fn.saved_tensors if compiled else kept
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    return sum(size for place, size in storages.items() if place not in weights)
+
+
+def bytes_a_block_keeps(config, dtype, compiled):
+    """What one more block makes of it, by token, without the cast matrices."""
+    deeper = replace(config, n_layer=config.n_layer + 1)
+    more = bytes_kept(deeper, dtype, compiled) - bytes_kept(config, dtype, compiled)
+    casts = 2 * block_matrix_elements(config) if dtype == torch.bfloat16 else 0
+    return (more - casts) / (WINDOWS * config.context_length)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fields", KINDS)
+def test_a_block_keeps_what_autograd_keeps(fields, dtype):
+    config = replace(SHAPE, **fields)
+    predicted = block_activation_bytes(config, StepShape(WINDOWS, dtype, False, device="cpu"))
+    tables = 2 * config.head_width * dtype.itemsize / WINDOWS if config.position == "rope" else 0
+    assert bytes_a_block_keeps(config, dtype, compiled=False) == predicted + tables
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit._script")
+@pytest.mark.slow
+def test_a_compiled_block_keeps_what_the_partitioned_graph_keeps():
+    config, dtype = replace(SHAPE, n_layer=2), torch.bfloat16
+    predicted = block_activation_bytes(config, StepShape(WINDOWS, dtype, True, device="cpu"))
+    assert bytes_a_block_keeps(config, dtype, compiled=True) == predicted
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self.see(tensor)
+        return made
+
+    def see(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.alive:
+            self.alive[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.free, storage._cdata)
+
+    def free(self, key):
+        self.now -= self.alive.pop(key, 0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    tiny_data_set(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "dtype", "micro_steps"),
+    [
+        ({}, "float32", 1),
+        ({}, "float32", 2),
+        ({}, "bfloat16", 2),
+        ({"tied": False, "n_layer": 12, "context_length": 8}, "bfloat16", 1),
+        (LLAMA, "bfloat16", 2),
+    ],
+)
+def test_the_peak_of_a_real_step_is_the_predicted_one(data, tmp_path, fields, dtype, micro_steps):
+    shape = GPTConfig(**({"n_layer": 2, "n_head": 4, "n_embd": 64, "context_length": 32} | fields))
+    tokens = 2 * micro_steps * shape.context_length
+    plain = {"dtype": dtype, "batch_tokens": tokens, "fused_loss": "off"}
+    run = built(tiny_config(data, tmp_path / "run", model=shape, **plain))
+    train_step(run, run.loader.next_step(), 1e-3, False)
+    with LiveBytes() as live:
+        for tensor in [*run.model.parameters(), *tree_leaves(dict(run.optimizer.state))]:
+            if isinstance(tensor, torch.Tensor):
+                live.see(tensor.detach())
+        train_step(run, run.loader.next_step(), 1e-3, False)
+    run.close()
+    step = StepShape(2, run.dtype, False, accumulates=micro_steps > 1, device="cpu")
+    found = predict_memory(run.model.config, step)
+    assert found.peak - found.runtime == pytest.approx(live.peak, rel=0.02)
+
+
+def test_recorded_measurements_on_the_cpu_lie_within_15_percent():
+    rows = read_json(OUT)["cases"]
+    assert len(rows) >= 6
+    for row in rows:
+        step = StepShape(
+            row["micro_batch"],
+            getattr(torch, row["dtype"]),
+            row["compiled"],
+            accumulates=row["micro_steps"] > 1,
+            device="cpu",
+            fused_loss=row.get("fused_loss", False),
+        )
+        predicted = predict_memory(NETWORKS[row["network"]], step).peak
+        assert predicted == pytest.approx(row["measured"], rel=0.15), row
+
+
+@given(
+    share=st.integers(1, 600),
+    memory=st.integers(6 * GB, 200 * GB),
+    compiled=st.booleans(),
+    world_size=st.sampled_from([1, 8]),
+)
+def test_the_largest_micro_batch_fits_divides_and_cannot_be_doubled(
+    share, memory, compiled, world_size
+):
+    shape, like = SHAPES["gpt2"], StepShape(1, compiled=compiled, world_size=world_size)
+    size = largest_micro_batch(shape, share, memory, like)
+
+    def fits(windows):
+        step = replace(like, micro_batch=windows, accumulates=windows < share)
+        return predict_memory(shape, step).peak <= USABLE_SHARE * memory
+
+    assert size & (size - 1) == 0
+    assert share % size == 0
+    assert fits(size)
+    assert share % (2 * size) or not fits(2 * size)
+
+
+def test_a_model_too_large_for_one_window_is_refused_with_the_figures():
+    with pytest.raises(ValueError, match=r"needs .* GiB, the device has 131.3 GiB"):
+        largest_micro_batch(SHAPES["gpt3"], 64, 141 * GB)
+
+
+def test_several_ranks_hold_gradients_in_buckets_and_once_more_while_they_accumulate():
+    alone, once, often = (
+        predict_memory(SHAPES["gpt2"], StepShape(64, accumulates=more, world_size=ranks))
+        for ranks, more in ((1, True), (8, False), (8, True))
+    )
+    assert often.peak - alone.peak == often.buckets == alone.weights
+    assert (once.gradients, once.peak) == (0, alone.peak)
+
+
+def test_blocks_that_are_computed_again_keep_their_input_only():
+    step = StepShape(64)
+    all_of_it = predict_memory(SHAPES["gpt2"], step)
+    again = predict_memory(SHAPES["gpt2"], replace(step, recompute=True))
+    assert again.layers == again.layer + 12 * 64 * 1024 * 4 * 768
+    assert again.peak < all_of_it.peak

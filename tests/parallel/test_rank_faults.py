@@ -1,0 +1,164 @@
+"""What befalls the processes of a job: what it costs, and that nothing else differs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.dataset.shards import check_data_set, open_data_set
+from tests.data_prep.test_prepare import story, write_lines
+from tests.launching import ENVIRONMENT, REPO
+from tests.runs import flags, nano_config
+from train.config import SaveConfig
+from train.resume_proof.comparison import compare_exactly
+from train.resume_proof.kills import POLL_SECONDS, Job, workers_of
+
+STEPS, SAVE_EVERY = 60, 5
+IN_FLIGHT = 2  # updates done whose line is not yet written
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+def job(folder, name, restarts=0):
+    """A paced run of two ranks."""
+    config = nano_config(folder, steps=STEPS, save=SaveConfig(SAVE_EVERY, 0))
+    words = flags(config, "--rehearsal", "False")[1:]
+    words[words.index("--out") + 1] = str(folder / name)
+    made = Job(words, folder / name, processes=2, restarts=restarts)
+    made.command = [REPO / "tests/leaver.py" if "main.py" in w else w for w in made.command]
+    made.command = list(map(str, made.command))
+    return made
+
+
+@pytest.fixture(scope="module")
+def straight(folder):
+    """The undisturbed run."""
+    made = job(folder, "straight")
+    made.run_to_end()
+    return folder / "straight"
+
+
+def reaches(made, process, step):
+    """Wait until so many updates are written down."""
+    while process.poll() is None and made.steps_done() < step:
+        time.sleep(POLL_SECONDS)
+    assert process.poll() is None, made.log.read_text()[-3000:]
+
+
+def children_of(process):
+    """Process ids of those that it started."""
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+
+
+def assert_identical(straight, made):
+    made.check(0)
+    assert [f.what for f in compare_exactly(straight, made.folder.path) if not f.holds] == []
+
+
+@pytest.mark.fault("P2", injected="SIGKILL of both ranks and torchrun", lost="≤ 5", identical=True)
+@pytest.mark.fault(
+    "S8", injected="steps done again after a kill of all", lost="≤ 5", identical=True
+)
+def test_all_processes_killed_cost_the_steps_since_the_last_save(folder, straight):
+    made = job(folder, "all")
+    process = made.start()
+    reaches(made, process, 23)
+    for pid in (process.pid, *workers_of(process.pid).values()):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    done = made.steps_done()
+    made.run_to_end()
+    assert 0 < done - made.starts()[-1] <= SAVE_EVERY
+    assert_identical(straight, made)
+
+
+@pytest.mark.fault("P3", injected="SIGKILL of torchrun alone", lost="≤ 7", identical=True)
+@pytest.mark.fault("P13", injected="a second start right behind it", lost="≤ 7", identical=True)
+def test_a_killed_torchrun_leaves_no_second_writer_behind(folder, straight):
+    made = job(folder, "launcher")
+    process = made.start()
+    reaches(made, process, 23)
+    process.kill()
+    process.wait()
+    made.run_to_end()
+    done = len(made.folder.metrics.read_text().splitlines())
+    again = made.folder.discarded_metrics.read_text().count('"train/loss"')
+    assert done == STEPS + 1
+    assert again <= SAVE_EVERY + IN_FLIGHT
+    assert_identical(straight, made)
+
+
+@pytest.mark.fault("P4", injected="SIGTERM to one rank of two", lost="0", identical=True)
+def test_a_stop_asked_of_one_rank_is_agreed_by_all_and_loses_no_step(folder, straight):
+    made = job(folder, "term", restarts=3)
+    process = made.start()
+    reaches(made, process, 20)
+    os.kill(workers_of(process.pid)[1], signal.SIGTERM)
+    assert process.wait() != 0
+    status = made.folder.read_status()
+    assert (status["state"], len(made.starts())) == ("preempted", 1)
+    made.run_to_end()
+    assert made.starts()[-1] == status["step"] >= 20
+    assert not made.folder.discarded_metrics.exists()
+    assert_identical(straight, made)
+
+
+@pytest.mark.fault("P9", injected="rank 1 leaves with code 0, or raises", lost="0", identical=True)
+@pytest.mark.parametrize(
+    ("how", "said"), [("exit", "no answer from rank 1"), ("raise", "a mistake of rank 1")]
+)
+def test_a_rank_that_leaves_is_named_and_costs_no_step(folder, straight, monkeypatch, how, said):
+    monkeypatch.setenv("LEAVE", how)
+    made = job(folder, how, restarts=1)
+    made.run_to_end()
+    assert said in made.log.read_text()
+    assert made.starts()[0] == 0
+    assert made.starts()[1] >= 19  # the 20th update was whole on rank 0, or was done again
+    assert not made.folder.discarded_metrics.exists()
+    assert_identical(straight, made)
+
+
+@pytest.mark.fault("P1", injected="SIGKILL of rank 1, then 0, of two", lost="0", identical=True)
+@pytest.mark.fault("P11", injected="2 restarts inside one torchrun", lost="0", identical=True)
+def test_every_restart_inside_torchrun_succeeds_at_the_first_try(folder, straight):
+    made = job(folder, "restarts", restarts=2)
+    process = made.start()
+    for number, rank in enumerate((1, 0)):
+        reaches(made, process, 15 + 20 * number)
+        done = made.steps_done()
+        os.kill(workers_of(process.pid)[rank], signal.SIGKILL)
+        while process.poll() is None and len(made.starts()) < number + 2:
+            time.sleep(POLL_SECONDS)
+        assert made.starts()[-1] >= done
+    assert process.wait() == 0
+    assert len(made.starts()) == 3  # with 2 restarts allowed, none was spent in vain
+    assert_identical(straight, made)
+
+
+@pytest.mark.fault("P12", injected="SIGKILL of a worker, as the kernel does without memory")
+def test_a_preparation_whose_worker_is_killed_says_so_and_goes_on_from_there(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [story(number, 400) for number in range(3000)])
+    words = ("--out", "out", "--shard-tokens", "60000", "--workers", "2")
+    command = [sys.executable, str(REPO / "data_prep/text.py"), "a.jsonl", *words]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("out.partial/units/*/unit.json")):
+        assert process.poll() is None
+        time.sleep(POLL_SECONDS)
+    os.kill(int(children_of(process.pid)[-1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "died, perhaps for lack of memory" in said.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+    subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True)
+    check_data_set(open_data_set(tmp_path / "out"), "full")

@@ -1,0 +1,109 @@
+"""Going on with another configuration: free, named by a flag, or never."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from tests.runs import NANO, built, lines, nano_config, run_to_end
+from train.checkpoints.config_changes import TABLE, Change
+from train.config import Config, SaveConfig
+from train.loop import train
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A run that was begun."""
+    made = nano_config(tmp_path, save=SaveConfig(4, 0, 9))
+    built(made).close()
+    return made
+
+
+def test_every_field_of_the_configuration_stands_in_the_table():
+    assert {field.name for field in fields(Config)} == {key.split(".")[0] for key in TABLE} - {""}
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch": 4}, {"save": SaveConfig(2, 0, 3)}])
+def test_what_changes_no_number_is_free_and_said(config, changes, caplog):
+    caplog.set_level("INFO")
+    run_to_end(replace(config, **changes))
+    assert "changed: " in caplog.text
+    assert next(iter(changes)) in caplog.text
+
+
+@pytest.mark.fault("R4", injected="another rate and clipping")
+def test_what_makes_another_run_of_it_needs_its_name(config):
+    warmer = replace(config, optimizer=replace(config.optimizer, lr=0.02, clip=None))
+    message = r"optimizer\.clip: 1\.0 -> None; optimizer\.lr: 0\.01 -> 0\.02\); .*--allow opti"
+    with pytest.raises(ValueError, match=message):
+        built(warmer)
+    with pytest.raises(ValueError, match=r"configuration \(optimizer\.clip: 1\.0 -> None\)"):
+        built(replace(warmer, allow=("optimizer.lr",)))
+    run_to_end(replace(warmer, allow=("optimizer",)))
+    assert max(line.get("train/lr", 0) for line in lines(config.out)) > 0.019
+
+
+@pytest.mark.fault("R4", injected="another seed, shape or context")
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 5}, {"model": replace(NANO, n_layer=2)}, {"context_length": 8}],
+)
+def test_what_would_make_the_checkpoint_meaningless_can_never_change(config, changes):
+    with pytest.raises(ValueError, match=r"can never change .*choose another --out"):
+        built(replace(config, **changes, allow=("model", "seed", "context_length")))
+
+
+def test_a_misspelt_name_is_refused(config):
+    with pytest.raises(ValueError, match=r"--allow optimiser is no setting; settings are data"):
+        built(replace(config, allow=("optimiser",)))
+
+
+def test_another_batch_goes_on_with_the_next_window(config):
+    run_to_end(replace(config, steps=4, allow=("steps",)))
+    run_to_end(replace(config, batch_tokens=256, allow=("batch_tokens", "steps")))
+    found = [(x["data/first_window"], x["data/windows"]) for x in lines(config.out)[3:6]]
+    assert found == [(24, 8), (32, 16), (48, 16)]
+
+
+def test_the_longest_matching_name_decides_and_a_later_field_needs_a_flag():
+    assert Change("optimizer.lr", 1, 2).rule[0] == "named"
+    assert Change("model.n_layer", 1, 2).rule[0] == "never"
+    assert Change("eval.every", 1, 2).rule[0] == "free"
+    assert Change("invented.later", 1, 2).rule[0] == "named"
+
+
+def begun(config):
+    """What a start that is refused must leave as it was."""
+    return [(config.out / name).read_bytes() for name in ("config.json", "status.json")]
+
+
+def test_fewer_steps_than_are_done_are_refused_and_nothing_is_written(tmp_path):
+    config = nano_config(tmp_path, steps=4)
+    run_to_end(config)
+    before = begun(config)
+    message = r"step_000004 is at step 4 but steps=3; .*--steps above 4 and --allow steps"
+    for _ in range(2):  # the folder's lock is free again
+        with pytest.raises(ValueError, match=message):
+            built(replace(config, steps=3, allow=("steps",)))
+    assert begun(config) == before
+
+
+def test_an_epoch_of_larger_steps_that_is_over_already_says_so(tmp_path):
+    config = nano_config(tmp_path, steps=None)
+    run = built(config)
+    epoch, run.steps = run.steps, run.steps * 3 // 4
+    train(run)
+    run.close()
+    larger = replace(config, batch_tokens=256, allow=("batch_tokens",))
+    message = f"one epoch of batch_tokens=256 is {-(-epoch // 2)} steps; .*--allow batch_tokens st"
+    with pytest.raises(ValueError, match=message):
+        built(larger)
+    onward = replace(larger, steps=epoch, allow=("batch_tokens", "steps"))
+    assert run_to_end(onward).step == epoch
+
+
+def test_a_run_past_its_last_step_ends_at_once(tmp_path, monkeypatch):
+    run = built(nano_config(tmp_path))
+    run.step = run.steps + 1
+    monkeypatch.setattr("train.loop.train_step", None)
+    assert train(run) == "finished"
+    run.close()

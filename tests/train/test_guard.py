@@ -1,0 +1,150 @@
+"""Spikes are told from what came before, skipped alike on all ranks, and never skip a good step."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.metrics import JsonLines
+from tests.data_sets import tiny_data_set
+from tests.faults import scaled, with_fault
+from tests.runs import built, lines, losses, run_to_end, tiny_config
+from tests.train.test_resume import KEEP_ALL, forget_after
+from train.guards.spikes import FEWEST, STEPS_UNREAD, Guard, GuardConfig, read_history, spread
+from train.loop import train
+from train.progress import SKIPPED
+from train.step import train_step
+
+numbers = st.floats(-1e3, 1e3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    tiny_data_set(folder, documents=100)
+    return folder
+
+
+def guard_after(values, **options):
+    """A guard that has read one step for each value, as loss and as norm."""
+    guard = Guard(GuardConfig(**options))
+    for step, value in enumerate(values):
+        skipped = not math.isfinite(value)
+        guard.note(step, 0, value, value, skipped)
+    return guard
+
+
+def test_a_value_is_measured_in_standard_deviations_from_those_before():
+    values = [float(v) for v in range(20)]
+    found = guard_after(values, window=16).z_scores(21, 30.0, 11.5)
+    before = torch.tensor(values[-16:])
+    expected = (30.0 - before.mean()) / before.std(correction=0)
+    assert found["guard/loss_z"] == pytest.approx(expected.item())
+    assert found["guard/grad_norm_z"] == pytest.approx(0.0)
+
+
+def test_what_is_not_finite_never_enters_the_statistics():
+    good = [1.0, 2.0] * 8
+    broken = [*good[:5], math.nan, *good[5:9], math.inf, *good[9:]]
+    assert guard_after(broken).limits(99) == guard_after(good).limits(99)
+    assert guard_after(broken, window=16).z_scores(99, 3.0, 3.0)["guard/loss_z"] == 3.0
+
+
+@given(values=st.lists(numbers, min_size=FEWEST, max_size=60), newest=st.lists(numbers, max_size=2))
+def test_limits_follow_from_steps_that_all_ranks_have_read(values, newest):
+    early = guard_after(values, window=16, skip_spikes=6)
+    late = guard_after([*values, *newest], window=16, skip_spikes=6)
+    step = len(values) - 1 + STEPS_UNREAD
+    assert early.limits(step) == late.limits(step)
+
+
+def test_without_spikes_to_skip_there_is_no_limit():
+    assert guard_after([1.0, 2.0] * 8).limits(16) == (math.inf, math.inf)
+
+
+@pytest.mark.parametrize("values", [[1.0] * FEWEST, [1.0, 2.0], []])
+def test_values_all_alike_or_too_few_have_no_spread(values):
+    assert spread(values) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 2}, "guard.window=2 is too few"),
+        ({"skip_spikes": 0.5}, "would skip ordinary steps"),
+        ({"skip_spikes": math.nan}, "would skip ordinary steps"),
+        ({"every": -1}, "negative"),
+    ],
+)
+def test_a_senseless_guard_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        GuardConfig(**options)
+
+
+def test_history_is_read_back_from_the_lines_as_it_was(tmp_path):
+    writer, kept = JsonLines(tmp_path / "metrics.jsonl"), Guard(GuardConfig())
+    for step in range(30):
+        loss = math.nan if step == 7 else 1 / (step + 3)
+        kept.note(step, 0, loss, 2 * loss, step == 7)
+        metrics = {"train/loss": loss, "train/grad_norm": 2 * loss, "train/skipped": int(step == 7)}
+        writer.write(step, metrics)
+    writer.write(30, {"tokens": 1})
+    writer.close()
+    again = Guard(GuardConfig())
+    again.recall(read_history(tmp_path / "metrics.jsonl", 30, 128))
+    assert list(again._applied) == list(kept._applied)
+
+
+GUARD = GuardConfig(window=8, skip_spikes=6)
+
+
+def test_a_spike_is_skipped_once_and_the_next_step_is_not(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", steps=14, guard=GUARD)
+    run = with_fault(built(config), scaled(10, 1e4))
+    train(run)
+    run.close()
+    skipped = [line.get("train/skipped") for line in lines(config.out)]
+    assert skipped == [*[0] * 10, 1, 0, 0, 0, None]
+    assert lines(config.out)[10]["guard/loss_z"] > 6
+    assert [p.name for p in (config.out / "blackbox").iterdir()] == ["step_000010"]
+
+
+def test_a_skipped_spike_leaves_weights_and_moments_untouched(data, tmp_path):
+    run = with_fault(built(tiny_config(data, tmp_path / "run", guard=GUARD)), scaled(0, 1e4))
+    run.progress.guard.recall([(step, 10.0 + step % 2, 1.0 + step % 2) for step in range(-10, 0)])
+    before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
+    values = train_step(run, run.loader.next_step(), 1e-2, stop_wanted=False)
+    run.close()
+    assert values[SKIPPED] == 1
+    assert all(torch.equal(w, before[n]) for n, w in run.model.state_dict().items())
+    assert not any(state["exp_avg"].any() for state in run.optimizer.state.values())
+
+
+def test_without_the_option_a_spike_is_only_logged(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", steps=12, guard=GuardConfig(window=8))
+    run = with_fault(built(config), scaled(10, 1e4))
+    train(run)
+    run.close()
+    line = lines(config.out)[10]
+    assert (line["train/skipped"], line["guard/loss_z"] > 6) == (0, True)
+    assert not (config.out / "blackbox").exists()
+
+
+@pytest.mark.fault("N2", injected="spikes skipped, then a resume", lost="2", identical=True)
+def test_a_run_resumed_among_spikes_repeats_the_straight_one(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", steps=14, save=KEEP_ALL)
+    config = replace(config, guard=GuardConfig(window=8, skip_spikes=1.0, box_weights=False))
+    run_to_end(config)
+    straight = [(x.get("train/skipped"), x.get("guard/loss_z")) for x in lines(config.out)]
+    curve = losses(config.out)
+    assert sum(skipped or 0 for skipped, _ in straight) > 0
+    forget_after(config.out, 12)
+    run_to_end(config)
+    again = [(x.get("train/skipped"), x.get("guard/loss_z")) for x in lines(config.out)]
+    assert (again, losses(config.out)) == (straight, curve)
+    assert len((config.out / "metrics.discarded.jsonl").read_text().splitlines()) == 3
+    assert json.loads((config.out / "config.json").read_text())["config"]["guard"]["window"] == 8

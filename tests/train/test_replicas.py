@@ -1,0 +1,158 @@
+"""A single bit that differs on one rank is found before anything is saved; slow ranks are named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data_sets import tiny_data_set
+from tests.faults import flip_bit
+from tests.launching import together
+from train.guards import replicas
+from train.guards.replicas import checksum, disagreements
+from train.guards.stragglers import slow_ranks
+
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two ranks made of every scene of tests/faults.py."""
+    folder = tmp_path_factory.mktemp("faults")
+    tiny_data_set(folder / "data", documents=100)
+    done = together(2, "tests/faults.py", str(folder / "data"), str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "found.json").read_text())
+
+
+def reference(values, chunk):
+    """The same number by Python's own integers."""
+    data = values.tobytes()
+    whole = len(data) // 8 * 8
+    words = np.frombuffer(data[:whole], np.uint64).tolist()
+    chunks = [words[i : i + chunk] for i in range(0, len(words), chunk)] or [[]]
+    rest = data[whole:]
+    chunks.append([int.from_bytes(rest, "little")] if rest else [])
+    sums = [sum(w * (n * GOLDEN % 2**64 | 1) for n, w in enumerate(part)) for part in chunks]
+    return sum(s * (n * GOLDEN % 2**64 | 1) for n, s in enumerate(sums)) % 2**64
+
+
+@given(
+    values=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=40),
+    chunk=st.integers(1, 50),
+)
+def test_the_checksum_is_exact_integer_arithmetic(values, chunk):
+    array = np.array(values, np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicas, "CPU_CHUNK", chunk)
+        own = int(checksum(torch.from_numpy(array)))
+    assert own % 2**64 == reference(array, chunk)
+
+
+@given(place=st.integers(0, 1000), bit=st.integers(0, 31))
+def test_any_single_bit_changes_the_checksum(place, bit):
+    tensor = torch.linspace(-1, 1, 1001)
+    before = int(checksum(tensor))
+    tensor.view(torch.int32)[place] ^= -(2**31) if bit == 31 else 1 << bit
+    assert int(checksum(tensor)) != before
+
+
+def test_two_elements_exchanged_change_the_checksum():
+    assert checksum(torch.tensor([1.0, 2.0])) != checksum(torch.tensor([2.0, 1.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int8, torch.float32])
+def test_every_type_and_a_scalar_have_a_checksum(dtype):
+    assert checksum(torch.ones((), dtype=dtype)) != checksum(torch.zeros((), dtype=dtype))
+
+
+def test_a_tensor_that_begins_anywhere_in_memory_has_the_checksum_of_its_copy():
+    whole = torch.linspace(-1, 1, 1001)
+    assert checksum(whole[1:]) == checksum(whole[1:].clone())
+
+
+def test_of_two_ranks_both_are_named_for_nobody_can_tell_which_is_wrong():
+    two = disagreements(torch.tensor([[5, 7], [5, 8]]), ["a", "b"])
+    assert two == ["b differs between rank 0 and rank 1 (no majority says who is right)"]
+    four = disagreements(torch.tensor([[1], [2], [1], [2]]), ["a"])
+    assert four == ["a differs between rank 0, 2 and rank 1, 3 (no majority says who is right)"]
+
+
+def test_the_odd_rank_of_three_is_named_with_the_tensor():
+    table = torch.tensor([[5, 7], [5, 8], [5, 7]])
+    assert disagreements(table, ["a", "b"]) == ["b differs on rank 1"]
+
+
+@pytest.mark.fault("N3", injected="one bit of a weight on rank 1")
+def test_a_flipped_bit_stops_both_ranks_before_the_next_checkpoint(found):
+    flip = found["flip"]
+    assert flip["steps"] == [4, 4]
+    assert flip["saved"] == [3, 2, 1]
+    for end in flip["ends"]:
+        assert "weights.h.1.mlp.c_fc.weight differs between rank 0 and rank 1" in end
+
+
+@pytest.mark.fault("P8", injected="300 ms more in each step of rank 1", lost="0")
+def test_a_slow_rank_is_named_with_its_ratio(found):
+    assert any(
+        "rank 1 computes" in said and "times the median" in said for said in found["slow"]["said"]
+    )
+    assert not any("rank 0 computes" in said for said in found["slow"]["said"])
+    assert found["slow"]["ends"] == ["finished", "finished"]
+
+
+@pytest.mark.fault("N1", injected="NaN in the loss of rank 1 of two", lost="0")
+def test_nan_on_one_rank_is_skipped_alike_and_the_next_step_is_not(found):
+    nan = found["nan"]
+    assert [line.get("train/skipped") for line in nan["lines"]] == [0, 0, 0, 1, 0, 0, 0, 0, None]
+    assert nan["alike"]
+    assert nan["ends"] == ["finished", "finished"]
+
+
+@pytest.mark.fault("N2", injected="loss times 10,000 on rank 1 of two")
+def test_a_spike_on_one_rank_is_skipped_alike(found):
+    spike = found["spike"]
+    skipped = [line["step"] for line in spike["lines"] if line.get("train/skipped")]
+    assert skipped == [10]
+    assert spike["alike"]
+    assert spike["boxes"] == ["step_000010"]
+
+
+@pytest.mark.fault("N1", injected="NaN in a weight: every step is bad")
+def test_ranks_that_stay_broken_stop_together_with_a_black_box(found):
+    poison = found["poison"]
+    assert poison["steps"] == [11, 11]
+    assert poison["boxes"] == ["step_000009"]
+    assert all("10 steps in a row up to step 9" in end for end in poison["ends"])
+
+
+def test_skipped_windows_are_the_same_on_two_ranks(found):
+    first = [line.get("data/first_window") for line in found["skips"]["lines"]]
+    assert first == [0, 8, 50, 58, 66, 74, 82, 90, None]
+
+
+def test_two_ranks_that_rehearsed_train_as_if_they_had_not(found):
+    assert any("all is well: training step, check" in said for said in found["rehearsed"]["said"])
+    assert found["rehearsed"]["sums"] == found["plain"]["sums"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slow"),
+    [
+        ([0.1, 0.1, 0.11, 0.1], []),
+        ([0.1, 0.3], [1]),
+        ([0.3, 0.1, 0.1, 0.2], [0, 3]),
+        ([0.0, 9], []),
+    ],
+)
+def test_a_rank_is_slow_by_its_own_time_against_the_others(seconds, slow):
+    assert [int(text.split()[1]) for text in slow_ranks(seconds)] == slow
+
+
+def test_flipping_a_bit_changes_one_number():
+    tensor = torch.ones(3)
+    flip_bit(tensor, bit=22)
+    assert tensor.tolist() == [1.5, 1.0, 1.0]

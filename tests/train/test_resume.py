@@ -1,0 +1,392 @@
+"""A run continued is the run never stopped: bit for bit on the CPU, for one and for four ranks."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.checkpoint import load_model
+from storage.atomic import read_json, write_json
+from storage.checkpoint_folder import verify_checkpoint, write_manifest
+from storage.run_folder import RunFolder
+from tests.data_sets import tiny_data_set
+from tests.launching import ENVIRONMENT, REPO, together, torchrun
+from tests.runs import built, flags, lines, losses, nano_config, run_to_end, tiny_config
+from train.checkpoints.checkpoint import FORMAT, write_checkpoint
+from train.checkpoints.host_copy import state_tensors
+from train.config import SaveConfig
+from train.loop import train
+from train.main import main
+
+KEEP_ALL = SaveConfig(every=2, every_minutes=0, keep=99)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    tiny_data_set(folder, documents=100)
+    return folder
+
+
+def forget_after(folder, step):
+    """Leave the run as a kill -9 at `step` + something would: later checkpoints never were."""
+    run = RunFolder(folder)
+    for checkpoint in run.all_checkpoints():
+        if int(checkpoint.name.removeprefix("step_")) > step:
+            shutil.rmtree(checkpoint)
+    run.write_status("running", step)
+
+
+def final_bytes(folder):
+    latest = folder / "checkpoints" / "latest"
+    return [(latest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
+
+
+def starts(folder):
+    """The step that each start of a run began at."""
+    found = (folder / "starts.jsonl").read_text().splitlines()
+    return [json.loads(line)["started_at_step"] for line in found]
+
+
+def deterministic(line):
+    return {key: value for key, value in line.items() if not key.startswith("speed/")}
+
+
+@pytest.mark.fault("S8", injected="4 steps are done again", lost="4", identical=True)
+def test_a_resumed_run_repeats_the_straight_one_bit_for_bit(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
+    run_to_end(config)
+    straight, weights = lines(config.out), final_bytes(config.out)
+    forget_after(config.out, 4)
+    run_to_end(config)
+    assert [deterministic(x) for x in lines(config.out)] == [deterministic(x) for x in straight]
+    assert final_bytes(config.out) == weights
+    discarded = (config.out / "metrics.discarded.jsonl").read_text().splitlines()
+    assert len(discarded) == len(straight) - 4  # the steps were done again, not skipped
+
+
+def test_evaluation_and_sampling_leave_training_untouched_by_a_bit(data, tmp_path):
+    quiet = tiny_config(data, tmp_path / "quiet")
+    busy = replace(
+        quiet,
+        out=tmp_path / "busy",
+        eval=replace(quiet.eval, every=2, tasks_every=4, tasks=("pydoc_choice",), items=2),
+        sample=replace(quiet.sample, every=2),
+    )
+    run_to_end(quiet)
+    run_to_end(busy)
+    assert losses(quiet.out) == losses(busy.out)
+    assert final_bytes(quiet.out) == final_bytes(busy.out)
+
+
+def test_a_resume_does_not_evaluate_the_same_weights_again(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
+    config = replace(config, eval=replace(config.eval, every=4))
+    run_to_end(config)
+    measured = [x["val/loss"] for x in lines(config.out) if "val/loss" in x]
+    forget_after(config.out, 4)
+    checkpoint = config.out / "checkpoints" / "step_000004"
+    assert read_json(checkpoint / "results.json")["step"] == 4
+    run_to_end(config)
+    assert [x["val/loss"] for x in lines(config.out) if "val/loss" in x] == measured
+
+
+@pytest.mark.fault(
+    "S3", injected="a bit in the newest checkpoint of a run", lost="interval", identical=True
+)
+def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_used(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
+    run_to_end(config)
+    weights = final_bytes(config.out)
+    newest = config.out / "checkpoints" / "step_000008" / "optimizer.safetensors"
+    broken = bytearray(newest.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    newest.write_bytes(broken)
+    run_to_end(config)
+    assert final_bytes(config.out) == weights
+    assert (config.out / "checkpoints" / "step_000008.broken").is_dir()
+
+
+@pytest.mark.fault("R6", injected="a finished run started again", lost="0", identical=True)
+def test_a_finished_run_is_left_as_it_is(data, tmp_path, monkeypatch, caplog):
+    config = tiny_config(data, tmp_path / "run")
+    run_to_end(config)
+    before = {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}
+    monkeypatch.setattr(sys, "argv", flags(config))
+    main()
+    assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()} == before
+    assert "is finished (8 steps). To train longer, give a larger --steps and" in caplog.text
+
+
+def test_a_run_killed_between_its_last_save_and_its_end_only_ends(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run")
+    config = replace(config, eval=replace(config.eval, every=4))
+    run_to_end(config)
+    RunFolder(config.out).write_status("running", 8)
+    before = lines(config.out)
+    run_to_end(config)
+    assert lines(config.out) == before
+    assert RunFolder(config.out).read_status()["state"] == "finished"
+
+
+@pytest.mark.fault("R1", injected="resumed at step 4 of 8, four ranks", identical=True)
+@pytest.mark.long
+def test_four_ranks_resumed_repeat_four_ranks_straight_bit_for_bit(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", micro_batch=1, save=KEEP_ALL)
+    command = flags(config, "--save.keep", "99")
+    done = torchrun(4, *command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    straight, weights = losses(config.out), final_bytes(config.out)
+    forget_after(config.out, 4)
+    done = torchrun(4, *command)
+    assert "step 4 of 8" in done.stdout
+    assert losses(config.out) == straight
+    assert final_bytes(config.out) == weights
+
+
+@pytest.mark.fault("R2", injected="two ranks continued on one: same data, losses to 1e-5")
+def test_two_ranks_train_like_one_and_a_run_may_change_the_number_of_ranks(data, tmp_path):
+    one = tiny_config(data, tmp_path / "one")
+    two = tiny_config(data, tmp_path / "two", save=KEEP_ALL)
+    run_to_end(one)
+    assert together(2, *flags(two, "--save.keep", "99")).returncode == 0
+    assert losses(two.out) == pytest.approx(losses(one.out), rel=1e-5)
+    digests = [[x.get("data/digest") for x in lines(c.out)] for c in (one, two)]
+    assert digests[0] == digests[1]
+    forget_after(two.out, 4)
+    run_to_end(two)  # the rest on one rank
+    assert losses(two.out) == pytest.approx(losses(one.out), rel=1e-5)
+    assert [x.get("data/digest") for x in lines(two.out)] == digests[0]
+
+
+def wait_for_lines(folder, count, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "metrics.jsonl").is_file() and len(lines(folder)) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run never got there")
+
+
+def start_and_signal(command, folder, number):
+    """Start a run, and send it a signal once it has done a few steps."""
+    with subprocess.Popen(
+        command, cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for_lines(folder, 12, process)
+        process.send_signal(number)
+
+
+@pytest.mark.long
+def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_path):
+    config = tiny_config(data, tmp_path / "killed", steps=60, save=SaveConfig(5, 0))
+    command = [sys.executable, *flags(config)]
+    start_and_signal(command, config.out, signal.SIGKILL)
+    status = RunFolder(config.out).read_status()
+    assert status["state"] == "running"
+    assert 0 < status["step"] < 60
+    subprocess.run(command, cwd=REPO, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    straight = replace(config, out=tmp_path / "straight")
+    run_to_end(straight)
+    assert losses(config.out) == losses(straight.out)
+    assert final_bytes(config.out) == final_bytes(straight.out)
+    assert RunFolder(config.out).read_status() == {"state": "finished", "step": 60, "reason": ""}
+
+
+@pytest.mark.fault("P4", injected="SIGTERM to torchrun of two ranks", lost="0")
+@pytest.mark.long
+def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_none(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", steps=60)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc_per_node=2", *flags(config)]
+    start_and_signal(command, config.out, signal.SIGTERM)
+    status = RunFolder(config.out).read_status()
+    assert (status["state"], status["reason"]) == ("preempted", "SIGTERM")
+    assert 12 <= status["step"] == len(losses(config.out)) < 60
+    run_to_end(config)  # the rest on one rank
+    straight = replace(config, out=tmp_path / "straight")
+    run_to_end(straight)
+    assert losses(config.out) == pytest.approx(losses(straight.out), rel=1e-5)
+
+
+@pytest.mark.fault(
+    "P4", injected="SIGHUP to torchrun and its ranks, without and under nohup", lost="0"
+)
+@pytest.mark.parametrize(("nohup", "state"), [([], "preempted"), (["nohup"], "finished")])
+@pytest.mark.long
+def test_a_terminal_that_closes_is_saved_for_and_under_nohup_does_not_matter(
+    data, tmp_path, nohup, state
+):
+    config = tiny_config(data, tmp_path / "run", steps=60)
+    command = [*nohup, "launch/node.sh", *flags(config)[1:]]
+    variables = ENVIRONMENT | {"NPROC": "2"}
+    with subprocess.Popen(
+        command, cwd=REPO, env=variables, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        wait_for_lines(config.out, 12, process)
+        os.killpg(process.pid, signal.SIGHUP)  # what a terminal does
+    status = RunFolder(config.out).read_status()
+    assert (status["state"], status["step"]) == (state, len(losses(config.out)))
+
+
+def test_fine_tuning_starts_from_the_weights_alone(data, tmp_path):
+    first = tiny_config(data, tmp_path / "first", steps=3)
+    run_to_end(first)
+    latest = first.out / "checkpoints" / "latest"
+    tuned = built(tiny_config(data, tmp_path / "tuned", init=latest))
+    own = load_model(latest).state_dict()
+    assert all((own[k] == v).all() for k, v in tuned.model.state_dict().items())
+    assert (tuned.step, tuned.optimizer.state) == (0, {})
+    tuned.close()
+
+
+def test_a_checkpoint_carries_the_moments_and_count_of_every_parameter(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run")
+    model = run_to_end(config).model
+    tensors = load_file(config.out / "checkpoints" / "latest" / "optimizer.safetensors")
+    names = [name for name, _ in model.named_parameters()]
+    assert sorted(tensors) == sorted(
+        f"{key}.{name}" for key in ("exp_avg", "exp_avg_sq", "step") for name in names
+    )
+    assert tensors["step.wte.weight"].item() == 8
+
+
+def test_resuming_on_other_data_is_refused_with_both_fingerprints(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
+    run_to_end(config)
+    forget_after(config.out, 4)
+    other = tiny_data_set(tmp_path / "other", documents=100, seed=9)
+    with pytest.raises(ValueError, match=other.fingerprint[:12]):
+        built(replace(config, data=tmp_path / "other"))
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run")
+    run_to_end(config)
+    folder = config.out / "checkpoints" / "step_000008"
+    write_json(folder / "state.json", read_json(folder / "state.json") | {"format": FORMAT + 1})
+    write_manifest(folder)
+    refused = f"is of format {FORMAT + 1}, this version reads 1 to {FORMAT}; update"
+    with pytest.raises(ValueError, match=refused):
+        built(config)
+
+
+@pytest.fixture
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def resumed_at(straight, copy, step):
+    """A copy of a finished run without its checkpoints after `step`, and continued from there."""
+    shutil.copytree(straight.out, copy, ignore=shutil.ignore_patterns("tensorboard"))
+    forget_after(copy, step)
+    run_to_end(replace(straight, out=copy))
+    return starts(copy)[-1]
+
+
+def assert_resumes_at_every_step(folder, steps, every=1, **changes):
+    """Whichever step it goes on from, and really from that one, the run ends in the same bits."""
+    save = SaveConfig(1, 0, keep=99)
+    config = nano_config(folder, steps=steps, save=save, rehearsal=False, **changes)
+    run_to_end(config)
+    wanted = [deterministic(x) for x in lines(config.out)], final_bytes(config.out)
+    for step in range(1, steps, every):
+        copy = folder / f"from_{step}"
+        assert resumed_at(config, copy, step) == step
+        assert ([deterministic(x) for x in lines(copy)], final_bytes(copy)) == wanted
+        assert len((copy / "metrics.discarded.jsonl").read_text().splitlines()) == steps + 1 - step
+        shutil.rmtree(copy)
+
+
+@pytest.mark.fault("R1", injected="resumed at 3 of 10 steps, one rank", lost="0", identical=True)
+@pytest.mark.usefixtures("_no_waiting_for_the_disk")
+def test_a_run_resumed_at_any_step_ends_in_the_same_bits(tmp_path):
+    assert_resumes_at_every_step(tmp_path, 10, every=4)
+
+
+@pytest.mark.long
+@pytest.mark.fault("R1", injected="resumed at each of 20 steps, one rank", lost="0", identical=True)
+@pytest.mark.usefixtures("_no_waiting_for_the_disk")
+@pytest.mark.parametrize("changes", [{"micro_batch": 4}, {"micro_batch": 2, "dtype": "bfloat16"}])
+def test_a_run_resumed_at_each_step_ends_in_the_same_bits(tmp_path, changes):
+    assert_resumes_at_every_step(tmp_path, 20, **changes)
+
+
+@pytest.mark.fault("N5", injected="global random states changed in each step", identical=True)
+def test_the_state_of_global_generators_has_no_say_in_the_numbers(tmp_path):
+    config = nano_config(tmp_path, rehearsal=False)
+    run_to_end(config)
+    other = built(replace(config, out=tmp_path / "other"))
+    take = other.loader.next_step
+
+    def disturbed():
+        for seed in (torch.manual_seed, random.seed, np.random.seed):
+            seed(4711 + other.step)
+        torch.rand(3)
+        return take()
+
+    other.loader.next_step = disturbed
+    train(other)
+    other.close()
+    assert losses(other.folder.path) == losses(config.out)
+    assert final_bytes(other.folder.path) == final_bytes(config.out)
+
+
+@pytest.mark.fault("R7", injected="torch 2.10 and another thread count in the record", lost="0")
+@pytest.mark.fault("N5", injected="another thread count in the record", lost="0")
+def test_other_means_of_computing_are_warned_of_and_the_run_goes_on(tmp_path, caplog):
+    config = nano_config(tmp_path, save=KEEP_ALL)
+    run_to_end(config)
+    forget_after(config.out, 4)
+    record = read_json(config.out / "config.json")
+    record["run"] |= {"torch": "2.10.0", "threads": 64}
+    write_json(config.out / "config.json", record)
+    run_to_end(config)
+    assert f"torch 2.10.0 -> {torch.__version__}, threads 64 -> " in caplog.text
+    assert starts(config.out) == [0, 4]
+
+
+@pytest.mark.fault(
+    "R8", injected="clock in 1970, other host, moved folders", lost="0", identical=True
+)
+def test_another_clock_host_and_folder_change_nothing(tmp_path, monkeypatch):
+    config = nano_config(tmp_path / "here", save=KEEP_ALL)
+    run_to_end(config)
+    curve, weights = losses(config.out), final_bytes(config.out)
+    forget_after(config.out, 4)
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    monkeypatch.setattr("time.time", lambda clock=time.monotonic: clock() % 1000)
+    moved = replace(config, data=tmp_path / "there/data", out=tmp_path / "there/run")
+    run_to_end(moved)
+    assert starts(moved.out) == [0, 4]
+    assert (losses(moved.out), final_bytes(moved.out)) == (curve, weights)
+
+
+@pytest.mark.fault("S12", injected="a step that was saved is done and saved again", lost="0")
+def test_a_sound_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_set_aside(tmp_path, caplog):
+    config = nano_config(tmp_path, save=KEEP_ALL)
+    run_to_end(config)
+    run = built(replace(config, out=tmp_path / "other"))
+    folder = RunFolder(config.out)
+    newest = folder.checkpoint(8)
+    before = {p: p.read_bytes() for p in newest.rglob("*") if p.is_file()}
+    run.step = 8
+    contents = run.contents(state_tensors(run.model, run.optimizer))
+    write_checkpoint(folder, contents)
+    assert {p: p.read_bytes() for p in newest.rglob("*") if p.is_file()} == before
+    (newest / "model.safetensors").write_bytes(b"damaged")
+    write_checkpoint(folder, contents)
+    run.close()
+    verify_checkpoint(newest)
+    assert len(list(newest.parent.glob("step_000008.broken.*"))) == 1

@@ -1,0 +1,275 @@
+"""Processes are killed with SIGKILL, and the run ends as if nothing had happened."""
+
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from storage import run_folder
+from storage.run_folder import RunFolder
+from tests.launching import torchrun
+from tests.runs import built, flags, losses, nano_config
+from train import prove_resume
+from train.config import SaveConfig
+from train.loop import train
+from train.progress import SilentRank
+from train.prove_resume import ProofOptions, prove
+from train.recovery.ending import (
+    PEER_LOST_CODE,
+    has_closed,
+    is_of_a_peer,
+    last_whole_step,
+    save_last_whole_step,
+)
+from train.resume_proof.comparison import check_kills, compare_exactly, verdict
+from train.resume_proof.kills import POLL_SECONDS, Job, Kill, workers_of
+from train.saving import save
+
+STEPS = 40
+
+
+def words(folder, *more, steps=STEPS):
+    """The command line of a nano run without its --out, which follows it."""
+    config = nano_config(folder, steps=steps, save=SaveConfig(5, 0))
+    found = flags(config, *more)[1:]
+    at = found.index("--out")
+    return found[:at] + found[at + 2 :]
+
+
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory):
+    """A straight run, and one with a kill of one rank, of all, and inside a save."""
+    folder = tmp_path_factory.mktemp("proof")
+    options = ProofOptions(nproc=4, kills=3, proof_out=folder / "out")
+    text, holds = prove(options, words(folder), STEPS)
+    return SimpleNamespace(text=text, holds=holds, folder=folder)
+
+
+@pytest.mark.fault("P1", injected="SIGKILL of a random rank of four", lost="0", identical=True)
+@pytest.mark.fault("S1", injected="SIGKILL of all inside a save, four ranks", identical=True)
+@pytest.mark.long
+def test_three_kills_leave_a_run_of_four_ranks_as_if_nothing_had_happened(proof):
+    assert proof.holds, proof.text
+    assert "3 kills: PASSED" in proof.text
+    assert "| a dead rank costs no step | yes | 0 lost in 1 kills |" in proof.text
+
+
+@pytest.mark.fault("P1", injected="SIGKILL of rank 0 of four", lost="0", identical=True)
+@pytest.mark.long
+def test_rank_0_dies_and_no_step_or_metric_line_is_lost(proof):
+    out = proof.folder / "out" / "without_rank_0"
+    job = Job([*words(proof.folder), "--out", str(out)], out, processes=4, restarts=3)
+    process = job.start()
+    while process.poll() is None and job.steps_done() < STEPS // 2:
+        time.sleep(POLL_SECONDS)
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    done = job.steps_done()
+    assert process.wait() == 0
+    assert done <= job.starts()[-1] <= done + 2
+    assert all(finding.holds for finding in compare_exactly(out.with_name("straight"), out))
+    assert not (out / "metrics.discarded.jsonl").exists()
+    assert "nothing is lost" in job.log.read_text()
+
+
+@pytest.mark.fault(
+    "P14",
+    injected="25 SIGKILLs: a rank, all, in a save, torchrun",
+    lost="0 for a rank",
+    identical=True,
+)
+@pytest.mark.fault("R2", injected="four ranks stopped, continued on two", lost="0")
+@pytest.mark.long
+def test_twenty_five_kills_and_another_number_of_ranks(tmp_path):
+    options = ProofOptions(nproc=4, kills=25, resume_nproc=2, proof_out=tmp_path / "out")
+    text, holds = prove(options, words(tmp_path, steps=150), 150)
+    assert holds, text
+
+
+@pytest.mark.fault("P7", injected="SIGSTOP of one rank of two", lost="0")
+@pytest.mark.long
+def test_a_rank_that_is_stopped_is_named_and_costs_no_step(tmp_path):
+    arguments = [*words(tmp_path, "--hang-seconds", "5"), "--out", str(tmp_path / "out")]
+    job = Job(arguments, tmp_path / "out", processes=2, restarts=1)
+    process = job.start()
+    while process.poll() is None and job.steps_done() < STEPS // 2:
+        time.sleep(POLL_SECONDS)
+    os.kill(workers_of(process.pid)[1], signal.SIGSTOP)
+    done = job.steps_done()
+    assert process.wait() == 0  # torchrun gave the stopped one thirty seconds, then killed it
+    assert job.starts()[-1] >= done
+    log = job.log.read_text()
+    assert "no answer from rank 1" in log
+    assert f"exitcode: {PEER_LOST_CODE}" in log
+
+
+def test_a_mistake_is_not_tried_again(tmp_path):
+    launcher = ("--max-restarts=3", *flags(nano_config(tmp_path)), "--batch-tokens", "100")
+    done = torchrun(2, *launcher)
+    assert done.returncode != 0
+    assert done.stderr.count("batch_tokens=100 is not a multiple") == 1
+
+
+def stopped_at(tmp_path, step):
+    """A run that has done so many of its steps."""
+    run = built(nano_config(tmp_path, steps=8))
+    run.steps = step
+    train(run)
+    return run
+
+
+def test_of_two_survivors_the_one_that_is_further_has_the_last_word(tmp_path):
+    ahead = stopped_at(tmp_path, 5)
+    ahead.saver.settle()
+    ahead.step, ahead.saver.saved_step = 6, -1
+    assert save_last_whole_step(ahead, "a peer died") == 6
+    ahead.step = 5
+    assert save_last_whole_step(ahead, "a peer died") is None
+    assert ahead.folder.newest_checkpoint() == ahead.folder.checkpoint(6)
+    status = RunFolder(ahead.folder.path).read_status()
+    assert (status["state"], status["step"]) == ("failed", 6)
+    ahead.close()
+
+
+def test_what_another_survivor_has_written_is_not_even_copied(tmp_path):
+    run = stopped_at(tmp_path, 5)
+    run.progress.stuck = SimpleNamespace(step=4, first_window=32)
+    run.host_copy.take = None
+    assert save_last_whole_step(run, "a peer is silent") is None
+    run.close()
+
+
+def test_survivors_of_a_hanging_step_copy_the_state_one_at_a_time(tmp_path):
+    run = stopped_at(tmp_path, 5)
+    run.progress.stuck = SimpleNamespace(step=6, first_window=48)
+    inside, held, take = run.folder.one_survivor, [], run.host_copy.take
+
+    @contextmanager
+    def survivor():
+        with inside():
+            held.append("in")
+            yield
+        held.append("out")
+
+    run.folder.one_survivor = survivor
+    run.host_copy.take = lambda *words, **more: (held.append("copy"), take(*words, **more))[1]
+    assert save_last_whole_step(run, "a peer is silent") == 6
+    assert held == ["in", "copy", "out"]
+    run.close()
+
+
+def test_a_survivor_digests_no_older_checkpoint_for_torchrun_gives_it_30_seconds(
+    tmp_path, monkeypatch
+):
+    run = stopped_at(tmp_path, 5)
+    digested = []
+    monkeypatch.setattr(run_folder, "verify_checkpoint", digested.append)
+    run.step = 6
+    assert save_last_whole_step(run, "a peer died") == 6
+    assert digested == []
+    assert save_last_whole_step(run, "a peer died") is None
+    assert digested == [run.folder.checkpoint(6)]
+    run.close()
+
+
+def test_a_state_inside_an_update_is_never_written(tmp_path):
+    run = stopped_at(tmp_path, 5)
+    run.whole = False
+    assert last_whole_step(run) is None
+    run.close()
+
+
+def test_while_a_step_hangs_the_state_before_it_is_the_one_that_counts(tmp_path):
+    run = stopped_at(tmp_path, 5)
+    run.progress.stuck = SimpleNamespace(step=4, first_window=32)
+    contents = last_whole_step(run)
+    assert (contents.position.step, contents.position.next_window) == (4, 32)
+    assert [line["step"] for line in contents.position.lines] == [2, 3]
+    run.host_copy.update_has_begun = lambda step: step == 4  # it went on during the copy
+    assert last_whole_step(run) is None
+    run.close()
+
+
+def test_lines_that_a_dead_rank_0_never_wrote_come_back_with_the_checkpoint(tmp_path):
+    run = stopped_at(tmp_path, 5)
+    config, found = run.config, losses(run.folder.path)
+    run.close()
+    file = run.folder.metrics
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+    built(replace(config)).close()
+    assert losses(run.folder.path) == found
+
+
+def test_an_error_of_a_collective_is_told_from_ones_own():
+    assert is_of_a_peer(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]"))
+    assert is_of_a_peer(SilentRank("step 4 has not ended for 300 s"))
+    assert not is_of_a_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_of_a_peer(OSError("No space left on device"))
+
+
+def test_a_peer_that_is_gone_is_told_from_one_that_is_silent():
+    assert has_closed(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]"))
+    assert has_closed(RuntimeError("readv [127.0.0.1]:9: Connection reset by peer"))
+    assert not has_closed(RuntimeError("Timed out waiting 5000ms for recv operation to complete"))
+    assert not has_closed(SilentRank("step 4 has not ended for 300 s"))
+
+
+def test_the_proof_fails_when_a_step_was_lost_or_the_run_began_anew():
+    kills = [Kill("rank", 20, "rank 1", resumed=18), Kill("all", 30, "every process", resumed=0)]
+    found = check_kills(kills, 2, survivors=True)
+    assert [finding.holds for finding in found] == [True, False, False]
+    text = verdict("demo", found, kills, ["a note"])
+    assert "### Resume proof: demo: FAILED" in text
+    assert "| 1 | rank 1 | 20 | 18 | 2 | 0.0 |" in text
+
+
+def test_the_proof_fails_when_one_value_differs(tmp_path):
+    one = stopped_at(tmp_path / "a", 5)
+    two = stopped_at(tmp_path / "b", 5)
+    for run in (one, two):
+        save(run)
+        run.close()
+    folders = one.folder.path, two.folder.path
+    assert all(finding.holds for finding in compare_exactly(*folders))
+    text = two.folder.metrics.read_text()
+    two.folder.metrics.write_text(text.replace('"train/lr": 0.01', '"train/lr": 0.02'))
+    broken = [f.what for f in compare_exactly(*folders) if not f.holds]
+    assert broken == ["every metric line"]
+
+
+def test_the_proof_says_what_it_is_and_leaves_the_trainings_flags_to_it(capsys, monkeypatch):
+    for words in (["--help"], ["demo", "--seed", "x", "--kills", "1"]):
+        monkeypatch.setattr(sys, "argv", ["train/prove_resume.py", *words])
+        with pytest.raises(SystemExit):
+            prove_resume.main()
+    said = capsys.readouterr()
+    assert said.out.startswith("usage: train/prove_resume.py")
+    assert "Prove on this machine" in said.out
+    assert "--kill-seed" in said.out
+    assert "train/prove_resume.py demo --help" in said.err
+
+
+def test_after_a_ctrl_c_the_kills_so_far_are_judged(tmp_path, monkeypatch, capsys):
+    for name in ("straight", "killed"):
+        stopped_at(tmp_path / "proof" / name, 5).close()
+        (tmp_path / "proof" / name / "run" / "metrics.jsonl").rename(
+            tmp_path / "proof" / name / "metrics.jsonl"
+        )
+    killed = tmp_path / "proof" / "killed" / "metrics.jsonl"
+    killed.write_text("".join(killed.read_text().splitlines(keepends=True)[:3]))
+
+    def interrupted(job, kinds, steps, dice, tell):
+        tell(Kill("rank", 2, "rank 1", resumed=2, seconds=4.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prove_resume, "run_under_fire", interrupted)
+    monkeypatch.setattr(Job, "run_to_end", lambda self: None)
+    text, holds = prove(ProofOptions(kills=9, proof_out=tmp_path / "proof"), ["demo"], 40)
+    assert (holds, "1 of 9 kills: INTERRUPTED, all held so far" in text) == (False, True)
+    assert "| every metric line | yes | 3 lines |" in text
+    assert "kill 1 of 9: rank 1 at step 2 of 40, on from 2 after 4.0 s" in capsys.readouterr().err
+    assert (tmp_path / "proof" / "verdict.md").read_text() == text + "\n"

@@ -1,0 +1,2 @@
+"""Checkpoints of a run: contents, host copy, background writing, disk space, and what a resume may
+change."""

@@ -1,0 +1,92 @@
+"""What is due besides training: validation, tasks, samples, checkpoints."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from data_prep.order.permutation import round_keys
+from eval.sampling.decoding import generate
+from eval.sampling.next_token import GenerateOptions
+from eval.tasks.registry import run_tasks
+from eval.tasks.val_loss import validation_loss
+from parallel.collectives import StopAgreed
+from storage.atomic import write_text
+from storage.metrics import Metrics
+from train.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def due(run: Run, every: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens now."""
+    return every > 0 and (run.step % every == 0 or run.step == run.steps)
+
+
+def evaluation_due(run: Run) -> bool:
+    """Whether validation, tasks or samples are due and not done yet (before a resume)."""
+    config = run.config
+    periods = (config.eval.every, config.eval.tasks_every, config.sample.every)
+    return run.results.get("step") != run.step and any(due(run, every) for every in periods)
+
+
+def evaluate(run: Run) -> None:
+    """Measure the plain model and draw samples; the numbers go into the present step's line.
+
+    One that fails takes no other with it. If the ranks agree to stop meanwhile, all is left for the
+    next start.
+    """
+    metrics: Metrics = {}
+    for name, part in parts_due(run):
+        try:
+            metrics |= part()
+        except StopAgreed:
+            run.progress.stop_agreed = True
+            return
+        # Of a measurement on every rank alike; of samples on rank 0, for which nobody waits.
+        except (ValueError, OSError) as error:
+            log.error("%s at step %d failed (%s); training goes on", name, run.step, error)
+    run.results = {"step": run.step, "metrics": metrics}
+
+
+def parts_due(run: Run) -> Iterator[tuple[str, Callable[[], Mapping[str, float]]]]:
+    """What is to be measured and drawn now, by its name."""
+    config = run.config
+    if due(run, config.eval.every):
+        yield "val_loss", partial(validate, run)
+    if due(run, config.eval.tasks_every):
+        for task in config.eval.tasks:
+            yield task, partial(run_tasks, run.subject, run.eval_options, [task])
+    if due(run, config.sample.every) and run.ranks.is_main:
+        yield "sampling", partial(sample, run)
+
+
+def validate(run: Run) -> dict[str, float]:
+    """Validation loss of the plain model."""
+    return validation_loss(
+        run.subject,
+        run.data.split("val"),
+        tokens=run.config.eval.val_tokens,
+        context_length=run.plan.context_length,
+        micro_batch=run.plan.micro_batch,
+        dtype=run.dtype,
+    )
+
+
+def sample(run: Run) -> dict[str, float]:
+    """Continue the configured prompts; one file a step, and TensorBoard text."""
+    config = run.config.sample
+    options = GenerateOptions(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        seed=round_keys(run.config.seed, run.step)[0],
+        dtype=run.config.dtype,
+    )
+    texts = generate(run.model, run.tokenizer, list(config.prompts), options)
+    page = "\n\n".join(
+        f"> {prompt or '<|endoftext|>'}\n{text}"
+        for prompt, text in zip(config.prompts, texts, strict=True)
+    )
+    write_text(run.folder.samples / f"step_{run.step:06d}.txt", page + "\n")
+    run.metrics.write_text(run.step, "samples", page)
+    return {}

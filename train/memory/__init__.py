@@ -1,0 +1,1 @@
+"""Memory of a run: the micro-batch that fits, and predicted beside measured use."""

@@ -1,0 +1,1 @@
+"""Checks before the first step: inputs, a dry run, and the machine."""

@@ -1,0 +1,209 @@
+"""Everything the run will do later, done once and small before step 1.
+
+What would fail at step 5,000 fails in the first minute, and nothing of the run changes by a bit:
+the update is one that the device is told to skip, and all else only reads the weights.
+"""
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from safetensors.torch import load_file
+
+from data_prep.order.training_stream import read_windows
+from eval.sampling.decoding import generate
+from eval.sampling.next_token import GenerateOptions
+from eval.subject import Subject
+from eval.tasks.registry import run_tasks
+from eval.tasks.val_loss import validation_loss
+from parallel.collectives import StopAgreed, raise_together
+from parallel.data_parallel import gradient_sync
+from parallel.shared_errors import SharedError
+from parallel.stop_signals import PREEMPTED_CODE
+from storage.checkpoint_folder import verify_checkpoint
+from storage.run_folder import RunFolder
+from train.checkpoints.checkpoint import load_position, write_checkpoint
+from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
+from train.optimizers.registry import update
+from train.recovery.ending import is_of_a_peer
+from train.run import Run
+from train.step import clip
+
+ITEMS = 2  # of each task, for each rank
+TOKENS = 2  # drawn for each prompt
+log = logging.getLogger(__name__)
+
+
+def rehearse(run: Run) -> None:
+    """Rehearse a run that has not begun; one that is resumed did so before.
+
+    Raises: ValueError naming the part that failed; the run is closed then.
+    """
+    if run.step > 0 or not run.config.rehearsal:
+        return
+    try:
+        done, seconds = rehearse_parts(run)
+    except StopAgreed:
+        return
+    except BaseException as error:
+        stopped = isinstance(error, SystemExit) and error.code == PREEMPTED_CODE
+        if run.ranks.is_main:
+            reason = run.stop.reason if stopped else str(error)
+            run.folder.write_status("preempted" if stopped else "failed", run.step, reason)
+        run.close()
+        raise
+    log.info("rehearsal: all is well: %s (%.1f s)", ", ".join(done), seconds)
+
+
+def rehearse_parts(run: Run) -> tuple[list[str], float]:
+    """The parts that went well, and the seconds they took.
+
+    Raises: ValueError naming the first part that did not, on every rank.
+    """
+    began = time.perf_counter()
+    done = []
+    for name, part, by_all in PARTS:
+        if not wanted(run, name):
+            continue
+        error = None
+        try:
+            if by_all or run.ranks.is_main:
+                part(run)
+        except StopAgreed:
+            raise
+        except Exception as found:  # whatever it is, it would have come later too
+            error = mistake(name, found)
+        if by_all and error is not None:
+            raise error  # a rank that waits for others in this part is ended by the launcher
+        if not by_all:
+            raise_together(error)
+        done.append(name)
+    return done, time.perf_counter() - began
+
+
+def mistake(name: str, error: Exception) -> ValueError:
+    """What to tell of a part that failed; of a rank that is gone, that rank has told the cause."""
+    what = f"({type(error).__name__}: {error})"
+    if is_of_a_peer(error):
+        log.error("the rehearsal's %s lost another rank %s", name, what)  # which may be rank 0
+        return SharedError(
+            f"the rehearsal's {name} lost another rank {what}; look at what that said"
+        )
+    kind = SharedError if isinstance(error, SharedError) else ValueError
+    return kind(
+        f"the rehearsal's {name} failed {what}, so the run would have failed later; mend that, or "
+        "leave the rehearsal out with --rehearsal False"
+    )
+
+
+def wanted(run: Run, name: str) -> bool:
+    """Whether the run will ever do this."""
+    config = run.config
+    return {
+        "validation": config.eval.every > 0,
+        "tasks": config.eval.tasks_every > 0 and bool(config.eval.tasks),
+        "samples": config.sample.every > 0,
+    }.get(name, True)
+
+
+def training_step(run: Run) -> None:
+    """One micro-step on the run's first windows, all-reduce and an update that is skipped."""
+    plan, device = run.plan, run.ranks.device
+    read = read_windows(run.loader.stream, 0, plan.micro_batch, plan.context_length)
+    ids = torch.from_numpy(read.astype("int64")).to(device)
+    run.optimizer.zero_grad(set_to_none=True)
+    with gradient_sync(run.step_model, enabled=True):
+        with run.autocast():
+            loss = run.step_model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+    clip(run, loss.detach().double())
+    update(run.optimizer, 0.0, skip=torch.ones((), device=device))
+    run.optimizer.zero_grad(set_to_none=True)
+    if not math.isfinite(float(loss.detach())):
+        raise ValueError(f"the loss of the first windows is {float(loss.detach())}")
+
+
+def validation(run: Run) -> None:
+    """One micro-batch of validation windows for each rank."""
+    plan = run.plan
+    validation_loss(
+        plain_subject(run),
+        run.data.split("val"),
+        tokens=min(
+            run.config.eval.val_tokens, plan.micro_batch * plan.world_size * plan.context_length
+        ),
+        context_length=plan.context_length,
+        micro_batch=plan.micro_batch,
+        dtype=run.dtype,
+    )
+
+
+def tasks(run: Run) -> None:
+    """A few items of each task."""
+    items = ITEMS * run.plan.world_size
+    items = min(items, run.eval_options.items or items)
+    run_tasks(plain_subject(run), replace(run.eval_options, items=items), run.config.eval.tasks)
+
+
+def samples(run: Run) -> None:
+    """The beginnings of all samples."""
+    config = run.config.sample
+    options = GenerateOptions(
+        max_tokens=min(TOKENS, config.max_tokens),
+        temperature=config.temperature,
+        top_k=config.top_k,
+        dtype=run.config.dtype,
+    )
+    generate(run.model, run.tokenizer, list(config.prompts), options)
+
+
+def checkpoint(run: Run) -> None:
+    """A whole checkpoint beside the run's own, copied, written, verified, read back and deleted.
+
+    The copy's memory stays, so that the first step to be saved does not wait for it.
+    """
+    folder = RunFolder(run.folder.path / ".rehearsal")
+    shutil.rmtree(folder.path, ignore_errors=True)
+    folder.path.mkdir()
+    try:
+        state = state_tensors(run.model, run.optimizer)
+        copy = run.host_copy.take(state)
+        run.host_copy.wait()
+        path = write_checkpoint(folder, run.contents(copy))
+        verify_checkpoint(path)
+        load_position(path)
+        for prefix, name in ((WEIGHTS, "model"), (OPTIMIZER, "optimizer")):
+            for key, tensor in load_file(path / f"{name}.safetensors").items():
+                if not torch.equal(tensor, state[prefix + key].cpu()):
+                    raise ValueError(f"{path}: {key} was read back as something else")
+    finally:
+        shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def logs(run: Run) -> None:
+    """The status, and every writer of metrics."""
+    run.folder.write_status("running", run.step)
+    before = len(run.metrics.writers)
+    run.metrics.write_text(run.step, "rehearsal", "all is well")
+    if len(run.metrics.writers) < before:
+        raise OSError(f"a log below {run.folder.path} cannot be written")
+
+
+def plain_subject(run: Run) -> Subject:
+    """What evaluation sees, without the run's wish to stop: that ends a rehearsal at once."""
+    return Subject(run.model, run.tokenizer, run.ranks)
+
+
+# Name, what to do, and whether all ranks do it together.
+PARTS: list[tuple[str, Callable[[Run], None], bool]] = [
+    ("training step", training_step, True),
+    ("validation", validation, True),
+    ("tasks", tasks, True),
+    ("samples", samples, False),
+    ("checkpoint", checkpoint, False),
+    ("logs", logs, False),
+]

@@ -1,0 +1,187 @@
+"""What a run is made of, checked before anything is built or written."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
+from data_prep.dataset.staging import stage_data_set, staged_folder
+from data_prep.tokenizer import load_tokenizer
+from eval.subject import EvalOptions
+from eval.tasks.val_loss import check_validation
+from model.checkpoint import load_config
+from model.config import GPTConfig
+from model.estimates.parameters import count_parameters
+from model.precision import choose_dtype
+from parallel.collectives import from_everyone, from_main, raise_together
+from parallel.ranks import Ranks
+from storage.checkpoint_folder import verify_checkpoint
+from storage.run_folder import RunFolder
+from train.batch_plan import BatchPlan, plan_batch
+from train.checkpoints.config_changes import Change, check_same_run
+from train.checkpoints.disk_space import check_space, room_for_checkpoints
+from train.config import Config
+from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is made of, checked."""
+
+    data: DataSet
+    network: GPTConfig
+    """The shape of the model: as configured, with as many ids as the tokenizer of the data."""
+    plan: BatchPlan
+    untried: bool
+    """Whether the plan's micro-batch was chosen just now, by the cost model alone."""
+    steps: int
+    eval_options: EvalOptions
+    changes: list[Change]
+    """What differs from the run that is continued."""
+    finished: bool
+    """Whether this very run lies at its last step already."""
+
+
+def check_inputs(config: Config, ranks: Ranks) -> Inputs:
+    """Everything that can be known to be wrong before anything is built or written.
+
+    Raises: ValueError on every rank if it is wrong on one.
+    """
+    recorded, last = _run_as_left(config, ranks)
+    data, network, micro_batch = _batch_and_network(config, ranks, recorded)
+    untried = config.micro_batch == "auto" and recorded is None
+    inputs, error = None, None
+    try:
+        _check_residual(config, ranks)
+        plan = plan_batch(config, ranks.world_size, micro_batch)
+        steps = _check_data(config, data, plan)
+        folder = RunFolder(config.out)
+        if config.init is not None:
+            _check_init(config, config.init, data, network)
+        if config.stage is None:
+            _check_shards(data, config, ranks)
+        defaults = Config().as_json(network, micro_batch)
+        now = config.as_json(network, micro_batch)
+        changes = check_same_run(folder, now, defaults, config.allow)
+        parameters = count_parameters(network).total
+        check_space(room_for_checkpoints(folder, config.save, steps, parameters))
+        finished = last == ("finished", steps)
+        options = _eval_options(config, plan)
+        inputs = Inputs(data, network, plan, untried, steps, options, changes, finished)
+    except (ValueError, OSError) as found:
+        error = found
+    raise_together(error)
+    assert inputs is not None
+    if config.stage is None or inputs.finished:
+        return inputs
+    return replace(inputs, data=_staged(inputs.data, config.stage, config, ranks))
+
+
+def _run_as_left(config: Config, ranks: Ranks) -> tuple[int | None, tuple[str | None, int | None]]:
+    """The run's micro-batch, and its last state and step: what rank 0 reads, on every rank.
+
+    Which collectives follow depends on them, and a network's file system may show others less.
+    Raises: ValueError on every rank if rank 0 cannot read them.
+    """
+    folder, recorded, status, error = RunFolder(config.out), None, {}, None
+    if ranks.is_main:
+        try:
+            recorded = recorded_micro_batch(folder)
+            status = folder.read_status() or {}
+        except (ValueError, OSError) as found:
+            error = found
+    raise_together(error)
+    return from_main((recorded, (status.get("state"), status.get("step"))))
+
+
+def _batch_and_network(
+    config: Config, ranks: Ranks, recorded: int | None
+) -> tuple[DataSet, GPTConfig, int]:
+    """Data, shape, and the micro-batch that every rank can take: the least that one would.
+
+    Raises: ValueError on every rank if something is wrong on one.
+    """
+    found, own, error = None, 0, None
+    try:
+        data = open_data_set(config.data)
+        network = config.network_for(data.tokenizer().n_vocab)
+        own = choose_micro_batch(config, network, ranks, recorded)
+        found = data, network
+    except (ValueError, OSError) as wrong:
+        error = wrong
+    raise_together(error)
+    assert found is not None
+    return *found, min(from_everyone(own))
+
+
+def _check_residual(config: Config, ranks: Ranks) -> None:
+    if config.residual == "bfloat16" and choose_dtype(config.dtype, ranks.device) == torch.float32:
+        raise ValueError(
+            f"residual=bfloat16 with dtype={config.dtype}, which is float32 on {ranks.device.type}"
+            ", would only lose precision; give --dtype bfloat16 or --residual float32"
+        )
+
+
+def _check_shards(data: DataSet, config: Config, ranks: Ranks) -> None:
+    check_data_set(data, config.data_check, (ranks.local_rank, ranks.local_world_size))
+
+
+def _staged(data: DataSet, stage: Path, config: Config, ranks: Ranks) -> DataSet:
+    """The copy of the data set on this machine's own disk: one rank of it copies, all check."""
+    error = None
+    if ranks.local_rank == 0:
+        try:
+            stage_data_set(data, stage)
+        except (ValueError, OSError) as found:
+            error = found
+    raise_together(error)
+    copy, error = data, None
+    try:
+        copy = open_data_set(staged_folder(data, stage))
+        _check_shards(copy, config, ranks)
+    except (ValueError, OSError) as found:
+        error = found
+    raise_together(error)
+    return copy
+
+
+def _check_data(config: Config, data: DataSet, plan: BatchPlan) -> int:
+    """The number of steps, once the data are known to suffice for one window and validation."""
+    train = data.split("train")
+    if train.tokens <= plan.context_length:
+        raise ValueError(
+            f"context_length={plan.context_length} needs {plan.context_length + 1} training tokens "
+            f"and {config.data} has {train.tokens}; give a smaller --context-length or more data"
+        )
+    if config.eval.every:
+        check_validation(data.split("val"), config.eval.val_tokens, plan.context_length)
+    steps = config.steps or -(-train.tokens // plan.tokens)
+    config.check_warmup(steps)
+    return steps
+
+
+def _eval_options(config: Config, plan: BatchPlan) -> EvalOptions:
+    return EvalOptions(
+        hellaswag_file=config.eval.hellaswag_file,
+        task_file=config.eval.task_file,
+        items=config.eval.items,
+        val_tokens=config.eval.val_tokens,
+        micro_batch=plan.micro_batch,
+        dtype=config.dtype,
+    )
+
+
+def _check_init(config: Config, init: Path, data: DataSet, network: GPTConfig) -> None:
+    verify_checkpoint(init)
+    if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
+        raise ValueError(
+            f"--init {init} was trained with another tokenizer than {config.data}; prepare the "
+            f"data with the checkpoint's: --tokenizer {init / 'tokenizer'}"
+        )
+    shape = load_config(init)
+    if shape != network:
+        raise ValueError(
+            f"--init {init} is a {shape}, this run trains a {network}; "
+            "give the checkpoint's shape in the --model options"
+        )

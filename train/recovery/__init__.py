@@ -1,0 +1,1 @@
+"""How a run ends and starts again: exit codes, emergency checkpoint, restart count."""

@@ -1,0 +1,1 @@
+"""The proof that a killed run equals an undisturbed one."""

@@ -1,0 +1,125 @@
+"""Compares a run that was killed with one that was not, and says so in Markdown."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from storage.digest import file_sha256
+from storage.json_lines import column, read_metrics
+from train.resume_proof.kills import Kill
+
+STATE_FILES = ("model.safetensors", "optimizer.safetensors")
+OTHER_RANKS_TOLERANCE = 1e-3  # another number of ranks adds in another order
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was compared."""
+
+    what: str
+    holds: bool
+    detail: str
+
+
+def facts(line: dict[str, Any]) -> dict[str, Any]:
+    """What of a metric line must repeat: all but how fast it was."""
+    return {key: value for key, value in line.items() if not key.startswith("speed/")}
+
+
+def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list[Finding]:
+    """Every line and the final state of two run folders, bit for bit.
+
+    If the killed run has not finished, its lines so far.
+    """
+    lines = [
+        [facts(line) for line in read_metrics(p / "metrics.jsonl")] for p in (straight, killed)
+    ]
+    if not finished:
+        lines[0] = lines[0][: len(lines[1])]
+    found = []
+    for tag in ("train/loss", "train/grad_norm", "data/digest", "val/loss"):
+        one, two = (column(run, tag) for run in lines)
+        unlike = sum(a != b for a, b in zip(one[1], two[1], strict=False))
+        holds = one == two
+        detail = f"{len(one[1])} values" if holds else f"{unlike} of {len(one[1])} differ"
+        if one[1] or two[1]:
+            found.append(Finding(f"`{tag}` of every step", holds, detail))
+    found.append(Finding("every metric line", lines[0] == lines[1], f"{len(lines[0])} lines"))
+    for name in STATE_FILES if finished else ():
+        one, two = (file_sha256(p / "checkpoints/latest" / name) for p in (straight, killed))
+        found.append(Finding(f"final `{name}`", one == two, f"{one[:12]} / {two[:12]}"))
+    return found
+
+
+def compare_order(straight: Path, other: Path, resumed: int) -> list[Finding]:
+    """A run that went on with another number of ranks: same data, losses up to rounding."""
+    lines = [read_metrics(p / "metrics.jsonl") for p in (straight, other)]
+    digests = [column(run, "data/digest") for run in lines]
+    losses = [column(run, "train/loss")[1] for run in lines]
+    worst = max((abs(a - b) / abs(a) for a, b in zip(*losses, strict=False)), default=float("inf"))
+    return [
+        Finding("other ranks: resumed, not restarted", resumed > 0, f"at step {resumed}"),
+        Finding("other ranks: `data/digest`", digests[0] == digests[1], f"{len(digests[0][1])}"),
+        Finding("other ranks: losses", worst <= OTHER_RANKS_TOLERANCE, f"within {worst:.1e}"),
+    ]
+
+
+def check_kills(kills: list[Kill], wanted: int, survivors: bool) -> list[Finding]:
+    """That the kills struck, and that the run went on from where it stood."""
+    restarted = [k for k in kills if k.resumed <= 0]
+    of_ranks = [k for k in kills if k.kind == "rank"]
+    lost = sum(k.lost for k in of_ranks)
+    found = [
+        Finding("all kills struck", len(kills) == wanted, f"{len(kills)} of {wanted}"),
+        Finding("resumed, never restarted from 0", not restarted, f"{len(restarted)} restarted"),
+    ]
+    if survivors and of_ranks:
+        detail = f"{lost} lost in {len(of_ranks)} kills"
+        found.append(Finding("a dead rank costs no step", lost == 0, detail))
+    return found
+
+
+def step_milliseconds(folder: Path) -> float:
+    """Median time of a step."""
+    values = column(read_metrics(folder / "metrics.jsonl"), "speed/step_milliseconds")[1]
+    return median(values)
+
+
+def verdict(
+    title: str, findings: list[Finding], kills: list[Kill], notes: list[str], finished: bool = True
+) -> str:
+    """The proof as Markdown for an issue."""
+    holds = all(finding.holds for finding in findings)
+    outcome = ("PASSED" if finished else "INTERRUPTED, all held so far") if holds else "FAILED"
+    rows = [f"| {f.what} | {'yes' if f.holds else '**NO**'} | {f.detail} |" for f in findings]
+    table = [
+        f"| {n} | {k.victim}{' in a save' if k.kind == 'save' else ''} | {k.step} | {k.resumed} "
+        f"| {k.lost} | {k.seconds:.1f} |"
+        for n, k in enumerate(kills, 1)
+    ]
+    return "\n".join(
+        [
+            f"### Resume proof: {title}: {outcome}",
+            "",
+            *(f"* {note}" for note in [*notes, machine()]),
+            "",
+            "| the same as in the undisturbed run | holds | |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+            "| # | SIGKILL to | steps done | resumed at | repeated | seconds to the next step |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *table,
+        ]
+    )
+
+
+def machine() -> str:
+    """What it ran on."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = f"{gpus} x {torch.cuda.get_device_name(0)}" if gpus else f"CPU, {platform.machine()}"
+    return f"torch {torch.__version__}, Python {platform.python_version()}, {device}"
