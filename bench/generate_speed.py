@@ -23,13 +23,13 @@ from torch import Tensor
 
 from bench.provenance import device_name, provenance
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.sampling.decoding import Draft, batches_of, draw_batches, new_drafts
-from eval.sampling.next_token import GenerateOptions, pick, uniform_numbers
+from eval.sampling.decoding import PartialSample, make_batches, new_drafts, sample_batches
+from eval.sampling.next_token import GenerateOptions, sample_token, uniform_numbers
 from eval.subject import evaluating
 from model.gpt import GPT
 from model.precision import autocast, choose_dtype
 from model.shapes import SHAPES
-from parallel.ranks import quiet_other_ranks, start, user_errors
+from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 
 OUT = Path(__file__).resolve().parent / "results" / "generate_speed.json"
@@ -77,12 +77,12 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def draw_cached(model: GPT, options: GenerateOptions) -> tuple[float, list[Draft]]:
+def draw_cached(model: GPT, options: GenerateOptions) -> tuple[float, list[PartialSample]]:
     """Seconds for the whole text of all samples, by the project's own code, and the texts."""
     device = model.wte.weight.device
     drafts = new_drafts(gpt2_tokenizer(), [PROMPT], options)
     begin = now(device)
-    draw_batches(model, batches_of(drafts, options), options)
+    sample_batches(model, make_batches(drafts, options), options)
     seconds = now(device) - begin
     if any(len(draft.sample().token_ids) < options.max_tokens for draft in drafts):
         raise ValueError(f"a sample ended early; use another seed than {options.seed}")
@@ -93,12 +93,12 @@ def recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOpt
     """The next token of each row from its whole text. Shapes: (B, T), (B,) -> (B,)."""
     dtype = choose_dtype(options.dtype, window.device)
     with autocast(dtype, window.device):
-        logits = model.live_logits(model.hidden(window)[:, -1])
-    return pick(logits, uniforms, options)
+        logits = model.masked_logits(model.hidden(window)[:, -1])
+    return sample_token(logits, uniforms, options)
 
 
 def time_probes(
-    model: GPT, drafts: Sequence[Draft], steps: Sequence[int], options: GenerateOptions
+    model: GPT, drafts: Sequence[PartialSample], steps: Sequence[int], options: GenerateOptions
 ) -> tuple[list[float], int]:
     """Seconds of the recomputed steps, and how many of their tokens are the cached ones."""
     device = model.wte.weight.device
@@ -180,7 +180,7 @@ def table_of(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Build a model, time both ways, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)

@@ -26,8 +26,8 @@ import tyro
 
 from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.provenance import provenance
-from parallel.collectives import from_main
-from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
+from parallel.collectives import broadcast_object
+from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 from train.build import build_run
 from train.checkpoints.host_copy import state_tensors
@@ -98,7 +98,7 @@ class Switch:
         if not on:
             vars(guard).update(z_scores=lambda *_: {}, note=lambda *_: None)
             vars(run).update(stop_wanted=lambda: False)
-        run.pace.forget()
+        run.compute_time.forget()
 
 
 class Turns:
@@ -172,8 +172,8 @@ def alone(run: Run) -> dict[str, float]:
         guard.note(step, 0, loss, norm, skipped=False)
 
     def mark() -> None:
-        run.pace._forward_done()
-        run.pace._updated()
+        run.compute_time._forward_done()
+        run.compute_time._updated()
 
     def watch() -> None:  # a quiet rank's own stderr is no file
         faulthandler.dump_traceback_later(600, exit=True, file=sys.__stderr__ or sys.stderr)
@@ -194,7 +194,7 @@ def alone(run: Run) -> dict[str, float]:
         ),
     }
     faulthandler.cancel_dump_traceback_later()
-    run.pace.forget()
+    run.compute_time.forget()
     return found
 
 
@@ -238,7 +238,7 @@ def table_of(found: dict[str, Any]) -> str:
 def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     """Train by turns, then time the guards."""
     with tempfile.TemporaryDirectory() as folder:
-        run = build(arguments, ranks, Path(from_main(folder)))
+        run = build(arguments, ranks, Path(broadcast_object(folder)))
         turns = Turns(run, arguments.block, list(PATTERN) * arguments.rounds)
         train(run)
         found: dict[str, Any] = {
@@ -256,7 +256,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)

@@ -36,7 +36,7 @@ from eval.tasks.hellaswag import both_items
 from eval.tasks.items import rows_of_file
 from model.gpt import GPT
 from model.shapes import SHAPES
-from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
+from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 
 OUT = Path(__file__).parent / "results" / "hellaswag_speed.json"
@@ -186,7 +186,7 @@ def items_of(arguments: Arguments) -> dict[str, list[Item]]:
 
 def main() -> None:
     """Build a model, time all ways, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)

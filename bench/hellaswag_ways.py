@@ -34,7 +34,7 @@ class Way:
     """The name of our way, if this is somebody else's."""
 
 
-def one_at_a_time(subject: Subject, items: Sequence[Item]) -> np.ndarray:
+def download_lock(subject: Subject, items: Sequence[Item]) -> np.ndarray:
     """Nats of every ending, by a forward pass of four padded rows an item. Shape (items, 4).
 
     Rows that are too long for the model lose their beginning, by lm-evaluation-harness's rule.
@@ -54,7 +54,7 @@ def one_at_a_time(subject: Subject, items: Sequence[Item]) -> np.ndarray:
         ids, scored = ids.to(device), scored.to(device)
         targets = ids[:, 1:]
         states = subject.model.hidden(ids[:, :longest])
-        logits = subject.model.live_logits(states)[:, : targets.size(1)]
+        logits = subject.model.masked_logits(states)[:, : targets.size(1)]
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         found.append((losses.view_as(targets) * scored[:, 1:]).sum(1).cpu().numpy())
     return np.array(found)
@@ -99,4 +99,4 @@ def our_ways(subject: Subject) -> list[Way]:
 
 def one_item_way(subject: Subject) -> Way:
     """The stand-in for build-nanogpt's loop, in float32."""
-    return Way("one_item", COMPLETION, lambda items: one_at_a_time(subject, items), "trees")
+    return Way("one_item", COMPLETION, lambda items: download_lock(subject, items), "trees")

@@ -28,8 +28,8 @@ import tyro
 from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.figure import figure
 from bench.provenance import provenance
-from parallel.collectives import from_main
-from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
+from parallel.collectives import broadcast_object
+from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import read_json, write_json
 from train.build import build_run
 from train.config import Config
@@ -113,7 +113,7 @@ def curves_wanted(arguments: Arguments, world_size: int) -> dict[str, Config]:
 def curve(config: Config, ranks: Ranks) -> list[float]:
     """The loss of every step."""
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(config, out=Path(from_main(folder)) / "run")
+        config = replace(config, out=Path(broadcast_object(folder)) / "run")
         run = build_run(config, ranks, check_inputs(config, ranks))
         found = []
         for step in range(run.steps):
@@ -192,11 +192,11 @@ def begun(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 
 def main() -> None:
     """Train every curve that is missing, compare, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)
-        report = from_main(begun(arguments, ranks))
+        report = broadcast_object(begun(arguments, ranks))
         curves = report["curves"]
         for name, config in curves_wanted(arguments, ranks.world_size).items():
             if name in curves:

@@ -24,7 +24,7 @@ import tyro
 
 from bench.bare_run import BARE, NETWORKS
 from bench.provenance import device_name, provenance
-from parallel.ranks import Ranks, quiet_other_ranks, start, user_errors
+from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
 from train.build import build_run
 from train.preflight.inputs import check_inputs
@@ -144,7 +144,7 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
         "ratio": said.peak / measured,
         "at": said.peak_moment,
         "fused_loss": run.forecast.step.fused_loss,
-        "keeps_memory": run.forecast.keeps_memory,
+        "keeps_large_blocks": run.forecast.keeps_large_blocks,
     }
     if ranks.device.type == "cuda":
         found["reserved"] = torch.cuda.max_memory_reserved()
@@ -194,7 +194,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure every case in a process of its own, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
         ranks = start(arguments.device)

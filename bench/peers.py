@@ -28,7 +28,7 @@ import tyro
 from bench.provenance import provenance
 from model.config import GPTConfig
 from model.estimates.flops import peak_flops, training_flops_per_token
-from parallel.ranks import quiet_other_ranks, user_errors
+from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,7 +175,7 @@ def table_of(summary: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Take turns, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the trainer ends too

@@ -23,11 +23,11 @@ import tyro
 from bench.bare_run import BARE
 from bench.provenance import provenance
 from model.shapes import SHAPES
-from parallel.ranks import quiet_other_ranks, start, user_errors
+from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 from train.build import build_run
 from train.config import SaveConfig
-from train.preflight.dry_run import rehearse, training_step
+from train.preflight.dry_run import dry_run, training_step
 from train.preflight.inputs import check_inputs
 from train.run import Run
 from train.saving import save
@@ -81,7 +81,7 @@ def measured_run(arguments: Arguments, folder: Path) -> Run:
     ranks = start(arguments.device)
     run = build_run(config, ranks, check_inputs(config, ranks))
     if arguments.rehearsal:
-        rehearse(run)
+        dry_run(run)
     else:
         training_step(run)
     return run
@@ -97,7 +97,7 @@ def timed_save(run: Run) -> dict[str, float]:
     stall, stall_cpu = time.perf_counter() - wall, time.thread_time() - thread
     run.host_copy.wait()
     copied = time.perf_counter() - wall
-    run.saver.drain()
+    run.saver.wait_or_raise()
     files = run.folder.checkpoint(run.step).rglob("*")
     return {
         "stall_ms": 1000 * stall,
@@ -136,7 +136,7 @@ def table_of(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Save, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
         origin = provenance(("torch", "safetensors"))

@@ -41,7 +41,7 @@ from bench.scaling_model import (
 )
 from model.estimates.parameters import count_parameters
 from model.shapes import SHAPES
-from parallel.ranks import quiet_other_ranks, user_errors
+from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,7 +249,7 @@ def plot(rows: list[dict[str, Any]], basis: str, file: Path) -> None:
 
 def main() -> None:
     """Check if asked to, predict, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         origin = provenance(("torch",))

@@ -17,7 +17,7 @@ from typing import Any
 from parallel.ranks import rank_from_environment
 from train.loop import train
 from train.main import main
-from train.recovery.ending import finish, save_last_whole_step
+from train.recovery.ending import emergency_checkpoint, finish
 
 # Where train/main.py and what it calls look a function up, and the stage that ends with it.
 STAGES = [
@@ -27,8 +27,8 @@ STAGES = [
     (main, "build_run", "built"),
     (main, "rehearse", "rehearsed"),
     (train, "train_step", "stepped"),
-    (finish, "save_last_whole_step", "survived"),
-    (save_last_whole_step, "write_checkpoint", "wrote"),
+    (finish, "emergency_checkpoint", "survived"),
+    (emergency_checkpoint, "write_checkpoint", "wrote"),
     (finish, "_close", "closed"),
 ]
 

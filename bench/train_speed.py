@@ -30,11 +30,11 @@ from bench.nanogpt_step import NanoStep, read_model_file, write_tokens
 from bench.peer_process import PeerProcess, Steps
 from bench.provenance import provenance
 from model.estimates.flops import peak_flops, training_flops_per_token
-from parallel.ranks import Ranks, allocator_chosen, quiet_other_ranks, start, user_errors
+from parallel.ranks import Ranks, allocator_chosen, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 from train.build import build_run
 from train.config import Config
-from train.memory.host_memory import keeps_memory
+from train.memory.host_memory import keeps_large_blocks
 from train.preflight.inputs import check_inputs
 from train.progress import LOSS
 from train.run import Run
@@ -101,7 +101,7 @@ class OurStep:
         return train_step(self.run, batch, LR, stop_wanted=False)[LOSS]
 
 
-def our_config(arguments: Arguments, dtype: str, form: str, out: Path) -> Config:
+def ratchet_config(arguments: Arguments, dtype: str, form: str, out: Path) -> Config:
     """The run that is timed: nothing but steps."""
     network = NETWORKS[arguments.shape]
     return replace(
@@ -160,7 +160,7 @@ def one_case(
 ) -> dict[str, Any]:
     """Build both sides, time them, sum up."""
     forget_earlier(ranks.device)
-    config = our_config(arguments, dtype, form, folder / f"{dtype}-{form}")
+    config = ratchet_config(arguments, dtype, form, folder / f"{dtype}-{form}")
     run = build_run(config, ranks, check_inputs(config, ranks))
     sides: dict[str, Steps] = {"ours": OurStep(run)}
     if arguments.nanogpt is not None:
@@ -226,7 +226,7 @@ def table_of(cases: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Time every case, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)
@@ -235,7 +235,10 @@ def main() -> None:
             name: getattr(arguments, name)
             for name in ("shape", "batch", "accumulate", "fused_loss", "residual", "steps")
         }
-        settings |= {"allocator_set_for_both": allocator_chosen(), "ours_keeps": keeps_memory()}
+        settings |= {
+            "allocator_set_for_both": allocator_chosen(),
+            "ours_keeps": keeps_large_blocks(),
+        }
         cases = []
         report = origin | {"threads": torch.get_num_threads(), "settings": settings, "cases": cases}
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ import tyro
 from data_prep.hub.download import Downloader
 from data_prep.hub.listing import Hub, Listing
 from data_prep.preparation.console import run_script
-from data_prep.preparation.from_hub import Wanted, make_from_hub
+from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import make
 from data_prep.sources.file_source import file_source
@@ -71,7 +71,7 @@ def run(options: FineWebOptions, downloader: Downloader | None = None) -> None:
     if options.source is not None:
         make(file_source([options.source]), options.out, options)
         return
-    wanted = Wanted(
+    wanted = HubDataset(
         REPOSITORY,
         f"{REPOSITORY}/{options.config}",
         lambda hub, revision: list_config(hub, options.config, revision),

@@ -97,7 +97,7 @@ def _step(tracer: Tracer, run: RunRecord, number: int, characters: int) -> tuple
 def _document(
     tracer: Tracer, run: RunRecord, document: int, characters: int
 ) -> tuple[Any, list[str]]:
-    sightings = tracer.sightings(run, document)
+    occurrences = tracer.occurrences(run, document)
     name, row = tracer.source(document)
     ids = tracer.shards.read_document(document)
     text = tracer.tokenizer.decode(ids[1:].tolist())[:characters]
@@ -107,15 +107,15 @@ def _document(
         "row": row,
         "document_tokens": len(ids),
         "text": text,
-        "seen": as_plain(sightings),
+        "seen": as_plain(occurrences),
     }
     lines = [f"document {document} ({name}:{row}), {len(ids)} tokens: {text!r}"]
-    for seen in sightings:
+    for seen in occurrences:
         lines.append(
             f"epoch {seen.epoch}: windows {seen.first_window} to {seen.last_window}, "
             f"steps {seen.first_step} to {seen.last_step}, {seen.tokens} of its tokens"
         )
-    if not sightings:
+    if not occurrences:
         lines.append(f"{run.folder} has not read it")
     return value, lines
 

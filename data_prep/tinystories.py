@@ -18,7 +18,7 @@ import tyro
 from data_prep.hub.download import Downloader
 from data_prep.hub.listing import Hub, Listing
 from data_prep.preparation.console import run_script
-from data_prep.preparation.from_hub import Wanted, make_from_hub
+from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import make
 from data_prep.sources.file_source import FileSource, file_source
@@ -94,7 +94,7 @@ def run(options: TinyStoriesOptions, downloader: Downloader | None = None) -> No
     if options.train_files:
         make(local_source(options.train_files, options.val_files), options.out, options)
         return
-    wanted = Wanted(
+    wanted = HubDataset(
         REPOSITORY,
         f"{REPOSITORY}/{options.version}",
         lambda hub, revision: list_version(hub, options.version, revision),

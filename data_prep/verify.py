@@ -21,7 +21,13 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from data_prep.audit.run_record import RunRecord, StepRecord, breaks, parse_range, read_run
+from data_prep.audit.run_record import (
+    RunRecord,
+    StepRecord,
+    gaps_and_overlaps,
+    parse_range,
+    read_run,
+)
 from data_prep.audit.tracing import Tracer
 from data_prep.dataset.shards import DataSet, check_content, open_data_set
 from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
@@ -160,7 +166,7 @@ def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) ->
     sizes = [run.windows, *(held.windows for _, held in run.before)]  # which held then is not kept
     redone = differences(data, run, again, threads, sizes) if again else []
     seconds = time.perf_counter() - start
-    broken = breaks(run, chosen, first)
+    broken = gaps_and_overlaps(run, chosen, first)
     tokens = run.context_length * sum(step.windows for step in (*chosen, *again))
     log.info(
         "%s: data set %s, seed %d, windows of %d tokens",

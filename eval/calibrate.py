@@ -36,8 +36,8 @@ from eval.tasks.items import read_items
 from model.config import GPTConfig
 from model.hf_format.convert import import_model
 from model.precision import Precision, choose_dtype
-from parallel.collectives import from_main, raise_together
-from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
+from parallel.collectives import broadcast_object, raise_on_all_ranks
+from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 from storage.digest import file_sha256
 
@@ -150,8 +150,8 @@ def imported(model: str, ranks: Ranks) -> Subject:
                 import_model(model, Path(folder) / "model")
             except (ValueError, OSError) as found:
                 error = ValueError(f"nothing was calibrated, for want of the weights: {found}")
-        raise_together(error)
-        return load_subject(Path(from_main(folder)) / "model", ranks)
+        raise_on_all_ranks(error)
+        return load_subject(Path(broadcast_object(folder)) / "model", ranks)
 
 
 def table_of(verdicts: list[Verdict]) -> str:
@@ -200,7 +200,7 @@ def calibrate(arguments: Arguments, ranks: Ranks) -> int:
 
 def main() -> None:
     """Read the options, compare, leave with the verdict."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments)
         code = calibrate(arguments, start(arguments.device))

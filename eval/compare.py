@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from eval.result import ItemTable, load_items
-from parallel.ranks import quiet_other_ranks, user_errors
+from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
 DRAWS_AT_ONCE = 1 << 22  # numbers drawn in one array
@@ -174,7 +174,7 @@ def table_of(found: list[Comparison]) -> str:
 
 def main() -> None:
     """Read both, compare, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         found = compare(arguments)

@@ -29,7 +29,7 @@ from eval.tasks.items import rows_of_file
 from eval.tasks.pydoc_choice import ITEMS as PYDOC_CHOICE_FILE
 from eval.text_search.ngrams import FOLD_RULE, NOWHERE, Needles, all_runs, whole_texts
 from eval.text_search.shard_search import search_split
-from parallel.ranks import quiet_other_ranks, user_errors
+from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 from storage.digest import fingerprint
 
@@ -258,7 +258,7 @@ def table_of(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Read the items, search the shards, report."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         sets = item_sets(arguments)

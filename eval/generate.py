@@ -19,15 +19,15 @@ import tyro
 from eval.sampling.decoding import (
     Sample,
     Watch,
-    draw_on_ranks,
+    ignore_token,
     new_drafts,
-    no_watch,
+    sample_on_ranks,
 )
 from eval.sampling.next_token import GenerateOptions
 from eval.sampling.printing import JsonPrinter, Printer, write_pairs
 from eval.sampling.prompts import gather_prompts
 from eval.subject import Subject, load_subject
-from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
+from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 
 log = logging.getLogger("eval")
 
@@ -58,12 +58,12 @@ class Arguments:
 
 
 def draw(
-    subject: Subject, prompts: Sequence[str], options: GenerateOptions, watch: Watch = no_watch
+    subject: Subject, prompts: Sequence[str], options: GenerateOptions, watch: Watch = ignore_token
 ) -> list[Sample]:
     """Every sample of every prompt, in order, on every rank; says how fast."""
     begin = time.perf_counter()
     drafts = new_drafts(subject.tokenizer, prompts, options)
-    samples = draw_on_ranks(subject, drafts, options, watch)
+    samples = sample_on_ranks(subject, drafts, options, watch)
     seconds = time.perf_counter() - begin
     tokens = sum(len(sample.token_ids) for sample in samples)
     log.info("%d tokens in %.2f s: %.1f tokens/s", tokens, seconds, tokens / seconds)
@@ -103,7 +103,7 @@ def write_texts(subject: Subject, prompts: Sequence[str], arguments: Arguments) 
 
 def main() -> None:
     """Load, draw, write."""
-    quiet_other_ranks()
+    silence_other_ranks()
     messages_to_standard_error()
     with user_errors():
         arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import tyro
 
-from eval.sampling.decoding import Draft, draw_on_ranks
+from eval.sampling.decoding import PartialSample, sample_on_ranks
 from eval.sampling.next_token import GenerateOptions
 from eval.scoring.multiple_choice import check_losses, encode_together, trees_of_ids
 from eval.scoring.shared_context import score_trees
 from eval.subject import EvalOptions, Subject, load_subject
 from eval.tasks.wikitext import windows_of
 from model.precision import Precision
-from parallel.ranks import quiet_other_ranks, start, stop, user_errors
+from parallel.ranks import silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 
 try:
@@ -102,12 +102,12 @@ class RatchetLM(LM):
         for places in alike.values():
             options = self._generation(pairs[places[0]][1])
             drafts = [
-                Draft(prompt, (i, 0), self.subject.tokenizer, options)
+                PartialSample(prompt, (i, 0), self.subject.tokenizer, options)
                 for i in places
                 for prompt in [self._prompt(pairs[i][0], options.max_tokens)]
             ]
             drafts.sort(key=lambda draft: -len(draft.ids))  # so that a batch is of like lengths
-            for sample in draw_on_ranks(self.subject, drafts, options):
+            for sample in sample_on_ranks(self.subject, drafts, options):
                 texts[sample.prompt_index] = sample.text
         return self._remember("generate_until", pairs, texts)
 
@@ -210,7 +210,7 @@ def evaluate(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
 
 def main() -> None:
     """Evaluate, print the harness's own table."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments)
         if register_model is None:

@@ -18,7 +18,7 @@ from eval.one_checkpoint import Outputs, evaluate
 from eval.subject import EvalOptions
 from eval.tasks.registry import check_tasks
 from eval.watching.watch import Request, watch
-from parallel.ranks import quiet_other_ranks, start, stop, user_errors
+from parallel.ranks import silence_other_ranks, start, stop, user_errors
 
 log = logging.getLogger("eval")
 
@@ -56,7 +56,7 @@ class Arguments:
 
 def main() -> None:
     """Evaluate once, or watch until the run is over."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         asked = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
         ranks = start(asked.device)

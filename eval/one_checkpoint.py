@@ -7,7 +7,7 @@ from pathlib import Path
 from data_prep.dataset.manifest import MANIFEST_NAME
 from eval.subject import EvalOptions, load_subject, options_of
 from eval.tasks.registry import measure
-from parallel.collectives import from_main
+from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks
 from storage.atomic import write_json
 from storage.metrics import as_json
@@ -50,7 +50,7 @@ def evaluate(
     subject = load_subject(checkpoint, ranks)
     given, options = options.data, options_of(checkpoint, options)
     if not tasks:
-        tasks = from_main(DEFAULT_TASKS if given else default_tasks(options.data))
+        tasks = broadcast_object(DEFAULT_TASKS if given else default_tasks(options.data))
     found = measure(subject, options, tasks)
     if not found.tags:
         raise ValueError(f"none of the tasks {', '.join(tasks)} could be run; see above")

@@ -16,7 +16,7 @@ from data_prep.tokenizer import Tokenizer, load_tokenizer
 from model.checkpoint import load_model
 from model.gpt import GPT
 from model.precision import Precision
-from parallel.collectives import raise_together
+from parallel.collectives import raise_on_all_ranks
 from parallel.ranks import Ranks
 from storage.atomic import read_json
 from storage.checkpoint_folder import verify_checkpoint
@@ -143,7 +143,7 @@ def load_subject(checkpoint: Path, ranks: Ranks) -> Subject:
         subject = Subject(load_model(checkpoint, ranks.device), tokenizer, ranks)
     except (ValueError, OSError) as found:
         error = found
-    raise_together(error)
+    raise_on_all_ranks(error)
     assert subject is not None
     return subject
 

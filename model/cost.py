@@ -34,7 +34,7 @@ from model.estimates.prediction import ASSUMED_MFU, predict
 from model.estimates.table import table_of
 from model.shapes import SHAPES
 from storage.atomic import write_json
-from storage.user_errors import told_in_one_sentence
+from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger("model.cost")
 DAY = 86_400.0
@@ -207,7 +207,7 @@ def parse(words: list[str]) -> tuple[str, Arguments]:
 def main() -> None:
     """Count, predict, print."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    with told_in_one_sentence(ValueError, OSError):
+    with exit_on_user_error(ValueError, OSError):
         name, arguments = parse(sys.argv[1:])
         report = report_of(name, arguments)
         log.info("%s", table_of(report))

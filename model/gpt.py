@@ -97,7 +97,7 @@ class GPT(nn.Module):
         """Logits over the padded vocabulary. Shapes: (..., C) -> (..., V)."""
         return F.linear(hidden, self.head_weight)
 
-    def exact_head(self, hidden: Tensor) -> Tensor:
+    def float32_head(self, hidden: Tensor) -> Tensor:
         """Logits summed and kept in float32, whatever autocast says. Shapes: (..., C) -> (..., V).
 
         On CUDA their products are TF32's. GPT-2's logits lie near -100, where bfloat16 has steps of
@@ -106,9 +106,9 @@ class GPT(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.head_weight.float())
 
-    def live_logits(self, hidden: Tensor) -> Tensor:
+    def masked_logits(self, hidden: Tensor) -> Tensor:
         """float32 logits, padding ids at -inf, for sampling and scoring. (..., C) -> (..., V)."""
-        logits = self.exact_head(hidden)
+        logits = self.float32_head(hidden)
         logits[..., self.config.vocab_size :] = -math.inf
         return logits
 

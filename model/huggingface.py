@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from model.hf_format.convert import export_model, import_model
-from storage.user_errors import told_in_one_sentence
+from storage.user_errors import exit_on_user_error
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def main() -> None:
     # Warnings only of the libraries: the Hub's would log every request.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("model").setLevel(logging.INFO)
-    with told_in_one_sentence(ValueError, OSError):
+    with exit_on_user_error(ValueError, OSError):
         if isinstance(chosen, ImportOptions):
             import_model(chosen.source, chosen.out, chosen.revision, chosen.tokenizer)
         else:

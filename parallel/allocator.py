@@ -13,7 +13,7 @@ M_MMAP_MAX = -4
 KEPT_BYTES = 256 * 2**20  # free ones at the heap's end; what is beyond goes back to the kernel
 
 
-def keep_memory() -> bool:
+def keep_large_blocks() -> bool:
     """From now on freed memory is used again by this process; whether the allocator can do so.
 
     What torch has allocated before stays as it is. Without glibc nothing happens.

@@ -21,7 +21,7 @@ class StopAgreed(Exception):
     """All ranks leave a piece of work unfinished because one of them was asked to stop."""
 
 
-def limit_waiting(seconds: float) -> None:
+def set_collective_timeout(seconds: float) -> None:
     """From now on a collective of the CPU fails after waiting so long for a silent rank."""
     if dist.is_initialized() and dist.get_backend() == "gloo":
         set_timeout = getattr(distributed_c10d, "_set_pg_timeout", None)
@@ -43,13 +43,13 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return sum_over_ranks(torch.tensor(float(flag), device=device)).item() > 0
 
 
-def stop_together(ranks: Ranks) -> None:
+def stop_on_all_ranks(ranks: Ranks) -> None:
     """Long work calls this at the same points on every rank. Raises: StopAgreed on all or none."""
     if any_rank(ranks.stop_wanted(), ranks.device):
         raise StopAgreed
 
 
-def from_main(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """Rank 0's `value` on every rank (pickled between our own processes only)."""
     if not dist.is_initialized():
         return value
@@ -58,7 +58,7 @@ def from_main(value: T) -> T:
     return box[0]
 
 
-def from_everyone(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """Every rank's `value`, by rank (pickled between our own processes only)."""
     if not dist.is_initialized():
         return [value]
@@ -67,12 +67,12 @@ def from_everyone(value: T) -> list[T]:
     return box
 
 
-def raise_together(error: Exception | None) -> None:
+def raise_on_all_ranks(error: Exception | None) -> None:
     """Raise the first rank's error on every rank, so that no rank waits for one that left.
 
     Every rank calls this with its own error or None. Raises: SharedError with that message.
     """
-    for rank, message in enumerate(from_everyone(None if error is None else str(error))):
+    for rank, message in enumerate(all_gather_object(None if error is None else str(error))):
         if message is not None:
             raise SharedError(f"rank {rank}: {message}" if rank else message) from error
 
@@ -85,5 +85,5 @@ def on_main(action: Callable[[], T], ranks: Ranks) -> T:
             value = action()
         except (ValueError, OSError) as found:
             error = found
-    raise_together(error)
-    return from_main(value)  # type: ignore[return-value]
+    raise_on_all_ranks(error)
+    return broadcast_object(value)  # type: ignore[return-value]

@@ -59,7 +59,7 @@ def gradient_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
             yield
 
 
-def settle_buckets(module: nn.Module, tokens: torch.Tensor) -> None:
+def fix_bucket_layout(module: nn.Module, tokens: torch.Tensor) -> None:
     """Two throw-away backward passes, after which DDP's bucket layout never changes again.
 
     DDP lays its gradient buckets out anew after the first backward pass; with four ranks or more a

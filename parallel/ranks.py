@@ -19,9 +19,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from parallel.allocator import keep_memory
-from parallel.rendezvous import MeetingPlace, meet
-from parallel.shared_errors import Mistake
+from parallel.allocator import keep_large_blocks
+from parallel.rendezvous import RendezvousStore, rendezvous
+from parallel.shared_errors import UserErrorReport
 
 TORCH_SHARE = 0.95  # of a GPU's memory; more than what model/estimates/memory.py plans with
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -66,7 +66,7 @@ def job_id() -> str:
     return os.environ.get("SLURM_JOB_ID", "")
 
 
-def started_again() -> bool:
+def is_restart() -> bool:
     """Whether no person started this process: torchrun did after a failure, or SLURM's requeue."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
@@ -79,7 +79,7 @@ def allocator_chosen() -> bool:
     return any(f"MALLOC_{name}" in os.environ for name in names) or "glibc.malloc" in tunables
 
 
-def die_with_launcher() -> None:
+def exit_with_launcher() -> None:
     """Let the kernel kill this process when its torchrun dies, however that happens.
 
     Workers without it train on as orphans, and the job that replaces them finds the folder taken.
@@ -93,7 +93,7 @@ def die_with_launcher() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dismiss_launcher() -> None:
+def prevent_restart() -> None:
     """Ask torchrun not to start the job again, for this end is meant; it would restart any failure.
 
     It then ends with code 1, whatever the ranks return.
@@ -104,7 +104,7 @@ def dismiss_launcher() -> None:
         os.kill(os.getppid(), signal.SIGTERM)
 
 
-def quiet_other_ranks() -> None:
+def silence_other_ranks() -> None:
     """Log at INFO on rank 0, at ERROR and on standard error elsewhere."""
     rank = rank_from_environment()
     prefix = "" if rank == 0 else f"[rank {rank}] "
@@ -120,14 +120,14 @@ def quiet_other_ranks() -> None:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn a ValueError into one sentence on standard error and exit code 2, told by one rank."""
-    mistake = Mistake(rank_from_environment(), int(os.environ.get("LOCAL_RANK", "0")))
+    mistake = UserErrorReport(rank_from_environment(), int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        with mistake.told_by_rank_0():
+        with mistake.print_on_rank_0():
             yield
     except SystemExit as end:
         try:
-            mistake.tell_own(end.code)  # if torchrun stops it meanwhile, that needs no dismissal
-            dismiss_launcher()
+            mistake.print_own(end.code)  # if torchrun stops it meanwhile, that needs no dismissal
+            prevent_restart()
         finally:
             stop()
         raise
@@ -147,9 +147,9 @@ def start(
     Raises: ValueError for a device that is not there or has too few GPUs for the local ranks, or
     naming the ranks that do not come.
     """
-    die_with_launcher()
+    exit_with_launcher()
     if deterministic:
-        compute_alike()
+        enable_determinism()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -164,10 +164,10 @@ def start(
         torch.cuda.set_per_process_memory_fraction(TORCH_SHARE, place)
         torch.set_float32_matmul_precision("high")  # TF32, alike in training and evaluation
     elif not allocator_chosen():
-        keep_memory()
+        keep_large_blocks()
     rank = rank_from_environment()
     if world_size > 1:
-        store = meet(_meeting_place(world_size == local_world_size), rank, world_size)
+        store = rendezvous(_meeting_place(world_size == local_world_size), rank, world_size)
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",
             timeout=timedelta(seconds=timeout_seconds),
@@ -181,7 +181,7 @@ def start(
     return Ranks(rank, world_size, local_rank, local_world_size, place)
 
 
-def _meeting_place(one_machine: bool) -> MeetingPlace:
+def _meeting_place(one_machine: bool) -> RendezvousStore:
     """Where torchrun lets the ranks find each other."""
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if host is None or port is None:
@@ -191,7 +191,7 @@ def _meeting_place(one_machine: bool) -> MeetingPlace:
     # Each machine's torchrun counts for itself, and only the failures of its own ranks.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if one_machine else ""
     by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return MeetingPlace(host, int(port), attempt, by_launcher)
+    return RendezvousStore(host, int(port), attempt, by_launcher)
 
 
 def _wants_cuda(device: str, local_world_size: int) -> bool:
@@ -210,7 +210,7 @@ def _wants_cuda(device: str, local_world_size: int) -> bool:
     return True
 
 
-def compute_alike() -> None:
+def enable_determinism() -> None:
     """Only kernels and reductions that give the same bits each time; before CUDA is first used."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # NVLS adds in varying order: https://github.com/NVIDIA/nccl/issues/1497

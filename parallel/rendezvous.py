@@ -25,7 +25,7 @@ ANSWER_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class MeetingPlace:
+class RendezvousStore:
     """The store in which ranks say that they are there."""
 
     host: str
@@ -36,7 +36,7 @@ class MeetingPlace:
     """Whether the launcher serves the store; otherwise rank 0 does."""
 
 
-def meet(place: MeetingPlace, rank: int, world_size: int) -> Store:
+def rendezvous(place: RendezvousStore, rank: int, world_size: int) -> Store:
     """Wait until every rank has come this far; returns the store, which rank 0 may be serving.
 
     Comes before the process group: to build one, NCCL waits without limit and names nobody.
@@ -57,7 +57,7 @@ def meet(place: MeetingPlace, rank: int, world_size: int) -> Store:
             "machine reaches that address"
         ) from error
     try:
-        missing = _missing(store, rank, world_size)
+        missing = _missing_ranks(store, rank, world_size)
     except RuntimeError as error:
         raise SharedError(f"the server at {address} has left; look at its log") from error
     if missing:
@@ -70,7 +70,7 @@ def meet(place: MeetingPlace, rank: int, world_size: int) -> Store:
     return store
 
 
-def _store(place: MeetingPlace, rank: int, world_size: int) -> Store:
+def _store(place: RendezvousStore, rank: int, world_size: int) -> Store:
     """The store, whose server torch's own of the same port will share in this process."""
     store = TCPStore(
         place.host,
@@ -84,7 +84,7 @@ def _store(place: MeetingPlace, rank: int, world_size: int) -> Store:
     return PrefixStore(f"ratchet/arrival/{place.attempt}", store)
 
 
-def _missing(store: Store, rank: int, world_size: int) -> list[int]:
+def _missing_ranks(store: Store, rank: int, world_size: int) -> list[int]:
     """The ranks that do not come within ARRIVAL_SECONDS; signals are heard meanwhile."""
     store.set(f"rank {rank}", "here")
     if store.add("ranks", 1) == world_size:
@@ -117,7 +117,7 @@ def dump_flight_record(path: Path) -> bool:
     return True
 
 
-class RollCall:
+class LivenessCheck:
     """Every survivor makes one; it answers and listens on a thread, for the store may hang too."""
 
     def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
@@ -126,7 +126,7 @@ class RollCall:
         self._thread = threading.Thread(target=self._call, daemon=True)
         self._thread.start()
 
-    def silent(self) -> list[int]:
+    def unresponsive_ranks(self) -> list[int]:
         """Ranks that did not answer in time; none if nobody can say."""
         self._thread.join(self.patience + 1)
         return self._silent or []

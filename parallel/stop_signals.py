@@ -32,7 +32,7 @@ def moment(text: str) -> float:
         ) from error
 
 
-class StopSignal:
+class StopRequest:
     """Whether this process was asked to stop.
 
     A SIGINT that comes SAME_KEYPRESS_SECONDS or more after the first SIGINT stops at once, saving
@@ -45,7 +45,7 @@ class StopSignal:
         self.reason = ""
         self.interrupted_at: float | None = None
         """When the first SIGINT came, by the monotonic clock."""
-        self.nothing_done = True
+        self.before_first_step = True
         """Until a first step is done there is nothing to save, and a stop ends the process."""
 
     def listen(self) -> None:
@@ -54,7 +54,7 @@ class StopSignal:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._receive)
 
-    def heed_clock(self, seconds_needed: float) -> None:
+    def check_time_limit(self, seconds_needed: float) -> None:
         """Ask for a stop if `stop_at` is no further off than stopping takes."""
         if self.stop_at is not None and time.time() + seconds_needed >= self.stop_at:
             self._ask("stop-at")
@@ -64,7 +64,9 @@ class StopSignal:
             raise KeyboardInterrupt
         first = not self.wanted
         self._ask(signal.Signals(number).name)
-        if self.nothing_done and first:  # another one must not cut short what follows the first
+        if (
+            self.before_first_step and first
+        ):  # another one must not cut short what follows the first
             raise SystemExit(PREEMPTED_CODE)
 
     def _is_second(self) -> bool:
@@ -78,7 +80,7 @@ class StopSignal:
         if self.wanted:
             return
         self.wanted, self.reason = True, reason
-        if not self.nothing_done:
+        if not self.before_first_step:
             log.info("%s: saving and stopping after the step in flight", reason)
 
 

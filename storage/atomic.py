@@ -27,7 +27,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 JSON_BYTES = 64 << 20  # the manifest of a hundred thousand shards; what is larger is none of ours
 
 
-def aside_of(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Where this process writes what is to become `path`; no other host or process writes there."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
 
@@ -54,7 +54,7 @@ def new_file(path: Path) -> Iterator[Path]:
     A file already at `path` is replaced in one step; after an error it is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(path)
+    aside = temporary_path(path)
     try:
         yield aside
         sync_file(aside)
@@ -100,7 +100,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises: FileExistsError if `path` exists already (nothing is ever overwritten).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(path)
+    aside = temporary_path(path)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:

@@ -16,7 +16,7 @@ from storage.digest import fingerprint
 END_OF_TEXT = "<|endoftext|>"
 META = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
 SEAL = "fingerprint"  # of all else in meta.json; a changed pattern would cut words elsewhere
-LARGEST_VOCABULARY = 65_536  # a shard stores a token in two bytes
+MAX_VOCABULARY = 65_536  # a shard stores a token in two bytes
 GPT2_RANKS = Path(__file__).with_name("gpt2.tiktoken")
 GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 # How GPT-2 cuts text into words before merging bytes. Source: tiktoken_ext/openai_public.py
@@ -87,10 +87,10 @@ def _tokens(name: str, ranks: bytes) -> tuple[bytes, ...]:
 
 def check_vocabulary(what: str, n_vocab: int) -> None:
     """Raises: ValueError if a token of so many ids does not fit a shard."""
-    if n_vocab > LARGEST_VOCABULARY:
+    if n_vocab > MAX_VOCABULARY:
         raise ValueError(
             f"{what} has {n_vocab} ids, but shards store a token in 16 bits "
-            f"(at most {LARGEST_VOCABULARY}); use a smaller vocabulary"
+            f"(at most {MAX_VOCABULARY}); use a smaller vocabulary"
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 
-def cut_lines(metrics: Path, discarded: Path, first_step: int) -> int:
+def truncate_metrics(metrics: Path, discarded: Path, first_step: int) -> int:
     """Move metric lines of `first_step` and later, and torn or damaged ones, to `discarded`.
 
     Returns the step of the last line that stays, -1 if none does.

@@ -30,7 +30,7 @@ def take_lock(file: IO[Any], how: int = fcntl.LOCK_EX) -> None:
         _tell_that_there_are_none(Path(file.name).parent, str(error))
 
 
-def take_lock_soon(file: IO[Any], how: int, seconds: float) -> None:
+def take_lock_within(file: IO[Any], how: int, seconds: float) -> None:
     """The same, trying for so long: others hold a free lock for an instant, to see that it is free.
 
     Raises: BlockingIOError if another process keeps it.

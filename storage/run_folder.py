@@ -18,11 +18,11 @@ from typing import IO, Any, Literal
 
 from storage.atomic import read_json, sync_folder, write_json
 from storage.checkpoint_folder import _free_name, verify_checkpoint
-from storage.locks import take_lock, take_lock_soon
+from storage.locks import take_lock, take_lock_within
 
 State = Literal["running", "preempted", "finished", "failed"]
 # What a start leaves that ended before it had recorded its configuration.
-BEGINNINGS = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
+EXPECTED_NAMES = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
 LOCK_PATIENCE_SECONDS = 2.0  # a watcher holds a free lock for an instant to see that it is free
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,12 @@ class RunFolder:
             return True
         return False
 
-    def strangers(self) -> list[str]:
+    def unexpected_files(self) -> list[str]:
         """What lies here though no run has recorded its configuration here."""
         if self.config.is_file() or not self.path.exists():
             return []
         names = sorted(path.name for path in self.path.iterdir())
-        return [n for n in names if n not in BEGINNINGS and not n.endswith(".partial")]
+        return [n for n in names if n not in EXPECTED_NAMES and not n.endswith(".partial")]
 
     def write_status(self, state: State, step: int, reason: str = "") -> None:
         """Record how the run stands: the truth for scripts, since torchrun's exit code is not."""
@@ -157,7 +157,7 @@ class RunFolder:
             shutil.rmtree(aside, ignore_errors=True)
 
     @contextmanager
-    def one_survivor(self) -> Iterator[None]:
+    def emergency_save_lock(self) -> Iterator[None]:
         """One process at a time is inside, of those that outlived a rank; rank 0 may be dead."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         with (self.checkpoints / ".survivors").open("a+") as file:
@@ -172,13 +172,13 @@ def _this_process() -> str:
 def _locked(file: IO[str]) -> bool:
     """Whether this process holds the lock now."""
     try:
-        take_lock_soon(file, fcntl.LOCK_EX, LOCK_PATIENCE_SECONDS)
+        take_lock_within(file, fcntl.LOCK_EX, LOCK_PATIENCE_SECONDS)
     except BlockingIOError:
         return False
     return True
 
 
-def note_start(folder: RunFolder, attempt: dict[str, int], **facts: Any) -> None:
+def record_start(folder: RunFolder, attempt: dict[str, int], **facts: Any) -> None:
     """Add a line to `starts.jsonl`: when, from which step, and what changed."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **attempt, **facts}
     written = folder.starts.read_bytes() if folder.starts.exists() else b""

@@ -8,7 +8,7 @@ USER_ERROR = 2
 
 
 @contextmanager
-def told_in_one_sentence(*mistakes: type[Exception]) -> Iterator[None]:
+def exit_on_user_error(*mistakes: type[Exception]) -> Iterator[None]:
     """Leave with exit code 2 and the message of an error of one of these kinds."""
     try:
         yield

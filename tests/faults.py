@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from parallel.collectives import from_everyone
+from parallel.collectives import all_gather_object
 from parallel.ranks import start, stop
 from storage.run_folder import RunFolder
 from tests.runs import lines, tiny_config
@@ -24,7 +24,7 @@ from train.config import SaveConfig
 from train.guards.replicas import checksums
 from train.guards.spikes import GuardConfig
 from train.loop import train
-from train.preflight.dry_run import rehearse
+from train.preflight.dry_run import dry_run
 from train.preflight.inputs import check_inputs
 
 
@@ -91,7 +91,7 @@ def play(config, ranks, before=lambda run: None, fault=None):
     logger.removeHandler(heard)
     sums = checksums(state_tensors(run.model, run.optimizer), torch.device("cpu")).tolist()
     run.close()
-    everyone = from_everyone((end, run.step, sums))
+    everyone = all_gather_object((end, run.step, sums))
     saved = [int(p.name.split("_")[1]) for p in RunFolder(config.out).all_checkpoints()]
     return {
         "ends": [end for end, _, _ in everyone],
@@ -140,7 +140,7 @@ def scenes(data, folder, ranks):
     skips = config("skips", skip_windows=("20:50",))
     yield "skips", play(skips, ranks)
     yield "plain", play(config("plain", steps=3), ranks)
-    yield "rehearsed", play(config("rehearsed", steps=3), ranks, before=rehearse)
+    yield "rehearsed", play(config("rehearsed", steps=3), ranks, before=dry_run)
 
 
 def main():

@@ -19,7 +19,7 @@ from storage.checkpoint_folder import step_of
 from storage.retention import Retention
 from storage.run_folder import RunFolder
 from tests.runs import built, nano_config
-from train.checkpoints.background_save import Saver
+from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.host_copy import state_tensors
 from train.config import SaveConfig
 from train.loop import train
@@ -34,7 +34,7 @@ UNLIMITED = resource.RLIM_INFINITY
 
 def save(run, step):
     """Save as the saver's thread does: checkpoint, status, retention."""
-    saver = Saver(run.folder, Retention(1, 0, 0, lambda path: None))
+    saver = BackgroundSave(run.folder, Retention(1, 0, 0, lambda path: None))
     run.step = step
     saver._write(run.contents(state_tensors(run.model, run.optimizer)), lambda: None, 0.0)
     return saver._error
@@ -137,7 +137,7 @@ def play_limits(folder, limits):
 
     def limited():
         """Called once a step, behind the save of its state: looks back, and sets the limit."""
-        run.saver.settle()
+        run.saver.wait()
         odd = run.step % 2
         resource.setrlimit(resource.RLIMIT_FSIZE, (UNLIMITED, UNLIMITED))
         newest = run.folder.newest_checkpoint()

@@ -15,7 +15,7 @@ import torch
 
 from data_prep.order.training_stream import read_windows
 from model.checkpoint import save_model
-from parallel.collectives import from_everyone, sum_over_ranks
+from parallel.collectives import all_gather_object, sum_over_ranks
 from storage.atomic import new_folder, write_json, write_text
 from train.guards.spikes import Skipped
 from train.guards.window_by_window import Findings, WindowFinding, examine, layers
@@ -23,7 +23,7 @@ from train.run import Run
 
 FORMAT = 1
 EXAMINE_SECONDS = 60.0  # of each rank; the others wait, and not for ever
-MOST_TEXTS = 64  # decoded windows; all others can be decoded from their number
+MAX_TEXTS = 64  # decoded windows; all others can be decoded from their number
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
         findings = examine(run.model, windows, run.dtype, EXAMINE_SECONDS)
     except Exception as error:  # a black box must never hide what it was to explain
         trouble = f"rank {run.ranks.rank}: {type(error).__name__}: {error}"
-    told = from_everyone((trouble, findings.windows, findings.left_out, place(run)))
+    told = all_gather_object((trouble, findings.windows, findings.left_out, place(run)))
     if not any(trouble for trouble, *_ in told):
         for tensor in findings.gradient:
             sum_over_ranks(tensor.div_(run.plan.windows))
@@ -138,7 +138,7 @@ def _texts(run: Run, skipped: Skipped, findings: list[WindowFinding]) -> dict[st
         start = skipped.first_window + batch * plan.micro_batch
         read = read_windows(run.loader.stream, start, plan.micro_batch, plan.context_length)
         for number, tokens in enumerate(read, start=start):
-            if len(found) < MOST_TEXTS:
+            if len(found) < MAX_TEXTS:
                 found[str(number)] = run.tokenizer.decode(tokens.tolist())
     return found
 

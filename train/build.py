@@ -18,42 +18,46 @@ from model.fused_loss import fuses_loss
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
-from parallel.collectives import any_rank, from_main, raise_together
-from parallel.data_parallel import replicate, settle_buckets
-from parallel.ranks import Ranks, job_id, started_again
+from parallel.collectives import any_rank, broadcast_object, raise_on_all_ranks
+from parallel.data_parallel import fix_bucket_layout, replicate
+from parallel.ranks import Ranks, is_restart, job_id
 from parallel.shared_errors import SharedError
-from parallel.stop_signals import StopSignal, moment
+from parallel.stop_signals import StopRequest, moment
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import step_of
-from storage.json_lines import cut_lines
+from storage.json_lines import truncate_metrics
 from storage.metrics import Console, JsonLines, MetricLog, Metrics, TensorBoard
 from storage.retention import Retention
-from storage.run_folder import RunFolder, note_start
-from train.checkpoints.background_save import Saver
-from train.checkpoints.checkpoint import Position, load_checkpoint, validation_loss_of
-from train.checkpoints.config_changes import tell_other_bits
+from storage.run_folder import RunFolder, record_start
+from train.checkpoints.background_save import BackgroundSave
+from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validation_loss_of
+from train.checkpoints.config_changes import warn_if_not_bitwise_same
 from train.checkpoints.host_copy import HostCopy
 from train.config import Config
 from train.guards.spikes import Guard, read_history
-from train.guards.stragglers import Pace
+from train.guards.stragglers import ComputeTime
 from train.loader import Loader
 from train.memory.forecast import Forecast, compiles, memory_at_first
-from train.memory.micro_batch import has_word, leave_word, try_out
+from train.memory.micro_batch import (
+    find_runnable_micro_batch,
+    request_smaller_micro_batch,
+    smaller_requested,
+)
 from train.optimizers.registry import build_optimizer
 from train.preflight.inputs import Inputs
 from train.progress import Progress
-from train.recovery.restarts import begin_attempt
+from train.recovery.restarts import count_restart
 from train.run import Run
 
 log = logging.getLogger(__name__)
 
 
-def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopSignal | None = None) -> Run:
+def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | None = None) -> Run:
     """A run ready for its next step: fresh, or as its newest sound checkpoint left it.
 
     Raises: ValueError if the folder is taken, or holds nothing that this run can go on from.
     """
-    stop = stop or StopSignal()
+    stop = stop or StopRequest()
     stop.stop_at = None if config.stop_at is None else moment(config.stop_at)
     folder, checkpoint = _take_folder(config, ranks)
     try:
@@ -70,7 +74,7 @@ def _assemble(
     inputs: Inputs,
     folder: RunFolder,
     checkpoint: Path | None,
-    stop: StopSignal,
+    stop: StopRequest,
 ) -> Run:
     tokenizer = inputs.data.tokenizer()
     at_first = memory_at_first(config, ranks.device)
@@ -107,10 +111,10 @@ def _assemble(
         loader=Loader(stream, inputs.plan, ranks, window, config.skips),
         progress=_progress(config, ranks, inputs, stop),
         metrics=_metric_log(folder, ranks, inputs.steps, step, lines),
-        saver=Saver(folder, _retention(config), step if checkpoint is not None else -1),
+        saver=BackgroundSave(folder, _retention(config), step if checkpoint is not None else -1),
         host_copy=HostCopy(ranks.device),
         stop=stop,
-        pace=Pace(step_model, optimizer, ranks),
+        compute_time=ComputeTime(step_model, optimizer, ranks),
         forecast=Forecast(config, inputs.network, inputs.plan, ranks, at_first),
         step=step,
         next_window=window,
@@ -118,7 +122,7 @@ def _assemble(
         results=results,
     )
     history = read_history(folder.metrics, step, config.guard.window)
-    run.progress.guard.recall(from_main(history))
+    run.progress.guard.load_history(broadcast_object(history))
     _announce(run, inputs)
     _settle(run)
     return run
@@ -131,7 +135,7 @@ def _tried(inputs: Inputs, step: nn.Module, dtype: torch.dtype, ranks: Ranks) ->
     """
     if not inputs.untried or ranks.device.type != "cuda":
         return inputs
-    plan = try_out(step, inputs.plan, dtype, ranks)
+    plan = find_runnable_micro_batch(step, inputs.plan, dtype, ranks)
     options = replace(inputs.eval_options, micro_batch=plan.micro_batch)
     return replace(inputs, plan=plan, eval_options=options)
 
@@ -142,16 +146,16 @@ def _settle(run: Run) -> None:
     zeros = torch.zeros(shape, dtype=torch.int64, device=run.ranks.device)
     try:
         with run.autocast():
-            settle_buckets(run.step_model, zeros)
+            fix_bucket_layout(run.step_model, zeros)
     except torch.OutOfMemoryError:
         if run.config.micro_batch == "auto":
-            leave_word(run.folder, run.plan)
+            request_smaller_micro_batch(run.folder, run.plan)
         raise
 
 
 def _restore(
     checkpoint: Path, model: GPT, optimizer: Optimizer, inputs: Inputs
-) -> tuple[Position, dict[str, Any]]:
+) -> tuple[RunPosition, dict[str, Any]]:
     """Load the checkpoint on every rank, or raise on every rank."""
     found, error = None, None
     try:
@@ -159,7 +163,7 @@ def _restore(
         found = position, read_json(checkpoint / "results.json")
     except (ValueError, OSError) as wrong:
         error = wrong
-    raise_together(error)
+    raise_on_all_ranks(error)
     assert found is not None
     return found
 
@@ -167,22 +171,22 @@ def _restore(
 def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
     """Rank 0 locks the folder and finds the checkpoint to go on from; all ranks learn it."""
     folder, checkpoint, error = RunFolder(config.out), None, None
-    again = any_rank(started_again(), ranks.device)  # each machine's torchrun counts for itself
+    again = any_rank(is_restart(), ranks.device)  # each machine's torchrun counts for itself
     if ranks.is_main:
         try:
             folder.lock(job_id())
             folder.remove_unfinished()
             checkpoint = folder.newest_checkpoint()
-            word = has_word(folder)
-            folder.attempt = begin_attempt(folder, _step_of(checkpoint), again, halves=word)
+            word = smaller_requested(folder)
+            folder.attempt = count_restart(folder, _step_of(checkpoint), again, halves=word)
         except (ValueError, OSError) as found:
             error = found
             folder.unlock()
         except BaseException:
             folder.unlock()
             raise
-    raise_together(error)
-    checkpoint, folder.attempt = from_main((checkpoint, folder.attempt))
+    raise_on_all_ranks(error)
+    checkpoint, folder.attempt = broadcast_object((checkpoint, folder.attempt))
     return folder, checkpoint
 
 
@@ -217,7 +221,7 @@ def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
     return module
 
 
-def _progress(config: Config, ranks: Ranks, inputs: Inputs, stop: StopSignal) -> Progress:
+def _progress(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest) -> Progress:
     on_cuda = ranks.device.type == "cuda"
     peak = peak_flops(torch.cuda.get_device_name(ranks.device)) if on_cuda else None
     flops = training_flops_per_token(inputs.network)
@@ -234,7 +238,7 @@ def _metric_log(
     """
     if not ranks.is_main:
         return MetricLog([])
-    written = cut_lines(folder.metrics, folder.discarded_metrics, step)
+    written = truncate_metrics(folder.metrics, folder.discarded_metrics, step)
     purge = step if step or folder.tensorboard.exists() else None
     found = MetricLog(
         [Console(steps), JsonLines(folder.metrics), TensorBoard(folder.tensorboard, purge)]
@@ -272,12 +276,12 @@ def _announce(run: Run, inputs: Inputs) -> None:
         "data_fingerprint": run.data.fingerprint,
         "run": settings,
     }
-    tell_other_bits(run.folder, settings)
+    warn_if_not_bitwise_same(run.folder, settings)
     if inputs.changes:
         log.info("changed: %s", "; ".join(map(str, inputs.changes)))
     changed = [asdict(change) for change in inputs.changes]
     sizes = {"world_size": plan.world_size, "micro_batch": plan.micro_batch}
-    note_start(run.folder, run.folder.attempt, **sizes, changed=changed)
+    record_start(run.folder, run.folder.attempt, **sizes, changed=changed)
     write_json(run.folder.config, record)  # what may change between starts is what runs now
     run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
     run.folder.write_status("running", run.step)

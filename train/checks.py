@@ -12,10 +12,10 @@ from train.checkpoints.host_copy import state_tensors
 from train.config import Config
 from train.guards.replicas import compare_replicas
 from train.guards.spikes import MAX_SKIPPED_IN_A_ROW, Skipped
-from train.guards.stragglers import gather_pace, slow_ranks
+from train.guards.stragglers import gather_compute_times, slow_ranks
 from train.run import Run
 
-MOST_SPIKE_BOXES = 5  # of one process: the first ones tell enough
+MAX_SPIKE_BOXES = 5  # of one process: the first ones tell enough
 TENSORS_NAMED = 5
 log = logging.getLogger(__name__)
 
@@ -25,19 +25,19 @@ def check(run: Run) -> None:
 
     Raises: StopTraining if the run must not go on, or not be saved.
     """
-    look_at_skips(run)
+    handle_skipped(run)
     if run.checked_step != run.step and comparison_due(run.config, run.step, run.steps):
         compare_ranks(run)
 
 
 def check_before_last_save(run: Run) -> None:
     """The same where a run ends, whatever the step. Raises: StopTraining."""
-    look_at_skips(run)
+    handle_skipped(run)
     if run.config.guard.every and run.step > 0 and run.checked_step != run.step:
         compare_ranks(run)
 
 
-def look_at_skips(run: Run) -> None:
+def handle_skipped(run: Run) -> None:
     """Write a black box of a skipped spike, and of the last step before the run gives up.
 
     Raises: StopTraining after too many skipped updates in a row.
@@ -47,11 +47,11 @@ def look_at_skips(run: Run) -> None:
     if skipped is None:
         return
     if row >= MAX_SKIPPED_IN_A_ROW:
-        give_up(run, skipped, row)
-    if skipped.is_spike and row == 1 and guard.boxes < MOST_SPIKE_BOXES:
+        stop_after_skips(run, skipped, row)
+    if skipped.is_spike and row == 1 and guard.boxes < MAX_SPIKE_BOXES:
         guard.skipped = None
         guard.boxes += 1
-        path = examine_step(run, skipped, row)
+        path = write_step_record(run, skipped, row)
         log.warning(
             "step %d was skipped as a spike: loss %.4g, gradient norm %.4g%s",
             skipped.step,
@@ -61,7 +61,7 @@ def look_at_skips(run: Run) -> None:
         )
 
 
-def examine_step(run: Run, skipped: Skipped, row: int) -> Path | None:
+def write_step_record(run: Run, skipped: Skipped, row: int) -> Path | None:
     """A black box of the step, with word whether its weights are still there."""
     guard = run.progress.guard
     run.report()  # of the step after it: was that skipped too?
@@ -70,10 +70,10 @@ def examine_step(run: Run, skipped: Skipped, row: int) -> Path | None:
         return write_black_box(run, skipped, exact=untouched)
 
 
-def give_up(run: Run, skipped: Skipped, row: int) -> None:
+def stop_after_skips(run: Run, skipped: Skipped, row: int) -> None:
     """Raises: StopTraining, with a black box of the step."""
     what = "were spikes" if skipped.is_spike else "had a loss or gradient that is not finite"
-    path = examine_step(run, skipped, row)
+    path = write_step_record(run, skipped, row)
     box = f"; python train/replay.py {path} shows where" if path else ""
     raise StopTraining(
         f"{row} steps in a row up to step {skipped.step} {what}; their updates were skipped, the "
@@ -108,8 +108,8 @@ def compare_ranks(run: Run) -> None:
     run.report()  # the step in flight, whose time is no comparison's; a hang is heard there
     with run.progress.paused():
         wrong = compare_replicas(state_tensors(run.model, run.optimizer), run.ranks)
-        pace = gather_pace(run.pace.take(), run.ranks)
-    for sentence in slow_ranks(pace):
+        compute_time = gather_compute_times(run.compute_time.take(), run.ranks)
+    for sentence in slow_ranks(compute_time):
         log.warning("step %d: %s", run.step, sentence)
     if wrong:
         shown = "; ".join(wrong[:TENSORS_NAMED])

@@ -16,16 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.estimates.parameters import count_parameters
-from parallel.collectives import from_main
-from parallel.ranks import Ranks, quiet_other_ranks, start, stop, user_errors
+from parallel.collectives import broadcast_object
+from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from parallel.shared_errors import LAST_WORD_SECONDS, SharedError
 from storage.locks import has_locks
 from storage.run_folder import RunFolder
 from train.build import build_run
-from train.checkpoints.disk_space import room_for_checkpoints
+from train.checkpoints.disk_space import space_for_checkpoints
 from train.command_line import parse
 from train.config import Config
-from train.preflight.dry_run import rehearse_parts
+from train.preflight.dry_run import dry_run_parts
 from train.preflight.inputs import Inputs, check_inputs
 from train.preflight.machine_checks import (
     Finding,
@@ -35,7 +35,7 @@ from train.preflight.machine_checks import (
     check_reduction,
     check_versions,
 )
-from train.recovery.ending import is_of_a_peer
+from train.recovery.ending import is_peer_failure
 
 SOMETHING_WRONG = 1
 log = logging.getLogger("train")
@@ -60,7 +60,7 @@ def examine(config: Config, ranks: Ranks) -> list[Finding]:
 
 def check_run_folder(config: Config, ranks: Ranks) -> Finding:
     """Whether the run folder can be written, and nobody writes there."""
-    found = from_main(_run_folder(config.out) if ranks.is_main else None)
+    found = broadcast_object(_run_folder(config.out) if ranks.is_main else None)
     assert found is not None
     return found
 
@@ -111,8 +111,8 @@ def check_data(config: Config, ranks: Ranks) -> tuple[Inputs | None, Finding]:
 def check_room(config: Config, inputs: Inputs, ranks: Ranks) -> Finding:
     """Free space for the checkpoints that are kept: warns where it would do twice, but barely."""
     parameters = count_parameters(inputs.network).total
-    room = from_main(
-        room_for_checkpoints(RunFolder(config.out), config.save, inputs.steps, parameters)
+    room = broadcast_object(
+        space_for_checkpoints(RunFolder(config.out), config.save, inputs.steps, parameters)
     )
     text = (
         f"{room.free / 1e9:.1f} GB for {room.checkpoints + 1} checkpoints of "
@@ -132,12 +132,12 @@ def check_rehearsal(config: Config, ranks: Ranks, inputs: Inputs) -> Finding:
     try:
         fresh = replace(config, out=scratch)
         run = build_run(fresh, ranks, replace(inputs, finished=False))
-        done, seconds = rehearse_parts(run)
+        done, seconds = dry_run_parts(run)
         return Finding("rehearsal", "ok", f"{', '.join(done)} in {seconds:.1f} s")
     except Exception as error:  # of compiling, of memory: the rest of the table is still worth it
         told = isinstance(error, ValueError)
         text = str(error) if told else f"{type(error).__name__}: {error}"
-        if not (ranks.is_main or isinstance(error, SharedError) or is_of_a_peer(error)):
+        if not (ranks.is_main or isinstance(error, SharedError) or is_peer_failure(error)):
             log.error("rehearsal: %s", text)
         return Finding("rehearsal", "fail", text)
     finally:
@@ -155,7 +155,7 @@ def table(found: list[Finding]) -> str:
 
 def main() -> None:
     """Examine, show the table, and say in one line whether to start."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         config = parse(sys.argv[1:], "train/doctor.py", "Check a machine and a run beforehand.")
         ranks = start(config.device, deterministic=config.deterministic)

@@ -8,13 +8,13 @@ Data set folder in, run folder with checkpoints, metrics and samples out. Again:
 import logging
 import sys
 
-from parallel.ranks import quiet_other_ranks, start, stop, user_errors
-from parallel.stop_signals import StopSignal
+from parallel.ranks import silence_other_ranks, start, stop, user_errors
+from parallel.stop_signals import StopRequest
 from train.build import build_run
 from train.command_line import parse
-from train.preflight.dry_run import rehearse
+from train.preflight.dry_run import dry_run
 from train.preflight.inputs import check_inputs
-from train.recovery.ending import early_stop_noted, finish
+from train.recovery.ending import finish, record_early_preemption
 from train.report import finished_notice
 
 log = logging.getLogger("train")
@@ -22,17 +22,17 @@ log = logging.getLogger("train")
 
 def main() -> None:
     """Check, build, train, report."""
-    quiet_other_ranks()
-    asked = StopSignal()
+    silence_other_ranks()
+    asked = StopRequest()
     asked.listen()
     with user_errors():
         config = parse(sys.argv[1:])
-        with early_stop_noted(config.out, asked):
+        with record_early_preemption(config.out, asked):
             ranks = start(config.device, deterministic=config.deterministic, watched=True)
             inputs = check_inputs(config, ranks)
             run = None if inputs.finished else build_run(config, ranks, inputs, asked)
             if run is not None:
-                rehearse(run)
+                dry_run(run)
     if run is None:
         log.info("%s", finished_notice(config.out, inputs.steps))
         code = 0

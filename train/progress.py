@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from parallel.stop_signals import StopSignal
+from parallel.stop_signals import StopRequest
 from storage.metrics import Metrics
 from train.batch_plan import BatchPlan
 from train.guards.spikes import Guard, GuardConfig
@@ -51,7 +51,7 @@ class Progress:
         flops_per_token: float,
         peak: float | None,
         hang_seconds: float,
-        stop: StopSignal,
+        stop: StopRequest,
         guard: Guard | None = None,
     ) -> None:
         self.plan = plan
@@ -126,7 +126,7 @@ class Progress:
             return None
         done_at = pending.launched_at if self._ended_at is None else self._ended_at
         elapsed, self._clock = done_at - self._clock, done_at
-        self.stop.nothing_done = False
+        self.stop.before_first_step = False
         self.stop_agreed |= bool(pending.values[STOP] > 0)
         metrics = self._metrics(pending, elapsed) | self._judge(pending)
         return pending.step, metrics | pending.extra
@@ -141,7 +141,7 @@ class Progress:
             usual = self.step_seconds or self.first_seconds  # which also compiles
             silent = now - began > self.patience
             silent |= now - asked_at > 2 * usual + HANG_SECONDS_AFTER_A_SIGNAL
-            alone = self.plan.world_size == 1 or self.stop.nothing_done
+            alone = self.plan.world_size == 1 or self.stop.before_first_step
             if silent and not alone:
                 self.stuck, self._pending = pending, None
                 raise SilentRank(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from parallel.ranks import quiet_other_ranks, user_errors
+from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_text
 from train.command_line import parse
 from train.resume_proof.comparison import (
@@ -28,7 +28,7 @@ from train.resume_proof.comparison import (
     step_milliseconds,
     verdict,
 )
-from train.resume_proof.kills import KINDS, POLL_SECONDS, Job, Kill, run_under_fire
+from train.resume_proof.kills import KINDS, POLL_SECONDS, Job, Kill, run_with_kills
 
 PROG = "train/prove_resume.py"
 STEPS_PER_KILL = 4
@@ -105,7 +105,7 @@ class Proof:
         sys.stderr.write(f"the straight run took {seconds:.0f} s; {len(kinds)} kills begin\n")
         self._began = time.monotonic()
         dice = random.Random(options.kill_seed)
-        run_under_fire(self.job("killed", options.nproc), kinds, self.steps, dice, self.tell)
+        run_with_kills(self.job("killed", options.nproc), kinds, self.steps, dice, self.tell)
         self.finished = True
         found = self.findings()
         if options.resume_nproc is not None:
@@ -156,7 +156,7 @@ def change_ranks(first: Job, second: Job, steps: int) -> list[Finding]:
 
 def main() -> None:
     """Parse, prove, print."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         named = sys.argv[1:2] if sys.argv[1:] and not sys.argv[1].startswith("-") else ["demo"]
         rest = sys.argv[2:] if sys.argv[1:2] == named else sys.argv[1:]

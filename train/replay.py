@@ -21,7 +21,7 @@ import tyro
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.training_stream import TrainingStream, read_windows
 from model.checkpoint import load_model
-from parallel.ranks import quiet_other_ranks, start, user_errors
+from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import read_json
 from storage.checkpoint_folder import step_of, verify_checkpoint
 from storage.run_folder import RunFolder
@@ -89,7 +89,7 @@ def read_step(arguments: Arguments, box: dict[str, Any]) -> dict[int, np.ndarray
     return dict(enumerate(read_windows(stream, first, box["windows"], length), start=first))
 
 
-def is_there_again(box: dict[str, Any], findings: Findings, windows: int) -> bool:
+def is_reproduced(box: dict[str, Any], findings: Findings, windows: int) -> bool:
     """Whether the fault that the box tells of shows in these findings."""
     if box["kind"] == "not finite":
         return not all(finding.finite for finding in findings.windows)
@@ -116,14 +116,14 @@ def replay(arguments: Arguments) -> bool:
     damaged = [n for n, x in layers(model, findings.gradient).items() if x.weights_not_finite]
     if damaged:
         log.info("weights that are not finite: %s", ", ".join(damaged))
-    again = is_there_again(box, findings, len(windows))
+    again = is_reproduced(box, findings, len(windows))
     log.info("the fault %s", "is there again" if again else "is NOT there any more")
     return again
 
 
 def main() -> None:
     """Read the options and replay."""
-    quiet_other_ranks()
+    silence_other_ranks()
     with user_errors():
         found = replay(tyro.cli(Arguments, description=__doc__))
     if not found:

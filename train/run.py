@@ -14,17 +14,17 @@ from data_prep.tokenizer import Tokenizer
 from eval.subject import EvalOptions, Subject
 from model.gpt import GPT
 from model.precision import autocast
-from parallel.collectives import limit_waiting
+from parallel.collectives import set_collective_timeout
 from parallel.ranks import Ranks
-from parallel.stop_signals import StopSignal
+from parallel.stop_signals import StopRequest
 from storage.metrics import MetricLog, Metrics
 from storage.run_folder import RunFolder
 from train.batch_plan import BatchPlan
-from train.checkpoints.background_save import Saver
-from train.checkpoints.checkpoint import Contents, Position
+from train.checkpoints.background_save import BackgroundSave
+from train.checkpoints.checkpoint import CheckpointContents, RunPosition
 from train.checkpoints.host_copy import HostCopy
 from train.config import Config
-from train.guards.stragglers import Pace
+from train.guards.stragglers import ComputeTime
 from train.loader import Loader
 from train.memory.forecast import Forecast
 from train.progress import Progress
@@ -52,17 +52,17 @@ class Run:
     loader: Loader
     progress: Progress
     metrics: MetricLog
-    saver: Saver
+    saver: BackgroundSave
     host_copy: HostCopy
-    stop: StopSignal
-    pace: Pace
+    stop: StopRequest
+    compute_time: ComputeTime
     forecast: Forecast
     step: int = 0
     next_window: int = 0
     """First window of the training stream that none of the `step` updates took."""
     windows: int = 0
     """Windows that the updates took."""
-    whole: bool = True
+    consistent: bool = True
     """Whether weights and moments are those after `step` updates: not so inside an update."""
     results: dict[str, Any] = field(default_factory=dict)
     """The last evaluation: its step and metrics, as kept in checkpoints."""
@@ -100,11 +100,11 @@ class Run:
             self.metrics.write(step, metrics)
 
             if self.progress.timed_steps == 1:
-                limit_waiting(self.progress.patience)
+                set_collective_timeout(self.progress.patience)
 
     def advance(self) -> None:
         """The update is done, or queued: from here on the state is the next step's."""
-        self.step, self.next_window, self.whole = self.step + 1, self.loader.next_window, True
+        self.step, self.next_window, self.consistent = self.step + 1, self.loader.next_window, True
         self.windows += self.plan.windows
 
     def take_extra(self) -> Metrics:
@@ -116,11 +116,11 @@ class Run:
         """Whether this rank wants to stop; rank 0 also looks at the clock."""
         if self.ranks.is_main:
             steps_ahead = STEPS_TO_A_STOP * self.progress.step_seconds
-            self.stop.heed_clock(2 * self.saver.longest_seconds + steps_ahead + SPARE_SECONDS)
-        self.end_if_silent(2 * self.progress.patience + 60)
+            self.stop.check_time_limit(2 * self.saver.longest_seconds + steps_ahead + SPARE_SECONDS)
+        self.arm_watchdog(2 * self.progress.patience + 60)
         return self.stop.wanted
 
-    def end_if_silent(self, seconds: float) -> None:
+    def arm_watchdog(self, seconds: float) -> None:
         """From now on this process may wait so long for NCCL, which knows no limit, then it ends.
 
         A later call sets another time, `close` takes it back.
@@ -129,9 +129,9 @@ class Run:
             # Only a thread of C can end a process that waits for NCCL outside of a step.
             faulthandler.dump_traceback_later(seconds, exit=True)
 
-    def position(self) -> Position:
+    def position(self) -> RunPosition:
         """Where the run stands."""
-        return Position(
+        return RunPosition(
             step=self.step,
             next_window=self.next_window,
             seed=self.config.seed,
@@ -144,15 +144,15 @@ class Run:
             windows=self.windows,
         )
 
-    def contents(self, tensors: dict[str, Tensor]) -> Contents:
+    def contents(self, tensors: dict[str, Tensor]) -> CheckpointContents:
         """A checkpoint of the present step, whose state was copied into `tensors`."""
         shape = self.model.config
-        return Contents(self.position(), shape, tensors, self.tokenizer, self.results)
+        return CheckpointContents(self.position(), shape, tensors, self.tokenizer, self.results)
 
     def close(self) -> None:
         """End the threads, put metrics on disk, let others write here."""
         faulthandler.cancel_dump_traceback_later()
-        self.saver.settle()
+        self.saver.wait()
         self.loader.close()
         self.metrics.close()
         self.folder.unlock()

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from parallel.collectives import from_main, limit_waiting
+from parallel.collectives import broadcast_object, set_collective_timeout
 from train.checkpoints.checkpoint import validation_loss_of
 from train.checkpoints.host_copy import state_tensors
 from train.checks import is_compared
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def save_due(run: Run) -> bool:
     """Whether this rank should write a checkpoint now; only rank 0 ever should."""
-    run.saver.tell()
+    run.saver.log_failure()
     if not run.ranks.is_main or run.step in (0, run.saver.asked_step):
         return False
     config = run.config.save
@@ -66,12 +66,12 @@ def save(run: Run) -> None:
 def save_before_is_done(run: Run) -> bool:
     """Wait for the save in flight, well within what other ranks wait for this one."""
     if run.ranks.world_size == 1:
-        run.saver.settle()
+        run.saver.wait()
         return True
     deadline = time.monotonic() + run.progress.patience / 2
     while run.saver.busy and time.monotonic() < deadline and not run.stop.wanted:
-        run.saver.settle(LOOK_UP_SECONDS)
-    run.saver.tell()
+        run.saver.wait(LOOK_UP_SECONDS)
+    run.saver.log_failure()
     return not run.saver.busy
 
 
@@ -80,11 +80,11 @@ def save_and_wait(run: Run) -> None:
 
     The other ranks wait, so that they can write it should rank 0 die meanwhile.
     """
-    limit_waiting(LAST_SAVE_SECONDS)
-    run.end_if_silent(LAST_SAVE_SECONDS)
+    set_collective_timeout(LAST_SAVE_SECONDS)
+    run.arm_watchdog(LAST_SAVE_SECONDS)
     if run.ranks.is_main:
-        run.saver.settle()
+        run.saver.wait()
         if run.saver.saved_step != run.step:
             save(run)
-            run.saver.drain()
-    from_main(run.step)
+            run.saver.wait_or_raise()
+    broadcast_object(run.step)

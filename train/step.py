@@ -8,7 +8,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from parallel.collectives import sum_over_ranks
 from parallel.data_parallel import gradient_sync
 from train.loader import StepBatch
-from train.memory.micro_batch import give_way
+from train.memory.micro_batch import halve_micro_batch
 from train.optimizers.registry import update
 from train.progress import DIGEST, LOSS, NORM, SKIPPED, STOP, VALUES, split_digest
 from train.run import Run
@@ -33,7 +33,7 @@ def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torc
     values[NORM] = clip(run, values)
     values[SKIPPED] = (~is_sound(run, values)).double()
     run.host_copy.before_update(run.step)  # a save that is copying this state comes first
-    run.whole = False  # until it has advanced: a survivor must not save what lies between
+    run.consistent = False  # until it has advanced: a survivor must not save what lies between
     update(run.optimizer, lr, skip=values[SKIPPED].float())
     run.advance()
     return values
@@ -66,7 +66,7 @@ def forward_and_backward(run: Run, batch: StepBatch, values: torch.Tensor) -> bo
             values[LOSS] += loss.detach()
         run.progress.wait()
     except torch.OutOfMemoryError as error:
-        give_way(run, error)
+        halve_micro_batch(run, error)
         return False
     return True
 

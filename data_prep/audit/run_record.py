@@ -35,7 +35,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class Feeding:
+class BatchSettings:
     """What decides the windows of a step, besides the step before."""
 
     windows: int
@@ -59,12 +59,12 @@ class RunRecord:
     """Steps that were done, lost by a stop, and done again."""
     skips: Skips = ()
     """Ranges of windows that were to be left out, by the same."""
-    before: tuple[tuple[int, Feeding], ...] = ()
+    before: tuple[tuple[int, BatchSettings], ...] = ()
     """What held before changes of the configuration: each up to, not including, a step."""
 
-    def at(self, step: int) -> Feeding:
+    def at(self, step: int) -> BatchSettings:
         """What held when a step was done (last, if it was done more than once)."""
-        now = Feeding(self.windows, self.skips)
+        now = BatchSettings(self.windows, self.skips)
         return next((held for stop, held in self.before if step < stop), now)
 
     def check_data(self, data: DataSet) -> None:
@@ -134,19 +134,19 @@ def read_run(folder: Path) -> RunRecord:
         raise ValueError(f"{run.config} lacks {error}; it is not a run of this program") from error
 
 
-def _feeding(config: dict[str, Any], length: int) -> Feeding:
+def _feeding(config: dict[str, Any], length: int) -> BatchSettings:
     skips = parse_skips(config.get("skip_windows") or ())
-    return Feeding(int(config["batch_tokens"]) // length, skips)
+    return BatchSettings(int(config["batch_tokens"]) // length, skips)
 
 
 def _feeding_before(
     starts: Path, config: dict[str, Any], length: int
-) -> tuple[tuple[int, Feeding], ...]:
+) -> tuple[tuple[int, BatchSettings], ...]:
     """What held up to which step: the changes that the starts noted, undone from the last on.
 
     A start's steps end where a later one began.
     """
-    found: list[tuple[int, Feeding]] = []
+    found: list[tuple[int, BatchSettings]] = []
     for step, replaced in reversed(list(_read_lines(starts, _start, damaged_too=True))):
         config = config | replaced
         stop = min(step, found[-1][0]) if found else step
@@ -195,7 +195,7 @@ def _step(line: dict[str, Any]) -> StepRecord | None:
     )
 
 
-def breaks(run: RunRecord, steps: tuple[StepRecord, ...], first: int = 0) -> list[str]:
+def gaps_and_overlaps(run: RunRecord, steps: tuple[StepRecord, ...], first: int = 0) -> list[str]:
     """Where lines do not follow on from `first`: a gap or an overlap of steps or of windows.
 
     A jump over windows that were to be left out is none (nor that they were taken before).

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.audit.run_record import RunRecord, StepRecord, breaks
+from data_prep.audit.run_record import RunRecord, StepRecord, gaps_and_overlaps
 from data_prep.dataset.shards import DataSet
 from data_prep.order.training_stream import Pieces, TrainingStream
 
@@ -34,7 +34,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Occurrence:
     """One epoch's reading of one document by a run."""
 
     epoch: int
@@ -107,7 +107,7 @@ class Tracer:
             shares.append(Share(document, piece.epoch, *place, offset, count, size, text))
         return shares
 
-    def sightings(self, run: RunRecord, document: int) -> list[Sighting]:
+    def occurrences(self, run: RunRecord, document: int) -> list[Occurrence]:
         """When a run read a document: once an epoch."""
         self.source(document)
         stream, length = TrainingStream(self.shards, run.seed), run.context_length
@@ -127,7 +127,7 @@ class Tracer:
                     (min(stop, int(stops[hit].max())) - 1) // length,
                 )
                 steps = (run.steps[hit[0]].step, run.steps[hit[-1]].step)
-                found.append(Sighting(epoch, *windows, *steps, int(overlap[hit].sum())))
+                found.append(Occurrence(epoch, *windows, *steps, int(overlap[hit].sum())))
         return found
 
     def _epochs(self, stops: np.ndarray) -> int:
@@ -162,7 +162,7 @@ class Tracer:
             "last_step": steps[-1].step,
             "tokens": tokens,
             "tokens_dropped": span - tokens,
-            "breaks": breaks(run, tuple(steps)),
+            "breaks": gaps_and_overlaps(run, tuple(steps)),
             "steps_without_update": sum(step.skipped for step in steps),
             "documents": self.shards.documents,
             "documents_seen": int((times > 0).sum()),
@@ -183,6 +183,6 @@ def _runs_of_windows(steps: Sequence[StepRecord]) -> list[tuple[int, int]]:
     return runs
 
 
-def as_plain(values: Sequence[Share] | Sequence[Sighting]) -> list[dict[str, Any]]:
+def as_plain(values: Sequence[Share] | Sequence[Occurrence]) -> list[dict[str, Any]]:
     """The same for JSON."""
     return [asdict(value) for value in values]

@@ -37,7 +37,7 @@ def partial_of(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a fault is borne; the defaults ride out about four minutes without any answer."""
 
     attempts: int = 10
@@ -56,7 +56,7 @@ class Patience:
     """Times a file may arrive whole with a wrong digest."""
 
 
-class TryAgain(Exception):
+class RetryableError(Exception):
     """A failure that may pass; `wait` is how long the server asked to be left alone."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -64,7 +64,7 @@ class TryAgain(Exception):
         self.wait = wait
 
 
-class Refused(Exception):
+class PermanentError(Exception):
     """An answer that will not change: its status and the Hub's own code for the reason."""
 
     def __init__(self, status: int, code: str) -> None:
@@ -86,9 +86,9 @@ class RemoteFile:
 class Downloader:
     """HTTP GET with the Hub's headers, until the answer is right or patience ends."""
 
-    def __init__(self, endpoint: str | None = None, patience: Patience | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, patience: RetryPolicy | None = None) -> None:
         self.endpoint = endpoint or constants.ENDPOINT
-        self.patience = patience or Patience()
+        self.patience = patience or RetryPolicy()
         self.stopping = threading.Event()
 
     def patiently(
@@ -98,7 +98,7 @@ class Downloader:
         attempts: int | None = None,
         reached: Callable[[], int] = lambda: 0,
     ) -> Result:
-        """What `attempt` returns once it does not raise TryAgain.
+        """What `attempt` returns once it does not raise RetryableError.
 
         `reached` is how many bytes are there: a failure after new bytes starts the count anew.
         Raises: ValueError naming what failed and why once `attempts` in a row have.
@@ -108,7 +108,7 @@ class Downloader:
         while True:
             try:
                 return attempt()
-            except TryAgain as error:
+            except RetryableError as error:
                 now = reached()
                 failures = 1 if now > best else failures + 1
                 best = max(best, now)
@@ -118,7 +118,7 @@ class Downloader:
                     ) from error
                 self._wait(name, failures, attempts, error)
 
-    def _wait(self, name: str, failures: int, attempts: int, error: TryAgain) -> None:
+    def _wait(self, name: str, failures: int, attempts: int, error: RetryableError) -> None:
         backed_off = self.patience.first_wait * 2 ** (failures - 1)
         wait = max(min(backed_off, self.patience.longest_wait), error.wait)
         log.warning(
@@ -134,7 +134,7 @@ class Downloader:
 
     @contextmanager
     def answer(self, url: str, **headers: str) -> Iterator[Any]:
-        """A successful response, its body not yet read. Raises: TryAgain or Refused."""
+        """A successful response, its body not yet read. Raises: RetryableError or Refused."""
         connect, read = self.patience.connect_seconds, self.patience.read_seconds
         sent = {**build_hf_headers(), "Accept-Encoding": "identity", **headers}
         timeout = (connect, read, read, connect)
@@ -145,18 +145,21 @@ class Downloader:
                 _check_status(response)
                 yield response
         except HTTPError as error:
-            raise TryAgain(str(error) or type(error).__name__) from error
+            raise RetryableError(str(error) or type(error).__name__) from error
         except ConnectionError as error:  # the Hub's library: HF_HUB_OFFLINE is set
             raise ValueError(f"{url} was not asked for ({error}); {AT_HAND}") from error
 
     def body(self, url: str, start: int, stop: int) -> bytes | None:
-        """Bytes [start, stop), None if the server ignores ranges. Raises: TryAgain or Refused."""
+        """Bytes [start, stop); None if the server ignores ranges.
+
+        Raises: RetryableError or PermanentError.
+        """
         with self.answer(url, Range=f"bytes={start}-{stop - 1}") as response:
             if response.status_code != 206:
                 return None
             content = b"".join(response.iter_raw())
         if len(content) != stop - start:
-            raise TryAgain(f"{len(content)} bytes came of {stop - start}")
+            raise RetryableError(f"{len(content)} bytes came of {stop - start}")
         return content
 
     def fetch(self, file: RemoteFile, path: Path) -> None:
@@ -199,7 +202,7 @@ class Downloader:
         return digest.hexdigest() == file.sha256
 
     def _go_on(self, file: RemoteFile, partial: Path) -> None:
-        """Ask for what is missing of `partial`. Raises: TryAgain if something still is."""
+        """Ask for what is missing of `partial`. Raises: RetryableError if something still is."""
         start = _size(partial)
         if start > file.size:
             partial.unlink()
@@ -212,12 +215,12 @@ class Downloader:
                 if response.status_code != 206:
                     start = 0  # the whole file comes, whatever was asked for
                 elif response.headers.get("Content-Range", "").split("-")[0] != f"bytes {start}":
-                    raise TryAgain("the server sent another range than asked for")
+                    raise RetryableError("the server sent another range than asked for")
                 start = self._write(response, file, partial, start)
-        except Refused as error:
+        except PermanentError as error:
             raise ValueError(f"{file.name} {refusal(error)}") from error
         if start < file.size:
-            raise TryAgain(f"the body ended at byte {start:,} of {file.size:,}")
+            raise RetryableError(f"the body ended at byte {start:,} of {file.size:,}")
 
     def _write(self, response: Any, file: RemoteFile, partial: Path, start: int) -> int:
         with _writable(partial, "ab" if start else "wb") as write:
@@ -227,7 +230,7 @@ class Downloader:
                 start += len(block)
                 if start > file.size:
                     partial.unlink()
-                    raise TryAgain(f"more than its {file.size:,} bytes came")
+                    raise RetryableError(f"more than its {file.size:,} bytes came")
                 write(block)
         return start
 
@@ -261,15 +264,15 @@ def _check_status(response: Any) -> None:
     if status in RETRIED_STATUS:
         asked = response.headers.get("Retry-After", "")
         wait = min(float(asked), LONGEST_RETRY_AFTER) if _is_number(asked) else 0.0
-        raise TryAgain(f"status {status}", wait)
-    raise Refused(status, response.headers.get("X-Error-Code", ""))
+        raise RetryableError(f"status {status}", wait)
+    raise PermanentError(status, response.headers.get("X-Error-Code", ""))
 
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
 
-def refusal(error: Refused) -> str:
+def refusal(error: PermanentError) -> str:
     """Why an answer is final, and the cure."""
     if error.status in (401, 403):
         return (

@@ -17,7 +17,14 @@ import pyarrow.parquet as parquet
 from huggingface_hub import hf_hub_url
 
 from data_prep.dataset.manifest import SourceFile
-from data_prep.hub.download import AT_HAND, Downloader, Refused, RemoteFile, TryAgain, refusal
+from data_prep.hub.download import (
+    AT_HAND,
+    Downloader,
+    PermanentError,
+    RemoteFile,
+    RetryableError,
+    refusal,
+)
 from data_prep.sources.file_source import FileSource, Unit
 from storage.atomic import new_file, read_json, write_json
 
@@ -81,7 +88,7 @@ class Hub:
             return self.downloader.patiently(
                 f"the footer of {remote.name}", lambda: self._footer(remote)
             )
-        except Refused as error:
+        except PermanentError as error:
             raise ValueError(f"{remote.name} {refusal(error)}") from error
 
     def _footer(self, remote: RemoteFile) -> bytes | None:
@@ -96,9 +103,9 @@ class Hub:
                 return found
             needed = int.from_bytes(found[-8:-4], "little") + 8
             if found[-4:] != PARQUET_MAGIC or needed > remote.size:
-                raise TryAgain("it is not the end of a parquet file")
+                raise RetryableError("it is not the end of a parquet file")
             if before and len(before) >= needed:
-                raise TryAgain("two readings of it differ")
+                raise RetryableError("two readings of it differ")
             length, before = needed, found[-needed:]
 
     def _tail(self, remote: RemoteFile, length: int) -> bytes | None:
@@ -116,11 +123,11 @@ class Hub:
             found, _ = self.downloader.patiently(
                 what, lambda: self._api(path), patience.first_attempts
             )
-        except Refused as error:
+        except PermanentError as error:
             raise ValueError(self._not_there(error, revision)) from error
         return found["sha"]
 
-    def _not_there(self, error: Refused, revision: str) -> str:
+    def _not_there(self, error: PermanentError, revision: str) -> str:
         if error.code == "RevisionNotFound":
             return f"revision={revision} of {self.repository} is not on the Hub; try main"
         if error.code == "RepoNotFound" or error.status == 404:
@@ -140,7 +147,7 @@ class Hub:
                 found, page = self.downloader.patiently(
                     f"the listing of {self.repository}", lambda path=path: self._api(path)
                 )
-            except Refused as error:
+            except PermanentError as error:
                 if error.code == "EntryNotFound":
                     return
                 raise ValueError(self._not_there(error, commit)) from error
@@ -154,7 +161,7 @@ class Hub:
             try:
                 return response.json(), response.links.get("next", {}).get("url")
             except ValueError as error:
-                raise TryAgain("its answer is not JSON") from error
+                raise RetryableError("its answer is not JSON") from error
 
     def _source_file(self, entry: dict[str, Any], commit: str) -> SourceFile:
         if "lfs" in entry:
@@ -169,7 +176,7 @@ class Hub:
         with self.downloader.answer(self._url(entry["path"], commit)) as response:
             content = b"".join(response.iter_raw())
         if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != entry["oid"]:
-            raise TryAgain("it arrived damaged")
+            raise RetryableError("it arrived damaged")
         return content
 
     def _url(self, path: str, commit: str) -> str:

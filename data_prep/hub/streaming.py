@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.dataset.manifest import SourceFile
-from data_prep.hub.download import CURE, Patience
+from data_prep.hub.download import CURE, RetryPolicy
 from data_prep.hub.listing import HubSource
 from data_prep.sources.file_source import Document, Unit
 from data_prep.tokenizer import utf8
@@ -24,7 +24,7 @@ class StreamSource(HubSource):
     """Reads every row group through `datasets`, again from its start if the stream breaks."""
 
     repository: str = ""
-    patience: Patience = Patience()
+    patience: RetryPolicy = RetryPolicy()
 
     def settings(self) -> dict[str, Any]:
         """As for files, and that nothing was checked by its sha256."""
@@ -52,7 +52,7 @@ class StreamSource(HubSource):
                 "parquet", data_files=place, split="train", streaming=True, columns=columns
             ).reshard()
 
-        return self._patiently(file, open_file)
+        return self._with_retries(file, open_file)
 
     def _texts(self, groups: Any, file: SourceFile, group: int) -> list[str | None]:
         """The texts of one row group, whole: so nothing of a broken read is used."""
@@ -61,9 +61,9 @@ class StreamSource(HubSource):
             shard = groups.shard(num_shards=groups.num_shards, index=group)
             return [row[self.text_key] for row in shard]
 
-        return self._patiently(file, read)
+        return self._with_retries(file, read)
 
-    def _patiently(self, file: SourceFile, attempt: Any) -> Any:
+    def _with_retries(self, file: SourceFile, attempt: Any) -> Any:
         for failures in range(1, self.patience.attempts + 1):
             try:
                 return attempt()

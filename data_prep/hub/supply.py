@@ -25,7 +25,7 @@ AT_ONCE = 4  # requests for footers, or downloads where a unit waits for many sm
 SECONDS_TO_STOP = 2.0
 
 
-class Supply(Protocol):
+class FileProvider(Protocol):
     """Tells whether the files of a unit are here; asked in the order of the work."""
 
     def ready(self, unit: Unit) -> bool:
@@ -41,7 +41,7 @@ class Supply(Protocol):
         ...
 
 
-class AtHand:
+class LocalFiles:
     """The supply of a source whose files are here and stay."""
 
     def ready(self, unit: Unit) -> bool:
@@ -128,7 +128,7 @@ class Downloads:
         return sum(sizes[: AHEAD + in_use])
 
     @contextmanager
-    def supplying(self, todo: Iterable[Unit], keep: bool = False) -> Iterator[Supply]:
+    def supplying(self, todo: Iterable[Unit], keep: bool = False) -> Iterator[FileProvider]:
         """Bring the files of `todo` in its order while the block runs."""
         old = self.hub.downloader
         # Of its own, so that threads told to stop never go on.
@@ -249,7 +249,7 @@ def clean_downloads(folder: Path) -> None:
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
+def download_lock(folder: Path) -> Iterator[None]:
     """Let tasks that begin together ask the Hub once."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "lock"

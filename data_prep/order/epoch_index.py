@@ -80,14 +80,14 @@ class EpochIndex:
         return int(block.begins[place % BLOCK])
 
 
-def worth_keeping(shards: TokenShards) -> bool:
+def should_cache(shards: TokenShards) -> bool:
     """Whether building an index takes long enough to keep it and to build it ahead."""
     return shards.documents >= WORTH_KEEPING
 
 
 def open_index(shards: TokenShards, seed: int, epoch: int) -> EpochIndex:
     """The index of an epoch: from its file, or built and then put there for the next who asks."""
-    if not worth_keeping(shards):
+    if not should_cache(shards):
         return EpochIndex(shards.lengths, seed, epoch)
     path = index_path(shards, seed, epoch)
     starts = _load(path, shards, seed, epoch)

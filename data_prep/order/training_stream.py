@@ -15,7 +15,7 @@ from threading import Lock, Thread
 import numpy as np
 
 from data_prep.dataset.shards import TokenShards
-from data_prep.order.epoch_index import EpochIndex, open_index, worth_keeping
+from data_prep.order.epoch_index import EpochIndex, open_index, should_cache
 from data_prep.order.permutation import WORD
 
 INDICES_KEPT = 3  # this epoch's, the next one's, and the last one's for a reader that lags
@@ -68,7 +68,7 @@ class TrainingStream:
 
     def _prepare(self, epoch: int) -> None:
         """Have the index of an epoch ready before anyone asks for it, without waiting."""
-        if worth_keeping(self.shards) and epoch not in self._indices:
+        if should_cache(self.shards) and epoch not in self._indices:
             Thread(target=self._prepared, args=(epoch,), name="index", daemon=True).start()
 
     def _prepared(self, epoch: int) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data_prep.dataset.manifest import SplitEntry
 from data_prep.dataset.shards import DataSet
-from storage.user_errors import told_in_one_sentence
+from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def run_script(work: Callable[[], object]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("data_prep").setLevel(logging.INFO)
     try:
-        with told_in_one_sentence(ValueError, OSError), _cure_of_a_full_disk():
+        with exit_on_user_error(ValueError, OSError), _cure_of_a_full_disk():
             work()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: finished units are kept, the same command goes on\n")

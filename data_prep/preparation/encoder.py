@@ -34,7 +34,7 @@ Place = tuple[int, int]
 """File and row of a document in its source."""
 
 
-class Disagreement(Exception):
+class EncoderMismatch(Exception):
     """The fast encoder is not to be trusted: its ids are not tiktoken's."""
 
     def __init__(self, name: str, place: Place | None, what: str) -> None:
@@ -129,7 +129,7 @@ class Encoder:
         """
         found = int(counts @ self.tokenizer.token_bytes().astype(np.int64))
         if found != text_bytes:
-            raise Disagreement(
+            raise EncoderMismatch(
                 self.name, None, f"the ids of {text_bytes} bytes of text stand for {found}"
             )
 
@@ -159,9 +159,9 @@ class Encoder:
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # a panic of Rust code is no Exception
-            raise Disagreement(fast.name, place, f"it failed ({error!r:.200})") from error
+            raise EncoderMismatch(fast.name, place, f"it failed ({error!r:.200})") from error
         if len(row) and int(row.max()) >= self.tokenizer.end_of_text:
-            raise Disagreement(fast.name, place, f"it gave the id {row.max()}, which is none")
+            raise EncoderMismatch(fast.name, place, f"it gave the id {row.max()}, which is none")
         return row
 
     def _compare(
@@ -172,7 +172,7 @@ class Encoder:
         length = min(len(found), len(wanted))
         differs = np.flatnonzero(found[:length] != wanted[:length])
         at = int(differs[0]) if len(differs) else length
-        raise Disagreement(
+        raise EncoderMismatch(
             fast.name,
             place,
             f"from token {at} on it says {found[at : at + 4].tolist()} "

@@ -8,13 +8,13 @@ from data_prep.dataset.manifest import MANIFEST_NAME
 from data_prep.hub.download import Downloader
 from data_prep.hub.listing import FOOTERS, Hub, HubSource, Listing, is_commit, remembered_listing
 from data_prep.hub.streaming import StreamSource
-from data_prep.hub.supply import Downloads, clean_downloads, one_at_a_time
+from data_prep.hub.supply import Downloads, clean_downloads, download_lock
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import finished_data_set, make
 
 
 @dataclass(frozen=True)
-class Wanted:
+class HubDataset:
     """What of a repository is wanted, and how its documents are read."""
 
     repository: str
@@ -29,7 +29,7 @@ class Wanted:
 
 
 def make_from_hub(
-    wanted: Wanted, out: Path, options: HubOptions, downloader: Downloader | None = None
+    wanted: HubDataset, out: Path, options: HubOptions, downloader: Downloader | None = None
 ) -> None:
     """Download, prepare and delete file by file; a finished data set needs no word to the Hub."""
     folder = options.download_folder(out)
@@ -37,7 +37,7 @@ def make_from_hub(
         clean_downloads(folder)
         return
     hub = Hub(wanted.repository, downloader or Downloader())
-    with one_at_a_time(folder):
+    with download_lock(folder):
         listing = remembered_listing(
             folder,
             options.revision,
@@ -56,7 +56,7 @@ def make_from_hub(
         make(downloads.source, out, options, downloads)
 
 
-def _source(wanted: Wanted, listing: Listing, folder: Path, options: HubOptions) -> HubSource:
+def _source(wanted: HubDataset, listing: Listing, folder: Path, options: HubOptions) -> HubSource:
     part = options.chosen_part()
     own = folder if options.part is None else folder / f"part_{part.number}_of_{part.parts}"
     reading = {"skip_blank": wanted.skip_blank, "validation": wanted.validation}
@@ -67,7 +67,7 @@ def _source(wanted: Wanted, listing: Listing, folder: Path, options: HubOptions)
     return HubSource(*place, **reading, footers=folder / FOOTERS)
 
 
-def _is_finished(wanted: Wanted, out: Path, options: HubOptions) -> bool:
+def _is_finished(wanted: HubDataset, out: Path, options: HubOptions) -> bool:
     """A pinned commit never changes, so the manifest tells whether it was made of the same."""
     listing = Listing(wanted.repository, options.revision, ())
     source = _source(wanted, listing, Path(), options)

@@ -18,7 +18,7 @@ from multiprocessing.connection import wait as wait_for_connection
 from pathlib import Path
 from typing import Any
 
-from data_prep.hub.supply import Supply
+from data_prep.hub.supply import FileProvider
 from data_prep.preparation.console import ProgressBar
 from data_prep.preparation.unit import UnitWork
 from data_prep.sources.file_source import Interrupted, Unit
@@ -43,7 +43,7 @@ def run_units(
     tokenizer_folder: Path,
     workers: int,
     bar: ProgressBar,
-    supply: Supply,
+    supply: FileProvider,
 ) -> None:
     """Finish every unit of `todo`. Raises: ValueError with the first failing worker's message."""
     if min(workers, len(todo)) <= 1:
@@ -53,7 +53,7 @@ def run_units(
 
 
 def _run_here(
-    work: UnitWork, todo: Todo, tokenizer: Tokenizer, bar: ProgressBar, supply: Supply
+    work: UnitWork, todo: Todo, tokenizer: Tokenizer, bar: ProgressBar, supply: FileProvider
 ) -> None:
     for number, unit in todo:
         supply.wait(unit)
@@ -67,7 +67,7 @@ def _run_in_processes(
     tokenizer_folder: Path,
     workers: int,
     bar: ProgressBar,
-    supply: Supply,
+    supply: FileProvider,
 ) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "data_prep.preparation.pool"])
@@ -92,7 +92,7 @@ class _Line:
     """Units in their order, given to the workers as soon as their files are here."""
 
     def __init__(
-        self, executor: ProcessPoolExecutor, todo: Todo, at_once: int, supply: Supply
+        self, executor: ProcessPoolExecutor, todo: Todo, at_once: int, supply: FileProvider
     ) -> None:
         self._executor = executor
         self._waiting = deque(todo)

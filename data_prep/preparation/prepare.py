@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep.dataset.manifest import FORMAT_VERSION, MANIFEST_NAME, SourceEntry, read_manifest
 from data_prep.dataset.shards import DataSet, open_data_set
-from data_prep.hub.supply import AtHand, Downloads
+from data_prep.hub.supply import Downloads, LocalFiles
 from data_prep.preparation.assemble import assemble
 from data_prep.preparation.console import ProgressBar, log_summary
 from data_prep.preparation.options import PrepareOptions
@@ -24,10 +24,10 @@ from data_prep.preparation.unit import UnitWork
 from data_prep.preparation.work_folder import (
     check_all_finished,
     differences,
+    exclusive_lock,
     note_planned,
-    one_plans,
-    only_preparer,
-    part_preparer,
+    part_lock,
+    planning_lock,
     remembered_rule,
     remove_finished,
     start_or_go_on,
@@ -58,7 +58,7 @@ def prepare(
     finished = job.finished()
     if finished is not None:
         return finished
-    with only_preparer(job.partial):
+    with exclusive_lock(job.partial):
         work, units = job.begin()
         bar = None
         if options.merge:
@@ -85,8 +85,8 @@ def prepare_part(
     if job.finished() is not None:
         return
     part = options.chosen_part()
-    with part_preparer(job.partial, part):
-        with one_plans(job.partial):
+    with part_lock(job.partial, part):
+        with planning_lock(job.partial):
             work, units = job.begin()
             note_planned(job.partial, part)
         job.run(work, units)
@@ -147,7 +147,7 @@ class _Job:
         options = self.options
         prefix = units if options.split == "first" else []
         supplying = self.downloads.supplying(prefix, keep=True) if self.downloads else None
-        with supplying or nullcontext(AtHand()) as supply:
+        with supplying or nullcontext(LocalFiles()) as supply:
             return decide_split(
                 options.split,
                 options.val_tokens,
@@ -172,7 +172,7 @@ class _Job:
                 ahead = [unit for _, unit in todo]
                 check_room(self.partial, ahead, self.downloads, workers, self.tokenizer.n_vocab)
                 supplying = self.downloads.supplying(ahead) if self.downloads else None
-                with supplying or nullcontext(AtHand()) as supply:
+                with supplying or nullcontext(LocalFiles()) as supply:
                     run_units(work, todo, work.tokenizer_folder, workers, bar, supply)
                 todo = _unfinished(work, units, share)
         finally:

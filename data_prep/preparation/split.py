@@ -18,7 +18,7 @@ SplitKind = Literal["hash", "first", "tail", "given"]
 
 # Bytes of English web text to a GPT-2 token: sample-10BT is 45.97 GB and 9.944e9 tokens.
 BYTES_PER_TOKEN = 4.6
-LARGEST_DEFAULT_VAL_TOKENS = 10_000_000
+MAX_DEFAULT_VAL_TOKENS = 10_000_000
 DEFAULT_VAL_SHARE = 20  # one token in twenty, where that is less
 
 _IGNORED = (string.whitespace + string.punctuation).encode("ascii")
@@ -110,7 +110,7 @@ def decide_split(
     text_bytes = sum(unit.text_bytes for unit in units)
     estimate = round(text_bytes / BYTES_PER_TOKEN) + documents
     if val_tokens is None:
-        val_tokens = min(LARGEST_DEFAULT_VAL_TOKENS, estimate // DEFAULT_VAL_SHARE)
+        val_tokens = min(MAX_DEFAULT_VAL_TOKENS, estimate // DEFAULT_VAL_SHARE)
     if val_tokens >= estimate:
         raise ValueError(
             f"val_tokens={val_tokens} is not less than the about {estimate} tokens of the source; "

@@ -21,9 +21,9 @@ from data_prep.dataset.token_files import TOKEN
 from data_prep.preparation.duplicates import DocumentHashes
 from data_prep.preparation.encoder import (
     REFERENCE,
-    Disagreement,
     Encoder,
     EncoderChoice,
+    EncoderMismatch,
     fast_encoder,
 )
 from data_prep.preparation.split import SplitRule
@@ -153,27 +153,27 @@ class UnitWork:
         return self.folder / f"{number:06d}"
 
     @property
-    def fast_is_off(self) -> bool:
+    def fast_encoder_disabled(self) -> bool:
         """Whether a fast encoder was found wrong, in any process of this preparation."""
         return (self.folder / FAST_IS_OFF).exists()
 
     def run(self, number: int, unit: Unit, tokenizer: Tokenizer, progress: Progress) -> None:
         """Tokenize the unit and publish its folder. Raises: ValueError for a bad document."""
         fast = fast_encoder(tokenizer) if self.encoder == "auto" else None
-        if fast is not None and not self.fast_is_off:
+        if fast is not None and not self.fast_encoder_disabled:
             try:
                 return self._make(number, unit, Encoder(tokenizer, fast), progress)
-            except Disagreement as error:
+            except EncoderMismatch as error:
                 self._turn_fast_off(error)
         try:
             return self._make(number, unit, Encoder(tokenizer), progress)
-        except Disagreement as error:
+        except EncoderMismatch as error:
             raise ValueError(
                 f"tokenizer {tokenizer.name} loses text in unit {number} of the source "
                 f"({error.what}): its pattern does not cover the text; use another --tokenizer"
             ) from error
 
-    def _turn_fast_off(self, error: Disagreement) -> None:
+    def _turn_fast_off(self, error: EncoderMismatch) -> None:
         where = ""
         if error.place is not None:
             file, row = error.place
@@ -224,7 +224,7 @@ class UnitWork:
         if not path.is_file():
             return None
         result = _result_from_json(read_json(path))
-        distrusted = self.fast_is_off and result.encoder != REFERENCE
+        distrusted = self.fast_encoder_disabled and result.encoder != REFERENCE
         return None if distrusted or result.plan != self.plan else result
 
 

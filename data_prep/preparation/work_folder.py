@@ -18,7 +18,7 @@ from data_prep.preparation.split import SplitRule
 from data_prep.preparation.unit import UnitWork
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import read_json, remove_if_empty, write_json
-from storage.locks import POLL_SECONDS, take_lock, take_lock_soon
+from storage.locks import POLL_SECONDS, take_lock, take_lock_within
 
 RULE = "split_rule"
 LOCK_PATIENCE_SECONDS = 0.5
@@ -100,7 +100,7 @@ def start_or_go_on(
 
 
 @contextmanager
-def only_preparer(partial: Path) -> Iterator[None]:
+def exclusive_lock(partial: Path) -> Iterator[None]:
     """Hold the lock of the work folder, which is there while there is work to keep.
 
     Raises: ValueError if another process holds it, or a part of it.
@@ -117,7 +117,7 @@ def only_preparer(partial: Path) -> Iterator[None]:
 
 
 @contextmanager
-def part_preparer(partial: Path, part: Part) -> Iterator[None]:
+def part_lock(partial: Path, part: Part) -> Iterator[None]:
     """Hold the lock of a part; other parts may be prepared meanwhile, but nothing be merged.
 
     Raises: ValueError if another process prepares the same part, or everything.
@@ -130,7 +130,7 @@ def part_preparer(partial: Path, part: Part) -> Iterator[None]:
 
 
 def note_planned(partial: Path, part: Part) -> None:
-    """Say in the lock of a part that it follows the plan; in `one_plans`."""
+    """Say in the lock of a part that it follows the plan; in `planning_lock`."""
     with _part_lock(partial, part).open("w") as file:
         file.write("planned\n")
         file.flush()
@@ -185,7 +185,7 @@ def _is_held(lock: Path) -> bool:
 
 
 @contextmanager
-def one_plans(partial: Path) -> Iterator[None]:
+def planning_lock(partial: Path) -> Iterator[None]:
     """Let parts that begin together plan one after another."""
     with (partial / "plan.lock").open("a+") as file:
         take_lock(file)
@@ -197,7 +197,7 @@ def _locked(partial: Path, lock: Path, how: int) -> Iterator[None]:
     partial.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
-            take_lock_soon(file, how, LOCK_PATIENCE_SECONDS)
+            take_lock_within(file, how, LOCK_PATIENCE_SECONDS)
         except BlockingIOError:
             raise ValueError(
                 f"another process is preparing in {partial}; wait for it or choose another --out"
@@ -211,7 +211,7 @@ def _locked(partial: Path, lock: Path, how: int) -> Iterator[None]:
 def remove_finished(partial: Path) -> None:
     """Delete the folder if a crash left it behind a data set that was already complete."""
     if partial.is_dir() and not (partial / "data").exists():
-        with only_preparer(partial):
+        with exclusive_lock(partial):
             shutil.rmtree(partial, ignore_errors=True)
 
 

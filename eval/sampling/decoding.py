@@ -16,10 +16,10 @@ from torch import Tensor
 from data_prep.tokenizer import Tokenizer
 from eval.sampling.next_token import (
     GenerateOptions,
+    apply_repetition_penalty,
     check_logits,
     log_probabilities,
-    penalise,
-    pick,
+    sample_token,
     uniform_numbers,
 )
 from eval.sampling.text_stream import TextStream
@@ -27,7 +27,7 @@ from eval.subject import Subject, evaluating
 from model.gpt import GPT
 from model.kv_cache import KVCache
 from model.precision import autocast, choose_dtype
-from parallel.collectives import from_everyone, raise_together
+from parallel.collectives import all_gather_object, raise_on_all_ranks
 
 FinishReason = Literal["end_of_text", "stop", "length"]
 
@@ -49,7 +49,7 @@ class Sample:
     """Nats of `token_ids` under the model itself: temperature 1, no penalty, all tokens."""
 
 
-class Draft:
+class PartialSample:
     """A sample that is being drawn."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Draft:
         """The random number of the next token."""
         return self._uniforms[len(self.ids) - self._begin]
 
-    def say_if_cut(self, context_length: int) -> None:
+    def warn_if_truncated(self, context_length: int) -> None:
         """Warn, once a prompt, that it is longer than the window."""
         prompt, sample = self.where
         if sample == 0 and self._begin > context_length:
@@ -116,61 +116,69 @@ class Draft:
         return Sample(*self.where, self._stream.text, drawn, self.finish_reason, self._logprob_sum)
 
 
-Watch = Callable[[Draft, str], None]
+Watch = Callable[[PartialSample, str], None]
 """Called after each token with the sample and the text it gained."""
 
 
-def no_watch(draft: Draft, new: str) -> None:
+def ignore_token(draft: PartialSample, new: str) -> None:
     """Nobody looks on."""
 
 
 def new_drafts(
     tokenizer: Tokenizer, prompts: Sequence[str], options: GenerateOptions
-) -> list[Draft]:
+) -> list[PartialSample]:
     """A draft for each sample of each prompt, in order; an empty prompt begins a new document."""
     return [
-        Draft(ids, (prompt, sample), tokenizer, options)
+        PartialSample(ids, (prompt, sample), tokenizer, options)
         for prompt, text in enumerate(prompts)
         for ids in [tokenizer.encode(text) or [tokenizer.end_of_text]]
         for sample in range(options.samples)
     ]
 
 
-def batches_of(drafts: Sequence[Draft], options: GenerateOptions) -> list[list[Draft]]:
+def make_batches(
+    drafts: Sequence[PartialSample], options: GenerateOptions
+) -> list[list[PartialSample]]:
     """The drafts in batches, formed without regard to who draws them."""
     size = options.batch_size
     return [list(drafts[i : i + size]) for i in range(0, len(drafts), size)]
 
 
-def draw_on_ranks(
-    subject: Subject, drafts: Sequence[Draft], options: GenerateOptions, watch: Watch = no_watch
+def sample_on_ranks(
+    subject: Subject,
+    drafts: Sequence[PartialSample],
+    options: GenerateOptions,
+    watch: Watch = ignore_token,
 ) -> list[Sample]:
     """Every draft as a finished sample, in order, on every rank; each draws its own batches.
 
     Raises: ValueError on every rank if one could not.
     """
-    ranks, batches = subject.ranks, batches_of(drafts, options)
+    ranks, batches = subject.ranks, make_batches(drafts, options)
     own = batches[ranks.rank :: ranks.world_size]
     error = None
     try:
-        draw_batches(subject.model, own, options, watch)
+        sample_batches(subject.model, own, options, watch)
     except ValueError as found:
         error = found
-    raise_together(error)
-    shares = from_everyone([[draft.sample() for draft in batch] for batch in own])
+    raise_on_all_ranks(error)
+    shares = all_gather_object([[draft.sample() for draft in batch] for batch in own])
     dealt = (shares[i % ranks.world_size][i // ranks.world_size] for i in range(len(batches)))
     return [sample for batch in dealt for sample in batch]
 
 
-def draw_batches(
-    model: GPT, batches: Sequence[list[Draft]], options: GenerateOptions, watch: Watch = no_watch
+def sample_batches(
+    model: GPT,
+    batches: Sequence[list[PartialSample]],
+    options: GenerateOptions,
+    watch: Watch = ignore_token,
 ) -> None:
     """Finish every draft; after running out of memory, half as many go on side by side.
 
     Raises: ValueError for logits that are not numbers, or if one draft alone is too much.
     """
     for draft in (draft for batch in batches for draft in batch):
-        draft.say_if_cut(model.config.context_length)
+        draft.warn_if_truncated(model.config.context_length)
     waiting = list(reversed(batches))
     most = options.batch_size
     with evaluating(model):
@@ -189,7 +197,7 @@ def draw_batches(
                 waiting.append(drafts)
 
 
-def draw(model: GPT, drafts: list[Draft], options: GenerateOptions, watch: Watch) -> bool:
+def draw(model: GPT, drafts: list[PartialSample], options: GenerateOptions, watch: Watch) -> bool:
     """Finish one batch of drafts; False if memory ran out, the drafts then being unfinished."""
     try:
         _draw(model, drafts, options, watch)
@@ -198,7 +206,7 @@ def draw(model: GPT, drafts: list[Draft], options: GenerateOptions, watch: Watch
     return True
 
 
-def _draw(model: GPT, drafts: list[Draft], options: GenerateOptions, watch: Watch) -> None:
+def _draw(model: GPT, drafts: list[PartialSample], options: GenerateOptions, watch: Watch) -> None:
     device = model.wte.weight.device
     dtype = choose_dtype(options.dtype, device)
     context_length = model.config.context_length
@@ -211,7 +219,7 @@ def _draw(model: GPT, drafts: list[Draft], options: GenerateOptions, watch: Watc
             encode_windows(model, cache, [draft.window(context_length) for draft in live])
             newest = torch.tensor([draft.ids[-1:] for draft in live], device=device)  # (B, 1)
             hidden = model.hidden(newest, cache=cache)[:, -1]  # (B, 1, C) -> (B, C)
-            logits = model.live_logits(hidden)  # (B, C) -> (B, V)
+            logits = model.masked_logits(hidden)  # (B, C) -> (B, V)
         tokens, logprobs = choose(logits, live, options)
         for draft, token, logprob in zip(live, tokens, logprobs, strict=True):
             watch(draft, draft.add(token, logprob))
@@ -244,21 +252,21 @@ def encode_windows(model: GPT, cache: KVCache, windows: Sequence[list[int]]) -> 
 
 
 def choose(
-    logits: Tensor, drafts: Sequence[Draft], options: GenerateOptions
+    logits: Tensor, drafts: Sequence[PartialSample], options: GenerateOptions
 ) -> tuple[list[int], list[float]]:
     """The next token of each draft and its nats under the model. Shapes: logits (B, V)."""
     check_logits(logits)
     adjusted = logits
     if options.repetition_penalty != 1:
         seen = torch.stack([_seen_tokens(draft, logits) for draft in drafts])  # B x (V) -> (B, V)
-        adjusted = penalise(logits, seen, options.repetition_penalty)
+        adjusted = apply_repetition_penalty(logits, seen, options.repetition_penalty)
     uniforms = [draft.uniform for draft in drafts]
     numbers = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
-    tokens = pick(adjusted, numbers, options)
+    tokens = sample_token(adjusted, numbers, options)
     return tokens.tolist(), log_probabilities(logits, tokens).tolist()
 
 
-def _seen_tokens(draft: Draft, logits: Tensor) -> Tensor:
+def _seen_tokens(draft: PartialSample, logits: Tensor) -> Tensor:
     if draft.seen is None:
         draft.seen = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
         draft.seen[draft.ids] = True
@@ -273,5 +281,5 @@ def generate(
     An empty prompt begins a new document. Raises: ValueError for logits that are not numbers.
     """
     drafts = new_drafts(tokenizer, prompts, options)
-    draw_batches(model, batches_of(drafts, options), options)
+    sample_batches(model, make_batches(drafts, options), options)
     return [draft.sample().text for draft in drafts]

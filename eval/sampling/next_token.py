@@ -80,7 +80,7 @@ def check_logits(logits: Tensor) -> None:
         raise ValueError("the logits are not numbers; the weights are damaged or have diverged")
 
 
-def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Make tokens less likely that a row holds already. Shapes: (B, V), seen (B, V) bool -> (B, V).
 
     Source: https://arxiv.org/abs/1909.05858, with the sign that transformers gave it.
@@ -89,7 +89,7 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, lower, logits)
 
 
-def likely_tokens(logits: Tensor, options: GenerateOptions) -> tuple[Tensor, Tensor]:
+def filter_logits(logits: Tensor, options: GenerateOptions) -> tuple[Tensor, Tensor]:
     """Probabilities, float64 and not normalised, and their ids. Shapes: (B, V) -> 2 x (B, K)."""
     # The largest logit is moved to 0 first: a tiny temperature must not make it infinite.
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / options.temperature
@@ -108,14 +108,14 @@ def likely_tokens(logits: Tensor, options: GenerateOptions) -> tuple[Tensor, Ten
     return probabilities.gather(1, order), ids
 
 
-def pick(logits: Tensor, uniforms: Tensor, options: GenerateOptions) -> Tensor:
+def sample_token(logits: Tensor, uniforms: Tensor, options: GenerateOptions) -> Tensor:
     """One token for each row, by inverting the distribution at the row's random number.
 
     Shapes: logits (B, V) float32, uniforms (B,) in [0, 1) -> (B,).
     """
     if options.temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities, ids = likely_tokens(logits, options)
+    probabilities, ids = filter_logits(logits, options)
     reached = probabilities.cumsum(dim=-1)
     wanted = uniforms[:, None] * reached[:, -1:]
     place = torch.searchsorted(reached, wanted, right=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 
-from eval.sampling.decoding import Draft, Sample
+from eval.sampling.decoding import PartialSample, Sample
 
 SEPARATOR = "\n---\n"
 GAP = " │ "
@@ -32,7 +32,7 @@ class Printer:
         self._finished: dict[tuple[int, int], Sample] = {}
         self._begun = False
 
-    def watch(self, draft: Draft, new: str) -> None:
+    def watch(self, draft: PartialSample, new: str) -> None:
         """Look on while samples are drawn."""
         if self._streams:
             prompt = "" if self._begun else self._prompts[0]

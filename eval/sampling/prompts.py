@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.tokenizer import without_surrogates
-from parallel.collectives import from_main, raise_together
+from parallel.collectives import broadcast_object, raise_on_all_ranks
 from parallel.ranks import Ranks
 
 STANDARD_INPUT = Path("-")
@@ -24,8 +24,8 @@ def gather_prompts(given: Sequence[str], file: Path | None, ranks: Ranks) -> lis
             prompts += read_prompts(file)
         except ValueError as found:
             error = found
-    raise_together(error)
-    return from_main(prompts) or [""]
+    raise_on_all_ranks(error)
+    return broadcast_object(prompts) or [""]
 
 
 def read_prompts(file: Path) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel.collectives import raise_together, stop_together, sum_over_ranks
+from parallel.collectives import raise_on_all_ranks, stop_on_all_ranks, sum_over_ranks
 from parallel.ranks import Ranks
 
 # Of float32 logits at a time: enough positions for fast matrix products, and little memory. The
@@ -91,7 +91,7 @@ def head_chunks(
     return zip(states.split(positions), targets.split(positions), strict=True)
 
 
-def deal(
+def split_over_ranks(
     batches: Sequence[W],
     score: Callable[[W], tuple[Sequence[int] | slice, Tensor]],
     rows: int,
@@ -108,7 +108,7 @@ def deal(
     error: Exception | None = None
     for turn, first in enumerate(range(0, len(batches), ranks.world_size)):
         if turn % ROUNDS_BETWEEN_POLLS == 0:
-            stop_together(ranks)
+            stop_on_all_ranks(ranks)
         share = batches[first + ranks.rank : first + ranks.world_size][:1]
         try:
             for batch in share if error is None else ():
@@ -116,5 +116,5 @@ def deal(
                 table[where] = values
         except (ValueError, OSError, RuntimeError) as found:  # RuntimeError: out of memory
             error = found
-    raise_together(error)
+    raise_on_all_ranks(error)
     return sum_over_ranks(table).cpu().numpy()

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep.tokenizer import Tokenizer
 from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of
-from eval.scoring.shared_context import Tree, fitting_trees, score_trees
+from eval.scoring.shared_context import SharedContext, score_trees, truncated_contexts
 from eval.subject import EvalOptions, Subject
 
 Encoded = tuple[list[int], tuple[list[int], ...]]
@@ -137,7 +137,7 @@ def check_losses(nats: np.ndarray, owners: Sequence[int]) -> None:
 @lru_cache(maxsize=8)
 def trees_of(
     tokenizer: Tokenizer, context_length: int, items: tuple[Item, ...]
-) -> tuple[list[Tree], int]:
+) -> tuple[list[SharedContext], int]:
     """The items' trees, in order, and how many endings lost context.
 
     Remembered: in training the same items are scored again and again.
@@ -145,7 +145,9 @@ def trees_of(
     return trees_of_ids((encoded(tokenizer, item) for item in items), context_length)
 
 
-def trees_of_ids(encodings: Iterable[Encoded], context_length: int) -> tuple[list[Tree], int]:
+def trees_of_ids(
+    encodings: Iterable[Encoded], context_length: int
+) -> tuple[list[SharedContext], int]:
     """The trees of encoded items, in order, and how many endings lost context.
 
     Raises: ValueError naming the item for an ending that has no tokens or cannot fit the model.
@@ -158,7 +160,7 @@ def trees_of_ids(encodings: Iterable[Encoded], context_length: int) -> tuple[lis
                     f"ending {choice} of item {number} has {len(ending)} tokens, but it must have "
                     f"1 to {context_length} (the model's context_length); leave the item out"
                 )
-        found, lost = fitting_trees(context, endings, context_length)
+        found, lost = truncated_contexts(context, endings, context_length)
         trees += found
         truncated += lost
     return trees, truncated

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eval.scoring.batches import MemoryLimit, deal, head_chunks
+from eval.scoring.batches import MemoryLimit, head_chunks, split_over_ranks
 from eval.subject import EvalOptions, Subject, evaluating
 from model.precision import autocast, choose_dtype
 
@@ -24,7 +24,7 @@ COLUMNS = 2  # nats of a branch, and how many of its tokens were not the likelie
 
 
 @dataclass(frozen=True)
-class Tree:
+class SharedContext:
     """A context and its branches, each of which is scored as if it alone followed."""
 
     context: Sequence[int]
@@ -61,9 +61,9 @@ class Batch:
         return [Batch(part, (len(part), self.shape[1])) for part in parts]
 
 
-def fitting_trees(
+def truncated_contexts(
     context: Sequence[int], branches: tuple[Sequence[int], ...], context_length: int
-) -> tuple[list[Tree], int]:
+) -> tuple[list[SharedContext], int]:
     """The tree of a context and branches, and how many branches lost the context's beginning.
 
     Where a branch does not fit, each gets a tree of its own with as much context as it leaves
@@ -71,12 +71,12 @@ def fitting_trees(
     """
     rooms = [context_length + 1 - len(branch) for branch in branches]
     if min(rooms) >= len(context):
-        return [Tree(context, branches)], 0
-    trees = [Tree(context[-r:], (b,)) for r, b in zip(rooms, branches, strict=True)]
+        return [SharedContext(context, branches)], 0
+    trees = [SharedContext(context[-r:], (b,)) for r, b in zip(rooms, branches, strict=True)]
     return trees, sum(room < len(context) for room in rooms)
 
 
-def batches_of(lengths: Sequence[int], capacity: int) -> list[Batch]:
+def make_batches(lengths: Sequence[int], capacity: int) -> list[Batch]:
     """Rows sorted by length, the longest first, in batches of `capacity` tokens.
 
     The shape of a batch follows from its longest row, so the shapes are as few as the lengths
@@ -93,14 +93,16 @@ def batches_of(lengths: Sequence[int], capacity: int) -> list[Batch]:
     return batches
 
 
-def score_trees(subject: Subject, trees: Sequence[Tree], options: EvalOptions) -> np.ndarray:
+def score_trees(
+    subject: Subject, trees: Sequence[SharedContext], options: EvalOptions
+) -> np.ndarray:
     """For every branch of every tree its nats and its tokens that were not the likeliest.
 
     The same for any number of ranks. After running out of memory, batches are halved.
     Shapes: (branches, COLUMNS) float64. Raises: ValueError if one row alone is too much.
     """
     capacity = options.batch_tokens_on(subject.ranks.device)
-    batches = batches_of([tree.length for tree in trees], capacity)
+    batches = make_batches([tree.length for tree in trees], capacity)
     ends = list(accumulate(len(tree.branches) for tree in trees))
     dtype = choose_dtype(options.dtype, subject.ranks.device)
     limit = MemoryLimit(subject.ranks.device)
@@ -115,7 +117,9 @@ def score_trees(subject: Subject, trees: Sequence[Tree], options: EvalOptions) -
         return rows, torch.cat([found for _, found in parts])
 
     with evaluating(subject.model):
-        return deal(batches, score_parts, ends[-1] if ends else 0, COLUMNS, subject.ranks)
+        return split_over_ranks(
+            batches, score_parts, ends[-1] if ends else 0, COLUMNS, subject.ranks
+        )
 
 
 @dataclass
@@ -136,7 +140,7 @@ class _Pass:
     """Which branch of the pass each is of. Shape (N,)."""
 
 
-def _lay_out(trees: list[Tree], shape: tuple[int, int]) -> _Pass:
+def _lay_out(trees: list[SharedContext], shape: tuple[int, int]) -> _Pass:
     R, L = shape
     ids, positions = np.zeros((2, R, L), np.int64)
     branch = np.full((R, L), -1, np.int16)
@@ -157,7 +161,7 @@ def _lay_out(trees: list[Tree], shape: tuple[int, int]) -> _Pass:
 
 
 def _score_batch(
-    subject: Subject, trees: list[Tree], shape: tuple[int, int], dtype: torch.dtype
+    subject: Subject, trees: list[SharedContext], shape: tuple[int, int], dtype: torch.dtype
 ) -> Tensor:
     """Nats and unlikely tokens of each branch, in order. Shape (branches, COLUMNS) float64."""
     device = subject.ranks.device
@@ -173,7 +177,7 @@ def _score_batch(
         places, wanted = (torch.from_numpy(a).to(device) for a in (laid.places, laid.wanted))
         vocabulary = subject.model.config.padded_vocab_size
         for some, targets in head_chunks(states[places], wanted, vocabulary):
-            logits = subject.model.live_logits(some)  # (N, C) -> (N, V)
+            logits = subject.model.masked_logits(some)  # (N, C) -> (N, V)
             nats.append(F.cross_entropy(logits, targets, reduction="none"))
             unlikely.append(logits.argmax(-1) != targets)
     by_token = torch.stack((torch.cat(nats).double(), torch.cat(unlikely).double()), dim=1)

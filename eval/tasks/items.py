@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from eval.subject import EXAMPLES, DataUnavailable, EvalOptions, Subject
-from parallel.collectives import from_main
+from parallel.collectives import broadcast_object
 from storage.digest import file_sha256
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def _shared_items(
                 f"{source.hub.repository} cannot be read ({type(error).__name__}: {error}); "
                 f"give a local copy as {source.option}"
             )
-    return from_main(found)
+    return broadcast_object(found)
 
 
 def rows_of_file(path: Path) -> Iterator[Row]:
@@ -180,11 +180,11 @@ def _table(hub: HubTable, option: str) -> Iterable[Any]:
     if cached is not None:
         return Dataset.from_file(str(cached))
     ask = partial(HfApi().dataset_info, hub.repository, revision=hub.revision)
-    _patiently(hub.repository, option, lambda: ask(timeout=PROBE_SECONDS))
+    _with_retries(hub.repository, option, lambda: ask(timeout=PROBE_SECONDS))
     return load_dataset(hub.repository, hub.config, split=hub.split, revision=hub.revision)
 
 
-def _patiently(repository: str, option: str, ask: Callable[[], R]) -> R:
+def _with_retries(repository: str, option: str, ask: Callable[[], R]) -> R:
     """What the Hub answers, after some tries. Raises: DataUnavailable with the last reason."""
     reason: Exception | None = None
     for pause in PROBE_PAUSES:
@@ -230,4 +230,4 @@ def _hub_file(hub: HubFile, option: str, again: bool = False) -> Path:
         get_hf_file_metadata(url, timeout=PROBE_SECONDS)
         return Path(fetch(force_download=again))
 
-    return _patiently(hub.repository, option, ask)
+    return _with_retries(hub.repository, option, ask)

@@ -70,27 +70,27 @@ def measure(subject: Subject, options: EvalOptions, names: Sequence[str]) -> Tas
     task finds wrong.
     """
     check_tasks([*names, *options.files, *options.example_files])
-    absent = absent_tasks(subject, options, names)
+    absent = unavailable_tasks(subject, options, names)
     results = TaskResult({})
     with evaluating(subject.model):
         for name in names:
-            found = None if name in absent else _had(name, TASKS, subject, options)
+            found = None if name in absent else _is_available(name, TASKS, subject, options)
             if found is not None:
                 results.tags.update(found.tags)
                 results.items.update(found.items)
     return results
 
 
-def absent_tasks(subject: Subject, options: EvalOptions, names: Sequence[str]) -> list[str]:
+def unavailable_tasks(subject: Subject, options: EvalOptions, names: Sequence[str]) -> list[str]:
     """Those of the tasks whose data cannot be had; the data of the others are open now.
 
     Raises: ValueError for what a task lacks otherwise.
     """
     reading = [name for name in names if name in INPUTS]
-    return [name for name in reading if _had(name, INPUTS, subject, options) is None]
+    return [name for name in reading if _is_available(name, INPUTS, subject, options) is None]
 
 
-def _had(
+def _is_available(
     name: str,
     table: Mapping[str, Callable[[Subject, EvalOptions], T]],
     subject: Subject,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from data_prep.dataset.shards import TokenShards, open_data_set
 from eval.result import TaskResult
-from eval.scoring.batches import MemoryLimit, deal, head_chunks
+from eval.scoring.batches import MemoryLimit, head_chunks, split_over_ranks
 from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
 from model.precision import autocast, choose_dtype
 
@@ -106,7 +106,7 @@ def validation_loss(
         for first in range(0, windows, micro_batch)
     ]
     with evaluating(model):
-        table = deal(batches, score_parts, windows, COLUMNS, subject.ranks)
+        table = split_over_ranks(batches, score_parts, windows, COLUMNS, subject.ranks)
     nats, text_nats, text_bytes = (math.fsum(column) for column in table.T)
     if not math.isfinite(nats):
         raise ValueError(f"the validation loss is {nats}; the weights are damaged or have diverged")
@@ -122,7 +122,7 @@ def _token_losses(subject: Subject, ids: Tensor, targets: Tensor) -> Tensor:
     losses = []
     vocabulary = subject.model.config.padded_vocab_size
     for some, wanted in head_chunks(states, targets.flatten(), vocabulary):
-        logits = subject.model.exact_head(some)  # (N, C) -> (N, V)
+        logits = subject.model.float32_head(some)  # (N, C) -> (N, V)
         losses.append(F.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(losses).view_as(ids)
 

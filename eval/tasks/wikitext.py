@@ -13,7 +13,7 @@ import numpy as np
 
 from eval.result import ItemTable, TaskResult, ids_of, perplexity
 from eval.scoring.multiple_choice import check_losses
-from eval.scoring.shared_context import Tree, score_trees
+from eval.scoring.shared_context import SharedContext, score_trees
 from eval.subject import EvalOptions, Subject
 from eval.tasks.items import HubTable, Source, read_items
 
@@ -48,7 +48,7 @@ PLAIN_LAST = (
 def wikitext(subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `wikitext/word_perplexity`, `/byte_perplexity` and `/bits_per_byte`."""
     pages = read_items(WIKITEXT, subject, options)
-    trees: list[Tree] = []
+    trees: list[SharedContext] = []
     owners: list[int] = []
     for number, page in enumerate(pages):
         ids = subject.tokenizer.encode(detokenized(page))
@@ -82,7 +82,9 @@ def detokenized(page: str) -> str:
     return page
 
 
-def windows_of(ids: Sequence[int], end_of_text: int, context_length: int) -> Iterator[Tree]:
+def windows_of(
+    ids: Sequence[int], end_of_text: int, context_length: int
+) -> Iterator[SharedContext]:
     """Every token once as a target, `context_length` of them a window.
 
     The last window is as long as the others: what it does not have to predict is its context.
@@ -92,7 +94,7 @@ def windows_of(ids: Sequence[int], end_of_text: int, context_length: int) -> Ite
     for start in range(0, len(ids) - 1, context_length):
         end = min(start + context_length, len(ids) - 1)
         begin = max(0, end - context_length) if start else 0
-        yield Tree(ids[begin : start + 1], (ids[start + 1 : end + 1],))
+        yield SharedContext(ids[begin : start + 1], (ids[start + 1 : end + 1],))
 
 
 def wikitext_page(where: str, row: Any) -> str:

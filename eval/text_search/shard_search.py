@@ -28,7 +28,7 @@ Found = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class DocumentRange:
     """Documents that one worker searches at a time: some of one shard."""
 
     shard: int
@@ -65,7 +65,7 @@ def search_split(
 
 def _searched(
     data: DataSet, split: SplitName, kinds: Sequence[Needles], workers: int
-) -> Iterator[tuple[Stretch, Found]]:
+) -> Iterator[tuple[DocumentRange, Found]]:
     """Every stretch with what was found in it."""
     todo = list(_stretches(data, split))
     if min(workers, len(todo)) <= 1:
@@ -89,7 +89,7 @@ def _searched(
         executor.shutdown(cancel_futures=True)
 
 
-def _stretches(data: DataSet, split: SplitName) -> Iterator[Stretch]:
+def _stretches(data: DataSet, split: SplitName) -> Iterator[DocumentRange]:
     shard_begins = 0
     for number, shard in enumerate(data.manifest.split(split).shards):
         ends = np.cumsum(_one_shard(data, split, number).lengths, dtype=np.int64)
@@ -99,7 +99,7 @@ def _stretches(data: DataSet, split: SplitName) -> Iterator[Stretch]:
         for first, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
             begin = int(ends[first - 1]) if first else 0
             tokens = range(begin, int(ends[stop - 1]))
-            yield Stretch(number, range(first, stop), tokens, shard_begins)
+            yield DocumentRange(number, range(first, stop), tokens, shard_begins)
         shard_begins += shard.documents
 
 
@@ -119,7 +119,7 @@ class Searcher:
         self._kinds = kinds
         self._tokenizer = data.tokenizer()
 
-    def search(self, stretch: Stretch) -> Found:
+    def search(self, stretch: DocumentRange) -> Found:
         """Of each kind, the needles that occur in the stretch and the first document of each."""
         shards = _one_shard(self._data, self._split, stretch.shard)
         search = Search(self._kinds, stretch.shard_begins + stretch.documents.start)
@@ -130,7 +130,9 @@ class Searcher:
         return [(i, f.first[i]) for i, f in zip(seen, search.finders, strict=True)]
 
 
-def stretch_texts(shards: TokenShards, tokenizer: Tokenizer, stretch: Stretch) -> Iterator[str]:
+def stretch_texts(
+    shards: TokenShards, tokenizer: Tokenizer, stretch: DocumentRange
+) -> Iterator[str]:
     """The stretch's text in pieces of some 300,000 characters, DOCUMENT_BREAK before documents."""
     lengths = shards.lengths[stretch.documents.start : stretch.documents.stop]
     opens = stretch.tokens.start + np.cumsum(lengths, dtype=np.int64) - lengths
@@ -139,7 +141,7 @@ def stretch_texts(shards: TokenShards, tokenizer: Tokenizer, stretch: Stretch) -
         # One token more, to see whether the piece ends between two characters.
         ids = shards.read(start, min(PIECE_TOKENS + 1, stop - start)).tolist()
         if start + len(ids) < stop:
-            ids = ids[: _last_seam(ids, tokenizer)]
+            ids = ids[: _last_boundary(ids, tokenizer)]
         inside = opens[slice(*np.searchsorted(opens, (start, start + len(ids))))] - start
         bounds = [*inside.tolist(), len(ids)]
         texts = [tokenizer.decode(ids[: bounds[0]])]
@@ -149,7 +151,7 @@ def stretch_texts(shards: TokenShards, tokenizer: Tokenizer, stretch: Stretch) -
         start += len(ids)
 
 
-def _last_seam(ids: list[int], tokenizer: Tokenizer) -> int:
+def _last_boundary(ids: list[int], tokenizer: Tokenizer) -> int:
     """The last position within `ids` before which a character ends."""
     seam = len(ids) - 1
     while seam > 1 and tokenizer.decode([ids[seam]]).startswith(SPLIT_CHARACTER):
@@ -166,6 +168,6 @@ def _start_worker(data: DataSet, split: SplitName, kinds: Sequence[Needles]) -> 
     _searcher = Searcher(data, split, kinds)
 
 
-def _search(stretch: Stretch) -> Found:
+def _search(stretch: DocumentRange) -> Found:
     assert _searcher is not None
     return _searcher.search(stretch)

@@ -20,7 +20,7 @@ HELD = ".evaluating_"  # before a checkpoint's name: the links that `hold` makes
 log = logging.getLogger(__name__)
 
 
-class Vitals:
+class RunLiveness:
     """How a run stands, asked again and again; each change is said once.
 
     A sign of life is a change of its status, metrics, configuration, lock or checkpoints.
@@ -36,7 +36,7 @@ class Vitals:
 
     def look(self) -> str:
         """Why no more checkpoints are to be expected; nothing while they are."""
-        self._feel()
+        self._update()
         status = self.run.read_status() or {}
         state, step = status.get("state"), status.get("step")
         reason = f" ({status['reason']})" if status.get("reason") else ""
@@ -51,7 +51,7 @@ class Vitals:
                 f"{self.run.path} failed at step {step}{reason}; waiting {QUIET_SECONDS:g} seconds "
                 "for it to be started again"
             )
-        elif self._died():
+        elif self._is_dead():
             self._say(
                 f"{self.run.path} says running, but no process holds its lock: it died after step "
                 f"{step} or later; waiting for it to be started again"
@@ -67,7 +67,7 @@ class Vitals:
     def _quiet_seconds(self) -> float:
         return time.monotonic() - self._last_sign
 
-    def _feel(self) -> None:
+    def _update(self) -> None:
         run = self.run
         files = (run.status, run.metrics, run.config, run.path / "lock")
         times = tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in files)
@@ -75,7 +75,7 @@ class Vitals:
         if signs != self._signs:  # compared with each other: two machines' clocks may differ
             self._signs, self._last_sign, self._dead = signs, time.monotonic(), False
 
-    def _died(self) -> bool:
+    def _is_dead(self) -> bool:
         """Whether a run that says it is running has fallen silent and let go of its lock."""
         if not self._dead and self._quiet_seconds >= QUIET_SECONDS:
             self._dead = not self.run.is_locked()
@@ -142,7 +142,7 @@ def hold(checkpoint: Path) -> Path:
     return held
 
 
-def stamp(checkpoint: Path) -> int:
+def manifest_mtime(checkpoint: Path) -> int:
     """Tells a checkpoint from one written to the same place later; 0 if it is being deleted."""
     try:
         return (checkpoint / MANIFEST).stat().st_mtime_ns

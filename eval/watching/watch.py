@@ -14,15 +14,15 @@ from pathlib import Path
 
 from eval.result import TaskResult
 from eval.subject import EvalOptions, Subject, load_subject, options_of
-from eval.tasks.registry import absent_tasks, check_tasks, measure
+from eval.tasks.registry import check_tasks, measure, unavailable_tasks
 from eval.watching.evals_file import Record
 from eval.watching.live_run import (
     HELD,
-    Vitals,
+    RunLiveness,
     hold,
+    manifest_mtime,
     read_record,
     run_options,
-    stamp,
     weights_digest,
 )
 from parallel.collectives import on_main
@@ -85,7 +85,7 @@ class Watcher:
         self.stop = stop
         self.run = RunFolder(request.run)
         self.evaluated = 0
-        self._vitals = Vitals(self.run, request.idle_minutes)
+        self._vitals = RunLiveness(self.run, request.idle_minutes)
         self._record: Record | None = None
         self._curves: MetricLog | None = None
         self._tasks: tuple[str, ...] = ()
@@ -130,13 +130,15 @@ class Watcher:
         pending = {}
         for checkpoint in reversed(self.run.all_checkpoints()):
             step = int(checkpoint.name.removeprefix("step_"))
-            if self._tried.get(step) != stamp(checkpoint) and self._lacks_tasks(step, checkpoint):
+            if self._tried.get(step) != manifest_mtime(checkpoint) and self._lacks_tasks(
+                step, checkpoint
+            ):
                 pending[step] = checkpoint
         for step in sorted(self._expected - set(pending) - set(self._tried)):
             log.info("step %d was pruned, skipped", step)
         self._expected = set(pending)
         for step, checkpoint in pending.items():
-            self._tried[step] = stamp(checkpoint)
+            self._tried[step] = manifest_mtime(checkpoint)
             try:
                 return self._work(step, checkpoint)
             except FileNotFoundError:
@@ -148,7 +150,7 @@ class Watcher:
         assert self._record is not None
         if self._record.missing(step, weights_digest(checkpoint), self._tasks):
             return True
-        self._tried[step] = stamp(checkpoint)
+        self._tried[step] = manifest_mtime(checkpoint)
         return False
 
     def _work(self, step: int, checkpoint: Path) -> Work:
@@ -249,7 +251,7 @@ def _evaluate(work: Work, watcher: Watcher, ranks: Ranks, check: bool) -> bool:
     on_main(lambda: watcher.loaded(work, problem), ranks)
     if subject is None:
         return False
-    if check and set(work.asked) <= set(absent_tasks(subject, options, work.asked)):
+    if check and set(work.asked) <= set(unavailable_tasks(subject, options, work.asked)):
         raise ValueError(f"none of the tasks {', '.join(work.asked)} could be run; see above")
     found = {}
     for name in work.tasks:

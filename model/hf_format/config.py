@@ -59,7 +59,7 @@ def family_of(config: GPTConfig) -> str:
     )
 
 
-def their_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
+def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
     """The content of config.json for a model of this shape."""
     family = family_of(config)
     common = {
@@ -101,7 +101,7 @@ def their_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
     }
 
 
-def our_config(path: Path, found: Mapping[str, Any]) -> GPTConfig:
+def ratchet_config(path: Path, found: Mapping[str, Any]) -> GPTConfig:
     """The shape that a published config.json describes.
 
     Raises: ValueError naming every field that our network cannot follow.

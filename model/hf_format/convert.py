@@ -12,10 +12,10 @@ from model.checkpoint import load_model, save_model
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.hf_format.card import model_card
-from model.hf_format.config import CLASSES, family_of, our_config, their_config
+from model.hf_format.config import CLASSES, family_of, hf_config, ratchet_config
 from model.hf_format.published import Published, find_published, read_weights
-from model.hf_format.tokenizer_files import read_theirs, write_theirs
-from model.hf_format.weights import our_model, their_weights
+from model.hf_format.tokenizer_files import read_hf_tokenizer, write_hf_tokenizer
+from model.hf_format.weights import hf_weights, ratchet_model
 from storage.atomic import new_folder, read_json, write_json, write_text
 from storage.byte_pairs import BytePairs, gpt2_byte_pairs, read_byte_pairs, write_byte_pairs
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
@@ -34,9 +34,9 @@ def import_model(
     _check_absent(out)
     published = find_published(source, revision)
     path = published.folder / "config.json"
-    config = our_config(path, _their_config(path))
+    config = ratchet_config(path, _read_hf_config(path))
     pairs = _tokenizer(published, tokenizer, config)
-    model = our_model(published.folder, config, read_weights(published.folder))
+    model = ratchet_model(published.folder, config, read_weights(published.folder))
     origin = {"source": published.source, "commit": published.commit}
     with new_folder(out) as aside:
         save_model(aside, model)
@@ -47,7 +47,7 @@ def import_model(
     _report(config, out)
 
 
-def _their_config(path: Path) -> dict[str, Any]:
+def _read_hf_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(
             f"{path.parent} holds no config.json; give a folder with config.json and "
@@ -66,7 +66,7 @@ def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> B
     if (folder / "meta.json").is_file():
         pairs = read_byte_pairs(folder)
     else:
-        pairs = read_theirs(folder, published.name)
+        pairs = read_hf_tokenizer(folder, published.name)
     if pairs is None and given is None and config.vocab_size == gpt2.n_vocab:
         log.info("%s has no tokenizer: its %d ids are taken for GPT-2's", folder, gpt2.n_vocab)
         pairs = gpt2
@@ -98,9 +98,9 @@ def export_model(checkpoint: Path, out: Path) -> None:
         )
     end = pairs.end_of_text
     with new_folder(out) as aside:
-        write_json(aside / "config.json", their_config(model.config, end))
-        _write_weights(aside / "model.safetensors", their_weights(model))
-        write_theirs(aside, pairs, model.config.context_length)
+        write_json(aside / "config.json", hf_config(model.config, end))
+        _write_weights(aside / "model.safetensors", hf_weights(model))
+        write_hf_tokenizer(aside, pairs, model.config.context_length)
         write_json(aside / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
         write_text(aside / "README.md", model_card(out.name, checkpoint, model.config))
     _report(model.config, out)

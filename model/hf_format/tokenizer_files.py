@@ -27,7 +27,7 @@ def byte_characters() -> dict[int, str]:
     }
 
 
-def read_theirs(folder: Path, name: str) -> BytePairs | None:
+def read_hf_tokenizer(folder: Path, name: str) -> BytePairs | None:
     """The tokenizer in Hugging Face's files, None if there are none.
 
     Raises: ValueError saying what in them is not byte-level BPE as GPT-2's is.
@@ -149,7 +149,7 @@ def _merged(token: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
 
-def write_theirs(folder: Path, pairs: BytePairs, context_length: int) -> None:
+def write_hf_tokenizer(folder: Path, pairs: BytePairs, context_length: int) -> None:
     """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into `folder`."""
     characters = byte_characters()
     vocabulary = {

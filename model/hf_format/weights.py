@@ -44,7 +44,7 @@ def their_names(family: str, name: str) -> tuple[str, ...]:
     return tuple(f"model.layers.{layer}.{there}.{leaf}" for there in LLAMA_NAMES[part])
 
 
-def their_weights(model: GPT) -> dict[str, Tensor]:
+def hf_weights(model: GPT) -> dict[str, Tensor]:
     """The weights under their names: dead rows cut, GPT-2's matrices transposed.
 
     GPT-2's class always has biases: where ours has none they are zeros, which compute the same.
@@ -60,12 +60,12 @@ def their_weights(model: GPT) -> dict[str, Tensor]:
         live = value.detach()[: config.vocab_size] if name in VOCABULARY_ROWS else value.detach()
         names = their_names(family, name)
         for their_name, part in zip(names, live.chunk(len(names)), strict=True):
-            turned = _turned(family, name, part)
+            turned = _transposed(family, name, part)
             found[their_name] = turned.clone(memory_format=torch.contiguous_format)
     return found
 
 
-def our_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GPT:
+def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GPT:
     """The network of this shape with these published weights, in float32.
 
     Raises: ValueError naming the first tensor that is missing, unknown or of another shape.
@@ -81,11 +81,11 @@ def our_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GPT:
         names = their_names(family, name)
         live = (config.vocab_size if name in VOCABULARY_ROWS else shape[0], *shape[1:])
         part_shape = (live[0] // len(names), *live[1:])
-        parts = [_turned(family, name, _take(path, left, there)) for there in names]
+        parts = [_transposed(family, name, _take(path, left, there)) for there in names]
         for there, part in zip(names, parts, strict=True):
             _check_shape(path, there, tuple(part.shape), part_shape)
         value = torch.cat(parts).float()
-        weights[name] = _with_dead_rows(value, shape[0]) if name in VOCABULARY_ROWS else value
+        weights[name] = _with_padding_rows(value, shape[0]) if name in VOCABULARY_ROWS else value
     if left:
         raise ValueError(
             f"{path} holds {min(left)} (and {len(left) - 1} others), which a {CLASSES[family]} of "
@@ -97,7 +97,7 @@ def our_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GPT:
     return model.eval()
 
 
-def _with_dead_rows(live: Tensor, rows: int) -> Tensor:
+def _with_padding_rows(live: Tensor, rows: int) -> Tensor:
     """`live` and below it, up to `rows`, its mean row. Shapes: (n, C) -> (rows, C).
 
     The training loss sees the logits of dead ids too. GPT-2's own logits are far below zero, so
@@ -108,7 +108,7 @@ def _with_dead_rows(live: Tensor, rows: int) -> Tensor:
     return torch.cat([live, mean.expand(rows - len(live), -1)])
 
 
-def _turned(family: str, name: str, value: Tensor) -> Tensor:
+def _transposed(family: str, name: str, value: Tensor) -> Tensor:
     """GPT-2's linear layers are stored as (in, out) there."""
     return value.T if family == "gpt2" and name.endswith(CONV1D) else value
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset.staging import _alone
-from data_prep.hub.supply import one_at_a_time
+from data_prep.hub.supply import download_lock
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare, prepare_part
 from data_prep.preparation.unit import UnitWork
-from data_prep.preparation.work_folder import Part, one_plans, only_preparer, part_preparer
+from data_prep.preparation.work_folder import Part, exclusive_lock, part_lock, planning_lock
 from data_prep.sources.file_source import file_source
 from eval.subject import EvalOptions
 from eval.watching.evals_file import Record
@@ -73,7 +73,7 @@ def test_parts_that_begin_together_replace_a_plan_that_nobody_follows(source, tm
     partial = tmp_path / "out.partial"
     prepare_part(source, tmp_path / "out", OPTIONS)
     shutil.rmtree(partial / "units")
-    with part_preparer(partial, Part(2, 2)):  # which is still to plan
+    with part_lock(partial, Part(2, 2)):  # which is still to plan
         prepare_part(source, tmp_path / "out", OTHER)
     assert merged(source, tmp_path / "out", OTHER) == right(source, tmp_path / "right", OTHER)
 
@@ -153,12 +153,12 @@ def running(run: RunFolder):
 @pytest.mark.parametrize(
     "locked",
     [
-        only_preparer,
-        lambda folder: part_preparer(folder, Part(1, 2)),
-        one_plans,
-        one_at_a_time,
+        exclusive_lock,
+        lambda folder: part_lock(folder, Part(1, 2)),
+        planning_lock,
+        download_lock,
         lambda folder: _alone(folder / "lock"),
-        lambda folder: RunFolder(folder).one_survivor(),
+        lambda folder: RunFolder(folder).emergency_save_lock(),
         lambda folder: running(RunFolder(folder)),
         recording,
     ],
@@ -232,12 +232,12 @@ def test_a_preparation_ends_well_where_an_open_file_keeps_its_folder(tmp_path, n
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
 def test_nothing_stays_of_a_listing_that_failed_there(tmp_path, nfs):
-    with pytest.raises(ValueError, match="the Hub is away"), one_at_a_time(tmp_path / "source"):
+    with pytest.raises(ValueError, match="the Hub is away"), download_lock(tmp_path / "source"):
         raise ValueError("the Hub is away")
     assert os.listdir(tmp_path) == []
 
 
 def test_what_went_wrong_is_told_even_if_its_folder_is_gone(tmp_path):
-    with pytest.raises(ValueError, match="the Hub is away"), one_at_a_time(tmp_path / "source"):
+    with pytest.raises(ValueError, match="the Hub is away"), download_lock(tmp_path / "source"):
         shutil.rmtree(tmp_path / "source")
         raise ValueError("the Hub is away")

@@ -14,8 +14,8 @@ from data_prep.preparation import unit as unit_module
 from data_prep.preparation.encoder import (
     CHECKED_FIRST,
     CHECKED_SHARE,
-    Disagreement,
     Encoder,
+    EncoderMismatch,
     Gigatoken,
     fast_encoder,
     is_sampled,
@@ -76,7 +76,9 @@ def made(folder: Path, fast, monkeypatch) -> dict[str, bytes]:
     work.run(0, unit, gpt2_tokenizer(), Silent())
     result = work.result(0)
     assert result is not None
-    assert result.encoder == ("tiktoken" if fast is None or work.fast_is_off else fast.name)
+    assert result.encoder == (
+        "tiktoken" if fast is None or work.fast_encoder_disabled else fast.name
+    )
     files = (folder / "units" / "000000").iterdir()
     return {path.name: path.read_bytes() for path in files if path.suffix == ".npy"}
 
@@ -195,7 +197,7 @@ def test_the_ids_of_a_shard_must_stand_for_as_many_bytes_as_its_text():
     encoder = Encoder(gpt2_tokenizer(), Faulty(""))
     counts = np.bincount(gpt2_tokenizer().encode_to_numpy("Hello world"), minlength=50257)
     encoder.check_bytes(counts, 11)
-    with pytest.raises(Disagreement):
+    with pytest.raises(EncoderMismatch):
         encoder.check_bytes(counts, 12)
 
 

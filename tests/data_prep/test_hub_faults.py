@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 
 from data_prep.fineweb import FineWebOptions, run
-from data_prep.hub.download import Downloader, Patience
+from data_prep.hub.download import Downloader, RetryPolicy
 from data_prep.hub.supply import AHEAD
 from data_prep.preparation.unit import UnitWork
 from tests.data_prep.test_prepare import folder_bytes
 from tests.fake_hub import FakeHub, Fault
 from tests.hub_fixtures import Maker
 
-IMPATIENT = Patience(
+IMPATIENT = RetryPolicy(
     attempts=8,
     first_wait=0.02,
     longest_wait=0.1,

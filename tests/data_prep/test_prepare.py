@@ -23,7 +23,7 @@ from data_prep.preparation import unit as unit_file
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare, prepare_part
 from data_prep.preparation.split import text_hash
-from data_prep.preparation.work_folder import Part, only_preparer, part_preparer
+from data_prep.preparation.work_folder import Part, exclusive_lock, part_lock
 from data_prep.sources import readers
 from data_prep.sources.file_source import file_source
 from data_prep.sources.python_docs import EmbeddedSource
@@ -330,7 +330,7 @@ def test_a_folder_of_other_things_is_an_error_and_an_empty_one_is_not(tmp_path):
 def test_a_second_preparer_is_an_error(tmp_path):
     write_lines(tmp_path / "a.jsonl", STORIES)
     with (
-        only_preparer(tmp_path / "out.partial"),
+        exclusive_lock(tmp_path / "out.partial"),
         pytest.raises(ValueError, match="another process is preparing"),
     ):
         prepared(tmp_path, "a.jsonl")
@@ -559,22 +559,22 @@ def test_parts_in_any_order_and_their_merge_are_the_bytes_of_one_run(tmp_path):
 
 def test_parts_run_at_once_but_neither_twice_nor_beside_a_merge(tmp_path):
     partial = tmp_path / "out.partial"
-    with part_preparer(partial, Part(1, 3)), part_preparer(partial, Part(2, 3)):
-        with pytest.raises(ValueError, match="preparing"), part_preparer(partial, Part(2, 3)):
+    with part_lock(partial, Part(1, 3)), part_lock(partial, Part(2, 3)):
+        with pytest.raises(ValueError, match="preparing"), part_lock(partial, Part(2, 3)):
             pass
-        with pytest.raises(ValueError, match="preparing"), only_preparer(partial):
+        with pytest.raises(ValueError, match="preparing"), exclusive_lock(partial):
             pass
     refused = pytest.raises(ValueError, match="preparing")
-    with only_preparer(partial), refused, part_preparer(partial, Part(1, 3)):
+    with exclusive_lock(partial), refused, part_lock(partial, Part(1, 3)):
         pass
 
 
 def test_parts_of_two_ways_of_sharing_do_not_run_at_once(tmp_path):
     partial = tmp_path / "out.partial"
     refused = pytest.raises(ValueError, match="prepared in 3 parts, which overlap with part 1/2")
-    with part_preparer(partial, Part(1, 3)), refused, part_preparer(partial, Part(1, 2)):
+    with part_lock(partial, Part(1, 3)), refused, part_lock(partial, Part(1, 2)):
         pass
-    with part_preparer(partial, Part(1, 2)):
+    with part_lock(partial, Part(1, 2)):
         pass
 
 

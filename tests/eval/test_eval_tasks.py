@@ -132,7 +132,7 @@ def test_an_option_for_no_task_or_no_file_is_refused(tmp_path):
 def test_lambada_counts_a_word_right_if_all_its_tokens_are_the_likeliest(tmp_path):
     text = "The cat sat on the"
     ids = SUBJECT.tokenizer.encode(text)
-    logits = SUBJECT.model.live_logits(SUBJECT.model.hidden(torch.tensor([ids])))[0, -1]
+    logits = SUBJECT.model.masked_logits(SUBJECT.model.hidden(torch.tensor([ids])))[0, -1]
     order = logits.log_softmax(-1).sort(descending=True)
     words = [SUBJECT.tokenizer.decode([int(i)]) for i in order.indices[:50_000]]
     best, other = (

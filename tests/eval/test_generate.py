@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.sampling.decoding import batches_of, draw_batches, generate, new_drafts
-from eval.sampling.next_token import GenerateOptions, penalise, pick, uniform_numbers
+from eval.sampling.decoding import generate, make_batches, new_drafts, sample_batches
+from eval.sampling.next_token import (
+    GenerateOptions,
+    apply_repetition_penalty,
+    sample_token,
+    uniform_numbers,
+)
 from tests.eval_subjects import tiny_model
 
 MODEL = tiny_model(context_length=24).eval()
@@ -24,10 +29,10 @@ def recomputed(prompt, options, where=(0, 0), model=MODEL):
     window, context_length = list(prompt), model.config.context_length
     for step in range(options.max_tokens):
         window = window[-(context_length // 2) :] if len(window) > context_length else window
-        logits = model.live_logits(model.hidden(torch.tensor([window])))[:, -1]
+        logits = model.masked_logits(model.hidden(torch.tensor([window])))[:, -1]
         seen = torch.zeros_like(logits, dtype=torch.bool).index_fill(1, torch.tensor(ids), True)
-        logits = penalise(logits, seen, options.repetition_penalty)
-        token = pick(logits, uniforms[step : step + 1], options).item()
+        logits = apply_repetition_penalty(logits, seen, options.repetition_penalty)
+        token = sample_token(logits, uniforms[step : step + 1], options).item()
         if token == END:
             break
         window, ids = [*window, token], [*ids, token]
@@ -37,7 +42,7 @@ def recomputed(prompt, options, where=(0, 0), model=MODEL):
 def drawn(prompts, options, model=MODEL):
     """The finished samples."""
     drafts = new_drafts(TOKENIZER, prompts, options)
-    draw_batches(model, batches_of(drafts, options), options)
+    sample_batches(model, make_batches(drafts, options), options)
     return [draft.sample() for draft in drafts]
 
 
@@ -64,8 +69,8 @@ def test_the_smallest_window_goes_on_too():
     [sample] = drawn(["A list"], options, model)
     window, expected = TOKENIZER.encode("A list")[-1], []
     for uniform in uniform_numbers(options.seed, 0, 0, 5):
-        logits = model.live_logits(model.hidden(torch.tensor([[window]])))[:, -1]
-        window = pick(logits, uniform[None], options).item()
+        logits = model.masked_logits(model.hidden(torch.tensor([[window]])))[:, -1]
+        window = sample_token(logits, uniform[None], options).item()
         expected.append(window)
     assert list(sample.token_ids) == expected
 
@@ -121,7 +126,7 @@ def test_the_sum_of_log_probabilities_is_the_models_own():
     [sample] = drawn(["A list"], GenerateOptions(max_tokens=8, temperature=0.5, top_p=0.9))
     prompt = TOKENIZER.encode("A list")
     ids = torch.tensor([[*prompt, *sample.token_ids]])
-    nats = MODEL.live_logits(MODEL.hidden(ids[:, :-1])).log_softmax(-1)
+    nats = MODEL.masked_logits(MODEL.hidden(ids[:, :-1])).log_softmax(-1)
     own = nats.gather(2, ids[:, 1:, None])[0, len(prompt) - 1 :].sum().item()
     assert sample.logprob_sum == pytest.approx(own, rel=1e-5)
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from eval.sampling.next_token import (
     GenerateOptions,
+    apply_repetition_penalty,
     check_logits,
-    likely_tokens,
+    filter_logits,
     log_probabilities,
-    penalise,
-    pick,
+    sample_token,
 )
 
 
@@ -25,7 +25,7 @@ def test_dead_ids_and_impossible_tokens_are_never_picked(temperature, top_k, top
     options = GenerateOptions(temperature=temperature, top_k=top_k, top_p=top_p)
     logits = torch.linspace(5, -5, 40).repeat(2, 1)
     logits[:, 33:] = -math.inf
-    picked = pick(logits, torch.tensor([uniform, math.nextafter(1, 0)]).double(), options)
+    picked = sample_token(logits, torch.tensor([uniform, math.nextafter(1, 0)]).double(), options)
     assert picked.max() < min(33, top_k or 33)
 
 
@@ -36,8 +36,10 @@ def test_a_penalty_wakes_no_dead_id(temperature):
     logits[:, 33:] = -math.inf
     for penalty in (0.01, 100.0):
         options = replace(options, repetition_penalty=penalty)
-        penalised = penalise(logits, seen, penalty)
-        picks = [pick(penalised, torch.tensor([u / 50]).double(), options) for u in range(50)]
+        penalised = apply_repetition_penalty(logits, seen, penalty)
+        picks = [
+            sample_token(penalised, torch.tensor([u / 50]).double(), options) for u in range(50)
+        ]
         assert max(picks) < 33
 
 
@@ -45,7 +47,9 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
     for top_p, kept in [(0.4, {1}), (0.79, {1, 3}), (0.81, {0, 1, 3}), (1.0, {0, 1, 2, 3})]:
         options = GenerateOptions(top_p=top_p, top_k=0)
-        assert {pick(logits, torch.tensor([u / 200]), options).item() for u in range(200)} == kept
+        assert {
+            sample_token(logits, torch.tensor([u / 200]), options).item() for u in range(200)
+        } == kept
 
 
 def test_almost_equal_tokens_that_change_places_leave_the_choice_alone():
@@ -53,14 +57,14 @@ def test_almost_equal_tokens_that_change_places_leave_the_choice_alone():
     for number in torch.linspace(0, 0.99, 34).double():
         nudged = [logits + torch.tensor([0, x, -x, 0]) for x in (1e-6, -1e-6)]
         options = GenerateOptions(top_k=3)
-        one, other = (pick(x[None], number[None], options) for x in nudged)
+        one, other = (sample_token(x[None], number[None], options) for x in nudged)
         assert one == other
 
 
 def test_frequencies_are_the_softmax_of_the_logits():
     logits = torch.tensor([0.1, 1.3, -0.4]).repeat(30_000, 1)
     uniforms = torch.rand(30_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    picked = pick(logits, uniforms, GenerateOptions(temperature=0.7, top_k=0))
+    picked = sample_token(logits, uniforms, GenerateOptions(temperature=0.7, top_k=0))
     shares = torch.bincount(picked, minlength=3) / 30_000
     torch.testing.assert_close(shares, (logits[0] / 0.7).softmax(0), atol=0.01, rtol=0)
 
@@ -81,7 +85,7 @@ def test_probabilities_are_those_of_transformers(temperature, top_k, top_p, pena
     wanted = transformers.LogitsProcessorList(theirs)(ids, logits).double().softmax(-1)
     options = GenerateOptions(temperature=temperature, top_k=top_k, top_p=top_p)
     seen = torch.zeros(3, 80, dtype=torch.bool).scatter(1, ids, True)
-    found, kept = likely_tokens(penalise(logits, seen, penalty), options)
+    found, kept = filter_logits(apply_repetition_penalty(logits, seen, penalty), options)
     ours = torch.zeros(3, 80).double().scatter(1, kept, found / found.sum(-1, keepdim=True))
     torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-5)
 

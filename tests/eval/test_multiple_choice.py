@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.scoring.multiple_choice import Item, Scores, encode_together, score_items
-from eval.scoring.shared_context import LENGTH_MULTIPLE, batches_of
+from eval.scoring.shared_context import LENGTH_MULTIPLE, make_batches
 from eval.subject import EvalOptions
 from eval.tasks.hellaswag import items_from_file
 from eval.tasks.pydoc_choice import ITEMS, pydoc_choice
@@ -56,7 +56,7 @@ def test_neither_padding_nor_neighbours_change_a_score(tokens_per_batch, order):
 
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=60), st.integers(1, 4096))
 def test_every_row_is_in_one_batch_whose_shape_holds_it(lengths, capacity):
-    batches = batches_of(lengths, capacity)
+    batches = make_batches(lengths, capacity)
     assert sorted(row for batch in batches for row in batch.trees) == list(range(len(lengths)))
     for batch in batches:
         count, padded = batch.shape

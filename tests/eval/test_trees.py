@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eval.scoring.shared_context
-from eval.scoring.shared_context import COLUMNS, Tree, batches_of, fitting_trees, score_trees
+from eval.scoring.shared_context import (
+    COLUMNS,
+    SharedContext,
+    make_batches,
+    score_trees,
+    truncated_contexts,
+)
 from eval.subject import EvalOptions
 from tests.eval_subjects import tiny_subject
 from tests.launching import together
@@ -17,7 +23,7 @@ from tests.launching import together
 SUBJECT = tiny_subject()
 IDS = st.integers(0, 300)
 TREES = st.builds(
-    Tree,
+    SharedContext,
     st.lists(IDS, min_size=1, max_size=20),
     st.lists(st.lists(IDS, min_size=1, max_size=9), min_size=1, max_size=5).map(tuple),
 )
@@ -27,29 +33,29 @@ TREES = st.builds(
 @given(st.lists(TREES, min_size=1, max_size=6), st.integers(1, 400))
 def test_endings_that_share_a_row_are_scored_as_if_alone(trees, capacity):
     shared = score_trees(SUBJECT, trees, EvalOptions(tokens_per_batch=capacity))
-    alone = [Tree(tree.context, (branch,)) for tree in trees for branch in tree.branches]
+    alone = [SharedContext(tree.context, (branch,)) for tree in trees for branch in tree.branches]
     np.testing.assert_allclose(shared, score_trees(SUBJECT, alone, EvalOptions()), atol=2e-4)
 
 
 def test_rotary_positions_are_shared_too():
     subject = tiny_subject(position="rope")
-    tree = Tree([1, 2, 3], ([4, 5], [6, 7, 8]))
-    alone = [Tree([1, 2, 3], (branch,)) for branch in tree.branches]
+    tree = SharedContext([1, 2, 3], ([4, 5], [6, 7, 8]))
+    alone = [SharedContext([1, 2, 3], (branch,)) for branch in tree.branches]
     shared = score_trees(subject, [tree], EvalOptions())
     np.testing.assert_allclose(shared, score_trees(subject, alone, EvalOptions()), atol=2e-4)
 
 
 def test_a_tree_may_be_longer_than_the_context_if_no_branch_is():
     branches = tuple([i] * 30 for i in range(5))
-    [tree], truncated = fitting_trees([7] * 18, branches, 48)
+    [tree], truncated = truncated_contexts([7] * 18, branches, 48)
     assert (tree.length > 48, truncated) == (True, 0)
-    alone = [Tree([7] * 18, (branch,)) for branch in branches]
+    alone = [SharedContext([7] * 18, (branch,)) for branch in branches]
     shared = score_trees(SUBJECT, [tree], EvalOptions())
     np.testing.assert_allclose(shared, score_trees(SUBJECT, alone, EvalOptions()), rtol=1e-4)
 
 
 def test_branches_that_do_not_fit_get_trees_with_the_context_that_they_leave_room_for():
-    trees, truncated = fitting_trees([1, 2, 3, 4], ([5], [6, 7, 8]), 5)
+    trees, truncated = truncated_contexts([1, 2, 3, 4], ([5], [6, 7, 8]), 5)
     assert [(list(t.context), list(t.branches[0])) for t in trees] == [
         ([1, 2, 3, 4], [5]),
         ([2, 3, 4], [6, 7, 8]),
@@ -58,8 +64,10 @@ def test_branches_that_do_not_fit_get_trees_with_the_context_that_they_leave_roo
 
 
 def test_a_token_that_is_the_likeliest_is_told_from_one_that_is_not():
-    best = int(SUBJECT.model.live_logits(SUBJECT.model.hidden(torch.tensor([[5]])))[0, 0].argmax())
-    found = score_trees(SUBJECT, [Tree([5], ([best], [best + 1]))], EvalOptions())
+    best = int(
+        SUBJECT.model.masked_logits(SUBJECT.model.hidden(torch.tensor([[5]])))[0, 0].argmax()
+    )
+    found = score_trees(SUBJECT, [SharedContext([5], ([best], [best + 1]))], EvalOptions())
     assert found[:, 1].tolist() == [0, 1]
 
 
@@ -78,8 +86,8 @@ class SmallMemory:
         return self.real(subject, trees, shape, dtype)
 
 
-def some_trees() -> list[Tree]:
-    return [Tree(list(range(1, 4 + i % 7)), ([9, i], [8], [i, i, 7])) for i in range(40)]
+def some_trees() -> list[SharedContext]:
+    return [SharedContext(list(range(1, 4 + i % 7)), ([9, i], [8], [i, i, 7])) for i in range(40)]
 
 
 def test_out_of_memory_halves_the_batch_and_the_answer_stays(monkeypatch, caplog):
@@ -128,5 +136,5 @@ def test_two_ranks_find_the_same_bits_as_one(tmp_path):
 
 
 def test_lengths_have_few_shapes():
-    batches = batches_of([i % 200 + 1 for i in range(5000)], 2048)
+    batches = make_batches([i % 200 + 1 for i in range(5000)], 2048)
     assert len({batch.shape for batch in batches}) <= 200 // 16 + 2

@@ -19,7 +19,7 @@ from model.gpt import GPT
 from model.hf_format.card import weights_named
 from model.hf_format.config import family_of
 from model.hf_format.convert import export_model, import_model
-from model.hf_format.tokenizer_files import byte_characters, read_theirs, write_theirs
+from model.hf_format.tokenizer_files import byte_characters, read_hf_tokenizer, write_hf_tokenizer
 from storage.atomic import read_json, write_json
 from storage.byte_pairs import GPT2_PATTERN, BytePairs, ranks_file, read_byte_pairs
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
@@ -107,7 +107,7 @@ def greedy(model, ids, count=20):
     """Continue `ids` by our network, one argmax after the other."""
     with torch.no_grad():
         for _ in range(count):
-            logits = model.live_logits(model.hidden(torch.tensor([ids]))[:, -1])
+            logits = model.masked_logits(model.hidden(torch.tensor([ids]))[:, -1])
             ids = [*ids, int(logits.argmax())]
     return ids
 
@@ -350,7 +350,7 @@ def test_the_card_takes_the_figures_of_the_runs_watcher_for_this_step_and_these_
 @pytest.fixture(scope="module")
 def gpt2_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    write_theirs(folder, BytePairs("gpt2", GPT2_PATTERN, gpt2_tokenizer().ranks), 48)
+    write_hf_tokenizer(folder, BytePairs("gpt2", GPT2_PATTERN, gpt2_tokenizer().ranks), 48)
     write_json(folder / "config.json", {"model_type": "gpt2"})
     return folder
 
@@ -402,7 +402,7 @@ def test_vocabulary_and_merges_are_openais(gpt2_files):
 
 
 def test_vocabulary_and_merges_alone_give_gpt2s_ranks(gpt2_files, tmp_path):
-    found = read_theirs(only(gpt2_files, tmp_path / "t", "vocab.json", "merges.txt"), "x")
+    found = read_hf_tokenizer(only(gpt2_files, tmp_path / "t", "vocab.json", "merges.txt"), "x")
     assert found is not None
     assert found.ranks == gpt2_tokenizer().ranks
     assert found.pattern == gpt2_tokenizer().pattern
@@ -525,7 +525,7 @@ def test_tokenizers_that_ours_is_not_are_refused(gpt2_files, tmp_path, change, m
     change(whole)
     write_json(tmp_path / "tokenizer.json", whole)
     with pytest.raises(ValueError, match=message):
-        read_theirs(tmp_path, "x")
+        read_hf_tokenizer(tmp_path, "x")
 
 
 @pytest.mark.parametrize(

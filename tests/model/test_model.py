@@ -170,14 +170,14 @@ def test_logits_for_scoring_are_float32_under_autocast_far_from_zero_too():
     with torch.no_grad():
         model.wte.weight[:, 0] -= 25.0  # shifts all logits of a state alike
         states[..., 0] = 4.0
-        exact = model.live_logits(states)
+        exact = model.masked_logits(states)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(model.live_logits(states), exact)
+            assert torch.equal(model.masked_logits(states), exact)
     assert exact[..., :300].max() < -90
 
 
 def test_padding_ids_are_never_alive():
-    logits = fresh(SMALL).live_logits(torch.randn(1, 2, 32))
+    logits = fresh(SMALL).masked_logits(torch.randn(1, 2, 32))
     assert logits.shape == (1, 2, 384)
     assert torch.isinf(logits[..., 300:]).all()
     assert torch.isfinite(logits[..., :300]).all()

@@ -58,4 +58,4 @@ def test_variables_of_the_users_own_are_left_in_force():
 def test_without_glibc_nothing_is_touched(monkeypatch):
     monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("there is no mallopt"))
-    assert not allocator.keep_memory()
+    assert not allocator.keep_large_blocks()

@@ -105,5 +105,5 @@ def test_a_survivor_has_the_time_of_a_last_save_too(one_of_two, monkeypatch):
     codes = []
     monkeypatch.setattr(ending.os, "_exit", codes.append)
     monkeypatch.setattr(ending.logging, "shutdown", lambda: None)
-    ending._outlive(run, RuntimeError("NCCL error: unhandled system error"))
+    ending._exit_after_failure(run, RuntimeError("NCCL error: unhandled system error"))
     assert (seconds, codes) == ([LAST_SAVE_SECONDS], [ending.PEER_LOST_CODE])

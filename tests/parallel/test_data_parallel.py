@@ -16,7 +16,7 @@ from model.gpt import GPT
 from model.config import GPTConfig
 from model.loss import NextTokenLoss
 from parallel.data_parallel import replicate
-from parallel.collectives import from_everyone
+from parallel.collectives import all_gather_object
 from parallel.ranks import start, stop
 
 me = start("cpu")
@@ -48,7 +48,7 @@ ways = {"none": (plain, "none"), "bfloat16": (plain, "bfloat16"), "compiled": (c
 for name, (module, compression) in ways.items():
     pieces.clear()
     got = gradients(replicate(module, me, compression), me.rank)
-    sums = from_everyone(hashlib.sha256(got.numpy().tobytes()).hexdigest())
+    sums = all_gather_object(hashlib.sha256(got.numpy().tobytes()).hexdigest())
     gap = (got - exact).abs()
     found[name] = {
         "identical": len(set(sums)) == 1,

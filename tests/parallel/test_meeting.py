@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from parallel import ranks
 from parallel import rendezvous as meeting
-from parallel.rendezvous import MeetingPlace, dump_flight_record, meet
+from parallel.rendezvous import RendezvousStore, dump_flight_record, rendezvous
 from parallel.shared_errors import SharedError
 from tests.launching import together
 
@@ -39,13 +39,13 @@ def place(monkeypatch):
     """A launcher's store of this process, and no patience."""
     monkeypatch.setattr(meeting, "ARRIVAL_SECONDS", 0.1)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    yield MeetingPlace("127.0.0.1", store.port, "0", by_launcher=True)
+    yield RendezvousStore("127.0.0.1", store.port, "0", by_launcher=True)
     del store
 
 
 def test_where_rank_0_is_missing_another_one_tells(place):
     with pytest.raises(ValueError, match=r"not all 3 ranks .*missing: rank 0, 2; ") as told:
-        meet(place, 1, 3)
+        rendezvous(place, 1, 3)
     assert not isinstance(told.value, SharedError)
 
 
@@ -62,16 +62,16 @@ def test_no_rank_leaves_before_rank_0_has_given_up_and_can_tell(place, monkeypat
 
     monkeypatch.setattr(meeting, "time", SimpleNamespace(monotonic=time.monotonic, sleep=look))
     with pytest.raises(SharedError, match="missing: rank 2"):
-        meet(place, 1, 3)
+        rendezvous(place, 1, 3)
     assert next(looks) > 20
 
 
 def test_a_rank_that_came_to_an_earlier_attempt_is_not_there(place):
     with pytest.raises(ValueError, match="missing: rank 1"):
-        meet(place, 0, 2)
-    again = MeetingPlace(place.host, place.port, "1", by_launcher=True)
+        rendezvous(place, 0, 2)
+    again = RendezvousStore(place.host, place.port, "1", by_launcher=True)
     with pytest.raises(ValueError, match="missing: rank 0"):
-        meet(again, 1, 2)
+        rendezvous(again, 1, 2)
 
 
 def test_a_meeting_place_that_does_not_answer_is_named(monkeypatch):
@@ -80,7 +80,7 @@ def test_a_meeting_place_that_does_not_answer_is_named(monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         with pytest.raises(ValueError, match=f"rank 0 does not answer at 127.0.0.1:{port}"):
-            meet(MeetingPlace("127.0.0.1", port, "0", by_launcher=False), 1, 2)
+            rendezvous(RendezvousStore("127.0.0.1", port, "0", by_launcher=False), 1, 2)
 
 
 def test_one_rank_alone_has_no_flight_record(tmp_path):

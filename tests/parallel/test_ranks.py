@@ -12,20 +12,20 @@ import torch
 
 from parallel import collectives, ranks
 from parallel import shared_errors as mistakes
-from parallel.rendezvous import RollCall
+from parallel.rendezvous import LivenessCheck
 from parallel.shared_errors import SharedError
 from tests.launching import ENVIRONMENT, REPO, torchrun
 
 TOGETHER = """
 import sys, torch
 from parallel.ranks import start, stop, user_errors
-from parallel.collectives import sum_over_ranks, from_main, raise_together
+from parallel.collectives import sum_over_ranks, broadcast_object, raise_on_all_ranks
 with user_errors():
     me = start("cpu")
     total = sum_over_ranks(torch.tensor(float(me.rank + 1)))
     assert total.item() == 3.0, total
-    assert from_main(me.rank) == 0
-    raise_together(ValueError("disk 7 is missing") if me.rank == 1 else None)
+    assert broadcast_object(me.rank) == 0
+    raise_on_all_ranks(ValueError("disk 7 is missing") if me.rank == 1 else None)
 """
 
 
@@ -33,10 +33,10 @@ def test_alone_every_function_gives_back_its_input():
     me = ranks.start("cpu")
     assert (me.rank, me.world_size, me.is_main) == (0, 1, True)
     assert collectives.sum_over_ranks(torch.tensor(2.0)).item() == 2.0
-    assert collectives.from_main("x") == "x"
-    collectives.raise_together(None)
+    assert collectives.broadcast_object("x") == "x"
+    collectives.raise_on_all_ranks(None)
     with pytest.raises(ValueError, match="^bad$"):
-        collectives.raise_together(ValueError("bad"))
+        collectives.raise_on_all_ranks(ValueError("bad"))
 
 
 @pytest.mark.parametrize(("device", "message"), [("tpu", "tpu is not known"), ("cuda", "no CUDA")])
@@ -93,7 +93,7 @@ def test_a_rank_that_torchrun_stops_while_it_waits_leaves_the_group_and_asks_for
     done = []
     monkeypatch.setattr(mistakes.time, "sleep", stopped)
     monkeypatch.setattr(ranks, "stop", lambda: done.append("stop"))
-    monkeypatch.setattr(ranks, "dismiss_launcher", lambda: done.append("dismiss"))
+    monkeypatch.setattr(ranks, "prevent_restart", lambda: done.append("dismiss"))
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit, match="75"), ranks.user_errors():
         raise SharedError("rank 0: no data")
@@ -107,7 +107,7 @@ def two_gpus(monkeypatch):
     for name in ("set_device", "set_per_process_memory_fraction"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)
-    monkeypatch.setattr(ranks, "meet", lambda *_: None)
+    monkeypatch.setattr(ranks, "rendezvous", lambda *_: None)
     monkeypatch.setattr(ranks.dist, "init_process_group", lambda *_, **__: None)
     environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     address = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
@@ -139,8 +139,8 @@ def test_the_bound_on_the_start_can_be_set_while_a_rank_is_silenced(two_gpus):
 
 ORPHAN = """
 import os, sys, time
-from parallel.ranks import die_with_launcher
-die_with_launcher()
+from parallel.ranks import exit_with_launcher
+exit_with_launcher()
 open(sys.argv[1], "w").write(str(os.getpid()))
 time.sleep(60)
 """
@@ -182,16 +182,16 @@ def test_only_a_launcher_that_would_start_again_is_dismissed(
     for name, value in (("RUN_ID", "x"), ("MAX_RESTARTS", restarts), ("RESTART_COUNT", done)):
         monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
-    ranks.dismiss_launcher()
+    ranks.prevent_restart()
     assert sent == ([(os.getppid(), signal.SIGTERM)] if asked else [])
 
 
 def test_without_a_group_a_roll_call_blames_nobody():
-    assert RollCall().silent() == []
+    assert LivenessCheck().unresponsive_ranks() == []
 
 
 def test_work_is_left_together_once_a_stop_is_wanted():
     me = ranks.start("cpu")
-    collectives.stop_together(me)
+    collectives.stop_on_all_ranks(me)
     with pytest.raises(collectives.StopAgreed):
-        collectives.stop_together(ranks.Ranks(0, 1, 0, 1, me.device, stop_wanted=lambda: True))
+        collectives.stop_on_all_ranks(ranks.Ranks(0, 1, 0, 1, me.device, stop_wanted=lambda: True))

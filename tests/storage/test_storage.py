@@ -13,7 +13,7 @@ import pytest
 from storage.atomic import new_file, new_folder, read_json, write_json
 from storage.checkpoint_folder import step_of, verify_checkpoint, write_manifest
 from storage.digest import DigestCache, file_sha256, fingerprint
-from storage.json_lines import cut_lines
+from storage.json_lines import truncate_metrics
 from storage.retention import Retention
 from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import validation_loss_of
@@ -216,7 +216,7 @@ def test_metric_lines_past_the_resumed_step_and_a_torn_line_move_away(tmp_path):
     metrics, discarded = tmp_path / "metrics.jsonl", tmp_path / "gone.jsonl"
     lines = [json.dumps({"step": step}) for step in range(4)]
     metrics.write_text("\n".join(lines) + '\n{"step": 4, "tr')
-    cut_lines(metrics, discarded, first_step=2)
+    truncate_metrics(metrics, discarded, first_step=2)
     assert metrics.read_text().splitlines() == lines[:2]
     assert discarded.read_text().splitlines() == [*lines[2:], '{"step": 4, "tr']
 
@@ -224,6 +224,6 @@ def test_metric_lines_past_the_resumed_step_and_a_torn_line_move_away(tmp_path):
 def test_a_damaged_byte_among_the_metric_lines_moves_its_line_away(tmp_path):
     metrics, discarded = tmp_path / "metrics.jsonl", tmp_path / "gone.jsonl"
     metrics.write_bytes(b'{"step": 0, "a": "\xff"}\n{"step": 1\xff}\n{"step": 2}\n')
-    assert cut_lines(metrics, discarded, first_step=3) == 2
+    assert truncate_metrics(metrics, discarded, first_step=3) == 2
     assert metrics.read_text() == '{"step": 2}\n'
     assert discarded.read_text() == '{"step": 0, "a": "\ufffd"}\n{"step": 1\ufffd}\n'

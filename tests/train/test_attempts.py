@@ -7,7 +7,7 @@ import pytest
 from storage.run_folder import RunFolder
 from tests.runs import built, nano_config
 from train.recovery import restarts as attempts
-from train.recovery.restarts import begin_attempt
+from train.recovery.restarts import count_restart
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def started(folder, step, by_itself=True, state="running"):
-    folder.attempt = begin_attempt(folder, step, by_itself)
+    folder.attempt = count_restart(folder, step, by_itself)
     folder.write_status(state, step, "bad batch")
     return folder.attempt["attempts"]
 

@@ -20,7 +20,7 @@ from tests.data_sets import tiny_data_set
 from tests.faults import with_fault
 from tests.launching import ENVIRONMENT, REPO, python, torchrun
 from tests.runs import built, flags, lines, losses, nano_config, run_to_end, tiny_config
-from train.checkpoints.disk_space import check_space, room_for_checkpoints
+from train.checkpoints.disk_space import check_space, space_for_checkpoints
 from train.command_line import parse
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.recovery.ending import finish
@@ -139,7 +139,7 @@ def test_fine_tuning_from_nothing_is_refused(data, tmp_path):
 
 
 def test_a_full_disk_is_foreseen(tmp_path):
-    room = room_for_checkpoints(RunFolder(tmp_path / "run"), SaveConfig(), 100, 10**15)
+    room = space_for_checkpoints(RunFolder(tmp_path / "run"), SaveConfig(), 100, 10**15)
     with pytest.raises(ValueError, match="GB free, 3 checkpoints and one in the making take"):
         check_space(room)
 
@@ -200,7 +200,7 @@ def attempt(tmp_path, monkeypatch):
 
     def start(by_itself):
         shutil.rmtree(config.out / "tensorboard", ignore_errors=True)  # it waits for a new second
-        monkeypatch.setattr("train.build.started_again", lambda: by_itself)
+        monkeypatch.setattr("train.build.is_restart", lambda: by_itself)
         with pytest.raises(RuntimeError, match="a bad batch"):
             finish(with_fault(built(config), crash))
         return RunFolder(config.out)

@@ -73,7 +73,7 @@ def broken_on(rank, monkeypatch):
     def fail(*_):
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(black_box, "from_everyone", both)
+    monkeypatch.setattr(black_box, "all_gather_object", both)
     if rank == 0:
         monkeypatch.setattr(black_box, "examine", fail)
 

@@ -20,7 +20,7 @@ from train.config import SaveConfig
 from train.doctor import check_data, check_rehearsal, check_room, check_run_folder, examine, table
 from train.preflight import machine_checks as symptoms
 from train.preflight.inputs import check_inputs
-from train.preflight.machine_checks import judge_agreement
+from train.preflight.machine_checks import agreement_verdict
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_help_and_mistakes_name_the_doctor(capsys, monkeypatch):
     ],
 )
 def test_a_rank_that_computes_otherwise_is_named(exact, bits, verdict, text):
-    found = judge_agreement(exact, bits)
+    found = agreement_verdict(exact, bits)
     assert (found.verdict, text in found.text) == (verdict, True)
 
 
@@ -177,11 +177,11 @@ def test_a_rank_that_computes_otherwise_is_named(exact, bits, verdict, text):
     ],
 )
 def test_a_temperature_that_cannot_be_read_is_said(celsius, text):
-    assert symptoms.judge_heat(celsius).startswith(text)
+    assert symptoms.temperature_verdict(celsius).startswith(text)
 
 
 def test_clocks_apart_and_an_old_torch_are_found(monkeypatch):
-    monkeypatch.setattr(symptoms, "from_everyone", lambda own: [own, own + 60])
+    monkeypatch.setattr(symptoms, "all_gather_object", lambda own: [own, own + 60])
     assert symptoms.check_clocks(alone()).verdict == "warn"
     monkeypatch.setattr(symptoms.torch, "__version__", "2.9.1+cu130")
     assert symptoms.check_versions()[0].verdict == "fail"

@@ -14,7 +14,14 @@ from tests.data_sets import tiny_data_set
 from tests.faults import scaled, with_fault
 from tests.runs import built, lines, losses, run_to_end, tiny_config
 from tests.train.test_resume import KEEP_ALL, forget_after
-from train.guards.spikes import FEWEST, STEPS_UNREAD, Guard, GuardConfig, read_history, spread
+from train.guards.spikes import (
+    FEWEST,
+    STEPS_UNREAD,
+    Guard,
+    GuardConfig,
+    mean_and_deviation,
+    read_history,
+)
 from train.loop import train
 from train.progress import SKIPPED
 from train.step import train_step
@@ -68,7 +75,7 @@ def test_without_spikes_to_skip_there_is_no_limit():
 
 @pytest.mark.parametrize("values", [[1.0] * FEWEST, [1.0, 2.0], []])
 def test_values_all_alike_or_too_few_have_no_spread(values):
-    assert spread(values) is None
+    assert mean_and_deviation(values) is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_history_is_read_back_from_the_lines_as_it_was(tmp_path):
     writer.write(30, {"tokens": 1})
     writer.close()
     again = Guard(GuardConfig())
-    again.recall(read_history(tmp_path / "metrics.jsonl", 30, 128))
+    again.load_history(read_history(tmp_path / "metrics.jsonl", 30, 128))
     assert list(again._applied) == list(kept._applied)
 
 
@@ -115,7 +122,9 @@ def test_a_spike_is_skipped_once_and_the_next_step_is_not(data, tmp_path):
 
 def test_a_skipped_spike_leaves_weights_and_moments_untouched(data, tmp_path):
     run = with_fault(built(tiny_config(data, tmp_path / "run", guard=GUARD)), scaled(0, 1e4))
-    run.progress.guard.recall([(step, 10.0 + step % 2, 1.0 + step % 2) for step in range(-10, 0)])
+    run.progress.guard.load_history(
+        [(step, 10.0 + step % 2, 1.0 + step % 2) for step in range(-10, 0)]
+    )
     before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
     values = train_step(run, run.loader.next_step(), 1e-2, stop_wanted=False)
     run.close()

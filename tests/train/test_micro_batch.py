@@ -20,7 +20,12 @@ from train.batch_plan import BatchPlan
 from train.config import Config, SaveConfig
 from train.memory import micro_batch
 from train.memory.forecast import FIRST_STEPS
-from train.memory.micro_batch import choose_micro_batch, largest_that_runs, leave_word, try_out
+from train.memory.micro_batch import (
+    choose_micro_batch,
+    find_runnable_micro_batch,
+    largest_that_runs,
+    request_smaller_micro_batch,
+)
 from train.preflight.inputs import check_inputs
 
 GIB = 2**30
@@ -88,14 +93,18 @@ class Demanding(torch.nn.Module):
 
 def test_a_choice_that_does_not_run_is_halved_before_the_first_step():
     step, plan = Demanding(windows=3), BatchPlan(16, 32, 8, 1)
-    assert try_out(step, plan, torch.float32, alone()) == replace(plan, micro_batch=2)
+    assert find_runnable_micro_batch(step, plan, torch.float32, alone()) == replace(
+        plan, micro_batch=2
+    )
     assert step.tried == [8, 4, 2, 2]
     assert step.weight.grad is None
 
 
 def test_one_window_that_does_not_run_is_refused_with_the_cures():
     with pytest.raises(ValueError, match="one window at a time does not fit .*--context-length"):
-        try_out(Demanding(windows=0), BatchPlan(16, 32, 8, 1), torch.float32, alone())
+        find_runnable_micro_batch(
+            Demanding(windows=0), BatchPlan(16, 32, 8, 1), torch.float32, alone()
+        )
 
 
 def test_other_errors_of_an_attempt_are_not_taken_for_a_lack_of_memory():
@@ -170,8 +179,8 @@ def test_a_start_heeds_the_word_that_the_one_before_left(tmp_path):
     config = nano_config(tmp_path, micro_batch="auto")
     run = built(config)
     run.close()
-    leave_word(run.folder, run.plan)
-    leave_word(run.folder, run.plan)  # of another rank
+    request_smaller_micro_batch(run.folder, run.plan)
+    request_smaller_micro_batch(run.folder, run.plan)  # of another rank
     again = built(config)
     again.close()
     assert (run.plan.micro_batch, again.plan.micro_batch) == (8, 4)
@@ -180,7 +189,7 @@ def test_a_start_heeds_the_word_that_the_one_before_left(tmp_path):
 
 def test_starts_that_each_take_half_are_not_given_up_and_the_others_are(tmp_path, monkeypatch):
     monkeypatch.setattr("train.recovery.restarts.FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr("train.build.started_again", lambda: True)
+    monkeypatch.setattr("train.build.is_restart", lambda: True)
     config, sizes = nano_config(tmp_path, micro_batch="auto", batch_tokens=16 * 64), []
     with pytest.raises(ValueError, match="started 4 times at step 0 and came no further"):
         while True:
@@ -188,13 +197,13 @@ def test_starts_that_each_take_half_are_not_given_up_and_the_others_are(tmp_path
             run = built(config)
             run.close()
             run.folder.write_status("failed", 0, "out of memory")
-            leave_word(run.folder, run.plan)
+            request_smaller_micro_batch(run.folder, run.plan)
             sizes.append(run.plan.micro_batch)
     assert sizes == [64, 32, 16, 8, 4, 2, 1, 1, 1, 1]
 
 
 def test_a_rank_that_reads_an_older_run_folder_does_as_rank_0_has_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.preflight.inputs.from_main", lambda _: (4, ("finished", 8)))
+    monkeypatch.setattr("train.preflight.inputs.broadcast_object", lambda _: (4, ("finished", 8)))
     config = nano_config(tmp_path, micro_batch="auto")
     found = check_inputs(config, replace(alone(), rank=1))
     assert (found.plan.micro_batch, found.untried, found.finished) == (4, False, True)
@@ -206,7 +215,7 @@ def test_a_run_folder_that_rank_0_cannot_read_is_told_to_all(tmp_path, monkeypat
     built(config).close()
     (config.out / "status.json").write_text("{")
     told = []
-    monkeypatch.setattr("train.preflight.inputs.raise_together", told.append)
+    monkeypatch.setattr("train.preflight.inputs.raise_on_all_ranks", told.append)
     check_inputs(config, alone())
     assert "status.json" in str(told[0])
 

@@ -16,7 +16,7 @@ from tests.train.test_resume import deterministic, final_bytes
 from train.config import EvalConfig, SampleConfig
 from train.loop import train
 from train.preflight import dry_run as rehearsal
-from train.preflight.dry_run import rehearse
+from train.preflight.dry_run import dry_run
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_rehearsed_run_has_the_same_curve_and_weights_to_the_bit(data, tmp_pat
     plain, rehearsed = (whole(data, tmp_path / name) for name in ("plain", "rehearsed"))
     run_to_end(plain)
     run = built(rehearsed)
-    rehearse(run)
+    dry_run(run)
     train(run)
     run.close()
     same = [[deterministic(line) for line in lines(c.out)] for c in (plain, rehearsed)]
@@ -49,7 +49,7 @@ def test_one_line_says_that_all_is_well_and_nothing_is_left_behind(data, tmp_pat
     caplog.set_level("INFO")
     run = built(whole(data, tmp_path / "run"))
     before = sorted(run.folder.path.rglob("*"))
-    rehearse(run)
+    dry_run(run)
     assert sorted(run.folder.path.rglob("*")) == before
     run.close()
     parts = "training step, validation, tasks, samples, checkpoint, logs"
@@ -58,7 +58,7 @@ def test_one_line_says_that_all_is_well_and_nothing_is_left_behind(data, tmp_pat
 
 def test_what_the_run_never_does_is_not_rehearsed(data, tmp_path):
     run = built(tiny_config(data, tmp_path / "run"))
-    done, _ = rehearsal.rehearse_parts(run)
+    done, _ = rehearsal.dry_run_parts(run)
     run.close()
     assert done == ["training step", "checkpoint", "logs"]
 
@@ -81,7 +81,7 @@ def test_a_part_that_fails_stops_the_run_and_is_named(data, tmp_path, monkeypatc
     run = built(whole(data, tmp_path / "run"))
     monkeypatch.setattr(rehearsal, broken, fail)
     with pytest.raises(ValueError, match=f"the rehearsal's {part} failed .*No space left"):
-        rehearse(run)
+        dry_run(run)
     status = RunFolder(tmp_path / "run").read_status()
     assert (status["state"], status["step"]) == ("failed", 0)
     assert not run.folder.is_locked()
@@ -91,7 +91,7 @@ def test_a_network_that_gives_no_number_fails_the_rehearsal(data, tmp_path):
     run = built(tiny_config(data, tmp_path / "run"))
     poison(run)
     with pytest.raises(ValueError, match="training step failed .*the loss of the first windows"):
-        rehearse(run)
+        dry_run(run)
 
 
 def test_a_checkpoint_that_reads_back_as_something_else_is_found(data, tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_reads_back_as_something_else_is_found(data, tmp_path,
         rehearsal, "load_file", lambda path: {k: t + 1 for k, t in original(path).items()}
     )
     with pytest.raises(ValueError, match="checkpoint failed .*was read back as something else"):
-        rehearse(run)
+        dry_run(run)
 
 
 def test_a_log_that_cannot_be_written_is_found(data, tmp_path):
@@ -109,7 +109,7 @@ def test_a_log_that_cannot_be_written_is_found(data, tmp_path):
     run.metrics.writers[-1].close()
     run.metrics.writers[-1].write_text = lambda *_: (_ for _ in ()).throw(OSError("disk 7"))
     with pytest.raises(ValueError, match="logs failed .*cannot be written"):
-        rehearse(run)
+        dry_run(run)
 
 
 def test_the_update_of_a_rehearsal_leaves_weights_and_moments_as_they_are(data, tmp_path):
@@ -125,12 +125,12 @@ def test_the_update_of_a_rehearsal_leaves_weights_and_moments_as_they_are(data, 
 
 
 def test_a_run_that_is_resumed_or_does_not_want_one_has_no_rehearsal(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(rehearsal, "rehearse_parts", lambda run: pytest.fail("was rehearsed"))
+    monkeypatch.setattr(rehearsal, "dry_run_parts", lambda run: pytest.fail("was rehearsed"))
     config = tiny_config(data, tmp_path / "run", rehearsal=False)
     run = built(config)
-    rehearse(run)
+    dry_run(run)
     run.config, run.step = replace(config, rehearsal=True), 3
-    rehearse(run)
+    dry_run(run)
     run.close()
 
 
@@ -155,6 +155,6 @@ def test_of_a_rank_that_is_gone_the_cause_is_asked_for_and_no_way_around(
     monkeypatch.setattr(rehearsal, "PARTS", [("training step", lost, True)])
     run = built(tiny_config(data, tmp_path / "run"))
     with pytest.raises(SharedError, match=r"training step lost another rank .*said$") as told:
-        rehearse(run)
+        dry_run(run)
     assert "--rehearsal" not in str(told.value)
     assert "lost another rank" in caplog.text  # for rank 0 may be the one that is gone

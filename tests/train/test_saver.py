@@ -66,7 +66,7 @@ def failing(monkeypatch, error, steps):
 def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(config, gate):
     run = built(replace(config, save=SaveConfig(0, 0)))
     run.step, run.steps = 0, 2
-    run.saver.settle()
+    run.saver.wait()
     before = {name: t.clone() for name, t in state_tensors(run.model, run.optimizer).items()}
     save(run)
     assert run.saver.busy
@@ -92,7 +92,7 @@ def test_what_is_due_by_the_clock_waits_for_the_save_before(config, gate):
     run.step = 2
     assert not save_due(run)
     gate.set()
-    run.saver.settle()
+    run.saver.wait()
     assert save_due(run)
     run.close()
 
@@ -164,7 +164,7 @@ def test_a_folder_that_vanishes_is_made_anew_at_the_next_save(config, monkeypatc
 
     def vanishing():
         if run.step == 5:
-            run.saver.settle()
+            run.saver.wait()
             shutil.rmtree(config.out / "checkpoints")
         return take()
 
@@ -201,7 +201,7 @@ def test_too_little_room_is_seen_before_the_disk_is_filled(config, monkeypatch, 
     )
     run.step = 2
     save(run)
-    run.saver.settle()
+    run.saver.wait()
     assert "0.00 GB free, 0.00 GB needed" in caplog.text
     assert list(config.out.glob("checkpoints/*")) == []
     run.close()
@@ -217,7 +217,7 @@ def test_at_any_limit_of_a_files_size_there_is_a_whole_checkpoint_or_none(config
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
             run.step = step
             save(run)
-            run.saver.settle()
+            run.saver.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from parallel.stop_signals import StopSignal
+from parallel.stop_signals import StopRequest
 from train.batch_plan import BatchPlan
 from train.checkpoints.host_copy import HostCopy
 from train.progress import VALUES, Progress, SilentRank
@@ -53,7 +53,7 @@ def test_the_state_before_a_hanging_step_can_be_copied_and_one_that_went_on_is_k
 
 def on_device(progress, done):
     """Make the step in flight one of a device that says whether it has done it."""
-    progress.stop.nothing_done = False
+    progress.stop.before_first_step = False
     progress._pending = replace(progress._pending, ready=SimpleNamespace(query=done))
 
 
@@ -61,7 +61,7 @@ def on_device(progress, done):
 def progress():
     """Of two ranks, with step 3 in flight."""
     plan = BatchPlan(16, 8, 2, 2)
-    progress = Progress(plan, 9, 1.0, None, hang_seconds=0.01, stop=StopSignal())
+    progress = Progress(plan, 9, 1.0, None, hang_seconds=0.01, stop=StopRequest())
     progress.launched(3, 0.1, 24, 512, torch.zeros(VALUES), {})
     return progress
 

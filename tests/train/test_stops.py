@@ -16,7 +16,7 @@ from parallel.stop_signals import (
     PREEMPTED_CODE,
     SAME_KEYPRESS_SECONDS,
     STOP_SIGNALS,
-    StopSignal,
+    StopRequest,
     StopWish,
     moment,
 )
@@ -25,7 +25,7 @@ from tests.launching import ENVIRONMENT, REPO
 from tests.runs import built, flags, losses, nano_config, run_to_end
 from tests.train.test_resume import final_bytes
 from train.config import Config, EvalConfig, SaveConfig
-from train.recovery.ending import INTERRUPTED_CODE, early_stop_noted, finish
+from train.recovery.ending import INTERRUPTED_CODE, finish, record_early_preemption
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_signal_is_saved_for_and_loses_no_step(config, number):
 
 def test_a_hangup_that_nohup_lets_us_ignore_is_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    StopSignal().listen()
+    StopRequest().listen()
     with StopWish().listening():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
@@ -146,10 +146,10 @@ def test_a_run_is_done_and_saved_by_the_time_it_was_given(config):
 
 
 def test_a_longer_save_is_begun_earlier():
-    signals = StopSignal(stop_at=time.time() + 60)
-    signals.heed_clock(50)
+    signals = StopRequest(stop_at=time.time() + 60)
+    signals.check_time_limit(50)
     assert not signals.wanted
-    signals.heed_clock(61)
+    signals.check_time_limit(61)
     assert signals.wanted
 
 
@@ -191,7 +191,7 @@ def stopped_in(config, monkeypatch, part):
 
 
 @pytest.mark.fault("P4", injected="SIGTERM before the data, before the run is built", lost="0")
-@pytest.mark.parametrize("part", [*BEFORE, "train.preflight.dry_run.rehearse_parts"])
+@pytest.mark.parametrize("part", [*BEFORE, "train.preflight.dry_run.dry_run_parts"])
 def test_a_stop_before_the_run_stands_is_a_preemption_and_the_next_start_begins(
     config, monkeypatch, part
 ):
@@ -226,7 +226,7 @@ def test_a_stop_leaves_the_status_of_a_finished_run_and_of_another_writer(config
 def test_a_stop_while_this_process_holds_the_folder_is_noted_too(config):
     folder = RunFolder(config.out)
     folder.lock()
-    with pytest.raises(SystemExit), early_stop_noted(config.out, StopSignal()):
+    with pytest.raises(SystemExit), record_early_preemption(config.out, StopRequest()):
         raise SystemExit(PREEMPTED_CODE)
     assert status_of(config)[:2] == ("preempted", 0)
     folder.unlock()
@@ -248,8 +248,8 @@ def test_what_a_start_leaves_that_was_killed_early_is_no_obstacle(config):
 
 
 def test_a_sigint_after_another_signal_is_the_first_of_its_kind():
-    signals = StopSignal()
-    signals.nothing_done = False
+    signals = StopRequest()
+    signals.before_first_step = False
     signals._receive(signal.SIGTERM, None)
     signals._receive(signal.SIGINT, None)
     signals._receive(signal.SIGINT, None)
@@ -259,7 +259,7 @@ def test_a_sigint_after_another_signal_is_the_first_of_its_kind():
 
 
 def test_before_the_first_step_only_the_first_signal_ends_the_process():
-    signals = StopSignal()
+    signals = StopRequest()
     with pytest.raises(SystemExit, match=str(PREEMPTED_CODE)):
         signals._receive(signal.SIGINT, None)
     signals._receive(signal.SIGINT, None)  # torchrun's: must not cut short what the first began

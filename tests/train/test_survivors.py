@@ -21,10 +21,10 @@ from train.progress import SilentRank
 from train.prove_resume import ProofOptions, prove
 from train.recovery.ending import (
     PEER_LOST_CODE,
-    has_closed,
-    is_of_a_peer,
-    last_whole_step,
-    save_last_whole_step,
+    emergency_checkpoint,
+    is_disconnect,
+    is_peer_failure,
+    last_consistent_state,
 )
 from train.resume_proof.comparison import check_kills, compare_exactly, verdict
 from train.resume_proof.kills import POLL_SECONDS, Job, Kill, workers_of
@@ -124,11 +124,11 @@ def stopped_at(tmp_path, step):
 
 def test_of_two_survivors_the_one_that_is_further_has_the_last_word(tmp_path):
     ahead = stopped_at(tmp_path, 5)
-    ahead.saver.settle()
+    ahead.saver.wait()
     ahead.step, ahead.saver.saved_step = 6, -1
-    assert save_last_whole_step(ahead, "a peer died") == 6
+    assert emergency_checkpoint(ahead, "a peer died") == 6
     ahead.step = 5
-    assert save_last_whole_step(ahead, "a peer died") is None
+    assert emergency_checkpoint(ahead, "a peer died") is None
     assert ahead.folder.newest_checkpoint() == ahead.folder.checkpoint(6)
     status = RunFolder(ahead.folder.path).read_status()
     assert (status["state"], status["step"]) == ("failed", 6)
@@ -139,14 +139,14 @@ def test_what_another_survivor_has_written_is_not_even_copied(tmp_path):
     run = stopped_at(tmp_path, 5)
     run.progress.stuck = SimpleNamespace(step=4, first_window=32)
     run.host_copy.take = None
-    assert save_last_whole_step(run, "a peer is silent") is None
+    assert emergency_checkpoint(run, "a peer is silent") is None
     run.close()
 
 
 def test_survivors_of_a_hanging_step_copy_the_state_one_at_a_time(tmp_path):
     run = stopped_at(tmp_path, 5)
     run.progress.stuck = SimpleNamespace(step=6, first_window=48)
-    inside, held, take = run.folder.one_survivor, [], run.host_copy.take
+    inside, held, take = run.folder.emergency_save_lock, [], run.host_copy.take
 
     @contextmanager
     def survivor():
@@ -155,9 +155,9 @@ def test_survivors_of_a_hanging_step_copy_the_state_one_at_a_time(tmp_path):
             yield
         held.append("out")
 
-    run.folder.one_survivor = survivor
+    run.folder.emergency_save_lock = survivor
     run.host_copy.take = lambda *words, **more: (held.append("copy"), take(*words, **more))[1]
-    assert save_last_whole_step(run, "a peer is silent") == 6
+    assert emergency_checkpoint(run, "a peer is silent") == 6
     assert held == ["in", "copy", "out"]
     run.close()
 
@@ -169,28 +169,28 @@ def test_a_survivor_digests_no_older_checkpoint_for_torchrun_gives_it_30_seconds
     digested = []
     monkeypatch.setattr(run_folder, "verify_checkpoint", digested.append)
     run.step = 6
-    assert save_last_whole_step(run, "a peer died") == 6
+    assert emergency_checkpoint(run, "a peer died") == 6
     assert digested == []
-    assert save_last_whole_step(run, "a peer died") is None
+    assert emergency_checkpoint(run, "a peer died") is None
     assert digested == [run.folder.checkpoint(6)]
     run.close()
 
 
 def test_a_state_inside_an_update_is_never_written(tmp_path):
     run = stopped_at(tmp_path, 5)
-    run.whole = False
-    assert last_whole_step(run) is None
+    run.consistent = False
+    assert last_consistent_state(run) is None
     run.close()
 
 
 def test_while_a_step_hangs_the_state_before_it_is_the_one_that_counts(tmp_path):
     run = stopped_at(tmp_path, 5)
     run.progress.stuck = SimpleNamespace(step=4, first_window=32)
-    contents = last_whole_step(run)
+    contents = last_consistent_state(run)
     assert (contents.position.step, contents.position.next_window) == (4, 32)
     assert [line["step"] for line in contents.position.lines] == [2, 3]
     run.host_copy.update_has_begun = lambda step: step == 4  # it went on during the copy
-    assert last_whole_step(run) is None
+    assert last_consistent_state(run) is None
     run.close()
 
 
@@ -205,17 +205,19 @@ def test_lines_that_a_dead_rank_0_never_wrote_come_back_with_the_checkpoint(tmp_
 
 
 def test_an_error_of_a_collective_is_told_from_ones_own():
-    assert is_of_a_peer(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]"))
-    assert is_of_a_peer(SilentRank("step 4 has not ended for 300 s"))
-    assert not is_of_a_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_of_a_peer(OSError("No space left on device"))
+    assert is_peer_failure(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]"))
+    assert is_peer_failure(SilentRank("step 4 has not ended for 300 s"))
+    assert not is_peer_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_peer_failure(OSError("No space left on device"))
 
 
 def test_a_peer_that_is_gone_is_told_from_one_that_is_silent():
-    assert has_closed(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]"))
-    assert has_closed(RuntimeError("readv [127.0.0.1]:9: Connection reset by peer"))
-    assert not has_closed(RuntimeError("Timed out waiting 5000ms for recv operation to complete"))
-    assert not has_closed(SilentRank("step 4 has not ended for 300 s"))
+    assert is_disconnect(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]"))
+    assert is_disconnect(RuntimeError("readv [127.0.0.1]:9: Connection reset by peer"))
+    assert not is_disconnect(
+        RuntimeError("Timed out waiting 5000ms for recv operation to complete")
+    )
+    assert not is_disconnect(SilentRank("step 4 has not ended for 300 s"))
 
 
 def test_the_proof_fails_when_a_step_was_lost_or_the_run_began_anew():
@@ -266,7 +268,7 @@ def test_after_a_ctrl_c_the_kills_so_far_are_judged(tmp_path, monkeypatch, capsy
         tell(Kill("rank", 2, "rank 1", resumed=2, seconds=4.0))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prove_resume, "run_under_fire", interrupted)
+    monkeypatch.setattr(prove_resume, "run_with_kills", interrupted)
     monkeypatch.setattr(Job, "run_to_end", lambda self: None)
     text, holds = prove(ProofOptions(kills=9, proof_out=tmp_path / "proof"), ["demo"], 40)
     assert (holds, "1 of 9 kills: INTERRUPTED, all held so far" in text) == (False, True)

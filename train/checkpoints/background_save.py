@@ -9,12 +9,12 @@ from safetensors import SafetensorError
 
 from storage.retention import Retention
 from storage.run_folder import RunFolder
-from train.checkpoints.checkpoint import Contents, write_checkpoint
+from train.checkpoints.checkpoint import CheckpointContents, write_checkpoint
 
 log = logging.getLogger(__name__)
 
 
-class Saver:
+class BackgroundSave:
     """Writes one checkpoint at a time on a thread. A failure is told, and never stops training."""
 
     def __init__(self, folder: RunFolder, retention: Retention, saved_step: int = -1) -> None:
@@ -36,7 +36,9 @@ class Saver:
         """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def begin(self, contents: Contents, ready: Callable[[], None], stall_seconds: float) -> None:
+    def begin(
+        self, contents: CheckpointContents, ready: Callable[[], None], stall_seconds: float
+    ) -> None:
         """Write `contents` once `ready` returns. There must be none in flight."""
         self.asked_step, self.asked_at = contents.position.step, time.monotonic()
         self._thread = threading.Thread(
@@ -44,7 +46,7 @@ class Saver:
         )
         self._thread.start()
 
-    def tell(self) -> None:
+    def log_failure(self) -> None:
         """A word about a save that failed since the last call; the run goes on."""
         if not self.busy and self._error is not None:
             error, self._error = self._error, None
@@ -54,13 +56,13 @@ class Saver:
                 error,
             )
 
-    def settle(self, seconds: float | None = None) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         """Wait for the save in flight, or only so long; a word if it failed."""
         if self._thread is not None:
             self._thread.join(seconds)
-        self.tell()
+        self.log_failure()
 
-    def drain(self) -> None:
+    def wait_or_raise(self) -> None:
         """Wait for the save in flight. Raises: what made it fail, if it did."""
         if self._thread is not None:
             self._thread.join()
@@ -68,7 +70,9 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, contents: Contents, ready: Callable[[], None], stall_seconds: float) -> None:
+    def _write(
+        self, contents: CheckpointContents, ready: Callable[[], None], stall_seconds: float
+    ) -> None:
         started = time.perf_counter()
         step = contents.position.step
         try:

@@ -29,7 +29,7 @@ FORMAT = 4
 
 
 @dataclass(frozen=True)
-class Position:
+class RunPosition:
     """Where a run stands."""
 
     step: int
@@ -82,7 +82,7 @@ def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
         optimizer.state[parameter][key] = tensor.to(parameter.device)
 
 
-def load_position(checkpoint: Path) -> Position:
+def load_position(checkpoint: Path) -> RunPosition:
     """Where the run stood at this checkpoint; an older format is brought up to this one.
 
     Raises: ValueError if its format is newer than this version's.
@@ -95,14 +95,14 @@ def load_position(checkpoint: Path) -> Position:
             f"{path} is of format {version}, this version reads 1 to {FORMAT}; update Ratchet"
         )
     try:
-        return Position(**found)  # format 1 had no lines, 2 no micro-batch, 3 no windows
+        return RunPosition(**found)  # format 1 had no lines, 2 no micro-batch, 3 no windows
     except TypeError as error:
         raise ValueError(f"{path} does not say where a run stood ({error}); damaged") from error
 
 
 def load_checkpoint(
     checkpoint: Path, model: GPT, optimizer: Optimizer, fingerprint: str
-) -> Position:
+) -> RunPosition:
     """Restore weights and optimizer; the data must be the ones the run has been fed so far."""
     position = load_position(checkpoint)
     if position.data_fingerprint != fingerprint:
@@ -120,10 +120,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Contents:
+class CheckpointContents:
     """What a checkpoint holds, on the host."""
 
-    position: Position
+    position: RunPosition
     network: GPTConfig
     tensors: dict[str, Tensor]
     """As `state_tensors` names them."""
@@ -142,7 +142,7 @@ class Contents:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def write_checkpoint(folder: RunFolder, contents: Contents) -> Path:
+def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
     """Write everything a run needs to go on, and point `latest` at it.
 
     Raises: OSError if it cannot be written; what was there before is untouched then.

@@ -92,7 +92,7 @@ def check_same_run(
     for name in allowed:
         if not any(Change(key, None, None).is_named_by((name,)) for key in known):
             raise ValueError(f"--allow {name} is no setting; settings are {', '.join(known)}")
-    if foreign := folder.strangers():
+    if foreign := folder.unexpected_files():
         raise ValueError(f"--out {folder.path} holds {foreign[0]} but no run; choose another --out")
     if not folder.config.is_file():
         return []
@@ -139,21 +139,21 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-DECIDE_BITS = (  # of the settings that config.json records
+BITWISE_SETTINGS = (  # of the settings that config.json records
     *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
     *("torch", "threads"),
 )
 log = logging.getLogger(__name__)
 
 
-def tell_other_bits(folder: RunFolder, settings: dict[str, Any]) -> None:
+def warn_if_not_bitwise_same(folder: RunFolder, settings: dict[str, Any]) -> None:
     """Warn if the start before this one computed by other means, which round otherwise."""
     if not folder.config.is_file():
         return
     before = read_json(folder.config).get("run", {})
     unlike = [
         f"{key} {before[key]} -> {settings[key]}"
-        for key in DECIDE_BITS
+        for key in BITWISE_SETTINGS
         if key in before and before[key] != settings[key]
     ]
     if unlike:

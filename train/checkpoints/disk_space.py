@@ -11,7 +11,7 @@ BYTES_PER_PARAMETER = 12  # of a checkpoint: float32 weight and two moments
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskSpace:
     """What a run's checkpoints will take of its disk, in bytes."""
 
     disk: Path
@@ -27,16 +27,18 @@ class Room:
         return (self.checkpoints + 1) * self.of_one
 
 
-def room_for_checkpoints(folder: RunFolder, save: SaveConfig, steps: int, parameters: int) -> Room:
+def space_for_checkpoints(
+    folder: RunFolder, save: SaveConfig, steps: int, parameters: int
+) -> DiskSpace:
     """What is free and what is needed for a run of so many steps; older checkpoints make way."""
     path = folder.path.absolute()
     disk = next(p for p in (path, *path.parents) if p.exists())
     more = save.most_kept(steps) - len(folder.all_checkpoints())
     free = shutil.disk_usage(disk).free
-    return Room(disk, free, max(more, 1), BYTES_PER_PARAMETER * parameters)
+    return DiskSpace(disk, free, max(more, 1), BYTES_PER_PARAMETER * parameters)
 
 
-def check_space(room: Room) -> None:
+def check_space(room: DiskSpace) -> None:
     """Refuse to start a run whose checkpoints would not fit on the disk.
 
     Raises: ValueError with the space needed and free.

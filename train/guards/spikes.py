@@ -68,7 +68,7 @@ class Skipped(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
-class Spread(NamedTuple):
+class MeanAndDeviation(NamedTuple):
     """Mean and standard deviation of some values."""
 
     mean: float
@@ -79,13 +79,13 @@ class Spread(NamedTuple):
         return (value - self.mean) / self.deviation
 
 
-def spread(values: list[float]) -> Spread | None:
+def mean_and_deviation(values: list[float]) -> MeanAndDeviation | None:
     """Mean and deviation; None where they are too few, or all alike."""
     if len(values) < FEWEST:
         return None
     mean = math.fsum(values) / len(values)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-    return Spread(mean, deviation) if 0 < deviation < math.inf else None
+    return MeanAndDeviation(mean, deviation) if 0 < deviation < math.inf else None
 
 
 class Guard:
@@ -109,7 +109,7 @@ class Guard:
             self.skipped_in_a_row, self.skipped = 0, None
             self._applied.append(Applied(step, loss, norm))
 
-    def recall(self, applied: list[Applied]) -> None:
+    def load_history(self, applied: list[Applied]) -> None:
         """Take over what a run that is continued knew."""
         self._applied.extend(Applied(*values) for values in applied)
 
@@ -132,11 +132,13 @@ class Guard:
                 metrics[f"guard/{name}_z"] = found.z(value)
         return metrics
 
-    def _spreads(self, step: int) -> tuple[Spread | None, Spread | None]:
+    def _spreads(self, step: int) -> tuple[MeanAndDeviation | None, MeanAndDeviation | None]:
         known = [a for a in self._applied if a.step <= step - STEPS_UNREAD][-self.config.window :]
         if 2 * len(known) < self.config.window:
             return None, None
-        return spread([a.loss for a in known]), spread([a.norm for a in known])
+        return mean_and_deviation([a.loss for a in known]), mean_and_deviation(
+            [a.norm for a in known]
+        )
 
 
 def read_history(metrics: Path, before_step: int, window: int) -> list[Applied]:

@@ -17,10 +17,10 @@ from parallel.collectives import sum_over_ranks
 from parallel.ranks import Ranks
 
 SLOW = 1.5  # times the median rank
-LEAST_SECONDS = 0.005  # a smaller difference is the noise of a busy machine
+MIN_SECONDS = 0.005  # a smaller difference is the noise of a busy machine
 
 
-class Pace:
+class ComputeTime:
     """Marks the time between two updates, by hooks: the step itself knows nothing of it."""
 
     def __init__(self, step_model: nn.Module, optimizer: Optimizer, ranks: Ranks) -> None:
@@ -78,7 +78,7 @@ def _between(begin: Any, end: Any) -> float:
     return begin.elapsed_time(end) / 1000
 
 
-def gather_pace(seconds: float, ranks: Ranks) -> list[float]:
+def gather_compute_times(seconds: float, ranks: Ranks) -> list[float]:
     """Every rank's own seconds on every rank."""
     table = torch.zeros(ranks.world_size, dtype=torch.float64, device=ranks.device)
     table[ranks.rank] = seconds
@@ -92,5 +92,5 @@ def slow_ranks(seconds: list[float]) -> list[str]:
         f"rank {rank} computes {1000 * own:.0f} ms a step before it meets the others, "
         f"{own / usual:.1f} times the median rank's {1000 * usual:.0f} ms"
         for rank, own in enumerate(seconds)
-        if usual > 0 and own > SLOW * usual and own - usual > LEAST_SECONDS
+        if usual > 0 and own > SLOW * usual and own - usual > MIN_SECONDS
     ]

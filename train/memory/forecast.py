@@ -14,7 +14,7 @@ from parallel.ranks import Ranks
 from storage.metrics import Metrics
 from train.batch_plan import BatchPlan
 from train.config import Config
-from train.memory.host_memory import available, forget_peak, keeps_memory, resident
+from train.memory.host_memory import available, forget_peak, keeps_large_blocks, resident
 from train.progress import Progress
 
 FIRST_STEPS = 5
@@ -77,7 +77,7 @@ class Forecast:
         self.step = step_shape(config, ranks, plan.micro_batch, share)
         self.said: Prediction = predict(network, self.step, name)
         self.device = ranks.device
-        self.keeps_memory = self.device.type == "cpu" and keeps_memory()
+        self.keeps_large_blocks = self.device.type == "cpu" and keeps_large_blocks()
         self.tokens = plan.tokens
         self.at_first = at_first
 
@@ -105,7 +105,7 @@ class Forecast:
             found["speed/predicted_step_milliseconds"] = milliseconds
             took = _beside("step", milliseconds, 1000 * progress.step_seconds, "ms")
             told.append(f"{took} (at {self.said.mfu:.0%} MFU)")
-        if self.keeps_memory:
+        if self.keeps_large_blocks:
             told.append("the allocator keeps what is freed, evaluation's memory too")
         log.info("predicted and measured: %s", ";  ".join(told))
         return found

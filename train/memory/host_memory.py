@@ -30,7 +30,7 @@ def available() -> int:
     return min([free, *_left_in_groups()])
 
 
-def keeps_memory() -> bool:
+def keeps_large_blocks() -> bool:
     """Whether this process's allocator keeps large freed blocks, by letting it make one.
 
     glibc maps those apart and gives them back, unless M_MMAP_MAX (mallopt, or MALLOC_MMAP_MAX_) is

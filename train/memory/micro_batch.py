@@ -15,10 +15,10 @@ from torch import nn
 from model.config import GPTConfig
 from model.estimates.memory import largest_micro_batch
 from model.precision import autocast
-from parallel.collectives import from_everyone, raise_together
+from parallel.collectives import all_gather_object, raise_on_all_ranks
 from parallel.ranks import Ranks
 from storage.atomic import read_json, write_json
-from storage.run_folder import RunFolder, note_start
+from storage.run_folder import RunFolder, record_start
 from train.batch_plan import BatchPlan, largest_power_of_two, share_of
 from train.checkpoints.config_changes import Change
 from train.config import Config
@@ -39,7 +39,7 @@ def recorded_micro_batch(folder: RunFolder) -> int | None:
     return record.get(NEXT, record.get("run", {}).get("micro_batch"))
 
 
-def has_word(folder: RunFolder) -> bool:
+def smaller_requested(folder: RunFolder) -> bool:
     """Whether the start before left word that this one is to take less."""
     return folder.config.is_file() and NEXT in read_json(folder.config)
 
@@ -64,7 +64,9 @@ def choose_micro_batch(
     return largest
 
 
-def try_out(step: nn.Module, plan: BatchPlan, dtype: torch.dtype, ranks: Ranks) -> BatchPlan:
+def find_runnable_micro_batch(
+    step: nn.Module, plan: BatchPlan, dtype: torch.dtype, ranks: Ranks
+) -> BatchPlan:
     """`plan` with the largest micro-batch, halved from its own, that really runs on every rank.
 
     Each rank tries by itself: no collective is waited for by a rank whose memory ran out.
@@ -73,12 +75,12 @@ def try_out(step: nn.Module, plan: BatchPlan, dtype: torch.dtype, ranks: Ranks) 
     found, error = 0, None
     try:
         found = largest_that_runs(
-            plan.micro_batch, lambda n: _two_passes(step, plan, n, dtype, ranks)
+            plan.micro_batch, lambda n: _trial_passes(step, plan, n, dtype, ranks)
         )
     except ValueError as wrong:
         error = wrong
-    raise_together(error)
-    return replace(plan, micro_batch=min(from_everyone(found)))
+    raise_on_all_ranks(error)
+    return replace(plan, micro_batch=min(all_gather_object(found)))
 
 
 def largest_that_runs(micro_batch: int, attempt: Callable[[int], None]) -> int:
@@ -96,7 +98,7 @@ def largest_that_runs(micro_batch: int, attempt: Callable[[int], None]) -> int:
         torch.cuda.empty_cache()
 
 
-def _two_passes(
+def _trial_passes(
     step: nn.Module, plan: BatchPlan, micro_batch: int, dtype: torch.dtype, ranks: Ranks
 ) -> None:
     """Forward and backward twice, as gradients add up, beside what the optimizer and DDP will hold.
@@ -120,7 +122,7 @@ def _two_passes(
         del ballast
 
 
-def give_way(run: Run, error: torch.OutOfMemoryError) -> None:
+def halve_micro_batch(run: Run, error: torch.OutOfMemoryError) -> None:
     """Halve the micro-batch of a run in progress, whose step begins anew; its windows stay.
 
     One rank alone goes on at once. Of several, one cannot tell the others while they are in a
@@ -139,7 +141,7 @@ def give_way(run: Run, error: torch.OutOfMemoryError) -> None:
     half = _half(plan.micro_batch)
     text = f"out of memory in step {run.step}: micro-batch {plan.micro_batch} -> {half}"
     if plan.world_size > 1:
-        leave_word(run.folder, plan)
+        request_smaller_micro_batch(run.folder, plan)
         raise torch.OutOfMemoryError(f"{text} from the next start on ({error})") from error
     log.warning("%s, the step is done again; a break in bitwise identity, batch the same", text)
     run.plan = replace(plan, micro_batch=half)
@@ -148,7 +150,7 @@ def give_way(run: Run, error: torch.OutOfMemoryError) -> None:
     record["config"]["micro_batch"] = record["run"]["micro_batch"] = half
     record["run"]["grad_accum_steps"] = run.plan.grad_accum_steps
     write_json(run.folder.config, record)
-    note_start(
+    record_start(
         run.folder,
         run.folder.attempt,
         world_size=1,
@@ -158,10 +160,10 @@ def give_way(run: Run, error: torch.OutOfMemoryError) -> None:
     )
 
 
-def leave_word(folder: RunFolder, plan: BatchPlan) -> None:
+def request_smaller_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
     """Let the next start take half of the plan's micro-batch; ranks that all do so say the same."""
     if plan.micro_batch > 1 and folder.config.is_file():
-        with folder.one_survivor():
+        with folder.emergency_save_lock():
             write_json(folder.config, read_json(folder.config) | {NEXT: _half(plan.micro_batch)})
 
 

@@ -20,7 +20,7 @@ from eval.sampling.next_token import GenerateOptions
 from eval.subject import Subject
 from eval.tasks.registry import run_tasks
 from eval.tasks.val_loss import validation_loss
-from parallel.collectives import StopAgreed, raise_together
+from parallel.collectives import StopAgreed, raise_on_all_ranks
 from parallel.data_parallel import gradient_sync
 from parallel.shared_errors import SharedError
 from parallel.stop_signals import PREEMPTED_CODE
@@ -29,7 +29,7 @@ from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import load_position, write_checkpoint
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
 from train.optimizers.registry import update
-from train.recovery.ending import is_of_a_peer
+from train.recovery.ending import is_peer_failure
 from train.run import Run
 from train.step import clip
 
@@ -38,7 +38,7 @@ TOKENS = 2  # drawn for each prompt
 log = logging.getLogger(__name__)
 
 
-def rehearse(run: Run) -> None:
+def dry_run(run: Run) -> None:
     """Rehearse a run that has not begun; one that is resumed did so before.
 
     Raises: ValueError naming the part that failed; the run is closed then.
@@ -46,7 +46,7 @@ def rehearse(run: Run) -> None:
     if run.step > 0 or not run.config.rehearsal:
         return
     try:
-        done, seconds = rehearse_parts(run)
+        done, seconds = dry_run_parts(run)
     except StopAgreed:
         return
     except BaseException as error:
@@ -59,7 +59,7 @@ def rehearse(run: Run) -> None:
     log.info("rehearsal: all is well: %s (%.1f s)", ", ".join(done), seconds)
 
 
-def rehearse_parts(run: Run) -> tuple[list[str], float]:
+def dry_run_parts(run: Run) -> tuple[list[str], float]:
     """The parts that went well, and the seconds they took.
 
     Raises: ValueError naming the first part that did not, on every rank.
@@ -80,7 +80,7 @@ def rehearse_parts(run: Run) -> tuple[list[str], float]:
         if by_all and error is not None:
             raise error  # a rank that waits for others in this part is ended by the launcher
         if not by_all:
-            raise_together(error)
+            raise_on_all_ranks(error)
         done.append(name)
     return done, time.perf_counter() - began
 
@@ -88,7 +88,7 @@ def rehearse_parts(run: Run) -> tuple[list[str], float]:
 def mistake(name: str, error: Exception) -> ValueError:
     """What to tell of a part that failed; of a rank that is gone, that rank has told the cause."""
     what = f"({type(error).__name__}: {error})"
-    if is_of_a_peer(error):
+    if is_peer_failure(error):
         log.error("the rehearsal's %s lost another rank %s", name, what)  # which may be rank 0
         return SharedError(
             f"the rehearsal's {name} lost another rank {what}; look at what that said"

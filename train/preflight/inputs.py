@@ -14,13 +14,13 @@ from model.checkpoint import load_config
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.precision import choose_dtype
-from parallel.collectives import from_everyone, from_main, raise_together
+from parallel.collectives import all_gather_object, broadcast_object, raise_on_all_ranks
 from parallel.ranks import Ranks
 from storage.checkpoint_folder import verify_checkpoint
 from storage.run_folder import RunFolder
 from train.batch_plan import BatchPlan, plan_batch
 from train.checkpoints.config_changes import Change, check_same_run
-from train.checkpoints.disk_space import check_space, room_for_checkpoints
+from train.checkpoints.disk_space import check_space, space_for_checkpoints
 from train.config import Config
 from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
 
@@ -65,13 +65,13 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
         now = config.as_json(network, micro_batch)
         changes = check_same_run(folder, now, defaults, config.allow)
         parameters = count_parameters(network).total
-        check_space(room_for_checkpoints(folder, config.save, steps, parameters))
+        check_space(space_for_checkpoints(folder, config.save, steps, parameters))
         finished = last == ("finished", steps)
         options = _eval_options(config, plan)
         inputs = Inputs(data, network, plan, untried, steps, options, changes, finished)
     except (ValueError, OSError) as found:
         error = found
-    raise_together(error)
+    raise_on_all_ranks(error)
     assert inputs is not None
     if config.stage is None or inputs.finished:
         return inputs
@@ -91,8 +91,8 @@ def _run_as_left(config: Config, ranks: Ranks) -> tuple[int | None, tuple[str | 
             status = folder.read_status() or {}
         except (ValueError, OSError) as found:
             error = found
-    raise_together(error)
-    return from_main((recorded, (status.get("state"), status.get("step"))))
+    raise_on_all_ranks(error)
+    return broadcast_object((recorded, (status.get("state"), status.get("step"))))
 
 
 def _batch_and_network(
@@ -110,9 +110,9 @@ def _batch_and_network(
         found = data, network
     except (ValueError, OSError) as wrong:
         error = wrong
-    raise_together(error)
+    raise_on_all_ranks(error)
     assert found is not None
-    return *found, min(from_everyone(own))
+    return *found, min(all_gather_object(own))
 
 
 def _check_residual(config: Config, ranks: Ranks) -> None:
@@ -135,14 +135,14 @@ def _staged(data: DataSet, stage: Path, config: Config, ranks: Ranks) -> DataSet
             stage_data_set(data, stage)
         except (ValueError, OSError) as found:
             error = found
-    raise_together(error)
+    raise_on_all_ranks(error)
     copy, error = data, None
     try:
         copy = open_data_set(staged_folder(data, stage))
         _check_shards(copy, config, ranks)
     except (ValueError, OSError) as found:
         error = found
-    raise_together(error)
+    raise_on_all_ranks(error)
     return copy
 
 

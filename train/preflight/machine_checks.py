@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.cuda import nccl
 
-from parallel.collectives import from_everyone, sum_over_ranks
+from parallel.collectives import all_gather_object, sum_over_ranks
 from parallel.ranks import Ranks
 from train.guards.replicas import checksum
 
@@ -51,11 +51,11 @@ def check_versions() -> list[Finding]:
 
 def check_devices(ranks: Ranks) -> list[Finding]:
     """Each kind of device once; GPUs that somebody else uses, or that are hot doing nothing."""
-    told = from_everyone(_own_device(ranks.device))
+    told = all_gather_object(_own_device(ranks.device))
     names = sorted({name for name, *_ in told})
     text = f"{ranks.world_size} ranks on {', '.join(names)}"
     if ranks.device.type == "cuda":
-        text += f"; {judge_heat([celsius for _, celsius, _ in told])}"
+        text += f"; {temperature_verdict([celsius for _, celsius, _ in told])}"
     found = [Finding("devices", "ok" if len(names) == 1 else "warn", text)]
     for rank, (name, _, trouble) in enumerate(told):
         if trouble:
@@ -63,7 +63,7 @@ def check_devices(ranks: Ranks) -> list[Finding]:
     return found
 
 
-def judge_heat(celsius: list[int | None]) -> str:
+def temperature_verdict(celsius: list[int | None]) -> str:
     """How warm the GPUs are, and which of them do not say."""
     known = [degrees for degrees in celsius if degrees is not None]
     mute = [str(rank) for rank, degrees in enumerate(celsius) if degrees is None]
@@ -107,7 +107,7 @@ def _celsius(device: torch.device) -> int | None:
 def check_clocks(ranks: Ranks) -> Finding:
     """Whether all machines have the same time: rank 0's clock decides on saves and `--stop-at`."""
     sum_over_ranks(torch.zeros(1, device=ranks.device)).item()  # all of them are here
-    times = from_everyone(time.time())
+    times = all_gather_object(time.time())
     apart = max(times) - min(times)
     verdict = "ok" if apart < CLOCK_SECONDS else "warn"
     return Finding("clocks", verdict, f"{apart:.2f} s apart over {len(times)} ranks")
@@ -120,11 +120,11 @@ def check_agreement(ranks: Ranks) -> Finding:
     a, b = whole.float().to(ranks.device)
     exact = torch.equal((a @ b).cpu(), (whole[0] @ whole[1]).float())
     a, b = torch.rand((2, PRODUCT, PRODUCT), generator=generator).to(ranks.device)
-    told = from_everyone((exact, int(checksum(a @ b))))
-    return judge_agreement([right for right, _ in told], [bits for _, bits in told])
+    told = all_gather_object((exact, int(checksum(a @ b))))
+    return agreement_verdict([right for right, _ in told], [bits for _, bits in told])
 
 
-def judge_agreement(exact: list[bool], bits: list[int]) -> Finding:
+def agreement_verdict(exact: list[bool], bits: list[int]) -> Finding:
     """The verdict on what every rank computed."""
     name = "arithmetic"
     wrong = [str(rank) for rank, right in enumerate(exact) if not right]

@@ -5,12 +5,12 @@ import time
 
 from storage.run_folder import RunFolder
 
-MOST_RESTARTS = 3
+MAX_RESTARTS = 3
 FIRST_PAUSE_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-def begin_attempt(
+def count_restart(
     folder: RunFolder, step: int, by_itself: bool, halves: bool = False
 ) -> dict[str, int]:
     """Count this start at `step`; `by_itself` says that no person started it.
@@ -18,13 +18,13 @@ def begin_attempt(
     The count starts anew with progress, and with a person. A start that `halves` the micro-batch is
     not counted: it is not the same again, and ends at one window. Before another start at the same
     step a pause gives a busy disk or network time. The holder of the folder's lock calls this.
-    Raises: ValueError after MOST_RESTARTS restarts that brought the run no step further.
+    Raises: ValueError after MAX_RESTARTS restarts that brought the run no step further.
     """
     last = folder.read_status() or {}
     stuck = by_itself and last.get("state") in ("running", "failed")
     stuck = stuck and last.get("started_at_step") == step
     count = int(last.get("attempts", 0)) + (not halves) if stuck else 1
-    if count > 1 + MOST_RESTARTS:
+    if count > 1 + MAX_RESTARTS:
         raise ValueError(
             f"{folder.path} was started {count - 1} times at step {step} and came no further (last "
             f"reason: {last.get('reason') or 'none recorded'}); start it yourself once that is "

@@ -142,7 +142,7 @@ def workers_of(launcher: int) -> dict[int, int]:
     return found
 
 
-def strike(kind: str, job: Job, launcher: int, dice: random.Random) -> Kill | None:
+def kill(kind: str, job: Job, launcher: int, dice: random.Random) -> Kill | None:
     """Kill with SIGKILL what `kind` says; None if there is nothing to kill yet."""
     if kind == "save" and not _wait_for_save(job):
         return None
@@ -170,7 +170,7 @@ def _wait_for_save(job: Job) -> bool:
     return False
 
 
-def run_under_fire(
+def run_with_kills(
     job: Job, kinds: list[str], steps: int, dice: random.Random, tell: Callable[[Kill], None]
 ) -> None:
     """Run to the end with a kill of each kind at random steps; `tell` hears what each did.
@@ -185,10 +185,10 @@ def run_under_fire(
         while (code := job.running.poll()) is None:
             if pending and job.steps_done() >= pending[0][0]:
                 time.sleep(dice.random() * 0.2)
-                kill = kill_once(pending[0][1], job, dice)
-                if kill is not None:
+                done = kill_once(pending[0][1], job, dice)
+                if done is not None:
                     del pending[0]
-                    tell(kill)
+                    tell(done)
             time.sleep(POLL_SECONDS)
     finally:
         job.end()
@@ -198,16 +198,16 @@ def run_under_fire(
 def kill_once(kind: str, job: Job, dice: random.Random) -> Kill | None:
     """Kill, start again what torchrun does not, wait for the next step; None if nothing was hit."""
     process, before = job.running, len(job.starts())
-    kill = strike(kind, job, process.pid, dice)
-    if kill is None:
+    done = kill(kind, job, process.pid, dice)
+    if done is None:
         return None
-    kill.at, began = time.time(), time.monotonic()
+    done.at, began = time.time(), time.monotonic()
     if kind != "rank":
         process.wait()
         process = job.start()
-    _recover(job, process, kill, before)
-    kill.seconds = time.monotonic() - began
-    return kill
+    _recover(job, process, done, before)
+    done.seconds = time.monotonic() - began
+    return done
 
 
 def _recover(job: Job, process: "subprocess.Popen[bytes]", kill: Kill, starts: int) -> None:
