@@ -24,7 +24,7 @@ import tyro
 from bench.provenance import ROOT, provenance
 from parallel.ranks import user_errors
 from storage.atomic import write_json
-from storage.json_lines import read_metrics
+from storage.json_lines import read_lines
 from train.resume_proof.kills import POLL_SECONDS, Job, Kill, kill_once
 
 OUT = Path(__file__).resolve().parent / "results" / "goodput.json"
@@ -149,7 +149,7 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
         steps = job.steps_done()
     finally:
         job.end()
-    milliseconds = calm_milliseconds(read_metrics(folder / "run" / "metrics.jsonl"), arguments)
+    milliseconds = calm_milliseconds(read_lines(folder / "run" / "metrics.jsonl"), arguments)
     marks = read_marks(folder / "marks.jsonl")
     told = [asdict(k) | {"repeated": k.lost, "stages": shares(marks, k)} for k in kills]
     return {

@@ -1,41 +1,94 @@
-"""Reading and truncating files of JSON lines."""
+"""The one reader of files of JSON lines: read, append, truncate, take one tag's values.
+
+One rule for damage: a line that is not a JSON object in UTF-8 is skipped. Such a line is what a
+power cut, a full disk or a killed process leaves. A missing file has no lines.
+"""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+TAIL_BYTES = 1 << 16  # more than any line of ours
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, in order.
+
+    A torn or damaged line is skipped. A missing file gives an empty list.
+    """
+    return [value for value in read_every_line(path) if value is not None]
+
+
+def read_every_line(path: Path) -> list[dict[str, Any] | None]:
+    """Like `read_lines`, with None for a damaged line: for callers that report its number."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = content.split(b"\n")
+    if not lines[-1]:  # after the end of the last line
+        del lines[-1]
+    return [_parsed(line) for line in lines]
+
+
+def read_last_line(path: Path) -> dict[str, Any] | None:
+    """The last undamaged line, read from the end of the file; None if there is none.
+
+    For a file that another process is still writing and that is polled often.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    values = (_parsed(line) for line in reversed(lines))
+    return next((value for value in values if value is not None), None)
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append an object as one line; start a new line first if the last one is torn."""
+    with path.open("a+b") as file:
+        torn = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write(b"\n" * torn + json.dumps(value).encode() + b"\n")
+
 
 def truncate_metrics(metrics: Path, discarded: Path, first_step: int) -> int:
-    """Move metric lines of `first_step` and later, and torn or damaged ones, to `discarded`.
+    """Move metric lines of `first_step` and later, and damaged ones, to `discarded`.
 
     Returns the step of the last line that stays, -1 if none does.
     """
     if not metrics.is_file():
         return -1
-    kept, moved = [], []
-    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-        (kept if _step_of(line) < first_step else moved).append(line + "\n")
+    kept, moved, last = [], [], -1
+    for line in metrics.read_bytes().splitlines():
+        step = (_parsed(line) or {}).get("step", first_step)
+        if step < first_step:
+            kept.append(line + b"\n")
+            last = step
+        else:
+            moved.append(line.decode("utf-8", errors="replace") + "\n")
     if moved:
         with discarded.open("a", encoding="utf-8") as file:
             file.writelines(moved)
-        aside = metrics.with_name(".metrics.jsonl.partial")
-        aside.write_text("".join(kept), encoding="utf-8")
-        aside.replace(metrics)
-    return int(_step_of(kept[-1])) if kept else -1
+        temporary = metrics.with_name(".metrics.jsonl.partial")
+        temporary.write_bytes(b"".join(kept))
+        temporary.replace(metrics)
+    return last
 
 
-def _step_of(line: str) -> float:
-    if "\ufffd" in line:  # stands for a byte that is no text; we write ASCII alone
-        return float("inf")
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The object of a line; None if the line is damaged."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, in order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        value = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def column(lines: list[dict[str, Any]], tag: str) -> tuple[list[int], list[float]]:

@@ -5,7 +5,6 @@ checkpoints/step_000500/{model.json, model.safetensors, ..., MANIFEST.json}  che
 """
 
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import IO, Any, Literal
 
 from storage.atomic import read_json, sync_folder, write_json
 from storage.checkpoint_folder import _free_name, verify_checkpoint
+from storage.json_lines import append_line
 from storage.locks import take_lock, take_lock_within
 
 State = Literal["running", "preempted", "finished", "failed"]
@@ -181,7 +181,4 @@ def _locked(file: IO[str]) -> bool:
 def record_start(folder: RunFolder, attempt: dict[str, int], **facts: Any) -> None:
     """Add a line to `starts.jsonl`: when, from which step, and what changed."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **attempt, **facts}
-    written = folder.starts.read_bytes() if folder.starts.exists() else b""
-    torn = written and not written.endswith(b"\n")  # the line before, by a full disk or a power cut
-    with folder.starts.open("a", encoding="utf-8") as file:
-        file.write("\n" * bool(torn) + json.dumps(line) + "\n")
+    append_line(folder.starts, line)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from storage.json_lines import column, read_metrics
+from storage.json_lines import column, read_lines
 from train.run import Run
 
 SMOOTHED_STEPS = 20
@@ -76,7 +76,7 @@ def memory_rows(run: Run) -> list[tuple[str, str]]:
 
 def write_report(run: Run) -> str:
     """Draw `loss.png` and return the closing table as text."""
-    lines = read_metrics(run.folder.metrics)
+    lines = read_lines(run.folder.metrics)
     loss_plot(lines, run.data.manifest.train.unigram_entropy_nats, run.folder.path / "loss.png")
     rows = summary(run, lines)
     width = max(len(name) for name, _ in rows)

@@ -1,6 +1,5 @@
 """The model card of an export: the shape, and the figures of the run and of who watched it."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from model.estimates.parameters import count_parameters
 from model.hf_format.config import family_of
 from storage.atomic import read_json
 from storage.checkpoint_folder import MANIFEST
+from storage.json_lines import read_lines
 from storage.run_folder import RunFolder
 
 FILES = ("data", "hellaswag_file", "task_file")  # options of eval/subject.py
@@ -123,14 +123,10 @@ def _measured(checkpoint: Path, state: dict[str, Any]) -> dict[str, dict[str, fl
 def _watched(checkpoint: Path, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The lines of the run's evals.jsonl that were measured on these weights, in their order."""
     evals = RunFolder(checkpoint.resolve().parents[1]).evals if state else None
-    if evals is None or not evals.is_file():
+    if evals is None:
         return
     weights = _content(checkpoint / MANIFEST)["files"]["model.safetensors"]["sha256"]
-    for text in evals.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # cut short; the watcher measures it again
+    for line in read_lines(evals):
         if line.get("step") == state["step"] and line.get("weights", weights) == weights:
             yield line
 

@@ -5,13 +5,13 @@ of them, and none newer than all ranks have read when a step is launched. So eve
 same limits, and a resumed run, which reads them back from metrics.jsonl, finds them too.
 """
 
-import json
 import math
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from storage.json_lines import read_lines
 from storage.metrics import Metrics
 
 STEPS_UNREAD = 2  # when step s is launched, the host of every rank has read step s - 2
@@ -144,13 +144,11 @@ class Guard:
 def read_history(metrics: Path, before_step: int, window: int) -> list[Applied]:
     """The last applied steps that the lines of a metrics.jsonl tell of; there may be none yet."""
     found = []
-    text = metrics.read_text(encoding="utf-8", errors="replace") if metrics.is_file() else ""
-    for row in text.splitlines():
+    for line in read_lines(metrics):
         try:
-            line = json.loads(row)
             applied = Applied(line["step"], line["train/loss"], line["train/grad_norm"])
             if not line["train/skipped"] and applied.step < before_step:
                 found.append(applied)
-        except (ValueError, KeyError, TypeError):
-            continue  # the last line of a run has no loss, and one may be torn
+        except (KeyError, TypeError):
+            continue  # the line after the last step has no loss
     return found[-(window + STEPS_UNREAD) :]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from storage.digest import file_sha256
-from storage.json_lines import column, read_metrics
+from storage.json_lines import column, read_lines
 from train.resume_proof.kills import Kill
 
 STATE_FILES = ("model.safetensors", "optimizer.safetensors")
@@ -36,7 +36,7 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
     If the killed run has not finished, its lines so far.
     """
     lines = [
-        [facts(line) for line in read_metrics(p / "metrics.jsonl")] for p in (straight, killed)
+        [facts(line) for line in read_lines(p / "metrics.jsonl")] for p in (straight, killed)
     ]
     if not finished:
         lines[0] = lines[0][: len(lines[1])]
@@ -57,7 +57,7 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
 
 def compare_order(straight: Path, other: Path, resumed: int) -> list[Finding]:
     """A run that went on with another number of ranks: same data, losses up to rounding."""
-    lines = [read_metrics(p / "metrics.jsonl") for p in (straight, other)]
+    lines = [read_lines(p / "metrics.jsonl") for p in (straight, other)]
     digests = [column(run, "data/digest") for run in lines]
     losses = [column(run, "train/loss")[1] for run in lines]
     worst = max((abs(a - b) / abs(a) for a, b in zip(*losses, strict=False)), default=float("inf"))
@@ -85,7 +85,7 @@ def check_kills(kills: list[Kill], wanted: int, survivors: bool) -> list[Finding
 
 def step_milliseconds(folder: Path) -> float:
     """Median time of a step."""
-    values = column(read_metrics(folder / "metrics.jsonl"), "speed/step_milliseconds")[1]
+    values = column(read_lines(folder / "metrics.jsonl"), "speed/step_milliseconds")[1]
     return median(values)
 
 

@@ -1,6 +1,5 @@
 """A run under torchrun whose processes are killed at random moments, and what became of it."""
 
-import json
 import os
 import random
 import signal
@@ -12,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.json_lines import read_last_line, read_lines
 from storage.run_folder import RunFolder
 
 REPO = Path(__file__).resolve().parents[2]
@@ -109,22 +109,12 @@ class Job:
 
     def starts(self) -> list[int]:
         """The step that each start so far began at."""
-        try:
-            lines = self.folder.starts.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line)["started_at_step"] for line in lines]
+        return [line["started_at_step"] for line in read_lines(self.folder.starts)]
 
     def steps_done(self) -> int:
         """Updates that have a line in metrics.jsonl."""
-        try:
-            with self.folder.metrics.open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - 8192))
-                lines = file.read().split(b"\n")[1:-1]
-        except FileNotFoundError:
-            return 0
-        return json.loads(lines[-1])["step"] + 1 if lines else 0
+        last = read_last_line(self.folder.metrics)
+        return 0 if last is None else last["step"] + 1
 
 
 def workers_of(launcher: int) -> dict[int, int]:
