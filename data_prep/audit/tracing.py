@@ -14,7 +14,7 @@ import numpy as np
 
 from data_prep.audit.run_record import RunRecord, StepRecord, gaps_and_overlaps
 from data_prep.dataset.shards import DataSet
-from data_prep.order.training_stream import Pieces, TrainingStream
+from data_prep.order.training_stream import StreamPieces, TrainingStream
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Tracer:
             for share in self._shares(piece, characters)
         ]
 
-    def _shares(self, piece: Pieces, characters: int) -> list[Share]:
+    def _shares(self, piece: StreamPieces, characters: int) -> list[Share]:
         starts = self.shards.document_starts(piece.documents) + piece.offsets
         columns = (piece.documents, piece.offsets, piece.counts, starts)
         shares = []

@@ -1,2 +1,4 @@
-"""The order of training: which window of which document comes when. A pure function of data and
-seed."""
+"""Which tokens each training step reads: a pure function of the data set, the seed and a position.
+
+ARCHITECTURE.md, "The order of training", defines it completely.
+"""

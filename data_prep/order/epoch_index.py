@@ -1,8 +1,8 @@
-"""Where every document of an epoch lies in the stream, and the small file that remembers it.
+"""Where each document begins in an epoch of the training stream, with a small cache on disk.
 
-Only the position of every BLOCK-th document is kept: 80 KB for 10 million documents. The file is a
-convenience: one that is missing, damaged or of other data is built anew, one that cannot be
-written is done without.
+Only the position of every BLOCK-th document is stored: 80 KB for 10 million documents. The file is
+only a cache. It is built again if it is missing, damaged or of other data, and a run works without
+it if it cannot be written.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from storage.atomic import new_file
 log = logging.getLogger(__name__)
 
 BLOCK = 1024  # documents between two stored positions of an epoch
-DOCUMENTS_AT_ONCE = BLOCK * 128  # arrays of this many words stay in a core's cache
+DOCUMENTS_PER_CHUNK = BLOCK * 128  # arrays of this many 64-bit words (1 MB) stay in a core's cache
 INDEX_FOLDER = ".index"
 INDEX_VERSION = 1
-WORTH_KEEPING = 100_000  # documents; an index of fewer is built in milliseconds
+MIN_CACHED_DOCUMENTS = 100_000  # the index of a smaller data set is built in milliseconds
 
 
 @dataclass(frozen=True)
-class Block:
-    """BLOCK neighbouring documents of an epoch: which, and where in the epoch each lies."""
+class DocumentBlock:
+    """BLOCK consecutive documents of an epoch (fewer at its end) and their positions in it."""
 
     number: int
     ids: np.ndarray
@@ -37,22 +37,22 @@ class Block:
 
 
 class EpochIndex:
-    """Finds any position of one epoch, and any document in it."""
+    """Finds the document at any position of one epoch, and the position of any document."""
 
     def __init__(
         self, lengths: np.ndarray, seed: int, epoch: int, starts: np.ndarray | None = None
     ) -> None:
-        """`starts` are the positions of every BLOCK-th document, if they are known already."""
+        """`starts` are the positions of every BLOCK-th document; default: they are computed."""
         self._permutation = FeistelPermutation(len(lengths), seed, epoch)
         self._lengths = lengths
         self.starts = self._build() if starts is None else starts
-        self._recent: Block | None = None
+        self._recent: DocumentBlock | None = None
 
     def _build(self) -> np.ndarray:
         count = len(self._lengths)
         sums = []
-        for first in range(0, count, DOCUMENTS_AT_ONCE):
-            lengths = self._lengths[self.documents(first, DOCUMENTS_AT_ONCE)]
+        for first in range(0, count, DOCUMENTS_PER_CHUNK):
+            lengths = self._lengths[self.documents(first, DOCUMENTS_PER_CHUNK)]
             sums.append(np.add.reduceat(lengths, np.arange(0, len(lengths), BLOCK), dtype=np.int64))
         # int64 throughout: searchsorted with a Python int on a uint64 array would copy the array.
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sums))])
@@ -62,15 +62,18 @@ class EpochIndex:
         last = min(first + count, len(self._lengths))
         return self._permutation(np.arange(first, last, dtype=np.uint64))
 
-    def block_at(self, position: int) -> Block:
+    def block_at(self, position: int) -> DocumentBlock:
         """The block that holds a position of the epoch."""
         number = int(np.searchsorted(self.starts, position, side="right")) - 1
         recent = self._recent
+        # One block is remembered, since consecutive reads mostly hit the same one. Threads may
+        # overwrite it: it is one reference to an immutable object, so at worst a block is computed
+        # twice.
         if recent is None or recent.number != number:
             ids = self.documents(number * BLOCK, BLOCK)
             lengths = self._lengths[ids]
             ends = self.starts[number] + np.cumsum(lengths, dtype=np.int64)
-            recent = self._recent = Block(number, ids, ends - lengths, ends)
+            recent = self._recent = DocumentBlock(number, ids, ends - lengths, ends)
         return recent
 
     def position_of(self, document: int) -> int:
@@ -81,25 +84,25 @@ class EpochIndex:
 
 
 def should_cache(shards: TokenShards) -> bool:
-    """Whether building an index takes long enough to keep it and to build it ahead."""
-    return shards.documents >= WORTH_KEEPING
+    """Whether building an index takes long enough to cache it and to build it ahead of time."""
+    return shards.documents >= MIN_CACHED_DOCUMENTS
 
 
 def open_index(shards: TokenShards, seed: int, epoch: int) -> EpochIndex:
-    """The index of an epoch: from its file, or built and then put there for the next who asks."""
+    """The index of an epoch: read from its file, or built and then saved there."""
     if not should_cache(shards):
         return EpochIndex(shards.lengths, seed, epoch)
     path = index_path(shards, seed, epoch)
     starts = _load(path, shards, seed, epoch)
     index = EpochIndex(shards.lengths, seed, epoch, starts)
     if starts is None:
-        with suppress(OSError):  # a folder that is read-only or full
+        with suppress(OSError):  # the folder may be read-only or full
             _save(path, _header(shards, seed, epoch), index.starts)
     return index
 
 
 def index_path(shards: TokenShards, seed: int, epoch: int) -> Path:
-    """Where the index of an epoch is kept: in the data set, under the name of what decides it."""
+    """File of an index, inside the data set; its name holds all that the index depends on."""
     name = f"index_{seed}_{epoch}_{shards.lengths_sha256[:12]}.words"
     return shards.folder / INDEX_FOLDER / name
 
@@ -111,14 +114,17 @@ def _header(shards: TokenShards, seed: int, epoch: int) -> np.ndarray:
 
 
 def _save(path: Path, header: np.ndarray, starts: np.ndarray) -> None:
-    """Header, positions and a digest of both as 64-bit words; several ranks may write at once."""
+    """Write header, positions and a digest of both as 64-bit words.
+
+    Several ranks may write the same file at once: each writes its own temporary file and renames.
+    """
     words = np.concatenate([header, starts.astype(np.uint64)])
-    with new_file(path) as aside:
-        aside.write_bytes(np.append(words, _digest(words)).astype("<u8").tobytes())
+    with new_file(path) as temporary:
+        temporary.write_bytes(np.append(words, _digest(words)).astype("<u8").tobytes())
 
 
 def _load(path: Path, shards: TokenShards, seed: int, epoch: int) -> np.ndarray | None:
-    """The positions in the file; None if there is none, or it is damaged or of something else."""
+    """The positions in the file; None if it is missing, damaged or of another index."""
     header = _header(shards, seed, epoch)
     try:
         found = np.fromfile(path, "<u8").astype(np.uint64)
@@ -126,10 +132,10 @@ def _load(path: Path, shards: TokenShards, seed: int, epoch: int) -> np.ndarray 
         return None
     except OSError:
         found = np.empty(0, np.uint64)
-    whole = len(found) == len(header) + -(-shards.documents // BLOCK) + 2
-    if whole and found[-1] == _digest(found[:-1]) and (found[: len(header)] == header).all():
+    complete = len(found) == len(header) + -(-shards.documents // BLOCK) + 2
+    if complete and found[-1] == _digest(found[:-1]) and (found[: len(header)] == header).all():
         return found[len(header) : -1].astype(np.int64)
-    log.warning("%s is damaged or of other data; it is built anew", path)
+    log.warning("%s is damaged or of other data; it is built again", path)
     return None
 
 

@@ -1,6 +1,7 @@
-"""A keyed permutation of [0, N): integers only, nothing stored, invertible, the same everywhere.
+"""A keyed permutation of [0, N), computed on demand, with its inverse.
 
-Its values never change: every run's order of documents hangs on them.
+It uses integers only and stores nothing, so it gives the same values on every machine. The values
+must never change: the document order of every run depends on them.
 """
 
 import numpy as np
@@ -8,34 +9,40 @@ import numpy as np
 ROUNDS = 6
 
 WORD = (1 << 64) - 1
-# Multipliers and shifts of splitmix64. Source: https://prng.di.unimi.it/splitmix64.c
-GOLDEN = 0x9E3779B97F4A7C15
+# The three constants of splitmix64: its increment and its two multipliers. Borrowed from it are
+# the constants and, in `_mix`, the whole finalizer with its shifts 30, 27 and 31. The round
+# function of the Feistel network uses the same multipliers but shifts of its own (32 and 29).
+# Source: https://prng.di.unimi.it/splitmix64.c
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
 
 
 def _mix(word: int) -> int:
-    """splitmix64's finalizer: a bijection of 64-bit words that spreads every bit over all."""
+    """The finalizer of splitmix64: a bijection of 64-bit words that mixes all bits."""
     word = ((word ^ (word >> 30)) * MIX_1) & WORD
     word = ((word ^ (word >> 27)) * MIX_2) & WORD
     return word ^ (word >> 31)
 
 
 def round_keys(seed: int, epoch: int) -> list[int]:
-    """One 64-bit key a round; seed and epoch enter one after the other, never as a sum."""
+    """One 64-bit key for each round of the network."""
     state = 0
+    # Seed and epoch are mixed in one after the other. If they were added, (seed 1, epoch 0) and
+    # (seed 0, epoch 1) would give the same order.
     for word in (seed, epoch):
         if not 0 <= word <= WORD:
             raise ValueError(f"seed={seed}, epoch={epoch}: both must be from 0 to 2**64 - 1")
-        state = _mix(((state ^ word) + GOLDEN) & WORD)
-    return [_mix((state + (turn + 1) * GOLDEN) & WORD) for turn in range(ROUNDS)]
+        state = _mix(((state ^ word) + GOLDEN_GAMMA) & WORD)
+    return [_mix((state + (index + 1) * GOLDEN_GAMMA) & WORD) for index in range(ROUNDS)]
 
 
 class FeistelPermutation:
-    """A keyed permutation of [0, count), computed where it is asked for.
+    """A permutation of [0, count) under the keys of a seed and an epoch.
 
-    A balanced Feistel network permutes the smallest 4**h >= count; a value that lands outside is
-    sent through again until it is inside (cycle walking, under four turns on average).
+    A balanced Feistel network permutes [0, 4**h), with the smallest 4**h >= count. A value outside
+    [0, count) is sent through the network again until it is inside ("cycle walking"). Since
+    4**h < 4 * count for count > 1, this takes fewer than four passes on average.
     """
 
     def __init__(self, count: int, seed: int, epoch: int) -> None:
@@ -48,14 +55,14 @@ class FeistelPermutation:
         self._keys = [np.uint64(key) for key in round_keys(seed, epoch)]
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
-        """Where each index goes, uint64."""
-        return self._walk(indices, forward=True)
+        """The image of each index, uint64."""
+        return self._cycle_walk(indices, forward=True)
 
     def inverse(self, images: np.ndarray) -> np.ndarray:
-        """Which index goes to each image, uint64."""
-        return self._walk(images, forward=False)
+        """The index of each image, uint64."""
+        return self._cycle_walk(images, forward=False)
 
-    def _walk(self, values: np.ndarray, forward: bool) -> np.ndarray:
+    def _cycle_walk(self, values: np.ndarray, forward: bool) -> np.ndarray:
         found = self._network(values.astype(np.uint64), forward)
         outside = np.flatnonzero(found >= self.count)
         while len(outside):
@@ -75,6 +82,8 @@ class FeistelPermutation:
         return (left << self._half) | right
 
     def _round(self, values: np.ndarray, key: np.uint64) -> np.ndarray:
+        # Products of uint64 wrap modulo 2**64, as intended. A Feistel network is invertible
+        # whatever its round function does.
         mixed = (values ^ key) * np.uint64(MIX_1)
         mixed ^= mixed >> np.uint64(32)
         mixed *= np.uint64(MIX_2)

@@ -1,8 +1,9 @@
-"""The order of training: a pure function of the data set, the seed and a position.
+"""The order of training: the tokens of any window, from the data set, the seed and its number.
 
-Every epoch permutes the documents by a keyed Feistel network (integers only, nothing stored), the
-epochs follow one another as one endless stream of tokens, and window w is its tokens [wT, wT + T].
-Who reads a window (rank, micro-batch, thread) changes nothing.
+Each epoch permutes the documents with a keyed Feistel network. The epochs follow one another as one
+endless stream of tokens, and window w is tokens [wT, wT + T] of it. It makes no difference which
+rank, micro-batch or thread reads a window. ARCHITECTURE.md, "The order of training", has the
+complete definition.
 """
 
 import hashlib
@@ -18,12 +19,13 @@ from data_prep.dataset.shards import TokenShards
 from data_prep.order.epoch_index import EpochIndex, open_index, should_cache
 from data_prep.order.permutation import WORD
 
-INDICES_KEPT = 3  # this epoch's, the next one's, and the last one's for a reader that lags
+# The index of this epoch, of the next one, and of the last one for a thread that still reads it.
+MAX_INDICES = 3
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """A run of the stream inside one epoch, document by document."""
+class StreamPieces:
+    """A range of the stream inside one epoch, cut at the boundaries of documents."""
 
     epoch: int
     documents: np.ndarray
@@ -44,52 +46,57 @@ class TrainingStream:
         self._lock = Lock()
 
     def index(self, epoch: int) -> EpochIndex:
-        """The index of an epoch; the newest few are kept (a second to make for 10M documents)."""
+        """The index of an epoch; the latest MAX_INDICES are kept.
+
+        Building one takes about a second for 10 million documents.
+        """
+        # The lock covers only the dictionary. The building thread works outside it, so a reader of
+        # this epoch never waits for the index of the next one.
         with self._lock:
             found = self._indices.get(epoch)
             if found is not None:
-                waiting = found
+                future = found
             else:
-                waiting = self._indices[epoch] = Future()
-                while len(self._indices) > INDICES_KEPT:
+                future = self._indices[epoch] = Future()
+                while len(self._indices) > MAX_INDICES:
                     del self._indices[next(iter(self._indices))]
         if found is None:
-            self._open(epoch, waiting)
-        return waiting.result()
+            self._open(epoch, future)
+        return future.result()
 
-    def _open(self, epoch: int, promise: "Future[EpochIndex]") -> None:
+    def _open(self, epoch: int, future: "Future[EpochIndex]") -> None:
         try:
-            promise.set_result(open_index(self.shards, self.seed, epoch))
+            future.set_result(open_index(self.shards, self.seed, epoch))
         except BaseException as error:
             with self._lock:
                 self._indices.pop(epoch, None)
-            promise.set_exception(error)
+            future.set_exception(error)
             raise
 
-    def _prepare(self, epoch: int) -> None:
-        """Have the index of an epoch ready before anyone asks for it, without waiting."""
+    def _build_ahead(self, epoch: int) -> None:
+        """Build the index of an epoch in a thread, before it is needed."""
         if should_cache(self.shards) and epoch not in self._indices:
-            Thread(target=self._prepared, args=(epoch,), name="index", daemon=True).start()
+            Thread(target=self._build_quietly, args=(epoch,), name="index", daemon=True).start()
 
-    def _prepared(self, epoch: int) -> None:
-        with suppress(Exception):  # whoever reads the epoch tries again, and then it is an error
+    def _build_quietly(self, epoch: int) -> None:
+        with suppress(Exception):  # the reader of that epoch tries again and raises the error
             self.index(epoch)
 
-    def pieces(self, start: int, count: int) -> Iterator[Pieces]:
-        """The documents that hold tokens [start, start + count) of the stream, run by run."""
+    def pieces(self, start: int, count: int) -> Iterator[StreamPieces]:
+        """The documents that hold tokens [start, start + count) of the stream, block by block."""
         if start < 0 or count < 0:
             raise ValueError(f"start={start}, count={count}: both must be 0 or more")
         while count:
             epoch, position = divmod(start, self.shards.tokens)
             block = self.index(epoch).block_at(position)
             if 2 * position > self.shards.tokens:
-                self._prepare(epoch + 1)
+                self._build_ahead(epoch + 1)
             stop = min(position + count, int(block.ends[-1]))
             first = int(np.searchsorted(block.ends, position, side="right"))
             last = int(np.searchsorted(block.ends, stop, side="left")) + 1
             begins, ends = block.begins[first:last], block.ends[first:last]
             offsets = np.maximum(position - begins, 0)
-            yield Pieces(
+            yield StreamPieces(
                 epoch, block.ids[first:last], offsets, np.minimum(ends, stop) - begins - offsets
             )
             start, count = start + stop - position, count - (stop - position)
@@ -106,8 +113,9 @@ class TrainingStream:
 
 
 def read_windows(stream: TrainingStream, first: int, count: int, length: int) -> np.ndarray:
-    """Windows [first, first + count), each `length` tokens and the one after, shared with the next.
+    """Windows [first, first + count), each of `length` tokens and the one after them.
 
+    Neighbouring windows share one token: the last target of one is the first input of the next.
     Shapes: (count, length + 1), uint16.
     """
     if count == 0:
@@ -117,9 +125,10 @@ def read_windows(stream: TrainingStream, first: int, count: int, length: int) ->
 
 
 def windows_digest(first: int, windows: np.ndarray) -> int:
-    """Digest of windows [first, first + len(windows)) that can be added up, mod 2**64, over ranks.
+    """Digest of windows [first, first + len(windows)): a sum modulo 2**64.
 
-    The sum of BLAKE2b-64 over each window's index and tokens: which rank read what is no matter.
+    It adds up BLAKE2b-64 of each window's number and tokens. A sum does not depend on the order, so
+    the digests of all ranks add up to the digest of the step, whichever rank reads which window.
     """
     total = 0
     for index, window in enumerate(np.ascontiguousarray(windows, dtype="<u2"), start=first):

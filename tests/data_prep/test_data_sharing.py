@@ -19,7 +19,7 @@ from data_prep.preparation.unit import UnitWork
 from data_prep.preparation.work_folder import Part, exclusive_lock, part_lock, planning_lock
 from data_prep.sources.file_source import file_source
 from eval.subject import EvalOptions
-from eval.watching.evals_file import Record
+from eval.watching.evals_file import EvalsFile
 from storage.locks import NO_LOCKS, take_lock
 from storage.run_folder import RunFolder
 from tests.data_prep.test_prepare import STORIES, folder_bytes, prepared, write_lines
@@ -138,7 +138,7 @@ def test_another_failure_of_a_lock_is_an_error(tmp_path, monkeypatch):
 
 @contextmanager
 def recording(folder: Path):
-    Record(folder / "evals.jsonl", EvalOptions()).close()
+    EvalsFile(folder / "evals.jsonl", EvalOptions()).close()
     yield
 
 

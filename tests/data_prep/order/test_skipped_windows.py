@@ -1,4 +1,4 @@
-"""Windows left out stay out: in every step, over a resume, for any number of ranks, provably."""
+"""Skipped windows are in no step, also after a resume, and `verify` proves it from the records."""
 
 import json
 from dataclasses import replace
@@ -29,17 +29,17 @@ def first_windows(folder):
     return [line["data/first_window"] for line in lines(folder) if "data/first_window" in line]
 
 
-ranges = st.lists(
+RANGES = st.lists(
     st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda r: (r[0], r[0] + r[1])), max_size=5
 ).map(lambda found: tuple(sorted(found)))
 
 
-@given(window=st.integers(0, 80), count=st.integers(1, 10), skips=ranges)
-def test_a_step_begins_at_the_first_place_where_it_touches_no_range(window, count, skips):
-    def free(start):
+@given(window=st.integers(0, 80), count=st.integers(1, 10), skips=RANGES)
+def test_a_step_begins_at_the_first_window_where_it_touches_no_range(window, count, skips):
+    def touches_none(start):
         return all(stop <= start or start + count <= first for first, stop in skips)
 
-    expected = next(start for start in range(window, 200) if free(start))
+    expected = next(start for start in range(window, 200) if touches_none(start))
     assert after_skips(window, count, skips) == expected
     assert after_skips(expected, count, skips) == expected
 
@@ -63,14 +63,14 @@ def test_the_run_jumps_over_the_range_and_its_record_is_proven(data, tmp_path):
     assert prove_run(open_data_set(data), record, steps=None, threads=1)
 
 
-def test_a_jump_that_the_record_does_not_explain_is_a_gap(data, tmp_path):
+def test_a_jump_that_the_configuration_does_not_explain_is_a_gap(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", skip_windows=("20:50",))
     run_to_end(config)
     record = replace(read_run(config.out), skips=())
     assert not prove_run(open_data_set(data), record, steps=None, threads=1)
 
 
-def test_the_step_behind_the_range_eats_what_the_stream_has_there(data, tmp_path):
+def test_the_step_after_the_range_reads_the_windows_there(data, tmp_path):
     run = built(tiny_config(data, tmp_path / "run", skip_windows=("0:50",)))
     batch = run.loader.next_step()
     run.close()
@@ -81,7 +81,7 @@ def test_the_step_behind_the_range_eats_what_the_stream_has_there(data, tmp_path
 
 
 @pytest.mark.parametrize("step", [2, 4])
-def test_a_resume_before_or_behind_the_range_repeats_the_straight_run(data, tmp_path, step):
+def test_a_resume_before_or_after_the_range_repeats_the_straight_run(data, tmp_path, step):
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL, skip_windows=("30:50",))
     run_to_end(config)
     straight = [deterministic(line) for line in lines(config.out)]
@@ -90,16 +90,16 @@ def test_a_resume_before_or_behind_the_range_repeats_the_straight_run(data, tmp_
     assert [deterministic(line) for line in lines(config.out)] == straight
 
 
-def test_tokens_are_those_that_were_trained_on(data, tmp_path):
+def test_the_token_count_leaves_skipped_windows_out(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL, skip_windows=("30:50",))
     run_to_end(config)
-    forget_after(config.out, 6)  # behind the range: the count comes from the checkpoint
+    forget_after(config.out, 6)  # after the range: the count comes from the checkpoint
     assert run_to_end(config).tokens == 8 * 128
     trained = [128 * n for n in range(1, 9)]
     assert [line["tokens"] for line in lines(config.out)] == [*trained, 8 * 128]
 
 
-def test_going_back_to_before_a_spike_and_leaving_its_windows_out(data, tmp_path):
+def test_a_run_can_go_back_to_before_a_spike_and_skip_its_windows(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
     run_to_end(config)
     before = losses(config.out)

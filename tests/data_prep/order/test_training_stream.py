@@ -1,5 +1,6 @@
-"""The order of training: a permutation of documents, windows without gaps, the same for all."""
+"""The order of training: a permutation of the documents and windows without gaps."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
@@ -15,10 +16,10 @@ from data_prep.order.training_stream import TrainingStream, read_windows, window
 from storage.digest import fingerprint
 from tests.data_sets import tiny_data_set
 
-GOLDEN_IMAGES = [4106799, 3595258, 6386590, 8527586, 4833222]
-GOLDEN_DOCUMENTS = [1112, 416, 1301, 1652, 1184]
-GOLDEN_ORDER = "02c390a6af69ddacedce3b86824f91968cb3cc439f84536e1aa82dabbb233e69"
-GOLDEN_DIGEST = 15306634950933975642
+EXPECTED_IMAGES = [4106799, 3595258, 6386590, 8527586, 4833222]
+EXPECTED_DOCUMENTS = [1112, 416, 1301, 1652, 1184]
+EXPECTED_ORDER = "02c390a6af69ddacedce3b86824f91968cb3cc439f84536e1aa82dabbb233e69"
+EXPECTED_DIGEST = 15306634950933975642
 
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -49,7 +50,7 @@ def naive_stream(shards, seed: int, epochs: int) -> np.ndarray:
 
 @given(count=st.integers(1, 3000), seed=SEEDS, epoch=st.integers(0, 2**32))
 @settings(max_examples=60)
-def test_every_index_is_an_image_once_and_the_inverse_leads_back(count, seed, epoch):
+def test_the_permutation_is_a_bijection_and_the_inverse_undoes_it(count, seed, epoch):
     permutation = FeistelPermutation(count, seed, epoch)
     indices = np.arange(count, dtype=np.uint64)
     images = permutation(indices)
@@ -59,7 +60,7 @@ def test_every_index_is_an_image_once_and_the_inverse_leads_back(count, seed, ep
 
 @given(count=st.integers(1, 2**40), seed=SEEDS, data=st.data())
 @settings(max_examples=60)
-def test_the_inverse_leads_back_in_large_ranges(count, seed, data):
+def test_the_inverse_undoes_the_permutation_of_large_ranges(count, seed, data):
     index = data.draw(st.integers(0, count - 1))
     permutation = FeistelPermutation(count, seed, 0)
     image = permutation(np.array([index], np.uint64))
@@ -69,12 +70,12 @@ def test_the_inverse_leads_back_in_large_ranges(count, seed, data):
 
 def test_the_permutation_never_changes():
     images = FeistelPermutation(9_672_101, seed=1337, epoch=2)(np.arange(5, dtype=np.uint64))
-    assert images.tolist() == GOLDEN_IMAGES
+    assert images.tolist() == EXPECTED_IMAGES
 
 
 def test_the_digest_of_windows_never_changes():
     windows = np.arange(3 * 5, dtype=np.uint16).reshape(3, 5)
-    assert windows_digest(7, windows) == GOLDEN_DIGEST
+    assert windows_digest(7, windows) == EXPECTED_DIGEST
 
 
 def test_the_order_of_a_stream_never_changes(tmp_path):
@@ -84,11 +85,11 @@ def test_the_order_of_a_stream_never_changes(tmp_path):
         [piece.epoch, *(column.tolist() for column in (piece.documents, piece.offsets))]
         for piece in TrainingStream(shards, 1337).pieces(1000, 2 * shards.tokens)
     ]
-    assert pieces[0][1][:5] == GOLDEN_DOCUMENTS
-    assert fingerprint(pieces) == GOLDEN_ORDER
+    assert pieces[0][1][:5] == EXPECTED_DOCUMENTS
+    assert fingerprint(pieces) == EXPECTED_ORDER
 
 
-def test_seed_and_epoch_are_separate_words():
+def test_seed_and_epoch_are_separate_inputs():
     indices = np.arange(1000, dtype=np.uint64)
     orders = {
         FeistelPermutation(1000, seed, epoch)(indices).tobytes()
@@ -122,7 +123,7 @@ def test_each_document_comes_once_in_an_epoch(large):
 
 @given(start=st.integers(0, 20_000), count=st.integers(0, 9000), seed=st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
-def test_any_piece_of_the_stream_is_what_a_naive_reader_finds(large, start, count, seed):
+def test_any_part_of_the_stream_equals_a_naive_reader(large, start, count, seed):
     expected = naive_stream(large, seed, 5)[start : start + count]
     assert np.array_equal(TrainingStream(large, seed).read(start, count), expected)
 
@@ -141,7 +142,7 @@ def test_every_token_but_the_first_is_a_target_exactly_once(shards):
     length=st.integers(1, 99),
 )
 @settings(max_examples=40, deadline=None)
-def test_windows_and_digest_are_the_same_for_any_readers(shards, first, cuts, length):
+def test_windows_and_digest_do_not_depend_on_who_reads_them(shards, first, cuts, length):
     whole = read_windows(TrainingStream(shards, 9), first, 60, length)
     spans = list(pairwise([0, *sorted(cuts), 60]))
     parts = [read_windows(TrainingStream(shards, 9), first + a, b - a, length) for a, b in spans]
@@ -150,7 +151,7 @@ def test_windows_and_digest_are_the_same_for_any_readers(shards, first, cuts, le
     assert sum(digests) % 2**64 == windows_digest(first, whole)
 
 
-def test_the_digest_shows_a_changed_token_and_a_changed_place(shards):
+def test_a_changed_token_or_window_number_changes_the_digest(shards):
     windows = read_windows(TrainingStream(shards, 0), 0, 4, 16)
     changed = windows.copy()
     changed[2, 3] ^= 1
@@ -167,7 +168,7 @@ LENGTHS = st.builds(random_lengths, st.integers(1, 3000), st.integers(1, 20), st
 
 
 class Positions(TokenShards):
-    """Documents by their lengths alone, in one file whose token at place p is p itself."""
+    """Shards made from document lengths alone; the token at position p is p itself."""
 
     def __init__(self, lengths):
         self.__dict__["lengths"] = np.array(lengths, np.uint32)
@@ -198,7 +199,7 @@ def test_every_token_is_a_target_once_an_epoch_for_any_documents(lengths, length
 
 @given(lengths=LENGTHS, seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_every_document_comes_once_an_epoch_and_whole(lengths, seed):
+def test_every_document_comes_once_an_epoch_and_complete(lengths, seed):
     shards = Positions(lengths)
     for epoch in range(2):
         pieces = [*TrainingStream(shards, seed).pieces(epoch * shards.tokens, shards.tokens)]
@@ -211,7 +212,7 @@ def test_every_document_comes_once_an_epoch_and_whole(lengths, seed):
 
 @given(lengths=LENGTHS, seed=SEEDS, data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_a_document_lies_where_its_inverse_says(lengths, seed, data):
+def test_a_document_is_where_the_inverse_says(lengths, seed, data):
     shards = Positions(lengths)
     document = data.draw(st.integers(0, len(lengths) - 1))
     epoch = data.draw(st.integers(0, 5))
@@ -221,7 +222,7 @@ def test_a_document_lies_where_its_inverse_says(lengths, seed, data):
     assert (piece.documents.tolist(), piece.offsets.tolist()) == ([document], [0])
 
 
-def test_a_negative_place_is_an_error(shards):
+def test_a_negative_position_is_an_error(shards):
     with pytest.raises(ValueError, match="start=-1"):
         TrainingStream(shards, 0).read(-1, 2)
 
@@ -240,8 +241,6 @@ def test_a_single_document_is_its_own_stream(tmp_path):
 
 
 def test_threads_read_the_same(large):
-    from concurrent.futures import ThreadPoolExecutor
-
     stream, expected = TrainingStream(large, 0), naive_stream(large, 0, 2)
     starts = range(0, large.tokens, 97)
     with ThreadPoolExecutor(4) as threads:

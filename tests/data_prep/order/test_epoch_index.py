@@ -1,4 +1,4 @@
-"""The kept index of an epoch: a convenience that is never trusted and never waited for."""
+"""The cached index of an epoch: checked before use, built ahead, and never waited for."""
 
 import multiprocessing
 import shutil
@@ -26,8 +26,8 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def shards(made, tmp_path, monkeypatch):
-    """2,500 documents, which count as many: their index is kept and built ahead."""
-    monkeypatch.setattr(epoch_index, "WORTH_KEEPING", 2000)
+    """2,500 documents, with the limit lowered so that their index is cached and built ahead."""
+    monkeypatch.setattr(epoch_index, "MIN_CACHED_DOCUMENTS", 2000)
     return open_data_set(shutil.copytree(made, tmp_path / "data")).split("train")
 
 
@@ -51,14 +51,14 @@ def test_the_index_is_built_once_and_read_from_its_file_afterwards(shards):
     assert again.block_at(5000).ids.tolist() == first.block_at(5000).ids.tolist()
 
 
-def test_an_index_of_few_documents_is_not_worth_a_file(shards, monkeypatch):
-    monkeypatch.setattr(epoch_index, "WORTH_KEEPING", 100_000)
+def test_the_index_of_a_small_data_set_is_not_cached(shards, monkeypatch):
+    monkeypatch.setattr(epoch_index, "MIN_CACHED_DOCUMENTS", 100_000)
     open_index(shards, 7, 0)
     assert not (shards.folder / epoch_index.INDEX_FOLDER).exists()
 
 
 @pytest.mark.parametrize("place", [0, 8, 16, 24, 32, 40, 48, 56, 64, 79, -1])
-def test_a_flipped_byte_is_noticed_and_the_file_made_anew(shards, caplog, place):
+def test_a_flipped_byte_is_noticed_and_the_file_is_written_again(shards, caplog, place):
     open_index(shards, 7, 0)
     path = index_path(shards, 7, 0)
     whole = path.read_bytes()
@@ -66,12 +66,12 @@ def test_a_flipped_byte_is_noticed_and_the_file_made_anew(shards, caplog, place)
     broken[place] ^= 1
     path.write_bytes(broken)
     assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
-    assert "damaged or of other data; it is built anew" in caplog.text
+    assert "damaged or of other data; it is built again" in caplog.text
     assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x00" * 96, b"\x93NUMPY" * 99])
-def test_a_file_of_something_else_is_noticed(shards, content):
+def test_a_file_that_is_no_index_is_noticed(shards, content):
     path = index_path(shards, 7, 0)
     path.parent.mkdir()
     path.write_bytes(content)
@@ -79,7 +79,7 @@ def test_a_file_of_something_else_is_noticed(shards, content):
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(8, 0), (7, 1)])
-def test_a_sound_index_of_another_seed_or_epoch_is_noticed(shards, seed, epoch):
+def test_a_valid_index_of_another_seed_or_epoch_is_noticed(shards, seed, epoch):
     open_index(shards, seed, epoch)
     index_path(shards, seed, epoch).rename(index_path(shards, 7, 0))
     assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
@@ -95,13 +95,13 @@ def test_an_index_of_other_data_is_noticed(shards, tmp_path):
     assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
 
 
-def test_a_folder_that_cannot_be_written_to_only_costs_the_building(shards):
+def test_a_folder_that_cannot_be_written_costs_only_the_building(shards):
     (shards.folder / epoch_index.INDEX_FOLDER).write_text("in the way")
     assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
     assert len(TrainingStream(shards, 7).read(0, 100)) == 100
 
 
-def test_a_full_disk_only_costs_the_building_and_leaves_nothing(shards, monkeypatch):
+def test_a_full_disk_costs_only_the_building_and_leaves_no_file(shards, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -111,7 +111,7 @@ def test_a_full_disk_only_costs_the_building_and_leaves_nothing(shards, monkeypa
 
 
 def open_in_a_process(folder, start):
-    epoch_index.WORTH_KEEPING = 2000
+    epoch_index.MIN_CACHED_DOCUMENTS = 2000
     shards = open_data_set(folder).split("train")
     start.wait()
     for epoch in range(20):
@@ -155,10 +155,10 @@ def test_the_next_index_is_built_while_this_epoch_is_still_read(shards):
 
 
 def test_a_slow_next_index_never_makes_the_reader_of_this_epoch_wait(shards, monkeypatch):
-    go_on, real = Event(), order.open_index
+    finish, real = Event(), order.open_index
 
     def slow(shards, seed, epoch):
-        assert epoch == 0 or go_on.wait(20)
+        assert epoch == 0 or finish.wait(20)
         return real(shards, seed, epoch)
 
     monkeypatch.setattr(order, "open_index", slow)
@@ -166,12 +166,12 @@ def test_a_slow_next_index_never_makes_the_reader_of_this_epoch_wait(shards, mon
     found = stream.read(0, shards.tokens)  # to the epoch's end, with the next one hanging
     wait_until(lambda: 1 in stream._indices)
     assert not stream._indices[1].done()
-    go_on.set()
+    finish.set()
     assert np.array_equal(found, expected.read(0, shards.tokens))
     assert np.array_equal(stream.read(shards.tokens, 50), expected.read(shards.tokens, 50))
 
 
-def test_a_failed_building_is_an_error_once_and_tried_again(shards, monkeypatch):
+def test_a_failed_building_raises_and_is_tried_again(shards, monkeypatch):
     real = order.open_index
 
     def fails(*_):
@@ -185,7 +185,7 @@ def test_a_failed_building_is_an_error_once_and_tried_again(shards, monkeypatch)
     assert len(stream.read(0, 10)) == 10
 
 
-def test_only_the_newest_indices_are_held(shards):
+def test_only_the_newest_indices_are_kept(shards):
     stream = TrainingStream(shards, 7)
     for epoch in range(10):
         stream.index(epoch)

@@ -1,0 +1,1 @@
+"""Tests of data_prep/order/: which tokens each step reads."""
