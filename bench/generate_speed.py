@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench.provenance import device_name, provenance
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.sampling.decoding import PartialSample, make_batches, new_drafts, sample_batches
+from eval.sampling.decoding import PartialSample, sample_batches, split_into_batches, start_samples
 from eval.sampling.next_token import GenerateOptions, sample_token, uniform_numbers
 from eval.subject import evaluating
 from model.gpt import GPT
@@ -80,9 +80,9 @@ def now(device: torch.device) -> float:
 def draw_cached(model: GPT, options: GenerateOptions) -> tuple[float, list[PartialSample]]:
     """Seconds for the whole text of all samples, by the project's own code, and the texts."""
     device = model.wte.weight.device
-    drafts = new_drafts(gpt2_tokenizer(), [PROMPT], options)
+    drafts = start_samples(gpt2_tokenizer(), [PROMPT], options)
     begin = now(device)
-    sample_batches(model, make_batches(drafts, options), options)
+    sample_batches(model, split_into_batches(drafts, options), options)
     seconds = now(device) - begin
     if any(len(draft.sample().token_ids) < options.max_tokens for draft in drafts):
         raise ValueError(f"a sample ended early; use another seed than {options.seed}")

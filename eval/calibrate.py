@@ -97,7 +97,7 @@ class Verdict:
     verdict: Literal["agrees", "MISSED", "not comparable"]
 
 
-def verdicts_of(result: TaskResult, allowed: int, reasons: list[str]) -> list[Verdict]:
+def make_verdicts(result: TaskResult, allowed: int, reasons: list[str]) -> list[Verdict]:
     """A verdict for each published number; none is given where there are reasons against it."""
     found = []
     for tag, published in PUBLISHED.items():
@@ -112,7 +112,7 @@ def verdicts_of(result: TaskResult, allowed: int, reasons: list[str]) -> list[Ve
     return found
 
 
-def reasons_against(
+def reasons_not_comparable(
     config: GPTConfig, items: tuple[tuple[Item, Item], ...], file: Path | None
 ) -> list[str]:
     """Why the published numbers are not this evaluation's to reach; empty if they are.
@@ -138,7 +138,7 @@ def reasons_against(
     return reasons
 
 
-def imported(model: str, ranks: Ranks) -> Subject:
+def import_subject(model: str, ranks: Ranks) -> Subject:
     """The published model as ours, by way of a folder that is gone again when this returns.
 
     Raises: ValueError on every rank if it cannot be had.
@@ -173,16 +173,16 @@ def calibrate(arguments: Arguments, ranks: Ranks) -> int:
     options = EvalOptions(
         hellaswag_file=arguments.hellaswag_file, items=arguments.items, dtype=arguments.dtype
     )
-    subject = imported(arguments.model, ranks)
+    subject = import_subject(arguments.model, ranks)
     try:
         items = read_items(HELLASWAG, subject, options)
     except ValueError as error:
         raise ValueError(f"nothing was calibrated, for want of the items: {error}") from error
-    reasons = reasons_against(subject.model.config, items, options.hellaswag_file)
+    reasons = reasons_not_comparable(subject.model.config, items, options.hellaswag_file)
     for reason in reasons:
         log.warning("not comparable: %s", reason)
     dtype = choose_dtype(options.dtype, ranks.device)
-    verdicts = verdicts_of(hellaswag(subject, options), TOLERANCE[dtype], reasons)
+    verdicts = make_verdicts(hellaswag(subject, options), TOLERANCE[dtype], reasons)
     log.info("%s", table_of(verdicts))
     if arguments.json is not None and ranks.is_main:
         rows = [asdict(verdict) for verdict in verdicts]

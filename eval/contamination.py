@@ -27,7 +27,7 @@ from eval.scoring.multiple_choice import Item
 from eval.tasks.hellaswag import MARKS, completion_item, items_from_hub
 from eval.tasks.items import rows_of_file
 from eval.tasks.pydoc_choice import ITEMS as PYDOC_CHOICE_FILE
-from eval.text_search.ngrams import FOLD_RULE, NOWHERE, Needles, all_runs, whole_texts
+from eval.text_search.ngrams import FOLD_RULE, NOT_FOUND, Patterns, all_runs, whole_texts
 from eval.text_search.shard_search import search_split
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
@@ -148,16 +148,16 @@ class Outcome:
         return Outcome(self.testable | other.testable, self.found | other.found)
 
 
-def _outcome(needles: Needles, items: np.ndarray, first: np.ndarray) -> Outcome:
+def _outcome(patterns: Patterns, items: np.ndarray, first: np.ndarray) -> Outcome:
     """The outcome of needles, each from an item or NO_ITEM, first seen in these documents."""
-    seen = np.flatnonzero((items != NO_ITEM) & (first != NOWHERE))
-    seen = seen[np.lexsort((needles.starts[seen], first[seen], items[seen]))]
+    seen = np.flatnonzero((items != NO_ITEM) & (first != NOT_FOUND))
+    seen = seen[np.lexsort((patterns.starts[seen], first[seen], items[seen]))]
     _, earliest = np.unique(items[seen], return_index=True)
-    found = {int(items[i]): (int(first[i]), needles.words(i)) for i in seen[earliest]}
+    found = {int(items[i]): (int(first[i]), patterns.words(i)) for i in seen[earliest]}
     return Outcome(set(items.tolist()) - {NO_ITEM}, found)
 
 
-def run_tests(data: DataSet, items: Sequence[Item], arguments: Arguments) -> dict[str, Outcome]:
+def search_items(data: DataSet, items: Sequence[Item], arguments: Arguments) -> dict[str, Outcome]:
     """Search the split for all items; the outcomes by the names of TESTS."""
     texts = [MARKS.sub(" ", f"{item.context} {item.endings[item.label]}") for item in items]
     runs = all_runs(texts, arguments.words)
@@ -181,7 +181,7 @@ def run_tests(data: DataSet, items: Sequence[Item], arguments: Arguments) -> dic
     }
 
 
-def report_of(
+def contamination_report(
     data: DataSet, sets: Sequence[ItemSet], outcomes: dict[str, Outcome], arguments: Arguments
 ) -> dict[str, Any]:
     """All that another report may want to cite; the same for any number of workers."""
@@ -265,7 +265,7 @@ def main() -> None:
         data = open_data_set(arguments.data)
         check_data_set(data, "cached")
         items = [item for item_set in sets for item in item_set.items]
-        report = report_of(data, sets, run_tests(data, items, arguments), arguments)
+        report = contamination_report(data, sets, search_items(data, items, arguments), arguments)
         log.info("%s", table_of(report))
         if arguments.json is not None:
             write_json(arguments.json, report)

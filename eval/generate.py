@@ -17,11 +17,11 @@ from pathlib import Path
 import tyro
 
 from eval.sampling.decoding import (
+    OnToken,
     Sample,
-    Watch,
     ignore_token,
-    new_drafts,
     sample_on_ranks,
+    start_samples,
 )
 from eval.sampling.next_token import GenerateOptions
 from eval.sampling.printing import JsonPrinter, Printer, write_pairs
@@ -58,11 +58,14 @@ class Arguments:
 
 
 def draw(
-    subject: Subject, prompts: Sequence[str], options: GenerateOptions, watch: Watch = ignore_token
+    subject: Subject,
+    prompts: Sequence[str],
+    options: GenerateOptions,
+    watch: OnToken = ignore_token,
 ) -> list[Sample]:
     """Every sample of every prompt, in order, on every rank; says how fast."""
     begin = time.perf_counter()
-    drafts = new_drafts(subject.tokenizer, prompts, options)
+    drafts = start_samples(subject.tokenizer, prompts, options)
     samples = sample_on_ranks(subject, drafts, options, watch)
     seconds = time.perf_counter() - begin
     tokens = sum(len(sample.token_ids) for sample in samples)

@@ -20,8 +20,8 @@ import tyro
 
 from eval.sampling.decoding import PartialSample, sample_on_ranks
 from eval.sampling.next_token import GenerateOptions
-from eval.scoring.multiple_choice import check_losses, encode_together, trees_of_ids
-from eval.scoring.shared_context import score_trees
+from eval.scoring.multiple_choice import check_losses, contexts_of_ids, encode_together
+from eval.scoring.shared_context import score_contexts
 from eval.subject import EvalOptions, Subject, load_subject
 from eval.tasks.wikitext import windows_of
 from model.precision import Precision
@@ -71,9 +71,9 @@ class RatchetLM(LM):
             encode_together(tokenizer, context, [text for _, text in group])
             for context, group in groupby(pairs, key=lambda pair: pair[0])
         )
-        trees, truncated = trees_of_ids(encodings, self.subject.model.config.context_length)
+        trees, truncated = contexts_of_ids(encodings, self.subject.model.config.context_length)
         self.truncated += truncated
-        nats, unlikely = score_trees(self.subject, trees, self.options).T
+        nats, unlikely = score_contexts(self.subject, trees, self.options).T
         check_losses(nats, range(len(pairs)))
         found = [(-float(loss), not missed) for loss, missed in zip(nats, unlikely, strict=True)]
         return self._remember("loglikelihood", pairs, found)
@@ -85,7 +85,7 @@ class RatchetLM(LM):
         T = self.subject.model.config.context_length
         windows = [list(windows_of(encode(text), end_of_text, T)) for (text,) in texts]
         owners = np.repeat(np.arange(len(texts)), [len(trees) for trees in windows])
-        nats = score_trees(self.subject, [t for trees in windows for t in trees], self.options)[
+        nats = score_contexts(self.subject, [t for trees in windows for t in trees], self.options)[
             :, 0
         ]
         check_losses(nats, owners.tolist())

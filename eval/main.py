@@ -17,7 +17,7 @@ import tyro
 from eval.one_checkpoint import Outputs, evaluate
 from eval.subject import EvalOptions
 from eval.tasks.registry import check_tasks
-from eval.watching.watch import Request, watch
+from eval.watching.watch import WatchRequest, watch
 from parallel.ranks import silence_other_ranks, start, stop, user_errors
 
 log = logging.getLogger("eval")
@@ -61,7 +61,7 @@ def main() -> None:
         asked = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
         ranks = start(asked.device)
         if asked.watch is not None:
-            request = Request(
+            request = WatchRequest(
                 asked.watch, asked.tasks, asked.task, asked.items_out, asked.idle_minutes
             )
             log.info("%s", watch(request, ranks))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.dataset.manifest import MANIFEST_NAME
-from eval.subject import EvalOptions, load_subject, options_of
+from eval.subject import EvalOptions, load_subject, with_checkpoint_defaults
 from eval.tasks.registry import measure
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks
@@ -48,7 +48,7 @@ def evaluate(
     Raises: ValueError if the checkpoint cannot be used, or none of the tasks run.
     """
     subject = load_subject(checkpoint, ranks)
-    given, options = options.data, options_of(checkpoint, options)
+    given, options = options.data, with_checkpoint_defaults(checkpoint, options)
     if not tasks:
         tasks = broadcast_object(DEFAULT_TASKS if given else default_tasks(options.data))
     found = measure(subject, options, tasks)

@@ -19,7 +19,7 @@ from storage.atomic import new_file
 
 PREDICTION = "prediction_"  # before the tag's last part, in the names of the arrays of a file
 ID_BYTES = 8
-MOST_NATS = math.log(sys.float_info.max)
+MAX_NATS = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def load_items(path: Path) -> ItemTable:
         ) from error
 
 
-def ids_of(values: Sequence[Any]) -> np.ndarray:
+def item_ids(values: Sequence[Any]) -> np.ndarray:
     """A digest of each value; a repeated one gets a number, so that all differ."""
     seen: dict[str, int] = {}
     ids = []
@@ -94,7 +94,7 @@ def ids_of(values: Sequence[Any]) -> np.ndarray:
 
 def perplexity(nats: float) -> float:
     """e to the `nats`; infinite where a float cannot hold it, as for weights that have diverged."""
-    return math.inf if nats >= MOST_NATS else math.exp(nats)
+    return math.inf if nats >= MAX_NATS else math.exp(nats)
 
 
 def accuracy_tags(tag: str, right: np.ndarray) -> dict[str, float]:

@@ -148,7 +148,7 @@ def load_subject(checkpoint: Path, ranks: Ranks) -> Subject:
     return subject
 
 
-def options_of(checkpoint: Path, options: EvalOptions) -> EvalOptions:
+def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOptions:
     """`options` with what was left open filled in from what the checkpoint says of its run."""
     path = checkpoint / "state.json"
     state = read_json(path) if path.is_file() else {}

@@ -116,7 +116,7 @@ class PartialSample:
         return Sample(*self.where, self._stream.text, drawn, self.finish_reason, self._logprob_sum)
 
 
-Watch = Callable[[PartialSample, str], None]
+OnToken = Callable[[PartialSample, str], None]
 """Called after each token with the sample and the text it gained."""
 
 
@@ -124,7 +124,7 @@ def ignore_token(draft: PartialSample, new: str) -> None:
     """Nobody looks on."""
 
 
-def new_drafts(
+def start_samples(
     tokenizer: Tokenizer, prompts: Sequence[str], options: GenerateOptions
 ) -> list[PartialSample]:
     """A draft for each sample of each prompt, in order; an empty prompt begins a new document."""
@@ -136,7 +136,7 @@ def new_drafts(
     ]
 
 
-def make_batches(
+def split_into_batches(
     drafts: Sequence[PartialSample], options: GenerateOptions
 ) -> list[list[PartialSample]]:
     """The drafts in batches, formed without regard to who draws them."""
@@ -148,13 +148,13 @@ def sample_on_ranks(
     subject: Subject,
     drafts: Sequence[PartialSample],
     options: GenerateOptions,
-    watch: Watch = ignore_token,
+    watch: OnToken = ignore_token,
 ) -> list[Sample]:
     """Every draft as a finished sample, in order, on every rank; each draws its own batches.
 
     Raises: ValueError on every rank if one could not.
     """
-    ranks, batches = subject.ranks, make_batches(drafts, options)
+    ranks, batches = subject.ranks, split_into_batches(drafts, options)
     own = batches[ranks.rank :: ranks.world_size]
     error = None
     try:
@@ -171,7 +171,7 @@ def sample_batches(
     model: GPT,
     batches: Sequence[list[PartialSample]],
     options: GenerateOptions,
-    watch: Watch = ignore_token,
+    watch: OnToken = ignore_token,
 ) -> None:
     """Finish every draft; after running out of memory, half as many go on side by side.
 
@@ -197,7 +197,7 @@ def sample_batches(
                 waiting.append(drafts)
 
 
-def draw(model: GPT, drafts: list[PartialSample], options: GenerateOptions, watch: Watch) -> bool:
+def draw(model: GPT, drafts: list[PartialSample], options: GenerateOptions, watch: OnToken) -> bool:
     """Finish one batch of drafts; False if memory ran out, the drafts then being unfinished."""
     try:
         _draw(model, drafts, options, watch)
@@ -206,7 +206,9 @@ def draw(model: GPT, drafts: list[PartialSample], options: GenerateOptions, watc
     return True
 
 
-def _draw(model: GPT, drafts: list[PartialSample], options: GenerateOptions, watch: Watch) -> None:
+def _draw(
+    model: GPT, drafts: list[PartialSample], options: GenerateOptions, watch: OnToken
+) -> None:
     device = model.wte.weight.device
     dtype = choose_dtype(options.dtype, device)
     context_length = model.config.context_length
@@ -280,6 +282,6 @@ def generate(
 
     An empty prompt begins a new document. Raises: ValueError for logits that are not numbers.
     """
-    drafts = new_drafts(tokenizer, prompts, options)
-    sample_batches(model, make_batches(drafts, options), options)
+    drafts = start_samples(tokenizer, prompts, options)
+    sample_batches(model, split_into_batches(drafts, options), options)
     return [draft.sample().text for draft in drafts]

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from data_prep.tokenizer import Tokenizer
-from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of
-from eval.scoring.shared_context import SharedContext, score_trees, truncated_contexts
+from eval.result import ItemTable, TaskResult, accuracy_tags, item_ids
+from eval.scoring.shared_context import SharedContext, score_contexts, truncated_contexts
 from eval.subject import EvalOptions, Subject
 
-Encoded = tuple[list[int], tuple[list[int], ...]]
+EncodedItem = tuple[list[int], tuple[list[int], ...]]
 """The ids of a context and of each of its endings."""
 
 
@@ -40,7 +40,7 @@ class Item:
             )
 
 
-def item_of(
+def item_from_row(
     where: str, context: Any, endings: Any, label: Any, text: str = "context", harness: bool = False
 ) -> Item:
     """An item from what a row holds; `text` is what its schema calls the context.
@@ -100,7 +100,7 @@ class Scores:
             tags |= accuracy_tags(f"{task}/{tag}", predictions == labels)
         if self.truncated_rows:
             tags[f"{task}/truncated_rows"] = float(self.truncated_rows)
-        ids = ids_of([[i.context, i.endings, i.label] for i in self.items])
+        ids = item_ids([[i.context, i.endings, i.label] for i in self.items])
         return TaskResult(tags, {task: ItemTable(ids, labels, self.sums, self.lengths, chosen)})
 
 
@@ -113,14 +113,16 @@ def score_items(subject: Subject, items: Sequence[Item], options: EvalOptions) -
     if not items:
         raise ValueError("there are no items to score; give a file that holds some")
     items = tuple(items)
-    trees, truncated = trees_of(subject.tokenizer, subject.model.config.context_length, items)
-    nats = score_trees(subject, trees, options)[:, 0]
+    trees, truncated = contexts_of_items(
+        subject.tokenizer, subject.model.config.context_length, items
+    )
+    nats = score_contexts(subject, trees, options)[:, 0]
     check_losses(nats, [i for i, item in enumerate(items) for _ in item.endings])
     counts = np.array([len(item.endings) for item in items])
     filled = np.arange(counts.max()) < counts[:, None]  # (items, endings)
     sums, tokens = np.full(filled.shape, np.inf), np.ones(filled.shape, np.int64)
     sums[filled] = nats
-    tokens[filled] = [len(branch) for tree in trees for branch in tree.branches]
+    tokens[filled] = [len(branch) for tree in trees for branch in tree.continuations]
     return Scores(items, sums, tokens, truncated)
 
 
@@ -135,18 +137,18 @@ def check_losses(nats: np.ndarray, owners: Sequence[int]) -> None:
 
 
 @lru_cache(maxsize=8)
-def trees_of(
+def contexts_of_items(
     tokenizer: Tokenizer, context_length: int, items: tuple[Item, ...]
 ) -> tuple[list[SharedContext], int]:
     """The items' trees, in order, and how many endings lost context.
 
     Remembered: in training the same items are scored again and again.
     """
-    return trees_of_ids((encoded(tokenizer, item) for item in items), context_length)
+    return contexts_of_ids((encode_item(tokenizer, item) for item in items), context_length)
 
 
-def trees_of_ids(
-    encodings: Iterable[Encoded], context_length: int
+def contexts_of_ids(
+    encodings: Iterable[EncodedItem], context_length: int
 ) -> tuple[list[SharedContext], int]:
     """The trees of encoded items, in order, and how many endings lost context.
 
@@ -166,7 +168,7 @@ def trees_of_ids(
     return trees, truncated
 
 
-def encoded(tokenizer: Tokenizer, item: Item) -> Encoded:
+def encode_item(tokenizer: Tokenizer, item: Item) -> EncodedItem:
     """The ids of an item's context and endings, in its style."""
     if item.harness:
         return encode_together(tokenizer, item.context, [" " + text for text in item.endings])
@@ -175,7 +177,7 @@ def encoded(tokenizer: Tokenizer, item: Item) -> Encoded:
     return tokenizer.encode(item.context) or [tokenizer.end_of_text], tuple(endings)
 
 
-def encode_together(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> Encoded:
+def encode_together(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> EncodedItem:
     """Ids of a context and of what follows it, by lm-evaluation-harness's rule.
 
     Space at the context's end belongs to the endings; what the whole text has beyond the

@@ -28,12 +28,12 @@ class SharedContext:
     """A context and its branches, each of which is scored as if it alone followed."""
 
     context: Sequence[int]
-    branches: tuple[Sequence[int], ...]
+    continuations: tuple[Sequence[int], ...]
 
     @property
     def length(self) -> int:
         """Tokens that the model reads: a branch's last one is only a target."""
-        return len(self.context) + sum(len(branch) - 1 for branch in self.branches)
+        return len(self.context) + sum(len(branch) - 1 for branch in self.continuations)
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class Batch:
 
 
 def truncated_contexts(
-    context: Sequence[int], branches: tuple[Sequence[int], ...], context_length: int
+    context: Sequence[int], continuations: tuple[Sequence[int], ...], context_length: int
 ) -> tuple[list[SharedContext], int]:
     """The tree of a context and branches, and how many branches lost the context's beginning.
 
     Where a branch does not fit, each gets a tree of its own with as much context as it leaves
     room for: lm-evaluation-harness's rule.
     """
-    rooms = [context_length + 1 - len(branch) for branch in branches]
+    rooms = [context_length + 1 - len(branch) for branch in continuations]
     if min(rooms) >= len(context):
-        return [SharedContext(context, branches)], 0
-    trees = [SharedContext(context[-r:], (b,)) for r, b in zip(rooms, branches, strict=True)]
+        return [SharedContext(context, continuations)], 0
+    trees = [SharedContext(context[-r:], (b,)) for r, b in zip(rooms, continuations, strict=True)]
     return trees, sum(room < len(context) for room in rooms)
 
 
@@ -93,7 +93,7 @@ def make_batches(lengths: Sequence[int], capacity: int) -> list[Batch]:
     return batches
 
 
-def score_trees(
+def score_contexts(
     subject: Subject, trees: Sequence[SharedContext], options: EvalOptions
 ) -> np.ndarray:
     """For every branch of every tree its nats and its tokens that were not the likeliest.
@@ -103,7 +103,7 @@ def score_trees(
     """
     capacity = options.batch_tokens_on(subject.ranks.device)
     batches = make_batches([tree.length for tree in trees], capacity)
-    ends = list(accumulate(len(tree.branches) for tree in trees))
+    ends = list(accumulate(len(tree.continuations) for tree in trees))
     dtype = choose_dtype(options.dtype, subject.ranks.device)
     limit = MemoryLimit(subject.ranks.device)
 
@@ -113,7 +113,7 @@ def score_trees(
     def score_parts(batch: Batch) -> tuple[list[int], Tensor]:
         parts = limit.run(batch, score)
         order = [i for part, _ in parts for i in part.trees]
-        rows = [row for i in order for row in range(ends[i] - len(trees[i].branches), ends[i])]
+        rows = [row for i in order for row in range(ends[i] - len(trees[i].continuations), ends[i])]
         return rows, torch.cat([found for _, found in parts])
 
     with evaluating(subject.model):
@@ -149,7 +149,7 @@ def _lay_out(trees: list[SharedContext], shape: tuple[int, int]) -> _Pass:
     for r, tree in enumerate(trees):
         end = len(tree.context)
         ids[r, :end], positions[r, :end], branch[r, :end] = tree.context, np.arange(end), 0
-        for number, tokens in enumerate(tree.branches, start=1):
+        for number, tokens in enumerate(tree.continuations, start=1):
             start, end = end, end + len(tokens) - 1
             ids[r, start:end], branch[r, start:end] = tokens[:-1], number
             positions[r, start:end] = len(tree.context) + np.arange(end - start)
@@ -167,8 +167,8 @@ def _score_batch(
     device = subject.ranks.device
     laid = _lay_out(trees, shape)
     mask = None
-    if any(len(tree.branches) > 1 for tree in trees):
-        mask = _tree_mask(torch.from_numpy(laid.branch).to(device))
+    if any(len(tree.continuations) > 1 for tree in trees):
+        mask = _attention_mask(torch.from_numpy(laid.branch).to(device))
     # Without branches attention is causal: what is behind a row is never seen by it.
     nats, unlikely = [], []
     with autocast(dtype, device):
@@ -184,7 +184,7 @@ def _score_batch(
     return _sum_by_owner(by_token, laid.owners)
 
 
-def _tree_mask(branch: Tensor) -> Tensor:
+def _attention_mask(branch: Tensor) -> Tensor:
     """Who attends to whom: earlier tokens of the context or of one's own branch.
 
     Shapes: (R, L) -> (R, 1, L, L).

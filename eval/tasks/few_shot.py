@@ -10,7 +10,7 @@ from dataclasses import replace
 from random import Random
 
 from eval.scoring.multiple_choice import Item
-from eval.tasks.items import Source
+from eval.tasks.items import ItemSource
 
 SEED = 1234  # the harness's fewshot_random_seed
 BETWEEN = "\n\n"
@@ -22,7 +22,7 @@ def few_shot_name(task: str, count: int) -> str:
 
 
 def with_examples(
-    source: Source, items: Sequence[Item], pool: Sequence[Item], count: int
+    source: ItemSource, items: Sequence[Item], pool: Sequence[Item], count: int
 ) -> tuple[Item, ...]:
     """The items, each with `count` solved ones of `pool` before its context.
 

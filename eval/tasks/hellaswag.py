@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from eval.result import TaskResult
-from eval.scoring.multiple_choice import Item, item_of, score_items
+from eval.scoring.multiple_choice import Item, item_from_row, score_items
 from eval.subject import EvalOptions, Subject
 from eval.tasks.few_shot import few_shot_name, with_examples
-from eval.tasks.items import HubFile, Source, read_examples, read_items, rows_of_file, rows_of_hub
+from eval.tasks.items import (
+    HubFile,
+    ItemSource,
+    read_examples,
+    read_items,
+    rows_of_file,
+    rows_of_hub,
+)
 
 REPOSITORY = "Rowan/hellaswag"
 REVISION = "218ec52e09a7e7462a5400043bb9a69a41d06b76"
@@ -54,7 +61,7 @@ def hellaswag(subject: Subject, options: EvalOptions) -> TaskResult:
 def completion_item(where: str, row: Any) -> Item:
     """An item in completion style. Raises: ValueError for a row in another schema."""
     _check_schema(where, row, {"ctx", "endings", "label"})
-    item = item_of(where, row["ctx"], row["endings"], row["label"], text="ctx")
+    item = item_from_row(where, row["ctx"], row["endings"], row["label"], text="ctx")
     return replace(item, original=_is_original(row, item))
 
 
@@ -93,7 +100,7 @@ def _check_schema(where: str, row: Any, keys: set[str]) -> None:
         )
 
 
-HELLASWAG = Source(
+HELLASWAG = ItemSource(
     "hellaswag",
     HubFile(REPOSITORY, VALIDATION_FILE, REVISION, VALIDATION_SHA256),
     both_items,

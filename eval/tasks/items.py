@@ -51,7 +51,7 @@ class HubTable:
 
 
 @dataclass(frozen=True)
-class Source(Generic[T]):
+class ItemSource(Generic[T]):
     """The items of one task."""
 
     task: str
@@ -70,7 +70,7 @@ class Source(Generic[T]):
         return f"--task-file {self.task}=FILE (in training --eval.task-file)"
 
 
-def read_items(source: Source[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
+def read_items(source: ItemSource[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
     """The first `options.items` items, on every rank.
 
     Raises: DataUnavailable on every rank if they cannot be had; ValueError if they are bad.
@@ -79,15 +79,15 @@ def read_items(source: Source[T], subject: Subject, options: EvalOptions) -> tup
     return found[: options.items]
 
 
-def read_examples(source: Source[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
+def read_examples(source: ItemSource[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
     """All that few-shot examples are drawn from, on every rank. Raises: as `read_items`."""
     if source.examples is None:
         raise ValueError(f"{source.task} has no few-shot examples; leave --few-shot out")
-    train = Source(source.task + EXAMPLES, source.examples, source.read)
+    train = ItemSource(source.task + EXAMPLES, source.examples, source.read)
     return _items(train, options.example_files.get(source.task), subject)
 
 
-def _items(source: Source[T], file: Path | None, subject: Subject) -> tuple[T, ...]:
+def _items(source: ItemSource[T], file: Path | None, subject: Subject) -> tuple[T, ...]:
     found = _shared_items(source, file, subject.ranks.is_main)
     if isinstance(found, ValueError):
         raise found.with_traceback(None)
@@ -98,7 +98,7 @@ def _items(source: Source[T], file: Path | None, subject: Subject) -> tuple[T, .
 
 @cache
 def _shared_items(
-    source: Source[T], file: Path | None, is_main: bool
+    source: ItemSource[T], file: Path | None, is_main: bool
 ) -> tuple[T, ...] | ValueError:
     """Rank 0's items, or why there are none, on every rank; remembered, so asked for only once."""
     found: tuple[T, ...] | ValueError = ()

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.result import ItemTable, TaskResult, accuracy_tags, ids_of, perplexity
-from eval.scoring.multiple_choice import Item, check_losses, trees_of
-from eval.scoring.shared_context import score_trees
+from eval.result import ItemTable, TaskResult, accuracy_tags, item_ids, perplexity
+from eval.scoring.multiple_choice import Item, check_losses, contexts_of_items
+from eval.scoring.shared_context import score_contexts
 from eval.subject import EvalOptions, Subject
-from eval.tasks.items import HubTable, Source, read_items
+from eval.tasks.items import HubTable, ItemSource, read_items
 
 MISSED = -1  # the prediction where the word was not the likeliest
 
@@ -22,8 +22,8 @@ def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `lambada/acc` and `lambada/perplexity` (per word, however many tokens it has)."""
     items = read_items(LAMBADA, subject, options)
     context_length = subject.model.config.context_length
-    trees, truncated = trees_of(subject.tokenizer, context_length, items)
-    nats, unlikely = score_trees(subject, trees, options).T
+    trees, truncated = contexts_of_items(subject.tokenizer, context_length, items)
+    nats, unlikely = score_contexts(subject, trees, options).T
     check_losses(nats, range(len(items)))
     right = unlikely == 0
     per_word = perplexity(float(nats.mean()))
@@ -34,7 +34,7 @@ def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
     if truncated:
         tags["lambada/truncated_rows"] = float(truncated)
     table = ItemTable(
-        ids_of([[item.context, item.endings] for item in items]),
+        item_ids([[item.context, item.endings] for item in items]),
         np.zeros(len(items), np.int64),
         nats[:, None],
         np.ones((len(items), 1), np.int64),
@@ -53,4 +53,4 @@ def lambada_item(where: str, row: Any) -> Item:
 
 REVISION = "900124bf3b8235c6daf21033af9948b3f07346c4"
 HUB = HubTable("EleutherAI/lambada_openai", "default", "test", REVISION)
-LAMBADA = Source("lambada", HUB, lambada_item)
+LAMBADA = ItemSource("lambada", HUB, lambada_item)

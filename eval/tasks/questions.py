@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from eval.result import TaskResult
-from eval.scoring.multiple_choice import Item, item_of, score_items
+from eval.scoring.multiple_choice import Item, item_from_row, score_items
 from eval.subject import EvalOptions, Subject
 from eval.tasks.few_shot import few_shot_name, with_examples
-from eval.tasks.items import HubTable, Source, read_examples, read_items
+from eval.tasks.items import HubTable, ItemSource, read_examples, read_items
 
 
-def question_task(source: Source[Item], subject: Subject, options: EvalOptions) -> TaskResult:
+def question_task(source: ItemSource[Item], subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `NAME/acc` by summed loss and `NAME/acc_norm` per character of the answer."""
     items = read_items(source, subject, options)
     if options.few_shot:
@@ -28,21 +28,21 @@ def question_task(source: Source[Item], subject: Subject, options: EvalOptions) 
 def piqa_item(where: str, row: Any) -> Item:
     """A goal and two solutions. Raises: ValueError for a row in another schema."""
     goal, one, two, label = _fields(where, row, "goal", "sol1", "sol2", "label")
-    return item_of(where, f"Question: {goal}\nAnswer:", [one, two], label, harness=True)
+    return item_from_row(where, f"Question: {goal}\nAnswer:", [one, two], label, harness=True)
 
 
 def arc_item(where: str, row: Any) -> Item:
     """A question and its answers, which have letters or digits."""
     (question,) = _fields(where, row, "question")
     endings, label = _answers(where, row)
-    return item_of(where, f"Question: {question}\nAnswer:", endings, label, harness=True)
+    return item_from_row(where, f"Question: {question}\nAnswer:", endings, label, harness=True)
 
 
 def openbookqa_item(where: str, row: Any) -> Item:
     """The beginning of a sentence and its possible ends."""
     (stem,) = _fields(where, row, "question_stem")
     endings, label = _answers(where, row)
-    return item_of(where, stem, endings, label, harness=True)
+    return item_from_row(where, stem, endings, label, harness=True)
 
 
 def _answers(where: str, row: dict[str, Any]) -> tuple[list[str], int | str]:
@@ -67,11 +67,11 @@ PIQA = HubTable("baber/piqa", None, "validation", "142f6d7367fd9877f0fb3b5734ea6
 ARC = HubTable("allenai/ai2_arc", "ARC-Easy", "test", "210d026faf9955653af8916fad021475a3f00453")
 BOOK = HubTable("allenai/openbookqa", "main", "test", "388097ea7776314e93a529163e0fea805b8a6454")
 
-QUESTIONS: dict[str, Source[Item]] = {
+QUESTIONS: dict[str, ItemSource[Item]] = {
     source.task: source
     for source in (
-        Source("piqa", PIQA, piqa_item, replace(PIQA, split="train"), spare_example=True),
-        Source("arc_easy", ARC, arc_item, replace(ARC, split="train")),
-        Source("openbookqa", BOOK, openbookqa_item, replace(BOOK, split="train")),
+        ItemSource("piqa", PIQA, piqa_item, replace(PIQA, split="train"), spare_example=True),
+        ItemSource("arc_easy", ARC, arc_item, replace(ARC, split="train")),
+        ItemSource("openbookqa", BOOK, openbookqa_item, replace(BOOK, split="train")),
     )
 }

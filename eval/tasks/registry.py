@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from eval.result import TaskResult
 from eval.subject import DataUnavailable, EvalOptions, Subject, evaluating
 from eval.tasks.hellaswag import HELLASWAG, hellaswag
-from eval.tasks.items import Source, read_examples, read_items
+from eval.tasks.items import ItemSource, read_examples, read_items
 from eval.tasks.lambada import LAMBADA, lambada
 from eval.tasks.pydoc_choice import pydoc_choice
 from eval.tasks.questions import QUESTIONS, question_task
@@ -31,10 +31,10 @@ TASKS: dict[str, EvalTask] = {
     "openbookqa": partial(question_task, QUESTIONS["openbookqa"]),
     "wikitext": wikitext,
 }
-SOURCES: tuple[Source[Any], ...] = (HELLASWAG, LAMBADA, WIKITEXT, *QUESTIONS.values())
+SOURCES: tuple[ItemSource[Any], ...] = (HELLASWAG, LAMBADA, WIKITEXT, *QUESTIONS.values())
 
 
-def _read(source: Source[Any], subject: Subject, options: EvalOptions) -> object:
+def _read(source: ItemSource[Any], subject: Subject, options: EvalOptions) -> object:
     if options.few_shot and source.examples is not None:
         read_examples(source, subject, options)
     return read_items(source, subject, options)

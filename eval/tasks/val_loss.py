@@ -22,7 +22,7 @@ COLUMNS = 3  # nats of all targets, nats of targets that are text, bytes of thos
 
 
 @dataclass(frozen=True)
-class Windows:
+class WindowBatch:
     """Windows scored in one forward pass: `first` and those behind it."""
 
     first: int
@@ -35,11 +35,11 @@ class Windows:
         """Tokens of the pass."""
         return self.rows * self.length
 
-    def halves(self) -> tuple["Windows", "Windows"]:
+    def halves(self) -> tuple["WindowBatch", "WindowBatch"]:
         """The same windows in two passes."""
         half = self.rows // 2
-        rest = Windows(self.first + half, self.rows - half, self.length)
-        return Windows(self.first, half, self.length), rest
+        rest = WindowBatch(self.first + half, self.rows - half, self.length)
+        return WindowBatch(self.first, half, self.length), rest
 
 
 def check_validation(shards: TokenShards, tokens: int, context_length: int) -> int:
@@ -86,7 +86,7 @@ def validation_loss(
     token_bytes = subject.tokenizer.token_bytes()
     limit = MemoryLimit(device)
 
-    def score(part: Windows) -> Tensor:
+    def score(part: WindowBatch) -> Tensor:
         shape = part.rows, part.length
         read = shards.read(part.first * part.length, part.tokens + 1).astype(np.int64)
         ids = torch.from_numpy(read[:-1].reshape(shape)).to(device)
@@ -97,12 +97,12 @@ def validation_loss(
         text = nats * (targets != subject.tokenizer.end_of_text)
         return torch.stack((nats.sum(1), text.sum(1), lengths.sum(1).double()), dim=1)
 
-    def score_parts(whole: Windows) -> tuple[slice, Tensor]:
+    def score_parts(whole: WindowBatch) -> tuple[slice, Tensor]:
         found = [values for _, values in limit.run(whole, score)]
         return slice(whole.first, whole.first + whole.rows), torch.cat(found)
 
     batches = [
-        Windows(first, min(micro_batch, windows - first), context_length)
+        WindowBatch(first, min(micro_batch, windows - first), context_length)
         for first in range(0, windows, micro_batch)
     ]
     with evaluating(model):

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.result import ItemTable, TaskResult, ids_of, perplexity
+from eval.result import ItemTable, TaskResult, item_ids, perplexity
 from eval.scoring.multiple_choice import check_losses
-from eval.scoring.shared_context import SharedContext, score_trees
+from eval.scoring.shared_context import SharedContext, score_contexts
 from eval.subject import EvalOptions, Subject
-from eval.tasks.items import HubTable, Source, read_items
+from eval.tasks.items import HubTable, ItemSource, read_items
 
 # What undoes the corpus's own spacing, in order. Some of it does nothing, and stays: the numbers
 # that others report were made so. Source: lm_eval/tasks/wikitext/preprocess_wikitext.py
@@ -55,7 +55,7 @@ def wikitext(subject: Subject, options: EvalOptions) -> TaskResult:
         found = windows_of(ids, subject.tokenizer.end_of_text, subject.model.config.context_length)
         trees += found
         owners += [number] * (len(trees) - len(owners))
-    by_window = score_trees(subject, trees, options)[:, 0]
+    by_window = score_contexts(subject, trees, options)[:, 0]
     check_losses(by_window, owners)
     nats = np.bincount(owners, by_window, minlength=len(pages))
     words = np.array([len(re.split(r"\s+", page)) for page in pages])
@@ -67,7 +67,7 @@ def wikitext(subject: Subject, options: EvalOptions) -> TaskResult:
         "wikitext/bits_per_byte": total / text_bytes / math.log(2),
     }
     labels = np.zeros(len(pages), np.int64)
-    table = ItemTable(ids_of(pages), labels, nats[:, None], words[:, None])
+    table = ItemTable(item_ids(pages), labels, nats[:, None], words[:, None])
     return TaskResult(tags, {"wikitext": table})
 
 
@@ -106,4 +106,4 @@ def wikitext_page(where: str, row: Any) -> str:
 
 REVISION = "647234772b9554e208af6c826f23b99e3cac88c8"
 HUB = HubTable("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test", REVISION)
-WIKITEXT = Source("wikitext", HUB, wikitext_page)
+WIKITEXT = ItemSource("wikitext", HUB, wikitext_page)

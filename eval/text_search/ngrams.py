@@ -28,7 +28,7 @@ FOLD_RULE = (
 
 BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 FILTER_BITS = 24  # a hash's upper bits, looked up first: 16 MB, of which few per cent are set
-NOWHERE = np.iinfo(np.int64).max
+NOT_FOUND = np.iinfo(np.int64).max
 TEXTS_AT_A_TIME = 2048
 
 Bounds = tuple[np.ndarray, np.ndarray]
@@ -92,7 +92,7 @@ class HashedWords:
 
 
 @dataclass(frozen=True)
-class Needles:
+class Patterns:
     """Word sequences to look for, in the order of their hashes."""
 
     key_words: int
@@ -109,13 +109,13 @@ class Needles:
     longest: int
     """Words of the longest needle."""
 
-    def words(self, needle: int) -> str:
+    def words(self, pattern: int) -> str:
         """The needle as it was compared."""
-        codes = self.codes[self.starts[needle] : self.ends[needle]].tolist()
+        codes = self.codes[self.starts[pattern] : self.ends[pattern]].tolist()
         return "".join(" " if code == SPACE else chr(code) for code in codes)
 
 
-def all_runs(texts: Sequence[str], length: int) -> Needles:
+def all_runs(texts: Sequence[str], length: int) -> Patterns:
     """Every run of `length` words within each text."""
 
     def bounds(words: HashedWords) -> Bounds:
@@ -128,7 +128,7 @@ def all_runs(texts: Sequence[str], length: int) -> Needles:
     return _cut(texts, length, bounds)
 
 
-def whole_texts(texts: Sequence[str], shortest: int) -> Needles:
+def whole_texts(texts: Sequence[str], shortest: int) -> Patterns:
     """Every text as a whole, if it has `shortest` words or more."""
 
     def bounds(words: HashedWords) -> Bounds:
@@ -140,7 +140,7 @@ def whole_texts(texts: Sequence[str], shortest: int) -> Needles:
     return _cut(texts, shortest, bounds)
 
 
-def _cut(texts: Sequence[str], key_words: int, bounds: Callable[[HashedWords], Bounds]) -> Needles:
+def _cut(texts: Sequence[str], key_words: int, bounds: Callable[[HashedWords], Bounds]) -> Patterns:
     """Cut needles from the texts, so many texts at a time, at the first and last words given."""
     parts = []
     seen = 0
@@ -156,7 +156,7 @@ def _cut(texts: Sequence[str], key_words: int, bounds: Callable[[HashedWords], B
     codes, starts, ends, hashes, owners, lengths = map(np.concatenate, zip(*parts, strict=True))
     order = np.argsort(hashes, kind="stable")
     longest = int(lengths.max(initial=1))
-    return Needles(
+    return Patterns(
         key_words, codes, starts[order], ends[order], hashes[order], owners[order], longest
     )
 
@@ -164,21 +164,21 @@ def _cut(texts: Sequence[str], key_words: int, bounds: Callable[[HashedWords], B
 class Finder:
     """The documents in which some needles were first seen so far."""
 
-    def __init__(self, needles: Needles) -> None:
-        self.needles = needles
-        self.first = np.full(len(needles.hashes), NOWHERE)
+    def __init__(self, patterns: Patterns) -> None:
+        self.patterns = patterns
+        self.first = np.full(len(patterns.hashes), NOT_FOUND)
         """Document of each needle, or NOWHERE. Shape (N,)."""
-        self._settled = np.zeros(len(needles.hashes), bool)  # needs no look any more
+        self._settled = np.zeros(len(patterns.hashes), bool)  # needs no look any more
         self._filter = np.zeros(1 << FILTER_BITS, bool)
-        self._filter[needles.hashes >> np.uint64(64 - FILTER_BITS)] = True
+        self._filter[patterns.hashes >> np.uint64(64 - FILTER_BITS)] = True
 
     def look(self, words: HashedWords, document: int, text_ends: bool) -> None:
         """Find needles in `words`, which begin in `document` and end with the text or go on."""
-        hashes = words.hashes(self.needles.key_words)
+        hashes = words.hashes(self.patterns.key_words)
         maybe = np.flatnonzero(self._filter[hashes >> np.uint64(64 - FILTER_BITS)])
-        places = np.searchsorted(self.needles.hashes, hashes[maybe])
+        places = np.searchsorted(self.patterns.hashes, hashes[maybe])
         places = np.minimum(places, len(self._settled) - 1)
-        hit = (self.needles.hashes[places] == hashes[maybe]) & ~self._settled[places]
+        hit = (self.patterns.hashes[places] == hashes[maybe]) & ~self._settled[places]
         for start, place in zip(words.starts[maybe[hit]], places[hit], strict=True):
             here = document + int(np.searchsorted(words.breaks, start))
             self._compare(words.codes, int(start), int(place), here, text_ends)
@@ -187,16 +187,16 @@ class Finder:
         self, codes: np.ndarray, start: int, place: int, document: int, text_ends: bool
     ) -> None:
         """Compare every needle of the same hash, the first at `place`, with what is at `start`."""
-        needles = self.needles
-        run_end = np.searchsorted(needles.hashes, needles.hashes[place], side="right")
+        patterns = self.patterns
+        run_end = np.searchsorted(patterns.hashes, patterns.hashes[place], side="right")
         run = np.arange(place, run_end)
-        for i in run[self.first[run] == NOWHERE]:
-            needle = needles.codes[needles.starts[i] : needles.ends[i]]
-            end = start + len(needle)
+        for i in run[self.first[run] == NOT_FOUND]:
+            pattern = patterns.codes[patterns.starts[i] : patterns.ends[i]]
+            end = start + len(pattern)
             complete = codes[end] <= BREAK if end < len(codes) else text_ends
-            if complete and np.array_equal(codes[start:end], needle):
+            if complete and np.array_equal(codes[start:end], pattern):
                 self.first[i] = document
-        self._settled[place] = (self.first[run] != NOWHERE).all()
+        self._settled[place] = (self.first[run] != NOT_FOUND).all()
 
 
 class Search:
@@ -205,9 +205,9 @@ class Search:
     Keeps of the last piece only what a needle may need to be found across the seam.
     """
 
-    def __init__(self, kinds: Sequence[Needles], first_document: int = 0) -> None:
-        self.finders = [Finder(needles) for needles in kinds]
-        self._longest = max((needles.longest for needles in kinds), default=1)
+    def __init__(self, kinds: Sequence[Patterns], first_document: int = 0) -> None:
+        self.finders = [Finder(patterns) for patterns in kinds]
+        self._longest = max((patterns.longest for patterns in kinds), default=1)
         self._document = first_document - 1  # the stream's first break opens the first document
         self._tail = np.zeros(0, np.uint32)
 

@@ -18,9 +18,9 @@ from data_prep.dataset.shards import DataSet, TokenShards
 from data_prep.preparation.console import ProgressBar
 from data_prep.preparation.pool import follow_parent
 from data_prep.tokenizer import Tokenizer
-from eval.text_search.ngrams import DOCUMENT_BREAK, NOWHERE, Needles, Search
+from eval.text_search.ngrams import DOCUMENT_BREAK, NOT_FOUND, Patterns, Search
 
-STRETCH_TOKENS = 1 << 22  # about 20 MB of text: half a second of work
+RANGE_TOKENS = 1 << 22  # about 20 MB of text: half a second of work
 PIECE_TOKENS = 1 << 16  # arrays of a piece are a few MB each
 SPLIT_CHARACTER = "\ufffd"  # what a token decodes to that begins within a character
 
@@ -41,7 +41,7 @@ class DocumentRange:
 
 
 def search_split(
-    data: DataSet, split: SplitName, kinds: Sequence[Needles], workers: int
+    data: DataSet, split: SplitName, kinds: Sequence[Patterns], workers: int
 ) -> list[np.ndarray]:
     """The first document of the split that holds each needle, or NOWHERE, for each kind of them.
 
@@ -49,12 +49,12 @@ def search_split(
     """
     entry = data.manifest.split(split)
     data.split(split)  # says how to get one, if there is none
-    firsts = [np.full(len(needles.hashes), NOWHERE) for needles in kinds]
+    firsts = [np.full(len(patterns.hashes), NOT_FOUND) for patterns in kinds]
     bar = ProgressBar(entry.text_bytes, 0)
     try:
         for stretch, found in _searched(data, split, kinds, workers):
-            for first, (needles, documents) in zip(firsts, found, strict=True):
-                first[needles] = np.minimum(first[needles], documents)
+            for first, (patterns, documents) in zip(firsts, found, strict=True):
+                first[patterns] = np.minimum(first[patterns], documents)
             # The manifest knows the text bytes of the split, not of a stretch.
             text_bytes = entry.text_bytes * (bar.tokens + len(stretch.tokens)) // entry.tokens
             bar.add(len(stretch.documents), len(stretch.tokens), text_bytes - bar.text_bytes)
@@ -64,10 +64,10 @@ def search_split(
 
 
 def _searched(
-    data: DataSet, split: SplitName, kinds: Sequence[Needles], workers: int
+    data: DataSet, split: SplitName, kinds: Sequence[Patterns], workers: int
 ) -> Iterator[tuple[DocumentRange, Found]]:
     """Every stretch with what was found in it."""
-    todo = list(_stretches(data, split))
+    todo = list(_document_ranges(data, split))
     if min(workers, len(todo)) <= 1:
         searcher = Searcher(data, split, kinds)
         yield from ((stretch, searcher.search(stretch)) for stretch in todo)
@@ -89,12 +89,12 @@ def _searched(
         executor.shutdown(cancel_futures=True)
 
 
-def _stretches(data: DataSet, split: SplitName) -> Iterator[DocumentRange]:
+def _document_ranges(data: DataSet, split: SplitName) -> Iterator[DocumentRange]:
     shard_begins = 0
     for number, shard in enumerate(data.manifest.split(split).shards):
         ends = np.cumsum(_one_shard(data, split, number).lengths, dtype=np.int64)
         # A stretch ends with the document that fills it.
-        marks = np.arange(STRETCH_TOKENS, int(ends[-1]), STRETCH_TOKENS)
+        marks = np.arange(RANGE_TOKENS, int(ends[-1]), RANGE_TOKENS)
         cuts = np.unique([0, *(np.searchsorted(ends, marks) + 1), shard.documents])
         for first, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
             begin = int(ends[first - 1]) if first else 0
@@ -113,7 +113,7 @@ def _one_shard(data: DataSet, split: SplitName, number: int) -> TokenShards:
 class Searcher:
     """Searches stretches of a split; keeps the tokenizer between them."""
 
-    def __init__(self, data: DataSet, split: SplitName, kinds: Sequence[Needles]) -> None:
+    def __init__(self, data: DataSet, split: SplitName, kinds: Sequence[Patterns]) -> None:
         self._data = data
         self._split: SplitName = split
         self._kinds = kinds
@@ -123,14 +123,14 @@ class Searcher:
         """Of each kind, the needles that occur in the stretch and the first document of each."""
         shards = _one_shard(self._data, self._split, stretch.shard)
         search = Search(self._kinds, stretch.shard_begins + stretch.documents.start)
-        for text in stretch_texts(shards, self._tokenizer, stretch):
+        for text in decode_range(shards, self._tokenizer, stretch):
             search.feed(text)
         search.feed("", last=True)
-        seen = [np.flatnonzero(finder.first != NOWHERE) for finder in search.finders]
+        seen = [np.flatnonzero(finder.first != NOT_FOUND) for finder in search.finders]
         return [(i, f.first[i]) for i, f in zip(seen, search.finders, strict=True)]
 
 
-def stretch_texts(
+def decode_range(
     shards: TokenShards, tokenizer: Tokenizer, stretch: DocumentRange
 ) -> Iterator[str]:
     """The stretch's text in pieces of some 300,000 characters, DOCUMENT_BREAK before documents."""
@@ -162,7 +162,7 @@ def _last_boundary(ids: list[int], tokenizer: Tokenizer) -> int:
 _searcher: Searcher | None = None
 
 
-def _start_worker(data: DataSet, split: SplitName, kinds: Sequence[Needles]) -> None:
+def _start_worker(data: DataSet, split: SplitName, kinds: Sequence[Patterns]) -> None:
     global _searcher
     follow_parent()
     _searcher = Searcher(data, split, kinds)

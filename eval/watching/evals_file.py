@@ -22,7 +22,7 @@ from storage.metrics import JsonLines, Metrics
 log = logging.getLogger(__name__)
 
 
-class Record:
+class EvalsFile:
     """The evaluations of a run on disk.
 
     What stands there with the same options, of the same weights, is not redone.
@@ -34,13 +34,13 @@ class Record:
         Raises: ValueError if another process writes it, or a line is none of ours.
         """
         self.path = path
-        self.options = changes(options)
+        self.options = option_changes(options)
         self._done: dict[int, dict[str, set[str]]] = {}
         """The tasks by step and weights."""
         self._lines = JsonLines(path)
         try:
             self._lock()
-            for number, line in enumerate(_whole_lines(path), start=1):
+            for number, line in enumerate(_complete_lines(path), start=1):
                 self._note(number, line)
         except ValueError:
             self._lines.close()
@@ -73,13 +73,13 @@ class Record:
     def missing(self, step: int, weights: str, tasks: Iterable[str]) -> tuple[str, ...]:
         """Those of `tasks` that were not measured at `step` on these weights yet."""
         measured = self._done.get(step, {})
-        done = set().union(*(measured[of] for of in measured if _may_be(of, weights)))
+        done = set().union(*(measured[of] for of in measured if _may_be_equal(of, weights)))
         return tuple(name for name in tasks if name not in done)
 
     def replaced(self, step: int, weights: str) -> bool:
         """Whether what was measured at `step` was measured on other weights."""
         measured = self._done.get(step, {})
-        return bool(measured) and not any(_may_be(of, weights) for of in measured)
+        return bool(measured) and not any(_may_be_equal(of, weights) for of in measured)
 
     def add(self, step: int, weights: str, tasks: Iterable[str], tags: dict[str, float]) -> None:
         """Append what `tasks` found at `step`; it survives a power cut from here on."""
@@ -94,12 +94,12 @@ class Record:
         self._lines.close()
 
 
-def _may_be(one: str, other: str) -> bool:
+def _may_be_equal(one: str, other: str) -> bool:
     """Whether two digests can be of the same weights."""
     return one == other or UNKNOWN in (one, other)
 
 
-def changes(options: EvalOptions) -> str:
+def option_changes(options: EvalOptions) -> str:
     """The options that were given, as name=value; those left at their defaults are not named."""
     given = {f.name: getattr(options, f.name) for f in fields(options)}
     return " ".join(
@@ -111,7 +111,7 @@ def _plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def _complete_lines(path: Path) -> list[bytes]:
     """The lines of the file; what follows the last line's end is cut off."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]

@@ -15,7 +15,7 @@ from storage.run_folder import RunFolder
 
 QUIET_SECONDS = 60.0  # without a sign of life, before a run is taken for failed or dead
 UNKNOWN = ""  # a digest that cannot be had
-HELD = ".evaluating_"  # before a checkpoint's name: the links that `hold` makes
+PINNED_PREFIX = ".evaluating_"  # before a checkpoint's name: the links that `hold` makes
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class RunLiveness:
         self._dead = False
         self._said = ""
 
-    def look(self) -> str:
+    def poll(self) -> str:
         """Why no more checkpoints are to be expected; nothing while they are."""
         self._update()
         status = self.run.read_status() or {}
@@ -87,7 +87,7 @@ class RunLiveness:
             self._said = text
 
 
-def read_record(run: RunFolder) -> dict[str, Any]:
+def read_run_config(run: RunFolder) -> dict[str, Any]:
     """What config.json says of the run: the configuration, and what followed from it.
 
     Raises: ValueError if it is not a run's.
@@ -98,7 +98,7 @@ def read_record(run: RunFolder) -> dict[str, Any]:
     return record
 
 
-def run_options(
+def with_run_defaults(
     record: dict[str, Any], options: EvalOptions, tasks: tuple[str, ...]
 ) -> EvalOptions:
     """`options` with what was left open as in the run's own evaluations (its config.json)."""
@@ -118,28 +118,28 @@ def run_options(
     )
 
 
-def hold(checkpoint: Path) -> Path:
+def pin_checkpoint(checkpoint: Path) -> Path:
     """A folder of links to the checkpoint's files, which its deletion leaves alone; else itself.
 
     Otherwise a watcher slower than the run would lose what it is reading, and over NFS a mapped
     file that is deleted elsewhere kills its reader.
     Raises: FileNotFoundError if it is being deleted already.
     """
-    held = checkpoint.with_name(HELD + checkpoint.name)
-    shutil.rmtree(held, ignore_errors=True)
+    pinned = checkpoint.with_name(PINNED_PREFIX + checkpoint.name)
+    shutil.rmtree(pinned, ignore_errors=True)
     try:
         for path in [checkpoint / MANIFEST, *checkpoint.rglob("*")]:
-            link = held / path.relative_to(checkpoint)
+            link = pinned / path.relative_to(checkpoint)
             if not path.is_dir() and not link.exists():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 os.link(path, link)
     except FileNotFoundError:
-        shutil.rmtree(held, ignore_errors=True)
+        shutil.rmtree(pinned, ignore_errors=True)
         raise
     except OSError:  # a file system without links
-        shutil.rmtree(held, ignore_errors=True)
+        shutil.rmtree(pinned, ignore_errors=True)
         return checkpoint
-    return held
+    return pinned
 
 
 def manifest_mtime(checkpoint: Path) -> int:

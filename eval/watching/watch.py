@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.result import TaskResult
-from eval.subject import EvalOptions, Subject, load_subject, options_of
+from eval.subject import EvalOptions, Subject, load_subject, with_checkpoint_defaults
 from eval.tasks.registry import check_tasks, measure, unavailable_tasks
-from eval.watching.evals_file import Record
+from eval.watching.evals_file import EvalsFile
 from eval.watching.live_run import (
-    HELD,
+    PINNED_PREFIX,
     RunLiveness,
-    hold,
     manifest_mtime,
-    read_record,
-    run_options,
+    pin_checkpoint,
+    read_run_config,
     weights_digest,
+    with_run_defaults,
 )
 from parallel.collectives import on_main
 from parallel.ranks import Ranks
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class WatchRequest:
     """What to watch and what to measure there."""
 
     run: Path
@@ -56,7 +56,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Work:
+class CheckpointJob:
     """A checkpoint to evaluate. Rank 0 chose it, every rank reads it."""
 
     step: int
@@ -71,7 +71,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class End:
+class WatchEnd:
     """The watch is over."""
 
     reason: str
@@ -80,30 +80,30 @@ class End:
 class Watcher:
     """Finds what is to be evaluated and keeps what was found. Used on rank 0 only."""
 
-    def __init__(self, request: Request, stop: StopWish) -> None:
+    def __init__(self, request: WatchRequest, stop: StopWish) -> None:
         self.request = request
         self.stop = stop
         self.run = RunFolder(request.run)
         self.evaluated = 0
-        self._vitals = RunLiveness(self.run, request.idle_minutes)
-        self._record: Record | None = None
+        self._liveness = RunLiveness(self.run, request.idle_minutes)
+        self._evals: EvalsFile | None = None
         self._curves: MetricLog | None = None
         self._tasks: tuple[str, ...] = ()
         self._tried: dict[int, int] = {}
         self._expected: set[int] = set()
 
-    def decide(self) -> Work | End | None:
+    def decide(self) -> CheckpointJob | WatchEnd | None:
         """What comes next; None is to wait.
 
         Raises: ValueError if the folder is no run's, or another process watches the run.
         """
         if self.stop.reason:
-            return End(self.stop.reason)
-        over = self._vitals.look()  # before the checkpoints are: none comes after its last word
-        if self._record is None and not self._begin():
-            return End(over) if over else None
+            return WatchEnd(self.stop.reason)
+        over = self._liveness.poll()  # before the checkpoints are: none comes after its last word
+        if self._evals is None and not self._begin():
+            return WatchEnd(over) if over else None
         work = self._next()
-        return work or (End(over) if over else None)
+        return work or (WatchEnd(over) if over else None)
 
     def _begin(self) -> bool:
         """Open the record once the run has begun; until then its folder stays untouched."""
@@ -116,17 +116,17 @@ class Watcher:
                     "give one such as runs/gpt2"
                 )
             return False
-        own = read_record(run)["config"]["eval"]["tasks"]
+        own = read_run_config(run)["config"]["eval"]["tasks"]
         self._tasks = request.tasks or tuple(dict.fromkeys(["val_loss", *own]))
         check_tasks(self._tasks)
-        self._record = Record(run.evals, request.options)
-        self._let_go()  # of what a killed watcher held
+        self._evals = EvalsFile(run.evals, request.options)
+        self._unpin_all()  # of what a killed watcher held
         log.info("watching %s for %s", run.path, ", ".join(self._tasks))
         return True
 
-    def _next(self) -> Work | None:
+    def _next(self) -> CheckpointJob | None:
         """The oldest checkpoint that something is to be measured of, held against pruning."""
-        assert self._record is not None
+        assert self._evals is not None
         pending = {}
         for checkpoint in reversed(self.run.all_checkpoints()):
             step = int(checkpoint.name.removeprefix("step_"))
@@ -147,65 +147,65 @@ class Watcher:
 
     def _lacks_tasks(self, step: int, checkpoint: Path) -> bool:
         """Whether something is to be measured of the checkpoint."""
-        assert self._record is not None
-        if self._record.missing(step, weights_digest(checkpoint), self._tasks):
+        assert self._evals is not None
+        if self._evals.missing(step, weights_digest(checkpoint), self._tasks):
             return True
         self._tried[step] = manifest_mtime(checkpoint)
         return False
 
-    def _work(self, step: int, checkpoint: Path) -> Work:
+    def _work(self, step: int, checkpoint: Path) -> CheckpointJob:
         """What is to be done with the checkpoint. Raises: FileNotFoundError if it is gone."""
-        assert self._record is not None
-        folder = hold(checkpoint)
+        assert self._evals is not None
+        folder = pin_checkpoint(checkpoint)
         weights = weights_digest(folder)
-        if self._record.replaced(step, weights):
+        if self._evals.replaced(step, weights):
             log.info("step %d has other weights than were measured; it is measured again", step)
-        tasks = self._record.missing(step, weights, self._tasks)
-        return Work(step, checkpoint, folder, weights, self._tasks, tasks)
+        tasks = self._evals.missing(step, weights, self._tasks)
+        return CheckpointJob(step, checkpoint, folder, weights, self._tasks, tasks)
 
-    def options(self, work: Work) -> EvalOptions:
+    def options(self, work: CheckpointJob) -> EvalOptions:
         """The options, those left open filled in with what the run's own evaluations have.
 
         Raises: ValueError if a file among them is not there.
         """
-        return run_options(read_record(self.run), self.request.options, work.asked)
+        return with_run_defaults(read_run_config(self.run), self.request.options, work.asked)
 
-    def loaded(self, work: Work, problem: str) -> None:
+    def loaded(self, work: CheckpointJob, problem: str) -> None:
         """Let the trainer's pruning go on; say so if the checkpoint could not be loaded."""
-        self._let_go()
+        self._unpin_all()
         if problem and not (work.checkpoint / MANIFEST).exists():
             log.info("step %d was pruned, skipped", work.step)
         elif problem:
             log.warning("step %d is skipped: %s", work.step, problem)
 
-    def keep(self, work: Work, found: dict[str, TaskResult]) -> None:
+    def keep(self, work: CheckpointJob, found: dict[str, TaskResult]) -> None:
         """Put what was found on disk: curves and items first, for the record ends the matter."""
-        assert self._record is not None
+        assert self._evals is not None
         tags = {tag: value for result in found.values() for tag, value in result.tags.items()}
         if not tags:
             return
         if self._curves is None:
-            steps = read_record(self.run)["run"]["steps"]
+            steps = read_run_config(self.run)["run"]["steps"]
             curves = FlushedTensorBoard(self.run.eval_tensorboard, purge_step=None)
             self._curves = MetricLog([Console(steps), curves])
         self._curves.write(work.step, {**tags})
         if self.request.items_out is not None:
             for result in found.values():
                 result.save_items(self.request.items_out / work.checkpoint.name)
-        self._record.add(work.step, work.weights, found, tags)
+        self._evals.add(work.step, work.weights, found, tags)
         self.evaluated += 1
 
     def close(self) -> None:
         """Put everything on disk, let others watch this run."""
         if self._curves is not None:
             self._curves.close()
-        if self._record is not None:
-            self._let_go()
-            self._record.close()
+        if self._evals is not None:
+            self._unpin_all()
+            self._evals.close()
 
-    def _let_go(self) -> None:
-        for held in self.run.checkpoints.glob(f"{HELD}*"):
-            shutil.rmtree(held, ignore_errors=True)
+    def _unpin_all(self) -> None:
+        for pinned in self.run.checkpoints.glob(f"{PINNED_PREFIX}*"):
+            shutil.rmtree(pinned, ignore_errors=True)
 
 
 class FlushedTensorBoard(TensorBoard):
@@ -217,7 +217,7 @@ class FlushedTensorBoard(TensorBoard):
         self.writer.flush()
 
 
-def watch(request: Request, ranks: Ranks) -> str:
+def watch(request: WatchRequest, ranks: Ranks) -> str:
     """Evaluate each checkpoint once as it appears, until the run ends; says why it ended.
 
     Raises: ValueError if the first one shows that what was asked for cannot be had.
@@ -227,7 +227,7 @@ def watch(request: Request, ranks: Ranks) -> str:
     with stop.listening(), closing(Watcher(request, stop)) as watcher:
         while True:
             move = on_main(watcher.decide, ranks)
-            if isinstance(move, End):
+            if isinstance(move, WatchEnd):
                 count = on_main(lambda: watcher.evaluated, ranks)
                 return f"{move.reason}; evaluated {count} checkpoint{'s' * (count != 1)}"
             if move is None:
@@ -236,7 +236,7 @@ def watch(request: Request, ranks: Ranks) -> str:
                 checked |= _evaluate(move, watcher, ranks, check=not checked)
 
 
-def _evaluate(work: Work, watcher: Watcher, ranks: Ranks, check: bool) -> bool:
+def _evaluate(work: CheckpointJob, watcher: Watcher, ranks: Ranks, check: bool) -> bool:
     """Load, measure, keep; with `check`, what is missing for good is an error. Whether it loaded.
 
     The model is gone when this returns, before the next one takes its place.
@@ -244,7 +244,7 @@ def _evaluate(work: Work, watcher: Watcher, ranks: Ranks, check: bool) -> bool:
     options = on_main(lambda: watcher.options(work), ranks)  # wrong ones end the watch
     subject, problem = None, ""
     try:
-        options = on_main(lambda: options_of(work.folder, options), ranks)
+        options = on_main(lambda: with_checkpoint_defaults(work.folder, options), ranks)
         subject = load_subject(work.folder, ranks)
     except ValueError as error:
         problem = str(error)

@@ -16,8 +16,8 @@ from eval.calibrate import (
     PUBLISHED,
     Arguments,
     calibrate,
-    reasons_against,
-    verdicts_of,
+    make_verdicts,
+    reasons_not_comparable,
 )
 from eval.result import ItemTable, TaskResult
 from eval.subject import DataUnavailable
@@ -38,7 +38,7 @@ MARKED_ROW = {**ROW, "ctx": "[header] How to bake [title] Heat.", "source_id": "
 @pytest.fixture
 def at_hand(monkeypatch):
     """A tiny model in place of the one that would have to be imported."""
-    monkeypatch.setattr("eval.calibrate.imported", lambda *_: tiny_subject())
+    monkeypatch.setattr("eval.calibrate.import_subject", lambda *_: tiny_subject())
 
 
 @pytest.fixture
@@ -81,18 +81,18 @@ def test_the_counts_are_the_published_figures_and_nothing_else():
 ])  # fmt: skip
 def test_a_number_agrees_within_the_tolerance_and_not_beyond(off, allowed, verdict):
     result = result_with({**PUBLISHED, "hellaswag/acc_norm": 2967 + off})
-    found = {one.tag: one for one in verdicts_of(result, allowed, [])}
+    found = {one.tag: one for one in make_verdicts(result, allowed, [])}
     assert found["hellaswag/acc_norm"].verdict == verdict
     assert {one.verdict for tag, one in found.items() if tag != "hellaswag/acc_norm"} == {"agrees"}
 
 
 def test_reasons_take_the_verdict_away():
-    verdicts = verdicts_of(result_with(PUBLISHED), 10, ["it is another model"])
+    verdicts = make_verdicts(result_with(PUBLISHED), 10, ["it is another model"])
     assert [one.verdict for one in verdicts] == ["not comparable"] * 4
 
 
 def test_a_file_with_what_the_published_split_holds_can_be_compared(items_file):
-    assert reasons_against(GPTConfig(), split_as_published(), items_file) == []
+    assert reasons_not_comparable(GPTConfig(), split_as_published(), items_file) == []
 
 
 @pytest.mark.parametrize(("change", "reason"), [
@@ -103,7 +103,7 @@ def test_a_file_with_what_the_published_split_holds_can_be_compared(items_file):
 ])  # fmt: skip
 def test_other_items_are_not_the_published_split(items_file, change, reason):
     items = tuple(change(split_as_published()))
-    [found] = reasons_against(GPTConfig(), items, items_file)
+    [found] = reasons_not_comparable(GPTConfig(), items, items_file)
     assert reason in found
 
 
@@ -126,7 +126,7 @@ def test_a_model_that_misses_the_figures_is_told_by_the_exit_code(
     at_hand, items_file, monkeypatch, caplog
 ):
     caplog.set_level("INFO")
-    monkeypatch.setattr("eval.calibrate.reasons_against", lambda *_: [])
+    monkeypatch.setattr("eval.calibrate.reasons_not_comparable", lambda *_: [])
     assert calibrate(Arguments("tiny", items_file, device="cpu"), ALONE) == MISSED != AGREES
     assert "is not right: see ['hellaswag/acc'," in caplog.text
     assert "calibrated: all four" not in caplog.text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.compare import Arguments, bootstrap_interval, compare, mcnemar
-from eval.result import ItemTable, ids_of, load_items
+from eval.result import ItemTable, item_ids, load_items
 from tests.launching import python
 
 
@@ -16,7 +16,7 @@ def table(right: np.ndarray, texts: list[str] | None = None) -> ItemTable:
     count = len(right)
     losses = np.ones((count, 2))
     predictions = {"acc": np.where(right, 1, 0), "acc_norm": np.ones(count, int)}
-    ids = ids_of(texts or list(range(count)))
+    ids = item_ids(texts or list(range(count)))
     return ItemTable(ids, np.ones(count, int), losses, losses, predictions)
 
 
@@ -70,7 +70,7 @@ def test_the_interval_is_that_of_the_normal_law_for_many_items():
 
 
 def test_losses_are_compared_by_what_they_are_divided_by(tmp_path):
-    ids, none = ids_of(["x", "y"]), np.zeros(2, int)
+    ids, none = item_ids(["x", "y"]), np.zeros(2, int)
     for name, losses in (("a", [[30.0], [10.0]]), ("b", [[20.0], [10.0]])):
         ItemTable(ids, none, np.array(losses), np.array([[10], [30]])).save(
             tmp_path / f"{name}.npz", "wiki"
@@ -106,4 +106,4 @@ def test_the_script_prints_a_table_and_writes_the_same_numbers_every_time(folder
 
 
 def test_repeated_items_are_told_apart():
-    assert len(set(ids_of(["same", "same", "other"]))) == 3
+    assert len(set(item_ids(["same", "same", "other"]))) == 3

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from data_prep.dataset.manifest import SplitEntry, split_entry
 from data_prep.dataset.shards import DataSet, open_data_set, shard_entry
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.contamination import Arguments, item_sets, main, report_of, run_tests, table_of
-from eval.text_search.ngrams import DOCUMENT_BREAK, NOWHERE, Search, all_runs, whole_texts
+from eval.contamination import (
+    Arguments,
+    contamination_report,
+    item_sets,
+    main,
+    search_items,
+    table_of,
+)
+from eval.text_search.ngrams import DOCUMENT_BREAK, NOT_FOUND, Search, all_runs, whole_texts
 from tests.data_sets import rewrite_manifest, save_shard, tiny_data_set
 from tests.launching import python
 
@@ -58,7 +65,7 @@ def report(folder: Path, shards: list[list[str]], *rows: dict, **arguments) -> d
     chosen = Arguments(data.folder, items_file=(path,), **{"workers": 1} | arguments)
     sets = item_sets(chosen)
     items = [item for item_set in sets for item in item_set.items]
-    whole = report_of(data, sets, run_tests(data, items, chosen), chosen)
+    whole = contamination_report(data, sets, search_items(data, items, chosen), chosen)
     assert table_of(whole)
     return whole["items"][str(path)]
 
@@ -157,7 +164,7 @@ def test_any_number_of_workers_and_any_size_of_pieces_finds_the_same(tmp_path, m
     vocabulary = ["caf\u00e9", "\u6c34", "na\u00efve", "\U0001f600x", "plain", "words", "\u2014"]
     texts = [" ".join(random.choice(vocabulary, 80)) for _ in range(60)]
     rows = [{"ctx": words(text, 9, 16), "endings": [text, "x"]} for text in texts[::7]]
-    monkeypatch.setattr("eval.text_search.shard_search.STRETCH_TOKENS", 1500)
+    monkeypatch.setattr("eval.text_search.shard_search.RANGE_TOKENS", 1500)
     shards = [texts[:25], texts[25:]]
     expected = report(tmp_path / "1", shards, *rows, words=5)
     assert expected["ngram"]["found"] == expected["right_ending"]["found"] == len(rows)
@@ -194,11 +201,11 @@ def test_the_search_equals_sets_of_words_in_plain_python(items, documents, lengt
     search.feed("", last=True)
 
     in_documents = [naive_words(text) for text in documents]
-    for needles, finder in zip((runs, wholes), search.finders, strict=True):
+    for patterns, finder in zip((runs, wholes), search.finders, strict=True):
         for i, first in enumerate(finder.first):
-            needle = tuple(needles.words(i).split())
-            holders = [d for d, w in enumerate(in_documents) if needle in runs_of(w, len(needle))]
-            assert first == min(holders, default=NOWHERE)
+            pattern = tuple(patterns.words(i).split())
+            holders = [d for d, w in enumerate(in_documents) if pattern in runs_of(w, len(pattern))]
+            assert first == min(holders, default=NOT_FOUND)
     texts = [naive_words(text) for text in items]
     found_runs = sorted((t, *runs.words(i).split()) for i, t in enumerate(runs.texts))
     assert {*found_runs} == {(t, *r) for t, w in enumerate(texts) for r in runs_of(w, length)}

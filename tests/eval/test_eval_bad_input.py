@@ -14,7 +14,7 @@ import torch
 
 import eval.scoring.shared_context
 from data_prep.tokenizer import Tokenizer
-from eval.scoring.shared_context import SharedContext, score_trees
+from eval.scoring.shared_context import SharedContext, score_contexts
 from eval.subject import EvalOptions, load_subject
 from eval.tasks.hellaswag import both_items, hellaswag
 from eval.tasks.questions import arc_item, openbookqa_item, piqa_item
@@ -55,7 +55,7 @@ def test_a_passage_longer_than_the_context_is_scored_by_its_last_tokens_and_coun
     assert result.tags["lambada/truncated_rows"] == 1
     encode, T = SUBJECT.tokenizer.encode, SUBJECT.model.config.context_length
     kept = SharedContext(encode(text.removesuffix(" end"))[-T:], (encode(" end"),))
-    [[nats, _]] = score_trees(SUBJECT, [kept], EvalOptions())
+    [[nats, _]] = score_contexts(SUBJECT, [kept], EvalOptions())
     np.testing.assert_allclose(result.items["lambada"].losses[0, 0], nats, rtol=1e-5)
 
 

@@ -10,7 +10,13 @@ import pytest
 from eval.compare import Arguments, compare
 from eval.main import main
 from eval.one_checkpoint import default_tasks
-from eval.subject import DataUnavailable, EvalOptions, Subject, load_subject, options_of
+from eval.subject import (
+    DataUnavailable,
+    EvalOptions,
+    Subject,
+    load_subject,
+    with_checkpoint_defaults,
+)
 from eval.tasks.registry import TASKS, check_tasks, run_tasks
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_subject
@@ -47,7 +53,7 @@ def test_one_and_two_ranks_give_the_same_bits_and_go_on_without_hellaswag(
     assert found == json.loads((tmp_path / "2.json").read_text())
     assert found == run_tasks(
         load_subject(checkpoint, ALONE),
-        options_of(checkpoint, EvalOptions(micro_batch=3)),
+        with_checkpoint_defaults(checkpoint, EvalOptions(micro_batch=3)),
         ["val_loss", "pydoc_choice"],
     )
     for item in compare(Arguments(tmp_path / "1", tmp_path / "2")):
@@ -62,7 +68,10 @@ def test_without_the_data_of_its_training_a_checkpoint_is_still_scored(own, capl
 
 
 def test_with_its_data_at_hand_a_checkpoint_is_validated_by_default(checkpoint):
-    assert default_tasks(options_of(checkpoint, EvalOptions()).data) == ("hellaswag", "val_loss")
+    assert default_tasks(with_checkpoint_defaults(checkpoint, EvalOptions()).data) == (
+        "hellaswag",
+        "val_loss",
+    )
 
 
 def test_a_damaged_checkpoint_ends_with_one_sentence(tmp_path):
@@ -158,10 +167,10 @@ def test_another_tokenizer_is_refused(checkpoint, tmp_path):
 def test_a_data_set_that_changed_since_training_is_said(checkpoint, tmp_path, caplog):
     data = tiny_data_set(tmp_path / "data", documents=20)
     folder = tiny_checkpoint(tmp_path / "checkpoint", data)
-    assert options_of(folder, EvalOptions()).data == data.folder
+    assert with_checkpoint_defaults(folder, EvalOptions()).data == data.folder
     assert not caplog.records
     (folder / "state.json").write_text(json.dumps({"data": str(data.folder)}))
-    options_of(folder, EvalOptions())
+    with_checkpoint_defaults(folder, EvalOptions())
     assert "no longer the data set of the training run" in caplog.text
 
 

@@ -152,11 +152,11 @@ def test_lambada_counts_a_word_right_if_all_its_tokens_are_the_likeliest(tmp_pat
 def test_windows_predict_every_token_once_and_are_full(length):
     ids = list(range(100, 100 + length))
     windows = list(windows_of(ids, 0, 6))
-    assert [t for w in windows for t in w.branches[0]] == ids
+    assert [t for w in windows for t in w.continuations[0]] == ids
     for number, window in enumerate(windows):
-        assert len(window.branches) == 1
+        assert len(window.continuations) == 1
         assert window.length == (6 if number else min(6, length))
-        stream = [*window.context, *window.branches[0]]
+        stream = [*window.context, *window.continuations[0]]
         assert stream[1:] == list(range(stream[1], stream[1] + len(stream) - 1))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.sampling.decoding import generate, make_batches, new_drafts, sample_batches
+from eval.sampling.decoding import generate, sample_batches, split_into_batches, start_samples
 from eval.sampling.next_token import (
     GenerateOptions,
     apply_repetition_penalty,
@@ -41,8 +41,8 @@ def recomputed(prompt, options, where=(0, 0), model=MODEL):
 
 def drawn(prompts, options, model=MODEL):
     """The finished samples."""
-    drafts = new_drafts(TOKENIZER, prompts, options)
-    sample_batches(model, make_batches(drafts, options), options)
+    drafts = start_samples(TOKENIZER, prompts, options)
+    sample_batches(model, split_into_batches(drafts, options), options)
     return [draft.sample() for draft in drafts]
 
 

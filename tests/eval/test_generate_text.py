@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.sampling.decoding import Sample, new_drafts, sample_batches
+from eval.sampling.decoding import Sample, sample_batches, start_samples
 from eval.sampling.next_token import GenerateOptions
 from eval.sampling.printing import (
     JsonPrinter,
@@ -129,7 +129,7 @@ def test_a_lone_sample_is_written_as_it_grows(monkeypatch):
     pieces = []
     monkeypatch.setattr("eval.sampling.printing.write", pieces.append)
     options = GenerateOptions(max_tokens=12)
-    drafts = new_drafts(TOKENIZER, ["A list"], options)
+    drafts = start_samples(TOKENIZER, ["A list"], options)
     sample_batches(tiny_model(), [drafts], options, Printer(["A list"], 1).watch)
     assert len(pieces) == 12
     assert pieces[0].startswith("A list")

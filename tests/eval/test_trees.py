@@ -13,7 +13,7 @@ from eval.scoring.shared_context import (
     COLUMNS,
     SharedContext,
     make_batches,
-    score_trees,
+    score_contexts,
     truncated_contexts,
 )
 from eval.subject import EvalOptions
@@ -32,31 +32,33 @@ TREES = st.builds(
 @settings(max_examples=25, deadline=None)
 @given(st.lists(TREES, min_size=1, max_size=6), st.integers(1, 400))
 def test_endings_that_share_a_row_are_scored_as_if_alone(trees, capacity):
-    shared = score_trees(SUBJECT, trees, EvalOptions(tokens_per_batch=capacity))
-    alone = [SharedContext(tree.context, (branch,)) for tree in trees for branch in tree.branches]
-    np.testing.assert_allclose(shared, score_trees(SUBJECT, alone, EvalOptions()), atol=2e-4)
+    shared = score_contexts(SUBJECT, trees, EvalOptions(tokens_per_batch=capacity))
+    alone = [
+        SharedContext(tree.context, (branch,)) for tree in trees for branch in tree.continuations
+    ]
+    np.testing.assert_allclose(shared, score_contexts(SUBJECT, alone, EvalOptions()), atol=2e-4)
 
 
 def test_rotary_positions_are_shared_too():
     subject = tiny_subject(position="rope")
     tree = SharedContext([1, 2, 3], ([4, 5], [6, 7, 8]))
-    alone = [SharedContext([1, 2, 3], (branch,)) for branch in tree.branches]
-    shared = score_trees(subject, [tree], EvalOptions())
-    np.testing.assert_allclose(shared, score_trees(subject, alone, EvalOptions()), atol=2e-4)
+    alone = [SharedContext([1, 2, 3], (branch,)) for branch in tree.continuations]
+    shared = score_contexts(subject, [tree], EvalOptions())
+    np.testing.assert_allclose(shared, score_contexts(subject, alone, EvalOptions()), atol=2e-4)
 
 
 def test_a_tree_may_be_longer_than_the_context_if_no_branch_is():
-    branches = tuple([i] * 30 for i in range(5))
-    [tree], truncated = truncated_contexts([7] * 18, branches, 48)
+    continuations = tuple([i] * 30 for i in range(5))
+    [tree], truncated = truncated_contexts([7] * 18, continuations, 48)
     assert (tree.length > 48, truncated) == (True, 0)
-    alone = [SharedContext([7] * 18, (branch,)) for branch in branches]
-    shared = score_trees(SUBJECT, [tree], EvalOptions())
-    np.testing.assert_allclose(shared, score_trees(SUBJECT, alone, EvalOptions()), rtol=1e-4)
+    alone = [SharedContext([7] * 18, (branch,)) for branch in continuations]
+    shared = score_contexts(SUBJECT, [tree], EvalOptions())
+    np.testing.assert_allclose(shared, score_contexts(SUBJECT, alone, EvalOptions()), rtol=1e-4)
 
 
 def test_branches_that_do_not_fit_get_trees_with_the_context_that_they_leave_room_for():
     trees, truncated = truncated_contexts([1, 2, 3, 4], ([5], [6, 7, 8]), 5)
-    assert [(list(t.context), list(t.branches[0])) for t in trees] == [
+    assert [(list(t.context), list(t.continuations[0])) for t in trees] == [
         ([1, 2, 3, 4], [5]),
         ([2, 3, 4], [6, 7, 8]),
     ]
@@ -67,7 +69,7 @@ def test_a_token_that_is_the_likeliest_is_told_from_one_that_is_not():
     best = int(
         SUBJECT.model.masked_logits(SUBJECT.model.hidden(torch.tensor([[5]])))[0, 0].argmax()
     )
-    found = score_trees(SUBJECT, [SharedContext([5], ([best], [best + 1]))], EvalOptions())
+    found = score_contexts(SUBJECT, [SharedContext([5], ([best], [best + 1]))], EvalOptions())
     assert found[:, 1].tolist() == [0, 1]
 
 
@@ -91,11 +93,11 @@ def some_trees() -> list[SharedContext]:
 
 
 def test_out_of_memory_halves_the_batch_and_the_answer_stays(monkeypatch, caplog):
-    whole = score_trees(SUBJECT, some_trees(), EvalOptions())
+    whole = score_contexts(SUBJECT, some_trees(), EvalOptions())
     memory = SmallMemory(100)
     monkeypatch.setattr("eval.scoring.shared_context._score_batch", memory)
     with caplog.at_level(logging.WARNING):
-        halved = score_trees(SUBJECT, some_trees(), EvalOptions(tokens_per_batch=500))
+        halved = score_contexts(SUBJECT, some_trees(), EvalOptions(tokens_per_batch=500))
     np.testing.assert_allclose(halved, whole, atol=2e-4)
     failed = sum(r * length > 100 for r, length in memory.shapes)
     assert failed == caplog.text.count("out of memory: batches of at most") <= 3
@@ -104,7 +106,7 @@ def test_out_of_memory_halves_the_batch_and_the_answer_stays(monkeypatch, caplog
 def test_a_row_that_does_not_fit_alone_is_an_error_with_the_cure(monkeypatch):
     monkeypatch.setattr("eval.scoring.shared_context._score_batch", SmallMemory(1))
     with pytest.raises(ValueError, match="one row of 16 tokens does not fit the memory of cpu"):
-        score_trees(SUBJECT, some_trees(), EvalOptions())
+        score_contexts(SUBJECT, some_trees(), EvalOptions())
 
 
 RANKS = """
@@ -130,7 +132,7 @@ def test_two_ranks_find_the_same_bits_as_one(tmp_path):
     script.write_text(RANKS)
     done = together(2, str(script), str(tmp_path / "two.npy"))
     assert done.returncode == 0, done.stderr
-    alone = score_trees(SUBJECT, some_trees(), EvalOptions(tokens_per_batch=64))
+    alone = score_contexts(SUBJECT, some_trees(), EvalOptions(tokens_per_batch=64))
     assert alone.shape == (120, COLUMNS)
     np.testing.assert_array_equal(np.load(tmp_path / "two.npy"), alone)
 

@@ -18,9 +18,9 @@ from eval.result import TaskResult, load_items
 from eval.subject import EvalOptions
 from eval.tasks.registry import TASKS
 from eval.watching import live_run
-from eval.watching.evals_file import Record
-from eval.watching.live_run import HELD, run_options
-from eval.watching.watch import Request, watch
+from eval.watching.evals_file import EvalsFile
+from eval.watching.live_run import PINNED_PREFIX, with_run_defaults
+from eval.watching.watch import WatchRequest, watch
 from model.checkpoint import load_model, save_model
 from storage.checkpoint_folder import write_manifest
 from storage.digest import file_sha256
@@ -65,7 +65,9 @@ def quick(monkeypatch):
 def look(run, *tasks, idle_minutes=None, items_out=None, **options):
     """Watch until it ends; why it did."""
     tasks = tasks or ("pydoc_choice",)
-    return watch(Request(run.path, tasks, EvalOptions(**options), items_out, idle_minutes), ALONE)
+    return watch(
+        WatchRequest(run.path, tasks, EvalOptions(**options), items_out, idle_minutes), ALONE
+    )
 
 
 def evals(run):
@@ -107,7 +109,7 @@ def nothing():
 def test_a_watcher_finds_the_numbers_of_the_loop_bit_for_bit(config, run, tmp_path):
     looped = replace(config, out=tmp_path / "looped", eval=EVAL)
     run_to_end(looped)
-    asked = Request(run.path, (), EvalOptions(), None, None)  # as its config.json says
+    asked = WatchRequest(run.path, (), EvalOptions(), None, None)  # as its config.json says
     watch(asked, ALONE)
     for found in evals(run):
         line = next(line for line in lines(looped.out) if line["step"] == found["step"])
@@ -203,8 +205,8 @@ def test_checkpoints_are_evaluated_as_they_appear_until_the_run_ends(run, quick,
 
 def test_a_checkpoint_pruned_while_it_is_read_is_evaluated_all_the_same(run, quick, monkeypatch):
     def prune(folder):
-        assert folder.name.startswith(HELD)
-        shutil.rmtree(run.checkpoints / folder.name.removeprefix(HELD))
+        assert folder.name.startswith(PINNED_PREFIX)
+        shutil.rmtree(run.checkpoints / folder.name.removeprefix(PINNED_PREFIX))
 
     monkeypatch.setattr(subject, "verify_checkpoint", prune)
     look(run)
@@ -343,7 +345,7 @@ def test_a_folder_that_is_no_runs_is_refused(run, name):
 
 
 def test_a_second_watcher_at_the_same_time_is_refused(run, quick):
-    first = Record(run.evals, EvalOptions())
+    first = EvalsFile(run.evals, EvalOptions())
     with pytest.raises(ValueError, match="written by another process that watches this run"):
         look(run)
     first.close()
@@ -360,14 +362,14 @@ def test_items_are_kept_in_a_folder_for_each_step(run, tmp_path):
 def test_options_left_open_are_the_runs_and_given_ones_win():
     own = {"items": 7, "hellaswag_file": "/gone/h.jsonl", "task_file": ["piqa=/gone/p.jsonl"]}
     record = {"config": {"eval": own}, "run": {"micro_batch": 2, "dtype": "bfloat16"}}
-    filled = run_options(record, EvalOptions(), ("val_loss",))
+    filled = with_run_defaults(record, EvalOptions(), ("val_loss",))
     assert filled == EvalOptions(items=7, micro_batch=2, dtype="bfloat16")
     given = EvalOptions(items=1, micro_batch=3, dtype="float32")
-    assert run_options(record, given, ("val_loss",)) == given
+    assert with_run_defaults(record, given, ("val_loss",)) == given
     with pytest.raises(ValueError, match=r"/gone/h.jsonl, the file for hellaswag, is not there"):
-        run_options(record, EvalOptions(), ("hellaswag",))
+        with_run_defaults(record, EvalOptions(), ("hellaswag",))
     another = EvalOptions(task_file=(f"hellaswag={__file__}",))
-    found = run_options(record, another, ("hellaswag",)).files
+    found = with_run_defaults(record, another, ("hellaswag",)).files
     assert found == {"hellaswag": Path(__file__)}
 
 

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
-from eval.subject import EvalOptions, load_subject, options_of
+from eval.subject import EvalOptions, load_subject, with_checkpoint_defaults
 from model.checkpoint import load_model, save_model
 from model.config import GPTConfig
 from model.gpt import GPT
@@ -200,7 +200,7 @@ def test_an_import_serves_evaluation_and_the_start_of_training(tmp_path):
     verify_checkpoint(tmp_path / "ours")
     subject = load_subject(tmp_path / "ours", ALONE)
     assert subject.tokenizer.name == "gpt2"
-    assert options_of(tmp_path / "ours", EvalOptions()).data is None
+    assert with_checkpoint_defaults(tmp_path / "ours", EvalOptions()).data is None
     data = tiny_data_set(tmp_path / "data").folder
     config = tiny_config(data, tmp_path / "run", init=tmp_path / "ours")
     assert check_inputs(config, alone()).steps == 8
