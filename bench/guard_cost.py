@@ -169,7 +169,7 @@ def alone(run: Run) -> dict[str, float]:
         step = next(steps)
         loss, norm = 3.0 + step % 7, 1.0 + step % 5
         guard.z_scores(step, loss, norm)
-        guard.note(step, 0, loss, norm, skipped=False)
+        guard.record(step, 0, loss, norm, skipped=False)
 
     def mark() -> None:
         run.compute_time._forward_done()

@@ -1,4 +1,4 @@
-"""Small training runs for tests: a tiny model on a tiny data set, seconds on a CPU."""
+"""Small training runs for tests: a tiny model on a tiny data set takes seconds on a CPU."""
 
 import json
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from model.config import GPTConfig
 from parallel.ranks import Ranks, start
+from storage.run_folder import RunFolder
+from tests.launching import REPO
 from train.build import build_run
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.loop import train
@@ -17,11 +19,12 @@ from train.schedule import ScheduleConfig
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=16)
 NANO = GPTConfig(n_layer=1, n_head=1, n_embd=8, context_length=16)
-GOLDEN = Path(__file__).parent / "golden" / "format_1"
+GOLDEN = REPO / "tests" / "golden" / "format_1"
+KEEP_ALL = SaveConfig(every=2, every_minutes=0, keep=99)
 
 
 def tiny_config(data: Path, out: Path, **changes) -> Config:
-    """Eight steps of 128 tokens, everything periodic off."""
+    """A run of eight steps of 128 tokens without evaluation, samples and periodic saves."""
     config = Config(
         data=data,
         out=out,
@@ -40,9 +43,9 @@ def tiny_config(data: Path, out: Path, **changes) -> Config:
 
 
 def nano_config(folder: Path, **changes) -> Config:
-    """The same of a still smaller model with 300 ids: a step takes a few milliseconds.
+    """The same with a smaller model and 300 token ids: a step takes a few milliseconds.
 
-    Data set and run lie in `folder`.
+    The data set is copied to `folder`/data, and the run is `folder`/run.
     """
     if not (folder / "data").exists():
         shutil.copytree(GOLDEN / "data_set", folder / "data")
@@ -50,12 +53,12 @@ def nano_config(folder: Path, **changes) -> Config:
 
 
 def alone() -> Ranks:
-    """The ranks of a single process."""
+    """The `Ranks` of a single process."""
     return start("cpu")
 
 
 def built(config: Config) -> Run:
-    """A run of this process, ready for its next step."""
+    """Build a run in this process, ready for its next step."""
     ranks = alone()
     return build_run(config, ranks, check_inputs(config, ranks))
 
@@ -82,7 +85,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def flags(config: Config, *more: str) -> list[str]:
-    """The command line of the same run, for `train/main.py`."""
+    """The command line that starts the same run with `train/main.py`."""
     shape, save = config.model, config.save
     return [
         "train/main.py",
@@ -98,3 +101,29 @@ def flags(config: Config, *more: str) -> list[str]:
         *("--save.every", str(save.every), "--save.every-minutes", "0"),
         *more,
     ]
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Leave the run as a kill -9 after `step` would: remove the later checkpoints."""
+    run = RunFolder(folder)
+    for checkpoint in run.all_checkpoints():
+        if int(checkpoint.name.removeprefix("step_")) > step:
+            shutil.rmtree(checkpoint)
+    run.write_status("running", step)
+
+
+def final_bytes(folder: Path) -> list[bytes]:
+    """Weights and optimizer state of the newest checkpoint, as bytes."""
+    latest = folder / "checkpoints" / "latest"
+    return [(latest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
+
+
+def starts(folder: Path) -> list[int]:
+    """The step at which each start of the run began."""
+    found = (folder / "starts.jsonl").read_text().splitlines()
+    return [json.loads(line)["started_at_step"] for line in found]
+
+
+def deterministic(line: dict) -> dict:
+    """A metric line without the speeds, which differ from run to run."""
+    return {key: value for key, value in line.items() if not key.startswith("speed/")}

@@ -18,7 +18,7 @@ from model.checkpoint import save_model
 from parallel.collectives import all_gather_object, sum_over_ranks
 from storage.atomic import new_folder, write_json, write_text
 from train.guards.spikes import Skipped
-from train.guards.window_by_window import Findings, WindowFinding, examine, layers
+from train.guards.window_by_window import Findings, WindowFinding, layers, score_windows
 from train.run import Run
 
 FORMAT = 1
@@ -35,7 +35,7 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
     findings, trouble = Findings(), ""
     try:
         windows = own_windows(run, skipped.first_window)
-        findings = examine(run.model, windows, run.dtype, EXAMINE_SECONDS)
+        findings = score_windows(run.model, windows, run.dtype, EXAMINE_SECONDS)
     except Exception as error:  # a black box must never hide what it was to explain
         trouble = f"rank {run.ranks.rank}: {type(error).__name__}: {error}"
     told = all_gather_object((trouble, findings.windows, findings.left_out, place(run)))

@@ -43,13 +43,12 @@ def handle_skipped(run: Run) -> None:
     Raises: StopTraining after too many skipped updates in a row.
     """
     guard = run.progress.guard
-    skipped, row = guard.skipped, guard.skipped_in_a_row
+    skipped, row = guard.take_skipped(), guard.skipped_in_a_row
     if skipped is None:
         return
     if row >= MAX_SKIPPED_IN_A_ROW:
         stop_after_skips(run, skipped, row)
     if skipped.is_spike and row == 1 and guard.boxes < MAX_SPIKE_BOXES:
-        guard.skipped = None
         guard.boxes += 1
         path = write_step_record(run, skipped, row)
         log.warning(

@@ -28,7 +28,7 @@ from train.config import Config
 from train.preflight.dry_run import dry_run_parts
 from train.preflight.inputs import Inputs, check_inputs
 from train.preflight.machine_checks import (
-    Finding,
+    MachineCheck,
     check_agreement,
     check_clocks,
     check_devices,
@@ -41,7 +41,7 @@ SOMETHING_WRONG = 1
 log = logging.getLogger("train")
 
 
-def examine(config: Config, ranks: Ranks) -> list[Finding]:
+def run_checks(config: Config, ranks: Ranks) -> list[MachineCheck]:
     """Every check in turn; all ranks go through them together."""
     found = [
         *check_versions(),
@@ -58,14 +58,14 @@ def examine(config: Config, ranks: Ranks) -> list[Finding]:
     return found
 
 
-def check_run_folder(config: Config, ranks: Ranks) -> Finding:
+def check_run_folder(config: Config, ranks: Ranks) -> MachineCheck:
     """Whether the run folder can be written, and nobody writes there."""
     found = broadcast_object(_run_folder(config.out) if ranks.is_main else None)
     assert found is not None
     return found
 
 
-def _run_folder(out: Path) -> Finding:
+def _run_folder(out: Path) -> MachineCheck:
     folder, name = RunFolder(out), "run folder"
     scratch = scratch_of(out)
     probe = scratch / "probe"
@@ -75,13 +75,13 @@ def _run_folder(out: Path) -> Finding:
         locks = has_locks(probe)
         shutil.rmtree(scratch)
     except OSError as error:
-        return Finding(name, "fail", f"{out.parent} cannot be written: {error}")
+        return MachineCheck(name, "fail", f"{out.parent} cannot be written: {error}")
     if locks and folder.is_locked():
-        return Finding(name, "fail", f"{out} is being written by another run")
+        return MachineCheck(name, "fail", f"{out} is being written by another run")
     try:
         status = folder.read_status()
     except ValueError as error:
-        return Finding(name, "fail", str(error))
+        return MachineCheck(name, "fail", str(error))
     verdict, text = "ok", f"{out} is new"
     if status is not None:
         state, step = status.get("state"), status.get("step")
@@ -89,7 +89,7 @@ def _run_folder(out: Path) -> Finding:
     if not locks:
         verdict = "warn"
         text += "; its file system has no locks, so see to it that no other run writes there"
-    return Finding(name, verdict, text)
+    return MachineCheck(name, verdict, text)
 
 
 def scratch_of(out: Path) -> Path:
@@ -97,18 +97,18 @@ def scratch_of(out: Path) -> Path:
     return out.absolute().with_name(f".{out.name}.doctor")
 
 
-def check_data(config: Config, ranks: Ranks) -> tuple[Inputs | None, Finding]:
+def check_data(config: Config, ranks: Ranks) -> tuple[Inputs | None, MachineCheck]:
     """The configuration, the shards against their manifest, and what else a start would check."""
     try:
         inputs = check_inputs(config, ranks)
     except ValueError as error:
-        return None, Finding("data and configuration", "fail", str(error))
+        return None, MachineCheck("data and configuration", "fail", str(error))
     tokens = inputs.data.split("train").tokens
     text = f"{tokens:,} training tokens as the manifest says ({config.data_check}); "
-    return inputs, Finding("data and configuration", "ok", text + f"{inputs.steps:,} steps")
+    return inputs, MachineCheck("data and configuration", "ok", text + f"{inputs.steps:,} steps")
 
 
-def check_room(config: Config, inputs: Inputs, ranks: Ranks) -> Finding:
+def check_room(config: Config, inputs: Inputs, ranks: Ranks) -> MachineCheck:
     """Free space for the checkpoints that are kept: warns where it would do twice, but barely."""
     parameters = count_parameters(inputs.network).total
     room = broadcast_object(
@@ -119,10 +119,10 @@ def check_room(config: Config, inputs: Inputs, ranks: Ranks) -> Finding:
         f"{room.of_one / 1e9:.2f} GB = {room.needed / 1e9:.1f} GB"
     )
     short, barely = room.free < room.needed, room.free < 2 * room.needed
-    return Finding("free space", "fail" if short else "warn" if barely else "ok", text)
+    return MachineCheck("free space", "fail" if short else "warn" if barely else "ok", text)
 
 
-def check_rehearsal(config: Config, ranks: Ranks, inputs: Inputs) -> Finding:
+def check_rehearsal(config: Config, ranks: Ranks, inputs: Inputs) -> MachineCheck:
     """The run's own rehearsal, in a folder of its own.
 
     Whatever goes wrong in it is a finding; another rank's own is said in its log.
@@ -133,13 +133,13 @@ def check_rehearsal(config: Config, ranks: Ranks, inputs: Inputs) -> Finding:
         fresh = replace(config, out=scratch)
         run = build_run(fresh, ranks, replace(inputs, finished=False))
         done, seconds = dry_run_parts(run)
-        return Finding("rehearsal", "ok", f"{', '.join(done)} in {seconds:.1f} s")
+        return MachineCheck("rehearsal", "ok", f"{', '.join(done)} in {seconds:.1f} s")
     except Exception as error:  # of compiling, of memory: the rest of the table is still worth it
         told = isinstance(error, ValueError)
         text = str(error) if told else f"{type(error).__name__}: {error}"
         if not (ranks.is_main or isinstance(error, SharedError) or is_peer_failure(error)):
             log.error("rehearsal: %s", text)
-        return Finding("rehearsal", "fail", text)
+        return MachineCheck("rehearsal", "fail", text)
     finally:
         if run is not None:
             run.close()
@@ -147,7 +147,7 @@ def check_rehearsal(config: Config, ranks: Ranks, inputs: Inputs) -> Finding:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def table(found: list[Finding]) -> str:
+def table(found: list[MachineCheck]) -> str:
     """The findings, one a line, worst ones marked."""
     width = max(len(finding.name) for finding in found)
     return "\n".join(f"{f.verdict:<4}  {f.name:<{width}}  {f.text}" for f in found)
@@ -159,7 +159,7 @@ def main() -> None:
     with user_errors():
         config = parse(sys.argv[1:], "train/doctor.py", "Check a machine and a run beforehand.")
         ranks = start(config.device, deterministic=config.deterministic)
-        found = examine(config, ranks)
+        found = run_checks(config, ranks)
     wrong = [f.name for f in found if f.verdict == "fail"]
     odd = [f.name for f in found if f.verdict == "warn"]
     verdict = f"do not start: {', '.join(wrong)}" if wrong else "ready to start"

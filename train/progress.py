@@ -155,7 +155,7 @@ class Progress:
         loss, norm = pending.values[LOSS].item(), pending.values[NORM].item()
         skipped = bool(pending.values[SKIPPED])
         metrics = self.guard.z_scores(pending.step, loss, norm)
-        self.guard.note(pending.step, pending.first_window, loss, norm, skipped)
+        self.guard.record(pending.step, pending.first_window, loss, norm, skipped)
         return metrics
 
     def _metrics(self, pending: Pending, elapsed: float) -> Metrics:

@@ -21,7 +21,7 @@ from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_text
 from train.command_line import parse
 from train.resume_proof.comparison import (
-    Finding,
+    ProofResult,
     check_kills,
     compare_exactly,
     compare_order,
@@ -90,7 +90,7 @@ class Proof:
         with (self.options.proof_out / "kills.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(kill)) + "\n")
 
-    def measure(self) -> list[Finding]:
+    def measure(self) -> list[ProofResult]:
         """Run straight, run under fire, and compare. Raises: KeyboardInterrupt, all runs ended."""
         options = self.options
         self.job("straight", options.nproc).run_to_end()
@@ -113,14 +113,14 @@ class Proof:
             found += change_ranks(*other, self.steps)
         return found
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[ProofResult]:
         """What can be said by now of the killed run against the straight one."""
         folders = [self.options.proof_out / name for name in ("straight", "killed")]
         wanted = self.options.kills if self.finished else len(self.kills)
         found = compare_exactly(*folders, finished=self.finished)
         return found + check_kills(self.kills, wanted, survivors=self.options.nproc > 1)
 
-    def text(self, findings: list[Finding]) -> str:
+    def text(self, findings: list[ProofResult]) -> str:
         """The verdict."""
         many = len(self.kills) if self.finished else f"{len(self.kills)} of {self.options.kills}"
         title = f"{' '.join(self.words)}, {self.options.nproc} ranks, {many} kills"
@@ -141,7 +141,7 @@ def prove(options: ProofOptions, words: list[str], steps: int) -> tuple[str, boo
     return text, proof.finished and all(finding.holds for finding in found)
 
 
-def change_ranks(first: Job, second: Job, steps: int) -> list[Finding]:
+def change_ranks(first: Job, second: Job, steps: int) -> list[ProofResult]:
     """Stop a run at half its steps by SIGTERM, and let the other job finish it."""
     process = first.start()
     try:

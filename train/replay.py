@@ -26,7 +26,7 @@ from storage.atomic import read_json
 from storage.checkpoint_folder import step_of, verify_checkpoint
 from storage.run_folder import RunFolder
 from train.black_box import FORMAT
-from train.guards.window_by_window import Findings, examine, layers
+from train.guards.window_by_window import Findings, layers, score_windows
 
 GONE = 1
 log = logging.getLogger("train")
@@ -107,7 +107,7 @@ def replay(arguments: Arguments) -> bool:
     model = load_model(folder, ranks.device)
     log.info("step %d (%s), windows %d to %d, %s, on %s", box["step"], box["kind"], min(windows),
              max(windows), what, ranks.device)  # fmt: skip
-    findings = examine(model, windows, getattr(torch, box["dtype"]))
+    findings = score_windows(model, windows, getattr(torch, box["dtype"]))
     for f in findings.windows:
         broken = f"  NOT FINITE, first at {f.broken_at}" if f.broken_at else ""
         log.info(

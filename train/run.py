@@ -96,7 +96,7 @@ class Run:
         found = self.progress.read()
         if found is not None:
             step, metrics = found
-            metrics |= self.forecast.look(self.progress, self.host_copy.holds)
+            metrics |= self.forecast.look(self.progress, self.host_copy.allocated_bytes > 0)
             self.metrics.write(step, metrics)
 
             if self.progress.timed_steps == 1:

@@ -18,7 +18,7 @@ from train.black_box import free_path, write_black_box
 from train.checks import StopTraining
 from train.config import SaveConfig
 from train.guards.spikes import GuardConfig, Skipped
-from train.guards.window_by_window import examine
+from train.guards.window_by_window import score_windows
 from train.loop import train
 from train.replay import Arguments, read_box, replay
 
@@ -75,7 +75,7 @@ def broken_on(rank, monkeypatch):
 
     monkeypatch.setattr(black_box, "all_gather_object", both)
     if rank == 0:
-        monkeypatch.setattr(black_box, "examine", fail)
+        monkeypatch.setattr(black_box, "score_windows", fail)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_without_weights_in_the_box_the_nearest_checkpoint_is_replayed(data, tmp
 def test_windows_one_by_one_have_the_gradient_of_the_step(data, tmp_path):
     run = built(tiny_config(data, tmp_path / "run"))
     windows = read_windows(run.loader.stream, 0, 8, 16)
-    found = examine(run.model, dict(enumerate(windows)), torch.float32)
+    found = score_windows(run.model, dict(enumerate(windows)), torch.float32)
     ids = torch.from_numpy(windows.astype("int64"))
     loss = run.step_model(ids[:, :-1], ids[:, 1:])
     loss.backward()
@@ -151,7 +151,7 @@ def test_windows_one_by_one_have_the_gradient_of_the_step(data, tmp_path):
 def test_windows_that_there_is_no_time_for_are_named(data, tmp_path):
     run = built(tiny_config(data, tmp_path / "run"))
     windows = dict(enumerate(read_windows(run.loader.stream, 0, 4, 16)))
-    found = examine(run.model, windows, torch.float32, seconds=-1)
+    found = score_windows(run.model, windows, torch.float32, seconds=-1)
     run.close()
     assert found.left_out == [0, 1, 2, 3]
 

@@ -17,7 +17,14 @@ from tests.launching import together
 from tests.runs import alone, built, flags, run_to_end, tiny_config
 from train import doctor
 from train.config import SaveConfig
-from train.doctor import check_data, check_rehearsal, check_room, check_run_folder, examine, table
+from train.doctor import (
+    check_data,
+    check_rehearsal,
+    check_room,
+    check_run_folder,
+    run_checks,
+    table,
+)
 from train.preflight import machine_checks as symptoms
 from train.preflight.inputs import check_inputs
 from train.preflight.machine_checks import agreement_verdict
@@ -40,7 +47,7 @@ def verdicts(found):
 
 def test_a_sound_machine_and_run_are_well_and_nothing_is_left_behind(data, tmp_path):
     config = tiny_config(data, tmp_path / "runs" / "run")
-    found = examine(config, alone())
+    found = run_checks(config, alone())
     assert set(verdicts(found).values()) == {"ok"}, table(found)
     assert list(verdicts(found)) == [
         *("versions", "devices", "clocks", "arithmetic", "all-reduce", "run folder"),

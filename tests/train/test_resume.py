@@ -1,6 +1,5 @@
 """A run continued is the run never stopped: bit for bit on the CPU, for one and for four ranks."""
 
-import json
 import os
 import random
 import shutil
@@ -21,14 +20,25 @@ from storage.checkpoint_folder import verify_checkpoint, write_manifest
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.launching import ENVIRONMENT, REPO, together, torchrun
-from tests.runs import built, flags, lines, losses, nano_config, run_to_end, tiny_config
+from tests.runs import (
+    KEEP_ALL,
+    built,
+    deterministic,
+    final_bytes,
+    flags,
+    forget_after,
+    lines,
+    losses,
+    nano_config,
+    run_to_end,
+    starts,
+    tiny_config,
+)
 from train.checkpoints.checkpoint import FORMAT, write_checkpoint
 from train.checkpoints.host_copy import state_tensors
 from train.config import SaveConfig
 from train.loop import train
 from train.main import main
-
-KEEP_ALL = SaveConfig(every=2, every_minutes=0, keep=99)
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +46,6 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
     tiny_data_set(folder, documents=100)
     return folder
-
-
-def forget_after(folder, step):
-    """Leave the run as a kill -9 at `step` + something would: later checkpoints never were."""
-    run = RunFolder(folder)
-    for checkpoint in run.all_checkpoints():
-        if int(checkpoint.name.removeprefix("step_")) > step:
-            shutil.rmtree(checkpoint)
-    run.write_status("running", step)
-
-
-def final_bytes(folder):
-    latest = folder / "checkpoints" / "latest"
-    return [(latest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
-
-
-def starts(folder):
-    """The step that each start of a run began at."""
-    found = (folder / "starts.jsonl").read_text().splitlines()
-    return [json.loads(line)["started_at_step"] for line in found]
-
-
-def deterministic(line):
-    return {key: value for key, value in line.items() if not key.startswith("speed/")}
 
 
 @pytest.mark.fault("S8", injected="4 steps are done again", lost="4", identical=True)

@@ -32,6 +32,8 @@ class HostCopy:
 
     def __init__(self, device: torch.device) -> None:
         self.on_cuda = device.type == "cuda"
+        self.allocated_bytes = 0
+        """Host memory of the buffers; 0 before the first copy."""
         self._buffers: dict[str, Tensor] = {}
         self._stream = torch.cuda.Stream(device) if self.on_cuda else None
         self._copied: torch.cuda.Event | None = None
@@ -50,6 +52,7 @@ class HostCopy:
         for name, tensor in tensors.items():
             if name not in self._buffers:
                 self._buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pin)
+        self.allocated_bytes = sum(buffer.nbytes for buffer in self._buffers.values())
         if self._stream is None:
             for name, tensor in tensors.items():
                 self._buffers[name].copy_(tensor)
@@ -62,11 +65,6 @@ class HostCopy:
             self._copied = torch.cuda.Event()
             self._copied.record()
         return dict(self._buffers)
-
-    @property
-    def holds(self) -> bool:
-        """Whether its buffers have been made."""
-        return bool(self._buffers)
 
     def wait(self) -> None:
         """Wait until the copy is whole."""

@@ -1,2 +1,1 @@
-"""What is checked while training: loss spikes, replicas, stragglers, and single windows of a bad
-step."""
+"""Checks during training: loss spikes, equal replicas, slow ranks, windows of a bad step."""

@@ -1,8 +1,8 @@
-"""What the values of finished steps say: updates that were skipped, and spikes.
+"""Loss and gradient spikes: limits for the next update from recent applied updates.
 
-All statistics are a pure function of finished steps: of updates that were applied, at most `window`
-of them, and none newer than all ranks have read when a step is launched. So every rank finds the
-same limits, and a resumed run, which reads them back from metrics.jsonl, finds them too.
+The statistics use applied updates only: at most `window` of them, and none newer than STEPS_UNREAD
+steps before the step in question. Every rank has read those, so all ranks compute the same limits.
+A resumed run reads the same values back from metrics.jsonl and continues with the same limits.
 """
 
 import math
@@ -15,32 +15,36 @@ from storage.json_lines import read_lines
 from storage.metrics import Metrics
 
 STEPS_UNREAD = 2  # when step s is launched, the host of every rank has read step s - 2
-FEWEST = 8  # values that a deviation can be told from
+MIN_VALUES = 8  # fewer values give no useful standard deviation
 MAX_SKIPPED_IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What is watched besides finite numbers, which are always."""
+    """Checks of training. Updates with a loss or gradient that is not finite are always skipped."""
 
     window: int = 128
-    """Applied updates whose loss and gradient norm a step is compared with."""
+    """Number of recent applied updates whose loss and gradient norm a step is compared with."""
+    # OLMo-core's SkipStepOptimizer skips at 6 deviations over 128 steps, but counts values that are
+    # not finite, so one NaN makes it skip the next 128 good steps. Here they are never counted.
+    # https://github.com/allenai/OLMo-core/blob/main/src/olmo_core/optim/skip_step_optimizer.py
     skip_spikes: float = 0.0
-    """Skip updates so many standard deviations above them (OLMo uses 6); 0 skips none."""
+    """Skip an update whose loss or gradient norm is this many standard deviations above the recent
+    mean (OLMo uses 6). 0 disables it."""
     every: int = 100
-    """Steps between comparisons of ranks: replicas bit for bit, and their pace; 0 is never."""
+    """Compare the ranks every N steps: weights bit for bit, and compute time. 0 disables it."""
     box_weights: bool = True
-    """Keep the weights in a black box too, so that it can be replayed exactly."""
+    """Store the weights in the black box of a bad step too, so that it can be replayed exactly."""
 
     def __post_init__(self) -> None:
-        if self.window < FEWEST:
+        if self.window < MIN_VALUES:
             raise ValueError(
-                f"guard.window={self.window} is too few to tell a spike; use {FEWEST} or more"
+                f"guard.window={self.window} is too few to detect a spike; use {MIN_VALUES} or more"
             )
         if not (self.skip_spikes == 0 or 1 <= self.skip_spikes < math.inf):
             raise ValueError(
-                f"guard.skip_spikes={self.skip_spikes} would skip ordinary steps; use 0 for never, "
-                "or 1 or more standard deviations, such as 6"
+                f"guard.skip_spikes={self.skip_spikes} would skip ordinary steps; use 0 to disable "
+                "it, or 1 or more standard deviations, such as 6"
             )
         if self.every < 0:
             raise ValueError(f"guard.every={self.every} is negative; use 0 or more")
@@ -55,7 +59,7 @@ class Applied(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A finished step whose update was not applied."""
+    """A finished step whose update was skipped."""
 
     step: int
     first_window: int
@@ -64,7 +68,7 @@ class Skipped(NamedTuple):
 
     @property
     def is_spike(self) -> bool:
-        """Whether its values were numbers, only too large."""
+        """Whether loss and gradient norm were finite but too large."""
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
@@ -75,13 +79,13 @@ class MeanAndDeviation(NamedTuple):
     deviation: float
 
     def z(self, value: float) -> float:
-        """Standard deviations that `value` lies above the mean."""
+        """Number of standard deviations by which `value` is above the mean."""
         return (value - self.mean) / self.deviation
 
 
 def mean_and_deviation(values: list[float]) -> MeanAndDeviation | None:
-    """Mean and deviation; None where they are too few, or all alike."""
-    if len(values) < FEWEST:
+    """Mean and standard deviation; None for fewer than MIN_VALUES values, or equal ones."""
+    if len(values) < MIN_VALUES:
         return None
     mean = math.fsum(values) / len(values)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
@@ -89,19 +93,21 @@ def mean_and_deviation(values: list[float]) -> MeanAndDeviation | None:
 
 
 class Guard:
-    """The recent steps as every rank has read them, and what they say of the next one."""
+    """Keeps the values of recent steps and computes the limits of the next one from them."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
         self.skipped_in_a_row = 0
         self.skipped: Skipped | None = None
-        """The newest step, if its update was skipped."""
+        """The newest step, if its update was skipped and `take_skipped` has not returned it."""
         self.boxes = 0
-        """Black boxes of spikes that this process has written."""
+        """Number of black boxes of spikes that this process has written."""
         self._applied: deque[Applied] = deque(maxlen=config.window + STEPS_UNREAD)
 
-    def note(self, step: int, first_window: int, loss: float, norm: float, skipped: bool) -> None:
-        """Remember a step that was read. What was skipped never enters the statistics."""
+    def record(self, step: int, first_window: int, loss: float, norm: float, skipped: bool) -> None:
+        """Store the values of a step that was just read."""
+        # Values of a skipped step are no part of the statistics: one infinite value would disable
+        # the limits until it has left the window.
         if skipped:
             self.skipped_in_a_row += 1
             self.skipped = Skipped(step, first_window, loss, norm)
@@ -109,30 +115,36 @@ class Guard:
             self.skipped_in_a_row, self.skipped = 0, None
             self._applied.append(Applied(step, loss, norm))
 
+    def take_skipped(self) -> Skipped | None:
+        """The newest step if its update was skipped; None if not, or if it was taken before."""
+        taken, self.skipped = self.skipped, None
+        return taken
+
     def load_history(self, applied: list[Applied]) -> None:
-        """Take over what a run that is continued knew."""
+        """Add the recent applied steps of the run that is resumed."""
         self._applied.extend(Applied(*values) for values in applied)
 
     def limits(self, step: int) -> tuple[float, float]:
-        """The largest loss and gradient norm with which update `step` is applied."""
+        """The largest loss and the largest gradient norm with which update `step` is applied."""
         if not self.config.skip_spikes:
             return math.inf, math.inf
         loss, norm = (
             math.inf if found is None else found.mean + self.config.skip_spikes * found.deviation
-            for found in self._spreads(step)
+            for found in self._statistics(step)
         )
         return loss, norm
 
     def z_scores(self, step: int, loss: float, norm: float) -> Metrics:
-        """How far the step lies from those before it; nothing while they are too few."""
+        """How far the step is above the recent mean, as metrics; empty while too few are known."""
         metrics: Metrics = {}
-        pairs = zip(("loss", "grad_norm"), (loss, norm), self._spreads(step), strict=True)
+        pairs = zip(("loss", "grad_norm"), (loss, norm), self._statistics(step), strict=True)
         for name, value, found in pairs:
             if found is not None and math.isfinite(value):
                 metrics[f"guard/{name}_z"] = found.z(value)
         return metrics
 
-    def _spreads(self, step: int) -> tuple[MeanAndDeviation | None, MeanAndDeviation | None]:
+    def _statistics(self, step: int) -> tuple[MeanAndDeviation | None, MeanAndDeviation | None]:
+        """Of loss and gradient norm; None until half a window of steps is known."""
         known = [a for a in self._applied if a.step <= step - STEPS_UNREAD][-self.config.window :]
         if 2 * len(known) < self.config.window:
             return None, None
@@ -142,7 +154,7 @@ class Guard:
 
 
 def read_history(metrics: Path, before_step: int, window: int) -> list[Applied]:
-    """The last applied steps that the lines of a metrics.jsonl tell of; there may be none yet."""
+    """The last applied steps before `before_step` in a metrics.jsonl; empty without that file."""
     found = []
     for line in read_lines(metrics):
         try:

@@ -1,7 +1,8 @@
-"""How long each rank computes before it waits for the others, and who is slow.
+"""Finds slow ranks by the time that each one computes before it waits for the others.
 
-All ranks leave a step's reduction together and meet again in the next one, so only the time up to
-the end of a step's last forward pass is a rank's own: a slow loader, a throttled GPU, a busy host.
+All ranks leave the reduction of one step together and wait for each other in the next one. So only
+the time from an update to the end of the next step's last forward pass is a rank's own. It grows
+with a slow loader, a throttled GPU or a busy host.
 """
 
 import statistics
@@ -16,16 +17,17 @@ from torch.optim import Optimizer
 from parallel.collectives import sum_over_ranks
 from parallel.ranks import Ranks
 
-SLOW = 1.5  # times the median rank
-MIN_SECONDS = 0.005  # a smaller difference is the noise of a busy machine
+SLOW_RATIO = 1.5  # of a rank's compute time to the median rank's
+MIN_SECONDS = 0.005  # smaller differences are noise of a busy machine
 
 
 class ComputeTime:
-    """Marks the time between two updates, by hooks: the step itself knows nothing of it."""
+    """Measures a rank's own compute time per step, by hooks on the forward pass and the update."""
 
     def __init__(self, step_model: nn.Module, optimizer: Optimizer, ranks: Ranks) -> None:
         self.seconds: list[float] = []
-        """Own time of each step since the last comparison."""
+        """Compute time of each step since the last call of `take`."""
+        # Work on CUDA is asynchronous, so its time is marked by events on the device.
         self._mark: Callable[[], Any] = _event if ranks.device.type == "cuda" else time.perf_counter
         self._begin: Any = None
         self._end: Any = None
@@ -35,13 +37,13 @@ class ComputeTime:
             optimizer.register_step_post_hook(self._updated)
 
     def forget(self) -> None:
-        """What was marked is no step's, or was told."""
+        """Discard all measurements, such as those of a dry run."""
         self.seconds.clear()
         self._unread.clear()
         self._begin = self._end = None
 
     def take(self) -> float:
-        """This rank's median own seconds since it was last asked; 0 if nothing was marked."""
+        """This rank's median compute time in seconds since the last call; 0 without any step."""
         self._read()
         median = statistics.median(self.seconds) if self.seconds else 0.0
         self.forget()
@@ -54,7 +56,7 @@ class ComputeTime:
         if self._begin is not None and self._end is not None:
             self._unread.append((self._begin, self._end))
         if len(self._unread) > 1:
-            self._read(keep=1)  # that of the last step may not be over on the device
+            self._read(keep=1)  # the device may still work on the last step
         self._begin, self._end = self._mark(), None
 
     def _read(self, keep: int = 0) -> None:
@@ -79,18 +81,18 @@ def _between(begin: Any, end: Any) -> float:
 
 
 def gather_compute_times(seconds: float, ranks: Ranks) -> list[float]:
-    """Every rank's own seconds on every rank."""
+    """The compute time of all ranks in seconds, on every rank."""
     table = torch.zeros(ranks.world_size, dtype=torch.float64, device=ranks.device)
     table[ranks.rank] = seconds
     return sum_over_ranks(table).tolist()
 
 
 def slow_ranks(seconds: list[float]) -> list[str]:
-    """A sentence for each rank that computes much longer than the faster half of all."""
-    usual = statistics.median_low(seconds)
+    """One sentence for each rank that computes much longer than the median rank."""
+    usual = statistics.median_low(seconds)  # of two ranks the faster one
     return [
-        f"rank {rank} computes {1000 * own:.0f} ms a step before it meets the others, "
+        f"rank {rank} computes {1000 * own:.0f} ms a step before it waits for the others, "
         f"{own / usual:.1f} times the median rank's {1000 * usual:.0f} ms"
         for rank, own in enumerate(seconds)
-        if usual > 0 and own > SLOW * usual and own - usual > MIN_SECONDS
+        if usual > 0 and own > SLOW_RATIO * usual and own - usual > MIN_SECONDS
     ]

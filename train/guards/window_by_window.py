@@ -1,5 +1,7 @@
-"""What is wrong with a step: each of its windows alone, through the plain network.
+"""Runs the windows of a bad step one at a time through the plain network, to find the bad one.
 
+In: the network and the windows of a step. Out: loss and gradient norm of each window, the first
+module with a value that is not finite, and the norms of all parameters and gradients.
 Shape letters: T tokens of a window.
 """
 
@@ -21,36 +23,37 @@ from model.precision import autocast
 
 @dataclass(frozen=True)
 class WindowFinding:
-    """One window's loss and gradient, alone."""
+    """Loss and gradient norm of one window."""
 
     window: int
     loss: float
     grad_norm: float
     broken_at: str = ""
-    """The first module, in order of computation, whose output is not finite."""
+    """Name of the first module, in order of computation, whose output is not finite."""
 
     @property
     def finite(self) -> bool:
-        """Whether loss and gradient are numbers."""
+        """Whether loss and gradient norm are finite."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 @dataclass
 class Findings:
-    """What some windows gave, and the sum of their gradients."""
+    """The results of several windows, and the sum of their gradients."""
 
     windows: list[WindowFinding] = field(default_factory=list)
     gradient: list[Tensor] = field(default_factory=list)
-    """Of the sum of all windows' mean losses, by parameter."""
+    """Gradient of the sum of all windows' mean losses; one tensor for each parameter."""
     left_out: list[int] = field(default_factory=list)
-    """Windows that there was no time for."""
+    """Windows that were not run because the time was up."""
 
 
-def examine(
+def score_windows(
     model: GPT, windows: dict[int, np.ndarray], dtype: torch.dtype, seconds: float = math.inf
 ) -> Findings:
-    """Run each window forward and backward; the model and its `.grad` are left as they are.
+    """Run each window forward and backward, for at most about `seconds`.
 
+    Changes neither the model nor the `.grad` of its parameters.
     Shapes: windows, by number, (T + 1,) each.
     """
     parameters = list(model.parameters())
@@ -61,7 +64,7 @@ def examine(
             found.left_out.append(number)
             continue
         loss = window_loss(model, tokens, dtype)
-        gradient = torch.autograd.grad(loss, parameters)  # runs no hooks of DDP
+        gradient = torch.autograd.grad(loss, parameters)  # unlike backward(): no hooks of DDP
         for total, part in zip(found.gradient, gradient, strict=True):
             total += part
         norm = float(torch.nn.utils.get_total_norm(gradient))
@@ -83,8 +86,8 @@ def window_loss(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> Tensor:
 
 
 def first_broken_module(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> str:
-    """Where the first value that is no number comes from, by the network's own names."""
-    with recorded_breaks(model) as broken, torch.no_grad():
+    """Name of the module where the first value that is not finite appears in the forward pass."""
+    with record_not_finite(model) as broken, torch.no_grad():
         loss = window_loss(model, tokens, dtype)
     if broken:
         return broken[0]
@@ -92,18 +95,19 @@ def first_broken_module(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> s
 
 
 @contextmanager
-def recorded_breaks(model: nn.Module) -> Iterator[list[str]]:
-    """Names of modules whose output is not finite, in order of computation, innermost first."""
+def record_not_finite(model: nn.Module) -> Iterator[list[str]]:
+    """Collect the names of modules whose output is not finite, in order of computation."""
+    # A forward hook runs when its module is done, so inner modules come before outer ones.
     broken: list[str] = []
 
-    def watch(name: str) -> Any:
+    def hook_for(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if not bool(torch.isfinite(output).all()):
                 broken.append(name)
 
         return hook
 
-    handles = [m.register_forward_hook(watch(name)) for name, m in model.named_modules() if name]
+    handles = [m.register_forward_hook(hook_for(name)) for name, m in model.named_modules() if name]
     try:
         yield broken
     finally:
@@ -113,7 +117,7 @@ def recorded_breaks(model: nn.Module) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Layer:
-    """One parameter of the network."""
+    """Norms of one parameter of the network and of its gradient."""
 
     weight_norm: float
     weights_not_finite: int

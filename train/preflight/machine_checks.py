@@ -29,7 +29,7 @@ ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Finding:
+class MachineCheck:
     """One row of the table."""
 
     name: str
@@ -37,7 +37,7 @@ class Finding:
     text: str
 
 
-def check_versions() -> list[Finding]:
+def check_versions() -> list[MachineCheck]:
     """Python, torch and what torch brings."""
     parts = torch.__version__.split("+")[0].split(".")
     old = tuple(int(part) for part in parts[:2] if part.isdigit()) < TORCH_FLOOR
@@ -46,20 +46,20 @@ def check_versions() -> list[Finding]:
         brings += f", NCCL {'.'.join(map(str, nccl.version()))}"
     text = f"Python {platform.python_version()}, torch {torch.__version__}{brings}"
     cure = f"; torch must be {'.'.join(map(str, TORCH_FLOOR))} or newer" if old else ""
-    return [Finding("versions", "fail" if old else "ok", text + cure)]
+    return [MachineCheck("versions", "fail" if old else "ok", text + cure)]
 
 
-def check_devices(ranks: Ranks) -> list[Finding]:
+def check_devices(ranks: Ranks) -> list[MachineCheck]:
     """Each kind of device once; GPUs that somebody else uses, or that are hot doing nothing."""
     told = all_gather_object(_own_device(ranks.device))
     names = sorted({name for name, *_ in told})
     text = f"{ranks.world_size} ranks on {', '.join(names)}"
     if ranks.device.type == "cuda":
         text += f"; {temperature_verdict([celsius for _, celsius, _ in told])}"
-    found = [Finding("devices", "ok" if len(names) == 1 else "warn", text)]
+    found = [MachineCheck("devices", "ok" if len(names) == 1 else "warn", text)]
     for rank, (name, _, trouble) in enumerate(told):
         if trouble:
-            found.append(Finding("devices", "warn", f"rank {rank}, {name}: {trouble}"))
+            found.append(MachineCheck("devices", "warn", f"rank {rank}, {name}: {trouble}"))
     return found
 
 
@@ -104,16 +104,16 @@ def _celsius(device: torch.device) -> int | None:
         return None
 
 
-def check_clocks(ranks: Ranks) -> Finding:
+def check_clocks(ranks: Ranks) -> MachineCheck:
     """Whether all machines have the same time: rank 0's clock decides on saves and `--stop-at`."""
     sum_over_ranks(torch.zeros(1, device=ranks.device)).item()  # all of them are here
     times = all_gather_object(time.time())
     apart = max(times) - min(times)
     verdict = "ok" if apart < CLOCK_SECONDS else "warn"
-    return Finding("clocks", verdict, f"{apart:.2f} s apart over {len(times)} ranks")
+    return MachineCheck("clocks", verdict, f"{apart:.2f} s apart over {len(times)} ranks")
 
 
-def check_agreement(ranks: Ranks) -> Finding:
+def check_agreement(ranks: Ranks) -> MachineCheck:
     """A product of whole numbers is exact on every rank; one of fractions is the same on all."""
     generator = torch.Generator().manual_seed(1)
     whole = torch.randint(-8, 8, (2, PRODUCT, PRODUCT), generator=generator)
@@ -124,37 +124,39 @@ def check_agreement(ranks: Ranks) -> Finding:
     return agreement_verdict([right for right, _ in told], [bits for _, bits in told])
 
 
-def agreement_verdict(exact: list[bool], bits: list[int]) -> Finding:
+def agreement_verdict(exact: list[bool], bits: list[int]) -> MachineCheck:
     """The verdict on what every rank computed."""
     name = "arithmetic"
     wrong = [str(rank) for rank, right in enumerate(exact) if not right]
     if wrong:
         text = f"rank {', '.join(wrong)} multiplies whole numbers wrongly: do not use that device"
-        return Finding(name, "fail", text)
+        return MachineCheck(name, "fail", text)
     if len(set(bits)) > 1:
         odd = [str(rank) for rank, found in enumerate(bits) if found != bits[0]]
         text = f"a product has other bits on rank {', '.join(odd)} than on rank 0: unlike devices?"
-        return Finding(name, "warn", text)
-    return Finding(name, "ok", "a small product is exact, and the same on all ranks to the bit")
+        return MachineCheck(name, "warn", text)
+    return MachineCheck(
+        name, "ok", "a small product is exact, and the same on all ranks to the bit"
+    )
 
 
-def check_reduction(ranks: Ranks) -> Finding:
+def check_reduction(ranks: Ranks) -> MachineCheck:
     """How fast the ranks add up a gradient's worth of numbers, and over what."""
     if ranks.world_size == 1:
-        return Finding("all-reduce", "ok", "one rank: nothing to reduce")
+        return MachineCheck("all-reduce", "ok", "one rank: nothing to reduce")
     size = REDUCED_BYTES[ranks.device.type]
     numbers = torch.ones(size // 4, device=ranks.device)
     _timed_sum(numbers)
     seconds = min(_timed_sum(numbers.fill_(1.0)) for _ in range(ROUNDS))
     total = float(numbers[-1])
     if total != ranks.world_size:
-        return Finding("all-reduce", "fail", f"the sum of {ranks.world_size} ones is {total}")
+        return MachineCheck("all-reduce", "fail", f"the sum of {ranks.world_size} ones is {total}")
     share = 2 * (ranks.world_size - 1) / ranks.world_size  # what a ring sends for each byte
     text = (
         f"{share * size / seconds / 1e9:.2f} GB/s on the bus ({size >> 20} MB in "
         f"{1000 * seconds:.1f} ms, {dist.get_backend()}{_transport(ranks)})"
     )
-    return Finding("all-reduce", "ok", text)
+    return MachineCheck("all-reduce", "ok", text)
 
 
 def _timed_sum(numbers: torch.Tensor) -> float:

@@ -17,7 +17,7 @@ OTHER_RANKS_TOLERANCE = 1e-3  # another number of ranks adds in another order
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProofResult:
     """One thing that was compared."""
 
     what: str
@@ -30,14 +30,12 @@ def facts(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if not key.startswith("speed/")}
 
 
-def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list[Finding]:
+def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list[ProofResult]:
     """Every line and the final state of two run folders, bit for bit.
 
     If the killed run has not finished, its lines so far.
     """
-    lines = [
-        [facts(line) for line in read_lines(p / "metrics.jsonl")] for p in (straight, killed)
-    ]
+    lines = [[facts(line) for line in read_lines(p / "metrics.jsonl")] for p in (straight, killed)]
     if not finished:
         lines[0] = lines[0][: len(lines[1])]
     found = []
@@ -47,39 +45,43 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
         holds = one == two
         detail = f"{len(one[1])} values" if holds else f"{unlike} of {len(one[1])} differ"
         if one[1] or two[1]:
-            found.append(Finding(f"`{tag}` of every step", holds, detail))
-    found.append(Finding("every metric line", lines[0] == lines[1], f"{len(lines[0])} lines"))
+            found.append(ProofResult(f"`{tag}` of every step", holds, detail))
+    found.append(ProofResult("every metric line", lines[0] == lines[1], f"{len(lines[0])} lines"))
     for name in STATE_FILES if finished else ():
         one, two = (file_sha256(p / "checkpoints/latest" / name) for p in (straight, killed))
-        found.append(Finding(f"final `{name}`", one == two, f"{one[:12]} / {two[:12]}"))
+        found.append(ProofResult(f"final `{name}`", one == two, f"{one[:12]} / {two[:12]}"))
     return found
 
 
-def compare_order(straight: Path, other: Path, resumed: int) -> list[Finding]:
+def compare_order(straight: Path, other: Path, resumed: int) -> list[ProofResult]:
     """A run that went on with another number of ranks: same data, losses up to rounding."""
     lines = [read_lines(p / "metrics.jsonl") for p in (straight, other)]
     digests = [column(run, "data/digest") for run in lines]
     losses = [column(run, "train/loss")[1] for run in lines]
     worst = max((abs(a - b) / abs(a) for a, b in zip(*losses, strict=False)), default=float("inf"))
     return [
-        Finding("other ranks: resumed, not restarted", resumed > 0, f"at step {resumed}"),
-        Finding("other ranks: `data/digest`", digests[0] == digests[1], f"{len(digests[0][1])}"),
-        Finding("other ranks: losses", worst <= OTHER_RANKS_TOLERANCE, f"within {worst:.1e}"),
+        ProofResult("other ranks: resumed, not restarted", resumed > 0, f"at step {resumed}"),
+        ProofResult(
+            "other ranks: `data/digest`", digests[0] == digests[1], f"{len(digests[0][1])}"
+        ),
+        ProofResult("other ranks: losses", worst <= OTHER_RANKS_TOLERANCE, f"within {worst:.1e}"),
     ]
 
 
-def check_kills(kills: list[Kill], wanted: int, survivors: bool) -> list[Finding]:
+def check_kills(kills: list[Kill], wanted: int, survivors: bool) -> list[ProofResult]:
     """That the kills struck, and that the run went on from where it stood."""
     restarted = [k for k in kills if k.resumed <= 0]
     of_ranks = [k for k in kills if k.kind == "rank"]
     lost = sum(k.lost for k in of_ranks)
     found = [
-        Finding("all kills struck", len(kills) == wanted, f"{len(kills)} of {wanted}"),
-        Finding("resumed, never restarted from 0", not restarted, f"{len(restarted)} restarted"),
+        ProofResult("all kills struck", len(kills) == wanted, f"{len(kills)} of {wanted}"),
+        ProofResult(
+            "resumed, never restarted from 0", not restarted, f"{len(restarted)} restarted"
+        ),
     ]
     if survivors and of_ranks:
         detail = f"{lost} lost in {len(of_ranks)} kills"
-        found.append(Finding("a dead rank costs no step", lost == 0, detail))
+        found.append(ProofResult("a dead rank costs no step", lost == 0, detail))
     return found
 
 
@@ -90,7 +92,11 @@ def step_milliseconds(folder: Path) -> float:
 
 
 def verdict(
-    title: str, findings: list[Finding], kills: list[Kill], notes: list[str], finished: bool = True
+    title: str,
+    findings: list[ProofResult],
+    kills: list[Kill],
+    notes: list[str],
+    finished: bool = True,
 ) -> str:
     """The proof as Markdown for an issue."""
     holds = all(finding.holds for finding in findings)

@@ -1,4 +1,4 @@
-"""Spikes are told from what came before, skipped alike on all ranks, and never skip a good step."""
+"""Spikes: limits follow from recent steps, and only spikes are skipped, on all ranks alike."""
 
 import json
 import math
@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from storage.metrics import JsonLines
 from tests.data_sets import tiny_data_set
 from tests.faults import scaled, with_fault
-from tests.runs import built, lines, losses, run_to_end, tiny_config
-from tests.train.test_resume import KEEP_ALL, forget_after
+from tests.runs import KEEP_ALL, built, forget_after, lines, losses, run_to_end, tiny_config
 from train.guards.spikes import (
-    FEWEST,
+    MIN_VALUES,
     STEPS_UNREAD,
     Guard,
     GuardConfig,
@@ -37,11 +36,11 @@ def data(tmp_path_factory):
 
 
 def guard_after(values, **options):
-    """A guard that has read one step for each value, as loss and as norm."""
+    """A guard that has recorded one step for each value, as loss and as gradient norm."""
     guard = Guard(GuardConfig(**options))
     for step, value in enumerate(values):
         skipped = not math.isfinite(value)
-        guard.note(step, 0, value, value, skipped)
+        guard.record(step, 0, value, value, skipped)
     return guard
 
 
@@ -54,14 +53,16 @@ def test_a_value_is_measured_in_standard_deviations_from_those_before():
     assert found["guard/grad_norm_z"] == pytest.approx(0.0)
 
 
-def test_what_is_not_finite_never_enters_the_statistics():
+def test_values_that_are_not_finite_are_no_part_of_the_statistics():
     good = [1.0, 2.0] * 8
     broken = [*good[:5], math.nan, *good[5:9], math.inf, *good[9:]]
     assert guard_after(broken).limits(99) == guard_after(good).limits(99)
     assert guard_after(broken, window=16).z_scores(99, 3.0, 3.0)["guard/loss_z"] == 3.0
 
 
-@given(values=st.lists(numbers, min_size=FEWEST, max_size=60), newest=st.lists(numbers, max_size=2))
+@given(
+    values=st.lists(numbers, min_size=MIN_VALUES, max_size=60), newest=st.lists(numbers, max_size=2)
+)
 def test_limits_follow_from_steps_that_all_ranks_have_read(values, newest):
     early = guard_after(values, window=16, skip_spikes=6)
     late = guard_after([*values, *newest], window=16, skip_spikes=6)
@@ -69,12 +70,12 @@ def test_limits_follow_from_steps_that_all_ranks_have_read(values, newest):
     assert early.limits(step) == late.limits(step)
 
 
-def test_without_spikes_to_skip_there_is_no_limit():
+def test_by_default_there_is_no_limit():
     assert guard_after([1.0, 2.0] * 8).limits(16) == (math.inf, math.inf)
 
 
-@pytest.mark.parametrize("values", [[1.0] * FEWEST, [1.0, 2.0], []])
-def test_values_all_alike_or_too_few_have_no_spread(values):
+@pytest.mark.parametrize("values", [[1.0] * MIN_VALUES, [1.0, 2.0], []])
+def test_equal_values_and_too_few_values_have_no_deviation(values):
     assert mean_and_deviation(values) is None
 
 
@@ -87,23 +88,35 @@ def test_values_all_alike_or_too_few_have_no_spread(values):
         ({"every": -1}, "negative"),
     ],
 )
-def test_a_senseless_guard_is_refused(options, message):
+def test_a_guard_that_cannot_work_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         GuardConfig(**options)
 
 
-def test_history_is_read_back_from_the_lines_as_it_was(tmp_path):
-    writer, kept = JsonLines(tmp_path / "metrics.jsonl"), Guard(GuardConfig())
+def test_a_resumed_run_has_the_limits_of_the_run_that_went_on(tmp_path):
+    config = GuardConfig(window=16, skip_spikes=6)
+    writer, guard = JsonLines(tmp_path / "metrics.jsonl"), Guard(config)
     for step in range(30):
         loss = math.nan if step == 7 else 1 / (step + 3)
-        kept.note(step, 0, loss, 2 * loss, step == 7)
+        guard.record(step, 0, loss, 2 * loss, step == 7)
         metrics = {"train/loss": loss, "train/grad_norm": 2 * loss, "train/skipped": int(step == 7)}
         writer.write(step, metrics)
     writer.write(30, {"tokens": 1})
     writer.close()
-    again = Guard(GuardConfig())
-    again.load_history(read_history(tmp_path / "metrics.jsonl", 30, 128))
-    assert list(again._applied) == list(kept._applied)
+    resumed = Guard(config)
+    resumed.load_history(read_history(tmp_path / "metrics.jsonl", 30, config.window))
+    for step in range(28, 32):
+        assert resumed.limits(step) == guard.limits(step) != (math.inf, math.inf)
+    assert resumed.z_scores(30, 1.0, 1.0) == guard.z_scores(30, 1.0, 1.0)
+
+
+def test_a_skipped_step_is_taken_once():
+    guard = guard_after([1.0, math.nan])
+    assert guard.take_skipped().step == 1
+    assert guard.take_skipped() is None
+    guard.record(2, 0, math.nan, math.nan, skipped=True)
+    guard.record(3, 0, 1.0, 1.0, skipped=False)
+    assert guard.take_skipped() is None
 
 
 GUARD = GuardConfig(window=8, skip_spikes=6)
@@ -144,7 +157,7 @@ def test_without_the_option_a_spike_is_only_logged(data, tmp_path):
 
 
 @pytest.mark.fault("N2", injected="spikes skipped, then a resume", lost="2", identical=True)
-def test_a_run_resumed_among_spikes_repeats_the_straight_one(data, tmp_path):
+def test_a_run_resumed_among_spikes_repeats_the_uninterrupted_run(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", steps=14, save=KEEP_ALL)
     config = replace(config, guard=GuardConfig(window=8, skip_spikes=1.0, box_weights=False))
     run_to_end(config)

@@ -1,4 +1,4 @@
-"""A single bit that differs on one rank is found before anything is saved; slow ranks are named."""
+"""Replicas: one bit that differs on one rank is found before anything is saved."""
 
 import json
 
@@ -76,9 +76,10 @@ def test_a_tensor_that_begins_anywhere_in_memory_has_the_checksum_of_its_copy():
 
 def test_of_two_ranks_both_are_named_for_nobody_can_tell_which_is_wrong():
     two = disagreements(torch.tensor([[5, 7], [5, 8]]), ["a", "b"])
-    assert two == ["b differs between rank 0 and rank 1 (no majority says who is right)"]
+    assert two == ["b differs between rank 0 and rank 1 (without a majority, any may be wrong)"]
     four = disagreements(torch.tensor([[1], [2], [1], [2]]), ["a"])
-    assert four == ["a differs between rank 0, 2 and rank 1, 3 (no majority says who is right)"]
+    sentence = "a differs between rank 0, 2 and rank 1, 3 (without a majority, any may be wrong)"
+    assert four == [sentence]
 
 
 def test_the_odd_rank_of_three_is_named_with_the_tensor():
