@@ -1,4 +1,4 @@
-"""How files come to be whole or absent, what run and tokenizer folders hold, how scripts fail.
+"""Files and folders on disk: atomic writes, digests, locks, run, checkpoint and tokenizer folders.
 
-Floor 0: imports nothing of ours; every other folder may import it.
+The lowest layer: it imports no other folder of this project; every other folder may import it.
 """

@@ -1,4 +1,7 @@
-"""Files and folders that are complete or absent: temporary name, flush, rename."""
+"""Write a file or folder so that it is complete or absent: temporary name, fsync, rename.
+
+Also read JSON with a limit on its size, and write arrays.
+"""
 
 import json
 import os
@@ -12,28 +15,31 @@ from typing import Any
 
 import numpy as np
 
+MAX_JSON_BYTES = 64 << 20  # a manifest of 100,000 shards fits; a larger file is not one of ours
+
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """What `np.save` writes, by way of memory: straight to a file it overlooks a failing close.
+    """Write an array to a .npy file.
 
     Raises: OSError with the disk's errno.
     """
+    # Through memory: np.save with a path misses an error that the disk reports only at close.
     content = BytesIO()
     np.save(content, array, allow_pickle=False)
     with path.open("wb") as file:
         file.write(content.getbuffer())
 
 
-JSON_BYTES = 64 << 20  # the manifest of a hundred thousand shards; what is larger is none of ours
-
-
 def temporary_path(path: Path) -> Path:
-    """Where this process writes what is to become `path`; no other host or process writes there."""
+    """The path beside `path` that this process writes to before it renames."""
+    # Host and pid: several hosts may prepare the same file in one folder of a shared file system.
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
 
 
 def sync_folder(folder: Path) -> None:
     """Make the folder's entries (new names, renames) survive a power cut."""
+    # fsync of a file does not flush its entry in the folder:
+    # https://man7.org/linux/man-pages/man2/fsync.2.html
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -54,38 +60,38 @@ def new_file(path: Path) -> Iterator[Path]:
     A file already at `path` is replaced in one step; after an error it is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = temporary_path(path)
+    temporary = temporary_path(path)
     try:
-        yield aside
-        sync_file(aside)
-        aside.replace(path)
+        yield temporary
+        sync_file(temporary)
+        temporary.replace(path)
         sync_folder(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) whole or not at all."""
-    with new_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    """Write `text` (UTF-8) completely or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, completely or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """The parsed content of a JSON file.
 
-    Raises: ValueError naming the file if it is not JSON, or larger than any that we write.
+    Raises: ValueError naming the file if it is not JSON, or larger than any file of ours.
     """
     with path.open("rb") as file:
-        content = file.read(JSON_BYTES + 1)
-    if len(content) > JSON_BYTES:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
         raise ValueError(
-            f"{path} is {path.stat().st_size} bytes of JSON, but must be at most {JSON_BYTES}; it "
-            "is damaged or made to fill the memory"
+            f"{path} is {path.stat().st_size} bytes of JSON, but must be at most {MAX_JSON_BYTES}; "
+            "it is damaged or made to fill the memory"
         )
     try:
         return json.loads(content.decode("utf-8"))
@@ -97,40 +103,40 @@ def read_json(path: Path) -> Any:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes the name `path` only if the block succeeds.
 
-    Raises: FileExistsError if `path` exists already (nothing is ever overwritten).
+    Raises: FileExistsError if `path` exists already; nothing is overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = temporary_path(path)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    temporary = temporary_path(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        yield aside
-        publish_folder(aside, path)
+        yield temporary
+        publish_folder(temporary, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def publish_folder(aside: Path, path: Path) -> None:
-    """Flush everything below `aside` and rename it to `path`.
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Flush everything below `temporary` and rename it to `path`.
 
     Raises: FileExistsError if `path` exists already.
     """
-    for found in sorted(aside.rglob("*")):
+    for found in sorted(temporary.rglob("*")):
         if found.is_dir():
             sync_folder(found)
         else:
             sync_file(found)
-    sync_folder(aside)
+    sync_folder(temporary)
     if path.exists():
         raise FileExistsError(f"{path} exists already; move it away or choose another folder")
-    aside.rename(path)
+    temporary.rename(path)
     sync_folder(path.parent)
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a folder that holds nothing, if it may be.
+    """Remove the folder if it is empty and may be removed; otherwise leave it.
 
-    On NFS a removed file that is still open, such as a held lock, keeps its folder: call it after.
+    Close its files first, locks too: NFS keeps a removed file that is still open in the folder.
     """
     with suppress(OSError):
         folder.rmdir()

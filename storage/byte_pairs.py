@@ -1,6 +1,7 @@
-"""A tokenizer as a table of ranks, and the `tokenizer/` folder of every checkpoint and data set.
+"""A byte-pair tokenizer as a table of ranks, and its folder in checkpoints and data sets.
 
-The folder holds `ranks.tiktoken` and `meta.json`. Nothing is tokenized here.
+The folder `tokenizer/` holds `ranks.tiktoken` and `meta.json`. Encoding text is in
+data_prep/tokenizer.py.
 """
 
 import base64
@@ -14,12 +15,15 @@ from storage.atomic import new_file, read_json, write_json
 from storage.digest import fingerprint
 
 END_OF_TEXT = "<|endoftext|>"
-META = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
-SEAL = "fingerprint"  # of all else in meta.json; a changed pattern would cut words elsewhere
+META_KEYS = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
+# The key of meta.json that holds the fingerprint of all other keys: ranks_sha256 does not cover the
+# pattern, and a damaged pattern would split text in other places without an error.
+FINGERPRINT = "fingerprint"
 MAX_VOCABULARY = 65_536  # a shard stores a token in two bytes
 GPT2_RANKS = Path(__file__).with_name("gpt2.tiktoken")
 GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
-# How GPT-2 cuts text into words before merging bytes. Source: tiktoken_ext/openai_public.py
+# How GPT-2 splits text before it merges bytes; tiktoken's spelling, faster than OpenAI's original:
+# https://github.com/openai/tiktoken/blob/main/tiktoken_ext/openai_public.py
 GPT2_PATTERN = (
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 )
@@ -27,7 +31,7 @@ GPT2_PATTERN = (
 
 @dataclass(frozen=True)
 class BytePairs:
-    """A tokenizer: how text is cut into words, and the tokens by rank (`ranks`: tiktoken's file).
+    """A tokenizer: the pattern that splits text, and the content of a tiktoken file of ranks.
 
     End-of-text has the id after the last rank.
     """
@@ -47,7 +51,7 @@ class BytePairs:
 
     @cached_property
     def tokens(self) -> tuple[bytes, ...]:
-        """The bytes of each rank."""
+        """The bytes of each token, by rank."""
         return _tokens(self.name, self.ranks)
 
     @property
@@ -57,16 +61,16 @@ class BytePairs:
 
     @property
     def n_vocab(self) -> int:
-        """How many ids there are."""
+        """Number of ids, end-of-text included."""
         return len(self.tokens) + 1
 
     @cached_property
     def ranks_sha256(self) -> str:
-        """The digest that `meta.json` and a data set's manifest keep."""
+        """sha256 of the ranks, as recorded in `meta.json` and in a data set's manifest."""
         return hashlib.sha256(self.ranks).hexdigest()
 
 
-@lru_cache(maxsize=4)  # one tokenizer is read from many folders
+@lru_cache(maxsize=4)  # the same tokenizer is read from many folders
 def _tokens(name: str, ranks: bytes) -> tuple[bytes, ...]:
     try:
         pairs = [line.split() for line in ranks.splitlines()]
@@ -86,7 +90,7 @@ def _tokens(name: str, ranks: bytes) -> tuple[bytes, ...]:
 
 
 def check_vocabulary(what: str, n_vocab: int) -> None:
-    """Raises: ValueError if a token of so many ids does not fit a shard."""
+    """Raises: ValueError if `n_vocab` ids do not fit the two bytes that a shard has for a token."""
     if n_vocab > MAX_VOCABULARY:
         raise ValueError(
             f"{what} has {n_vocab} ids, but shards store a token in 16 bits "
@@ -101,7 +105,7 @@ def ranks_file(tokens: Iterable[bytes]) -> bytes:
 
 
 def read_ranks(path: Path, sha256: str) -> bytes:
-    """The content of a tiktoken file. Raises: ValueError if it is missing or another one."""
+    """The content of a tiktoken file. Raises: ValueError if it is missing or has another sha256."""
     try:
         ranks = path.read_bytes()
     except FileNotFoundError as error:
@@ -124,23 +128,23 @@ def read_byte_pairs(folder: Path) -> BytePairs:
     missing = {"name", "pattern", "ranks_sha256"} - set(meta if isinstance(meta, dict) else ())
     if missing:
         raise ValueError(f"{path} has no {sorted(missing)}; copy the whole folder again")
-    seal = meta.pop(SEAL, None)  # missing in older folders
-    if (seal is not None and seal != fingerprint(meta)) or not meta.keys() <= META:
+    recorded = meta.pop(FINGERPRINT, None)  # older folders have none
+    if (recorded is not None and recorded != fingerprint(meta)) or not meta.keys() <= META_KEYS:
         raise ValueError(f"{path} does not fit its own fingerprint; copy the whole folder again")
     ranks = read_ranks(folder / "ranks.tiktoken", meta["ranks_sha256"])
     return BytePairs(meta["name"], meta["pattern"], ranks)
 
 
 def gpt2_byte_pairs() -> BytePairs:
-    """GPT-2's tokenizer. Raises: ValueError if the file of its ranks is missing or damaged."""
+    """GPT-2's tokenizer. Raises: ValueError if its file of ranks is missing or damaged."""
     return BytePairs("gpt2", GPT2_PATTERN, read_ranks(GPT2_RANKS, GPT2_RANKS_SHA256))
 
 
 def write_byte_pairs(folder: Path, pairs: BytePairs) -> None:
-    """Write what `read_byte_pairs` reads."""
+    """Write the tokenizer as the folder that `read_byte_pairs` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    with new_file(folder / "ranks.tiktoken") as aside:
-        aside.write_bytes(pairs.ranks)
+    with new_file(folder / "ranks.tiktoken") as temporary:
+        temporary.write_bytes(pairs.ranks)
     meta = {
         "name": pairs.name,
         "pattern": pairs.pattern,
@@ -148,4 +152,4 @@ def write_byte_pairs(folder: Path, pairs: BytePairs) -> None:
         "n_vocab": pairs.n_vocab,
         "end_of_text": pairs.end_of_text,
     }
-    write_json(folder / "meta.json", {**meta, SEAL: fingerprint(meta)})
+    write_json(folder / "meta.json", {**meta, FINGERPRINT: fingerprint(meta)})

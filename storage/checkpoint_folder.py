@@ -1,5 +1,10 @@
-"""A checkpoint folder as a set of files: its manifest, its verification, the step in its name."""
+"""A checkpoint folder as a set of files: the step in its name, its manifest, its removal.
 
+The contents of the files belong to model/checkpoint.py (weights) and to
+train/checkpoints/checkpoint.py (the rest of a run).
+"""
+
+import shutil
 from pathlib import Path
 
 from storage.atomic import read_json, write_json
@@ -7,19 +12,44 @@ from storage.digest import file_sha256
 
 MANIFEST = "MANIFEST.json"
 MANIFEST_FORMAT = 1
+PREFIX = "step_"
+WEIGHTS_FILE = "model.safetensors"
 
 
-def _free_name(path: Path) -> Path:
-    number = 1
-    free = path
+def step_name(step: int) -> str:
+    """The name of the checkpoint, or of another folder, of this step."""
+    return f"{PREFIX}{step:06d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """All complete checkpoints in a folder, newest first, damaged ones too."""
+    # A save in progress, a broken one and `latest` have other names.
+    named = (path for path in folder.glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdigit())
+    return sorted(filter(Path.is_dir, named), key=step_of, reverse=True)
+
+
+def free_path(path: Path) -> Path:
+    """`path`, or the first of `path.2`, `path.3`, … that does not exist."""
+    number, free = 1, path
     while free.exists():
         number += 1
-        free = path.with_name(f"{path.name}{number}")
+        free = path.with_name(f"{path.name}.{number}")
     return free
 
 
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a broken checkpoint, so that no resume uses it; returns the new path."""
+    broken = free_path(checkpoint.with_name(f"{checkpoint.name}.broken"))
+    return checkpoint.rename(broken)
+
+
 def write_manifest(folder: Path) -> None:
-    """Write the digest of every file below `folder` into its MANIFEST.json."""
+    """Write size and sha256 of every file below `folder` into its MANIFEST.json."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     entries = {
         str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
@@ -40,7 +70,7 @@ def verify_checkpoint(folder: Path) -> None:
         )
     if not (folder / MANIFEST).is_file():
         raise ValueError(
-            f"{folder} is not a whole checkpoint (no {MANIFEST}); "
+            f"{folder} is not a complete checkpoint (no {MANIFEST}); "
             "give a folder such as runs/gpt2/checkpoints/latest"
         )
     for name, size, digest in _manifest_entries(folder / MANIFEST):
@@ -54,6 +84,32 @@ def verify_checkpoint(folder: Path) -> None:
                 f"{path} differs from its digest in {MANIFEST}, so this checkpoint is damaged; "
                 "use another one"
             )
+
+
+def weights_sha256(checkpoint: Path) -> str:
+    """The sha256 of the weights by the manifest: it identifies what an evaluation measured.
+
+    Raises: OSError, ValueError or KeyError if the manifest is missing or damaged.
+    """
+    return read_json(checkpoint / MANIFEST)["files"][WEIGHTS_FILE]["sha256"]
+
+
+def manifest_mtime(checkpoint: Path) -> int:
+    """When the manifest was written, in nanoseconds; 0 if it is missing.
+
+    It distinguishes a checkpoint from a later one of the same name without reading either.
+    """
+    try:
+        return (checkpoint / MANIFEST).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def delete_checkpoint(checkpoint: Path) -> None:
+    """Delete a checkpoint."""
+    # The manifest first: if the process is killed here, what remains is no complete checkpoint.
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
 
 
 def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
@@ -72,12 +128,8 @@ def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
             f"{manifest} is of format {version}, this version reads {MANIFEST_FORMAT}; it is "
             "damaged, or update Ratchet"
         )
+    # A checkpoint may come from someone else: a manifest must not make us read other files.
     for name, _, _ in entries:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{manifest} names {name}, which is outside its folder; do not use it")
     return entries
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
-    return int(checkpoint.name.removeprefix("step_"))

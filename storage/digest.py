@@ -1,7 +1,8 @@
-"""Digests: a file's sha256 (remembered while the file is unchanged), a value's fingerprint."""
+"""sha256 of files, with a cache for unchanged files, and the fingerprint of a JSON value."""
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ def fingerprint(value: Any) -> str:
 
 
 class DigestCache:
-    """sha256 of files, recomputed only when size, mtime or inode changed.
+    """sha256 of files, computed again only if size, modification time or inode changed.
 
-    `path` is the JSON file that remembers; a missing or damaged one only costs time.
+    `path` is the JSON file of the cache. If it is missing or damaged, every file is hashed again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,28 +42,26 @@ class DigestCache:
         self.known: dict[str, list[Any]] = {name: e for name, e in entries if _is_entry(e)}
 
     def sha256(self, file: Path) -> str:
-        """The file's sha256, from memory if the file has not been touched since."""
+        """The file's sha256, from the cache if the file is unchanged."""
         stat = file.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        unchanged_if = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         entry = self.known.get(file.name)
-        if entry is not None and entry[:3] == stamp:
+        if entry is not None and entry[:3] == unchanged_if:
             return entry[3]
         value = file_sha256(file)
-        self.known[file.name] = [*stamp, value]
+        self.known[file.name] = [*unchanged_if, value]
         return value
 
     def forget(self, file: Path) -> None:
-        """Hash the file anew when it is next asked for."""
+        """Remove the file from the cache, so that it is hashed again."""
         self.known.pop(file.name, None)
 
     def save(self) -> None:
-        """Remember for the next start; a folder that cannot be written to is no error."""
-        try:
+        """Write the cache for the next start; does nothing in a folder that cannot be written."""
+        with suppress(OSError):
             write_json(self.path, self.known)
-        except OSError:
-            return
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether it is a size, a time, an inode and a digest."""
+    """Whether it is a list of size, modification time, inode and digest."""
     return isinstance(entry, list) and [type(part) for part in entry] == [int, int, int, str]

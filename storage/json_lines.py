@@ -1,4 +1,4 @@
-"""The one reader of files of JSON lines: read, append, truncate, take one tag's values.
+"""Files of JSON lines: the one place that reads, appends to and truncates them.
 
 One rule for damage: a line that is not a JSON object in UTF-8 is skipped. Such a line is what a
 power cut, a full disk or a killed process leaves. A missing file has no lines.
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-TAIL_BYTES = 1 << 16  # more than any line of ours
+TAIL_BYTES = 1 << 16  # longer than any line that we write
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -21,7 +21,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_every_line(path: Path) -> list[dict[str, Any] | None]:
-    """Like `read_lines`, with None for a damaged line: for callers that report its number."""
+    """Like `read_lines`, but with None for a damaged line: position n is line n + 1 of the file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -1,6 +1,7 @@
-"""Locks between processes, on any host that sees the file; they end with the process at the latest.
+"""Locks between processes, also of different hosts, on an open file (flock).
 
-Some file systems of clusters have none. There the work goes on, after a warning.
+The kernel releases a lock when its process ends, however it ends. Some cluster file systems have no
+locks: there the caller continues without one, after a warning.
 """
 
 import errno
@@ -17,23 +18,24 @@ log = logging.getLogger(__name__)
 
 
 def take_lock(file: IO[Any], how: int = fcntl.LOCK_EX) -> None:
-    """Lock an open file until it is closed; `how` as for `flock`.
+    """Lock an open file until it is closed; `how` is the operation of `fcntl.flock`.
 
-    Open it to read and write: NFS gives exclusive locks to writers and shared ones to readers only.
-    Raises: BlockingIOError if `how` says not to wait and another process has the lock.
+    Raises: BlockingIOError if `how` contains LOCK_NB and another process has the lock.
     """
+    # The file must be open for reading and writing: on NFS an exclusive lock needs a writable file
+    # and a shared one a readable file (https://man7.org/linux/man-pages/man2/flock.2.html).
     try:
         fcntl.flock(file, how)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        _tell_that_there_are_none(Path(file.name).parent, str(error))
+        _warn_without_locks(Path(file.name).parent, str(error))
 
 
 def take_lock_within(file: IO[Any], how: int, seconds: float) -> None:
-    """The same, trying for so long: others hold a free lock for an instant, to see that it is free.
+    """Like `take_lock`, but try for `seconds`.
 
-    Raises: BlockingIOError if another process keeps it.
+    Raises: BlockingIOError if another process still has the lock then.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -46,9 +48,9 @@ def take_lock_within(file: IO[Any], how: int, seconds: float) -> None:
 
 
 @cache
-def _tell_that_there_are_none(folder: Path, reason: str) -> None:
+def _warn_without_locks(folder: Path, reason: str) -> None:
     log.warning(
-        "%s lies on a file system without locks (%s); see to it yourself that nothing is started "
+        "%s is on a file system without locks (%s); see to it yourself that nothing is started "
         "twice there",
         folder,
         reason,
@@ -56,7 +58,7 @@ def _tell_that_there_are_none(folder: Path, reason: str) -> None:
 
 
 def has_locks(file: Path) -> bool:
-    """Whether the file system that this file lies on has locks."""
+    """Whether the file system of this file supports locks; takes one for an instant to find out."""
     try:
         with file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,7 +1,6 @@
-"""One dict of metrics a step, three writers: console, JSON lines, TensorBoard.
+"""Writers of metrics: one dict a step goes to console, JSON lines and TensorBoard.
 
-Metrics are a side channel: a writer that fails says so once, stays silent afterwards, and never
-stops training.
+A failing writer never stops training: it logs one error and is not used again.
 """
 
 import json
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 Metrics = dict[str, float | int | str]
 RECENT_LINES = 4
+EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows")
 log = logging.getLogger(__name__)
 
 
@@ -31,19 +31,19 @@ class Writer(Protocol):
         """Put everything on disk."""
 
 
-class JsonLines:
-    """`metrics.jsonl`: one JSON object a step. A value that is not finite is written as null."""
+class JsonLinesWriter:
+    """`metrics.jsonl`: one JSON object a step. A value that is not finite becomes null."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Metrics) -> None:
-        """Append a line and hand it to the operating system at once."""
+        """Append a line and flush it to the operating system, so that it outlives this process."""
         self.file.write(json.dumps(as_line(step, metrics)) + "\n")
         self.file.flush()
 
     def write_text(self, step: int, tag: str, text: str) -> None:
-        """Texts have files of their own."""
+        """Do nothing: samples have their own files."""
 
     def close(self) -> None:
         """Close the file."""
@@ -51,13 +51,13 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files in one folder; on a resume, later points of the earlier run are purged."""
+    """Event files in one folder. On a resume, points of steps that are done again are purged."""
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
-        # One rank of all writes: the others should not wait for this import at every start.
+        # Imported here: only rank 0 writes, and the others would wait for it at every start.
         from torch.utils.tensorboard import SummaryWriter
 
-        wait_for_a_second_of_its_own(folder)
+        wait_for_unused_second(folder)
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -76,39 +76,34 @@ class TensorBoard:
         self.writer.close()
 
 
-def wait_for_a_second_of_its_own(folder: Path) -> None:
-    """Return once no event file of this second exists.
-
-    TensorBoard reads a folder's files in the order of their names, which start with the second they
-    were opened in; files of one second would be read, and purged, in an order that means nothing.
-    """
+def wait_for_unused_second(folder: Path) -> None:
+    """Wait until no event file of the current second exists."""
+    # TensorBoard reads event files in the order of their names, which begin with the second they
+    # were opened in. Two files of one second would be read and purged in an arbitrary order.
     while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
         time.sleep(0.05)
 
 
 class Console:
-    """One aligned line a training step, one for each evaluation."""
+    """Log one aligned line for each training step and one for each evaluation."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
     def write(self, step: int, metrics: Metrics) -> None:
-        """Log the line."""
+        """Log the step's values in columns, and all other values on a line of their own."""
         head = f"step {step:>{len(str(self.steps))}}/{self.steps}"
         if "train/loss" in metrics:
             log.info("%s", " | ".join([head, *_training_columns(metrics)]))
-        found = {k: v for k, v in metrics.items() if not k.startswith(_EVERY_STEP)}
+        found = {k: v for k, v in metrics.items() if not k.startswith(EVERY_STEP)}
         if found:
             log.info("%s | %s", head, " | ".join(_brief(k, v) for k, v in found.items()))
 
     def write_text(self, step: int, tag: str, text: str) -> None:
-        """Texts are too long for a line."""
+        """Do nothing: a text is too long for a line."""
 
     def close(self) -> None:
-        """Nothing is held."""
-
-
-_EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows")
+        """Do nothing: there is no file to close."""
 
 
 def _training_columns(metrics: Metrics) -> list[str]:
@@ -124,7 +119,7 @@ def _training_columns(metrics: Metrics) -> list[str]:
     columns.append(f"ETA {duration(float(metrics['speed/seconds_left']))}")
     if metrics.get("train/skipped"):
         values = (metrics["train/loss"], metrics["train/grad_norm"])
-        why = "loss or gradient not finite" if any(map(_is_broken, values)) else "a spike"
+        why = "loss or gradient not finite" if any(map(_is_not_finite, values)) else "a spike"
         columns.append(f"SKIPPED: {why}")
     return columns
 
@@ -135,31 +130,31 @@ def _brief(tag: str, value: float | str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as h:mm:ss."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    total = round(seconds)
+    return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}"
 
 
 def as_line(step: int, metrics: Metrics) -> dict[str, Any]:
-    """A metric line as JSON can hold it."""
+    """The object of a metric line: the step, then the metrics as `as_json` gives them."""
     return {"step": step} | as_json(metrics)
 
 
 def as_json(metrics: Mapping[str, float | str]) -> dict[str, Any]:
-    """Metrics as JSON can hold them: what is not finite becomes null."""
-    return {tag: None if _is_broken(value) else value for tag, value in metrics.items()}
+    """Metrics with None for values that are not finite: JSON has no NaN and no infinity."""
+    return {tag: None if _is_not_finite(value) else value for tag, value in metrics.items()}
 
 
-def _is_broken(value: Any) -> bool:
+def _is_not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
 class MetricLog:
-    """Hands metrics to every writer; a failing writer is dropped with a warning."""
+    """Passes metrics to every writer; removes a writer that fails, with one error in the log."""
 
     def __init__(self, writers: list[Writer]) -> None:
         self.writers = writers
         self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT_LINES)
-        """The last lines, on ranks without writers too: the one that writes may die."""
+        """The last lines, kept on ranks without writers too: the rank that writes may die."""
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Record one step's metrics."""
@@ -181,4 +176,4 @@ class MetricLog:
             except (OSError, RuntimeError, ValueError) as error:
                 self.writers.remove(writer)
                 name = type(writer).__name__
-                log.error("%s can no longer be written (%s); training goes on", name, error)
+                log.error("%s can no longer be written (%s); training continues", name, error)

@@ -1,12 +1,16 @@
-"""Which checkpoints of a run are kept: the newest, every n-th for good, and the best."""
+"""Which checkpoints of a run are kept: the newest, every N-th step, and the best."""
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.checkpoint_folder import MANIFEST, step_of, verify_checkpoint
+from storage.checkpoint_folder import (
+    delete_checkpoint,
+    manifest_mtime,
+    step_of,
+    verify_checkpoint,
+)
 from storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -14,38 +18,37 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Retention:
-    """Deletes checkpoints that no rule keeps, once enough newer ones are known to be sound."""
+    """Deletes checkpoints that no rule keeps, once enough newer ones are verified."""
 
     newest: int
-    """So many newest sound ones stay."""
+    """Number of newest undamaged checkpoints that stay."""
     every: int
-    """Those whose step is a multiple of this stay for good; 0 is none."""
+    """Checkpoints whose step is a multiple of this stay; 0 disables it."""
     best: int
-    """So many with the smallest score stay."""
+    """Number of checkpoints with the smallest scores that stay."""
     score: Callable[[Path], float | None]
-    """A checkpoint's validation loss, if it was measured on just these weights."""
-    _sound: set[tuple[str, int]] = field(default_factory=set)
+    """The validation loss of a checkpoint's own weights; None if it was not measured."""
+    _verified: set[tuple[str, int]] = field(default_factory=set)
 
     def sweep(self, folder: RunFolder) -> list[Path]:
-        """Delete what may go, the manifest first; returns it.
+        """Delete the checkpoints that no rule keeps; returns them.
 
-        A damaged checkpoint never counts as one of the newest. Called only after a newer one was
-        committed, so the one that a run was resumed from is safe until then.
+        A damaged checkpoint does not count as one of the newest. Call this only after a new
+        checkpoint was written: until then the one that the run was resumed from must stay.
         """
         found = folder.all_checkpoints()
         kept = self._best(found) | {p for p in found if self.every and step_of(p) % self.every == 0}
-        sound = 0
-        doomed = []
+        undamaged = 0
+        deleted = []
         for checkpoint in found:
-            if sound >= self.newest:
+            if undamaged >= self.newest:
                 if checkpoint not in kept:
-                    doomed.append(checkpoint)
-            elif len(found) > self.newest and self._is_sound(checkpoint):
-                sound += 1
-        for checkpoint in doomed:
-            (checkpoint / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(checkpoint)
-        return doomed
+                    deleted.append(checkpoint)
+            elif len(found) > self.newest and self._is_undamaged(checkpoint):
+                undamaged += 1
+        for checkpoint in deleted:
+            delete_checkpoint(checkpoint)
+        return deleted
 
     def _best(self, found: list[Path]) -> set[Path]:
         if not self.best:
@@ -54,13 +57,13 @@ class Retention:
         scored.sort(key=lambda pair: pair[0])
         return {p for _, p in scored[: self.best]}
 
-    def _is_sound(self, checkpoint: Path) -> bool:
-        """Whether every byte is as the manifest says; read once, then remembered."""
+    def _is_undamaged(self, checkpoint: Path) -> bool:
+        """Whether every byte is as the manifest says. Each checkpoint is read once."""
         try:
-            key = (checkpoint.name, (checkpoint / MANIFEST).stat().st_mtime_ns)
-            if key not in self._sound:
+            key = (checkpoint.name, manifest_mtime(checkpoint))
+            if key not in self._verified:
                 verify_checkpoint(checkpoint)
-                self._sound.add(key)
+                self._verified.add(key)
         except (OSError, ValueError) as error:
             log.warning("%s; it is not counted among the checkpoints kept", error)
             return False

@@ -1,7 +1,11 @@
-"""A run's folder: where things lie in it, its status, its lock, and its newest sound checkpoint.
+"""The folder of a run: its paths, lock, status, checkpoints and record of starts.
 
-config.json  status.json  lock  metrics.jsonl  loss.png  tensorboard/  samples/
-checkpoints/step_000500/{model.json, model.safetensors, ..., MANIFEST.json}  checkpoints/latest
+config.json        settings of the last start   metrics.jsonl  one line for each step
+status.json        state of the run             evals.jsonl    results of a watching evaluation
+lock               held by the process that     starts.jsonl   one line for each start
+                   writes to this folder        samples/ tensorboard/ blackbox/ loss.png
+checkpoints/step_000500/{model.json, model.safetensors, …, MANIFEST.json}
+checkpoints/latest -> step_000500
 """
 
 import fcntl
@@ -16,19 +20,28 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from storage.atomic import read_json, sync_folder, write_json
-from storage.checkpoint_folder import _free_name, verify_checkpoint
+from storage.checkpoint_folder import (
+    checkpoints_in,
+    free_path,
+    set_aside,
+    step_name,
+    verify_checkpoint,
+)
 from storage.json_lines import append_line
 from storage.locks import take_lock, take_lock_within
 
 State = Literal["running", "preempted", "finished", "failed"]
-# What a start leaves that ended before it had recorded its configuration.
+# Files that a start leaves if it ends before it has written config.json.
 EXPECTED_NAMES = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
-LOCK_PATIENCE_SECONDS = 2.0  # a watcher holds a free lock for an instant to see that it is free
+LOCK_PATIENCE_SECONDS = 2.0  # `is_locked` of a watching process holds a free lock for an instant
 log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The paths of a run, and what only one process at a time may do with them."""
+    """The paths of a run, and the lock that makes one process their only writer.
+
+    Without `lock`, only read: paths, `read_status`, `is_locked`, `all_checkpoints`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,17 +56,18 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.starts = path / "starts.jsonl"
         self.attempt: dict[str, int] = {}
-        """What `write_status` adds until the run has ended well; see train/recovery/restarts.py."""
+        """Count of restarts (train/recovery/restarts.py); `write_status` adds it to status.json."""
         self._lock: IO[str] | None = None
 
     def lock(self, job: str = "") -> None:
-        """Become the folder's only writer until this process ends, however it ends.
+        """Become the folder's only writer until `unlock` or the end of this process.
 
         Raises: ValueError naming the holder (host, pid and batch job) if another one writes here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        # "a+" does not truncate: until the lock is taken, the content names its holder.
         file = (self.path / "lock").open("a+", encoding="utf-8")
-        if not _locked(file):
+        if not _take(file):
             file.seek(0)
             holder = file.read().strip() or "an unknown process"
             file.close()
@@ -68,13 +82,13 @@ class RunFolder:
         self._lock = file
 
     def unlock(self) -> None:
-        """Let another process write here."""
+        """Release the lock, so that another process may write to the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def is_ours(self) -> bool:
-        """Whether this very process holds the lock, be it through another object."""
+        """Whether this process holds the lock, also through another RunFolder."""
         try:
             holder = (self.path / "lock").read_text(encoding="utf-8")
         except OSError:
@@ -82,9 +96,9 @@ class RunFolder:
         return holder.startswith(_this_process()) and self.is_locked()
 
     def is_locked(self) -> bool:
-        """Whether a process writes here; True too where the file system cannot tell.
+        """Whether a process writes to the folder; also True on a file system without locks.
 
-        A free lock is held for an instant to know, so this is not for asking all the time.
+        Do not poll this often: it takes a free lock for an instant, which delays a writer's `lock`.
         """
         try:
             with (self.path / "lock").open("rb") as file:
@@ -96,69 +110,67 @@ class RunFolder:
         return False
 
     def unexpected_files(self) -> list[str]:
-        """What lies here though no run has recorded its configuration here."""
+        """Names of foreign files in a folder that is no run folder yet: --out may be mistyped."""
         if self.config.is_file() or not self.path.exists():
             return []
         names = sorted(path.name for path in self.path.iterdir())
         return [n for n in names if n not in EXPECTED_NAMES and not n.endswith(".partial")]
 
     def write_status(self, state: State, step: int, reason: str = "") -> None:
-        """Record how the run stands: the truth for scripts, since torchrun's exit code is not."""
+        """Write the state of the run to status.json."""
+        # Scripts read this file: torchrun's exit code does not show how the run ended.
         attempt = self.attempt if state in ("running", "failed") else {}
         write_json(self.status, {"state": state, "step": step, "reason": reason, **attempt})
 
     def read_status(self) -> dict[str, Any] | None:
-        """The recorded state, step and reason; None before the first start."""
+        """The content of status.json; None before the first start."""
         return read_json(self.status) if self.status.is_file() else None
 
     def is_finished(self) -> bool:
-        """Whether the recorded state is that of a run that came to its end."""
+        """Whether the run has done all its steps, by status.json."""
         return (self.read_status() or {}).get("state") == "finished"
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint taken after `step` updates lies."""
-        return self.checkpoints / f"step_{step:06d}"
+        """The path of the checkpoint after `step` updates."""
+        return self.checkpoints / step_name(step)
 
     def all_checkpoints(self) -> list[Path]:
-        """Finished checkpoints, newest first, sound or not."""
-        found = self.checkpoints.glob("step_*")
-        whole = [p for p in found if p.name.removeprefix("step_").isdigit() and p.is_dir()]
-        return sorted(whole, key=lambda p: int(p.name.removeprefix("step_")), reverse=True)
+        """Complete checkpoints, newest first, damaged ones too."""
+        return checkpoints_in(self.checkpoints)
 
-    def newest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that verifies; broken newer ones are named and set aside."""
+    def recover_newest_checkpoint(self) -> Path | None:
+        """Find the newest undamaged checkpoint, and rename the damaged ones that are newer."""
         for folder in self.all_checkpoints():
             try:
                 verify_checkpoint(folder)
-            except OSError as error:
+            except OSError as error:  # perhaps only for now: it keeps its name
                 log.warning("%s cannot be read now (%s), trying the one before", folder, error)
             except ValueError as error:
-                aside = _free_name(folder.with_name(folder.name + ".broken"))
-                log.warning("%s; moved to %s, trying the one before", error, aside)
-                folder.rename(aside)
+                log.warning("%s; moved to %s, trying the one before", error, set_aside(folder))
             else:
                 return folder
         return None
 
     def point_latest_at(self, folder: Path) -> None:
-        """Make `checkpoints/latest` a link to `folder`, in one step."""
+        """Make `checkpoints/latest` a link to `folder`, atomically."""
         link = self.checkpoints / "latest"
-        aside = self.checkpoints / f".latest.{os.getpid()}"
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(folder.name)
-        if link.is_dir() and not link.is_symlink():  # of a run that was copied through its links
-            link.rename(_free_name(link.with_name("latest.copied")))
-        aside.replace(link)
+        temporary = self.checkpoints / f".latest.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(folder.name)
+        if link.is_dir() and not link.is_symlink():  # after a copy that followed links
+            link.rename(free_path(link.with_name("latest.copied")))
+        temporary.replace(link)
         sync_folder(self.checkpoints)
 
     def remove_unfinished(self) -> None:
-        """Delete what a killed save left half-written; only the holder of the lock does this."""
-        for aside in self.checkpoints.glob(".step_*.partial"):
-            shutil.rmtree(aside, ignore_errors=True)
+        """Delete incomplete checkpoints of a killed process; call this with the lock held."""
+        for temporary in self.checkpoints.glob(".step_*.partial"):
+            shutil.rmtree(temporary, ignore_errors=True)
 
     @contextmanager
     def emergency_save_lock(self) -> Iterator[None]:
-        """One process at a time is inside, of those that outlived a rank; rank 0 may be dead."""
+        """Let one process at a time into the block: after a rank died, all others try to save."""
+        # Not `lock`, which rank 0 holds: it may be alive, or be the one that died.
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         with (self.checkpoints / ".survivors").open("a+") as file:
             take_lock(file)
@@ -169,8 +181,8 @@ def _this_process() -> str:
     return f"pid {os.getpid()} on {socket.gethostname()}"
 
 
-def _locked(file: IO[str]) -> bool:
-    """Whether this process holds the lock now."""
+def _take(file: IO[str]) -> bool:
+    """Take the lock; False if another process keeps it."""
     try:
         take_lock_within(file, fcntl.LOCK_EX, LOCK_PATIENCE_SECONDS)
     except BlockingIOError:
@@ -179,6 +191,6 @@ def _locked(file: IO[str]) -> bool:
 
 
 def record_start(folder: RunFolder, attempt: dict[str, int], **facts: Any) -> None:
-    """Add a line to `starts.jsonl`: when, from which step, and what changed."""
+    """Append a line to `starts.jsonl`: time, count of restarts, and the facts of this start."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **attempt, **facts}
     append_line(folder.starts, line)

@@ -1,4 +1,4 @@
-"""A user's mistake ends a script with one sentence on standard error and exit code 2."""
+"""A user error ends a script with one sentence on standard error and exit code 2."""
 
 import sys
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ USER_ERROR = 2
 
 
 @contextmanager
-def exit_on_user_error(*mistakes: type[Exception]) -> Iterator[None]:
-    """Leave with exit code 2 and the message of an error of one of these kinds."""
+def exit_on_user_error(*errors: type[Exception]) -> Iterator[None]:
+    """Print the message of an error of these classes, without a traceback, and exit with code 2."""
     try:
         yield
-    except mistakes as error:
+    except errors as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(USER_ERROR) from None

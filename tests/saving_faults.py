@@ -74,7 +74,7 @@ def killed_at_byte(run, step, byte):
 def look_at(run):
     """What a start would find: the step it resumes from, `latest`, the status, what is broken."""
     folder = RunFolder(run.folder.path)
-    newest = folder.newest_checkpoint()
+    newest = folder.recover_newest_checkpoint()
     return {
         "resumed": newest and step_of(newest),
         "latest": step_of((folder.checkpoints / "latest").resolve(strict=True)),
@@ -100,7 +100,7 @@ def play_kills(folder, every):
         if not killed_before_call(run, 6, number):
             break
         found.append({"way": "call", "at": number, **look_at(run)})
-        if run.folder.newest_checkpoint() != run.folder.checkpoint(4):
+        if run.folder.recover_newest_checkpoint() != run.folder.checkpoint(4):
             put_back(run, 4)
     put_back(run, 4)
     for byte in range(0, 36_000, 1_500 if every else 7_000):
@@ -140,7 +140,7 @@ def play_limits(folder, limits):
         run.saver.wait()
         odd = run.step % 2
         resource.setrlimit(resource.RLIMIT_FSIZE, (UNLIMITED, UNLIMITED))
-        newest = run.folder.newest_checkpoint()
+        newest = run.folder.recover_newest_checkpoint()
         found.append(
             {
                 "step": run.step,

@@ -17,6 +17,7 @@ from data_prep.order.training_stream import read_windows
 from model.checkpoint import save_model
 from parallel.collectives import all_gather_object, sum_over_ranks
 from storage.atomic import new_folder, write_json, write_text
+from storage.checkpoint_folder import free_path
 from train.guards.spikes import Skipped
 from train.guards.window_by_window import Findings, WindowFinding, layers, score_windows
 from train.run import Run
@@ -141,15 +142,6 @@ def _texts(run: Run, skipped: Skipped, findings: list[WindowFinding]) -> dict[st
             if len(found) < MAX_TEXTS:
                 found[str(number)] = run.tokenizer.decode(tokens.tolist())
     return found
-
-
-def free_path(path: Path) -> Path:
-    """`path`, or with a number after it if a box lies there already."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}.{number}")
-    return free
 
 
 def _number(value: float) -> float | str:

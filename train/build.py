@@ -26,7 +26,7 @@ from parallel.stop_signals import StopRequest, moment
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import step_of
 from storage.json_lines import truncate_metrics
-from storage.metrics import Console, JsonLines, MetricLog, Metrics, TensorBoard
+from storage.metrics import Console, JsonLinesWriter, MetricLog, Metrics, TensorBoard
 from storage.retention import Retention
 from storage.run_folder import RunFolder, record_start
 from train.checkpoints.background_save import BackgroundSave
@@ -176,7 +176,7 @@ def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
         try:
             folder.lock(job_id())
             folder.remove_unfinished()
-            checkpoint = folder.newest_checkpoint()
+            checkpoint = folder.recover_newest_checkpoint()
             word = smaller_requested(folder)
             folder.attempt = count_restart(folder, _step_of(checkpoint), again, halves=word)
         except (ValueError, OSError) as found:
@@ -241,7 +241,7 @@ def _metric_log(
     written = truncate_metrics(folder.metrics, folder.discarded_metrics, step)
     purge = step if step or folder.tensorboard.exists() else None
     found = MetricLog(
-        [Console(steps), JsonLines(folder.metrics), TensorBoard(folder.tensorboard, purge)]
+        [Console(steps), JsonLinesWriter(folder.metrics), TensorBoard(folder.tensorboard, purge)]
     )
     for line in lines:
         if line["step"] > written:

@@ -17,7 +17,7 @@ from typing import Any
 from eval.subject import EvalOptions
 from eval.watching.live_run import UNKNOWN
 from storage.locks import take_lock
-from storage.metrics import JsonLines, Metrics
+from storage.metrics import JsonLinesWriter, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class EvalsFile:
         self.options = option_changes(options)
         self._done: dict[int, dict[str, set[str]]] = {}
         """The tasks by step and weights."""
-        self._lines = JsonLines(path)
+        self._lines = JsonLinesWriter(path)
         try:
             self._lock()
             for number, line in enumerate(_complete_lines(path), start=1):

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.subject import EvalOptions
 from storage.atomic import read_json
-from storage.checkpoint_folder import MANIFEST
+from storage.checkpoint_folder import MANIFEST, weights_sha256
 from storage.run_folder import RunFolder
 
 QUIET_SECONDS = 60.0  # without a sign of life, before a run is taken for failed or dead
@@ -142,17 +142,9 @@ def pin_checkpoint(checkpoint: Path) -> Path:
     return pinned
 
 
-def manifest_mtime(checkpoint: Path) -> int:
-    """Tells a checkpoint from one written to the same place later; 0 if it is being deleted."""
-    try:
-        return (checkpoint / MANIFEST).stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
-
-
 def weights_digest(checkpoint: Path) -> str:
     """The sha256 of a checkpoint's weights, by its manifest; UNKNOWN if that is gone or damaged."""
     try:
-        return read_json(checkpoint / MANIFEST)["files"]["model.safetensors"]["sha256"]
+        return weights_sha256(checkpoint)
     except (OSError, ValueError, KeyError, TypeError):
         return UNKNOWN

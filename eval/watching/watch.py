@@ -19,7 +19,6 @@ from eval.watching.evals_file import EvalsFile
 from eval.watching.live_run import (
     PINNED_PREFIX,
     RunLiveness,
-    manifest_mtime,
     pin_checkpoint,
     read_run_config,
     weights_digest,
@@ -28,7 +27,7 @@ from eval.watching.live_run import (
 from parallel.collectives import on_main
 from parallel.ranks import Ranks
 from parallel.stop_signals import StopWish
-from storage.checkpoint_folder import MANIFEST
+from storage.checkpoint_folder import MANIFEST, manifest_mtime
 from storage.metrics import Console, MetricLog, Metrics, TensorBoard
 from storage.run_folder import RunFolder
 

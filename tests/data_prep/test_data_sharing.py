@@ -168,7 +168,7 @@ def test_no_lock_of_ours_is_needed(tmp_path, monkeypatch, caplog, locked):
     monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOSYS))
     with locked(tmp_path):
         pass
-    assert "lies on a file system without locks" in caplog.text
+    assert "is on a file system without locks" in caplog.text
 
 
 def test_parts_are_prepared_where_a_lock_needs_the_mode_of_its_file(source, tmp_path, monkeypatch):

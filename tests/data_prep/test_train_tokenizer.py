@@ -146,7 +146,7 @@ def test_from_a_text_to_a_model_that_speaks_through_its_own_tokenizer(tmp_path):
     assert data.manifest.tokenizer.ranks_sha256 == tokenizer.ranks_sha256
     run = run_to_end(tiny_config(tmp_path / "data", tmp_path / "run", steps=3))
     assert (run.model.config.vocab_size, run.model.config.padded_vocab_size) == (400, 512)
-    subject = load_subject(run.folder.newest_checkpoint(), run.ranks)
+    subject = load_subject(run.folder.recover_newest_checkpoint(), run.ranks)
     loss = validation_loss(subject, data.split("val"), 320, 16, 4, torch.float32)
     bytes_per_token = data.manifest.val.text_bytes / data.manifest.val.tokens
     expected = loss["val/loss"] / log(2) / bytes_per_token
@@ -166,6 +166,6 @@ def test_a_wrong_vocabulary_or_tokenizer_is_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match="give --model.vocab-size 300, or leave it out"):
         built(replace(config, model=replace(config.model, vocab_size=301)))
     with pytest.raises(ValueError, match="another tokenizer"):
-        built(replace(config, init=first.folder.newest_checkpoint()))
+        built(replace(config, init=first.folder.recover_newest_checkpoint()))
     with pytest.raises(ValueError, match="another data set .*tokenizer=gpt2 there"):
         prepare(source, tmp_path / "gpt2", own)

@@ -96,7 +96,7 @@ def copy_without(checkpoint, folder, *names):
 )
 def test_a_checkpoint_half_pruned_is_refused(checkpoint, tmp_path, gone):
     with pytest.raises(
-        ValueError, match="step_000010.*not a whole checkpoint|step_000010.*missing"
+        ValueError, match="step_000010.*not a complete checkpoint|step_000010.*missing"
     ):
         load_subject(copy_without(checkpoint, tmp_path, *gone), ALONE)
 

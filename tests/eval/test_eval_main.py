@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_ends_with_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
-        ("MANIFEST.json", "checkpoint is not a whole checkpoint (no MANIFEST.json); give"),
+        ("MANIFEST.json", "checkpoint is not a complete checkpoint (no MANIFEST.json); give"),
         ("model.safetensors", "model.safetensors is missing, so this checkpoint is damaged; use"),
         ("tokenizer/meta.json", "meta.json is missing, so this checkpoint is damaged; use"),
         (".", "there is no checkpoint at"),

@@ -76,5 +76,5 @@ def test_each_checkpoint_speaks_through_its_own_tokenizer(checkpoint, tmp_path, 
 def test_a_checkpoint_half_pruned_is_an_error_that_names_it(tmp_path, pruned):
     folder = tiny_checkpoint(tmp_path / "checkpoint")
     (folder / pruned).unlink()
-    with pytest.raises(ValueError, match=rf"{pruned}.*|whole checkpoint"):
+    with pytest.raises(ValueError, match=rf"{pruned}.*|complete checkpoint"):
         load_subject(folder, ALONE)

@@ -121,12 +121,12 @@ def checkpoint_trial(run_folder, caplog):
 
     def is_found(damage):
         caplog.clear()
-        chosen = run_folder.newest_checkpoint()
+        chosen = run_folder.recover_newest_checkpoint()
         if chosen != run_folder.checkpoint(4):
             return False
         named = damage.name if damage.name != "MANIFEST.json" else newest.name
-        assert f"{newest.name}/" in caplog.text or "not a whole checkpoint" in caplog.text
-        assert named in caplog.text or "not a whole checkpoint" in caplog.text
+        assert f"{newest.name}/" in caplog.text or "not a complete checkpoint" in caplog.text
+        assert named in caplog.text or "not a complete checkpoint" in caplog.text
         aside.rename(newest)
         return True
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from storage.metrics import Console, JsonLines, MetricLog, TensorBoard, duration
+from storage.metrics import Console, JsonLinesWriter, MetricLog, TensorBoard, duration
 
 LINE = {
     "tokens": 100,
@@ -31,7 +31,7 @@ def scalars(folder, tag):
 def test_all_writers_show_the_same_tags(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     log = MetricLog(
-        [Console(50), JsonLines(tmp_path / "m.jsonl"), TensorBoard(tmp_path / "tb", None)]
+        [Console(50), JsonLinesWriter(tmp_path / "m.jsonl"), TensorBoard(tmp_path / "tb", None)]
     )
     log.write(7, LINE)
     log.close()
@@ -63,18 +63,18 @@ def test_event_files_are_named_in_the_order_in_which_they_were_opened(tmp_path):
 
 
 def test_a_value_that_is_not_finite_becomes_null_in_json(tmp_path):
-    lines = JsonLines(tmp_path / "m.jsonl")
+    lines = JsonLinesWriter(tmp_path / "m.jsonl")
     lines.write(0, {"train/loss": float("nan")})
     lines.close()
     assert (tmp_path / "m.jsonl").read_text() == '{"step": 0, "train/loss": null}\n'
 
 
 def test_a_failing_writer_is_reported_once_and_the_others_go_on(tmp_path, caplog):
-    class Full(JsonLines):
+    class Full(JsonLinesWriter):
         def write(self, step, metrics):
             raise OSError("no space left on device")
 
-    good = JsonLines(tmp_path / "good.jsonl")
+    good = JsonLinesWriter(tmp_path / "good.jsonl")
     full = Full(tmp_path / "full.jsonl")
     log = MetricLog([full, good])
     log.write(0, {"train/loss": 1.0})
@@ -83,7 +83,7 @@ def test_a_failing_writer_is_reported_once_and_the_others_go_on(tmp_path, caplog
     full.close()
     assert len((tmp_path / "good.jsonl").read_text().splitlines()) == 2
     assert [r.message for r in caplog.records] == [
-        "Full can no longer be written (no space left on device); training goes on"
+        "Full can no longer be written (no space left on device); training continues"
     ]
 
 

@@ -109,18 +109,18 @@ def test_the_newest_sound_checkpoint_is_used_and_the_broken_one_set_aside(tmp_pa
         victim.unlink()
     else:
         victim.write_text("weighty" if fault == "flip" else "wei")
-    with pytest.raises(ValueError, match=r"damaged|not a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"damaged|not a complete checkpoint"):
         verify_checkpoint(new)
-    assert run.newest_checkpoint() == old
+    assert run.recover_newest_checkpoint() == old
     assert (run.checkpoints / "step_000020.broken").is_dir()
 
 
 def test_steps_beyond_six_digits_still_sort_by_number(tmp_path):
     run = RunFolder(tmp_path)
     checkpoint(run, 999_999)
-    assert run.newest_checkpoint() == run.checkpoint(999_999)
-    assert run.newest_checkpoint() != checkpoint(run, 1_000_000)
-    assert run.newest_checkpoint() == run.checkpoint(1_000_000)
+    assert run.recover_newest_checkpoint() == run.checkpoint(999_999)
+    assert run.recover_newest_checkpoint() != checkpoint(run, 1_000_000)
+    assert run.recover_newest_checkpoint() == run.checkpoint(1_000_000)
 
 
 def sweep(run, newest=1, every=0, best=0):

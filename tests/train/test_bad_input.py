@@ -211,9 +211,9 @@ def attempt(tmp_path, monkeypatch):
 @pytest.mark.fault("P10", injected="an error at step 3 of every start", lost="0")
 def test_a_crash_that_repeats_is_given_up_after_three_restarts(attempt):
     folder = attempt(by_itself=False)
-    newest = [step_of(folder.newest_checkpoint())]
+    newest = [step_of(folder.recover_newest_checkpoint())]
     for _ in range(4):
-        newest.append(step_of(attempt(by_itself=True).newest_checkpoint()))
+        newest.append(step_of(attempt(by_itself=True).recover_newest_checkpoint()))
     assert newest == [3] * 5
     with pytest.raises(ValueError, match=r"4 times at step 3 .*last reason: RuntimeError: a bad b"):
         attempt(by_itself=True)

@@ -9,12 +9,13 @@ import torch
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.training_stream import TrainingStream, read_windows
 from storage.atomic import read_json, write_json
+from storage.checkpoint_folder import free_path
 from tests.data_sets import tiny_data_set
 from tests.faults import poison, scaled, with_fault
 from tests.launching import python
 from tests.runs import built, tiny_config
 from train import black_box
-from train.black_box import free_path, write_black_box
+from train.black_box import write_black_box
 from train.checks import StopTraining
 from train.config import SaveConfig
 from train.guards.spikes import GuardConfig, Skipped

@@ -375,4 +375,4 @@ def test_a_sound_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_set_aside
     write_checkpoint(folder, contents)
     run.close()
     verify_checkpoint(newest)
-    assert len(list(newest.parent.glob("step_000008.broken.*"))) == 1
+    assert len(list(newest.parent.glob("step_000008.broken*"))) == 1

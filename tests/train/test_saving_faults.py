@@ -81,5 +81,5 @@ def test_a_full_disk_at_any_byte_costs_only_the_save(many):
     "S7", injected="RLIMIT_FSIZE under TensorBoard and metrics", lost="0", identical=True
 )
 def test_logs_on_a_full_disk_are_told_once_and_training_is_the_same(few):
-    assert sorted(few["limits"]["dropped"]) == ["JsonLines", "TensorBoard"]
+    assert sorted(few["limits"]["dropped"]) == ["JsonLinesWriter", "TensorBoard"]
     assert few["limits"]["same"]

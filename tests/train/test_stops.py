@@ -142,7 +142,7 @@ def test_a_run_is_done_and_saved_by_the_time_it_was_given(config):
     assert time.time() < float(slow.stop_at)
     state, step, reason = status_of(slow)
     assert (state, reason) == ("preempted", "stop-at")
-    assert run.folder.newest_checkpoint() == run.folder.checkpoint(step)
+    assert run.folder.recover_newest_checkpoint() == run.folder.checkpoint(step)
 
 
 def test_a_longer_save_is_begun_earlier():

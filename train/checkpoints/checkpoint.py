@@ -6,7 +6,6 @@ Everything random derives from (seed, step, sample), so there is no random state
 import errno
 import logging
 import shutil
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from model.checkpoint import load_weights, named_weights, save_weights, write_te
 from model.config import GPTConfig
 from model.gpt import GPT
 from storage.atomic import new_folder, read_json, write_json
-from storage.checkpoint_folder import step_of, verify_checkpoint, write_manifest
+from storage.checkpoint_folder import set_aside, step_of, verify_checkpoint, write_manifest
 from storage.run_folder import RunFolder
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS
 
@@ -169,9 +168,7 @@ def _is_there(path: Path) -> bool:
     try:
         verify_checkpoint(path)
     except ValueError as error:
-        aside = path.with_name(f"{path.name}.broken.{time.time_ns()}")
-        log.warning("%s; moved to %s", error, aside)
-        path.rename(aside)
+        log.warning("%s; moved to %s", error, set_aside(path))
         return False
     return True
 

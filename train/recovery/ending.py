@@ -159,7 +159,7 @@ def emergency_checkpoint(run: Run, reason: str) -> int | None:
     with run.folder.emergency_save_lock():
         # There may be 30 s for all of this: nothing is digested that cannot make it needless.
         named = next(map(step_of, run.folder.all_checkpoints()), 0)
-        newest = run.folder.newest_checkpoint() if named >= step else None
+        newest = run.folder.recover_newest_checkpoint() if named >= step else None
         if newest is not None and step_of(newest) >= step:
             return None
         contents = last_consistent_state(run)  # host memory may not hold a copy of every rank's

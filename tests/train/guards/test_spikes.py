@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.metrics import JsonLines
+from storage.metrics import JsonLinesWriter
 from tests.data_sets import tiny_data_set
 from tests.faults import scaled, with_fault
 from tests.runs import KEEP_ALL, built, forget_after, lines, losses, run_to_end, tiny_config
@@ -95,7 +95,7 @@ def test_a_guard_that_cannot_work_is_refused(options, message):
 
 def test_a_resumed_run_has_the_limits_of_the_run_that_went_on(tmp_path):
     config = GuardConfig(window=16, skip_spikes=6)
-    writer, guard = JsonLines(tmp_path / "metrics.jsonl"), Guard(config)
+    writer, guard = JsonLinesWriter(tmp_path / "metrics.jsonl"), Guard(config)
     for step in range(30):
         loss = math.nan if step == 7 else 1 / (step + 3)
         guard.record(step, 0, loss, 2 * loss, step == 7)
