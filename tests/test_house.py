@@ -201,8 +201,12 @@ def attributes(source: Source, module: str, *names: str) -> Iterator[ast.AST]:
 
 
 def names_defined(source: Source) -> dict[str, ast.stmt]:
-    """What a file defines at its top: functions, classes, constants; not what it imports."""
+    """What a file defines at its top: functions, classes, constants.
+
+    Not what it imports, nor what stands in for an import that failed.
+    """
     names: dict[str, ast.stmt] = {}
+    imported: set[str] = set()
     waiting: list[ast.AST] = [*source.tree.body]
     while waiting:
         node = waiting.pop()
@@ -213,9 +217,11 @@ def names_defined(source: Source) -> dict[str, ast.stmt]:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 stored = (leaf for target in targets for leaf in ast.walk(target))
                 names |= {leaf.id: node for leaf in stored if isinstance(leaf, ast.Name)}
+            case ast.Import() | ast.ImportFrom():
+                imported |= {alias.asname or alias.name for alias in node.names}
             case ast.If() | ast.Try() | ast.With() | ast.ExceptHandler():
                 waiting += ast.iter_child_nodes(node)
-    return names
+    return {name: node for name, node in names.items() if name not in imported}
 
 
 def public_names(source: Source) -> dict[str, ast.stmt]:
@@ -510,10 +516,19 @@ def public_names_of_one_file(sources: list[Source]) -> Iterator[str]:
     used = set(uses(sources))
     for source in filter(lambda s: s.ours, sources):
         for name, node in public_names(source).items():
-            shown = source.is_script and isinstance(node, ast.ClassDef)
-            shown = shown and "dataclass" in decorators(node)
+            is_class = isinstance(node, ast.ClassDef)
+            shown = source.is_script and is_class and "dataclass" in decorators(node)
             if (source.module, name) not in used and name not in ("main", "log") and not shown:
                 yield source.at(node, f"{name} is used in this file only")
+
+
+def private_names_of_others(sources: list[Source]) -> Iterator[str]:
+    """A name that starts with an underscore stays in its file. Tests may look at it."""
+    for source in filter(lambda s: s.ours, sources):
+        for node, name in imports_of_ours(source):
+            for alias in node.names if isinstance(node, ast.ImportFrom) else []:
+                if alias.name.startswith("_"):
+                    yield source.at(node, f"imports {alias.name} of {name}")
 
 
 def uses(sources: list[Source]) -> Iterator[tuple[str, str]]:
@@ -689,6 +704,7 @@ OFFENDERS: list[tuple[Rule, dict[str, str]]] = [
     (names_with_two_meanings, {"train/a.py": "F = 1", "train/b/c.py": "F: int = 1"}),
     (public_names_of_one_file, {"train/a.py": "def f(): ...", "train/b.py": "_ = _f.f"}),
     (public_names_of_one_file, {"bench/a.py": "F = 1\nprint(F)"}),
+    (private_names_of_others, {"train/a.py": "from train.b import _f"}),
     (private_metaphors, {"train/a.py": "# A rank that heeds nobody may\n# be lost.\n"}),
     (private_metaphors, {"train/a.py": "def _give_way(): ..."}),
     (private_metaphors, {"train/a.py": "# What was told\n# once."}),
