@@ -13,7 +13,7 @@ TEST_PROCESSES := -n auto --maxprocesses 8 --dist loadfile
 LONG_PROCESSES := -n 2 --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev run test test-long soak check clean
+.PHONY: help setup setup-dev run test test-long soak check tree clean
 
 help: ## list these targets
 	@awk -F ' *## *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ check: .venv/.installed-dev ## ruff, pyright, the house rules, shellcheck
 	.venv/bin/pyright --pythonpath .venv/bin/python
 	$(IN_VENV) pytest tests/test_house.py
 	.venv/bin/shellcheck -x $(SHELL_SCRIPTS)
+
+tree: .venv/.installed ## write the list of every file in ARCHITECTURE.md
+	$(IN_VENV) tests.file_tree
 
 clean: ## remove .venv and caches; data/ and runs/ are never touched
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build ratchet.egg-info

@@ -128,7 +128,7 @@ class Source:
 
     @property
     def is_script(self) -> bool:
-        return '__name__ == "__main__"' in self.text
+        return re.search(r'^if __name__ == "__main__":', self.text, re.MULTILINE) is not None
 
     def at(self, node: ast.AST, what: str) -> str:
         return f"{self.path}:{getattr(node, 'lineno', 1)} {what}"
