@@ -1,11 +1,18 @@
-"""What benchmarks train: shapes by name, and runs in which nothing but steps is due."""
+"""What benchmarks train: network shapes by name, learners and loaders without a run."""
 
 from dataclasses import replace
 
+from data_prep.dataset.shards import open_data_set
+from data_prep.order.training_stream import TrainingStream
 from model.config import GPTConfig
 from model.shapes import SHAPES
+from parallel.ranks import Ranks
+from train.batch_plan import plan_batch
+from train.build import build_learner, new_network
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.loader import Loader
 from train.schedule import ScheduleConfig
+from train.step import Learner
 
 SMALL = GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)
 LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
@@ -22,6 +29,23 @@ BARE = Config(
     sample=SampleConfig(every=0),
     save=SaveConfig(every_minutes=0),
 )
+
+
+def bare_learner(config: Config, ranks: Ranks) -> Learner:
+    """What makes the steps of `config`, ready for the first one; nothing on disk is needed."""
+    if config.micro_batch == "auto":
+        raise ValueError("a benchmark gives its micro-batch as a number")
+    plan = plan_batch(config, ranks.world_size, config.micro_batch)
+    network = new_network(config, config.network, ranks)
+    learner = build_learner(config, network, plan, ranks)
+    learner.fix_bucket_layout()
+    return learner
+
+
+def bare_loader(config: Config, learner: Learner) -> Loader:
+    """The windows of `config.data`, which must have GPT-2's tokenizer, from the first one on."""
+    stream = TrainingStream(open_data_set(config.data).split("train"), config.seed)
+    return Loader(stream, learner.plan, learner.ranks, first_window=0)
 
 
 def check_shape(name: str) -> None:

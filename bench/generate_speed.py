@@ -80,13 +80,13 @@ def now(device: torch.device) -> float:
 def draw_cached(model: GPT, options: GenerateOptions) -> tuple[float, list[PartialSample]]:
     """Seconds for the whole text of all samples, by the project's own code, and the texts."""
     device = model.wte.weight.device
-    drafts = start_samples(gpt2_tokenizer(), [PROMPT], options)
+    samples = start_samples(gpt2_tokenizer(), [PROMPT], options)
     begin = now(device)
-    sample_batches(model, split_into_batches(drafts, options), options)
+    sample_batches(model, split_into_batches(samples, options), options)
     seconds = now(device) - begin
-    if any(len(draft.sample().token_ids) < options.max_tokens for draft in drafts):
+    if any(len(sample.to_sample().token_ids) < options.max_tokens for sample in samples):
         raise ValueError(f"a sample ended early; use another seed than {options.seed}")
-    return seconds, drafts
+    return seconds, samples
 
 
 def recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOptions) -> Tensor:
@@ -98,12 +98,14 @@ def recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOpt
 
 
 def time_probes(
-    model: GPT, drafts: Sequence[PartialSample], steps: Sequence[int], options: GenerateOptions
+    model: GPT, samples: Sequence[PartialSample], steps: Sequence[int], options: GenerateOptions
 ) -> tuple[list[float], int]:
     """Seconds of the recomputed steps, and how many of their tokens are the cached ones."""
     device = model.wte.weight.device
-    ids = torch.tensor([draft.ids for draft in drafts], device=device)  # (B, prompt + max_tokens)
-    rows = [uniform_numbers(options.seed, *draft.where, options.max_tokens) for draft in drafts]
+    ids = torch.tensor(
+        [sample.ids for sample in samples], device=device
+    )  # (B, prompt + max_tokens)
+    rows = [uniform_numbers(options.seed, *sample.index, options.max_tokens) for sample in samples]
     uniforms = torch.stack(rows).to(device)  # (B, max_tokens)
     prompt = ids.size(1) - options.max_tokens
     seconds, same = [], 0
@@ -132,8 +134,8 @@ def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
                 batch_size=samples,
                 dtype=arguments.dtype,
             )
-            cached, drafts = draw_cached(model, options)
-            probes, same = time_probes(model, drafts, steps, options)
+            cached, samples = draw_cached(model, options)
+            probes, same = time_probes(model, samples, steps, options)
             if number < 0:
                 continue
             recomputed = statistics.mean(probes) * arguments.max_tokens

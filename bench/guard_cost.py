@@ -34,12 +34,10 @@ from train.checkpoints.host_copy import state_tensors
 from train.checks import check, compare_ranks
 from train.guards.replicas import checksums
 from train.guards.spikes import Guard, GuardConfig
-from train.loader import StepBatch
 from train.loop import train
 from train.preflight.inputs import check_inputs
-from train.progress import VALUES
 from train.run import Run
-from train.step import is_sound, train_step
+from train.step import NO_LIMITS, VALUES, Learner, StepBatch, is_sound
 
 OUT = Path(__file__).resolve().parent / "results" / "guard_cost.json"
 GOAL = 0.005
@@ -80,24 +78,28 @@ class Switch:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.sound = torch.ones((), dtype=torch.bool, device=run.ranks.device)
-        self.hooks = [run.step_model._forward_hooks, run.optimizer._optimizer_step_post_hooks]
+        learner = run.learner
+        self.hooks = [
+            learner.step_model._forward_hooks,
+            learner.optimizer._optimizer_step_post_hooks,
+        ]
         self.kept = [dict(hooks) for hooks in self.hooks]
 
     def turn(self, on: bool) -> None:
         """All guards on or off from the next step on."""
         guard, run = self.run.progress.guard, self.run
-        loop, step = train.__globals__, train_step.__globals__
+        loop, step = train.__globals__, Learner.step.__globals__
         loop["check"] = check if on else lambda run: None
-        step["is_sound"] = is_sound if on else lambda run, values: self.sound
+        step["is_sound"] = is_sound if on else lambda values, limits: self.sound
         for hooks, kept in zip(self.hooks, self.kept, strict=True):
             hooks.clear()
             hooks.update(kept if on else {})
-        for owner, names in ((guard, ("z_scores", "note")), (run, ("stop_wanted",))):
+        for owner, names in ((guard, ("z_scores", "record")), (run, ("heartbeat",))):
             for name in names:
                 vars(owner).pop(name, None)  # the class's own method shows again
         if not on:
-            vars(guard).update(z_scores=lambda *_: {}, note=lambda *_: None)
-            vars(run).update(stop_wanted=lambda: False)
+            vars(guard).update(z_scores=lambda *_: {}, record=lambda *_: None)
+            vars(run).update(heartbeat=lambda: None)
         run.compute_time.forget()
 
 
@@ -163,7 +165,7 @@ def alone(run: Run) -> dict[str, float]:
     guard = Guard(GuardConfig())
     steps = count()
     values = torch.ones(VALUES, dtype=torch.float64, device=run.ranks.device)
-    state = state_tensors(run.model, run.optimizer)
+    state = state_tensors(run.model, run.learner.optimizer)
 
     def look_back() -> None:
         step = next(steps)
@@ -183,11 +185,11 @@ def alone(run: Run) -> dict[str, float]:
 
     every = GuardConfig().every
     found = {
-        "finite or not": cpu_seconds(lambda: is_sound(run, values)),
+        "finite or not": cpu_seconds(lambda: is_sound(values, NO_LIMITS)),
         "z-scores": cpu_seconds(look_back, CALLS // 10),
         "skips, is a comparison due": cpu_seconds(lambda: check(run)),
         "pace": cpu_seconds(mark),
-        "stop wanted": cpu_seconds(run.stop_wanted),
+        "heartbeat": cpu_seconds(run.heartbeat),
         "CUDA's watchdog": cpu_seconds(watch),
         f"replica checksum, every {every} steps": (
             cpu_seconds(lambda: checksums(state, run.ranks.device), 3) / every

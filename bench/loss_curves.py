@@ -16,7 +16,6 @@ Markdown, writes one JSON and one plot.
 import logging
 import math
 import statistics
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,19 +24,16 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from bench.bare_run import BARE, NETWORKS, check_shape
+from bench.bare_run import BARE, NETWORKS, bare_learner, bare_loader, check_shape
 from bench.figure import figure
 from bench.provenance import provenance
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import read_json, write_json
-from train.build import build_run
 from train.config import Config
 from train.optimizers.adamw import AdamWConfig
-from train.preflight.inputs import check_inputs
-from train.progress import LOSS
 from train.schedule import ScheduleConfig, learning_rate
-from train.step import train_step
+from train.step import LOSS
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "loss_curves.json"
@@ -112,16 +108,16 @@ def curves_wanted(arguments: Arguments, world_size: int) -> dict[str, Config]:
 
 def curve(config: Config, ranks: Ranks) -> list[float]:
     """The loss of every step."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = replace(config, out=Path(broadcast_object(folder)) / "run")
-        run = build_run(config, ranks, check_inputs(config, ranks))
-        found = []
-        for step in range(run.steps):
-            lr = learning_rate(step, run.steps, config.optimizer.lr, config.schedule)
-            found.append(train_step(run, run.loader.next_step(), lr, stop_wanted=False)[LOSS])
-        run.close()
-        torch.compiler.reset()
-        return torch.stack(found).tolist()
+    steps = config.steps or 0
+    learner = bare_learner(config, ranks)
+    loader = bare_loader(config, learner)
+    found = []
+    for step in range(steps):
+        lr = learning_rate(step, steps, config.optimizer.lr, config.schedule)
+        found.append(learner.step(loader.next_step(), lr)[LOSS])
+    loader.close()
+    torch.compiler.reset()
+    return torch.stack(found).tolist()
 
 
 def judged(curves: dict[str, list[float]]) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,6 @@ from storage.atomic import read_json, write_json
 from train.build import build_run
 from train.preflight.inputs import check_inputs
 from train.schedule import learning_rate
-from train.step import train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "memory.json"
@@ -134,16 +133,16 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
         run = build_run(config, ranks, check_inputs(config, ranks))
         for step in range(STEPS):
             lr = learning_rate(step, STEPS, config.optimizer.lr, config.schedule)
-            train_step(run, run.loader.next_step(), lr, stop_wanted=False)
+            run.learner.step(run.loader.next_step(), lr)
         run.close()
-    measured, said = run.forecast.measured(), run.forecast.said.memory
+    measured, predicted = run.forecast.measured(), run.forecast.predict(run.plan).memory
     found = asdict(case) | {
         "measured": measured,
         "after_imports": run.forecast.at_first,
-        "predicted": said.peak,
-        "ratio": said.peak / measured,
-        "at": said.peak_moment,
-        "fused_loss": run.forecast.step.fused_loss,
+        "predicted": predicted.peak,
+        "ratio": predicted.peak / measured,
+        "at": predicted.peak_moment,
+        "fused_loss": run.forecast.step_shape(run.plan).fused_loss,
         "keeps_large_blocks": run.forecast.keeps_large_blocks,
     }
     if ranks.device.type == "cuda":

@@ -89,13 +89,14 @@ def measured_run(arguments: Arguments, folder: Path) -> Run:
 
 def timed_save(run: Run) -> dict[str, float]:
     """Save the next step; milliseconds that it waits, seconds until the checkpoint is durable."""
-    run.step += 1
+    run.learner.updates += 1
+    run.cursor = replace(run.cursor, updates=run.learner.updates)
     if run.ranks.device.type == "cuda":
         torch.cuda.synchronize()
     wall, thread, process = time.perf_counter(), time.thread_time(), time.process_time()
     save(run)
     stall, stall_cpu = time.perf_counter() - wall, time.thread_time() - thread
-    run.host_copy.wait()
+    run.saver.host_copy.wait()
     copied = time.perf_counter() - wall
     run.saver.wait_or_raise()
     files = run.folder.checkpoint(run.step).rglob("*")

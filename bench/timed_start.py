@@ -14,19 +14,18 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from parallel.ranks import rank_from_environment
-from train.loop import train
+from parallel.ranks import rank_from_environment, start
 from train.main import main
 from train.recovery.ending import emergency_checkpoint, finish
+from train.step import Learner
 
 # Where train/main.py and what it calls look a function up, and the stage that ends with it.
 STAGES = [
     (main, "start", "joined"),
-    (main, "meet", "met"),
+    (start, "rendezvous", "met"),
     (main, "check_inputs", "checked"),
     (main, "build_run", "built"),
-    (main, "rehearse", "rehearsed"),
-    (train, "train_step", "stepped"),
+    (main, "dry_run", "rehearsed"),
     (finish, "emergency_checkpoint", "survived"),
     (emergency_checkpoint, "write_checkpoint", "wrote"),
     (finish, "_close", "closed"),
@@ -76,4 +75,5 @@ if __name__ == "__main__":
     for caller, name, stage in STAGES:
         place = caller.__globals__
         place[name] = marks.after(place[name], stage)
+    Learner.step = marks.after(Learner.step, "stepped")  # type: ignore[method-assign]
     main()

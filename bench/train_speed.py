@@ -5,7 +5,7 @@
     python bench/train_speed.py --shape gpt2 --batch 64 --accumulate 8 --dtypes bfloat16 \
         --forms compiled --device cuda --nanogpt ../nanoGPT
 
-Ours is the trainer's run and `train_step`, with the loader's wait timed apart. Every round takes
+Ours is the trainer's Learner and Loader, with the loader's wait timed apart. Every round takes
 `steps` steps of either, in changing order, and gives one ratio; what counts is their median.
 On the CPU the peer has a process of its own and so glibc's allocator as it comes, while ours keeps
 memory as the trainer does. For both to keep it: MALLOC_MMAP_MAX_=0 MALLOC_TOP_PAD_=268435456.
@@ -25,20 +25,18 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from bench.bare_run import BARE, NETWORKS, check_shape
+from bench.bare_run import BARE, NETWORKS, bare_learner, bare_loader, check_shape
 from bench.nanogpt_step import NanoStep, read_model_file, write_tokens
 from bench.peer_process import PeerProcess, Steps
 from bench.provenance import provenance
+from data_prep.dataset.shards import open_data_set
 from model.estimates.flops import peak_flops, training_flops_per_token
 from parallel.ranks import Ranks, allocator_chosen, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
-from train.build import build_run
 from train.config import Config
+from train.loader import Loader
 from train.memory.host_memory import keeps_large_blocks
-from train.preflight.inputs import check_inputs
-from train.progress import LOSS
-from train.run import Run
-from train.step import train_step
+from train.step import LOSS, Learner
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "train_speed.json"
@@ -87,28 +85,27 @@ class Arguments:
 
 
 class OurStep:
-    """Our run, ready for its next step."""
+    """Our learner with its loader, ready for the next step."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, learner: Learner, loader: Loader) -> None:
+        self.learner = learner
+        self.loader = loader
         self.waited = 0.0
 
     def step(self) -> torch.Tensor:
-        """One optimizer step as the training loop takes it; returns its loss."""
+        """One optimizer step as the training loop makes it; returns its loss."""
         begin = time.perf_counter()
-        batch = self.run.loader.next_step()
+        batch = self.loader.next_step()
         self.waited += time.perf_counter() - begin
-        return train_step(self.run, batch, LR, stop_wanted=False)[LOSS]
+        return self.learner.step(batch, LR)[LOSS]
 
 
-def ratchet_config(arguments: Arguments, dtype: str, form: str, out: Path) -> Config:
-    """The run that is timed: nothing but steps."""
+def step_config(arguments: Arguments, dtype: str, form: str) -> Config:
+    """The configuration of the steps that are timed."""
     network = NETWORKS[arguments.shape]
     return replace(
         BARE,
         data=arguments.data,
-        out=out,
-        steps=10**6,
         batch_tokens=arguments.batch * arguments.accumulate * network.context_length,
         micro_batch=arguments.batch,
         dtype="float32" if dtype == "float32" else "bfloat16",
@@ -160,43 +157,44 @@ def one_case(
 ) -> dict[str, Any]:
     """Build both sides, time them, sum up."""
     forget_earlier(ranks.device)
-    config = ratchet_config(arguments, dtype, form, folder / f"{dtype}-{form}")
-    run = build_run(config, ranks, check_inputs(config, ranks))
-    sides: dict[str, Steps] = {"ours": OurStep(run)}
+    config = step_config(arguments, dtype, form)
+    learner = bare_learner(config, ranks)
+    loader = bare_loader(config, learner)
+    sides: dict[str, Steps] = {"ours": OurStep(learner, loader)}
     if arguments.nanogpt is not None:
         tokens = folder / "train.bin"
         if not tokens.exists():
-            write_tokens(run.data, tokens)
+            write_tokens(open_data_set(arguments.data), tokens)
         read_model_file(arguments.nanogpt)  # fails here, not in another process
-        how = arguments.batch, arguments.accumulate, run.dtype, form == "compiled", ranks.device
-        peer = arguments.nanogpt, run.model.config, tokens, *how
+        how = arguments.batch, arguments.accumulate, learner.dtype, form == "compiled", ranks.device
+        peer = arguments.nanogpt, learner.model.config, tokens, *how
         apart = ranks.device.type == "cpu"
         sides["nanogpt"] = PeerProcess(NanoStep, *peer) if apart else NanoStep(*peer)
     try:
         found = measure(arguments, sides, ranks.device)
     finally:
-        run.close()
+        loader.close()
         if isinstance(peer := sides.get("nanogpt"), PeerProcess):
             peer.close()
     torch.compiler.reset()
-    return {"dtype": dtype, "form": form} | found | summary(found, run)
+    return {"dtype": dtype, "form": form} | found | summary(found, learner)
 
 
-def summary(found: dict[str, Any], run: Run) -> dict[str, Any]:
+def summary(found: dict[str, Any], learner: Learner) -> dict[str, Any]:
     """Medians, ratios and rates of one case."""
     seconds = found["seconds_per_step"]
     median = {name: statistics.median(times) for name, times in seconds.items()}
     result: dict[str, Any] = {
-        "tokens_per_second": {name: run.plan.tokens / took for name, took in median.items()}
+        "tokens_per_second": {name: learner.plan.tokens / took for name, took in median.items()}
     }
     if "nanogpt" in seconds:
         result["ratios"] = [
             peer / ours for ours, peer in zip(seconds["ours"], seconds["nanogpt"], strict=True)
         ]
         result["median_ratio"] = statistics.median(result["ratios"])
-    if run.ranks.device.type == "cuda":
+    if learner.ranks.device.type == "cuda":
         peak = peak_flops(torch.cuda.get_device_name())
-        flops = training_flops_per_token(run.model.config)
+        flops = training_flops_per_token(learner.model.config)
         if peak is not None:
             rates = result["tokens_per_second"]
             result["mfu"] = {name: rate * flops / peak for name, rate in rates.items()}

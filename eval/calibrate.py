@@ -1,12 +1,12 @@
-"""Is this evaluation right? OpenAI's GPT-2 124M must get the HellaSwag scores that are published.
+"""Checks the evaluation itself: does OpenAI's GPT-2 124M get its published HellaSwag scores?
 
     python eval/calibrate.py
     python eval/calibrate.py --model models/gpt2-from-the-hub --hellaswag-file hellaswag_val.jsonl
 
-The weights come from the Hugging Face Hub or a folder in its format, the items from the Hub or a
-file. Prints a table with a verdict a number. Exit code: 0 if all four agree, 1 if one does not, 2
-if nothing could be compared: no weights, no items, another model, or not the 10,042 items as
-published. Two cores without a GPU take over an hour.
+The weights come from the Hugging Face Hub or from a folder in its format, the items from the Hub
+or a file. Prints a table with a verdict for each number. Exit code: 0 if all four numbers agree, 1
+if one does not, 2 if they cannot be compared: no weights, no items, another model, or other items
+than the 10,042 published ones. On two cores without a GPU this takes over an hour.
 """
 
 import logging
@@ -36,18 +36,18 @@ from eval.tasks.items import read_items
 from model.config import GPTConfig
 from model.hf_format.convert import import_model
 from model.precision import Precision, choose_dtype
-from parallel.collectives import broadcast_object, raise_on_all_ranks
+from parallel.collectives import broadcast_object, on_main
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 from storage.digest import file_sha256
 
 ITEMS = 10_042
-LABELS = [2515, 2485, 2584, 2458]  # how often each ending of the published split is the right one
-MARKED = 6_799  # items from wikiHow, every one with its marks
+LABELS = [2515, 2485, 2584, 2458]  # how often ending 0, 1, 2, 3 is right in the published split
+MARKED = 6_799  # items from wikiHow; all of them contain marks such as [header]
 AGREES, MISSED, INCOMPARABLE = 0, 1, 2
 
-# Items right. Four published digits of 10,042 items are a count: 0.2955 is 2967 and nothing else.
-# Sources: https://github.com/karpathy/build-nanogpt/blob/master/hellaswag.py (0.2859 and 0.2955 by
+# Number of right items. Four digits of a share of 10,042 determine it: 0.2955 can only be 2967.
+# Source: https://github.com/karpathy/build-nanogpt/blob/master/hellaswag.py (0.2859 and 0.2955 by
 # its own loop, 0.2892 and 0.3114 by lm-evaluation-harness)
 PUBLISHED = {
     f"{COMPLETION}/acc": 2871,
@@ -55,10 +55,10 @@ PUBLISHED = {
     f"{HARNESS}/acc": 2904,
     f"{HARNESS}/acc_norm": 3127,
 }
-# Rounding decides only where two endings are almost alike. Two figures of one method are published,
-# 0.2955 and 0.294463 (build-nanogpt's play.ipynb), 10 items apart: that much is float32 or TF32.
-# bfloat16 keeps 8 bits where TF32 keeps 11, so more ties fall, to either side: three times as many.
-# A wrong text or norm costs more: the two styles lie 33 (acc) and 160 items (acc_norm) apart.
+# Rounding changes an answer only if two endings have almost equal losses. For one method two scores
+# are published, 0.2955 and 0.294463 (build-nanogpt's play.ipynb): float32 and TF32 differ by 10
+# items. bfloat16 keeps 8 bits where TF32 keeps 11, so more near-ties change: allow three times as
+# many. Wrong text or a wrong norm costs more: the two styles differ by 33 (acc) and 160 (acc_norm).
 TOLERANCE = {torch.float32: 10, torch.bfloat16: 30}
 
 log = logging.getLogger("eval")
@@ -73,33 +73,33 @@ class Arguments:
     hellaswag_file: Path | None = None
     """The 10,042 items as .jsonl, .jsonl.xz, .jsonl.gz or .parquet; default: the Hub's."""
     items: int | None = None
-    """Only the first so many items: to see that it runs, for no verdict; default: all."""
+    """Use only the first N items: a quick trial without a verdict; default: all."""
     device: str = "auto"
-    """auto, cpu or cuda; auto takes CUDA where there is one."""
+    """auto, cpu or cuda; auto uses CUDA if it is available."""
     dtype: Precision = "float32"
-    """Arithmetic of matrix products: float32 (TF32 on CUDA), as published, bfloat16 or auto."""
+    """Precision of matrix products: float32 (as published; TF32 on CUDA), bfloat16 or auto."""
     json: Path | None = None
-    """File to write the table to."""
+    """JSON file to write the table to."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One number beside the published one."""
+    """One score next to the published one. These fields are the rows of --json."""
 
     tag: str
     right: int
-    """Items that were right."""
+    """Items answered correctly."""
     items: int
     published: int
-    """Items of 10,042 that were right."""
+    """Items of the 10,042 answered correctly in the published evaluation."""
     allowed: int
-    """Items that the two may differ by."""
+    """Largest difference that still agrees, in items."""
     verdict: Literal["agrees", "MISSED", "not comparable"]
 
 
 def make_verdicts(result: TaskResult, allowed: int, reasons: list[str]) -> list[Verdict]:
-    """A verdict for each published number; none is given where there are reasons against it."""
-    found = []
+    """Compare each published number; with any of the `reasons` all are "not comparable"."""
+    verdicts = []
     for tag, published in PUBLISHED.items():
         task, _, name = tag.partition("/")
         if task not in result.items:
@@ -108,16 +108,17 @@ def make_verdicts(result: TaskResult, allowed: int, reasons: list[str]) -> list[
         right = int((table.predictions[name] == table.labels).sum())
         agrees = abs(right - published) <= allowed
         verdict = "not comparable" if reasons else "agrees" if agrees else "MISSED"
-        found.append(Verdict(tag, right, len(table.labels), published, allowed, verdict))
-    return found
+        verdicts.append(Verdict(tag, right, len(table.labels), published, allowed, verdict))
+    return verdicts
 
 
 def reasons_not_comparable(
     config: GPTConfig, items: tuple[tuple[Item, Item], ...], file: Path | None
 ) -> list[str]:
-    """Why the published numbers are not this evaluation's to reach; empty if they are.
+    """Why the scores cannot be compared with the published ones; empty if they can.
 
-    The Hub's file is known by its digest; any other by what the published split is known to hold.
+    The Hub's file is recognised by its digest. Any other file must have the same number of items,
+    of each label and of marked items as the published split.
     """
     reasons = []
     if config != GPTConfig():
@@ -139,23 +140,27 @@ def reasons_not_comparable(
 
 
 def import_subject(model: str, ranks: Ranks) -> Subject:
-    """The published model as ours, by way of a folder that is gone again when this returns.
+    """Import the published model through a temporary folder.
 
-    Raises: ValueError on every rank if it cannot be had.
+    Raises: ValueError on every rank if the model cannot be loaded.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        error = None
-        if ranks.is_main:
+    with tempfile.TemporaryDirectory() as own:
+        folder = Path(broadcast_object(own)) / "model"  # rank 0's
+
+        def write() -> None:
             try:
-                import_model(model, Path(folder) / "model")
-            except (ValueError, OSError) as found:
-                error = ValueError(f"nothing was calibrated, for want of the weights: {found}")
-        raise_on_all_ranks(error)
-        return load_subject(Path(broadcast_object(folder)) / "model", ranks)
+                import_model(model, folder)
+            except (ValueError, OSError) as error:
+                raise ValueError(
+                    f"not calibrated, the weights cannot be loaded: {error}"
+                ) from error
+
+        on_main(write)
+        return load_subject(folder, ranks)
 
 
-def table_of(verdicts: list[Verdict]) -> str:
-    """The verdicts in columns."""
+def verdict_table(verdicts: list[Verdict]) -> str:
+    """The verdicts as a table, one per line."""
     head = f"{'':28}{'published':>16}{'here':>16}{'off by':>8}{'allowed':>9}  verdict"
     lines = [head]
     for one in verdicts:
@@ -169,7 +174,7 @@ def table_of(verdicts: list[Verdict]) -> str:
 
 
 def calibrate(arguments: Arguments, ranks: Ranks) -> int:
-    """Evaluate and compare; the exit code. Raises: ValueError if there is nothing to evaluate."""
+    """Evaluate and compare. Returns the exit code. Raises: ValueError without weights or items."""
     options = EvalOptions(
         hellaswag_file=arguments.hellaswag_file, items=arguments.items, dtype=arguments.dtype
     )
@@ -177,29 +182,29 @@ def calibrate(arguments: Arguments, ranks: Ranks) -> int:
     try:
         items = read_items(HELLASWAG, subject, options)
     except ValueError as error:
-        raise ValueError(f"nothing was calibrated, for want of the items: {error}") from error
+        raise ValueError(f"not calibrated, the items cannot be loaded: {error}") from error
     reasons = reasons_not_comparable(subject.model.config, items, options.hellaswag_file)
     for reason in reasons:
         log.warning("not comparable: %s", reason)
     dtype = choose_dtype(options.dtype, ranks.device)
     verdicts = make_verdicts(hellaswag(subject, options), TOLERANCE[dtype], reasons)
-    log.info("%s", table_of(verdicts))
+    log.info("%s", verdict_table(verdicts))
     if arguments.json is not None and ranks.is_main:
         rows = [asdict(verdict) for verdict in verdicts]
         write_json(arguments.json, {"reasons": reasons, "dtype": str(dtype), "verdicts": rows})
     if reasons:
-        log.warning("nothing was calibrated: see above")
+        log.warning("not calibrated: see above")
         return INCOMPARABLE
     missed = [one.tag for one in verdicts if one.verdict == "MISSED"]
     if missed:
-        log.warning("this evaluation, or %s, is not right: see %s", arguments.model, missed)
+        log.warning("this evaluation or %s is wrong: see %s", arguments.model, missed)
         return MISSED
-    log.info("calibrated: all four numbers are the published ones, within the tolerance")
+    log.info("calibrated: all four numbers agree with the published ones")
     return AGREES
 
 
 def main() -> None:
-    """Read the options, compare, leave with the verdict."""
+    """Parse the options, compare, exit with the verdict's code."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments)

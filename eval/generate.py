@@ -1,10 +1,10 @@
-"""Text from a model, or from two side by side.
+"""Continues prompts with a model, or with two models to compare them.
 
     python eval/generate.py --checkpoint runs/gpt2/checkpoints/latest --prompt "Once upon a time"
     python eval/generate.py --checkpoint A --compare B --prompt-file prompts.txt
 
-Texts go to standard output, a single sample as it is drawn; messages to standard error. Alone or
-under torchrun, which deals the batches to its ranks and changes no text.
+Texts go to standard output (a single sample token by token), messages to standard error. Runs on
+one process or under torchrun, which splits the batches over the ranks and changes no text.
 """
 
 import logging
@@ -36,88 +36,90 @@ log = logging.getLogger("eval")
 class Arguments:
     """Continue prompts with a trained model.
 
-    When a text fills the model's context, its newer half is kept and encoded again, and it goes
-    on from there; a prompt longer than the context is cut to its end in the same way. The same
-    seed gives the same text on any number of ranks; another batch size may move a float tie.
+    When a text fills the model's context, the newer half is kept and encoded again. A prompt longer
+    than the context is cut in the same way. The same seed gives the same text on any number of
+    ranks. Another --batch-size rounds differently, which can change a near-tie between two tokens.
     """
 
     checkpoint: Path
     """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
     compare: Path | None = None
-    """Another checkpoint folder, whose texts are put beside the first one's."""
+    """A second checkpoint folder; its texts are printed next to those of the first."""
     prompt: tuple[str, ...] = ()
-    """Beginnings to continue, one or more; an empty one, the default, begins a new document."""
+    """Prompts to continue. An empty prompt (the default) starts a new document."""
     prompt_file: Path | None = None
-    """File of more prompts, one a line, or .jsonl with a "prompt" each; - is standard input."""
+    """File with more prompts: one per line, or .jsonl with the key "prompt"; -: standard input."""
     json: bool = False
-    """Write one JSON object a sample, one a line, instead of the texts."""
+    """Print one JSON object per line for each sample, instead of the text."""
     device: str = "auto"
-    """auto, cpu or cuda; auto takes CUDA where there is one."""
+    """auto, cpu or cuda; auto uses CUDA if it is available."""
     sampling: GenerateOptions = GenerateOptions()
-    """How text is drawn."""
+    """How tokens are sampled."""
 
 
-def draw(
+def sample_prompts(
     subject: Subject,
     prompts: Sequence[str],
     options: GenerateOptions,
-    watch: OnToken = ignore_token,
+    on_token: OnToken = ignore_token,
 ) -> list[Sample]:
-    """Every sample of every prompt, in order, on every rank; says how fast."""
+    """Sample from every prompt and log the speed. Every rank returns all samples, in order."""
     begin = time.perf_counter()
-    drafts = start_samples(subject.tokenizer, prompts, options)
-    samples = sample_on_ranks(subject, drafts, options, watch)
+    unfinished = start_samples(subject.tokenizer, prompts, options)
+    samples = sample_on_ranks(subject, unfinished, options, on_token)
     seconds = time.perf_counter() - begin
     tokens = sum(len(sample.token_ids) for sample in samples)
     log.info("%d tokens in %.2f s: %.1f tokens/s", tokens, seconds, tokens / seconds)
     return samples
 
 
-def compare(arguments: Arguments, other: Path, prompts: Sequence[str], ranks: Ranks) -> None:
-    """Draw with two checkpoints, each with its own tokenizer, and write their texts in columns."""
+def print_comparison(
+    arguments: Arguments, other: Path, prompts: Sequence[str], ranks: Ranks
+) -> None:
+    """Sample from two checkpoints, each with its own tokenizer, and print the texts in columns."""
     subjects = [load_subject(checkpoint, ranks) for checkpoint in (arguments.checkpoint, other)]
-    drawn = [draw(subject, prompts, arguments.sampling) for subject in subjects]
+    by_model = [sample_prompts(subject, prompts, arguments.sampling) for subject in subjects]
     if ranks.is_main:
         names = (str(arguments.checkpoint), str(other))
-        write_pairs(names, prompts, list(zip(*drawn, strict=True)))
+        write_pairs(names, prompts, list(zip(*by_model, strict=True)))
 
 
-def messages_to_standard_error() -> None:
-    """Leave standard output to the texts."""
+def log_to_stderr() -> None:
+    """Send log messages to standard error, because standard output is for the texts."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)
 
 
-def write_texts(subject: Subject, prompts: Sequence[str], arguments: Arguments) -> None:
-    """Draw and write the samples of one checkpoint, as they come where there is one rank."""
+def print_samples(subject: Subject, prompts: Sequence[str], arguments: Arguments) -> None:
+    """Sample from one checkpoint and print the texts; on one rank as soon as they are ready."""
     options = arguments.sampling
     printer = Printer(prompts, options.samples)
     if arguments.json:
         name = str(arguments.checkpoint)
         printer = JsonPrinter(prompts, options.samples, options.seed, name)
     if subject.ranks.world_size == 1:
-        draw(subject, prompts, options, printer.watch)
+        sample_prompts(subject, prompts, options, printer.on_token)
         return
-    for sample in draw(subject, prompts, options):
+    for sample in sample_prompts(subject, prompts, options):
         if subject.ranks.is_main:
             printer.add(sample)
 
 
 def main() -> None:
-    """Load, draw, write."""
+    """Parse the options, load the checkpoints, sample and print."""
     silence_other_ranks()
-    messages_to_standard_error()
+    log_to_stderr()
     with user_errors():
         arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
         ranks = start(arguments.device)
-        prompts = gather_prompts(arguments.prompt, arguments.prompt_file, ranks)
+        prompts = gather_prompts(arguments.prompt, arguments.prompt_file)
         if arguments.compare is None or arguments.json:
             for checkpoint in filter(None, (arguments.checkpoint, arguments.compare)):
                 subject = load_subject(checkpoint, ranks)
-                write_texts(subject, prompts, replace(arguments, checkpoint=checkpoint))
+                print_samples(subject, prompts, replace(arguments, checkpoint=checkpoint))
         else:
-            compare(arguments, arguments.compare, prompts, ranks)
+            print_comparison(arguments, arguments.compare, prompts, ranks)
     stop()
 
 

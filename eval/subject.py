@@ -1,6 +1,7 @@
-"""What is evaluated and how: the model with its tokenizer and ranks, and the options of all tasks.
+"""The model under evaluation (`Subject`) and the options of all tasks (`EvalOptions`).
 
-A checkpoint folder goes in, a Subject comes out; the trainer builds its own from what it holds.
+`load_subject` builds a Subject from a checkpoint folder. The trainer builds one from its own
+network and tokenizer.
 """
 
 import logging
@@ -16,27 +17,27 @@ from data_prep.tokenizer import Tokenizer, load_tokenizer
 from model.checkpoint import load_model
 from model.gpt import GPT
 from model.precision import Precision
-from parallel.collectives import raise_on_all_ranks
+from parallel.collectives import together
 from parallel.ranks import Ranks
 from storage.atomic import read_json
 from storage.checkpoint_folder import verify_checkpoint
 
-REFERENCE_VAL_TOKENS = 2_097_152  # the reference run's
+REFERENCE_VAL_TOKENS = 2_097_152  # validation tokens of the reference run
 VAL_MICRO_BATCH = 8
-CPU_BATCH_TOKENS = 2_048  # larger batches fall out of a core's cache
-EXAMPLES = ".train"  # after a task's name: the file of its few-shot examples
-CUDA_BATCH_TOKENS = 16_384  # float32 logits of the endings in such a batch are about 1.3 GB
+CPU_BATCH_TOKENS = 2_048  # larger batches do not fit a core's cache
+CUDA_BATCH_TOKENS = 16_384  # the endings in such a batch have about 1.3 GB of float32 logits
+EXAMPLES_SUFFIX = ".train"  # after a task's name: the file of its few-shot examples
 
 log = logging.getLogger(__name__)
 
 
 class DataUnavailable(ValueError):
-    """A task's data cannot be had on this machine: the one failure that others go on without."""
+    """A task's data cannot be read or downloaded. Such a task is skipped, the others still run."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under evaluation: plain (neither compiled nor wrapped), on its rank's device."""
+    """A model to evaluate, not compiled and not wrapped by DDP, on its rank's device."""
 
     model: GPT
     tokenizer: Tokenizer
@@ -52,75 +53,81 @@ class Subject:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How tasks are run; files, `items`, `few_shot` and `val_tokens` change what they measure."""
+    """How tasks run. Files, `items`, `few_shot` and `val_tokens` change what is measured."""
 
     data: Path | None = None
-    """Data set folder for val_loss; default: the one that the checkpoint was trained on."""
+    """Data set folder for val_loss; default: the data that the checkpoint was trained on."""
     hellaswag_file: Path | None = None
     """HellaSwag items as .jsonl, .jsonl.xz or .jsonl.gz; default: the Hugging Face Hub's."""
     task_file: tuple[str, ...] = ()
-    """Local files instead of the Hub's, as NAME=PATH: .parquet, .jsonl, .jsonl.xz or .jsonl.gz.
-    NAME.train=PATH is where the examples of --few-shot are drawn from."""
+    """Local files to use instead of the Hub, as NAME=PATH: .parquet, .jsonl, .jsonl.xz or
+    .jsonl.gz. NAME.train=PATH is the file from which --few-shot draws its examples."""
     few_shot: int = 0
-    """Solved examples before each question of piqa, arc_easy, openbookqa and hellaswag (harness
-    style only), those that lm-evaluation-harness draws; tags say so: piqa_5shot/acc."""
+    """Number of solved examples before each question, for tasks with a training split (hellaswag:
+    harness style only). lm-evaluation-harness draws the same ones. The tags change: with 5 examples
+    piqa/acc becomes piqa_5shot/acc."""
     items: int | None = None
-    """Only the first so many items of each task that has items; default: all."""
+    """Use only the first N items of each task; default: all."""
     val_tokens: int | None = None
-    """Validation tokens, in whole windows; default: as in training, or the reference run's."""
+    """Validation tokens, rounded down to whole windows; default: as in training, or those of the
+    reference run."""
     micro_batch: int | None = None
-    """Validation windows in one forward pass; default: 8, or the run's where one is watched."""
+    """Validation windows in one forward pass; default: 8, or with --watch the run's micro-batch."""
     tokens_per_batch: int | None = None
     """Tokens in one multiple-choice batch; default: 2,048 on the CPU, 16,384 on CUDA."""
     dtype: Precision = "auto"
-    """Arithmetic of matrix products; auto is bfloat16 on CUDA and float32 on the CPU."""
+    """Precision of matrix products; auto: bfloat16 on CUDA, float32 on the CPU."""
 
     def __post_init__(self) -> None:
         for name in ("items", "val_tokens", "micro_batch", "tokens_per_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is not a number of {name}; use 1 or more")
+                raise ValueError(f"{name}={value} is too small; use 1 or more")
         if self.few_shot < 0:
-            raise ValueError(f"few_shot={self.few_shot} is no number of examples; use 0 or more")
+            raise ValueError(f"few_shot={self.few_shot} is negative; use 0 or more")
         for text in self.task_file:
             if "=" not in text:
                 raise ValueError(f"task_file={text} names no task; write NAME=PATH")
         for name, path in (self.files | self._named_files()).items():
             if not path.is_file():
                 raise ValueError(
-                    f"{path}, the file for {name}, is not there; give a .jsonl, .jsonl.xz, "
-                    ".jsonl.gz or .parquet file, or leave it out to ask the Hub (a run's own are "
-                    "in its config.json; for a watch --task-file NAME=PATH names another)"
+                    f"{path}, the file for {name}, does not exist; give a .jsonl, .jsonl.xz, "
+                    ".jsonl.gz or .parquet file, or omit it to use the Hub (a watched run names "
+                    "its files in config.json; --task-file NAME=PATH replaces one of them)"
                 )
 
     @property
     def files(self) -> dict[str, Path]:
-        """Local files by the name of the task whose items they hold."""
+        """Local files with a task's items, by the task's name."""
         named = self._named_files()
-        files = {name: path for name, path in named.items() if not name.endswith(EXAMPLES)}
+        files = {name: path for name, path in named.items() if not name.endswith(EXAMPLES_SUFFIX)}
         if self.hellaswag_file is not None:
             files["hellaswag"] = self.hellaswag_file
         return files
 
     @property
     def example_files(self) -> dict[str, Path]:
-        """Local files by the name of the task whose few-shot examples they hold."""
+        """Local files with a task's few-shot examples, by the task's name."""
         named = self._named_files().items()
-        return {name.removesuffix(EXAMPLES): p for name, p in named if name.endswith(EXAMPLES)}
+        return {
+            name.removesuffix(EXAMPLES_SUFFIX): p
+            for name, p in named
+            if name.endswith(EXAMPLES_SUFFIX)
+        }
 
     def _named_files(self) -> dict[str, Path]:
         pairs = (text.partition("=") for text in self.task_file)
         return {name: Path(path) for name, _, path in pairs}
 
     def batch_tokens_on(self, device: torch.device) -> int:
-        """Tokens in one multiple-choice batch on `device`."""
+        """Tokens in one multiple-choice batch on this device."""
         default = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
         return self.tokens_per_batch or default
 
 
 @contextmanager
 def evaluating(model: GPT) -> Iterator[None]:
-    """Inference and evaluation mode inside the block; the model's own mode is put back after."""
+    """Inference and evaluation mode inside the block; afterwards the model's mode is restored."""
     was_training = model.training
     model.eval()
     try:
@@ -131,25 +138,22 @@ def evaluating(model: GPT) -> Iterator[None]:
 
 
 def load_subject(checkpoint: Path, ranks: Ranks) -> Subject:
-    """The model and tokenizer of a checkpoint, every file of it verified, on this rank's device.
+    """Load a checkpoint's model and tokenizer onto this rank's device; verify every file first.
 
-    Raises: ValueError on every rank if one of them cannot use the checkpoint.
+    Raises: ValueError on every rank if the checkpoint cannot be loaded on one of them.
     """
-    subject, error = None, None
-    try:
+
+    def load() -> Subject:
         if ranks.is_main:
             verify_checkpoint(checkpoint)
         tokenizer = load_tokenizer(checkpoint / "tokenizer")
-        subject = Subject(load_model(checkpoint, ranks.device), tokenizer, ranks)
-    except (ValueError, OSError) as found:
-        error = found
-    raise_on_all_ranks(error)
-    assert subject is not None
-    return subject
+        return Subject(load_model(checkpoint, ranks.device), tokenizer, ranks)
+
+    return together(load)
 
 
 def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOptions:
-    """`options` with what was left open filled in from what the checkpoint says of its run."""
+    """`options`, where data set and validation tokens, if not given, are those of the training."""
     path = checkpoint / "state.json"
     state = read_json(path) if path.is_file() else {}
     data = options.data
@@ -157,5 +161,5 @@ def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOpti
         data = Path(state["data"])
         known = (data / "manifest.json").is_file()
         if known and read_manifest(data).fingerprint != state.get("data_fingerprint"):
-            log.warning("%s is no longer the data set of the training run: its loss differs", data)
+            log.warning("%s has changed since the training run: its loss will differ", data)
     return replace(options, data=data, val_tokens=options.val_tokens or state.get("val_tokens"))

@@ -1,11 +1,11 @@
 """What ranks do together: sums, broadcasts, shared errors and agreed stops.
 
-Without a process group (one process) every function here returns its input.
+One process without a process group is a job of one rank: every function then returns its input.
 """
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ class StopAgreed(Exception):
 
 
 def set_collective_timeout(seconds: float) -> None:
-    """From now on a collective of the CPU fails after waiting so long for a silent rank."""
+    """Set the timeout of gloo collectives. NCCL's cannot be changed after the start."""
     if dist.is_initialized() and dist.get_backend() == "gloo":
         set_timeout = getattr(distributed_c10d, "_set_pg_timeout", None)
         if set_timeout is not None:
@@ -30,27 +30,31 @@ def set_collective_timeout(seconds: float) -> None:
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum `tensor` over all ranks in place (gloo has no AVG, so means are sums divided)."""
+    """Sum `tensor` over all ranks, in place."""
     if dist.is_initialized():
+        # gloo has no AVG, so a mean is a sum that the caller divides.
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on one rank at least; all ranks ask together."""
+    """Whether `flag` is set on at least one rank. All ranks call this together."""
     if not dist.is_initialized():
         return flag
     return sum_over_ranks(torch.tensor(float(flag), device=device)).item() > 0
 
 
 def stop_on_all_ranks(ranks: Ranks) -> None:
-    """Long work calls this at the same points on every rank. Raises: StopAgreed on all or none."""
-    if any_rank(ranks.stop_wanted(), ranks.device):
+    """Leave long work if one rank was asked to stop. All ranks call this at the same points.
+
+    Raises: StopAgreed on all ranks or on none.
+    """
+    if any_rank(ranks.poll_stop(), ranks.device):
         raise StopAgreed
 
 
 def broadcast_object(value: T) -> T:
-    """Rank 0's `value` on every rank (pickled between our own processes only)."""
+    """Rank 0's `value`, on every rank. It is pickled, but only between processes of this job."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -59,7 +63,7 @@ def broadcast_object(value: T) -> T:
 
 
 def all_gather_object(value: T) -> list[T]:
-    """Every rank's `value`, by rank (pickled between our own processes only)."""
+    """Every rank's `value`, in the order of ranks, on every rank. Pickled as above."""
     if not dist.is_initialized():
         return [value]
     box = [value] * dist.get_world_size()
@@ -68,22 +72,38 @@ def all_gather_object(value: T) -> list[T]:
 
 
 def raise_on_all_ranks(error: Exception | None) -> None:
-    """Raise the first rank's error on every rank, so that no rank waits for one that left.
+    """Raise the first rank's error on every rank, so that no rank waits for one that has left.
 
-    Every rank calls this with its own error or None. Raises: SharedError with that message.
+    Every rank calls this with its own error or None. Raises: SharedError with that error's message.
     """
     for rank, message in enumerate(all_gather_object(None if error is None else str(error))):
         if message is not None:
             raise SharedError(f"rank {rank}: {message}" if rank else message) from error
 
 
-def on_main(action: Callable[[], T], ranks: Ranks) -> T:
-    """What `action` gives on rank 0, on every rank. Raises: ValueError on all if it fails there."""
+def together(action: Callable[[], T]) -> T:
+    """Run `action` on every rank and return this rank's result. All ranks call this together.
+
+    Raises: SharedError on every rank if `action` raised ValueError or OSError on one of them.
+    """
+    return _result_of(action, here=True)
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """Run `action` on rank 0 and return its result on every rank. All ranks call this together.
+
+    Raises: SharedError on every rank if `action` raised ValueError or OSError.
+    """
+    here = not dist.is_initialized() or dist.get_rank() == 0
+    return broadcast_object(_result_of(action, here))
+
+
+def _result_of(action: Callable[[], T], here: bool) -> T:
+    """What `action` returns if it runs here; every rank then learns whether it failed on one."""
     value, error = None, None
-    if ranks.is_main:
-        try:
-            value = action()
-        except (ValueError, OSError) as found:
-            error = found
+    try:
+        value = action() if here else None
+    except (ValueError, OSError) as found:
+        error = found
     raise_on_all_ranks(error)
-    return broadcast_object(value)  # type: ignore[return-value]
+    return cast(T, value)

@@ -47,7 +47,7 @@ class Ranks:
     local_rank: int
     local_world_size: int
     device: torch.device
-    stop_wanted: Callable[[], bool] = _never
+    poll_stop: Callable[[], bool] = _never
     """Whether this process was asked to stop."""
 
     @property

@@ -1,4 +1,4 @@
-"""Stop requests: signals and a time limit. They set a flag, which the ranks agree on later."""
+"""Stop requests: signals and a time limit. They set a flag, on which the ranks agree later."""
 
 import logging
 import signal
@@ -10,13 +10,13 @@ from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PREEMPTED_CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
-# A Ctrl-C reaches every process of a terminal, and torchrun passes its own on to its workers.
+# A terminal sends a Ctrl-C to every process, and torchrun forwards its own to the workers.
 SAME_KEYPRESS_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-def moment(text: str) -> float:
-    """A point in time as Unix seconds, from those or from ISO 8601 (local without a zone).
+def parse_time(text: str) -> float:
+    """A point in time as Unix seconds, from Unix seconds or ISO 8601 (local time without a zone).
 
     Raises: ValueError if it is neither.
     """
@@ -33,83 +33,73 @@ def moment(text: str) -> float:
 
 
 class StopRequest:
-    """Whether this process was asked to stop.
+    """Whether this process was asked to stop, and why.
 
-    A SIGINT that comes SAME_KEYPRESS_SECONDS or more after the first SIGINT stops at once, saving
-    nothing; sooner it is the same one, and after other signals it is the first.
+    A Ctrl-C (SIGINT) that comes SAME_KEYPRESS_SECONDS or more after the first one ends the process
+    at once: `KeyboardInterrupt`. One that comes sooner counts as the same key press.
     """
 
-    def __init__(self, stop_at: float | None = None) -> None:
+    def __init__(
+        self,
+        plan: str = "saving and stopping after the step in flight",
+        stop_at: float | None = None,
+        nothing_to_save: bool = True,
+    ) -> None:
+        """`plan` is for the log: what the process will do. `stop_at` is a limit in Unix seconds."""
+        self.plan = plan
         self.stop_at = stop_at
         self.wanted = False
         self.reason = ""
+        self.nothing_to_save = nothing_to_save
+        """Whether a signal ends the process at once (exit code 75), because nothing is lost."""
         self.interrupted_at: float | None = None
         """When the first SIGINT came, by the monotonic clock."""
-        self.before_first_step = True
-        """Until a first step is done there is nothing to save, and a stop ends the process."""
 
     def listen(self) -> None:
-        """Take the stop signals from now on (main thread only); not a SIGHUP that nohup ignores."""
-        for number in STOP_SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._receive)
-
-    def check_time_limit(self, seconds_needed: float) -> None:
-        """Ask for a stop if `stop_at` is no further off than stopping takes."""
-        if self.stop_at is not None and time.time() + seconds_needed >= self.stop_at:
-            self._ask("stop-at")
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._is_second():
-            raise KeyboardInterrupt
-        first = not self.wanted
-        self._ask(signal.Signals(number).name)
-        if (
-            self.before_first_step and first
-        ):  # another one must not cut short what follows the first
-            raise SystemExit(PREEMPTED_CODE)
-
-    def _is_second(self) -> bool:
-        """Whether somebody insists, now that a SIGINT has come."""
-        now = time.monotonic()
-        if self.interrupted_at is None:
-            self.interrupted_at = now
-        return now - self.interrupted_at >= SAME_KEYPRESS_SECONDS
-
-    def _ask(self, reason: str) -> None:
-        if self.wanted:
-            return
-        self.wanted, self.reason = True, reason
-        if not self.before_first_step:
-            log.info("%s: saving and stopping after the step in flight", reason)
-
-
-class StopWish:
-    """Why this process was asked to end, if it was. A second SIGINT ends it at once."""
-
-    def __init__(self) -> None:
-        self.reason = ""
-        self._asked_at = 0.0
+        """Handle the stop signals from now on (main thread only)."""
+        for number in self._numbers():
+            signal.signal(number, self._receive)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the stop signals inside the block (main thread only); not a SIGHUP under nohup."""
-        numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-            numbers.remove(signal.SIGHUP)
-        before = {n: signal.signal(n, self._receive) for n in numbers}
+        """Handle the stop signals inside the block (main thread only)."""
+        before = {number: signal.signal(number, self._receive) for number in self._numbers()}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def check_time_limit(self, seconds_needed: float) -> None:
+        """Request a stop if less than `seconds_needed`, the time that stopping takes, is left."""
+        if self.stop_at is not None and time.time() + seconds_needed >= self.stop_at:
+            self._request("stop-at")
+
+    def _numbers(self) -> list[signal.Signals]:
+        # nohup sets SIGHUP to be ignored: the process is to outlive its terminal.
+        return [
+            number
+            for number in STOP_SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        ]
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._is_second_key_press():
+            raise KeyboardInterrupt
+        first = not self.wanted
+        self._request(signal.Signals(number).name)
+        # A second signal must not interrupt what the first one's SystemExit sets in motion.
+        if self.nothing_to_save and first:
+            raise SystemExit(PREEMPTED_CODE)
+
+    def _is_second_key_press(self) -> bool:
         now = time.monotonic()
-        if self.reason:
-            if number == signal.SIGINT and now - self._asked_at > SAME_KEYPRESS_SECONDS:
-                raise KeyboardInterrupt
+        first, self.interrupted_at = self.interrupted_at, self.interrupted_at or now
+        return first is not None and now - first >= SAME_KEYPRESS_SECONDS
+
+    def _request(self, reason: str) -> None:
+        if self.wanted:
             return
-        self._asked_at = now
-        self.reason = f"{signal.Signals(number).name} received"
-        log.info("%s: ending after the task in flight", self.reason)
+        self.wanted, self.reason = True, reason
+        if not self.nothing_to_save:
+            log.info("%s: %s", reason, self.plan)

@@ -33,7 +33,7 @@ class Faulty(nn.Module):
 
     def __init__(self, run, fault):
         super().__init__()
-        self.inner, self.run, self.fault = run.step_model, run, fault
+        self.inner, self.run, self.fault = run.learner.step_model, run, fault
 
     def no_sync(self):
         return self.inner.no_sync()
@@ -44,7 +44,7 @@ class Faulty(nn.Module):
 
 def with_fault(run, fault):
     """The same run, whose every loss goes through `fault`."""
-    run.step_model = Faulty(run, fault)
+    run.learner.step_model = Faulty(run, fault)
     return run
 
 
@@ -89,7 +89,7 @@ def play(config, ranks, before=lambda run: None, fault=None):
     except StopTraining as error:
         end = str(error)
     logger.removeHandler(heard)
-    sums = checksums(state_tensors(run.model, run.optimizer), torch.device("cpu")).tolist()
+    sums = checksums(state_tensors(run.model, run.learner.optimizer), torch.device("cpu")).tolist()
     run.close()
     everyone = all_gather_object((end, run.step, sums))
     saved = [int(p.name.split("_")[1]) for p in RunFolder(config.out).all_checkpoints()]

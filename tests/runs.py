@@ -63,6 +63,11 @@ def built(config: Config) -> Run:
     return build_run(config, ranks, check_inputs(config, ranks))
 
 
+def set_step(run: Run, step: int) -> None:
+    """Make a run believe that it has done `step` updates."""
+    run.learner.updates, run.cursor = step, replace(run.cursor, updates=step)
+
+
 def run_to_end(config: Config) -> Run:
     """Build a run in this process and train it; returns it closed."""
     run = built(config)

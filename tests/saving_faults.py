@@ -18,7 +18,7 @@ import torch
 from storage.checkpoint_folder import step_of
 from storage.retention import Retention
 from storage.run_folder import RunFolder
-from tests.runs import built, nano_config
+from tests.runs import built, nano_config, set_step
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.host_copy import state_tensors
 from train.config import SaveConfig
@@ -34,9 +34,9 @@ UNLIMITED = resource.RLIM_INFINITY
 
 def save(run, step):
     """Save as the saver's thread does: checkpoint, status, retention."""
-    saver = BackgroundSave(run.folder, Retention(1, 0, 0, lambda path: None))
-    run.step = step
-    saver._write(run.contents(state_tensors(run.model, run.optimizer)), lambda: None, 0.0)
+    saver = BackgroundSave(run.folder, Retention(1, 0, 0, lambda path: None), run.saver.host_copy)
+    set_step(run, step)
+    saver._write(run.contents(state_tensors(run.model, run.learner.optimizer)), 0.0)
     return saver._error
 
 

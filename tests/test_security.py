@@ -76,7 +76,7 @@ def load_all_of(checkpoint, finished):
     load_subject(checkpoint, alone())
     run = built(replace(finished, out=checkpoint.parent / "other"))
     try:
-        load_checkpoint(checkpoint, run.model, run.optimizer, run.data.fingerprint)
+        load_checkpoint(checkpoint, run.model, run.learner.optimizer, run.data.fingerprint)
         read_json(checkpoint / "results.json")
     finally:
         run.close()
@@ -231,7 +231,7 @@ finally:
     print("imported:", [name for name in ("transformers", "datasets") if name in sys.modules])
 def crash(run, *_):
     raise RuntimeError("made to crash")
-train.loop.train_step = crash
+train.step.Learner.step = crash
 at = sys.argv.index("--out") + 1
 sys.argv[at] += "_crashed"
 main()

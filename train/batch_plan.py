@@ -1,4 +1,4 @@
-"""How a step's windows are split over ranks and micro-steps."""
+"""How the windows of a step are split over ranks and micro-steps."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,13 @@ WINDOWS_WELL_DIVIDED = 16  # of each rank, in proposals: micro-batches of 1 to 1
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a step's windows are dealt: micro-batch `i` goes to rank `i % world_size`."""
+    """How a step's windows are split: micro-batch `i` of the step goes to rank `i % world_size`."""
 
     context_length: int
     windows: int
+    """Windows of one step, over all ranks."""
     micro_batch: int
+    """Windows of one forward pass on one rank."""
     world_size: int
 
     @property
@@ -25,6 +27,15 @@ class BatchPlan:
     def tokens(self) -> int:
         """Target tokens of one optimizer step over all ranks."""
         return self.windows * self.context_length
+
+    def windows_of(self, rank: int) -> list[range]:
+        """This rank's windows, one range for each micro-step, counted from the step's first."""
+        starts = range(rank * self.micro_batch, self.windows, self.world_size * self.micro_batch)
+        return [range(start, start + self.micro_batch) for start in starts]
+
+    def rank_of(self, window: int) -> int:
+        """The rank that takes a window, counted from the step's first."""
+        return window // self.micro_batch % self.world_size
 
 
 def share_of(config: Config, world_size: int) -> int:
@@ -45,7 +56,7 @@ def share_of(config: Config, world_size: int) -> int:
 
 
 def plan_batch(config: Config, world_size: int, micro_batch: int) -> BatchPlan:
-    """Divide `batch_tokens` among ranks and micro-steps.
+    """Split `batch_tokens` over ranks and micro-steps.
 
     Raises: ValueError proposing values that divide, if these do not.
     """
@@ -69,5 +80,5 @@ def _other_batches(batch_tokens: int, unit: int) -> str:
 
 
 def largest_power_of_two(number: int) -> int:
-    """The largest one up to `number`, at least 1."""
+    """The largest power of two up to `number`, at least 1."""
     return 1 << max(number.bit_length() - 1, 0)

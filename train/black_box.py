@@ -1,7 +1,8 @@
-"""The black box: what was known of a step whose update was skipped, for a person and for replay.
+"""The black box: a record of a step whose update was skipped, for a person and for replay.
 
-`runs/x/blackbox/step_000123/`: `box.json`, the same as `report.txt`, and the weights if wanted. All
-ranks examine their own windows of the step, so it takes about as long as some steps.
+It is a folder `runs/NAME/blackbox/step_000123/` with `box.json`, the same as `report.txt`, and the
+weights if wanted. Every rank scores its own windows of the step one by one, which takes about as
+long as a few steps.
 """
 
 import logging
@@ -23,21 +24,21 @@ from train.guards.window_by_window import Findings, WindowFinding, layers, score
 from train.run import Run
 
 FORMAT = 1
-EXAMINE_SECONDS = 60.0  # of each rank; the others wait, and not for ever
-MAX_TEXTS = 64  # decoded windows; all others can be decoded from their number
+SCORE_SECONDS = 60.0  # of each rank, while the others wait
+MAX_TEXTS = 64  # decoded windows; the others can be decoded from their numbers
 log = logging.getLogger(__name__)
 
 
 def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
-    """Examine the step on all ranks, and write what they found on rank 0; None if that failed.
+    """Score the step's windows on all ranks and write the results on rank 0; None if that failed.
 
-    `exact` says that the weights are still those that the step met. Every rank calls this.
+    `exact`: the weights are still those that the step saw. Every rank calls this.
     """
     findings, trouble = Findings(), ""
     try:
         windows = own_windows(run, skipped.first_window)
-        findings = score_windows(run.model, windows, run.dtype, EXAMINE_SECONDS)
-    except Exception as error:  # a black box must never hide what it was to explain
+        findings = score_windows(run.model, windows, run.learner.dtype, SCORE_SECONDS)
+    except Exception as error:  # a black box must never hide the fault that it is to explain
         trouble = f"rank {run.ranks.rank}: {type(error).__name__}: {error}"
     told = all_gather_object((trouble, findings.windows, findings.left_out, place(run)))
     if not any(trouble for trouble, *_ in told):
@@ -56,10 +57,10 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
 
 def own_windows(run: Run, first_window: int) -> dict[int, Any]:
     """The windows of a step that this rank took, by number."""
-    plan, found = run.plan, {}
-    for micro in range(plan.grad_accum_steps):
-        start = first_window + (micro * plan.world_size + run.ranks.rank) * plan.micro_batch
-        read = read_windows(run.loader.stream, start, plan.micro_batch, plan.context_length)
+    found: dict[int, Any] = {}
+    for own in run.plan.windows_of(run.ranks.rank):
+        start = first_window + own.start
+        read = read_windows(run.loader.stream, start, len(own), run.plan.context_length)
         found |= dict(enumerate(read, start=start))
     return found
 
@@ -73,10 +74,10 @@ def place(run: Run) -> str:
 
 def _write(run: Run, skipped: Skipped, exact: bool, told: list[Any], findings: Findings) -> Path:
     box = contents(run, skipped, exact, told)
-    if not box["trouble"]:  # otherwise a part of the gradient is missing
+    if not box["trouble"]:  # otherwise part of the gradient is missing
         of_layers = layers(run.model, findings.gradient)
         box["layers"] = {name: _plain(asdict(layer)) for name, layer in of_layers.items()}
-    with suppress(OSError):  # what could not be read before
+    with suppress(OSError):  # the shards may be what could not be read
         box["text"] = _texts(run, skipped, [f for _, found, *_ in told for f in found])
     path = free_path(run.folder.path / "blackbox" / f"step_{skipped.step:06d}")
     with new_folder(path) as aside:
@@ -88,7 +89,7 @@ def _write(run: Run, skipped: Skipped, exact: bool, told: list[Any], findings: F
 
 
 def contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[str, Any]:
-    """Everything of box.json but layers and text."""
+    """Everything in box.json except layers and text."""
     config, plan = run.config, run.plan
     findings = sorted((f for _, found, *_ in told for f in found), key=lambda f: f.window)
     loss_limit, norm_limit = run.progress.guard.limits(skipped.step)
@@ -108,7 +109,7 @@ def contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[s
         "micro_batch": plan.micro_batch,
         "world_size": plan.world_size,
         "seed": config.seed,
-        "dtype": str(run.dtype).removeprefix("torch."),
+        "dtype": str(run.learner.dtype).removeprefix("torch."),
         "data": str(config.data.resolve()),
         "data_fingerprint": run.data.fingerprint,
         "ranks": [device for *_, device in told],
@@ -123,12 +124,11 @@ def contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[s
 
 
 def _rank_of(finding: WindowFinding, run: Run, skipped: Skipped) -> int:
-    micro_batch = (finding.window - skipped.first_window) // run.plan.micro_batch
-    return micro_batch % run.plan.world_size
+    return run.plan.rank_of(finding.window - skipped.first_window)
 
 
 def _texts(run: Run, skipped: Skipped, findings: list[WindowFinding]) -> dict[str, str]:
-    """Text of the micro-batches with a value that is no number; without any, of the worst."""
+    """Text of the micro-batches with values that are not finite, or else of the worst one."""
     plan = run.plan
     wrong = {f.window for f in findings if not f.finite}
     if not wrong:
@@ -145,7 +145,7 @@ def _texts(run: Run, skipped: Skipped, findings: list[WindowFinding]) -> dict[st
 
 
 def _number(value: float) -> float | str:
-    """A number that JSON has; otherwise its name."""
+    """A number if JSON can hold it; otherwise its name."""
     return value if abs(value) < float("inf") else str(value)
 
 
@@ -154,7 +154,7 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(box: dict[str, Any]) -> str:
-    """The box as a page for a person."""
+    """The box as text for a person."""
     last = box["first_window"] + box["windows"] - 1
     rows = [
         f"step {box['step']}: {box['kind']}; loss {box['loss']} (limit {box['loss_limit']}), "

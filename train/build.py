@@ -1,8 +1,9 @@
-"""Builds a Run: everything is validated before the first GPU second, then put together once."""
+"""Builds a Learner and a Run, once everything has been validated."""
 
 import json
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,24 @@ from torch.optim import Optimizer
 from data_prep.order.training_stream import TrainingStream
 from model.blocks import attention_backend
 from model.checkpoint import load_weights
+from model.config import GPTConfig
 from model.estimates.flops import peak_flops, training_flops_per_token
 from model.fused_loss import fuses_loss
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
-from parallel.collectives import any_rank, broadcast_object, raise_on_all_ranks
-from parallel.data_parallel import fix_bucket_layout, replicate
+from parallel.collectives import any_rank, broadcast_object, on_main, together
+from parallel.data_parallel import replicate
 from parallel.ranks import Ranks, is_restart, job_id
 from parallel.shared_errors import SharedError
-from parallel.stop_signals import StopRequest, moment
+from parallel.stop_signals import StopRequest, parse_time
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import step_of
 from storage.json_lines import truncate_metrics
 from storage.metrics import Console, JsonLinesWriter, MetricLog, Metrics, TensorBoard
 from storage.retention import Retention
 from storage.run_folder import RunFolder, record_start
+from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validation_loss_of
 from train.checkpoints.config_changes import warn_if_not_bitwise_same
@@ -47,18 +50,52 @@ from train.optimizers.registry import build_optimizer
 from train.preflight.inputs import Inputs
 from train.progress import Progress
 from train.recovery.restarts import count_restart
-from train.run import Run
+from train.run import Cursor, Run
+from train.step import Learner
 
 log = logging.getLogger(__name__)
 
 
-def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | None = None) -> Run:
-    """A run ready for its next step: fresh, or as its newest sound checkpoint left it.
+def new_network(config: Config, shape: GPTConfig, ranks: Ranks) -> tuple[GPT, Optimizer]:
+    """The network with its initial weights, from the seed or from `--init`, and its optimizer."""
+    model = GPT(shape)
+    model.initialise(config.seed)
+    if config.init is not None:
+        load_weights(config.init, model)
+    model.to(ranks.device)
+    return model, build_optimizer(model, config.optimizer)
 
-    Raises: ValueError if the folder is taken, or holds nothing that this run can go on from.
+
+def build_learner(
+    config: Config,
+    network: tuple[GPT, Optimizer],
+    plan: BatchPlan,
+    ranks: Ranks,
+    untried: bool = False,
+) -> Learner:
+    """What makes the steps of `config`: no data set, folder or lock is needed.
+
+    `untried`: only the cost model chose the micro-batch, so on CUDA it is tried first.
+    Raises: ValueError on every rank if one of them cannot hold a single window.
+    """
+    model, optimizer = network
+    dtype = choose_dtype(config.dtype, ranks.device)
+    step_model = _step_model(model, config, ranks)
+    # On the CPU nothing can be tried: where memory runs out, the kernel ends the process.
+    if untried and ranks.device.type == "cuda":
+        plan = find_runnable_micro_batch(step_model, plan, dtype, ranks)
+    replica = replicate(step_model, ranks, config.gradient_compression)
+    return Learner(ranks, model, replica, optimizer, plan, dtype, config.optimizer.clip)
+
+
+def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | None = None) -> Run:
+    """A run ready for its next step: a new one, or as its newest sound checkpoint left it.
+
+    Raises: ValueError if another process writes to the folder, or if it holds nothing that this
+    run can continue from.
     """
     stop = stop or StopRequest()
-    stop.stop_at = None if config.stop_at is None else moment(config.stop_at)
+    stop.stop_at = None if config.stop_at is None else parse_time(config.stop_at)
     folder, checkpoint = _take_folder(config, ranks)
     try:
         _check_steps_left(config, inputs, checkpoint)
@@ -78,75 +115,45 @@ def _assemble(
 ) -> Run:
     tokenizer = inputs.data.tokenizer()
     at_first = memory_at_first(config, ranks.device)
-    dtype = choose_dtype(config.dtype, ranks.device)
-    model = GPT(inputs.network)
-    model.initialise(config.seed)
-    if config.init is not None:
-        load_weights(config.init, model)
-    model.to(ranks.device)
-    optimizer = build_optimizer(model, config.optimizer)
-    step, window, windows, results, lines = 0, 0, 0, {}, []
+    network = new_network(config, inputs.network, ranks)
+    cursor, results, lines = Cursor(0, 0, 0), {}, []
     if checkpoint is not None:
-        position, results = _restore(checkpoint, model, optimizer, inputs)
-        step, window, lines = position.step, position.next_window, position.lines
-        windows = position.windows_taken
-        log.info("resuming from %s: step %d of %d", checkpoint, step, inputs.steps)
+        position, results = together(partial(_restore, checkpoint, network, inputs))
+        cursor = Cursor(position.step, position.next_window, position.windows_taken)
+        lines = position.lines
+        log.info("resuming from %s: step %d of %d", checkpoint, cursor.updates, inputs.steps)
+    learner = build_learner(config, network, inputs.plan, ranks, inputs.untried)
+    learner.updates = cursor.updates
     stream = TrainingStream(inputs.data.split("train"), config.seed)
-    step_model = _step_model(model, config, ranks)
-    inputs = _tried(inputs, step_model, dtype, ranks)
-    step_model = replicate(step_model, ranks, config.gradient_compression)
+    saved = cursor.updates if checkpoint is not None else -1
     run = Run(
         config=config,
-        ranks=ranks,
-        plan=inputs.plan,
         steps=inputs.steps,
-        dtype=dtype,
-        eval_options=inputs.eval_options,
+        learner=learner,
         data=inputs.data,
         tokenizer=tokenizer,
         folder=folder,
-        model=model,
-        step_model=step_model,
-        optimizer=optimizer,
-        loader=Loader(stream, inputs.plan, ranks, window, config.skips),
-        progress=_progress(config, ranks, inputs, stop),
-        metrics=_metric_log(folder, ranks, inputs.steps, step, lines),
-        saver=BackgroundSave(folder, _retention(config), step if checkpoint is not None else -1),
-        host_copy=HostCopy(ranks.device),
+        loader=Loader(stream, learner.plan, ranks, cursor.next_window, config.skips),
+        progress=_progress(config, learner, inputs, stop),
+        metrics=_metric_log(folder, ranks, inputs.steps, cursor.updates, lines),
+        saver=BackgroundSave(folder, _retention(config), HostCopy(ranks.device), saved),
         stop=stop,
-        compute_time=ComputeTime(step_model, optimizer, ranks),
-        forecast=Forecast(config, inputs.network, inputs.plan, ranks, at_first),
-        step=step,
-        next_window=window,
-        windows=windows,
+        compute_time=ComputeTime(learner.step_model, learner.optimizer, ranks),
+        forecast=Forecast(config, inputs.network, ranks, at_first),
+        cursor=cursor,
         results=results,
     )
-    history = read_history(folder.metrics, step, config.guard.window)
+    history = read_history(folder.metrics, run.step, config.guard.window)
     run.progress.guard.load_history(broadcast_object(history))
     _announce(run, inputs)
-    _settle(run)
+    _fix_bucket_layout(run)
     return run
 
 
-def _tried(inputs: Inputs, step: nn.Module, dtype: torch.dtype, ranks: Ranks) -> Inputs:
-    """`inputs` with a micro-batch that was found to fit, where the cost model alone chose it.
-
-    Not on the CPU: there memory does not run out, the kernel ends the process.
-    """
-    if not inputs.untried or ranks.device.type != "cuda":
-        return inputs
-    plan = find_runnable_micro_batch(step, inputs.plan, dtype, ranks)
-    options = replace(inputs.eval_options, micro_batch=plan.micro_batch)
-    return replace(inputs, plan=plan, eval_options=options)
-
-
-def _settle(run: Run) -> None:
-    """Have DDP lay out its buckets. Raises: torch.OutOfMemoryError, heeded by the next start."""
-    shape = (run.plan.micro_batch, run.plan.context_length + 1)
-    zeros = torch.zeros(shape, dtype=torch.int64, device=run.ranks.device)
+def _fix_bucket_layout(run: Run) -> None:
+    """Have DDP lay out its buckets, now that the folder can record that memory ran out."""
     try:
-        with run.autocast():
-            fix_bucket_layout(run.step_model, zeros)
+        run.learner.fix_bucket_layout()
     except torch.OutOfMemoryError:
         if run.config.micro_batch == "auto":
             request_smaller_micro_batch(run.folder, run.plan)
@@ -154,44 +161,37 @@ def _settle(run: Run) -> None:
 
 
 def _restore(
-    checkpoint: Path, model: GPT, optimizer: Optimizer, inputs: Inputs
+    checkpoint: Path, network: tuple[GPT, Optimizer], inputs: Inputs
 ) -> tuple[RunPosition, dict[str, Any]]:
-    """Load the checkpoint on every rank, or raise on every rank."""
-    found, error = None, None
-    try:
-        position = load_checkpoint(checkpoint, model, optimizer, inputs.data.fingerprint)
-        found = position, read_json(checkpoint / "results.json")
-    except (ValueError, OSError) as wrong:
-        error = wrong
-    raise_on_all_ranks(error)
-    assert found is not None
-    return found
+    """Load weights and optimizer; returns the run's position and its last evaluation."""
+    position = load_checkpoint(checkpoint, *network, inputs.data.fingerprint)
+    return position, read_json(checkpoint / "results.json")
 
 
 def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
-    """Rank 0 locks the folder and finds the checkpoint to go on from; all ranks learn it."""
-    folder, checkpoint, error = RunFolder(config.out), None, None
-    again = any_rank(is_restart(), ranks.device)  # each machine's torchrun counts for itself
-    if ranks.is_main:
-        try:
-            folder.lock(job_id())
-            folder.remove_unfinished()
-            checkpoint = folder.recover_newest_checkpoint()
-            word = smaller_requested(folder)
-            folder.attempt = count_restart(folder, _step_of(checkpoint), again, halves=word)
-        except (ValueError, OSError) as found:
-            error = found
-            folder.unlock()
-        except BaseException:
-            folder.unlock()
-            raise
-    raise_on_all_ranks(error)
-    checkpoint, folder.attempt = broadcast_object((checkpoint, folder.attempt))
+    """Lock the folder on rank 0 and find the checkpoint to continue from, for all ranks."""
+    folder = RunFolder(config.out)
+    # Each machine's torchrun counts only the restarts of its own ranks.
+    restarted = any_rank(is_restart(), ranks.device)
+    try:
+        checkpoint, folder.attempt = on_main(partial(_lock, folder, restarted))
+    except BaseException:  # also a signal must not leave the folder locked
+        folder.unlock()
+        raise
     return folder, checkpoint
 
 
+def _lock(folder: RunFolder, restarted: bool) -> tuple[Path | None, dict[str, int]]:
+    """Lock the folder; returns its newest sound checkpoint and the count of this attempt."""
+    folder.lock(job_id())
+    folder.remove_unfinished()
+    checkpoint = folder.recover_newest_checkpoint()
+    halves = smaller_requested(folder)
+    return checkpoint, count_restart(folder, _step_of(checkpoint), restarted, halves=halves)
+
+
 def _check_steps_left(config: Config, inputs: Inputs, checkpoint: Path | None) -> None:
-    """Raises: ValueError, alike on all ranks, if the checkpoint is past the run's last step."""
+    """Raises: ValueError on all ranks if the checkpoint is past the run's last step."""
     step = _step_of(checkpoint)
     if step > inputs.steps:
         epoch = f"one epoch of batch_tokens={config.batch_tokens} is {inputs.steps} steps"
@@ -213,7 +213,7 @@ def _retention(config: Config) -> Retention:
 
 
 def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
-    """Network and loss in one, compiled or not."""
+    """Network and loss in one module, compiled if configured."""
     residual = torch.bfloat16 if config.residual == "bfloat16" else None
     module: nn.Module = NextTokenLoss(model, fuses_loss(config.fused_loss, ranks.device), residual)
     if compiles(config, ranks.device):
@@ -221,20 +221,21 @@ def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
     return module
 
 
-def _progress(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest) -> Progress:
-    on_cuda = ranks.device.type == "cuda"
-    peak = peak_flops(torch.cuda.get_device_name(ranks.device)) if on_cuda else None
+def _progress(config: Config, learner: Learner, inputs: Inputs, stop: StopRequest) -> Progress:
+    device = learner.ranks.device
+    on_cuda = device.type == "cuda"
+    peak = peak_flops(torch.cuda.get_device_name(device)) if on_cuda else None
     flops = training_flops_per_token(inputs.network)
     guard = Guard(config.guard)
-    return Progress(inputs.plan, inputs.steps, flops, peak, config.hang_seconds, stop, guard)
+    return Progress(learner.plan, inputs.steps, flops, peak, config.hang_seconds, stop, guard)
 
 
 def _metric_log(
     folder: RunFolder, ranks: Ranks, steps: int, step: int, lines: list[dict[str, Any]]
 ) -> MetricLog:
-    """Writers on rank 0 only; lines and events of steps that will be done again are taken back.
+    """Writers, on rank 0 only. Lines and events of steps that will be repeated are removed.
 
-    `lines` are the last ones before `step`: those that a killed rank 0 did not write come now.
+    `lines` are the last ones before `step`: those that a killed rank 0 did not write are added.
     """
     if not ranks.is_main:
         return MetricLog([])
@@ -250,9 +251,9 @@ def _metric_log(
 
 
 def _announce(run: Run, inputs: Inputs) -> None:
-    """Say what will run, and record it."""
+    """Log the settings of the run, and record them in the run folder."""
     config, plan, ranks = run.config, run.plan, run.ranks
-    backend = attention_backend(run.model.config, ranks.device, run.dtype)
+    backend = attention_backend(run.model.config, ranks.device, run.learner.dtype)
     settings: Metrics = {
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "steps": run.steps,
@@ -262,7 +263,7 @@ def _announce(run: Run, inputs: Inputs) -> None:
         "grad_accum_steps": plan.grad_accum_steps,
         "context_length": plan.context_length,
         "device": str(ranks.device.type),
-        "dtype": str(run.dtype).removeprefix("torch."),
+        "dtype": str(run.learner.dtype).removeprefix("torch."),
         "attention": backend,
         "compiled": str(compiles(config, ranks.device)),
         "torch": torch.__version__,
@@ -282,6 +283,6 @@ def _announce(run: Run, inputs: Inputs) -> None:
     changed = [asdict(change) for change in inputs.changes]
     sizes = {"world_size": plan.world_size, "micro_batch": plan.micro_batch}
     record_start(run.folder, run.folder.attempt, **sizes, changed=changed)
-    write_json(run.folder.config, record)  # what may change between starts is what runs now
+    write_json(run.folder.config, record)  # the settings of this start replace the recorded ones
     run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
     run.folder.write_status("running", run.step)

@@ -1,7 +1,7 @@
-"""What all ranks look at together before a step: skipped updates, replicas, pace.
+"""What all ranks check together before a step: skipped updates, replicas, stragglers.
 
-At the top of the loop before step s every rank has read the values of the steps up to s - 2, and
-those alone, so all of them decide alike and meet in the same collectives.
+At the top of the loop, before step s, every rank has read the values of exactly the steps up to
+s - 2. So all ranks decide alike and call the same collectives.
 """
 
 import logging
@@ -15,30 +15,34 @@ from train.guards.spikes import MAX_SKIPPED_IN_A_ROW, Skipped
 from train.guards.stragglers import gather_compute_times, slow_ranks
 from train.run import Run
 
-MAX_SPIKE_BOXES = 5  # of one process: the first ones tell enough
+MAX_SPIKE_BOXES = 5  # of one process
 TENSORS_NAMED = 5
 log = logging.getLogger(__name__)
 
 
-def check(run: Run) -> None:
-    """Look at skipped updates, and compare the ranks when that is due; all ranks call this.
+class StopTraining(RuntimeError):
+    """The run must not continue by itself: a restart would end the same way."""
 
-    Raises: StopTraining if the run must not go on, or not be saved.
+
+def check(run: Run) -> None:
+    """Handle skipped updates, and compare the ranks when that is due. All ranks call this.
+
+    Raises: StopTraining if the run must not continue, or its state must not be saved.
     """
     handle_skipped(run)
-    if run.checked_step != run.step and comparison_due(run.config, run.step, run.steps):
+    if run.compared_step != run.step and comparison_due(run.config, run.step, run.steps):
         compare_ranks(run)
 
 
 def check_before_last_save(run: Run) -> None:
-    """The same where a run ends, whatever the step. Raises: StopTraining."""
+    """The same at the end of a run, at any step. Raises: StopTraining."""
     handle_skipped(run)
-    if run.config.guard.every and run.step > 0 and run.checked_step != run.step:
+    if run.config.guard.every and run.step > 0 and run.compared_step != run.step:
         compare_ranks(run)
 
 
 def handle_skipped(run: Run) -> None:
-    """Write a black box of a skipped spike, and of the last step before the run gives up.
+    """Write a black box of a skipped spike, and of the last step before the run stops.
 
     Raises: StopTraining after too many skipped updates in a row.
     """
@@ -61,16 +65,15 @@ def handle_skipped(run: Run) -> None:
 
 
 def write_step_record(run: Run, skipped: Skipped, row: int) -> Path | None:
-    """A black box of the step, with word whether its weights are still there."""
+    """Write a black box. It records whether the weights are still those that the step saw."""
     guard = run.progress.guard
-    run.report()  # of the step after it: was that skipped too?
-    untouched = run.step == skipped.step + 1 + guard.skipped_in_a_row - row
-    with run.progress.paused():
+    with run.aside():  # which also tells whether the step after it was skipped too
+        untouched = run.step == skipped.step + 1 + guard.skipped_in_a_row - row
         return write_black_box(run, skipped, exact=untouched)
 
 
 def stop_after_skips(run: Run, skipped: Skipped, row: int) -> None:
-    """Raises: StopTraining, with a black box of the step."""
+    """Write a black box of the step and stop the run. Raises: StopTraining."""
     what = "were spikes" if skipped.is_spike else "had a loss or gradient that is not finite"
     path = write_step_record(run, skipped, row)
     box = f"; python train/replay.py {path} shows where" if path else ""
@@ -82,9 +85,9 @@ def stop_after_skips(run: Run, skipped: Skipped, row: int) -> None:
 
 
 def comparison_due(config: Config, step: int, steps: int) -> bool:
-    """Whether the ranks are compared before this step: from time to time, and at saves.
+    """Whether the ranks are compared before this step: every `guard.every` steps, and at saves.
 
-    A checkpoint by the clock waits for such a step; see `save_due`.
+    A checkpoint by the clock waits for such a step, see `save_due`.
     """
     every, save = config.guard.every, config.save
     if not every or step == 0:
@@ -94,31 +97,30 @@ def comparison_due(config: Config, step: int, steps: int) -> bool:
 
 
 def is_compared(run: Run) -> bool:
-    """Whether the ranks are known to agree on the present state, so that it may be saved."""
+    """Whether the ranks are known to agree on the present state. Only then it may be saved."""
     alone = run.ranks.world_size == 1 or not run.config.guard.every
-    return alone or run.checked_step == run.step
+    return alone or run.compared_step == run.step
 
 
 def compare_ranks(run: Run) -> None:
-    """Compare weights and moments to the bit, and the pace. Raises: StopTraining if they differ."""
-    run.checked_step = run.step
+    """Compare weights and moments bit by bit, and compute times.
+
+    Raises: StopTraining if weights or moments differ.
+    """
+    run.compared_step = run.step
     if run.ranks.world_size == 1:
         return
-    run.report()  # the step in flight, whose time is no comparison's; a hang is heard there
-    with run.progress.paused():
-        wrong = compare_replicas(state_tensors(run.model, run.optimizer), run.ranks)
-        compute_time = gather_compute_times(run.compute_time.take(), run.ranks)
-    for sentence in slow_ranks(compute_time):
+    with run.aside():  # a hang is noticed here, before the comparison could hang too
+        state = state_tensors(run.model, run.learner.optimizer)
+        wrong = compare_replicas(state, run.ranks)
+        compute_times = gather_compute_times(run.compute_time.take(), run.ranks)
+    for sentence in slow_ranks(compute_times):
         log.warning("step %d: %s", run.step, sentence)
     if wrong:
         shown = "; ".join(wrong[:TENSORS_NAMED])
         more = f"; and {len(wrong) - TENSORS_NAMED} more" if len(wrong) > TENSORS_NAMED else ""
         raise StopTraining(
             f"the ranks no longer hold the same numbers after {run.step} updates: {shown}{more}. "
-            "Nothing was saved since they last did; start the run again to go on from there, and "
-            "have that machine's memory and GPU tested if it happens again"
+            "Nothing was saved since they last did; start the run again to continue from there, "
+            "and have that machine's memory and GPU tested if it happens again"
         )
-
-
-class StopTraining(RuntimeError):
-    """The run must not go on by itself: what it was is on disk, and a restart would repeat it."""

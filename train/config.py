@@ -1,15 +1,22 @@
-"""The configuration of a run, composed once from the parts that own their fields."""
+"""The configuration of a run: every setting, its help text and its checks.
+
+The text under a field is also its `--help`. Parts with their own file (network, optimizer,
+schedule, guards) define their settings there. A configuration never changes once it is made.
+"""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from data_prep.order.skipped_windows import Skips, parse_skips
+from eval.subject import EvalOptions
 from eval.tasks.registry import check_tasks
 from model.config import GPTConfig
-from parallel.stop_signals import moment
+from model.precision import Precision
+from parallel.stop_signals import parse_time
 from train.guards.spikes import GuardConfig
 from train.optimizers.adamw import AdamWConfig
+from train.optimizers.config import OptimizerConfig
 from train.profile_steps import parse_span
 from train.schedule import ScheduleConfig
 
@@ -21,22 +28,22 @@ def _at_least(name: str, value: float, smallest: int) -> None:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is measured during training, and how often. Every 0 steps is never."""
+    """Validation and tasks during training."""
 
     every: int = 250
-    """Steps between validations (loss and bits per byte)."""
+    """Steps between validations (loss and bits per byte). 0 disables them."""
     val_tokens: int = 2_097_152
-    """Validation tokens of each validation, in whole windows."""
+    """Number of tokens of each validation; only whole windows are used."""
     tasks_every: int = 500
-    """Steps between runs of the tasks below."""
+    """Steps between runs of the tasks. 0 disables them."""
     tasks: tuple[str, ...] = ("hellaswag",)
-    """Tasks by name, see eval/tasks/registry.py."""
+    """Names of the tasks, see eval/tasks/registry.py."""
     items: int | None = None
-    """Only the first so many items of each task; None is all."""
+    """Use only the first N items of each task. Default: all."""
     hellaswag_file: Path | None = None
-    """A local .jsonl[.xz|.gz] of HellaSwag items; None asks the Hugging Face Hub."""
+    """Local .jsonl[.xz|.gz] file of HellaSwag items. Default: from the Hugging Face Hub."""
     task_file: tuple[str, ...] = ()
-    """Local files of other tasks instead of the Hub's, as NAME=PATH."""
+    """Local files for other tasks, each as NAME=PATH. Default: from the Hugging Face Hub."""
 
     def __post_init__(self) -> None:
         _at_least("eval.every", self.every, 0)
@@ -46,9 +53,20 @@ class EvalConfig:
             _at_least("eval.items", self.items, 1)
         check_tasks(self.tasks)
 
-    def with_whole_paths(self) -> Self:
-        """The same, with files by absolute paths: a watcher may read them from another folder."""
-        # Links stay: the Hub's cache has its files' kinds in the names of links alone.
+    def options(self, micro_batch: int, dtype: Precision) -> EvalOptions:
+        """How tasks are run during training. Raises: ValueError if one of the files is missing."""
+        return EvalOptions(
+            hellaswag_file=self.hellaswag_file,
+            task_file=self.task_file,
+            items=self.items,
+            val_tokens=self.val_tokens,
+            micro_batch=micro_batch,
+            dtype=dtype,
+        )
+
+    def with_absolute_paths(self) -> Self:
+        """The same with absolute paths, since a watcher may run in another folder."""
+        # Symbolic links are kept: in the Hub's cache only the link's name has the file's suffix.
         named = (text.partition("=") for text in self.task_file)
         files = tuple(f"{name}={Path(path).absolute()}" for name, _, path in named)
         own = self.hellaswag_file
@@ -57,18 +75,18 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Text drawn from the model during training. Every 0 steps is never."""
+    """Text samples during training."""
 
     every: int = 500
-    """Steps between samples."""
+    """Steps between samples. 0 disables them."""
     prompts: tuple[str, ...] = ("Hello, I'm a language model,", "")
-    """Beginnings to continue; an empty one begins a new document."""
+    """Prompts to continue. An empty prompt starts a new document."""
     max_tokens: int = 64
-    """Tokens drawn for each prompt."""
+    """Largest number of tokens to sample for each prompt."""
     temperature: float = 1.0
-    """Divides the logits; 0 always takes the likeliest token."""
+    """Temperature: divides the logits. 0 always takes the most likely token."""
     top_k: int = 50
-    """Only the so many likeliest tokens are drawn; 0 is all."""
+    """Sample only from the N most likely tokens. 0 disables it."""
 
     def __post_init__(self) -> None:
         _at_least("sample.every", self.every, 0)
@@ -79,18 +97,18 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class SaveConfig:
-    """When checkpoints are written; one more is written at the end and at a stop."""
+    """When checkpoints are written and kept. One is also written at the end and at a stop."""
 
     every: int = 0
-    """Steps between checkpoints; 0 leaves it to the clock."""
+    """Steps between checkpoints. 0 disables it."""
     every_minutes: float = 2.0
-    """Minutes between checkpoints; 0 leaves it to the steps."""
+    """Minutes between checkpoints. 0 disables it."""
     keep: int = 2
-    """Newest checkpoints kept; only sound ones count."""
+    """Keep the N newest checkpoints; damaged ones do not count."""
     keep_every: int = 0
-    """Checkpoints of every so many steps are written and kept for good; 0 is none."""
+    """Write a checkpoint every N steps and never delete it. 0 disables it."""
     keep_best: int = 1
-    """Checkpoints with the smallest validation loss kept; one is written when it is measured."""
+    """Keep the N checkpoints with the smallest validation loss. 0 disables it."""
 
     def __post_init__(self) -> None:
         _at_least("save.every", self.every, 0)
@@ -99,64 +117,66 @@ class SaveConfig:
         _at_least("save.keep_every", self.keep_every, 0)
         _at_least("save.keep_best", self.keep_best, 0)
 
-    def most_kept(self, steps: int) -> int:
-        """Checkpoints that lie on the disk at the end of so many steps, at most."""
+    def max_kept(self, steps: int) -> int:
+        """Largest number of checkpoints on the disk after `steps` steps."""
         return self.keep + self.keep_best + (steps // self.keep_every if self.keep_every else 0)
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run; the defaults are the reference run, GPT-2 124M on FineWeb-Edu."""
+    """A whole run. The defaults are the reference run: GPT-2 124M on FineWeb-Edu."""
 
     data: Path = Path("data/fineweb_edu")
-    """Data set folder made by one of the data_prep scripts."""
+    """Data set folder, made by one of the scripts in data_prep/."""
     stage: Path | None = None
-    """Folder on each machine's own disk to copy the shards to first (within 30 minutes)."""
+    """Folder on each machine's own disk to copy the data set to first (at most 30 minutes)."""
     out: Path = Path("runs/gpt2")
-    """Run folder; a run that lies there with the same configuration is continued."""
+    """Run folder. If it contains a run with the same configuration, that run is resumed."""
     init: Path | None = None
-    """Checkpoint whose weights the run starts from (fine-tuning); None draws fresh ones."""
+    """Checkpoint folder with the weights to start from (fine-tuning). Default: random weights."""
     seed: int = 1337
-    """Decides fresh weights, the order of documents and samples."""
+    """Random seed of the initial weights, the document order and the samples."""
     steps: int | None = None
-    """Optimizer steps in all; None is one epoch of the present batch_tokens."""
+    """Total number of optimizer steps. None: one epoch (all training tokens once)."""
     batch_tokens: int = 524_288
-    """Tokens of one optimizer step over all ranks; the number of GPUs never changes it."""
+    """Tokens of one optimizer step over all ranks, whatever their number."""
     micro_batch: int | Literal["auto"] = "auto"
-    """Windows of one forward pass on one rank; auto: as many as fit, and are fast on the CPU."""
+    """Windows of one forward pass on one rank. auto: as many as fit; on the CPU, the fastest."""
     context_length: int | None = None
-    """Tokens of one window (T); None is the model's. The model is built for just this length."""
+    """Tokens of one window (T), for which the model is built. None: --model.context-length."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Arithmetic of matrix products; auto is bfloat16 (autocast) on CUDA and float32 on the CPU."""
+    """Number format of matrix products. auto: bfloat16 (autocast) on CUDA, float32 on the CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of network and loss; auto is on for CUDA."""
+    """Use torch.compile for network and loss. auto: on CUDA only."""
     fused_loss: Literal["auto", "on", "off"] = "auto"
-    """Head and loss in one operator that overwrites logits by their gradient; auto: on the CPU."""
+    """Output layer and loss in one operator, which needs less memory. auto: on the CPU only."""
     residual: Literal["float32", "bfloat16"] = "float32"
-    """Type of the residual stream; bfloat16 only with that dtype."""
+    """Number format of the residual stream. bfloat16 is possible only with that dtype."""
     gradient_compression: Literal["none", "bfloat16"] = "none"
-    """Type in which ranks exchange gradients; bfloat16 halves the bytes, and rounds."""
+    """Number format in which ranks exchange gradients. bfloat16 halves the bytes but rounds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes CUDA where there is one."""
+    """Device to train on. auto: CUDA if there is a GPU, else the CPU."""
     deterministic: bool = False
-    """The same bits each time on CUDA too, at some cost in speed; the CPU always gives them."""
+    """Give the same bits each time on CUDA too, which is slower. The CPU always does."""
     data_check: Literal["full", "cached", "size"] = "cached"
-    """Check of the shards before step 1: all digests, those of changed files, or sizes only."""
+    """Check of the data files before the first step. full: hash every file. cached: hash only files
+    whose size, modification time or inode changed. size: compare sizes only."""
     skip_windows: tuple[str, ...] = ()
-    """Ranges a:b of training windows to leave out, such as those around a loss spike."""
+    """Ranges a:b of training windows to skip (b excluded), such as those around a loss spike."""
     rehearsal: bool = True
-    """Do everything once, small, before the first step of a run."""
+    """Do a dry run before the first step: execute every part once on tiny inputs."""
     allow: tuple[str, ...] = ()
-    """Settings that may differ from those of the run that is continued, such as optimizer.lr."""
+    """Settings that may differ from those of the run that is resumed, such as optimizer.lr."""
     stop_at: str | None = None
-    """Time to be done by, saved: Unix seconds or ISO 8601. The rest is left to another start."""
+    """Save and stop before this time (Unix seconds or ISO 8601). A later start continues."""
     profile: str | None = None
-    """Steps a:b whose profiler trace rank 0 writes to the run folder, such as 20:24."""
+    """Range a:b of steps, such as 20:24, whose profiler trace rank 0 writes to the run folder."""
     hang_seconds: int = 300
-    """Once a step is done, ranks wait so long for a silent one; then they save and end."""
+    """Seconds to wait for a rank that does not respond, after the first step. Then the others save
+    and exit."""
     model: GPTConfig = GPTConfig()
     """Shape of the network."""
-    optimizer: AdamWConfig = AdamWConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
     """Optimizer."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning-rate schedule."""
@@ -167,14 +187,14 @@ class Config:
     save: SaveConfig = SaveConfig()
     """Checkpoints."""
     guard: GuardConfig = GuardConfig()
-    """Spikes, and ranks that drift apart."""
+    """Checks for loss spikes, and for ranks whose weights differ."""
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
         _at_least("batch_tokens", self.batch_tokens, 1)
         _at_least("hang_seconds", self.hang_seconds, 1)
         if self.stop_at is not None:
-            moment(self.stop_at)
+            parse_time(self.stop_at)
         if self.profile is not None:
             parse_span(self.profile)
         parse_skips(self.skip_windows)
@@ -186,11 +206,11 @@ class Config:
 
     @property
     def skips(self) -> Skips:
-        """First and stop of each range of windows to leave out."""
+        """The ranges of windows to skip, as numbers."""
         return parse_skips(self.skip_windows)
 
     def check_warmup(self, steps: int) -> None:
-        """Raises: ValueError if the warm-up would take the whole run of `steps`."""
+        """Raises: ValueError if the warm-up is not shorter than the run of `steps` steps."""
         warmup = self.schedule.warmup_steps
         if warmup >= steps > 0 and warmup > 0:
             raise ValueError(
@@ -200,33 +220,34 @@ class Config:
 
     @property
     def network(self) -> GPTConfig:
-        """`model` at this run's context length; the data set's tokenizer has the last word."""
+        """`model` with this run's context length; `network_for` also sets its vocabulary size."""
         if self.context_length is None:
             return self.model
         return replace(self.model, context_length=self.context_length)
 
     def network_for(self, n_vocab: int) -> GPTConfig:
-        """`network` for a tokenizer of `n_vocab` ids.
+        """`network` with the vocabulary size of a tokenizer of `n_vocab` ids.
 
-        Raises: ValueError if a vocabulary was asked for that is not this one.
+        Raises: ValueError if another vocabulary size is configured.
         """
         if self.model.vocab_size not in (GPTConfig.vocab_size, n_vocab):
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} but the tokenizer of {self.data} has "
-                f"{n_vocab} ids; give --model.vocab-size {n_vocab}, or leave it out"
+                f"{n_vocab} ids; give --model.vocab-size {n_vocab}, or omit it"
             )
         return replace(self.network, vocab_size=n_vocab)
 
     def as_json(self, network: GPTConfig, micro_batch: int) -> dict[str, Any]:
-        """The configuration as plain JSON values, with the network and micro-batch of the run."""
+        """The configuration as JSON values, with the network and micro-batch that the run uses."""
         chosen = {"context_length": network.context_length, "micro_batch": micro_batch}
-        own = replace(self, model=network, eval=self.eval.with_whole_paths(), **chosen)
-        return _plain(asdict(own))
+        own = replace(self, model=network, eval=self.eval.with_absolute_paths(), **chosen)
+        return _as_json_value(asdict(own))
 
 
-def _plain(value: Any) -> Any:
+def _as_json_value(value: Any) -> Any:
+    """The value with lists for tuples and strings for paths, also inside dicts and lists."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _as_json_value(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [_as_json_value(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""What is due besides training: validation, tasks, samples, checkpoints."""
+"""Validation, tasks and samples during training: when they are due, and running them."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 
 
 def due(run: Run, every: int) -> bool:
-    """Whether something that happens every so many steps, and at the end, happens now."""
+    """Whether something that happens every `every` steps, and at the end, is due now."""
     return every > 0 and (run.step % every == 0 or run.step == run.steps)
 
 
 def evaluation_due(run: Run) -> bool:
-    """Whether validation, tasks or samples are due and not done yet (before a resume)."""
+    """Whether validation, tasks or samples are due and were not done before a resume."""
     config = run.config
     periods = (config.eval.every, config.eval.tasks_every, config.sample.every)
     return run.results.get("step") != run.step and any(due(run, every) for every in periods)
 
 
 def evaluate(run: Run) -> None:
-    """Measure the plain model and draw samples; the numbers go into the present step's line.
+    """Measure the plain model and draw samples. The numbers go into the present step's line.
 
-    One that fails takes no other with it. If the ranks agree to stop meanwhile, all is left for the
-    next start.
+    A part that fails does not affect the others. If the ranks agree to stop meanwhile, the next
+    start does all of it.
     """
     metrics: Metrics = {}
     for name, part in parts_due(run):
@@ -42,14 +42,14 @@ def evaluate(run: Run) -> None:
         except StopAgreed:
             run.progress.stop_agreed = True
             return
-        # Of a measurement on every rank alike; of samples on rank 0, for which nobody waits.
+        # A measurement fails on every rank alike. Samples fail on rank 0, and nobody waits for it.
         except (ValueError, OSError) as error:
             log.error("%s at step %d failed (%s); training goes on", name, run.step, error)
     run.results = {"step": run.step, "metrics": metrics}
 
 
 def parts_due(run: Run) -> Iterator[tuple[str, Callable[[], Mapping[str, float]]]]:
-    """What is to be measured and drawn now, by its name."""
+    """What is due now, by name."""
     config = run.config
     if due(run, config.eval.every):
         yield "val_loss", partial(validate, run)
@@ -68,12 +68,12 @@ def validate(run: Run) -> dict[str, float]:
         tokens=run.config.eval.val_tokens,
         context_length=run.plan.context_length,
         micro_batch=run.plan.micro_batch,
-        dtype=run.dtype,
+        dtype=run.learner.dtype,
     )
 
 
 def sample(run: Run) -> dict[str, float]:
-    """Continue the configured prompts; one file a step, and TensorBoard text."""
+    """Continue the configured prompts: one file for each step, and TensorBoard text."""
     config = run.config.sample
     options = GenerateOptions(
         max_tokens=config.max_tokens,

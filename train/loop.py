@@ -1,7 +1,7 @@
-"""The training loop: step, metrics, and what is due. One line a step means one state a line.
+"""The training loop: step, metrics, and what is due. The line of step `s` is about one state.
 
-The line of step `s` holds everything measured on the weights after `s` updates: validation, tasks,
-and the training loss of update `s` before it changes them.
+It holds everything measured on the weights after `s` updates: validation, tasks, and the training
+loss of update `s` before it changes them.
 """
 
 from storage.run_folder import State
@@ -11,41 +11,41 @@ from train.profile_steps import ProfiledSteps
 from train.run import Run
 from train.saving import save, save_and_wait, save_due
 from train.schedule import learning_rate
-from train.step import train_step
 
 
 def train(run: Run) -> State:
-    """Train to the last step, or to a stop that all ranks agreed on; says which it was."""
-    config = run.config
+    """Train to the last step, or to a stop on which all ranks agreed; returns which it was."""
+    config, learner, progress = run.config, run.learner, run.progress
     span = config.profile if run.ranks.is_main else None
     profiled = ProfiledSteps(span, config.out, run.ranks.device)
-    run.progress.start_clock()
-    while not run.progress.stop_agreed:
+    progress.clock.start()
+    while not progress.stop_agreed:
         check(run)
         if evaluation_due(run):
-            run.report()  # the step in flight, whose seconds are not evaluation's
-            with run.progress.paused():
+            with run.aside():
                 evaluate(run)
-            continue  # a stop may have been agreed meanwhile
+            continue  # the ranks may have agreed to stop meanwhile
         if run.step >= run.steps:
             break
+        run.saver.log_failure()
         if save_due(run):
-            run.report()
-            with run.progress.paused():
+            with run.aside():
                 save(run)
 
         profiled.before(run.step)
-        step, extra = run.step, run.take_extra()  # what was just measured belongs to its line
+        step, extra = run.step, run.take_extra()  # what was just measured belongs to this line
         batch = run.loader.next_step()
         lr = learning_rate(step, run.steps, config.optimizer.lr, config.schedule)
-        values = train_step(run, batch, lr, run.stop_wanted())
-        run.report()  # the step before, while this one runs
-        run.progress.launched(step, lr, batch.first_window, run.tokens, values, extra)
+        run.heartbeat()
+        values = learner.step(batch, lr, run.stop.wanted, progress.guard.limits(step))
+        run.advance(batch)
+        run.write_line()  # of the step before, while this one runs
+        progress.launched(step, lr, batch.first_window, run.tokens, values, extra)
 
     profiled.close()
-    run.report()
+    run.write_line()
     check_before_last_save(run)
-    if run.progress.stop_agreed:
+    if progress.stop_agreed:
         save_and_wait(run)
         return "preempted"
     run.metrics.write(run.step, {"tokens": run.tokens, **run.take_extra()})

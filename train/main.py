@@ -2,7 +2,8 @@
 
     torchrun --nproc_per_node=8 train/main.py [PRESET] [--data ...] [--out ...] [--help]
 
-Data set folder in, run folder with checkpoints, metrics and samples out. Again: it continues.
+Reads a data set folder, writes a run folder with checkpoints, metrics and samples. The same command
+again continues the run.
 """
 
 import logging
@@ -23,14 +24,14 @@ log = logging.getLogger("train")
 def main() -> None:
     """Check, build, train, report."""
     silence_other_ranks()
-    asked = StopRequest()
-    asked.listen()
+    stop_request = StopRequest()
+    stop_request.listen()
     with user_errors():
         config = parse(sys.argv[1:])
-        with record_early_preemption(config.out, asked):
+        with record_early_preemption(config.out, stop_request):
             ranks = start(config.device, deterministic=config.deterministic, watched=True)
             inputs = check_inputs(config, ranks)
-            run = None if inputs.finished else build_run(config, ranks, inputs, asked)
+            run = None if inputs.finished else build_run(config, ranks, inputs, stop_request)
             if run is not None:
                 dry_run(run)
     if run is None:
@@ -38,7 +39,7 @@ def main() -> None:
         code = 0
     else:
         code = finish(run)
-    del run  # before the process group that its replica belongs to, see stop()
+    del run  # its DDP replica must be freed before the process group, see stop()
     stop()
     if code:
         sys.exit(code)

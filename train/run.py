@@ -1,139 +1,224 @@
-"""A Run: everything that one training run holds, and what its parts do together."""
+"""A Run: a training run in progress. It owns what belongs to the run and not to a single step."""
 
 import faulthandler
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from data_prep.dataset.shards import DataSet
 from data_prep.tokenizer import Tokenizer
 from eval.subject import EvalOptions, Subject
 from model.gpt import GPT
-from model.precision import autocast
 from parallel.collectives import set_collective_timeout
 from parallel.ranks import Ranks
 from parallel.stop_signals import StopRequest
 from storage.metrics import MetricLog, Metrics
-from storage.run_folder import RunFolder
+from storage.run_folder import RunFolder, record_start
 from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.checkpoint import CheckpointContents, RunPosition
-from train.checkpoints.host_copy import HostCopy
+from train.checkpoints.config_changes import Change
 from train.config import Config
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
 from train.memory.forecast import Forecast
+from train.memory.micro_batch import halved, record_micro_batch, request_smaller_micro_batch
 from train.progress import Progress
+from train.step import Learner, StepBatch
 
 STEPS_TO_A_STOP = 4  # a stop is agreed on in one step and acted on in the next, and steps vary
 SPARE_SECONDS = 2.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a run is in the training stream after `updates` updates."""
+
+    updates: int
+    next_window: int
+    """First window of the training stream that no update has taken."""
+    windows: int
+    """Windows that the updates took: `next_window` less the windows that were left out."""
 
 
 @dataclass
 class Run:
-    """A run in progress. `model` is the plain network; only the step uses `step_model`."""
+    """A run in progress."""
 
     config: Config
-    ranks: Ranks
-    plan: BatchPlan
     steps: int
-    dtype: torch.dtype
-    eval_options: EvalOptions
+    """Optimizer steps of the whole run."""
+    learner: Learner
     data: DataSet
     tokenizer: Tokenizer
     folder: RunFolder
-    model: GPT
-    step_model: nn.Module
-    optimizer: Optimizer
     loader: Loader
     progress: Progress
     metrics: MetricLog
     saver: BackgroundSave
-    host_copy: HostCopy
     stop: StopRequest
     compute_time: ComputeTime
     forecast: Forecast
-    step: int = 0
-    next_window: int = 0
-    """First window of the training stream that none of the `step` updates took."""
-    windows: int = 0
-    """Windows that the updates took."""
-    consistent: bool = True
-    """Whether weights and moments are those after `step` updates: not so inside an update."""
+    cursor: Cursor
     results: dict[str, Any] = field(default_factory=dict)
-    """The last evaluation: its step and metrics, as kept in checkpoints."""
-    checked_step: int = -1
+    """The last evaluation: its step and metrics, as checkpoints keep them."""
+    compared_step: int = -1
     """Step before which the ranks were last compared."""
-    extra: Metrics = field(default_factory=dict)
-    """What else goes into the present step's line."""
+
+    def __post_init__(self) -> None:
+        self.learner.between_micro_steps = self.progress.wait
+        self.learner.before_update = self.saver.host_copy.before_update
+        self.learner.smaller_plan = self.smaller_plan
+
+    # --- what the learner and the cursor know ---
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among all processes of the job."""
+        return self.learner.ranks
+
+    @property
+    def step(self) -> int:
+        """Updates done: the number of the present step."""
+        return self.learner.updates
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How a step is cut into micro-batches now."""
+        return self.learner.plan
+
+    @property
+    def model(self) -> GPT:
+        """The plain network, for evaluation, samples and checkpoints."""
+        return self.learner.model
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens of all steps so far."""
+        return self.cursor.windows * self.plan.context_length
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether weights, moments and cursor belong to the same number of updates."""
+        return self.learner.consistent and self.cursor.updates == self.learner.updates
+
+    # --- what evaluation sees ---
+
+    @property
+    def subject(self) -> Subject:
+        """The model under evaluation. Long evaluations notice a stop request."""
+        return Subject(self.model, self.tokenizer, replace(self.ranks, poll_stop=self.poll_stop))
+
+    @property
+    def eval_options(self) -> EvalOptions:
+        """How tasks are run."""
+        return self.config.eval.options(self.plan.micro_batch, self.config.dtype)
 
     @property
     def fresh_results(self) -> Metrics:
         """What was evaluated on the present weights."""
         return self.results["metrics"] if self.results.get("step") == self.step else {}
 
-    @property
-    def subject(self) -> Subject:
-        """What evaluation sees of this run."""
-        ranks = replace(self.ranks, stop_wanted=self.stop_wanted)
-        return Subject(self.model, self.tokenizer, ranks)
+    # --- metrics ---
 
-    @property
-    def tokens(self) -> int:
-        """Target tokens of all steps so far."""
-        return self.windows * self.plan.context_length
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The arithmetic of the training step's matrix products."""
-        return autocast(self.dtype, self.ranks.device)
-
-    def report(self) -> None:
-        """Write the line of the step in flight, if there is one."""
+    def write_line(self) -> None:
+        """Read the step in flight, if there is one, and write its metric line."""
         found = self.progress.read()
-        if found is not None:
-            step, metrics = found
-            metrics |= self.forecast.look(self.progress, self.host_copy.allocated_bytes > 0)
-            self.metrics.write(step, metrics)
+        if found is None:
+            return
+        step, metrics = found
+        clock, host_copy = self.progress.clock, bool(self.saver.host_copy.allocated_bytes)
+        self.metrics.write(step, metrics | self.forecast.compare(clock, self.plan, host_copy))
+        if clock.timed_steps == 1:
+            self._first_step_done()
 
-            if self.progress.timed_steps == 1:
-                set_collective_timeout(self.progress.patience)
+    def _first_step_done(self) -> None:
+        """From now on a stop saves, and a rank that does not respond is noticed soon."""
+        self.stop.nothing_to_save = False
+        set_collective_timeout(self.progress.watch.seconds)
 
-    def advance(self) -> None:
-        """The update is done, or queued: from here on the state is the next step's."""
-        self.step, self.next_window, self.consistent = self.step + 1, self.loader.next_window, True
-        self.windows += self.plan.windows
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work between two steps: the step in flight is read first, and the clock is paused."""
+        self.write_line()
+        with self.progress.clock.paused():
+            yield
 
     def take_extra(self) -> Metrics:
-        """What else there is to say on the present step, once."""
-        extra, self.extra = self.fresh_results | self.extra, {}
-        return extra
+        """What else belongs into the present step's line, once."""
+        return self.fresh_results | self.saver.take_metrics()
 
-    def stop_wanted(self) -> bool:
-        """Whether this rank wants to stop; rank 0 also looks at the clock."""
+    # --- stopping ---
+
+    def heartbeat(self) -> None:
+        """Show that this process makes progress. Rank 0 also checks the time limit."""
         if self.ranks.is_main:
-            steps_ahead = STEPS_TO_A_STOP * self.progress.step_seconds
-            self.stop.check_time_limit(2 * self.saver.longest_seconds + steps_ahead + SPARE_SECONDS)
-        self.arm_watchdog(2 * self.progress.patience + 60)
+            steps_ahead = STEPS_TO_A_STOP * self.progress.clock.step_seconds
+            needed = 2 * self.saver.longest_seconds + steps_ahead + SPARE_SECONDS
+            self.stop.check_time_limit(needed)
+        self.arm_watchdog(2 * self.progress.watch.seconds + 60)
+
+    def poll_stop(self) -> bool:
+        """A heartbeat, then whether this process was asked to stop. For long evaluations."""
+        self.heartbeat()
         return self.stop.wanted
 
     def arm_watchdog(self, seconds: float) -> None:
-        """From now on this process may wait so long for NCCL, which knows no limit, then it ends.
+        """End this process if it waits `seconds` for NCCL, which has no timeout of its own here.
 
-        A later call sets another time, `close` takes it back.
+        A later call sets another time, and `close` disarms it.
         """
         if self.ranks.world_size > 1 and self.ranks.device.type == "cuda":
-            # Only a thread of C can end a process that waits for NCCL outside of a step.
+            # Only a C thread can end a process that waits for NCCL outside of a step.
             faulthandler.dump_traceback_later(seconds, exit=True)
 
+    # --- progress and checkpoints ---
+
+    def advance(self, batch: StepBatch) -> None:
+        """Move the cursor behind the windows of the step that was just made."""
+        taken = self.plan.windows
+        windows = self.cursor.windows + taken
+        self.cursor = Cursor(self.learner.updates, batch.first_window + taken, windows)
+
+    def smaller_plan(self, plan: BatchPlan, error: torch.OutOfMemoryError) -> BatchPlan:
+        """Half the micro-batch, recorded in the run folder, after a step ran out of memory.
+
+        The step is then repeated with the same windows. With several ranks this rank cannot notify
+        its peers, which wait for it inside the backward pass: it records the smaller micro-batch
+        and fails, and torchrun's restart uses it.
+        Raises: torch.OutOfMemoryError if nothing is left to halve, or if there are other ranks.
+        """
+        smaller = halved(plan, self.config.micro_batch, error)
+        text = (
+            f"out of memory in step {self.step}: "
+            f"micro-batch {plan.micro_batch} -> {smaller.micro_batch}"
+        )
+        if plan.world_size > 1:
+            request_smaller_micro_batch(self.folder, plan)
+            raise torch.OutOfMemoryError(f"{text} from the next start on ({error})") from error
+        log.warning("%s, the step is repeated; a break in bitwise identity, batch the same", text)
+        record_micro_batch(self.folder, smaller)
+        record_start(
+            self.folder,
+            self.folder.attempt,
+            world_size=1,
+            micro_batch=smaller.micro_batch,
+            out_of_memory_at_step=self.step,
+            changed=[asdict(Change("micro_batch", plan.micro_batch, smaller.micro_batch))],
+        )
+        return smaller
+
     def position(self) -> RunPosition:
-        """Where the run stands."""
+        """Where the run is, as checkpoints record it."""
         return RunPosition(
             step=self.step,
-            next_window=self.next_window,
+            next_window=self.cursor.next_window,
             seed=self.config.seed,
             data=str(self.config.data.resolve()),
             data_fingerprint=self.data.fingerprint,
@@ -141,7 +226,7 @@ class Run:
             micro_batch=self.plan.micro_batch,
             val_tokens=self.config.eval.val_tokens,
             lines=[line for line in self.metrics.recent if line["step"] < self.step],
-            windows=self.windows,
+            windows=self.cursor.windows,
         )
 
     def contents(self, tensors: dict[str, Tensor]) -> CheckpointContents:
@@ -150,7 +235,7 @@ class Run:
         return CheckpointContents(self.position(), shape, tensors, self.tokenizer, self.results)
 
     def close(self) -> None:
-        """End the threads, put metrics on disk, let others write here."""
+        """End the threads, flush the metrics, release the folder."""
         faulthandler.cancel_dump_traceback_later()
         self.saver.wait()
         self.loader.close()

@@ -1,92 +1,207 @@
-"""One optimizer step: forward and backward over the micro-steps, one reduction, one update."""
+"""One optimizer step: forward and backward over the micro-steps, one reduction, one update.
 
-from dataclasses import replace
+The Learner needs a network, an optimizer and a batch plan, and no run, folder or data set.
+Shape letters: W windows of this rank in one step, B windows of a micro-batch, T tokens of a window.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
+from model.gpt import GPT
+from model.precision import autocast
 from parallel.collectives import sum_over_ranks
-from parallel.data_parallel import gradient_sync
-from train.loader import StepBatch
-from train.memory.micro_batch import halve_micro_batch
+from parallel.data_parallel import fix_bucket_layout, gradient_sync
+from parallel.ranks import Ranks
+from train.batch_plan import BatchPlan
 from train.optimizers.registry import update
-from train.progress import DIGEST, LOSS, NORM, SKIPPED, STOP, VALUES, split_digest
-from train.run import Run
+
+# A step's values: one float64 vector, so that one reduction carries all of them.
+LOSS, STOP, DIGEST = 0, 1, slice(2, 6)  # summed over ranks
+NORM, SKIPPED = 6, 7  # the same on every rank, filled in after the sum
+VALUES = 8
+# A 64-bit digest travels as four 16-bit parts: float64 holds their sums exactly.
+_SHIFTS = (0, 16, 32, 48)
+NO_LIMITS = (float("inf"), float("inf"))
 
 
-def train_step(run: Run, batch: StepBatch, lr: float, stop_wanted: bool) -> torch.Tensor:
-    """Update the weights once; every rank takes the same decision from the same reduced values.
+@dataclass(frozen=True)
+class StepBatch:
+    """One rank's windows of a step."""
 
-    No collective follows the update: a rank whose peer dies is before it or after it, never within.
-    Returns the step's values on the device, (VALUES,) float64: the loss before the update (mean
-    over all target tokens of all ranks), ranks that want to stop, the digest in four 16-bit sums,
-    the gradient norm before clipping, and whether the update was skipped.
-    """
-    values = torch.zeros(VALUES, dtype=torch.float64)
-    values[STOP] = float(stop_wanted)
-    values[DIGEST] = split_digest(batch.digest)
-    values = values.to(run.ranks.device, non_blocking=True)
-    while not forward_and_backward(run, batch, values):
-        torch.cuda.empty_cache()  # does nothing on the CPU
-    values[LOSS] /= run.plan.world_size  # so that the sum over ranks is the mean
-    sum_over_ranks(values)
-    values[NORM] = clip(run, values)
-    values[SKIPPED] = (~is_sound(run, values)).double()
-    run.host_copy.before_update(run.step)  # a save that is copying this state comes first
-    run.consistent = False  # until it has advanced: a survivor must not save what lies between
-    update(run.optimizer, lr, skip=values[SKIPPED].float())
-    run.advance()
-    return values
+    first_window: int
+    """First window of the step over all ranks."""
+    digest: int
+    """Order-free digest of this rank's windows; those of all ranks add up modulo 2**64."""
+    windows: Tensor
+    """(W, T + 1) int16, the bits of uint16 token ids, on the device."""
+
+    def micro_batches(self, size: int) -> Tensor:
+        """The windows in micro-batches. Shape: (W / size, size, T + 1)."""
+        return self.windows.view(-1, size, self.windows.shape[-1])
 
 
-def forward_and_backward(run: Run, batch: StepBatch, values: torch.Tensor) -> bool:
-    """Gradients and loss of the step; False if memory ran out and less is to be tried at once.
-
-    The failed attempt's tensors are gone only when this has returned. Only one micro-step is queued
-    behind the step in flight: should that hang, CUDA would block this thread inside a launch after
-    some 1,000 kernels, and nothing would be heard any more. With a single micro-step its kernels
-    may be too many by themselves; to wait sooner would leave the device without work.
-    Raises: torch.OutOfMemoryError where this rank cannot try again.
-    """
-    run.optimizer.zero_grad(set_to_none=True)
-    values[LOSS] = 0
-    # The plan's micro-batch may be smaller by now than the one that the loader dealt.
-    dealt = batch.tokens
-    batch = replace(batch, tokens=dealt.view(-1, run.plan.micro_batch, dealt.shape[-1]))
-    accumulate = len(batch.tokens)
-    try:
-        for micro in range(accumulate):
-            if micro > 0:
-                run.progress.wait()
-            ids, targets = batch.micro_step(micro)
-            with gradient_sync(run.step_model, enabled=micro == accumulate - 1):
-                with run.autocast():
-                    loss = run.step_model(ids, targets) / accumulate
-                loss.backward()
-            values[LOSS] += loss.detach()
-        run.progress.wait()
-    except torch.OutOfMemoryError as error:
-        halve_micro_batch(run, error)
-        return False
-    return True
+def ids_and_targets(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a micro-batch. Shapes: (B, T + 1) int16 -> twice (B, T) int64."""
+    ids = windows.to(torch.int64) & 0xFFFF
+    return ids[:, :-1], ids[:, 1:]
 
 
-def is_sound(run: Run, values: torch.Tensor) -> torch.Tensor:
-    """Whether the update may be applied: finite, and within the limits if there are any. On device.
+def split_digest(digest: int) -> Tensor:
+    """A 64-bit digest as four 16-bit parts, lowest first. Shape: (4,) float64."""
+    return torch.tensor([(digest >> shift) & 0xFFFF for shift in _SHIFTS]).double()
 
-    The limits are plain numbers, the same on every rank, from steps that all of them have read.
+
+def join_digest(parts: Iterable[Tensor]) -> int:
+    """The digest modulo 2**64 from parts that were summed over ranks."""
+    return sum(int(part) << shift for part, shift in zip(parts, _SHIFTS, strict=True)) % 2**64
+
+
+def is_sound(values: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Whether the update may be applied: loss and norm finite, and within `limits`. On the device.
+
+    The limits are plain numbers, the same on every rank, from steps that all ranks have read.
+    Shapes: (VALUES,) -> () bool.
     """
     sound = torch.isfinite(values[LOSS]) & torch.isfinite(values[NORM])
-    if run.config.guard.skip_spikes:
-        loss_limit, norm_limit = run.progress.guard.limits(run.step)
-        sound &= (values[LOSS] <= loss_limit) & (values[NORM] <= norm_limit)
+    if limits != NO_LIMITS:
+        sound &= (values[LOSS] <= limits[0]) & (values[NORM] <= limits[1])
     return sound
 
 
-def clip(run: Run, values: torch.Tensor) -> torch.Tensor:
-    """Scale the gradient down to the configured norm; returns its norm before."""
-    parameters = [p for p in run.model.parameters() if p.grad is not None]
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if run.config.optimizer.clip is not None:
-        clip_grads_with_norm_(parameters, run.config.optimizer.clip, norm)
-    return norm.to(values.dtype)
+def _nothing(*_: object) -> None:
+    """The default of what a run may hook into a step."""
+
+
+def _give_up(plan: BatchPlan, error: torch.OutOfMemoryError) -> BatchPlan:
+    raise error
+
+
+@dataclass
+class Learner:
+    """What makes a step. `model` is the plain network; only the step uses `step_model`.
+
+    A run sets the three hooks. Without them a step is complete too.
+    """
+
+    ranks: Ranks
+    model: GPT
+    step_model: nn.Module
+    """Network and loss in one module, compiled and wrapped for DDP as configured."""
+    optimizer: Optimizer
+    plan: BatchPlan
+    """How a step is cut into micro-batches. No other copy exists: it shrinks if memory runs out."""
+    dtype: torch.dtype
+    """Arithmetic of the step's matrix products."""
+    clip: float | None = 1.0
+    """Largest norm of the whole gradient; None never clips."""
+    updates: int = 0
+    """Updates done, those that were skipped included."""
+    consistent: bool = True
+    """Whether weights and moments are those after `updates` updates: not inside an update."""
+    between_micro_steps: Callable[[], None] = _nothing
+    before_update: Callable[[int], None] = _nothing
+    """Called with the number of the update that follows."""
+    smaller_plan: Callable[[BatchPlan, torch.OutOfMemoryError], BatchPlan] = _give_up
+    """The plan to go on with after memory ran out; raises where this process cannot go on."""
+
+    def step(
+        self,
+        batch: StepBatch,
+        lr: float,
+        stop_wanted: bool = False,
+        limits: tuple[float, float] = NO_LIMITS,
+    ) -> Tensor:
+        """Update the weights once. Every rank decides the same from the same reduced values.
+
+        Returns the step's values on the device, (VALUES,) float64: the loss before the update
+        (mean over all target tokens of all ranks), the number of ranks that want to stop, the
+        digest in four 16-bit sums, the gradient norm before clipping, and whether the update was
+        skipped. `limits` are the largest loss and norm that are not skipped.
+        Raises: torch.OutOfMemoryError where this rank cannot try again with less.
+        """
+        values = torch.zeros(VALUES, dtype=torch.float64)
+        values[STOP] = float(stop_wanted)
+        values[DIGEST] = split_digest(batch.digest)
+        values = values.to(self.ranks.device, non_blocking=True)
+        while not self._forward_and_backward(batch, values):
+            torch.cuda.empty_cache()  # does nothing on the CPU
+        values[LOSS] /= self.plan.world_size  # so that the sum over ranks is the mean
+        sum_over_ranks(values)
+        values[NORM] = self.clip_gradient().to(values.dtype)
+        values[SKIPPED] = (~is_sound(values, limits)).double()
+        # No collective follows: a rank whose peer dies is before the update or after it.
+        self.before_update(self.updates)
+        self.consistent = False  # an emergency checkpoint must not save a half-made update
+        update(self.optimizer, lr, skip=values[SKIPPED].float())
+        self.updates, self.consistent = self.updates + 1, True
+        return values
+
+    def _forward_and_backward(self, batch: StepBatch, values: Tensor) -> bool:
+        """Gradients and loss of the step; False if memory ran out and `plan` is smaller now.
+
+        The tensors of a failed attempt are freed only when this has returned.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        values[LOSS] = 0
+        micro_batches = batch.micro_batches(self.plan.micro_batch)
+        last = len(micro_batches) - 1
+        try:
+            for number, windows in enumerate(micro_batches):
+                # At most one micro-step is queued behind the step in flight. Should that hang, CUDA
+                # would block this thread inside a launch after some 1,000 kernels, and no signal
+                # would be handled. Waiting earlier would leave the device without work.
+                if number > 0:
+                    self.between_micro_steps()
+                ids, targets = ids_and_targets(windows)
+                with gradient_sync(self.step_model, enabled=number == last):
+                    with self.autocast():
+                        loss = self.step_model(ids, targets) / len(micro_batches)
+                    loss.backward()
+                values[LOSS] += loss.detach()
+            self.between_micro_steps()
+        except torch.OutOfMemoryError as error:
+            self.plan = self.smaller_plan(self.plan, error)
+            return False
+        return True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The arithmetic of the step's matrix products, as a context."""
+        return autocast(self.dtype, self.ranks.device)
+
+    def clip_gradient(self) -> Tensor:
+        """Scale the gradient down to norm `clip`; returns its norm before. Shape: ()."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip is not None:
+            clip_grads_with_norm_(parameters, self.clip, norm)
+        return norm
+
+    def trial_step(self, windows: Tensor) -> Tensor:
+        """One micro-step, its reduction, and an update that is skipped; returns the loss.
+
+        Weights and moments stay as they are, bit for bit. Shape: (B, T + 1) int16 -> ().
+        """
+        ids, targets = ids_and_targets(windows.to(self.ranks.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        with gradient_sync(self.step_model, enabled=True):
+            with self.autocast():
+                loss = self.step_model(ids, targets)
+            loss.backward()
+        self.clip_gradient()
+        update(self.optimizer, 0.0, skip=torch.ones((), device=self.ranks.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def fix_bucket_layout(self) -> None:
+        """Have DDP lay out its gradient buckets for good, before the first step."""
+        shape = (self.plan.micro_batch, self.plan.context_length + 1)
+        zeros = torch.zeros(shape, dtype=torch.int64, device=self.ranks.device)
+        with self.autocast():
+            fix_bucket_layout(self.step_model, zeros)

@@ -1,8 +1,8 @@
-"""Samples drawn side by side with a KV cache: prompts of any lengths in one batch.
+"""Batched decoding with a KV cache: continues prompts of different lengths in one batch.
 
-When a sample's window is full (`context_length` tokens), its newer half is kept and encoded again:
-learned positions cannot slide. A prompt longer than the window is cut the same way. Samples that
-have ended leave the batch. Shape letters: B samples, C model width, V padded vocabulary.
+A window has at most `context_length` tokens. When it is full, its newer half is kept and encoded
+again, because learned positions cannot slide. A longer prompt is cut in the same way. Finished
+samples leave the batch. Shape letters: B samples, C model width, V padded vocabulary.
 """
 
 import logging
@@ -27,7 +27,7 @@ from eval.subject import Subject, evaluating
 from model.gpt import GPT
 from model.kv_cache import KVCache
 from model.precision import autocast, choose_dtype
-from parallel.collectives import all_gather_object, raise_on_all_ranks
+from parallel.collectives import all_gather_object, together
 
 FinishReason = Literal["end_of_text", "stop", "length"]
 
@@ -36,41 +36,42 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model added to a prompt."""
+    """A finished continuation of a prompt."""
 
     prompt_index: int
     sample_index: int
     text: str
-    """Without end-of-text, and cut before a stop string."""
+    """The text without end-of-text, cut before the first stop string."""
     token_ids: tuple[int, ...]
-    """Every token drawn but end-of-text; those of a stop string are among them."""
+    """All sampled tokens except end-of-text, including those of a stop string."""
     finish_reason: FinishReason
     logprob_sum: float
-    """Nats of `token_ids` under the model itself: temperature 1, no penalty, all tokens."""
+    """Log probability of `token_ids` in nats under the unmodified model: temperature 1, no penalty,
+    all tokens allowed."""
 
 
 class PartialSample:
-    """A sample that is being drawn."""
+    """A sample that is still growing token by token."""
 
     def __init__(
         self,
         prompt: list[int],
-        where: tuple[int, int],
+        index: tuple[int, int],
         tokenizer: Tokenizer,
         options: GenerateOptions,
     ) -> None:
-        """`where` is the prompt's index and the sample's among those of the prompt."""
+        """`index` is (index of the prompt, index of the sample within that prompt)."""
         self.ids = list(prompt)
-        self.where = where
+        self.index = index
         self.finish_reason: FinishReason | None = None
         self.seen: Tensor | None = None
-        """Tokens that `ids` holds, shape (V,); only kept for a repetition penalty."""
+        """Which tokens are in `ids`, shape (V,) bool; only used for a repetition penalty."""
         self._begin = len(prompt)
         self._window_begin = 0
         self._logprob_sum = 0.0
         self._end_of_text = tokenizer.end_of_text
-        self._most = options.max_tokens
-        self._uniforms = uniform_numbers(options.seed, *where, options.max_tokens).tolist()
+        self._max_tokens = options.max_tokens
+        self._uniforms = uniform_numbers(options.seed, *index, options.max_tokens).tolist()
         self._stream = TextStream(tokenizer, options.stop)
 
     @property
@@ -79,22 +80,22 @@ class PartialSample:
         return self._uniforms[len(self.ids) - self._begin]
 
     def warn_if_truncated(self, context_length: int) -> None:
-        """Warn, once a prompt, that it is longer than the window."""
-        prompt, sample = self.where
+        """Warn, once per prompt, if it is longer than the window."""
+        prompt, sample = self.index
         if sample == 0 and self._begin > context_length:
             log.warning(
-                "prompt %d has %d tokens, more than context_length=%d: its last %d are continued",
+                "prompt %d has %d tokens, more than context_length=%d: only its last %d are used",
                 *(prompt + 1, self._begin, context_length, max(1, context_length // 2)),
             )
 
     def window(self, context_length: int) -> list[int]:
-        """The tokens that the next one is drawn from."""
+        """The tokens that the model reads to predict the next one."""
         if len(self.ids) - self._window_begin > context_length:
             self._window_begin = len(self.ids) - max(1, context_length // 2)
         return self.ids[self._window_begin :]
 
     def add(self, token: int, logprob: float) -> str:
-        """Add a drawn token; gives the text that is certain now and was not before."""
+        """Append a sampled token. Returns the new text that no later token can change."""
         if token == self._end_of_text:
             self.finish_reason = "end_of_text"
             return self._stream.finish()
@@ -105,29 +106,32 @@ class PartialSample:
         new = self._stream.add(token)
         if self._stream.stopped:
             self.finish_reason = "stop"
-        elif len(self.ids) - self._begin == self._most:
+        elif len(self.ids) - self._begin == self._max_tokens:
             self.finish_reason = "length"
         return new + self._stream.finish() if self.finish_reason else new
 
-    def sample(self) -> Sample:
+    def to_sample(self) -> Sample:
         """The finished sample."""
         assert self.finish_reason is not None
-        drawn = tuple(self.ids[self._begin :])
-        return Sample(*self.where, self._stream.text, drawn, self.finish_reason, self._logprob_sum)
+        new = tuple(self.ids[self._begin :])
+        return Sample(*self.index, self._stream.text, new, self.finish_reason, self._logprob_sum)
 
 
 OnToken = Callable[[PartialSample, str], None]
-"""Called after each token with the sample and the text it gained."""
+"""Callback after each token, with the sample and its new text."""
 
 
-def ignore_token(draft: PartialSample, new: str) -> None:
-    """Nobody looks on."""
+def ignore_token(sample: PartialSample, new: str) -> None:
+    """An `OnToken` callback that does nothing."""
 
 
 def start_samples(
     tokenizer: Tokenizer, prompts: Sequence[str], options: GenerateOptions
 ) -> list[PartialSample]:
-    """A draft for each sample of each prompt, in order; an empty prompt begins a new document."""
+    """An unfinished sample for each sample of each prompt, in order.
+
+    An empty prompt starts a new document.
+    """
     return [
         PartialSample(ids, (prompt, sample), tokenizer, options)
         for prompt, text in enumerate(prompts)
@@ -137,108 +141,106 @@ def start_samples(
 
 
 def split_into_batches(
-    drafts: Sequence[PartialSample], options: GenerateOptions
+    samples: Sequence[PartialSample], options: GenerateOptions
 ) -> list[list[PartialSample]]:
-    """The drafts in batches, formed without regard to who draws them."""
+    """The samples in batches, which do not depend on the number of ranks."""
     size = options.batch_size
-    return [list(drafts[i : i + size]) for i in range(0, len(drafts), size)]
+    return [list(samples[i : i + size]) for i in range(0, len(samples), size)]
 
 
 def sample_on_ranks(
     subject: Subject,
-    drafts: Sequence[PartialSample],
+    samples: Sequence[PartialSample],
     options: GenerateOptions,
-    watch: OnToken = ignore_token,
+    on_token: OnToken = ignore_token,
 ) -> list[Sample]:
-    """Every draft as a finished sample, in order, on every rank; each draws its own batches.
+    """Finish all samples, with the batches split over the ranks. Every rank returns all, in order.
 
-    Raises: ValueError on every rank if one could not.
+    Raises: ValueError on every rank if sampling failed on one.
     """
-    ranks, batches = subject.ranks, split_into_batches(drafts, options)
+    ranks, batches = subject.ranks, split_into_batches(samples, options)
     own = batches[ranks.rank :: ranks.world_size]
-    error = None
-    try:
-        sample_batches(subject.model, own, options, watch)
-    except ValueError as found:
-        error = found
-    raise_on_all_ranks(error)
-    shares = all_gather_object([[draft.sample() for draft in batch] for batch in own])
-    dealt = (shares[i % ranks.world_size][i // ranks.world_size] for i in range(len(batches)))
-    return [sample for batch in dealt for sample in batch]
+    together(lambda: sample_batches(subject.model, own, options, on_token))
+    by_rank = all_gather_object([[sample.to_sample() for sample in batch] for batch in own])
+    in_order = (by_rank[i % ranks.world_size][i // ranks.world_size] for i in range(len(batches)))
+    return [sample for batch in in_order for sample in batch]
 
 
 def sample_batches(
     model: GPT,
     batches: Sequence[list[PartialSample]],
     options: GenerateOptions,
-    watch: OnToken = ignore_token,
+    on_token: OnToken = ignore_token,
 ) -> None:
-    """Finish every draft; after running out of memory, half as many go on side by side.
+    """Finish every sample. If memory runs out, continue with batches of half the size.
 
-    Raises: ValueError for logits that are not numbers, or if one draft alone is too much.
+    Raises: ValueError if the logits are not finite, or a single sample does not fit in memory.
     """
-    for draft in (draft for batch in batches for draft in batch):
-        draft.warn_if_truncated(model.config.context_length)
+    for sample in (sample for batch in batches for sample in batch):
+        sample.warn_if_truncated(model.config.context_length)
     waiting = list(reversed(batches))
-    most = options.batch_size
+    batch_size = options.batch_size
     with evaluating(model):
         while waiting:
-            drafts = [draft for draft in waiting.pop() if draft.finish_reason is None]
-            if len(drafts) > most:
-                waiting += [drafts[most:], drafts[:most]]
-            elif drafts and not draw(model, drafts, options, watch):
-                most = len(drafts) // 2
-                if most == 0:
+            batch = [sample for sample in waiting.pop() if sample.finish_reason is None]
+            if len(batch) > batch_size:
+                waiting += [batch[batch_size:], batch[:batch_size]]
+            elif batch and not try_sample_batch(model, batch, options, on_token):
+                batch_size = len(batch) // 2
+                if batch_size == 0:
                     raise ValueError(
                         f"one sample does not fit the memory of {model.wte.weight.device}; "
-                        "use a device with more, or a smaller model"
+                        "use a device with more memory, or a smaller model"
                     )
-                log.warning("out of memory: %d samples side by side from here", most)
-                waiting.append(drafts)
+                log.warning("out of memory: %d samples per batch from now on", batch_size)
+                waiting.append(batch)
 
 
-def draw(model: GPT, drafts: list[PartialSample], options: GenerateOptions, watch: OnToken) -> bool:
-    """Finish one batch of drafts; False if memory ran out, the drafts then being unfinished."""
+def try_sample_batch(
+    model: GPT, batch: list[PartialSample], options: GenerateOptions, on_token: OnToken
+) -> bool:
+    """Finish the samples of one batch; False if memory ran out, with some of them unfinished."""
     try:
-        _draw(model, drafts, options, watch)
+        _sample_batch(model, batch, options, on_token)
     except torch.OutOfMemoryError:
         return False
     return True
 
 
-def _draw(
-    model: GPT, drafts: list[PartialSample], options: GenerateOptions, watch: OnToken
+def _sample_batch(
+    model: GPT, batch: list[PartialSample], options: GenerateOptions, on_token: OnToken
 ) -> None:
     device = model.wte.weight.device
     dtype = choose_dtype(options.dtype, device)
     context_length = model.config.context_length
-    live = list(drafts)
-    longest = max(len(draft.window(context_length)) for draft in live)
+    active = list(batch)
+    longest = max(len(sample.window(context_length)) for sample in active)
     slots = min(context_length, longest + options.max_tokens)
-    cache = model.new_cache(len(live), slots, dtype)
-    while live:
+    cache = model.new_cache(len(active), slots, dtype)
+    while active:
         with autocast(dtype, device):
-            encode_windows(model, cache, [draft.window(context_length) for draft in live])
-            newest = torch.tensor([draft.ids[-1:] for draft in live], device=device)  # (B, 1)
+            encode_windows(model, cache, [sample.window(context_length) for sample in active])
+            newest = torch.tensor([sample.ids[-1:] for sample in active], device=device)  # (B, 1)
             hidden = model.hidden(newest, cache=cache)[:, -1]  # (B, 1, C) -> (B, C)
             logits = model.masked_logits(hidden)  # (B, C) -> (B, V)
-        tokens, logprobs = choose(logits, live, options)
-        for draft, token, logprob in zip(live, tokens, logprobs, strict=True):
-            watch(draft, draft.add(token, logprob))
-        for row in reversed(range(len(live))):
-            if live[row].finish_reason is not None:
+        tokens, logprobs = next_tokens(logits, active, options)
+        for sample, token, logprob in zip(active, tokens, logprobs, strict=True):
+            on_token(sample, sample.add(token, logprob))
+        # From the end, because `drop` moves the last row into the place of the dropped one.
+        for row in reversed(range(len(active))):
+            if active[row].finish_reason is not None:
                 cache.drop(row)
-                live[row] = live[-1]
-                live.pop()
+                active[row] = active[-1]
+                active.pop()
 
 
 def encode_windows(model: GPT, cache: KVCache, windows: Sequence[list[int]]) -> None:
-    """Bring each row of the cache up to its window but for the newest token.
+    """Make each row of the cache hold its window except for the newest token.
 
-    That is nothing for most rows and steps: only prompts, and windows that moved, are read anew,
-    equal ones once and equally long ones together.
+    Most rows need nothing. Only new prompts and windows that were cut are encoded: equal windows
+    once, and windows of equal length in one forward pass.
     """
-    stale: dict[int, dict[tuple[int, ...], list[int]]] = {}  # by length, then tokens: the rows
+    stale: dict[int, dict[tuple[int, ...], list[int]]] = {}  # rows, by length and by tokens
     for row, window in enumerate(windows):
         if len(window) - 1 != cache.lengths[row]:
             known = tuple(window[:-1])
@@ -253,35 +255,35 @@ def encode_windows(model: GPT, cache: KVCache, windows: Sequence[list[int]]) -> 
                 cache.copy_row(row, fresh, place)
 
 
-def choose(
-    logits: Tensor, drafts: Sequence[PartialSample], options: GenerateOptions
+def next_tokens(
+    logits: Tensor, samples: Sequence[PartialSample], options: GenerateOptions
 ) -> tuple[list[int], list[float]]:
-    """The next token of each draft and its nats under the model. Shapes: logits (B, V)."""
+    """The next token of each sample, and its log probability in nats. Shapes: logits (B, V)."""
     check_logits(logits)
     adjusted = logits
     if options.repetition_penalty != 1:
-        seen = torch.stack([_seen_tokens(draft, logits) for draft in drafts])  # B x (V) -> (B, V)
+        seen = torch.stack([_seen_tokens(sample, logits) for sample in samples])  # (B, V)
         adjusted = apply_repetition_penalty(logits, seen, options.repetition_penalty)
-    uniforms = [draft.uniform for draft in drafts]
+    uniforms = [sample.uniform for sample in samples]
     numbers = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
     tokens = sample_token(adjusted, numbers, options)
     return tokens.tolist(), log_probabilities(logits, tokens).tolist()
 
 
-def _seen_tokens(draft: PartialSample, logits: Tensor) -> Tensor:
-    if draft.seen is None:
-        draft.seen = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
-        draft.seen[draft.ids] = True
-    return draft.seen
+def _seen_tokens(sample: PartialSample, logits: Tensor) -> Tensor:
+    if sample.seen is None:
+        sample.seen = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
+        sample.seen[sample.ids] = True
+    return sample.seen
 
 
 def generate(
     model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerateOptions
 ) -> list[str]:
-    """What the model adds to each prompt; `options.samples` texts a prompt, one after the other.
+    """The texts that continue the prompts: `options.samples` texts per prompt, in prompt order.
 
-    An empty prompt begins a new document. Raises: ValueError for logits that are not numbers.
+    An empty prompt starts a new document. Raises: ValueError if the logits are not finite.
     """
-    drafts = start_samples(tokenizer, prompts, options)
-    sample_batches(model, split_into_batches(drafts, options), options)
-    return [draft.sample().text for draft in drafts]
+    samples = start_samples(tokenizer, prompts, options)
+    sample_batches(model, split_into_batches(samples, options), options)
+    return [sample.to_sample().text for sample in samples]

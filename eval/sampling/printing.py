@@ -1,4 +1,4 @@
-"""Samples on standard output: one as it grows, several one after the other, two side by side."""
+"""Writes samples to standard output: token by token, one after the other, or in two columns."""
 
 import json
 import shutil
@@ -15,54 +15,54 @@ GAP = " │ "
 
 
 def write(text: str) -> None:
-    """Write `text` at once, whatever the terminal's encoding can hold."""
+    """Write `text` and flush; characters that the terminal's encoding lacks become escapes."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 
 class Printer:
-    """Writes finished samples in order, each as soon as those before it are out."""
+    """Writes finished samples in order, each as soon as all before it are written."""
 
     def __init__(self, prompts: Sequence[str], samples: int, *, streams: bool = True) -> None:
-        """`samples` a prompt. With `streams`, a lone sample is written token by token."""
+        """`samples` is per prompt. With `streams`, a single sample is written token by token."""
         self._prompts = prompts
         self._order = [(prompt, i) for prompt in range(len(prompts)) for i in range(samples)]
         self._streams = streams and len(self._order) == 1
         self._finished: dict[tuple[int, int], Sample] = {}
         self._begun = False
 
-    def watch(self, draft: PartialSample, new: str) -> None:
-        """Look on while samples are drawn."""
+    def on_token(self, sample: PartialSample, new: str) -> None:
+        """Write the new text of a single sample; of several, each one when it is finished."""
         if self._streams:
             prompt = "" if self._begun else self._prompts[0]
             self._begun = True
-            write(prompt + new + ("\n" if draft.finish_reason else ""))
-        elif draft.finish_reason:
-            self.add(draft.sample())
+            write(prompt + new + ("\n" if sample.finish_reason else ""))
+        elif sample.finish_reason:
+            self.add(sample.to_sample())
 
     def add(self, sample: Sample) -> None:
-        """Take a finished sample."""
+        """Add a finished sample and write all samples that are next in order."""
         self._finished[sample.prompt_index, sample.sample_index] = sample
         while self._order and (ready := self._finished.pop(self._order[0], None)):
             del self._order[0]
             self.show(ready)
 
     def show(self, sample: Sample) -> None:
-        """Write a sample whose turn it is."""
+        """Write a sample that is next in order."""
         end = SEPARATOR if self._order else "\n"
         write(self._prompts[sample.prompt_index] + sample.text + end)
 
 
 class JsonPrinter(Printer):
-    """Writes each sample as a line of JSON."""
+    """Writes each sample as one line of JSON."""
 
     def __init__(self, prompts: Sequence[str], samples: int, seed: int, checkpoint: str) -> None:
         super().__init__(prompts, samples, streams=False)
         self._origin = {"checkpoint": checkpoint, "seed": seed}
 
     def show(self, sample: Sample) -> None:
-        """Write a sample whose turn it is."""
+        """Write a sample that is next in order."""
         prompt = {"prompt": self._prompts[sample.prompt_index]}
         line = self._origin | prompt | asdict(sample)
         write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -74,7 +74,10 @@ def write_pairs(
     pairs: Sequence[tuple[Sample, Sample]],
     width: int | None = None,
 ) -> None:
-    """Write what two checkpoints made of each prompt in two columns, as wide as the terminal."""
+    """Write the samples of two checkpoints for each prompt in two columns.
+
+    Units: `width` in terminal cells; default: the width of the terminal.
+    """
     width = width or shutil.get_terminal_size().columns
     heads = "\n".join(side_by_side(*names, width))
     blocks = []
@@ -86,14 +89,14 @@ def write_pairs(
 
 
 def side_by_side(left: str, right: str, width: int) -> Iterator[str]:
-    """The lines of two texts in two columns. Units: `width` in terminal cells."""
+    """The lines of two texts in two columns. Units: `width` of both in terminal cells."""
     column = max(1, (width - len(GAP)) // 2)
     for one, other in zip_longest(wrapped(left, column), wrapped(right, column), fillvalue=""):
         yield (one + " " * (column - cells(one)) + GAP + other).rstrip(" ")
 
 
 def wrapped(text: str, width: int) -> Iterator[str]:
-    """Lines of at most `width` cells, broken at spaces where there are any."""
+    """Lines of at most `width` terminal cells, broken at spaces where possible."""
     for line in text.expandtabs(4).replace("\r", "").split("\n"):
         rest = "".join("\ufffd" if unicodedata.category(c) == "Cc" else c for c in line)
         while cells(rest) > width:
@@ -107,7 +110,7 @@ def wrapped(text: str, width: int) -> Iterator[str]:
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal `text` takes: two for a wide character, none for an accent."""
+    """Terminal cells that `text` takes: two for a wide character, none for a combining accent."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text

@@ -1,4 +1,4 @@
-"""Prompts from the command line, a file or standard input."""
+"""Reads prompts from the command line, a file or standard input."""
 
 import json
 import sys
@@ -6,33 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.tokenizer import without_surrogates
-from parallel.collectives import broadcast_object, raise_on_all_ranks
-from parallel.ranks import Ranks
+from parallel.collectives import on_main
 
 STANDARD_INPUT = Path("-")
 
 
-def gather_prompts(given: Sequence[str], file: Path | None, ranks: Ranks) -> list[str]:
-    """The prompts given, then those of the file; one empty prompt, a new document, if neither.
+def gather_prompts(given: Sequence[str], file: Path | None) -> list[str]:
+    """The given prompts, then those of the file; if there are none, one empty prompt.
 
-    Only rank 0 reads, because standard input can be read once.
-    Raises: ValueError on every rank for a file that holds no prompts.
+    An empty prompt starts a new document. Only rank 0 reads the file, because standard input can
+    be read only once.
+    Raises: ValueError on every rank if the file holds no prompts.
     """
-    prompts, error = [without_surrogates(prompt) for prompt in given], None
-    if ranks.is_main and file is not None:
-        try:
-            prompts += read_prompts(file)
-        except ValueError as found:
-            error = found
-    raise_on_all_ranks(error)
-    return broadcast_object(prompts) or [""]
+    prompts = [without_surrogates(prompt) for prompt in given]
+    return prompts + on_main(lambda: [] if file is None else read_prompts(file)) or [""]
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The prompts in a file: one a line, or in .jsonl the `prompt` of each object.
+    """The prompts in a file: one per line; in a .jsonl file, the `prompt` of each object.
 
-    A line's spaces count, empty lines do not; `-` is standard input.
-    Raises: ValueError for a file that cannot be read or holds no prompts.
+    Spaces at the ends of a line are kept, empty lines are skipped. `-` is standard input.
+    Raises: ValueError if the file cannot be read or holds no prompts.
     """
     try:
         raw = sys.stdin.buffer.read() if file == STANDARD_INPUT else file.read_bytes()
@@ -48,8 +42,8 @@ def read_prompts(file: Path) -> list[str]:
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
         raise ValueError(
-            f"{file} holds no prompt; write one a line, or leave --prompt-file out "
-            "to begin a new document"
+            f"{file} holds no prompt; write one per line, or omit --prompt-file "
+            "to start a new document"
         )
     if file.suffix == ".jsonl":
         return [_prompt_of(f"{file} line {number}", line) for number, line in numbered]

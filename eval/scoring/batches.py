@@ -1,7 +1,8 @@
-"""Batches of evaluation: halved where memory runs out, split over ranks.
+"""Runs batches of an evaluation: splits them over ranks, and halves one that runs out of memory.
 
-Batches are formed before anyone knows the world size, and each is scored by one rank. What comes
-back is one number per item, so that sums in item order are the same on any number of ranks.
+Batches do not depend on the number of ranks, and one rank scores a whole batch. Every rank gets
+one row of numbers per item and adds them up in item order, so the result has the same bits for
+any number of ranks (on the CPU).
 """
 
 import logging
@@ -15,79 +16,84 @@ from torch import Tensor
 from parallel.collectives import raise_on_all_ranks, stop_on_all_ranks, sum_over_ranks
 from parallel.ranks import Ranks
 
-# Of float32 logits at a time: enough positions for fast matrix products, and little memory. The
-# largest part of evaluation's memory otherwise: a batch's logits at once were 0.4 GB on a CPU.
+# Size of the float32 logits in memory at one time. This is enough positions for fast matrix
+# products. All logits of a batch at once took 0.4 GB on a CPU, and most of the system time went
+# to page faults (bench/LOG.md, "page faults of evaluation").
 LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
-FLOAT = 4  # bytes
-ROUNDS_BETWEEN_POLLS = 8
+FLOAT_BYTES = 4
+ROUNDS_BETWEEN_POLLS = 8  # a poll is a collective of all ranks
 
 log = logging.getLogger(__name__)
 
 
-class Batch(Protocol):
-    """Work for one forward pass that can be done in two as well."""
+class HalvableBatch(Protocol):
+    """The input of one forward pass, which can be split into two."""
 
     @property
     def rows(self) -> int:
-        """Rows of the pass; a single one cannot be halved."""
+        """Rows of the forward pass; a batch of one row cannot be halved."""
         ...
 
     @property
     def tokens(self) -> int:
-        """Tokens of the pass, padding included."""
+        """Tokens of the forward pass, including padding."""
         ...
 
     def halves(self) -> Sequence[Self]:
-        """The same work in two batches."""
+        """The same rows as two batches."""
         ...
 
 
-B = TypeVar("B", bound=Batch)
+B = TypeVar("B", bound=HalvableBatch)
 R = TypeVar("R")
 W = TypeVar("W")
 
 
 class MemoryLimit:
-    """How large a pass may be: unknown, until one runs out of memory."""
+    """The largest batch that fits in memory; unknown until a batch runs out of memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.most_tokens: int | None = None
+        self.max_tokens: int | None = None
 
     def run(self, batch: B, score: Callable[[B], R]) -> list[tuple[B, R]]:
-        """What `score` gives for the batch, or for the parts into which it had to be cut.
+        """Score the batch, in parts if it is too large. Returns each part with its result.
 
-        Raises: ValueError if one row alone is too much.
+        Raises: ValueError if a single row does not fit in memory.
         """
-        small = self.most_tokens is None or batch.tokens <= self.most_tokens
-        found = self._try(batch, score) if small or batch.rows == 1 else None
-        if found is not None:
-            return [(batch, found)]
+        may_fit = self.max_tokens is None or batch.tokens <= self.max_tokens
+        result = self._try(batch, score) if may_fit or batch.rows == 1 else None
+        if result is not None:
+            return [(batch, result)]
         return [pair for half in batch.halves() for pair in self.run(half, score)]
 
     def _try(self, batch: B, score: Callable[[B], R]) -> R | None:
-        """None after running out of memory, of which nothing is held any more by then."""
+        """The result; None if memory ran out.
+
+        The caller retries after this function has returned, because only then are the tensors
+        freed to which the exception's traceback refers.
+        """
         try:
             return score(batch)
         except torch.OutOfMemoryError as error:
             if batch.rows == 1:
                 raise ValueError(
                     f"one row of {batch.tokens} tokens does not fit the memory of {self.device}; "
-                    "use a device with more, or a smaller model"
+                    "use a device with more memory, or a smaller model"
                 ) from error
-        self.most_tokens = batch.tokens // 2
-        log.warning("out of memory: batches of at most %d tokens from here", self.most_tokens)
+        self.max_tokens = batch.tokens // 2
+        log.warning("out of memory: batches of at most %d tokens from now on", self.max_tokens)
         return None
 
 
 def head_chunks(
     states: Tensor, targets: Tensor, vocabulary: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """States and targets of as many positions at a time as have LOGIT_BYTES of logits.
+    """Split states and targets into chunks whose logits take at most LOGIT_BYTES.
 
-    Shapes: (N, C), (N) -> pieces of both along N.
+    Shapes: (N, C), (N,) -> chunks of both along N.
     """
-    positions = max(1, LOGIT_BYTES[states.device.type] // (FLOAT * vocabulary))
+    positions = max(1, LOGIT_BYTES[states.device.type] // (FLOAT_BYTES * vocabulary))
     return zip(states.split(positions), targets.split(positions), strict=True)
 
 
@@ -98,11 +104,11 @@ def split_over_ranks(
     columns: int,
     ranks: Ranks,
 ) -> np.ndarray:
-    """Score every batch on one of the ranks; all ranks get the whole table.
+    """Score each batch on one of the ranks. Every rank returns the complete table.
 
-    `score` gives the rows of the table that a batch fills, and their float64 values.
+    `score` returns the indices of the table rows that a batch fills, and their float64 values.
     Shapes: (rows, columns) float64. Raises: ValueError on every rank if scoring failed on one;
-    StopAgreed on every rank if one was asked to stop meanwhile.
+    StopAgreed on every rank if one of them received a stop request.
     """
     table = torch.zeros(rows, columns, dtype=torch.float64, device=ranks.device)
     error: Exception | None = None
@@ -111,6 +117,7 @@ def split_over_ranks(
             stop_on_all_ranks(ranks)
         share = batches[first + ranks.rank : first + ranks.world_size][:1]
         try:
+            # A rank that failed stays in the loop: the others would wait for it in the poll above.
             for batch in share if error is None else ():
                 where, values = score(batch)
                 table[where] = values

@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from eval.subject import EXAMPLES, DataUnavailable, EvalOptions, Subject
+from eval.subject import EXAMPLES_SUFFIX, DataUnavailable, EvalOptions, Subject
 from parallel.collectives import broadcast_object
 from storage.digest import file_sha256
 
@@ -83,7 +83,7 @@ def read_examples(source: ItemSource[T], subject: Subject, options: EvalOptions)
     """All that few-shot examples are drawn from, on every rank. Raises: as `read_items`."""
     if source.examples is None:
         raise ValueError(f"{source.task} has no few-shot examples; leave --few-shot out")
-    train = ItemSource(source.task + EXAMPLES, source.examples, source.read)
+    train = ItemSource(source.task + EXAMPLES_SUFFIX, source.examples, source.read)
     return _items(train, options.example_files.get(source.task), subject)
 
 

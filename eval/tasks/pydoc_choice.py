@@ -16,5 +16,5 @@ ITEMS = Path(__file__).with_name("pydoc_choice.jsonl")
 
 def pydoc_choice(subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `pydoc_choice/acc` and `pydoc_choice/acc_norm`; one in four is chance."""
-    items = on_main(lambda: items_from_file(ITEMS), subject.ranks)[: options.items]
+    items = on_main(lambda: items_from_file(ITEMS))[: options.items]
     return score_items(subject, items, options).result("pydoc_choice")

@@ -1,12 +1,11 @@
-"""`evals.jsonl` of a run: what a watcher has measured, one line an evaluation, its only writer.
+"""Reads and writes `evals.jsonl`, where a watcher records one line for each evaluation.
 
-{"step": 500, "val/loss": 3.9, ..., "tasks": "val_loss hellaswag", "options": "items=100",
-"weights": "9f86d081..."}: the sha256 of what was measured. A run that went back may take a step
-anew and arrive at other weights; of two lines for a step the later counts.
+A line: {"step": 500, "val/loss": 3.9, ..., "tasks": "val_loss hellaswag", "options": "items=100",
+"weights": "9f86d081..."}, where `weights` is their sha256. A run that resumed from an older
+checkpoint may repeat a step and reach other weights; of two lines for one step the later counts.
 """
 
 import fcntl
-import json
 import logging
 import os
 from collections.abc import Iterable
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.subject import EvalOptions
-from eval.watching.live_run import UNKNOWN
+from eval.watching.live_run import UNKNOWN_DIGEST
+from storage.json_lines import read_every_line
 from storage.locks import take_lock
 from storage.metrics import JsonLinesWriter, Metrics
 
@@ -23,25 +23,26 @@ log = logging.getLogger(__name__)
 
 
 class EvalsFile:
-    """The evaluations of a run on disk.
+    """The evaluations of a run on disk, and which tasks they cover.
 
-    What stands there with the same options, of the same weights, is not redone.
+    A task is not measured again if a line with the same options and weights has it.
     """
 
     def __init__(self, path: Path, options: EvalOptions) -> None:
-        """Become the file's only writer until `close`, and drop a last line that was cut short.
+        """Lock the file until `close`, drop a torn last line and read the others.
 
-        Raises: ValueError if another process writes it, or a line is none of ours.
+        Raises: ValueError if another process has the lock, or a line is not an evaluation.
         """
         self.path = path
         self.options = option_changes(options)
-        self._done: dict[int, dict[str, set[str]]] = {}
-        """The tasks by step and weights."""
+        self._measured: dict[int, dict[str, set[str]]] = {}
+        """Names of tasks by step and weights."""
         self._lines = JsonLinesWriter(path)
         try:
             self._lock()
-            for number, line in enumerate(_complete_lines(path), start=1):
-                self._note(number, line)
+            drop_torn_line(path)
+            for number, line in enumerate(read_every_line(path), start=1):
+                self._load(number, line)
         except ValueError:
             self._lines.close()
             raise
@@ -55,67 +56,69 @@ class EvalsFile:
                 "stop it, or give all tasks to one of the two"
             ) from error
 
-    def _note(self, number: int, line: bytes) -> None:
+    def _load(self, number: int, line: dict[str, Any] | None) -> None:
         try:
-            found = json.loads(line)
-            step, options, tasks = found["step"], found["options"], found["tasks"].split()
-            weights = found.get("weights", UNKNOWN)  # lines of before had none
+            if line is None:
+                raise ValueError("it is damaged")
+            step, options, tasks = line["step"], line["options"], line["tasks"].split()
+            weights = line.get("weights", UNKNOWN_DIGEST)  # early versions wrote no digest
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.path} line {number} is no evaluation ({error!r}); remove that line"
             ) from error
         if options == self.options:
-            self._remember(step, weights, tasks)
+            self._add_tasks(step, weights, tasks)
 
-    def _remember(self, step: int, weights: str, tasks: Iterable[str]) -> None:
-        self._done.setdefault(step, {}).setdefault(weights, set()).update(tasks)
+    def _add_tasks(self, step: int, weights: str, tasks: Iterable[str]) -> None:
+        self._measured.setdefault(step, {}).setdefault(weights, set()).update(tasks)
 
-    def missing(self, step: int, weights: str, tasks: Iterable[str]) -> tuple[str, ...]:
-        """Those of `tasks` that were not measured at `step` on these weights yet."""
-        measured = self._done.get(step, {})
-        done = set().union(*(measured[of] for of in measured if _may_be_equal(of, weights)))
+    def not_measured(self, step: int, weights: str, tasks: Iterable[str]) -> tuple[str, ...]:
+        """Those of `tasks` that were not yet measured at `step` on these weights."""
+        by_weights = self._measured.get(step, {})
+        done = set().union(*(by_weights[w] for w in by_weights if may_be_same(w, weights)))
         return tuple(name for name in tasks if name not in done)
 
-    def replaced(self, step: int, weights: str) -> bool:
-        """Whether what was measured at `step` was measured on other weights."""
-        measured = self._done.get(step, {})
-        return bool(measured) and not any(_may_be_equal(of, weights) for of in measured)
+    def has_other_weights(self, step: int, weights: str) -> bool:
+        """Whether `step` was measured, but only on other weights."""
+        by_weights = self._measured.get(step, {})
+        return bool(by_weights) and not any(may_be_same(w, weights) for w in by_weights)
 
     def add(self, step: int, weights: str, tasks: Iterable[str], tags: dict[str, float]) -> None:
-        """Append what `tasks` found at `step`; it survives a power cut from here on."""
+        """Append the results of `tasks` at `step`; after this a power cut does not lose them."""
         names = " ".join(tasks)
         line: Metrics = {**tags, "tasks": names, "options": self.options, "weights": weights}
         self._lines.write(step, line)
         os.fsync(self._lines.file.fileno())
-        self._remember(step, weights, names.split())
+        self._add_tasks(step, weights, names.split())
 
     def close(self) -> None:
-        """Let another process write here."""
+        """Close the file, which releases the lock."""
         self._lines.close()
 
 
-def _may_be_equal(one: str, other: str) -> bool:
-    """Whether two digests can be of the same weights."""
-    return one == other or UNKNOWN in (one, other)
+def may_be_same(one: str, other: str) -> bool:
+    """Whether two digests are equal, or one of them is unknown."""
+    return one == other or UNKNOWN_DIGEST in (one, other)
 
 
 def option_changes(options: EvalOptions) -> str:
-    """The options that were given, as name=value; those left at their defaults are not named."""
-    given = {f.name: getattr(options, f.name) for f in fields(options)}
+    """The options that differ from their defaults, as `name=value name=value`."""
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
     return " ".join(
-        f"{f.name}={_plain(given[f.name])}" for f in fields(options) if given[f.name] != f.default
+        f"{field.name}={_as_text(values[field.name])}"
+        for field in fields(options)
+        if values[field.name] != field.default
     )
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _complete_lines(path: Path) -> list[bytes]:
-    """The lines of the file; what follows the last line's end is cut off."""
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line without a line end, which a killed watcher may leave; warn about it."""
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
         log.warning("%s: the last line was cut short; it is dropped and measured again", path)
-        os.truncate(path, len(whole))
-    return whole.splitlines()
+        os.truncate(path, complete)

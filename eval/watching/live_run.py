@@ -1,4 +1,7 @@
-"""A run that another process trains: whether it lives, how it evaluates, what it may prune."""
+"""What a watcher must know about a run in training: is it alive, what are its settings.
+
+It also pins a checkpoint, so that the trainer's pruning cannot delete it while it is read.
+"""
 
 import logging
 import os
@@ -13,84 +16,89 @@ from storage.atomic import read_json
 from storage.checkpoint_folder import MANIFEST, weights_sha256
 from storage.run_folder import RunFolder
 
-QUIET_SECONDS = 60.0  # without a sign of life, before a run is taken for failed or dead
-UNKNOWN = ""  # a digest that cannot be had
-PINNED_PREFIX = ".evaluating_"  # before a checkpoint's name: the links that `hold` makes
+IDLE_SECONDS = 60.0  # without a change, before a run counts as failed or dead
+UNKNOWN_DIGEST = ""  # of weights without a readable manifest
+PINNED_PREFIX = ".evaluating_"  # + a checkpoint's name: the folder of links to its files
 
 log = logging.getLogger(__name__)
 
 
 class RunLiveness:
-    """How a run stands, asked again and again; each change is said once.
+    """Whether a run is still training, polled repeatedly; each change of state is logged once.
 
-    A sign of life is a change of its status, metrics, configuration, lock or checkpoints.
+    A run is active if its status, metrics, configuration, lock or list of checkpoints changed
+    since the last poll.
     """
 
     def __init__(self, run: RunFolder, idle_minutes: float | None) -> None:
         self.run = run
         self.idle_minutes = idle_minutes
-        self._signs: tuple[object, ...] = ()
-        self._last_sign = time.monotonic()
+        self._last_seen: tuple[object, ...] = ()
+        self._last_change = time.monotonic()
         self._dead = False
-        self._said = ""
+        self._last_message = ""
 
     def poll(self) -> str:
-        """Why no more checkpoints are to be expected; nothing while they are."""
+        """Why the run will write no more checkpoints; empty while it may write some."""
         self._update()
         status = self.run.read_status() or {}
         state, step = status.get("state"), status.get("step")
         reason = f" ({status['reason']})" if status.get("reason") else ""
-        if state == "finished" or (state == "failed" and self._quiet_seconds >= QUIET_SECONDS):
+        if state == "finished" or (state == "failed" and self._idle_seconds >= IDLE_SECONDS):
             return f"{self.run.path} {state} at step {step}{reason}"
         if state is None:
-            self._say(f"{self.run.path} holds no run yet; waiting for it to start")
+            self._log_change(f"{self.run.path} holds no run yet; waiting for it to start")
         elif state == "preempted":
-            self._say(f"{self.run.path} was preempted at step {step}{reason}; waiting for it")
-        elif state == "failed":  # torchrun or SLURM may start it again at once
-            self._say(
-                f"{self.run.path} failed at step {step}{reason}; waiting {QUIET_SECONDS:g} seconds "
-                "for it to be started again"
+            self._log_change(
+                f"{self.run.path} was preempted at step {step}{reason}; waiting for it"
+            )
+        elif state == "failed":  # torchrun or SLURM may restart it at once
+            self._log_change(
+                f"{self.run.path} failed at step {step}{reason}; waiting {IDLE_SECONDS:g} seconds "
+                "for a restart"
             )
         elif self._is_dead():
-            self._say(
-                f"{self.run.path} says running, but no process holds its lock: it died after step "
-                f"{step} or later; waiting for it to be started again"
+            self._log_change(
+                f"{self.run.path} has status running, but no process holds its lock: it died after "
+                f"step {step} or later; waiting for a restart"
             )
         else:
-            self._say(f"{self.run.path} is running")
+            self._log_change(f"{self.run.path} is running")
         limit = self.idle_minutes
-        if limit is not None and self._quiet_seconds >= 60 * limit:
-            return f"{self.run.path} has shown no sign of life for {limit:g} minutes"
+        if limit is not None and self._idle_seconds >= 60 * limit:
+            return f"{self.run.path} has not changed for {limit:g} minutes"
         return ""
 
     @property
-    def _quiet_seconds(self) -> float:
-        return time.monotonic() - self._last_sign
+    def _idle_seconds(self) -> float:
+        return time.monotonic() - self._last_change
 
     def _update(self) -> None:
         run = self.run
         files = (run.status, run.metrics, run.config, run.path / "lock")
         times = tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in files)
-        signs = (times, tuple(path.name for path in run.all_checkpoints()))
-        if signs != self._signs:  # compared with each other: two machines' clocks may differ
-            self._signs, self._last_sign, self._dead = signs, time.monotonic(), False
+        seen = (times, tuple(path.name for path in run.all_checkpoints()))
+        # File times are compared with earlier ones, never with this machine's clock: the files
+        # may be on a network disk of a machine whose clock differs.
+        if seen != self._last_seen:
+            self._last_seen, self._last_change, self._dead = seen, time.monotonic(), False
 
     def _is_dead(self) -> bool:
-        """Whether a run that says it is running has fallen silent and let go of its lock."""
-        if not self._dead and self._quiet_seconds >= QUIET_SECONDS:
+        """Whether a run with status running is inactive and no process holds its lock."""
+        if not self._dead and self._idle_seconds >= IDLE_SECONDS:
             self._dead = not self.run.is_locked()
         return self._dead
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
+    def _log_change(self, text: str) -> None:
+        if text != self._last_message:
             log.info("%s", text)
-            self._said = text
+            self._last_message = text
 
 
 def read_run_config(run: RunFolder) -> dict[str, Any]:
-    """What config.json says of the run: the configuration, and what followed from it.
+    """The run's config.json: its configuration (`config`) and derived values (`run`).
 
-    Raises: ValueError if it is not a run's.
+    Raises: ValueError if the file is not the config.json of a run.
     """
     record = read_json(run.config)
     if not isinstance(record, dict) or not {"config", "run"} <= record.keys():
@@ -101,17 +109,17 @@ def read_run_config(run: RunFolder) -> dict[str, Any]:
 def with_run_defaults(
     record: dict[str, Any], options: EvalOptions, tasks: tuple[str, ...]
 ) -> EvalOptions:
-    """`options` with what was left open as in the run's own evaluations (its config.json)."""
+    """`options`, where those not given have the values of the run's own evaluations."""
     own, ran = record["config"]["eval"], record["run"]
     files = [text for text in own["task_file"] if text.partition("=")[0] in tasks]
     hellaswag_file = options.hellaswag_file
-    left_open = hellaswag_file is None and "hellaswag" not in options.files
-    if left_open and own["hellaswag_file"] and "hellaswag" in tasks:
+    not_given = hellaswag_file is None and "hellaswag" not in options.files
+    if not_given and own["hellaswag_file"] and "hellaswag" in tasks:
         hellaswag_file = Path(own["hellaswag_file"])
     return replace(
         options,
         hellaswag_file=hellaswag_file,
-        task_file=(*files, *options.task_file),  # of two for one task the later counts
+        task_file=(*files, *options.task_file),  # of two files for one task the last one is used
         items=options.items or own["items"],
         micro_batch=options.micro_batch or ran["micro_batch"],
         dtype=ran["dtype"] if options.dtype == "auto" else options.dtype,
@@ -119,12 +127,13 @@ def with_run_defaults(
 
 
 def pin_checkpoint(checkpoint: Path) -> Path:
-    """A folder of links to the checkpoint's files, which its deletion leaves alone; else itself.
+    """Make a folder of hard links to the checkpoint's files, so that pruning does not delete them.
 
-    Otherwise a watcher slower than the run would lose what it is reading, and over NFS a mapped
-    file that is deleted elsewhere kills its reader.
-    Raises: FileNotFoundError if it is being deleted already.
+    Returns that folder, or the checkpoint itself on a file system without hard links.
+    Raises: FileNotFoundError if the checkpoint is already being deleted.
     """
+    # Without links, a run that prunes faster than its watcher evaluates would delete files while
+    # they are read. Over NFS, deleting a memory-mapped file on another machine kills its reader.
     pinned = checkpoint.with_name(PINNED_PREFIX + checkpoint.name)
     shutil.rmtree(pinned, ignore_errors=True)
     try:
@@ -136,15 +145,15 @@ def pin_checkpoint(checkpoint: Path) -> Path:
     except FileNotFoundError:
         shutil.rmtree(pinned, ignore_errors=True)
         raise
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no hard links
         shutil.rmtree(pinned, ignore_errors=True)
         return checkpoint
     return pinned
 
 
 def weights_digest(checkpoint: Path) -> str:
-    """The sha256 of a checkpoint's weights, by its manifest; UNKNOWN if that is gone or damaged."""
+    """The weights' sha256 from the manifest; UNKNOWN_DIGEST if that is missing or damaged."""
     try:
         return weights_sha256(checkpoint)
     except (OSError, ValueError, KeyError, TypeError):
-        return UNKNOWN
+        return UNKNOWN_DIGEST

@@ -1,8 +1,8 @@
-"""Evaluates the checkpoints of a live run as they appear, from another GPU or job.
+"""Evaluates each checkpoint of a running training job as it appears, in another process.
 
-Each is evaluated once, oldest first; the numbers go to `tensorboard/eval/` and `evals.jsonl` of the
-run. Rank 0 looks at the folder and decides, the others follow: all ask it again every POLL_SECONDS,
-so that none waits for another longer than that.
+Checkpoints are evaluated once each, oldest first. The numbers go to the run's `tensorboard/eval/`
+and `evals.jsonl`. Rank 0 reads the run folder and decides what comes next. All ranks ask it again
+every POLL_SECONDS, so no rank waits in a collective for much longer than that.
 """
 
 import logging
@@ -26,8 +26,8 @@ from eval.watching.live_run import (
 )
 from parallel.collectives import on_main
 from parallel.ranks import Ranks
-from parallel.stop_signals import StopWish
-from storage.checkpoint_folder import MANIFEST, manifest_mtime
+from parallel.stop_signals import StopRequest
+from storage.checkpoint_folder import MANIFEST, manifest_mtime, step_of
 from storage.metrics import Console, MetricLog, Metrics, TensorBoard
 from storage.run_folder import RunFolder
 
@@ -38,48 +38,51 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WatchRequest:
-    """What to watch and what to measure there."""
+    """Which run to watch, and what to measure on its checkpoints."""
 
     run: Path
     tasks: tuple[str, ...]
-    """None of them: the run's own, and val_loss."""
+    """Names of tasks. If empty: val_loss and the tasks in the run's config.json."""
     options: EvalOptions
     items_out: Path | None
-    """Folder for what became of each item, one folder a checkpoint."""
+    """Folder for per-item results; it gets one sub-folder per checkpoint."""
     idle_minutes: float | None
-    """End after so long without a sign of life of the run; None waits for ever."""
+    """End the watch after this many minutes without a change in the run folder; None: no limit."""
 
     def __post_init__(self) -> None:
         if self.idle_minutes is not None and self.idle_minutes <= 0:
-            raise ValueError(f"idle_minutes={self.idle_minutes} is over at once; give more than 0")
+            raise ValueError(
+                f"idle_minutes={self.idle_minutes} ends the watch at once; give more than 0"
+            )
 
 
 @dataclass(frozen=True)
 class CheckpointJob:
-    """A checkpoint to evaluate. Rank 0 chose it, every rank reads it."""
+    """A checkpoint to evaluate. Rank 0 chooses it, every rank reads it."""
 
     step: int
     checkpoint: Path
     folder: Path
-    """Where it is read: links to its files, if the disk can hold them."""
+    """The folder to read: hard links to the checkpoint's files, or the checkpoint itself."""
     weights: str
-    """Their sha256."""
-    asked: tuple[str, ...]
+    """sha256 of the weights."""
+    requested: tuple[str, ...]
+    """All tasks of the watch."""
     tasks: tuple[str, ...]
-    """Those asked that were not measured on it yet."""
+    """The requested tasks that were not yet measured on these weights."""
 
 
 @dataclass(frozen=True)
 class WatchEnd:
-    """The watch is over."""
+    """Tells every rank that the watch ends."""
 
     reason: str
 
 
 class Watcher:
-    """Finds what is to be evaluated and keeps what was found. Used on rank 0 only."""
+    """Chooses the next checkpoint and saves the results. Used on rank 0 only."""
 
-    def __init__(self, request: WatchRequest, stop: StopWish) -> None:
+    def __init__(self, request: WatchRequest, stop: StopRequest) -> None:
         self.request = request
         self.stop = stop
         self.run = RunFolder(request.run)
@@ -89,29 +92,32 @@ class Watcher:
         self._curves: MetricLog | None = None
         self._tasks: tuple[str, ...] = ()
         self._tried: dict[int, int] = {}
+        """Checkpoints that need no other look: the modification time of the manifest, by step."""
         self._expected: set[int] = set()
+        """Steps that were pending at the last poll: if one is gone at the next, it was pruned."""
 
     def decide(self) -> CheckpointJob | WatchEnd | None:
-        """What comes next; None is to wait.
+        """The next checkpoint to evaluate, or the end of the watch; None: wait and ask again.
 
-        Raises: ValueError if the folder is no run's, or another process watches the run.
+        Raises: ValueError if the folder is not a run's, or another process watches the run.
         """
-        if self.stop.reason:
-            return WatchEnd(self.stop.reason)
-        over = self._liveness.poll()  # before the checkpoints are: none comes after its last word
-        if self._evals is None and not self._begin():
+        if self.stop.wanted:
+            return WatchEnd(f"{self.stop.reason} received")
+        # Poll before listing the checkpoints: a run writes none after its final status.
+        over = self._liveness.poll()
+        if self._evals is None and not self._open_run():
             return WatchEnd(over) if over else None
-        work = self._next()
-        return work or (WatchEnd(over) if over else None)
+        job = self._next_job()
+        return job or (WatchEnd(over) if over else None)
 
-    def _begin(self) -> bool:
-        """Open the record once the run has begun; until then its folder stays untouched."""
+    def _open_run(self) -> bool:
+        """Open evals.jsonl once the run has started; False, and nothing is written, before that."""
         run, request = self.run, self.request
         if not run.config.is_file():
             found = [path.name for path in run.path.glob("*")]
             if found and "lock" not in found:
                 raise ValueError(
-                    f"{run.path} holds {found[0]} but no config.json, so it is no run's folder; "
+                    f"{run.path} holds {found[0]} but no config.json, so it is not a run's folder; "
                     "give one such as runs/gpt2"
                 )
             return False
@@ -119,66 +125,65 @@ class Watcher:
         self._tasks = request.tasks or tuple(dict.fromkeys(["val_loss", *own]))
         check_tasks(self._tasks)
         self._evals = EvalsFile(run.evals, request.options)
-        self._unpin_all()  # of what a killed watcher held
+        self._unpin_all()  # links left by a watcher that was killed
         log.info("watching %s for %s", run.path, ", ".join(self._tasks))
         return True
 
-    def _next(self) -> CheckpointJob | None:
-        """The oldest checkpoint that something is to be measured of, held against pruning."""
-        assert self._evals is not None
-        pending = {}
-        for checkpoint in reversed(self.run.all_checkpoints()):
-            step = int(checkpoint.name.removeprefix("step_"))
-            if self._tried.get(step) != manifest_mtime(checkpoint) and self._lacks_tasks(
-                step, checkpoint
-            ):
-                pending[step] = checkpoint
+    def _next_job(self) -> CheckpointJob | None:
+        """The oldest checkpoint with tasks left to measure, pinned; None if there is none."""
+        pending = self._find_pending()
         for step in sorted(self._expected - set(pending) - set(self._tried)):
             log.info("step %d was pruned, skipped", step)
         self._expected = set(pending)
         for step, checkpoint in pending.items():
             self._tried[step] = manifest_mtime(checkpoint)
             try:
-                return self._work(step, checkpoint)
+                return self._pin(step, checkpoint)
             except FileNotFoundError:
                 log.info("step %d was pruned, skipped", step)
         return None
 
-    def _lacks_tasks(self, step: int, checkpoint: Path) -> bool:
-        """Whether something is to be measured of the checkpoint."""
+    def _find_pending(self) -> dict[int, Path]:
+        """Checkpoints with tasks left to measure, oldest first, by step."""
         assert self._evals is not None
-        if self._evals.missing(step, weights_digest(checkpoint), self._tasks):
-            return True
-        self._tried[step] = manifest_mtime(checkpoint)
-        return False
+        pending = {}
+        for checkpoint in reversed(self.run.all_checkpoints()):
+            step, mtime = step_of(checkpoint), manifest_mtime(checkpoint)
+            if self._tried.get(step) == mtime:
+                continue
+            if self._evals.not_measured(step, weights_digest(checkpoint), self._tasks):
+                pending[step] = checkpoint
+            else:
+                self._tried[step] = mtime
+        return pending
 
-    def _work(self, step: int, checkpoint: Path) -> CheckpointJob:
-        """What is to be done with the checkpoint. Raises: FileNotFoundError if it is gone."""
+    def _pin(self, step: int, checkpoint: Path) -> CheckpointJob:
+        """Pin the checkpoint and list its tasks. Raises: FileNotFoundError if it was deleted."""
         assert self._evals is not None
         folder = pin_checkpoint(checkpoint)
         weights = weights_digest(folder)
-        if self._evals.replaced(step, weights):
+        if self._evals.has_other_weights(step, weights):
             log.info("step %d has other weights than were measured; it is measured again", step)
-        tasks = self._evals.missing(step, weights, self._tasks)
+        tasks = self._evals.not_measured(step, weights, self._tasks)
         return CheckpointJob(step, checkpoint, folder, weights, self._tasks, tasks)
 
-    def options(self, work: CheckpointJob) -> EvalOptions:
-        """The options, those left open filled in with what the run's own evaluations have.
+    def options(self, job: CheckpointJob) -> EvalOptions:
+        """The requested options; those not given are taken from the run's config.json.
 
-        Raises: ValueError if a file among them is not there.
+        Raises: ValueError if one of their files does not exist.
         """
-        return with_run_defaults(read_run_config(self.run), self.request.options, work.asked)
+        return with_run_defaults(read_run_config(self.run), self.request.options, job.requested)
 
-    def loaded(self, work: CheckpointJob, problem: str) -> None:
-        """Let the trainer's pruning go on; say so if the checkpoint could not be loaded."""
+    def after_load(self, job: CheckpointJob, problem: str) -> None:
+        """Delete the links, so that pruning frees the disk; log why loading failed, if it did."""
         self._unpin_all()
-        if problem and not (work.checkpoint / MANIFEST).exists():
-            log.info("step %d was pruned, skipped", work.step)
+        if problem and not (job.checkpoint / MANIFEST).exists():
+            log.info("step %d was pruned, skipped", job.step)
         elif problem:
-            log.warning("step %d is skipped: %s", work.step, problem)
+            log.warning("step %d is skipped: %s", job.step, problem)
 
-    def keep(self, work: CheckpointJob, found: dict[str, TaskResult]) -> None:
-        """Put what was found on disk: curves and items first, for the record ends the matter."""
+    def save(self, job: CheckpointJob, found: dict[str, TaskResult]) -> None:
+        """Write the results of the tasks to disk."""
         assert self._evals is not None
         tags = {tag: value for result in found.values() for tag, value in result.tags.items()}
         if not tags:
@@ -187,15 +192,16 @@ class Watcher:
             steps = read_run_config(self.run)["run"]["steps"]
             curves = FlushedTensorBoard(self.run.eval_tensorboard, purge_step=None)
             self._curves = MetricLog([Console(steps), curves])
-        self._curves.write(work.step, {**tags})
+        self._curves.write(job.step, {**tags})
         if self.request.items_out is not None:
             for result in found.values():
-                result.save_items(self.request.items_out / work.checkpoint.name)
-        self._evals.add(work.step, work.weights, found, tags)
+                result.save_items(self.request.items_out / job.checkpoint.name)
+        # Last: once a line is in evals.jsonl, a later watch measures nothing of it again.
+        self._evals.add(job.step, job.weights, found, tags)
         self.evaluated += 1
 
     def close(self) -> None:
-        """Put everything on disk, let others watch this run."""
+        """Flush and close the files; another process may watch this run afterwards."""
         if self._curves is not None:
             self._curves.close()
         if self._evals is not None:
@@ -208,65 +214,66 @@ class Watcher:
 
 
 class FlushedTensorBoard(TensorBoard):
-    """Puts each evaluation on disk at once: hours may pass until the next."""
+    """Flushes after each evaluation, because the next one may be hours away."""
 
     def write(self, step: int, metrics: Metrics) -> None:
-        """Add every number as a scalar, and flush."""
+        """Write every number as a scalar and flush the file."""
         super().write(step, metrics)
         self.writer.flush()
 
 
 def watch(request: WatchRequest, ranks: Ranks) -> str:
-    """Evaluate each checkpoint once as it appears, until the run ends; says why it ended.
+    """Evaluate each checkpoint once as it appears. Returns why the watch ended.
 
-    Raises: ValueError if the first one shows that what was asked for cannot be had.
+    Raises: ValueError if none of the tasks can run on the first checkpoint.
     """
-    stop = StopWish()
+    stop = StopRequest("ending after the task in flight", nothing_to_save=False)
     checked = False
     with stop.listening(), closing(Watcher(request, stop)) as watcher:
         while True:
-            move = on_main(watcher.decide, ranks)
-            if isinstance(move, WatchEnd):
-                count = on_main(lambda: watcher.evaluated, ranks)
-                return f"{move.reason}; evaluated {count} checkpoint{'s' * (count != 1)}"
-            if move is None:
+            decision = on_main(watcher.decide)
+            if isinstance(decision, WatchEnd):
+                count = on_main(lambda: watcher.evaluated)
+                return f"{decision.reason}; evaluated {count} checkpoint{'s' * (count != 1)}"
+            if decision is None:
                 time.sleep(POLL_SECONDS)
             else:
-                checked |= _evaluate(move, watcher, ranks, check=not checked)
+                checked |= _evaluate(decision, watcher, ranks, check=not checked)
 
 
-def _evaluate(work: CheckpointJob, watcher: Watcher, ranks: Ranks, check: bool) -> bool:
-    """Load, measure, keep; with `check`, what is missing for good is an error. Whether it loaded.
+def _evaluate(job: CheckpointJob, watcher: Watcher, ranks: Ranks, check: bool) -> bool:
+    """Load a checkpoint, run its tasks and save the results. Returns whether it could be loaded.
 
-    The model is gone when this returns, before the next one takes its place.
+    With `check`, raises ValueError if the data of every task is unavailable. The model is freed
+    when this returns, before the next one is loaded.
     """
-    options = on_main(lambda: watcher.options(work), ranks)  # wrong ones end the watch
+    options = on_main(lambda: watcher.options(job))  # an error here ends the watch
     subject, problem = None, ""
     try:
-        options = on_main(lambda: with_checkpoint_defaults(work.folder, options), ranks)
-        subject = load_subject(work.folder, ranks)
+        options = on_main(lambda: with_checkpoint_defaults(job.folder, options))
+        subject = load_subject(job.folder, ranks)
     except ValueError as error:
         problem = str(error)
-    on_main(lambda: watcher.loaded(work, problem), ranks)
+    on_main(lambda: watcher.after_load(job, problem))
     if subject is None:
         return False
-    if check and set(work.asked) <= set(unavailable_tasks(subject, options, work.asked)):
-        raise ValueError(f"none of the tasks {', '.join(work.asked)} could be run; see above")
+    if check and set(job.requested) <= set(unavailable_tasks(subject, options, job.requested)):
+        raise ValueError(f"none of the tasks {', '.join(job.requested)} could be run; see above")
     found = {}
-    for name in work.tasks:
-        if on_main(lambda: watcher.stop.reason, ranks):
+    for name in job.tasks:
+        if on_main(lambda: watcher.stop.wanted):
             break
-        result = _measured(subject, options, name, work.step)
+        result = _measure(subject, options, name, job.step)
         if result.tags:
             found[name] = result
-    on_main(lambda: watcher.keep(work, found), ranks)
+    on_main(lambda: watcher.save(job, found))
     return True
 
 
-def _measured(subject: Subject, options: EvalOptions, name: str, step: int) -> TaskResult:
-    """What the task finds; nothing, and a warning, where it fails (alike on every rank)."""
+def _measure(subject: Subject, options: EvalOptions, name: str, step: int) -> TaskResult:
+    """The result of one task; if it fails (on every rank alike), a warning and an empty result."""
     try:
         return measure(subject, options, [name])
     except ValueError as error:
-        log.warning("step %d: %s failed (%s); the watch goes on", step, name, error)
+        log.warning("step %d: %s failed (%s); the watch continues", step, name, error)
         return TaskResult({})

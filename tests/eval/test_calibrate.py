@@ -128,7 +128,7 @@ def test_a_model_that_misses_the_figures_is_told_by_the_exit_code(
     caplog.set_level("INFO")
     monkeypatch.setattr("eval.calibrate.reasons_not_comparable", lambda *_: [])
     assert calibrate(Arguments("tiny", items_file, device="cpu"), ALONE) == MISSED != AGREES
-    assert "is not right: see ['hellaswag/acc'," in caplog.text
+    assert "is wrong: see ['hellaswag/acc'," in caplog.text
     assert "calibrated: all four" not in caplog.text
 
 
@@ -146,7 +146,7 @@ def test_without_items_nothing_is_calibrated_and_that_is_said(at_hand, monkeypat
         raise DataUnavailable("Rowan/hellaswag cannot be had from the Hub")
 
     monkeypatch.setattr("eval.calibrate.read_items", absent)
-    with pytest.raises(ValueError, match="nothing was calibrated, for want of the items: Rowan"):
+    with pytest.raises(ValueError, match="not calibrated, the items cannot be loaded: Rowan"):
         calibrate(Arguments("tiny", device="cpu"), ALONE)
 
 
@@ -154,6 +154,6 @@ def test_without_weights_nothing_is_calibrated_and_that_is_said(tmp_path, monkey
     monkeypatch.setitem(ENVIRONMENT, "HF_HOME", str(tmp_path / "hub"))
     done = python("eval/calibrate.py", "--device", "cpu")
     assert done.returncode == INCOMPARABLE
-    assert done.stderr.startswith("error: nothing was calibrated, for want of the weights: openai")
+    assert done.stderr.startswith("error: not calibrated, the weights cannot be loaded: openai")
     assert done.stderr.count("\n") == 1
     assert "calibrated:" not in done.stdout

@@ -113,7 +113,7 @@ def test_a_half_pruned_checkpoint_ends_with_one_sentence(tmp_path, capsys, monke
         ([], "give one of --checkpoint FOLDER and --watch RUN"),
         (["--checkpoint", "a", "--watch", "b"], "give one of --checkpoint FOLDER and --watch RUN"),
         (["--watch", "b", "--json", "c"], "--json has no place in a watch; read b/evals.jsonl"),
-        (["--watch", "b", "--idle-minutes", "0"], "idle_minutes=0.0 is over at once"),
+        (["--watch", "b", "--idle-minutes", "0"], "idle_minutes=0.0 ends the watch at once"),
     ],
 )
 def test_flags_that_do_not_go_together_are_said(capsys, monkeypatch, words, said):
@@ -171,7 +171,7 @@ def test_a_data_set_that_changed_since_training_is_said(checkpoint, tmp_path, ca
     assert not caplog.records
     (folder / "state.json").write_text(json.dumps({"data": str(data.folder)}))
     with_checkpoint_defaults(folder, EvalOptions())
-    assert "no longer the data set of the training run" in caplog.text
+    assert "has changed since the training run" in caplog.text
 
 
 @pytest.mark.parametrize("field", ["items", "val_tokens", "micro_batch", "tokens_per_batch"])

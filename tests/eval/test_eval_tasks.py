@@ -125,7 +125,7 @@ def test_an_option_for_no_task_or_no_file_is_refused(tmp_path):
         run_tasks(SUBJECT, EvalOptions(task_file=(f"pika={path}",)), ["pydoc_choice"])
     with pytest.raises(ValueError, match="names no task; write NAME=PATH"):
         EvalOptions(task_file=("piqa",))
-    with pytest.raises(ValueError, match="the file for piqa, is not there"):
+    with pytest.raises(ValueError, match="the file for piqa, does not exist"):
         EvalOptions(task_file=(f"piqa={tmp_path / 'nothing'}",))
 
 

@@ -112,10 +112,10 @@ def test_hellaswag_with_examples_is_harness_style_only(tmp_path):
 
 
 def test_bad_numbers_and_names_are_refused_before_anything_runs(tmp_path):
-    with pytest.raises(ValueError, match="few_shot=-1 is no number of examples"):
+    with pytest.raises(ValueError, match="few_shot=-1 is negative"):
         EvalOptions(few_shot=-1)
     path = file_of(tmp_path / "x.jsonl", [])
     with pytest.raises(ValueError, match="there is no task pika"):
         measure(SUBJECT, EvalOptions(task_file=(f"pika.train={path}",)), ["pydoc_choice"])
-    with pytest.raises(ValueError, match=r"the file for piqa\.train, is not there"):
+    with pytest.raises(ValueError, match=r"the file for piqa\.train, does not exist"):
         EvalOptions(task_file=(f"piqa.train={tmp_path / 'nothing'}",))

@@ -41,9 +41,9 @@ def recomputed(prompt, options, where=(0, 0), model=MODEL):
 
 def drawn(prompts, options, model=MODEL):
     """The finished samples."""
-    drafts = start_samples(TOKENIZER, prompts, options)
-    sample_batches(model, split_into_batches(drafts, options), options)
-    return [draft.sample() for draft in drafts]
+    samples = start_samples(TOKENIZER, prompts, options)
+    sample_batches(model, split_into_batches(samples, options), options)
+    return [sample.to_sample() for sample in samples]
 
 
 def tokens_of(samples):
@@ -145,7 +145,7 @@ def test_after_running_out_of_memory_half_as_many_go_on(monkeypatch, caplog):
 
     monkeypatch.setattr(model, "hidden", hidden)
     assert tokens_of(drawn(PROMPTS, options, model)) == wanted
-    assert "out of memory: 5 samples side by side from here" in caplog.text
+    assert "out of memory: 5 samples per batch from now on" in caplog.text
 
 
 def test_one_sample_that_is_too_much_is_an_error(monkeypatch):

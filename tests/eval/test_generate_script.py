@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_prep.tokenizer import Tokenizer
-from eval.generate import Arguments, compare, write_texts
+from eval.generate import Arguments, print_comparison, print_samples
 from eval.sampling.next_token import GenerateOptions
 from eval.subject import load_subject
 from model.checkpoint import save_model
@@ -45,7 +45,7 @@ def test_the_script_reads_standard_input_and_says_its_speed(checkpoint):
 
 def test_a_checkpoint_beside_itself_says_the_same(checkpoint, capsys):
     arguments = Arguments(checkpoint, sampling=GenerateOptions(max_tokens=20))
-    compare(arguments, checkpoint, ["A list"], ALONE)
+    print_comparison(arguments, checkpoint, ["A list"], ALONE)
     head, page = capsys.readouterr().out.split("\n---\n")
     assert str(checkpoint)[-20:] in head.replace(" ", "").replace("│", "").replace("\n", "")
     halves = [line.split("│") for line in page.splitlines()[2:]]
@@ -62,13 +62,13 @@ def test_each_checkpoint_speaks_through_its_own_tokenizer(checkpoint, tmp_path, 
     write_manifest(other)
     options = GenerateOptions(max_tokens=20)
     for folder in (checkpoint, other):
-        write_texts(
+        print_samples(
             load_subject(folder, ALONE), ["Aé"], Arguments(folder, json=True, sampling=options)
         )
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert max(first["token_ids"]) > 257 > max(second["token_ids"])
     assert second["text"] == bytes_alone.decode(second["token_ids"])
-    compare(Arguments(checkpoint, sampling=options), other, ["Aé"], ALONE)
+    print_comparison(Arguments(checkpoint, sampling=options), other, ["Aé"], ALONE)
     assert "│" in capsys.readouterr().out
 
 

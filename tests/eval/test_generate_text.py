@@ -22,7 +22,7 @@ from eval.sampling.printing import (
 )
 from eval.sampling.prompts import gather_prompts, read_prompts
 from eval.sampling.text_stream import TextStream
-from tests.eval_subjects import ALONE, tiny_model
+from tests.eval_subjects import tiny_model
 
 TOKENIZER = gpt2_tokenizer()
 
@@ -81,9 +81,9 @@ def test_prompts_come_from_arguments_file_and_standard_input(tmp_path, monkeypat
     file, lines = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     file.write_bytes("\ufeff one \r\n\nzwei ä\n".encode())
     lines.write_text('{"prompt": "a\\nb", "id": 3}\n\n{"prompt": ""}\n')
-    assert gather_prompts(["first", "a\udcff"], file, ALONE) == ["first", "a�", " one ", "zwei ä"]
+    assert gather_prompts(["first", "a\udcff"], file) == ["first", "a�", " one ", "zwei ä"]
     assert read_prompts(lines) == ["a\nb", ""]
-    assert gather_prompts([], None, ALONE) == [""]
+    assert gather_prompts([], None) == [""]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é\nb".encode())))
     assert read_prompts(type(file)("-")) == ["é", "b"]
 
@@ -129,11 +129,11 @@ def test_a_lone_sample_is_written_as_it_grows(monkeypatch):
     pieces = []
     monkeypatch.setattr("eval.sampling.printing.write", pieces.append)
     options = GenerateOptions(max_tokens=12)
-    drafts = start_samples(TOKENIZER, ["A list"], options)
-    sample_batches(tiny_model(), [drafts], options, Printer(["A list"], 1).watch)
+    samples = start_samples(TOKENIZER, ["A list"], options)
+    sample_batches(tiny_model(), [samples], options, Printer(["A list"], 1).on_token)
     assert len(pieces) == 12
     assert pieces[0].startswith("A list")
-    assert "".join(pieces) == "A list" + drafts[0].sample().text + "\n"
+    assert "".join(pieces) == "A list" + samples[0].to_sample().text + "\n"
 
 
 def test_json_is_one_object_a_sample(capsys):

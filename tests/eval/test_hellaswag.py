@@ -76,7 +76,7 @@ def test_another_schema_or_a_damaged_file_is_refused(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_an_error_before_anything_runs(tmp_path):
-    with pytest.raises(ValueError, match=r"is not there; give a \.jsonl"):
+    with pytest.raises(ValueError, match=r"does not exist; give a \.jsonl"):
         EvalOptions(hellaswag_file=tmp_path / "nothing.jsonl")
 
 

@@ -263,7 +263,7 @@ def test_a_file_that_is_not_there_ends_the_watch_before_a_checkpoint_is_passed_o
     record = json.loads(run.config.read_text())
     record["config"]["eval"]["hellaswag_file"] = "gone.jsonl"
     run.config.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"gone\.jsonl, the file for hellaswag, is not there"):
+    with pytest.raises(ValueError, match=r"gone\.jsonl, the file for hellaswag, does not exist"):
         look(run, "hellaswag")
     assert steps(run) == []
 
@@ -280,7 +280,7 @@ def test_an_idle_limit_ends_the_wait_once_nothing_has_changed_for_so_long(run, q
     alive = [lambda: run.write_status("preempted", 8)] * 3
     on_sleep(monkeypatch, *alive, nothing, nothing, seconds=31.0)
     end = look(run, idle_minutes=1.0)
-    assert "no sign of life for 1 minutes; evaluated 2 checkpoints" in end
+    assert "has not changed for 1 minutes; evaluated 2 checkpoints" in end
 
 
 def test_a_run_that_died_without_a_word_is_noticed_by_its_lock(run, quick, monkeypatch, caplog):
@@ -333,7 +333,7 @@ def test_a_stop_keeps_what_was_measured_and_the_rest_is_done_next_time(run, quic
 def test_a_folder_is_left_alone_until_a_run_begins_there(tmp_path, monkeypatch):
     later = RunFolder(tmp_path / "later")
     on_sleep(monkeypatch, nothing, nothing, seconds=31.0)
-    assert "no sign of life" in look(later, idle_minutes=1.0)
+    assert "has not changed" in look(later, idle_minutes=1.0)
     assert not later.path.exists()
 
 
@@ -366,7 +366,7 @@ def test_options_left_open_are_the_runs_and_given_ones_win():
     assert filled == EvalOptions(items=7, micro_batch=2, dtype="bfloat16")
     given = EvalOptions(items=1, micro_batch=3, dtype="float32")
     assert with_run_defaults(record, given, ("val_loss",)) == given
-    with pytest.raises(ValueError, match=r"/gone/h.jsonl, the file for hellaswag, is not there"):
+    with pytest.raises(ValueError, match=r"/gone/h.jsonl, the file for hellaswag, does not exist"):
         with_run_defaults(record, EvalOptions(), ("hellaswag",))
     another = EvalOptions(task_file=(f"hellaswag={__file__}",))
     found = with_run_defaults(record, another, ("hellaswag",)).files

@@ -27,8 +27,7 @@ from model.precision import autocast
 from model.shapes import SHAPES
 from storage.atomic import read_json
 from tests.data_sets import tiny_data_set
-from tests.runs import built, tiny_config
-from train.step import train_step
+from tests.runs import alone, tiny_config
 
 GB = 10**9
 CPU = torch.device("cpu")
@@ -130,16 +129,18 @@ def test_the_peak_of_a_real_step_is_the_predicted_one(data, tmp_path, fields, dt
     shape = GPTConfig(**({"n_layer": 2, "n_head": 4, "n_embd": 64, "context_length": 32} | fields))
     tokens = 2 * micro_steps * shape.context_length
     plain = {"dtype": dtype, "batch_tokens": tokens, "fused_loss": "off"}
-    run = built(tiny_config(data, tmp_path / "run", model=shape, **plain))
-    train_step(run, run.loader.next_step(), 1e-3, False)
+    config = tiny_config(data, tmp_path / "run", model=shape, **plain)
+    learner = bare_learner(config, alone())
+    loader = bare_loader(config, learner)
+    learner.step(loader.next_step(), 1e-3)
     with LiveBytes() as live:
-        for tensor in [*run.model.parameters(), *tree_leaves(dict(run.optimizer.state))]:
+        for tensor in [*learner.model.parameters(), *tree_leaves(dict(learner.optimizer.state))]:
             if isinstance(tensor, torch.Tensor):
                 live.see(tensor.detach())
-        train_step(run, run.loader.next_step(), 1e-3, False)
-    run.close()
-    step = StepShape(2, run.dtype, False, accumulates=micro_steps > 1, device="cpu")
-    found = predict_memory(run.model.config, step)
+        learner.step(loader.next_step(), 1e-3)
+    loader.close()
+    step = StepShape(2, learner.dtype, False, accumulates=micro_steps > 1, device="cpu")
+    found = predict_memory(learner.model.config, step)
     assert found.peak - found.runtime == pytest.approx(live.peak, rel=0.02)
 
 

@@ -12,7 +12,7 @@ from model.precision import choose_dtype
 from parallel import ranks
 from tests.runs import built, nano_config
 from train.checkpoints.host_copy import HostCopy
-from train.loader import reading_thread
+from train.loader import _reading_thread
 from train.recovery import ending
 from train.saving import LAST_SAVE_SECONDS, save_and_wait
 
@@ -46,7 +46,7 @@ def test_torch_leaves_memory_to_nccl_and_what_is_planned_fits_into_its_share(ask
 
 def test_the_reading_thread_works_on_the_ranks_own_gpu(asked):
     own = torch.device("cuda", 3)
-    thread = reading_thread(own)
+    thread = _reading_thread(own)
     assert thread.submit(lambda: asked.count(("set_device", own))).result() == 1
     thread.shutdown()
 
@@ -87,7 +87,7 @@ def one_of_two(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "train.run.faulthandler.dump_traceback_later", lambda after, **_: seconds.append(after)
     )
-    run.ranks = replace(run.ranks, world_size=2, device=CUDA)
+    run.learner.ranks = replace(run.ranks, world_size=2, device=CUDA)
     run.saver.saved_step = run.step
     yield run, seconds
     run.close()
@@ -95,7 +95,7 @@ def one_of_two(tmp_path, monkeypatch):
 
 def test_the_last_save_has_its_time_before_silence_ends_the_process(one_of_two):
     run, seconds = one_of_two
-    run.stop_wanted()
+    run.heartbeat()
     save_and_wait(run)
     assert seconds == [2 * run.config.hang_seconds + 60, LAST_SAVE_SECONDS]
 

@@ -194,4 +194,4 @@ def test_work_is_left_together_once_a_stop_is_wanted():
     me = ranks.start("cpu")
     collectives.stop_on_all_ranks(me)
     with pytest.raises(collectives.StopAgreed):
-        collectives.stop_on_all_ranks(ranks.Ranks(0, 1, 0, 1, me.device, stop_wanted=lambda: True))
+        collectives.stop_on_all_ranks(ranks.Ranks(0, 1, 0, 1, me.device, poll_stop=lambda: True))

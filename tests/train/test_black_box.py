@@ -141,7 +141,7 @@ def test_windows_one_by_one_have_the_gradient_of_the_step(data, tmp_path):
     windows = read_windows(run.loader.stream, 0, 8, 16)
     found = score_windows(run.model, dict(enumerate(windows)), torch.float32)
     ids = torch.from_numpy(windows.astype("int64"))
-    loss = run.step_model(ids[:, :-1], ids[:, 1:])
+    loss = run.learner.step_model(ids[:, :-1], ids[:, 1:])
     loss.backward()
     run.close()
     assert math.fsum(f.loss for f in found.windows) / 8 == pytest.approx(loss.item(), rel=1e-5)

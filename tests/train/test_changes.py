@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from tests.runs import NANO, built, lines, nano_config, run_to_end
+from tests.runs import NANO, built, lines, nano_config, run_to_end, set_step
 from train.checkpoints.config_changes import TABLE, Change
 from train.config import Config, SaveConfig
 from train.loop import train
@@ -103,7 +103,7 @@ def test_an_epoch_of_larger_steps_that_is_over_already_says_so(tmp_path):
 
 def test_a_run_past_its_last_step_ends_at_once(tmp_path, monkeypatch):
     run = built(nano_config(tmp_path))
-    run.step = run.steps + 1
-    monkeypatch.setattr("train.loop.train_step", None)
+    set_step(run, run.steps + 1)
+    monkeypatch.setattr("train.step.Learner.step", None)
     assert train(run) == "finished"
     run.close()

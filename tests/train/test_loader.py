@@ -11,7 +11,7 @@ from parallel.ranks import Ranks
 from tests.data_sets import tiny_data_set
 from train.batch_plan import BatchPlan
 from train.loader import Loader
-from train.progress import join_digest, split_digest
+from train.step import ids_and_targets, join_digest, split_digest
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,9 @@ def steps_of(shards, plan, first_window, count):
     steps = []
     for _ in range(count):
         shares = [loader.next_step() for loader in loaders]
-        dealt = torch.stack([share.tokens for share in shares], dim=1)  # (A, ranks, mb, T + 1)
-        windows = dealt.reshape(plan.windows, -1).numpy().view(np.uint16)
+        cut = [share.micro_batches(plan.micro_batch) for share in shares]
+        joined = torch.stack(cut, dim=1)  # (A, ranks, mb, T + 1)
+        windows = joined.reshape(plan.windows, -1).numpy().view(np.uint16)
         digest = join_digest(sum(split_digest(share.digest) for share in shares))
         steps.append((windows, digest))
     for loader in loaders:
@@ -69,7 +70,7 @@ def test_resuming_is_starting_at_the_cursor(shards):
 def test_micro_steps_are_inputs_and_their_next_tokens(shards):
     stream = TrainingStream(shards, 5)
     loader = Loader(stream, BatchPlan(8, 4, 2, 1), ranks(0, 1), 0)
-    ids, targets = loader.next_step().micro_step(1)
+    ids, targets = ids_and_targets(loader.next_step().micro_batches(2)[1])
     loader.close()
     windows = torch.from_numpy(read_windows(stream, 2, 2, 8).astype(np.int64))
     assert torch.equal(ids, windows[:, :-1])
@@ -80,7 +81,7 @@ def test_ids_above_32767_survive_the_two_byte_journey(tmp_path):
     data = tiny_data_set(tmp_path / "set", documents=40)
     stream = TrainingStream(data.split("train"), 0)
     loader = Loader(stream, BatchPlan(8, 64, 64, 1), ranks(0, 1), 0)
-    ids, _ = loader.next_step().micro_step(0)
+    ids, _ = ids_and_targets(loader.next_step().windows)
     loader.close()
     assert 32767 < ids.max() < 50257
     assert ids.min() >= 0

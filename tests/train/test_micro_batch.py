@@ -10,6 +10,7 @@ import torch
 from model.loss import NextTokenLoss
 from model.shapes import SHAPES
 from parallel.ranks import Ranks
+from parallel.shared_errors import SharedError
 from storage.atomic import read_json
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
@@ -203,7 +204,7 @@ def test_starts_that_each_take_half_are_not_given_up_and_the_others_are(tmp_path
 
 
 def test_a_rank_that_reads_an_older_run_folder_does_as_rank_0_has_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.preflight.inputs.broadcast_object", lambda _: (4, ("finished", 8)))
+    monkeypatch.setattr("train.preflight.inputs.on_main", lambda _: (4, ("finished", 8)))
     config = nano_config(tmp_path, micro_batch="auto")
     found = check_inputs(config, replace(alone(), rank=1))
     assert (found.plan.micro_batch, found.untried, found.finished) == (4, False, True)
@@ -214,10 +215,8 @@ def test_a_run_folder_that_rank_0_cannot_read_is_told_to_all(tmp_path, monkeypat
     config = nano_config(tmp_path, micro_batch="auto")
     built(config).close()
     (config.out / "status.json").write_text("{")
-    told = []
-    monkeypatch.setattr("train.preflight.inputs.raise_on_all_ranks", told.append)
-    check_inputs(config, alone())
-    assert "status.json" in str(told[0])
+    with pytest.raises(SharedError, match="status.json"):
+        check_inputs(config, alone())
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.faults import poison
 from tests.launching import python
-from tests.runs import built, flags, lines, run_to_end, tiny_config
+from tests.runs import built, flags, lines, run_to_end, set_step, tiny_config
 from tests.train.test_resume import deterministic, final_bytes
 from train.config import EvalConfig, SampleConfig
 from train.loop import train
@@ -118,7 +118,7 @@ def test_the_update_of_a_rehearsal_leaves_weights_and_moments_as_they_are(data, 
     rehearsal.training_step(run)
     assert all(torch.equal(w, before[n]) for n, w in run.model.state_dict().items())
     assert not any(
-        value.any() for state in run.optimizer.state.values() for value in state.values()
+        value.any() for state in run.learner.optimizer.state.values() for value in state.values()
     )
     assert all(p.grad is None for p in run.model.parameters())
     run.close()
@@ -129,7 +129,8 @@ def test_a_run_that_is_resumed_or_does_not_want_one_has_no_rehearsal(data, tmp_p
     config = tiny_config(data, tmp_path / "run", rehearsal=False)
     run = built(config)
     dry_run(run)
-    run.config, run.step = replace(config, rehearsal=True), 3
+    run.config = replace(config, rehearsal=True)
+    set_step(run, 3)
     dry_run(run)
     run.close()
 

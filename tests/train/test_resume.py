@@ -31,6 +31,7 @@ from tests.runs import (
     losses,
     nano_config,
     run_to_end,
+    set_step,
     starts,
     tiny_config,
 )
@@ -367,8 +368,8 @@ def test_a_sound_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_set_aside
     folder = RunFolder(config.out)
     newest = folder.checkpoint(8)
     before = {p: p.read_bytes() for p in newest.rglob("*") if p.is_file()}
-    run.step = 8
-    contents = run.contents(state_tensors(run.model, run.optimizer))
+    set_step(run, 8)
+    contents = run.contents(state_tensors(run.model, run.learner.optimizer))
     write_checkpoint(folder, contents)
     assert {p: p.read_bytes() for p in newest.rglob("*") if p.is_file()} == before
     (newest / "model.safetensors").write_bytes(b"damaged")

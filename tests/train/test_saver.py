@@ -15,7 +15,7 @@ import train.checkpoints.background_save as saver_module
 import train.checkpoints.checkpoint as checkpoint_module
 from storage.checkpoint_folder import verify_checkpoint
 from storage.run_folder import RunFolder
-from tests.runs import built, lines, losses, nano_config, run_to_end
+from tests.runs import built, lines, losses, nano_config, run_to_end, set_step
 from train.checkpoints.host_copy import state_tensors
 from train.config import EvalConfig, SaveConfig
 from train.loop import train
@@ -65,9 +65,12 @@ def failing(monkeypatch, error, steps):
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(config, gate):
     run = built(replace(config, save=SaveConfig(0, 0)))
-    run.step, run.steps = 0, 2
+    set_step(run, 0)
+    run.steps = 2
     run.saver.wait()
-    before = {name: t.clone() for name, t in state_tensors(run.model, run.optimizer).items()}
+    before = {
+        name: t.clone() for name, t in state_tensors(run.model, run.learner.optimizer).items()
+    }
     save(run)
     assert run.saver.busy
     threading.Timer(0.2, gate.set).start()  # the last save waits for this one
@@ -86,10 +89,10 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(c
 @pytest.mark.fault("S9", injected="a save that does not end by the next", lost="0")
 def test_what_is_due_by_the_clock_waits_for_the_save_before(config, gate):
     run = built(replace(config, save=SaveConfig(0, every_minutes=1e-9)))
-    run.step = 1
+    set_step(run, 1)
     assert save_due(run)
     save(run)
-    run.step = 2
+    set_step(run, 2)
     assert not save_due(run)
     gate.set()
     run.saver.wait()
@@ -101,10 +104,10 @@ def slow_among_two(config, hang_seconds):
     """Rank 0 of two ranks before step 2, whose save of step 1 does not end."""
     run = built(replace(config, save=SaveConfig(1, 0)))
     run.ranks = replace(run.ranks, world_size=2)
-    run.progress.hang_seconds = hang_seconds
-    run.step = 1
+    run.progress.watch.hang_seconds = hang_seconds
+    set_step(run, 1)
     save(run)
-    run.step = 2
+    set_step(run, 2)
     return run
 
 
@@ -199,7 +202,7 @@ def test_too_little_room_is_seen_before_the_disk_is_filled(config, monkeypatch, 
     monkeypatch.setattr(
         checkpoint_module.shutil, "disk_usage", lambda path: usage._replace(free=10)
     )
-    run.step = 2
+    set_step(run, 2)
     save(run)
     run.saver.wait()
     assert "0.00 GB free, 0.00 GB needed" in caplog.text
@@ -215,7 +218,7 @@ def test_at_any_limit_of_a_files_size_there_is_a_whole_checkpoint_or_none(config
     try:
         for step, limit in enumerate(range(0, 40_000, 4_000), start=5):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
-            run.step = step
+            set_step(run, step)
             save(run)
             run.saver.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, old)

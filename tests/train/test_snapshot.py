@@ -11,7 +11,7 @@ import torch
 from parallel.stop_signals import StopRequest
 from train.batch_plan import BatchPlan
 from train.checkpoints.host_copy import HostCopy
-from train.progress import VALUES, Progress, SilentRank
+from train.progress import VALUES, Progress, UnresponsiveRank
 
 MANY = 64_000_000
 
@@ -53,7 +53,7 @@ def test_the_state_before_a_hanging_step_can_be_copied_and_one_that_went_on_is_k
 
 def on_device(progress, done):
     """Make the step in flight one of a device that says whether it has done it."""
-    progress.stop.before_first_step = False
+    progress.clock.timed_steps = max(progress.clock.timed_steps, 1)
     progress._pending = replace(progress._pending, ready=SimpleNamespace(query=done))
 
 
@@ -69,9 +69,11 @@ def progress():
 @pytest.mark.parametrize("part", ["wait", "read"])
 def test_a_step_that_cuda_never_ends_is_a_silent_rank_and_stays_known(progress, part):
     on_device(progress, lambda: False)
-    with pytest.raises(SilentRank, match="step 3 has not ended for 0 s; .*larger --hang-seconds"):
+    with pytest.raises(
+        UnresponsiveRank, match="step 3 has not ended for 0 s; .*larger --hang-seconds"
+    ):
         getattr(progress, part)()
-    assert (progress.stuck.step, progress.stuck.first_window) == (3, 24)
+    assert (progress.watch.stuck.step, progress.watch.stuck.first_window) == (3, 24)
     assert progress.read() is None  # its line is never waited for again
 
 
@@ -86,23 +88,23 @@ def test_a_step_that_was_waited_for_is_read_later_and_timed_to_its_own_end(progr
 
 def test_after_a_signal_a_hanging_step_leaves_most_of_30_seconds_to_save(progress, monkeypatch):
     on_device(progress, lambda: False)
-    progress.first_seconds = 60.0  # it compiled
-    progress.seconds, progress.timed_steps = 10.0, 11
-    progress.stop.wanted = True
+    progress.clock.first_seconds = 60.0  # it compiled
+    progress.clock.seconds, progress.clock.timed_steps = 10.0, 11
+    progress.watch.stop.wanted = True
     seconds = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _: None)
     monkeypatch.setattr("train.progress.time", clock)
-    with pytest.raises(SilentRank, match="step 3 has not ended for 9 s"):
+    with pytest.raises(UnresponsiveRank, match="step 3 has not ended for 9 s"):
         progress.wait()
 
 
 def test_what_was_waited_before_a_signal_does_not_count_as_silence_after_it(progress, monkeypatch):
-    progress.hang_seconds = 100
-    progress.seconds, progress.timed_steps = 10.0, 11
+    progress.watch.hang_seconds = 100
+    progress.clock.seconds, progress.clock.timed_steps = 10.0, 11
     seconds, moments = itertools.count(), itertools.count()
 
     def query():
-        progress.stop.wanted = next(moments) > 5  # later than what it may take after a signal
+        progress.watch.stop.wanted = next(moments) > 5  # later than what it may take after a signal
         return next(moments) > 18
 
     on_device(progress, query)
@@ -111,4 +113,4 @@ def test_what_was_waited_before_a_signal_does_not_count_as_silence_after_it(prog
     )
     monkeypatch.setattr("train.progress.time", clock)
     progress.wait()
-    assert progress.stuck is None
+    assert progress.watch.stuck is None

@@ -17,8 +17,7 @@ from parallel.stop_signals import (
     SAME_KEYPRESS_SECONDS,
     STOP_SIGNALS,
     StopRequest,
-    StopWish,
-    moment,
+    parse_time,
 )
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
@@ -85,7 +84,7 @@ def test_a_signal_is_saved_for_and_loses_no_step(config, number):
 def test_a_hangup_that_nohup_lets_us_ignore_is_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     StopRequest().listen()
-    with StopWish().listening():
+    with StopRequest().listening():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
@@ -154,9 +153,9 @@ def test_a_longer_save_is_begun_earlier():
 
 
 def test_a_time_is_unix_seconds_or_iso():
-    assert moment("1800000000.5") == 1800000000.5
-    assert moment("2026-11-21T18:30+00:00") == 1795285800
-    assert moment("2026-11-21T18:30") == datetime(2026, 11, 21, 18, 30).timestamp()
+    assert parse_time("1800000000.5") == 1800000000.5
+    assert parse_time("2026-11-21T18:30+00:00") == 1795285800
+    assert parse_time("2026-11-21T18:30") == datetime(2026, 11, 21, 18, 30).timestamp()
     with pytest.raises(ValueError, match=r"stop_at=tomorrow is no time; give Unix seconds or ISO"):
         Config(stop_at="tomorrow")
 
@@ -249,7 +248,7 @@ def test_what_a_start_leaves_that_was_killed_early_is_no_obstacle(config):
 
 def test_a_sigint_after_another_signal_is_the_first_of_its_kind():
     signals = StopRequest()
-    signals.before_first_step = False
+    signals.nothing_to_save = False
     signals._receive(signal.SIGTERM, None)
     signals._receive(signal.SIGINT, None)
     signals._receive(signal.SIGINT, None)

@@ -13,11 +13,11 @@ import pytest
 from storage import run_folder
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
-from tests.runs import built, flags, losses, nano_config
+from tests.runs import built, flags, losses, nano_config, set_step
 from train import prove_resume
 from train.config import SaveConfig
 from train.loop import train
-from train.progress import SilentRank
+from train.progress import UnresponsiveRank
 from train.prove_resume import ProofOptions, prove
 from train.recovery.ending import (
     PEER_LOST_CODE,
@@ -137,16 +137,16 @@ def test_of_two_survivors_the_one_that_is_further_has_the_last_word(tmp_path):
 
 def test_what_another_survivor_has_written_is_not_even_copied(tmp_path):
     run = stopped_at(tmp_path, 5)
-    run.progress.stuck = SimpleNamespace(step=4, first_window=32)
-    run.host_copy.take = None
+    run.progress.watch.stuck = SimpleNamespace(step=4, first_window=32)
+    run.saver.host_copy.take = None
     assert emergency_checkpoint(run, "a peer is silent") is None
     run.close()
 
 
 def test_survivors_of_a_hanging_step_copy_the_state_one_at_a_time(tmp_path):
     run = stopped_at(tmp_path, 5)
-    run.progress.stuck = SimpleNamespace(step=6, first_window=48)
-    inside, held, take = run.folder.emergency_save_lock, [], run.host_copy.take
+    run.progress.watch.stuck = SimpleNamespace(step=6, first_window=48)
+    inside, held, take = run.folder.emergency_save_lock, [], run.saver.host_copy.take
 
     @contextmanager
     def survivor():
@@ -156,7 +156,7 @@ def test_survivors_of_a_hanging_step_copy_the_state_one_at_a_time(tmp_path):
         held.append("out")
 
     run.folder.emergency_save_lock = survivor
-    run.host_copy.take = lambda *words, **more: (held.append("copy"), take(*words, **more))[1]
+    run.saver.host_copy.take = lambda *words, **more: (held.append("copy"), take(*words, **more))[1]
     assert emergency_checkpoint(run, "a peer is silent") == 6
     assert held == ["in", "copy", "out"]
     run.close()
@@ -168,7 +168,7 @@ def test_a_survivor_digests_no_older_checkpoint_for_torchrun_gives_it_30_seconds
     run = stopped_at(tmp_path, 5)
     digested = []
     monkeypatch.setattr(run_folder, "verify_checkpoint", digested.append)
-    run.step = 6
+    set_step(run, 6)
     assert emergency_checkpoint(run, "a peer died") == 6
     assert digested == []
     assert emergency_checkpoint(run, "a peer died") is None
@@ -178,18 +178,18 @@ def test_a_survivor_digests_no_older_checkpoint_for_torchrun_gives_it_30_seconds
 
 def test_a_state_inside_an_update_is_never_written(tmp_path):
     run = stopped_at(tmp_path, 5)
-    run.consistent = False
+    run.learner.consistent = False
     assert last_consistent_state(run) is None
     run.close()
 
 
 def test_while_a_step_hangs_the_state_before_it_is_the_one_that_counts(tmp_path):
     run = stopped_at(tmp_path, 5)
-    run.progress.stuck = SimpleNamespace(step=4, first_window=32)
+    run.progress.watch.stuck = SimpleNamespace(step=4, first_window=32)
     contents = last_consistent_state(run)
     assert (contents.position.step, contents.position.next_window) == (4, 32)
     assert [line["step"] for line in contents.position.lines] == [2, 3]
-    run.host_copy.update_has_begun = lambda step: step == 4  # it went on during the copy
+    run.saver.host_copy.update_has_begun = lambda step: step == 4  # it went on during the copy
     assert last_consistent_state(run) is None
     run.close()
 
@@ -206,7 +206,7 @@ def test_lines_that_a_dead_rank_0_never_wrote_come_back_with_the_checkpoint(tmp_
 
 def test_an_error_of_a_collective_is_told_from_ones_own():
     assert is_peer_failure(RuntimeError("[../gloo/pair.cc] Connection closed by peer [127.0.0.1]"))
-    assert is_peer_failure(SilentRank("step 4 has not ended for 300 s"))
+    assert is_peer_failure(UnresponsiveRank("step 4 has not ended for 300 s"))
     assert not is_peer_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_peer_failure(OSError("No space left on device"))
 
@@ -217,7 +217,7 @@ def test_a_peer_that_is_gone_is_told_from_one_that_is_silent():
     assert not is_disconnect(
         RuntimeError("Timed out waiting 5000ms for recv operation to complete")
     )
-    assert not is_disconnect(SilentRank("step 4 has not ended for 300 s"))
+    assert not is_disconnect(UnresponsiveRank("step 4 has not ended for 300 s"))
 
 
 def test_the_proof_fails_when_a_step_was_lost_or_the_run_began_anew():
@@ -273,5 +273,7 @@ def test_after_a_ctrl_c_the_kills_so_far_are_judged(tmp_path, monkeypatch, capsy
     text, holds = prove(ProofOptions(kills=9, proof_out=tmp_path / "proof"), ["demo"], 40)
     assert (holds, "1 of 9 kills: INTERRUPTED, all held so far" in text) == (False, True)
     assert "| every metric line | yes | 3 lines |" in text
-    assert "kill 1 of 9: rank 1 at step 2 of 40, on from 2 after 4.0 s" in capsys.readouterr().err
+    assert (
+        "kill 1 of 9: rank 1 at step 2 of 40, resumed at 2 after 4.0 s" in capsys.readouterr().err
+    )
     assert (tmp_path / "proof" / "verdict.md").read_text() == text + "\n"

@@ -1,33 +1,42 @@
-"""Checkpoints: written aside, digested, flushed and renamed by a thread while training goes on."""
+"""Writes checkpoints on a thread while training continues, one at a time."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from safetensors import SafetensorError
 
+from storage.metrics import Metrics
 from storage.retention import Retention
 from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import CheckpointContents, write_checkpoint
+from train.checkpoints.host_copy import HostCopy
 
 log = logging.getLogger(__name__)
 
 
 class BackgroundSave:
-    """Writes one checkpoint at a time on a thread. A failure is told, and never stops training."""
+    """Writes one checkpoint at a time on a thread. A failure is logged and never stops training."""
 
-    def __init__(self, folder: RunFolder, retention: Retention, saved_step: int = -1) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        retention: Retention,
+        host_copy: HostCopy,
+        saved_step: int = -1,
+    ) -> None:
         self.folder = folder
         self.retention = retention
+        self.host_copy = host_copy
         self.saved_step = saved_step
-        """Step of the newest checkpoint that is on disk."""
-        self.asked_step = saved_step
-        """Step of the newest checkpoint that was begun."""
-        self.asked_at = time.monotonic()
-        """When the last save began, or this process."""
+        """Step of the newest checkpoint on disk."""
+        self.begun_step = saved_step
+        """Step of the newest checkpoint whose writing has begun."""
+        self.begun_at = time.monotonic()
+        """When that was, or when this process started."""
         self.longest_seconds = 0.0
-        """Of all saves so far, copy and writing."""
+        """The longest save so far, copy and writing."""
+        self._metrics: Metrics = {}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -36,18 +45,25 @@ class BackgroundSave:
         """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def begin(
-        self, contents: CheckpointContents, ready: Callable[[], None], stall_seconds: float
-    ) -> None:
-        """Write `contents` once `ready` returns. There must be none in flight."""
-        self.asked_step, self.asked_at = contents.position.step, time.monotonic()
+    def begin(self, contents: CheckpointContents, stall_seconds: float) -> None:
+        """Write `contents` once the host copy is complete. No save may be in flight.
+
+        `stall_seconds` is the time for which training waited.
+        """
+        self.begun_step, self.begun_at = contents.position.step, time.monotonic()
+        self._metrics["speed/save_stall_milliseconds"] = 1000 * stall_seconds
         self._thread = threading.Thread(
-            target=self._write, args=(contents, ready, stall_seconds), daemon=True, name="saver"
+            target=self._write, args=(contents, stall_seconds), daemon=True, name="saver"
         )
         self._thread.start()
 
+    def take_metrics(self) -> Metrics:
+        """Metrics of saves since the last call."""
+        found, self._metrics = self._metrics, {}
+        return found
+
     def log_failure(self) -> None:
-        """A word about a save that failed since the last call; the run goes on."""
+        """Log the failure of a save since the last call, if there was one. The run continues."""
         if not self.busy and self._error is not None:
             error, self._error = self._error, None
             log.error(
@@ -57,28 +73,26 @@ class BackgroundSave:
             )
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait for the save in flight, or only so long; a word if it failed."""
+        """Wait for the save in flight, at most `seconds`. A failure is logged."""
         if self._thread is not None:
             self._thread.join(seconds)
         self.log_failure()
 
     def wait_or_raise(self) -> None:
-        """Wait for the save in flight. Raises: what made it fail, if it did."""
+        """Wait for the save in flight. Raises: its error, if it failed."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
-    def _write(
-        self, contents: CheckpointContents, ready: Callable[[], None], stall_seconds: float
-    ) -> None:
+    def _write(self, contents: CheckpointContents, stall_seconds: float) -> None:
         started = time.perf_counter()
         step = contents.position.step
         try:
-            ready()
+            self.host_copy.wait()
             path = write_checkpoint(self.folder, contents)
-        except Exception as error:  # a thread's error reaches nobody: the loop asks for it
+        except Exception as error:  # an error of a thread reaches nobody: the loop asks for it
             self._error = _as_disk_error(error)
             return
         self.saved_step = step
@@ -99,5 +113,5 @@ class BackgroundSave:
 
 
 def _as_disk_error(error: Exception) -> Exception:
-    """The safetensors library's disk errors as what they are."""
+    """An error of the safetensors library as the disk error that it reports."""
     return OSError(str(error)) if isinstance(error, SafetensorError) else error

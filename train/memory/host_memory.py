@@ -1,4 +1,4 @@
-"""Bytes of host memory: what this process holds, and what this machine has left (Linux)."""
+"""Host memory in bytes on Linux: used by this process, and available on this machine."""
 
 import ctypes
 from contextlib import suppress
@@ -10,32 +10,32 @@ import torch
 PROCESS = Path("/proc/self")
 CGROUPS = Path("/sys/fs/cgroup")
 LARGE_BLOCK = 64 * 2**20  # above glibc's largest threshold, 32 MiB
-WITHOUT_PROC = 8 * 2**30  # assumed to be free where the system does not say
+WITHOUT_PROC = 8 * 2**30  # assumed to be available where there is no /proc
 
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """This process's resident bytes, now or at most; 0 where the system does not say."""
+    """Resident memory of this process: now (VmRSS) or its peak (VmHWM); 0 without /proc."""
     return _named_line(PROCESS / "status", field) or 0
 
 
 def forget_peak() -> None:
-    """Let the most resident bytes be counted anew from here on, where the kernel can."""
+    """Reset the peak of resident memory, if the kernel allows it."""
+    # 5 resets VmHWM, see clear_refs in https://docs.kernel.org/filesystems/proc.html
     with suppress(OSError):
         (PROCESS / "clear_refs").write_text("5")
 
 
 def available() -> int:
-    """Bytes that new work may take: the machine's, or less in a job's control group."""
+    """Memory that new work can use: of the machine, or of the job's control group if less."""
     free = _named_line(Path("/proc/meminfo"), "MemAvailable") or WITHOUT_PROC
     return min([free, *_left_in_groups()])
 
 
 def keeps_large_blocks() -> bool:
-    """Whether this process's allocator keeps large freed blocks, by letting it make one.
-
-    glibc maps those apart and gives them back, unless M_MMAP_MAX (mallopt, or MALLOC_MMAP_MAX_) is
-    0: then they come from its heap, which rarely shrinks.
-    """
+    """Whether this process's allocator keeps large freed blocks. It allocates one to find out."""
+    # glibc gives a large block a mapping of its own and returns it to the kernel when it is freed,
+    # unless M_MMAP_MAX (set by mallopt or MALLOC_MMAP_MAX_) is 0. Then the block comes from the
+    # heap, which rarely shrinks.
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if mallinfo is None:
         return False
@@ -48,7 +48,7 @@ def keeps_large_blocks() -> bool:
 
 
 class _MallInfo(ctypes.Structure):
-    """struct mallinfo2 of malloc.h; hblks is the number of blocks mapped apart."""
+    """struct mallinfo2 of malloc.h; hblks is the number of blocks with a mapping of their own."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -60,7 +60,7 @@ class _MallInfo(ctypes.Structure):
 
 
 def _left_in_groups() -> list[int]:
-    """What each control group around this process (version 2) still allows."""
+    """Memory that each control group (version 2) around this process still allows."""
     try:
         lines = (PROCESS / "cgroup").read_text().splitlines()
     except OSError:
@@ -71,13 +71,13 @@ def _left_in_groups() -> list[int]:
         with suppress(OSError, ValueError):  # ValueError: "max", no limit
             limit = int((folder / "memory.max").read_text())
             used = int((folder / "memory.current").read_text())
-            # Files in the page cache count as used and give way.
+            # Files in the page cache count as used, but the kernel drops them on demand.
             left.append(limit - used + (_named_line(folder / "memory.stat", "inactive_file") or 0))
     return left
 
 
 def _named_line(path: Path, name: str) -> int | None:
-    """Bytes in the line that begins with `name`, in kB where it says so; None without one."""
+    """Value in bytes of the line that begins with `name`, also if it is in kB; None without one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:

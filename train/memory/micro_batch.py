@@ -1,13 +1,13 @@
-"""How many windows go through the network at once: chosen, tried, and halved when memory runs out.
+"""The micro-batch, windows of one forward pass: chosen, tried, and halved when memory runs out.
 
-The tokens of a step never depend on it, but floats are added in another order and so the last bits
-do. A run therefore keeps the number it began with, which its config.json holds; `auto` chooses anew
-only where there is none, or where the number of ranks no longer allows it.
+It never changes which tokens form a step, but the order in which floats are added, and so the last
+bits. A run therefore keeps the number that its config.json records. `auto` chooses again only if
+none is recorded, or if the number of ranks no longer allows it.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,24 +15,22 @@ from torch import nn
 from model.config import GPTConfig
 from model.estimates.memory import largest_micro_batch
 from model.precision import autocast
-from parallel.collectives import all_gather_object, raise_on_all_ranks
+from parallel.collectives import all_gather_object, together
 from parallel.ranks import Ranks
 from storage.atomic import read_json, write_json
-from storage.run_folder import RunFolder, record_start
+from storage.run_folder import RunFolder
 from train.batch_plan import BatchPlan, largest_power_of_two, share_of
-from train.checkpoints.config_changes import Change
 from train.config import Config
 from train.memory.forecast import device_memory, step_shape
-from train.run import Run
 
 # Tokens at once beyond which a CPU step gets no faster: see bench/LOG.md.
 FAST_CPU_TOKENS = 1024
-NEXT = "next_micro_batch"  # in config.json: what the next start is to take instead
+NEXT = "next_micro_batch"  # key in config.json: what the next start takes instead
 log = logging.getLogger(__name__)
 
 
 def recorded_micro_batch(folder: RunFolder) -> int | None:
-    """What the run in `folder` goes on with; None if none was begun there."""
+    """The micro-batch with which the run in `folder` continues; None if no run is there."""
     if not folder.config.is_file():
         return None
     record = read_json(folder.config)
@@ -40,14 +38,14 @@ def recorded_micro_batch(folder: RunFolder) -> int | None:
 
 
 def smaller_requested(folder: RunFolder) -> bool:
-    """Whether the start before left word that this one is to take less."""
+    """Whether the previous start ran out of memory and requested a smaller one."""
     return folder.config.is_file() and NEXT in read_json(folder.config)
 
 
 def choose_micro_batch(
     config: Config, network: GPTConfig, ranks: Ranks, recorded: int | None
 ) -> int:
-    """What this rank would take; all ranks then take the least.
+    """The micro-batch that this rank would take. All ranks then take the smallest of theirs.
 
     Raises: ValueError if `batch_tokens` does not divide, or not even one window fits.
     """
@@ -69,22 +67,19 @@ def find_runnable_micro_batch(
 ) -> BatchPlan:
     """`plan` with the largest micro-batch, halved from its own, that really runs on every rank.
 
-    Each rank tries by itself: no collective is waited for by a rank whose memory ran out.
+    Each rank tries on its own: no rank waits in a collective for one whose memory ran out.
     Raises: ValueError on every rank if one of them cannot hold a single window.
     """
-    found, error = 0, None
-    try:
-        found = largest_that_runs(
+    found = together(
+        lambda: largest_that_runs(
             plan.micro_batch, lambda n: _trial_passes(step, plan, n, dtype, ranks)
         )
-    except ValueError as wrong:
-        error = wrong
-    raise_on_all_ranks(error)
+    )
     return replace(plan, micro_batch=min(all_gather_object(found)))
 
 
 def largest_that_runs(micro_batch: int, attempt: Callable[[int], None]) -> int:
-    """`micro_batch` or the first of its halves for which `attempt` has memory enough."""
+    """`micro_batch`, or the first of its halves for which `attempt` does not run out of memory."""
     while True:
         try:
             attempt(micro_batch)
@@ -92,7 +87,7 @@ def largest_that_runs(micro_batch: int, attempt: Callable[[int], None]) -> int:
         except torch.OutOfMemoryError as error:
             if micro_batch == 1:
                 raise ValueError(too_large(error)) from error
-        # Only here are the tensors of the failed attempt gone, with the error that held them.
+        # The error holds the tensors of the failed attempt: they are freed only here.
         log.warning("micro-batch %d does not fit; trying half of it", micro_batch)
         micro_batch = _half(micro_batch)
         torch.cuda.empty_cache()
@@ -101,9 +96,9 @@ def largest_that_runs(micro_batch: int, attempt: Callable[[int], None]) -> int:
 def _trial_passes(
     step: nn.Module, plan: BatchPlan, micro_batch: int, dtype: torch.dtype, ranks: Ranks
 ) -> None:
-    """Forward and backward twice, as gradients add up, beside what the optimizer and DDP will hold.
+    """Two forward and backward passes, with the memory of moments and buckets allocated as well.
 
-    Gradients are dropped.
+    Two, because the second pass adds to existing gradients. The gradients are dropped.
     """
     weights = sum(p.numel() * p.element_size() for p in step.parameters())
     held = weights * (3 if ranks.world_size > 1 else 2)  # two moments, buckets
@@ -122,53 +117,41 @@ def _trial_passes(
         del ballast
 
 
-def halve_micro_batch(run: Run, error: torch.OutOfMemoryError) -> None:
-    """Halve the micro-batch of a run in progress, whose step begins anew; its windows stay.
+def halved(plan: BatchPlan, wanted: int | str, error: torch.OutOfMemoryError) -> BatchPlan:
+    """`plan` with half its micro-batch, after memory ran out; `wanted` is the run's setting.
 
-    One rank alone goes on at once. Of several, one cannot tell the others while they are in a
-    backward pass that waits for it: it leaves word in config.json and ends like any lost rank, and
-    the next start, which torchrun makes by itself, takes half.
-    Raises: torch.OutOfMemoryError, where there is nothing to halve or other ranks to tell.
+    Raises: torch.OutOfMemoryError with the cure if the number was given by the user, or is 1.
     """
-    plan = run.plan
-    if run.config.micro_batch != "auto":
+    if wanted != "auto":
         raise torch.OutOfMemoryError(
             f"--micro-batch {plan.micro_batch} does not fit ({error}); leave it out or give a "
             "smaller one: the batch stays the same"
         ) from error
     if plan.micro_batch == 1:
         raise torch.OutOfMemoryError(too_large(error)) from error
-    half = _half(plan.micro_batch)
-    text = f"out of memory in step {run.step}: micro-batch {plan.micro_batch} -> {half}"
-    if plan.world_size > 1:
-        request_smaller_micro_batch(run.folder, plan)
-        raise torch.OutOfMemoryError(f"{text} from the next start on ({error})") from error
-    log.warning("%s, the step is done again; a break in bitwise identity, batch the same", text)
-    run.plan = replace(plan, micro_batch=half)
-    run.eval_options = replace(run.eval_options, micro_batch=half)
-    record = read_json(run.folder.config)
-    record["config"]["micro_batch"] = record["run"]["micro_batch"] = half
-    record["run"]["grad_accum_steps"] = run.plan.grad_accum_steps
-    write_json(run.folder.config, record)
-    record_start(
-        run.folder,
-        run.folder.attempt,
-        world_size=1,
-        micro_batch=half,
-        out_of_memory_at_step=run.step,
-        changed=[asdict(Change("micro_batch", plan.micro_batch, half))],
-    )
+    return replace(plan, micro_batch=_half(plan.micro_batch))
+
+
+def record_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
+    """Write to config.json the micro-batch that the run has from now on."""
+    record = read_json(folder.config)
+    record["config"]["micro_batch"] = record["run"]["micro_batch"] = plan.micro_batch
+    record["run"]["grad_accum_steps"] = plan.grad_accum_steps
+    write_json(folder.config, record)
 
 
 def request_smaller_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
-    """Let the next start take half of the plan's micro-batch; ranks that all do so say the same."""
+    """Record in config.json that the next start is to take half of the plan's micro-batch.
+
+    Several ranks may do so; all of them write the same.
+    """
     if plan.micro_batch > 1 and folder.config.is_file():
         with folder.emergency_save_lock():
             write_json(folder.config, read_json(folder.config) | {NEXT: _half(plan.micro_batch)})
 
 
 def too_large(error: torch.OutOfMemoryError) -> str:
-    """What to do when one window is too much."""
+    """The error sentence for a device that cannot hold one window."""
     return (
         f"one window at a time does not fit the device's memory ({error}); give --compile on or "
         "--fused-loss on if they are off, a shorter --context-length or a smaller preset, or use a "
@@ -177,5 +160,5 @@ def too_large(error: torch.OutOfMemoryError) -> str:
 
 
 def _half(micro_batch: int) -> int:
-    """Half of it where that is a whole number, which then divides what it divided; else one."""
+    """Half of an even number, which divides whatever the number divides; otherwise 1."""
     return micro_batch // 2 if micro_batch % 2 == 0 else 1

@@ -1,4 +1,4 @@
-"""AdamW with weight decay on matrices and embeddings only."""
+"""AdamW, with weight decay only for matrices and embeddings."""
 
 from dataclasses import dataclass
 
@@ -6,29 +6,30 @@ from torch import nn
 from torch.optim import AdamW
 
 from model.gpt import GPT
+from train.optimizers.config import OptimizerConfig
 
 
 @dataclass(frozen=True)
-class AdamWConfig:
-    """AdamW; the defaults are GPT-3's (https://arxiv.org/abs/2005.14165, appendix B)."""
+class AdamWConfig(OptimizerConfig):
+    """AdamW. The defaults are those of GPT-3 (https://arxiv.org/abs/2005.14165, appendix B)."""
 
     lr: float = 6e-4
-    """Largest learning rate, reached at the end of the warm-up."""
+    """Learning rate at the end of the warm-up, the largest one of the run."""
     beta1: float = 0.9
-    """Decay of the first moment."""
+    """Decay rate of the average of gradients (first moment), from 0 to 1."""
     beta2: float = 0.95
-    """Decay of the second moment."""
+    """Decay rate of the average of squared gradients (second moment), from 0 to 1."""
     epsilon: float = 1e-8
-    """Added to the root of the second moment."""
+    """Number added to the root of the second moment, so that no division is by zero."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices and embeddings (not of biases and norms)."""
+    """Decoupled weight decay of matrices and embeddings; biases and norms do not decay."""
     clip: float | None = 1.0
-    """Largest norm of the whole gradient; None never clips."""
+    """Scale the gradient down to this norm if it is larger. None disables clipping."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < float("inf"):
             raise ValueError(
-                f"optimizer.lr={self.lr} is not a rate; use a positive number like 6e-4"
+                f"optimizer.lr={self.lr} is not a learning rate; use a positive number like 6e-4"
             )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -42,11 +43,13 @@ class AdamWConfig:
                 f"optimizer.weight_decay={self.weight_decay} is out of range; use 0 or more"
             )
         if self.clip is not None and not 0 < self.clip < float("inf"):
-            raise ValueError(f"optimizer.clip={self.clip} is not positive; use None to never clip")
+            raise ValueError(
+                f"optimizer.clip={self.clip} is not positive; use None to disable clipping"
+            )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Every parameter in one of two groups: matrices and embeddings decay, vectors do not."""
+    """Two groups with all parameters: matrices and embeddings decay, vectors do not."""
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
@@ -55,7 +58,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def build_adamw(model: GPT, config: AdamWConfig) -> AdamW:
-    """Fused AdamW (CPU and CUDA): one kernel, and updates that the device itself can skip."""
+    """The fused AdamW of torch for CPU and CUDA, over all parameters of `model`."""
+    # Fused: few kernels, and it reads `found_inf` on the device, so that an update can be skipped
+    # without waiting for the host (see `update` in registry.py).
     groups = parameter_groups(model, config.weight_decay)
     betas = (config.beta1, config.beta2)
     return AdamW(groups, lr=config.lr, betas=betas, eps=config.epsilon, fused=True)

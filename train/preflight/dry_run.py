@@ -1,7 +1,7 @@
-"""Everything the run will do later, done once and small before step 1.
+"""A dry run before step 1: every part of the run once, on tiny inputs, and then undone.
 
-What would fail at step 5,000 fails in the first minute, and nothing of the run changes by a bit:
-the update is one that the device is told to skip, and all else only reads the weights.
+What would fail at step 5,000 fails in the first minute. The run's state stays the same bit for bit:
+the device skips the update, and everything else only reads the weights.
 """
 
 import logging
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -21,27 +22,24 @@ from eval.subject import Subject
 from eval.tasks.registry import run_tasks
 from eval.tasks.val_loss import validation_loss
 from parallel.collectives import StopAgreed, raise_on_all_ranks
-from parallel.data_parallel import gradient_sync
 from parallel.shared_errors import SharedError
 from parallel.stop_signals import PREEMPTED_CODE
 from storage.checkpoint_folder import verify_checkpoint
 from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import load_position, write_checkpoint
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
-from train.optimizers.registry import update
 from train.recovery.ending import is_peer_failure
 from train.run import Run
-from train.step import clip
 
 ITEMS = 2  # of each task, for each rank
-TOKENS = 2  # drawn for each prompt
+TOKENS = 2  # sampled for each prompt
 log = logging.getLogger(__name__)
 
 
 def dry_run(run: Run) -> None:
-    """Rehearse a run that has not begun; one that is resumed did so before.
+    """Dry run of a run that has not begun. A resumed run had its dry run before.
 
-    Raises: ValueError naming the part that failed; the run is closed then.
+    Raises: ValueError naming the part that failed. The run is closed then.
     """
     if run.step > 0 or not run.config.rehearsal:
         return
@@ -56,18 +54,18 @@ def dry_run(run: Run) -> None:
             run.folder.write_status("preempted" if stopped else "failed", run.step, reason)
         run.close()
         raise
-    log.info("rehearsal: all is well: %s (%.1f s)", ", ".join(done), seconds)
+    log.info("dry run: every part works: %s (%.1f s)", ", ".join(done), seconds)
 
 
 def dry_run_parts(run: Run) -> tuple[list[str], float]:
-    """The parts that went well, and the seconds they took.
+    """Execute the parts; returns their names and the seconds they took.
 
-    Raises: ValueError naming the first part that did not, on every rank.
+    Raises: ValueError on every rank, naming the first part that failed.
     """
     began = time.perf_counter()
     done = []
     for name, part, by_all in PARTS:
-        if not wanted(run, name):
+        if not is_needed(run, name):
             continue
         error = None
         try:
@@ -75,33 +73,33 @@ def dry_run_parts(run: Run) -> tuple[list[str], float]:
                 part(run)
         except StopAgreed:
             raise
-        except Exception as found:  # whatever it is, it would have come later too
-            error = mistake(name, found)
+        except Exception as found:  # of any kind: it would have come later too
+            error = part_error(name, found)
         if by_all and error is not None:
-            raise error  # a rank that waits for others in this part is ended by the launcher
+            raise error  # torchrun ends the ranks that wait for this one inside the part
         if not by_all:
             raise_on_all_ranks(error)
         done.append(name)
     return done, time.perf_counter() - began
 
 
-def mistake(name: str, error: Exception) -> ValueError:
-    """What to tell of a part that failed; of a rank that is gone, that rank has told the cause."""
+def part_error(name: str, error: Exception) -> ValueError:
+    """The error for a part that failed. If a peer died, the peer's own log has the cause."""
     what = f"({type(error).__name__}: {error})"
     if is_peer_failure(error):
-        log.error("the rehearsal's %s lost another rank %s", name, what)  # which may be rank 0
+        log.error("the dry run's %s lost another rank %s", name, what)  # which may be rank 0
         return SharedError(
-            f"the rehearsal's {name} lost another rank {what}; look at what that said"
+            f"the dry run's {name} lost another rank {what}; look at that rank's log"
         )
     kind = SharedError if isinstance(error, SharedError) else ValueError
     return kind(
-        f"the rehearsal's {name} failed {what}, so the run would have failed later; mend that, or "
-        "leave the rehearsal out with --rehearsal False"
+        f"the dry run's {name} failed {what}, so the run would have failed later; mend that, or "
+        "leave the dry run out with --rehearsal False"
     )
 
 
-def wanted(run: Run, name: str) -> bool:
-    """Whether the run will ever do this."""
+def is_needed(run: Run, name: str) -> bool:
+    """Whether the run will ever execute this part."""
     config = run.config
     return {
         "validation": config.eval.every > 0,
@@ -111,20 +109,12 @@ def wanted(run: Run, name: str) -> bool:
 
 
 def training_step(run: Run) -> None:
-    """One micro-step on the run's first windows, all-reduce and an update that is skipped."""
-    plan, device = run.plan, run.ranks.device
+    """One micro-step on the run's first windows, its reduction, and an update that is skipped."""
+    plan = run.plan
     read = read_windows(run.loader.stream, 0, plan.micro_batch, plan.context_length)
-    ids = torch.from_numpy(read.astype("int64")).to(device)
-    run.optimizer.zero_grad(set_to_none=True)
-    with gradient_sync(run.step_model, enabled=True):
-        with run.autocast():
-            loss = run.step_model(ids[:, :-1], ids[:, 1:])
-        loss.backward()
-    clip(run, loss.detach().double())
-    update(run.optimizer, 0.0, skip=torch.ones((), device=device))
-    run.optimizer.zero_grad(set_to_none=True)
-    if not math.isfinite(float(loss.detach())):
-        raise ValueError(f"the loss of the first windows is {float(loss.detach())}")
+    loss = float(run.learner.trial_step(torch.from_numpy(read.view(np.int16))))
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss of the first windows is {loss}")
 
 
 def validation(run: Run) -> None:
@@ -138,7 +128,7 @@ def validation(run: Run) -> None:
         ),
         context_length=plan.context_length,
         micro_batch=plan.micro_batch,
-        dtype=run.dtype,
+        dtype=run.learner.dtype,
     )
 
 
@@ -150,7 +140,7 @@ def tasks(run: Run) -> None:
 
 
 def samples(run: Run) -> None:
-    """The beginnings of all samples."""
+    """The first tokens of all samples."""
     config = run.config.sample
     options = GenerateOptions(
         max_tokens=min(TOKENS, config.max_tokens),
@@ -162,17 +152,17 @@ def samples(run: Run) -> None:
 
 
 def checkpoint(run: Run) -> None:
-    """A whole checkpoint beside the run's own, copied, written, verified, read back and deleted.
+    """A complete checkpoint beside the run's own: copied, written, verified, read back, deleted.
 
-    The copy's memory stays, so that the first step to be saved does not wait for it.
+    The host copy's memory stays allocated, so the first real save does not wait for it.
     """
     folder = RunFolder(run.folder.path / ".rehearsal")
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir()
     try:
-        state = state_tensors(run.model, run.optimizer)
-        copy = run.host_copy.take(state)
-        run.host_copy.wait()
+        state = state_tensors(run.model, run.learner.optimizer)
+        copy = run.saver.host_copy.take(state)
+        run.saver.host_copy.wait()
         path = write_checkpoint(folder, run.contents(copy))
         verify_checkpoint(path)
         load_position(path)
@@ -194,11 +184,11 @@ def logs(run: Run) -> None:
 
 
 def plain_subject(run: Run) -> Subject:
-    """What evaluation sees, without the run's wish to stop: that ends a rehearsal at once."""
+    """What evaluation sees, without stop requests: those end a dry run at once."""
     return Subject(run.model, run.tokenizer, run.ranks)
 
 
-# Name, what to do, and whether all ranks do it together.
+# Name, action, and whether all ranks execute it together.
 PARTS: list[tuple[str, Callable[[Run], None], bool]] = [
     ("training step", training_step, True),
     ("validation", validation, True),

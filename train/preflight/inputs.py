@@ -1,6 +1,7 @@
-"""What a run is made of, checked before anything is built or written."""
+"""The inputs of a run, checked before anything is built or written."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,13 +9,12 @@ import torch
 from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
 from data_prep.tokenizer import load_tokenizer
-from eval.subject import EvalOptions
 from eval.tasks.val_loss import check_validation
 from model.checkpoint import load_config
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.precision import choose_dtype
-from parallel.collectives import all_gather_object, broadcast_object, raise_on_all_ranks
+from parallel.collectives import all_gather_object, on_main, together
 from parallel.ranks import Ranks
 from storage.checkpoint_folder import verify_checkpoint
 from storage.run_folder import RunFolder
@@ -36,83 +36,72 @@ class Inputs:
     untried: bool
     """Whether the plan's micro-batch was chosen just now, by the cost model alone."""
     steps: int
-    eval_options: EvalOptions
     changes: list[Change]
     """What differs from the run that is continued."""
     finished: bool
-    """Whether this very run lies at its last step already."""
+    """Whether this run has already reached its last step."""
 
 
 def check_inputs(config: Config, ranks: Ranks) -> Inputs:
-    """Everything that can be known to be wrong before anything is built or written.
+    """Check everything that can be known to be wrong before anything is built or written.
 
-    Raises: ValueError on every rank if it is wrong on one.
+    Raises: ValueError on every rank if something is wrong on one.
     """
-    recorded, last = _run_as_left(config, ranks)
-    data, network, micro_batch = _batch_and_network(config, ranks, recorded)
-    untried = config.micro_batch == "auto" and recorded is None
-    inputs, error = None, None
-    try:
-        _check_residual(config, ranks)
-        plan = plan_batch(config, ranks.world_size, micro_batch)
-        steps = _check_data(config, data, plan)
-        folder = RunFolder(config.out)
-        if config.init is not None:
-            _check_init(config, config.init, data, network)
-        if config.stage is None:
-            _check_shards(data, config, ranks)
-        defaults = Config().as_json(network, micro_batch)
-        now = config.as_json(network, micro_batch)
-        changes = check_same_run(folder, now, defaults, config.allow)
-        parameters = count_parameters(network).total
-        check_space(space_for_checkpoints(folder, config.save, steps, parameters))
-        finished = last == ("finished", steps)
-        options = _eval_options(config, plan)
-        inputs = Inputs(data, network, plan, untried, steps, options, changes, finished)
-    except (ValueError, OSError) as found:
-        error = found
-    raise_on_all_ranks(error)
-    assert inputs is not None
+    recorded, last = on_main(partial(_recorded_run, RunFolder(config.out)))
+    data, network, own = together(partial(_data_and_network, config, ranks, recorded))
+    micro_batch = min(all_gather_object(own))  # what fits on every rank
+    inputs = together(
+        partial(_check_run, config, ranks, data, network, micro_batch, recorded, last)
+    )
     if config.stage is None or inputs.finished:
         return inputs
     return replace(inputs, data=_staged(inputs.data, config.stage, config, ranks))
 
 
-def _run_as_left(config: Config, ranks: Ranks) -> tuple[int | None, tuple[str | None, int | None]]:
-    """The run's micro-batch, and its last state and step: what rank 0 reads, on every rank.
+def _recorded_run(folder: RunFolder) -> tuple[int | None, tuple[str | None, int | None]]:
+    """The micro-batch of the run in the folder, and its last state and step.
 
-    Which collectives follow depends on them, and a network's file system may show others less.
-    Raises: ValueError on every rank if rank 0 cannot read them.
+    Only rank 0 reads them: which collectives follow depends on them, and a network file system may
+    show other ranks an older folder.
     """
-    folder, recorded, status, error = RunFolder(config.out), None, {}, None
-    if ranks.is_main:
-        try:
-            recorded = recorded_micro_batch(folder)
-            status = folder.read_status() or {}
-        except (ValueError, OSError) as found:
-            error = found
-    raise_on_all_ranks(error)
-    return broadcast_object((recorded, (status.get("state"), status.get("step"))))
+    status = folder.read_status() or {}
+    return recorded_micro_batch(folder), (status.get("state"), status.get("step"))
 
 
-def _batch_and_network(
+def _data_and_network(
     config: Config, ranks: Ranks, recorded: int | None
 ) -> tuple[DataSet, GPTConfig, int]:
-    """Data, shape, and the micro-batch that every rank can take: the least that one would.
+    """Data, shape, and the micro-batch that this rank would take."""
+    data = open_data_set(config.data)
+    network = config.network_for(data.tokenizer().n_vocab)
+    return data, network, choose_micro_batch(config, network, ranks, recorded)
 
-    Raises: ValueError on every rank if something is wrong on one.
-    """
-    found, own, error = None, 0, None
-    try:
-        data = open_data_set(config.data)
-        network = config.network_for(data.tokenizer().n_vocab)
-        own = choose_micro_batch(config, network, ranks, recorded)
-        found = data, network
-    except (ValueError, OSError) as wrong:
-        error = wrong
-    raise_on_all_ranks(error)
-    assert found is not None
-    return *found, min(all_gather_object(own))
+
+def _check_run(
+    config: Config,
+    ranks: Ranks,
+    data: DataSet,
+    network: GPTConfig,
+    micro_batch: int,
+    recorded: int | None,
+    last: tuple[str | None, int | None],
+) -> Inputs:
+    _check_residual(config, ranks)
+    plan = plan_batch(config, ranks.world_size, micro_batch)
+    steps = _check_data(config, data, plan)
+    folder = RunFolder(config.out)
+    if config.init is not None:
+        _check_init(config, config.init, data, network)
+    if config.stage is None:
+        _check_shards(data, config, ranks)
+    defaults = Config().as_json(network, micro_batch)
+    now = config.as_json(network, micro_batch)
+    changes = check_same_run(folder, now, defaults, config.allow)
+    parameters = count_parameters(network).total
+    check_space(space_for_checkpoints(folder, config.save, steps, parameters))
+    config.eval.options(micro_batch, config.dtype)  # which checks that its files exist
+    untried = config.micro_batch == "auto" and recorded is None
+    return Inputs(data, network, plan, untried, steps, changes, last == ("finished", steps))
 
 
 def _check_residual(config: Config, ranks: Ranks) -> None:
@@ -128,26 +117,19 @@ def _check_shards(data: DataSet, config: Config, ranks: Ranks) -> None:
 
 
 def _staged(data: DataSet, stage: Path, config: Config, ranks: Ranks) -> DataSet:
-    """The copy of the data set on this machine's own disk: one rank of it copies, all check."""
-    error = None
-    if ranks.local_rank == 0:
-        try:
-            stage_data_set(data, stage)
-        except (ValueError, OSError) as found:
-            error = found
-    raise_on_all_ranks(error)
-    copy, error = data, None
-    try:
+    """The copy of the data set on this machine's own disk. One rank copies, all ranks check."""
+    together(lambda: stage_data_set(data, stage) if ranks.local_rank == 0 else None)
+
+    def checked_copy() -> DataSet:
         copy = open_data_set(staged_folder(data, stage))
         _check_shards(copy, config, ranks)
-    except (ValueError, OSError) as found:
-        error = found
-    raise_on_all_ranks(error)
-    return copy
+        return copy
+
+    return together(checked_copy)
 
 
 def _check_data(config: Config, data: DataSet, plan: BatchPlan) -> int:
-    """The number of steps, once the data are known to suffice for one window and validation."""
+    """The number of steps. The data must be enough for one window and for validation."""
     train = data.split("train")
     if train.tokens <= plan.context_length:
         raise ValueError(
@@ -159,17 +141,6 @@ def _check_data(config: Config, data: DataSet, plan: BatchPlan) -> int:
     steps = config.steps or -(-train.tokens // plan.tokens)
     config.check_warmup(steps)
     return steps
-
-
-def _eval_options(config: Config, plan: BatchPlan) -> EvalOptions:
-    return EvalOptions(
-        hellaswag_file=config.eval.hellaswag_file,
-        task_file=config.eval.task_file,
-        items=config.eval.items,
-        val_tokens=config.eval.val_tokens,
-        micro_batch=plan.micro_batch,
-        dtype=config.dtype,
-    )
 
 
 def _check_init(config: Config, init: Path, data: DataSet, network: GPTConfig) -> None:

@@ -1,6 +1,6 @@
-"""How a run ends: what it leaves on disk, what status.json says, and with which code.
+"""How a run ends: what it leaves on disk, what status.json says, and the exit code.
 
-Weights and moments are the same on every rank, so when one dies any other can write them.
+Weights and moments are the same on every rank. If one rank dies, any other can write them.
 """
 
 import logging
@@ -24,26 +24,26 @@ from train.checkpoints.checkpoint import CheckpointContents, write_checkpoint
 from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
 from train.loop import train
-from train.progress import SilentRank
+from train.progress import UnresponsiveRank
 from train.report import write_report
 from train.run import Run
 from train.saving import LAST_SAVE_SECONDS
 
 FAILED_CODE = 1
 PEER_LOST_CODE = 76  # EX_PROTOCOL of sysexits.h: another rank is gone, start again
-INTERRUPTED_CODE = 130  # 128 + SIGINT, as shells say
+INTERRUPTED_CODE = 130  # 128 + SIGINT, by the convention of shells
 log = logging.getLogger(__name__)
 
 
 def finish(run: Run) -> int:
-    """Train what is left, and leave a folder that says how it ended; returns the exit code.
+    """Train to the end and record in the run folder how the run ended; returns the exit code.
 
-    Raises: what went wrong, where this is the only rank.
+    Raises: the error that ended training, if this is the only rank.
     """
     try:
         state = train(run)
-    except SystemExit:
-        state = "preempted"  # before the first step: nothing is lost
+    except SystemExit:  # a stop before the first step: nothing is lost
+        state = "preempted"
         _close(run, state, run.stop.reason)
     except KeyboardInterrupt:
         _close(run, "failed", "a second SIGINT forced the end; the last checkpoint is sound")
@@ -57,24 +57,34 @@ def finish(run: Run) -> int:
     else:
         asked = run.stop.reason or "a stop asked of another rank"
         _close(run, state, asked if state == "preempted" else "")
-        if run.ranks.is_main:
-            log.info("\n%s at step %d\n%s", state, run.step, write_report(run))
+        _report(run, state)
     return 0 if state == "finished" else _intended_exit(PREEMPTED_CODE)
+
+
+def _report(run: Run, state: State) -> None:
+    """Print the closing table on rank 0. A report that fails does not change how a run ended."""
+    if not run.ranks.is_main:
+        return
+    log.info("\n%s at step %d", state, run.step)
+    try:
+        log.info("%s", write_report(run))
+    except Exception as error:
+        log.error("the closing report failed (%s: %s)", type(error).__name__, error)
 
 
 @contextmanager
 def record_early_preemption(out: Path, stop: StopRequest) -> Iterator[None]:
-    """Around all that precedes a run: a stop there is a preemption, and status.json says so.
+    """Around everything that precedes a run: record a stop there as a preemption in status.json.
 
-    Not so where another process writes, something else lies, or the run is finished; and a user's
-    mistake leaves no status, for then nothing was begun.
+    Nothing is recorded where another process writes, where the folder holds something else, or
+    where the run is finished. A user error leaves no status, because no run has begun.
     """
     try:
         yield
     except SystemExit as error:
         folder = RunFolder(out)
         if error.code == PREEMPTED_CODE and rank_from_environment() == 0:
-            with suppress(OSError, ValueError):  # of a status that cannot be read or a taken lock
+            with suppress(OSError, ValueError):  # the lock is taken, or the status unreadable
                 if not folder.unexpected_files() and not folder.is_finished():
                     if not folder.is_ours():
                         folder.lock(job_id())
@@ -90,7 +100,7 @@ def _intended_exit(code: int) -> int:
 
 
 def _close(run: Run, state: State, reason: str) -> None:
-    """Say on rank 0 how it ended, once nothing writes any more; a full disk is only said."""
+    """Record the end on rank 0 once no save is in flight. A full disk is only logged."""
     run.saver.wait()
     if run.ranks.is_main:
         try:
@@ -101,68 +111,69 @@ def _close(run: Run, state: State, reason: str) -> None:
 
 
 def _exit_after_failure(run: Run, error: Exception) -> int:
-    """Save the last whole step before this process ends; the launcher then starts the run again.
+    """Save the last consistent state before this process ends. torchrun then restarts the run.
 
-    Raises: `error`, where this is the only rank.
+    Raises: `error`, if this is the only rank.
     """
     run.arm_watchdog(LAST_SAVE_SECONDS)
     alone = run.ranks.world_size == 1
     reason = f"{type(error).__name__}: {error}"
     log.error("step %d failed on rank %d: %s", run.step, run.ranks.rank, reason, exc_info=not alone)
     patience = SHORT_PATIENCE_SECONDS if is_disconnect(error) else PATIENCE_SECONDS
-    saved, roll_call = None, LivenessCheck(patience)
+    saved, check = None, LivenessCheck(patience)
     try:
         saved = emergency_checkpoint(run, reason)
-    except Exception as second:  # whatever it is, the first error is the one to tell
+    except Exception as second:  # the first error is the one to raise
         log.error("the last step could not be saved either: %s", second)
     if saved is not None:
         log.error("rank %d: step %d is saved, nothing is lost", run.ranks.rank, saved)
-    if unresponsive_ranks := roll_call.unresponsive_ranks():
-        log.error("no answer from rank %s", ", ".join(map(str, unresponsive_ranks)))
+    if missing := check.unresponsive_ranks():
+        log.error("no answer from rank %s", ", ".join(map(str, missing)))
     if dump_flight_record(run.folder.path / "flight_recorder" / f"rank_{run.ranks.rank}.json"):
         log.error("rank %d: NCCL's flight record is written", run.ranks.rank)
     _close(run, "failed", reason)
     if alone:
         raise error
     logging.shutdown()
-    # Leaving as usual would wait for a process group that has lost a member.
+    # A normal exit would wait for a process group that has lost a member.
     os._exit(PEER_LOST_CODE if is_peer_failure(error) else FAILED_CODE)
 
 
 def is_disconnect(error: Exception) -> bool:
-    """Whether a peer's process is gone, as its kernel said: then all others fail at once too."""
+    """Whether the kernel reported that a peer's process is gone. Then all others fail at once."""
     text = str(error).lower()
     return any(word in text for word in ("connection closed", "connection reset", "broken pipe"))
 
 
 def is_peer_failure(error: Exception) -> bool:
-    """Whether an error came from a collective: another rank is dead or silent."""
+    """Whether an error came from a collective: another rank is dead or does not respond."""
     words = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "timeout")
     text = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, SilentRank | ConnectionError) or (
+    return isinstance(error, UnresponsiveRank | ConnectionError) or (
         isinstance(error, RuntimeError) and any(word in text for word in words)
     )
 
 
 def emergency_checkpoint(run: Run, reason: str) -> int | None:
-    """Write the state after the last whole update, unless another survivor has; returns its step.
+    """Write the state after the last complete update, unless another rank has; returns its step.
 
-    None if there is nothing new to write, or if the state is not whole.
+    None if there is nothing new to write, or if the state is not consistent.
     """
     run.saver.wait()
-    with suppress(StopTraining, SilentRank):
-        run.report()  # the line of the last step, which rank 0 may not live to write
-    stuck = run.progress.stuck
+    with suppress(StopTraining, UnresponsiveRank):
+        run.write_line()  # of the last step: rank 0 may not live to write it
+    stuck = run.progress.watch.stuck
     step = run.step if stuck is None else stuck.step
     if step == 0:
         return None
     with run.folder.emergency_save_lock():
-        # There may be 30 s for all of this: nothing is digested that cannot make it needless.
+        # torchrun may leave 30 s for all of this, so a checkpoint is only verified if its name
+        # says that it could make this one needless.
         named = next(map(step_of, run.folder.all_checkpoints()), 0)
         newest = run.folder.recover_newest_checkpoint() if named >= step else None
         if newest is not None and step_of(newest) >= step:
             return None
-        contents = last_consistent_state(run)  # host memory may not hold a copy of every rank's
+        contents = last_consistent_state(run)  # inside the lock: one host copy at a time
         if contents is None:
             return None
         write_checkpoint(run.folder, contents)
@@ -171,18 +182,20 @@ def emergency_checkpoint(run: Run, reason: str) -> int | None:
 
 
 def last_consistent_state(run: Run) -> CheckpointContents | None:
-    """The newest state that is that of a whole number of updates, on the host.
+    """The newest state after a whole number of updates, in host memory; None if there is none.
 
-    While CUDA hangs in a step's reduction its weights are still those before the step. They are
-    copied beside the hanging work; if that went on meanwhile, the copy may be torn and is dropped.
+    While CUDA hangs in a step's reduction, its weights are still those before the step. They are
+    copied beside the hanging work. If that work continued meanwhile, the copy may mix two states
+    and is dropped.
     """
-    tensors = state_tensors(run.model, run.optimizer)
-    stuck = run.progress.stuck
+    tensors = state_tensors(run.model, run.learner.optimizer)
+    stuck = run.progress.watch.stuck
     if stuck is None:
-        return run.contents(tensors) if run.consistent else None
-    copy = run.host_copy.take(tensors, queued_first=False)
-    run.host_copy.wait()
-    if run.host_copy.update_has_begun(stuck.step):
+        return run.contents(tensors) if run.is_consistent else None
+    host_copy = run.saver.host_copy
+    copy = host_copy.take(tensors, queued_first=False)
+    host_copy.wait()
+    if host_copy.update_has_begun(stuck.step):
         return None
     contents = run.contents(copy)
     lines = [line for line in contents.position.lines if line["step"] < stuck.step]
@@ -191,6 +204,6 @@ def last_consistent_state(run: Run) -> CheckpointContents | None:
         step=stuck.step,
         next_window=stuck.first_window,
         lines=lines,
-        windows=run.windows - run.plan.windows * (run.step - stuck.step),
+        windows=run.cursor.windows - run.plan.windows * (run.cursor.updates - stuck.step),
     )
     return replace(contents, position=position)

@@ -76,7 +76,7 @@ def test_the_step_after_the_range_reads_the_windows_there(data, tmp_path):
     run.close()
     stream = TrainingStream(open_data_set(data).split("train"), 1337)
     expected = read_windows(stream, 50, 8, 16)
-    assert np.array_equal(batch.tokens.reshape(8, -1).numpy().view(np.uint16), expected)
+    assert np.array_equal(batch.windows.numpy().view(np.uint16), expected)
     assert (batch.first_window, run.loader.next_window) == (50, 58)
 
 

@@ -22,8 +22,7 @@ from train.guards.spikes import (
     read_history,
 )
 from train.loop import train
-from train.progress import SKIPPED
-from train.step import train_step
+from train.step import SKIPPED
 
 numbers = st.floats(-1e3, 1e3)
 
@@ -139,11 +138,11 @@ def test_a_skipped_spike_leaves_weights_and_moments_untouched(data, tmp_path):
         [(step, 10.0 + step % 2, 1.0 + step % 2) for step in range(-10, 0)]
     )
     before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
-    values = train_step(run, run.loader.next_step(), 1e-2, stop_wanted=False)
+    values = run.learner.step(run.loader.next_step(), 1e-2)
     run.close()
     assert values[SKIPPED] == 1
     assert all(torch.equal(w, before[n]) for n, w in run.model.state_dict().items())
-    assert not any(state["exp_avg"].any() for state in run.optimizer.state.values())
+    assert not any(state["exp_avg"].any() for state in run.learner.optimizer.state.values())
 
 
 def test_without_the_option_a_spike_is_only_logged(data, tmp_path):

@@ -1,0 +1,13 @@
+"""What the configuration of every optimizer has."""
+
+
+class OptimizerConfig:
+    """Base of the frozen dataclasses that configure an optimizer, one for each.
+
+    The command line shows the fields of the preset's own optimizer as `--optimizer.FIELD`.
+    """
+
+    lr: float
+    """Largest learning rate, reached at the end of the warm-up."""
+    clip: float | None
+    """Largest norm of the whole gradient; None never clips."""
