@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.memory import NETWORKS, OUT
+from bench.bare_run import NETWORKS, bare_learner, bare_loader
+from bench.memory import OUT
 from model.config import GPTConfig
 from model.estimates.memory import (
     USABLE_SHARE,
