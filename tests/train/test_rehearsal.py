@@ -53,7 +53,7 @@ def test_one_line_says_that_all_is_well_and_nothing_is_left_behind(data, tmp_pat
     assert sorted(run.folder.path.rglob("*")) == before
     run.close()
     parts = "training step, validation, tasks, samples, checkpoint, logs"
-    assert re.search(rf"rehearsal: all is well: {parts} \(\d", caplog.text)
+    assert re.search(rf"dry run: every part works: {parts} \(\d", caplog.text)
 
 
 def test_what_the_run_never_does_is_not_rehearsed(data, tmp_path):
@@ -80,7 +80,7 @@ def test_a_part_that_fails_stops_the_run_and_is_named(data, tmp_path, monkeypatc
 
     run = built(whole(data, tmp_path / "run"))
     monkeypatch.setattr(rehearsal, broken, fail)
-    with pytest.raises(ValueError, match=f"the rehearsal's {part} failed .*No space left"):
+    with pytest.raises(ValueError, match=f"the dry run's {part} failed .*No space left"):
         dry_run(run)
     status = RunFolder(tmp_path / "run").read_status()
     assert (status["state"], status["step"]) == ("failed", 0)
@@ -143,7 +143,7 @@ def test_a_full_disk_is_said_in_one_sentence_with_exit_code_2(data, tmp_path):
     )
     done = python("-c", script, *flags(config))
     assert done.returncode == 2
-    assert "error: the rehearsal's checkpoint failed" in done.stderr
+    assert "error: the dry run's checkpoint failed" in done.stderr
     assert "Traceback" not in done.stderr
 
 

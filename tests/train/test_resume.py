@@ -233,7 +233,7 @@ def test_fine_tuning_starts_from_the_weights_alone(data, tmp_path):
     tuned = built(tiny_config(data, tmp_path / "tuned", init=latest))
     own = load_model(latest).state_dict()
     assert all((own[k] == v).all() for k, v in tuned.model.state_dict().items())
-    assert (tuned.step, tuned.optimizer.state) == (0, {})
+    assert (tuned.step, tuned.learner.optimizer.state) == (0, {})
     tuned.close()
 
 

@@ -103,7 +103,7 @@ def test_what_is_due_by_the_clock_waits_for_the_save_before(config, gate):
 def slow_among_two(config, hang_seconds):
     """Rank 0 of two ranks before step 2, whose save of step 1 does not end."""
     run = built(replace(config, save=SaveConfig(1, 0)))
-    run.ranks = replace(run.ranks, world_size=2)
+    run.learner.ranks = replace(run.ranks, world_size=2)
     run.progress.watch.hang_seconds = hang_seconds
     set_step(run, 1)
     save(run)

@@ -11,7 +11,8 @@ import torch
 from parallel.stop_signals import StopRequest
 from train.batch_plan import BatchPlan
 from train.checkpoints.host_copy import HostCopy
-from train.progress import VALUES, Progress, UnresponsiveRank
+from train.progress import Progress, UnresponsiveRank
+from train.step import VALUES
 
 MANY = 64_000_000
 

@@ -19,6 +19,7 @@ from train.config import Config
 from train.guards.spikes import MAX_SKIPPED_IN_A_ROW
 from train.loop import train
 from train.optimizers.adamw import AdamWConfig, parameter_groups
+from train.schedule import ScheduleConfig
 from train.step import LOSS, NORM, SKIPPED, StepBatch
 
 CONFIG = Config(model=SHAPE, optimizer=AdamWConfig(lr=1e-2))
@@ -96,7 +97,7 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_counts_as_an_update():
 
 
 def test_a_skipped_step_of_a_run_takes_its_windows(data, tmp_path):
-    run = built(tiny_config(data, tmp_path / "run", steps=1))
+    run = built(tiny_config(data, tmp_path / "run", steps=1, schedule=ScheduleConfig(0)))
     run.model.ln_f.weight.data[0] = float("nan")
     train(run)
     run.close()

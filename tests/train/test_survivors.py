@@ -125,7 +125,8 @@ def stopped_at(tmp_path, step):
 def test_of_two_survivors_the_one_that_is_further_has_the_last_word(tmp_path):
     ahead = stopped_at(tmp_path, 5)
     ahead.saver.wait()
-    ahead.step, ahead.saver.saved_step = 6, -1
+    set_step(ahead, 6)
+    ahead.saver.saved_step = -1
     assert emergency_checkpoint(ahead, "a peer died") == 6
     ahead.step = 5
     assert emergency_checkpoint(ahead, "a peer died") is None
