@@ -1,4 +1,4 @@
-"""The network, its loss, its cost, and a model on disk (config and weights).
+"""The network, its loss, estimates of its cost, and models on disk in our and other formats.
 
-Floor 1: may import storage.
+It may import storage/.
 """

@@ -1,4 +1,4 @@
-"""The blocks of the network: normalisation, rotary positions, attention, MLP.
+"""The parts of a transformer block: normalisation, rotary positions, attention, MLP.
 
 Shape letters: B batch, T tokens, S attended tokens, C n_embd, H heads, D head width.
 """
@@ -16,14 +16,19 @@ RMS_EPSILON = 1e-5
 
 
 def new_norm(config: GPTConfig) -> nn.Module:
-    """A normalisation layer over the residual stream."""
+    """The normalisation layer that the shape asks for, over the residual stream."""
     if config.norm == "rmsnorm":
         return nn.RMSNorm(config.n_embd, eps=RMS_EPSILON)
     return nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary positions in Llama's halves convention. x (B, H, T, D), positions (T) or (B, T)."""
+    """Rotate queries or keys by their positions.
+
+    Shapes: x (B, H, T, D), positions (T) or (B, T) -> (B, H, T, D).
+    """
+    # Pairs are (i, i + D/2) as in Hugging Face's Llama, not (2i, 2i + 1) as in the paper, so that
+    # exported weights need no permutation.
     half = x.size(-1) // 2
     steps = torch.arange(half, device=x.device, dtype=torch.float32)
     angles = positions.float()[..., None] * ROPE_BASE ** (-steps / half)  # ([B,] T, D/2)
@@ -34,7 +39,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with fused query, key and value."""
+    """Causal self-attention; one matrix gives query, key and value."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -47,7 +52,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
-        """Shapes: x (B, T, C) -> (B, T, C); mask broadcastable to (B, H, T, S), True attends."""
+        """Shapes: x (B, T, C) -> (B, T, C); mask broadcastable to (B, H, T, S), True: attend."""
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
@@ -55,13 +60,14 @@ class Attention(nn.Module):
             q, k = rotate(q, positions), rotate(k, positions)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
+        # A single token, with a cache, attends to everything before it: no mask at all.
         causal = mask is None and T > 1
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, H, T, D) -> (B, T, C)
 
 
 class MLP(nn.Module):
-    """The feed-forward layer."""
+    """The feed-forward layer: GELU or SwiGLU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -97,9 +103,9 @@ class Block(nn.Module):
 
 
 def attention_backend(config: GPTConfig, device: torch.device, dtype: torch.dtype) -> str:
-    """The name of the fused (or plain) kernel for causal training attention, such as flash.
+    """The name of the kernel that torch chooses for causal training attention, such as `flash`.
 
-    `unknown` where this torch does not tell.
+    `unknown` if this version of torch does not report it.
     """
     choose = getattr(torch, "_fused_sdp_choice", None)
     if choose is None:

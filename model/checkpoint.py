@@ -1,4 +1,4 @@
-"""A model on disk: `model.json` (format, shape) and `model.safetensors` (weights); no pickle."""
+"""A model on disk: shape in `model.json`, weights in `model.safetensors`, no pickle."""
 
 import shutil
 from dataclasses import asdict
@@ -14,8 +14,8 @@ from model.estimates.parameters import count_parameters
 from model.gpt import GPT
 from storage.atomic import read_json, write_json
 
-FORMAT = 1
-TYPE = "F32"  # of every tensor, as safetensors calls it
+MODEL_FORMAT = 1
+DTYPE = "F32"  # of every tensor, by its name in safetensors
 EXAMPLE = "runs/gpt2/checkpoints/latest"
 
 
@@ -26,26 +26,26 @@ def save_model(folder: Path, model: GPT) -> None:
 
 
 def save_weights(folder: Path, config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
-    """Write a shape and weights on the host into `folder`, which must exist."""
-    write_json(folder / "model.json", {"format": FORMAT, "config": asdict(config)})
+    """Write a shape and weights in host memory into `folder`, which must exist."""
+    write_json(folder / "model.json", {"format": MODEL_FORMAT, "config": asdict(config)})
     write_tensors(folder / "model.safetensors", weights)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file that others may read if the umask says so (its own: never)."""
-    save_file(tensors, path)
+    """Write a safetensors file with the permissions of the `model.json` beside it."""
+    save_file(tensors, path)  # creates the file for its owner only, whatever the umask
     shutil.copymode(path.parent / "model.json", path)
 
 
 def named_weights(model: GPT) -> list[tuple[str, torch.nn.Parameter]]:
-    """Every parameter once, by GPT-2's name (a tied head is the embedding)."""
+    """Every parameter once, by GPT-2's name; a tied head is the embedding."""
     return list(model.named_parameters())
 
 
 def load_config(folder: Path) -> GPTConfig:
     """The shape of the model in `folder`.
 
-    Raises: ValueError if there is none, or its format or fields are not this version's.
+    Raises: ValueError if there is none, or if this version cannot read its format or fields.
     """
     path = folder / "model.json"
     if not path.is_file():
@@ -53,10 +53,10 @@ def load_config(folder: Path) -> GPTConfig:
             f"{folder} holds no model.json; give a checkpoint folder such as {EXAMPLE}"
         )
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != MODEL_FORMAT:
         version = found.get("format") if isinstance(found, dict) else None
         raise ValueError(
-            f"{path} has format {version}, this version reads {FORMAT}; update Ratchet"
+            f"{path} has format {version}, this version reads {MODEL_FORMAT}; update Ratchet"
         )
     return _config_from(path, found.get("config"))
 
@@ -100,12 +100,12 @@ def _check_shapes(
 
 def _check_types(path: Path, types: dict[str, str]) -> None:
     for name, found in types.items():
-        if found != TYPE:
-            raise ValueError(f"{path}: tensor {name} is {found} but must be {TYPE}; it is damaged")
+        if found != DTYPE:
+            raise ValueError(f"{path}: tensor {name} is {found} but must be {DTYPE}; it is damaged")
 
 
 def _check_size(path: Path, config: GPTConfig) -> None:
-    """Whether the file can hold such a model, before memory is claimed for one."""
+    """Raises: ValueError if the file is too small for such a model, before memory is allocated."""
     needed = 4 * count_parameters(config).total
     if path.is_file() and path.stat().st_size < needed:
         raise ValueError(

@@ -1,9 +1,11 @@
-"""The shape of a network: GPTConfig."""
+"""GPTConfig: the shape of a network."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-VOCAB_MULTIPLE = 128  # 50257 -> 50304: the head's matrix multiply runs on whole tiles
+# 50257 -> 50304: tensor cores multiply in tiles, and 50257 is odd.
+# https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/
+VOCAB_MULTIPLE = 128
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,13 @@ class GPTConfig:
     n_embd: int = 768
     """Width of the residual stream (C)."""
     context_length: int = 1024
-    """Most tokens attended at once (T); also the rows of the learned position table."""
+    """Maximum tokens of a sequence (T); also the rows of the learned position table."""
     vocab_size: int = 50257
-    """Ids that the tokenizer can produce; the embedding is padded to a multiple of 128."""
+    """Number of ids of the tokenizer; the embedding is padded to a multiple of 128."""
     mlp_width: int | None = None
-    """Hidden width of the feed-forward layers; None is 4 * n_embd."""
+    """Hidden width of the feed-forward layers. Default: 4 * n_embd."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """Normalisation before each layer."""
+    """Normalisation before each attention and feed-forward layer."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     """Feed-forward layer: GELU (tanh form, GPT-2) or SwiGLU (Llama)."""
     position: Literal["learned", "rope"] = "learned"

@@ -1,11 +1,11 @@
-"""What a model costs, before anything runs: parameters, FLOPs, memory, time.
+"""Print what a model costs to train: parameters, FLOPs, memory, time.
 
     python model/cost.py
     python model/cost.py gpt2-xl --gpu h100 --gpus 8 --tokens 30000000000
     python model/cost.py gpt2 --n-layer 24 --n-embd 1024 --n-head 16 --json cost.json
 
-Nothing is built and no GPU is needed. Every figure but the time follows from the shape; the time
-follows from an assumed utilisation, which is printed with it.
+No GPU is needed, and no network is built. The time follows from an assumed utilisation (MFU), which
+is printed with it; all other figures follow from the shape.
 """
 
 import logging
@@ -31,7 +31,7 @@ from model.estimates.memory import (
 )
 from model.estimates.parameters import attention_parameters, count_parameters
 from model.estimates.prediction import ASSUMED_MFU, predict
-from model.estimates.table import table_of
+from model.estimates.table import format_report
 from model.shapes import SHAPES
 from storage.atomic import write_json
 from storage.user_errors import exit_on_user_error
@@ -47,23 +47,23 @@ class Arguments:
     model: Annotated[GPTConfig, tyro.conf.arg(name="")] = GPTConfig()
     """Shape of the network."""
     micro_batch: int | Literal["auto"] = "auto"
-    """Windows of one forward pass on one GPU; auto is the largest power of two that fits."""
+    """Windows of one forward pass on one GPU. auto: the largest power of two that fits."""
     batch_tokens: int = 524_288
-    """Tokens of one optimizer step over all GPUs."""
+    """Tokens of one optimizer step, over all GPUs."""
     gpu: str = "h200"
-    """Kind of GPU."""
+    """GPU model, such as h200, h100, a100 or rtx4090."""
     gpus: int = 1
-    """How many; time is taken to fall in proportion."""
+    """Number of GPUs; the estimate assumes that N GPUs are N times as fast as one."""
     tokens: int = 10_000_000_000
     """Tokens to train on."""
     mfu: float = ASSUMED_MFU
-    """Assumed share of the GPU's dense bf16 peak, by 6N + 12LCT."""
+    """Assumed utilisation: share of the GPU's dense bf16 peak, by 6N + 12LCT FLOPs a token."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Arithmetic of matrix products."""
+    """Type of the matrix products."""
     compile: Literal["on", "off"] = "on"
-    """torch.compile of network and loss."""
+    """Whether network and loss are compiled (torch.compile)."""
     json: Path | None = None
-    """Also write everything to this file."""
+    """Also write all figures to this JSON file."""
 
     def __post_init__(self) -> None:
         if self.gpu not in GPUS:
@@ -71,9 +71,9 @@ class Arguments:
         for name in ("gpus", "tokens", "batch_tokens", "micro_batch"):
             value = getattr(self, name)
             if value != "auto" and value < 1:
-                raise ValueError(f"{name}={value} is not a number of things; use 1 or more")
+                raise ValueError(f"{name}={value} is too small; use 1 or more")
         if not 0 < self.mfu <= 1:
-            raise ValueError(f"mfu={self.mfu} is not a share; use more than 0 and at most 1")
+            raise ValueError(f"mfu={self.mfu} is not a utilisation; use more than 0 and at most 1")
         self._check_batch()
 
     def _check_batch(self) -> None:
@@ -96,7 +96,7 @@ class Arguments:
         return self.batch_tokens // (self.model.context_length * self.gpus)
 
     def step(self, micro_batch: int) -> StepShape:
-        """How a rank's step would run with that micro-batch."""
+        """A rank's step with this micro-batch."""
         return StepShape(
             micro_batch=micro_batch,
             dtype=getattr(torch, self.dtype),
@@ -106,15 +106,15 @@ class Arguments:
         )
 
 
-def report_of(name: str, arguments: Arguments) -> dict[str, Any]:
-    """Everything that is printed, as plain values."""
+def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
+    """All figures as JSON values."""
     config, gpu = arguments.model, GPUS[arguments.gpu]
     largest = {how: _largest(arguments, how == "compiled") for how in ("compiled", "not_compiled")}
     chosen = largest["compiled" if arguments.compile == "on" else "not_compiled"]
     wanted = arguments.micro_batch
     step = arguments.step(chosen or 1 if wanted == "auto" else wanted)
     found = predict(config, step, gpu.part_of_name, arguments.mfu)
-    assert found.tokens_per_second is not None  # every GPU of the table has a peak
+    assert found.tokens_per_second is not None  # GPUS has a peak for every GPU
     days = arguments.tokens / found.tokens_per_second / DAY
     return {
         "name": name,
@@ -165,7 +165,7 @@ def _largest(arguments: Arguments, compiled: bool) -> int | None:
 
 
 def _memory(config: GPTConfig, step: StepShape, compiled: bool) -> dict[str, Any]:
-    """Bytes of one GPU by part, and what would be left if each block were computed again."""
+    """Bytes of one GPU by part, also if every block were recomputed in the backward pass."""
     chosen = replace(step, compiled=compiled)
     again = predict_memory(config, replace(chosen, recompute=True))
     found = asdict(predict_memory(config, chosen))
@@ -173,7 +173,7 @@ def _memory(config: GPTConfig, step: StepShape, compiled: bool) -> dict[str, Any
 
 
 def _parameters(config: GPTConfig) -> dict[str, Any]:
-    """Counts by part and in all, as trained (padded) and as published."""
+    """Numbers of parameters by part and in total, as trained (padded) and as published."""
     rows: dict[str, Any] = {"one_attention_layer": attention_parameters(config)}
     for name, padded in (("padded", True), ("published", False)):
         counts = count_parameters(config, padded)
@@ -187,8 +187,9 @@ def _parameters(config: GPTConfig) -> dict[str, Any]:
     return rows
 
 
-def parse(words: list[str]) -> tuple[str, Arguments]:
+def parse_arguments(words: list[str]) -> tuple[str, Arguments]:
     """The name of the shape (the first word, default gpt2) and the arguments."""
+    # train/command_line.py does the same for presets of runs; model/ may not import train/.
     named = bool(words) and not words[0].startswith("-")
     name = words[0] if named else "gpt2"
     if name not in SHAPES:
@@ -205,12 +206,12 @@ def parse(words: list[str]) -> tuple[str, Arguments]:
 
 
 def main() -> None:
-    """Count, predict, print."""
+    """Compute the report, print it, and write it as JSON if asked to."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with exit_on_user_error(ValueError, OSError):
-        name, arguments = parse(sys.argv[1:])
-        report = report_of(name, arguments)
-        log.info("%s", table_of(report))
+        name, arguments = parse_arguments(sys.argv[1:])
+        report = cost_report(name, arguments)
+        log.info("%s", format_report(report))
         if arguments.json is not None:
             write_json(arguments.json, report)
 

@@ -1,9 +1,10 @@
-"""Head and loss in one: each logit is overwritten by its gradient while it is at hand.
+"""Head and loss in one operator, which overwrites each logit by its gradient.
 
-The plain path (model/loss.py) keeps logits, log-probabilities and the gradients of both, each of
-V = 50,304 numbers a token. Here a chunk of logits becomes their gradient in place and is multiplied
-out at once: no logit is computed twice and nothing of that size outlives the forward pass. An
-operator of its own, so that torch.compile takes it whole.
+The plain path (model/loss.py) keeps logits, log-probabilities and the gradients of both, each with
+V = 50,304 numbers for a token. Here a chunk of logits is overwritten by its gradient and multiplied
+with the head's matrix and the states at once. No logit is computed twice, and no tensor of this
+size is kept after the forward pass. torch.compile treats it as one opaque operator.
+Shape letters: N rows (tokens of all windows), C n_embd, V vocabulary.
 """
 
 from importlib.util import find_spec
@@ -13,15 +14,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Of logits on the CPU, at most: few enough to stay near the cache, enough rows for fast products.
+# Maximum size of a chunk of logits on the CPU: small enough for the caches, large enough for fast
+# matrix products.
 CPU_CHUNK_BYTES = 100 * 2**20
-CACHED_ROWS = 8
+CACHED_ROWS = 8  # rows of logits that are overwritten together
 
 
 def fuses_loss(wanted: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    """Whether the step takes this path: auto is where it was measured to be faster, the CPU.
+    """Whether to use this operator: `auto` is the CPU, where it was measured to be faster.
 
-    Raises: ValueError if it is wanted on CUDA without Triton.
+    Raises: ValueError if it is asked for on CUDA without Triton.
     """
     if wanted == "on" and device.type == "cuda" and not HAS_TRITON:
         raise ValueError(
@@ -32,9 +34,9 @@ def fuses_loss(wanted: Literal["auto", "on", "off"], device: torch.device) -> bo
 
 
 def head_and_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean next-token loss in nats of the states `hidden` under the head's matrix `weight`.
+    """Mean next-token loss in nats of the states `hidden` and the head's matrix `weight`.
 
-    Matrix products follow autocast; exponentials, sums and the loss are float32.
+    Matrix products follow autocast. Exponentials, sums and the loss are float32.
     Shapes: hidden (..., C), weight (V, C), targets (...) integers -> ().
     """
     place = hidden.device.type
@@ -43,7 +45,7 @@ def head_and_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 class _HeadAndLoss(torch.autograd.Function):
-    """Makes both gradients in the forward pass; the backward pass only scales them."""
+    """Computes both gradients in the forward pass; the backward pass only scales them."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN001
@@ -63,12 +65,12 @@ class _HeadAndLoss(torch.autograd.Function):
 def loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The *summed* loss of all rows and its gradients by states and matrix.
+    """The *summed* loss of all rows, and its gradients with respect to states and matrix.
 
-    Unscaled gradients leave one scaling, by the mean and the number of micro-steps at once.
-    Shapes: hidden (N, C), weight (V, C), targets (N) -> (), (N, C), (V, C); the gradients have the
-    types of what they belong to, products are computed in `dtype`.
+    Products are computed in `dtype`. A gradient has the type of the tensor that it belongs to.
+    Shapes: hidden (N, C), weight (V, C), targets (N) -> (), (N, C), (V, C).
     """
+    # Summed, not averaged: the backward pass then scales once, by mean and micro-steps together.
     states, matrix = hidden.detach().to(dtype), weight.detach().to(dtype)
     rows = len(states)
     on_cpu = hidden.device.type == "cpu"
@@ -77,13 +79,13 @@ def loss_and_gradients(
     hidden_gradient = torch.empty_like(states)
     weight_gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
     logits = states.new_empty(chunk, len(matrix))
-    overwrite = softmax_less_target_ if on_cpu else loss_kernel
+    overwrite = softmax_minus_one_hot_ if on_cpu else softmax_minus_one_hot_on_cuda_
     for first in range(0, rows, chunk):
         part = slice(first, min(first + chunk, rows))
-        block = torch.mm(states[part], matrix.T, out=logits[: part.stop - first])
+        block = torch.mm(states[part], matrix.T, out=logits[: part.stop - first])  # (chunk, V)
         losses[part] = overwrite(block, targets[part])
-        torch.mm(block, matrix, out=hidden_gradient[part])
-        _add_product(weight_gradient, block, states[part], fresh=first == 0)
+        torch.mm(block, matrix, out=hidden_gradient[part])  # (chunk, V) -> (chunk, C)
+        _add_product(weight_gradient, block, states[part], fresh=first == 0)  # -> (V, C)
     return losses.sum(), hidden_gradient.to(hidden.dtype), weight_gradient
 
 
@@ -94,13 +96,14 @@ def _(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> tu
 
 
 def equal_chunk(rows: int, row_bytes: int) -> int:
-    """Rows of one chunk, all alike: a short last one moves whole matrices for little work."""
+    """Rows of one chunk, so that all chunks are of about the same size."""
+    # A short last chunk would read and write complete matrices for little work.
     most = max(1, CPU_CHUNK_BYTES // row_bytes)
     return -(-rows // -(-rows // most))
 
 
 def _add_product(total: Tensor, block: Tensor, states: Tensor, fresh: bool) -> None:
-    """`total` = or += block.T @ states; sums over chunks are in total's own type."""
+    """total = block.T @ states if `fresh`, else total += block.T @ states; sums in total's type."""
     if total.dtype != block.dtype:
         product = torch.mm(block.T, states)
         _ = total.copy_(product) if fresh else total.add_(product)
@@ -110,18 +113,18 @@ def _add_product(total: Tensor, block: Tensor, states: Tensor, fresh: bool) -> N
         total.addmm_(block.T, states)
 
 
-def softmax_less_target_(logits: Tensor, targets: Tensor) -> Tensor:
-    """Overwrite `logits` by softmax - onehot(target); returns the loss of each row in float32.
+def softmax_minus_one_hot_(logits: Tensor, targets: Tensor) -> Tensor:
+    """Overwrite `logits` by softmax - one_hot(target); returns the loss of each row.
 
-    A few rows at a time, which stay in the cache meanwhile. The logsumexp is read off the largest
-    logit and its probability, which saves a pass of exponentials: log p_max = x_max - logsumexp.
     Shapes: logits (N, V), targets (N) -> (N) float32.
     """
+    # A few rows at a time stay in the cache. log p_max = x_max - logsumexp gives the logsumexp
+    # without another pass of exponentials.
     losses = torch.empty(len(logits), dtype=torch.float32)
     for first in range(0, len(logits), CACHED_ROWS):
         part = slice(first, first + CACHED_ROWS)
         rows, places = logits[part], targets[part].long()[:, None]
-        wide = rows.float()  # itself if it is float32
+        wide = rows.float()  # `rows` itself, without a copy, if that is float32
         wanted = wide.gather(1, places)
         largest = wide.amax(1, keepdim=True)
         torch.softmax(wide, 1, out=wide)
@@ -133,15 +136,15 @@ def softmax_less_target_(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 HAS_TRITON = find_spec("triton") is not None
-BLOCK = 8192  # logits that one program holds in registers at a time
-WARPS = 16
+TRITON_BLOCK = 8192  # logits that one program holds in registers at a time
+TRITON_WARPS = 16
 
 if HAS_TRITON:
     import triton  # type: ignore[import-not-found]
     import triton.language as tl  # type: ignore[import-not-found]
 
     @triton.jit
-    def softmax_less_target(  # noqa: ANN201
+    def _softmax_minus_one_hot_kernel(  # noqa: ANN202
         logits,  # noqa: ANN001
         targets,  # noqa: ANN001
         losses,  # noqa: ANN001
@@ -149,11 +152,12 @@ if HAS_TRITON:
         V: tl.constexpr,
         BLOCK: tl.constexpr,
     ):
-        """One program a row: its loss, and over its logits softmax - onehot(target)."""
-        row = tl.program_id(0).to(tl.int64)  # rows times V passes 2**31
+        """One program for each row: writes its loss, and overwrites its logits."""
+        row = tl.program_id(0).to(tl.int64)  # rows x V exceeds 2**31
         start_of_row = logits + row * stride
         target = tl.load(targets + row)
         wanted = tl.load(start_of_row + target).to(tl.float32)
+        # Largest logit and sum of exponentials in one pass (https://arxiv.org/abs/1805.02867).
         largest = -float("inf")
         total = 0.0
         for start in range(0, V, BLOCK):
@@ -171,14 +175,14 @@ if HAS_TRITON:
             tl.store(start_of_row + places, gradient, mask=places < V)
 
 
-def loss_kernel(logits: Tensor, targets: Tensor) -> Tensor:
-    """Overwrite `logits` by softmax - onehot(target); returns the loss of each row in float32.
+def softmax_minus_one_hot_on_cuda_(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same as `softmax_minus_one_hot_`, by a Triton kernel.
 
     Shapes: logits (N, V), each row contiguous, targets (N) int64 -> (N) float32.
     """
     rows, V = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    softmax_less_target[(rows,)](  # type: ignore[possibly-unbound]
-        logits, targets, losses, logits.stride(0), V=V, BLOCK=BLOCK, num_warps=WARPS
+    _softmax_minus_one_hot_kernel[(rows,)](  # type: ignore[possibly-unbound]
+        logits, targets, losses, logits.stride(0), V=V, BLOCK=TRITON_BLOCK, num_warps=TRITON_WARPS
     )
     return losses

@@ -1,6 +1,6 @@
-"""The network: GPT-2 exactly by default, its neighbours (Llama-like shapes) by orthogonal fields.
+"""The network: exactly GPT-2 by default, Llama-like shapes by single fields of GPTConfig.
 
-Two calls: `hidden(ids)` gives the last layer's normalised states, `head(states)` the logits.
+`hidden(ids)` gives the normalised states after the last block, `head(states)` the logits.
 Shape letters: B batch, T tokens, S attended tokens, C n_embd, H heads, D head width, V vocabulary.
 """
 
@@ -18,7 +18,7 @@ INIT_STD = 0.02  # https://github.com/openai/gpt-2/blob/master/src/model.py
 
 
 class GPT(nn.Module):
-    """A GPT-2-class language model; parameter names are GPT-2's."""
+    """A GPT-2-class language model; its parameters have GPT-2's names."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -32,7 +32,8 @@ class GPT(nn.Module):
             self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
 
     def initialise(self, seed: int) -> None:
-        """Draw fresh weights from `seed` (the same on every rank and device)."""
+        """Draw initial weights from `seed`; they are the same on every rank and device."""
+        # 1/sqrt(N) for N residual layers, two a block: section 2.3 of the GPT-2 paper.
         generator = torch.Generator().manual_seed(seed)
         residual_std = INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
@@ -55,9 +56,11 @@ class GPT(nn.Module):
     ) -> Tensor:
         """The normalised states after the last block.
 
-        Shapes: ids (B, T) integers -> (B, T, C). positions (T) or (B, T), default 0..T-1 (after
-        what is cached). mask, broadcastable to (B, H, T, S), True where attention is allowed;
-        default causal. `residual` is the type of the residual stream; default the embedding's.
+        `positions`: default 0 to T - 1, or those after the cached tokens. `mask`: True where
+        attention is allowed, default causal. `residual`: type of the residual stream, default the
+        embedding's.
+        Shapes: ids (B, T) integers, positions (T) or (B, T), mask broadcastable to (B, H, T, S)
+        -> (B, T, C).
         Raises: ValueError for more tokens than context_length.
         """
         T = ids.size(1)
@@ -72,7 +75,7 @@ class GPT(nn.Module):
             positions = slots
         if mask is None and cache is not None:
             mask = cache.causal_mask()
-        x = self.wte(ids)
+        x = self.wte(ids)  # (B, T) -> (B, T, C)
         if self.config.position == "learned":
             x = x + self.wpe(positions)
         x = x.to(residual or x.dtype)
@@ -83,7 +86,7 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for `batch` rows of up to `length` tokens; dtype None is the weights'."""
+        """An empty cache for `batch` rows of up to `length` tokens; default dtype: the weights'."""
         config, like = self.config, self.wte.weight
         shape = (config.n_layer, batch, config.n_head, length, config.head_width)
         return KVCache(shape, dtype or like.dtype, like.device)
@@ -98,16 +101,16 @@ class GPT(nn.Module):
         return F.linear(hidden, self.head_weight)
 
     def float32_head(self, hidden: Tensor) -> Tensor:
-        """Logits summed and kept in float32, whatever autocast says. Shapes: (..., C) -> (..., V).
+        """Logits in float32, also under autocast. Shapes: (..., C) -> (..., V).
 
-        On CUDA their products are TF32's. GPT-2's logits lie near -100, where bfloat16 has steps of
-        a half and ties the likeliest tokens.
+        On CUDA the matrix product uses TF32.
         """
+        # GPT-2's logits are near -100, where bfloat16 has steps of 0.5: likely tokens would tie.
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.head_weight.float())
 
     def masked_logits(self, hidden: Tensor) -> Tensor:
-        """float32 logits, padding ids at -inf, for sampling and scoring. (..., C) -> (..., V)."""
+        """float32 logits to sample and score, padding ids -inf. Shapes: (..., C) -> (..., V)."""
         logits = self.float32_head(hidden)
         logits[..., self.config.vocab_size :] = -math.inf
         return logits

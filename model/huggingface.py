@@ -1,10 +1,11 @@
-"""Models from Hugging Face to a checkpoint folder of ours, and back.
+"""Convert models from Hugging Face to a checkpoint folder of Ratchet, and back.
 
     python model/huggingface.py import gpt2 --out models/gpt2
     python model/huggingface.py export runs/gpt2/checkpoints/latest --out exports/gpt2
 
-An import serves `eval/main.py --checkpoint` and `train/main.py --init`; an export loads in
-transformers without code of ours. Neither imports transformers, and no pickle is ever opened.
+`eval/main.py --checkpoint` and `train/main.py --init` take an imported model. An exported model
+loads in transformers without code of Ratchet. The transformers package is not needed, and no
+pickle is ever opened.
 """
 
 import logging
@@ -24,34 +25,34 @@ class ImportOptions:
     """Write a published GPT-2 (or Llama-like) model as a checkpoint folder."""
 
     source: tyro.conf.Positional[str]
-    """gpt2, gpt2-medium, gpt2-large, gpt2-xl, another id on the Hub, or a folder."""
+    """gpt2, gpt2-medium, gpt2-large, gpt2-xl, another id on the Hub, or a local folder."""
     out: Path
-    """The checkpoint folder; must not exist yet."""
+    """Checkpoint folder to write; must not exist yet."""
     revision: str = "main"
     """Commit, tag or branch on the Hub."""
     tokenizer: Path | None = None
-    """Folder of the tokenizer, in our files or Hugging Face's; default: the model's own, or GPT-2's
-    for weights without one that have as many ids."""
+    """Folder of the tokenizer, in Ratchet's or Hugging Face's format. Default: the model's own, or
+    GPT-2's for a model without one whose vocabulary has that size."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write a checkpoint as a folder that transformers loads."""
+    """Write a checkpoint as a folder that transformers can load."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
     out: Path
-    """The folder to write; must not exist yet."""
+    """Folder to write; must not exist yet."""
 
 
 def main() -> None:
-    """Read the options, then import or export."""
+    """Read the command line, then import or export."""
     chosen = tyro.cli(
         Annotated[ImportOptions, tyro.conf.subcommand("import")]
         | Annotated[ExportOptions, tyro.conf.subcommand("export")],  # type: ignore[arg-type]
         description=__doc__,
     )
-    # Warnings only of the libraries: the Hub's would log every request.
+    # Only warnings of libraries: huggingface_hub's client logs every request.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("model").setLevel(logging.INFO)
     with exit_on_user_error(ValueError, OSError):

@@ -1,6 +1,7 @@
-"""Keys and values of tokens already seen, so that generation reads each token once.
+"""KV cache: keys and values of earlier tokens, so that generation reads each token once.
 
-The network calls `make_room`, `extend` in every layer, and `advance`; whoever generates moves rows.
+The network calls `make_room`, then `extend` in every layer, then `advance`. The sampling code
+copies and drops rows.
 Shape letters: B rows, T new tokens, S slots attended to, H heads, D head width.
 """
 
@@ -9,15 +10,15 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of every layer for a batch of rows that grow token by token.
+    """Keys and values of every layer for a batch of sequences of different lengths.
 
-    Row b holds its tokens in slots 0 to lengths[b] - 1, so that a token's slot is its position;
-    rows may differ in length. The buffers are written in place and never grow.
+    Row b has its tokens in slots 0 to lengths[b] - 1: the slot of a token is its position. The
+    buffers are allocated once and written in place.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         """Shapes: (layers, B, H, slots, D)."""
-        # Zeros: a masked slot counts 0 times its value, which memory left as it was makes NaN.
+        # Zeros, not empty: a masked slot counts 0 times its value, and 0 times a stray NaN is NaN.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = [0] * shape[1]
@@ -25,8 +26,9 @@ class KVCache:
         self.slots = torch.empty(0, dtype=torch.long, device=device)
 
     def make_room(self, tokens: int) -> Tensor:
-        """The slots of the next tokens of every row: (T) if rows are equally long, else (B, T).
+        """The slots of the next `tokens` of every row.
 
+        Shapes: (T) if all rows have the same length, else (B, T).
         Raises: ValueError if they do not fit.
         """
         self.end = max(self.lengths) + tokens  # S
@@ -40,7 +42,7 @@ class KVCache:
         return self.slots
 
     def causal_mask(self) -> Tensor | None:
-        """Which slots the tokens that room was made for attend to; None where no mask is needed.
+        """Which slots the new tokens attend to, after `make_room`; None if no mask is needed.
 
         Shapes: (T, S) or (B, 1, T, S).
         """
@@ -51,7 +53,7 @@ class KVCache:
         return seen if seen.dim() == 2 else seen[:, None]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add this call's keys and values; give all of the layer. (B, H, T, D) -> (B, H, S, D)."""
+        """Add one layer's keys and values; returns all. Shapes: (B, H, T, D) -> (B, H, S, D)."""
         for kept, new in ((self.keys[layer], k), (self.values[layer], v)):
             if self.slots.dim() == 1:
                 kept[:, :, self.end - k.size(2) : self.end] = new
@@ -61,18 +63,18 @@ class KVCache:
         return self.keys[layer, :, :, : self.end], self.values[layer, :, :, : self.end]
 
     def advance(self) -> None:
-        """Count the tokens that room was made for as seen, once every layer holds them."""
+        """Count the new tokens as cached; call this after the last layer."""
         self.lengths = [length + self.slots.size(-1) for length in self.lengths]
 
     def copy_row(self, row: int, other: "KVCache", other_row: int) -> None:
-        """Make `row` hold what a row of another cache holds."""
+        """Copy a row of another cache into `row`."""
         length = other.lengths[other_row]
         self.keys[:, row, :, :length] = other.keys[:, other_row, :, :length]
         self.values[:, row, :, :length] = other.values[:, other_row, :, :length]
         self.lengths[row] = length
 
     def drop(self, row: int) -> None:
-        """Forget a row; the last one takes its place."""
+        """Remove a row; the last row takes its place."""
         self.copy_row(row, self, -1)
         self.keys, self.values = self.keys[:, :-1], self.values[:, :-1]
         self.lengths.pop()

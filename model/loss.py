@@ -14,7 +14,7 @@ class NextTokenLoss(nn.Module):
     def __init__(
         self, model: GPT, fused: bool = False, residual: torch.dtype | None = None
     ) -> None:
-        """`fused` takes the same loss from model/fused_loss.py; `residual` is as in GPT.hidden."""
+        """`fused` computes the same loss by model/fused_loss.py; `residual` is as in GPT.hidden."""
         super().__init__()
         self.model = model
         self.fused = fused
@@ -22,7 +22,7 @@ class NextTokenLoss(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats. Shapes: ids (B, T), targets (B, T) integers -> ()."""
-        states = self.model.hidden(ids, residual=self.residual)
+        states = self.model.hidden(ids, residual=self.residual)  # (B, T) -> (B, T, C)
         if self.fused:
             return head_and_loss(states, self.model.head_weight, targets)
         logits = self.model.head(states)

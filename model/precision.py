@@ -9,14 +9,14 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def choose_dtype(wanted: Precision, device: torch.device) -> torch.dtype:
-    """The type of matrix products: auto is bfloat16 where the GPU has it, otherwise float32."""
+    """The type of matrix products: `auto` is bfloat16 if the GPU supports it, otherwise float32."""
     if wanted == "auto":
-        # Where it is only emulated, as on a T4 or V100, its products are not the GPU's fast ones.
+        # A T4 or V100 only emulates bfloat16: its matrix products do not use the tensor cores.
         capable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if capable else torch.float32
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
-    """Matrix products in `dtype` inside the block."""
+    """A context in which matrix products are computed in `dtype`."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

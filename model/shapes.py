@@ -1,4 +1,4 @@
-"""Model shapes by name."""
+"""Named shapes of networks, such as gpt2-medium."""
 
 from model.config import GPTConfig
 

@@ -23,7 +23,9 @@ from parallel.allocator import keep_large_blocks
 from parallel.rendezvous import RendezvousStore, rendezvous
 from parallel.shared_errors import UserErrorReport
 
-TORCH_SHARE = 0.95  # of a GPU's memory; more than what model/estimates/memory.py plans with
+# Of a GPU's memory, the hard limit of torch's allocator: NCCL and Triton allocate beside it.
+# USABLE_SHARE in model/estimates/memory.py is something else: what a predicted peak may take.
+TORCH_SHARE = 0.95
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 # NCCL's threads would end a process at a peer's death, or after 480 s without a sign of life,
 # before it has saved its state, or free a stuck update to run on garbage. Where ours watch:

@@ -1,1 +1,4 @@
-"""What a model costs, from its shape alone: parameters, FLOPs, memory and time."""
+"""Estimates from the shape alone: parameters, FLOPs, memory and speed of a training step.
+
+Nothing runs and no GPU is needed.
+"""

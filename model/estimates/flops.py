@@ -1,5 +1,6 @@
-"""FLOPs of a network, from its shape alone: forward by part, training by three conventions.
+"""FLOPs of a network from its shape, and the peak speeds of GPUs.
 
+Forward FLOPs by part; training FLOPs by three conventions, since published MFU figures use several.
 Letters: L layers, C width, T context length, V vocabulary rows, N parameters.
 """
 
@@ -17,7 +18,8 @@ from model.estimates.parameters import (
 def forward_flops(config: GPTConfig, padded: bool = True) -> dict[str, int]:
     """FLOPs of the matrix products of one forward pass over one window, by part.
 
-    A product of (m, k) and (k, n) is 2mkn; attention is counted whole, not halved for its mask.
+    A product of (m, k) and (k, n) has 2mkn. Attention is counted in full, although causal attention
+    needs only half.
     """
     L, C, T = config.n_layer, config.n_embd, config.context_length
     V = vocabulary_rows(config, padded)
@@ -34,8 +36,8 @@ def forward_flops(config: GPTConfig, padded: bool = True) -> dict[str, int]:
 def training_flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
     """FLOPs of forward and backward per token, 6N + 12LCT: PaLM's convention, used for MFU.
 
-    Source: https://arxiv.org/abs/2204.02311 appendix B. N leaves out the position table (and an
-    untied embedding, which is a look-up, not a multiply).
+    N excludes the position table and an untied embedding: both are looked up, not multiplied.
+    Source: https://arxiv.org/abs/2204.02311 appendix B.
     """
     T = context_length or config.context_length
     counts = count_parameters(config)
@@ -44,13 +46,16 @@ def training_flops_per_token(config: GPTConfig, context_length: int | None = Non
 
 
 def matmul_flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
-    """The same of matrix products only: without biases and norms, attention counted whole."""
+    """Training FLOPs per token of matrix products only; attention is counted in full."""
     T = context_length or config.context_length
     return 6 * _matrix_elements(config) + 12 * config.n_layer * config.n_embd * T
 
 
 def causal_flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
-    """The same with the causal half of attention: what a kernel that skips the mask computes."""
+    """Training FLOPs per token of matrix products, with the causal half of attention only.
+
+    This is what an attention kernel computes that skips masked blocks.
+    """
     T = context_length or config.context_length
     return 6 * _matrix_elements(config) + 6 * config.n_layer * config.n_embd * T
 
@@ -60,7 +65,7 @@ def _matrix_elements(config: GPTConfig) -> int:
     return config.n_layer * block_matrix_elements(config) + head
 
 
-# What is printed, first the one that MFU means here.
+# The first one is the convention of every MFU that this project prints.
 CONVENTIONS = {
     "6N + 12LCT (PaLM; MFU)": training_flops_per_token,
     "causal-exact": causal_flops_per_token,
@@ -75,13 +80,13 @@ class Gpu:
     """One kind of GPU."""
 
     part_of_name: str
-    """How torch's name of the device contains it."""
+    """A part of the name that torch reports for the device."""
     peak: float
     """Dense bf16 tensor-core peak in FLOP/s."""
     memory_bytes: int
 
 
-# More particular names first: "H100 PCIe" before "H100", "GH200" contains "H200".
+# The order matters for `peak_flops`: "H100 PCIe" must come before "H100". "GH200" contains "H200".
 GPUS = {
     "h200": Gpu("H200", 989e12, 141 * GB),
     "h100-pcie": Gpu("H100 PCIe", 756e12, 80 * GB),
@@ -99,7 +104,7 @@ GPUS = {
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 peak of one GPU in FLOP/s, or None if the GPU is not in the table."""
+    """Dense bf16 peak of one GPU in FLOP/s; None if the GPU is not in the table."""
     for gpu in GPUS.values():
         if gpu.part_of_name in device_name:
             return gpu.peak

@@ -1,7 +1,8 @@
-"""Bytes that one rank's training step needs, from the shape alone; checked by bench/memory.py.
+"""Bytes that one rank's training step needs, predicted from the shape.
 
-The peak is the largest of four moments of a step, each a sum of what is alive then. Bytes are what
-the tensors hold, as `torch.cuda.max_memory_allocated` counts them, and a constant for the runtime.
+The peak is the largest of three moments of a step, each the sum of the tensors that exist then.
+Counted are the bytes of tensors, as `torch.cuda.max_memory_allocated` counts them, and a constant
+for the runtime. bench/memory.py compares the prediction with measurements.
 Letters: L layers, C width, W hidden width, V vocabulary rows, H heads, N parameters, n tokens of a
 micro-batch, s bytes of an element of the matrix products (2 in bfloat16, 4 in float32).
 """
@@ -16,23 +17,25 @@ from model.fused_loss import equal_chunk
 
 MIB = 2**20
 FLOAT = 4  # weights, gradients and moments are float32
-# What the process holds besides tensors. CPU: measured (bench/results/memory.json), compilation
-# happens inside the process. CUDA, not measured yet: cuBLAS's two workspaces of 32 MiB (Hopper,
-# torch's aten/src/ATen/cuda/CublasHandlePool.cpp).
+# Memory of the process besides tensors, by device and whether it compiles. CPU: measured
+# (bench/results/memory.json); compilation happens inside the process. CUDA: not measured yet; two
+# cuBLAS workspaces of 32 MiB (Hopper, aten/src/ATen/cuda/CublasHandlePool.cpp in torch).
 RUNTIME = {
     ("cpu", False): 128 * MIB,
     ("cpu", True): 160 * MIB,
     ("cuda", False): 64 * MIB,
     ("cuda", True): 64 * MIB,
 }
-# Of a GPU's memory; the rest is for the CUDA context, NCCL and the allocator's gaps. Not measured
-# yet: bench/GPU_TODO.md.
+# The share of a device's memory that a *predicted* peak may take. The rest is for what the
+# prediction leaves out: CUDA context, NCCL, gaps of the allocator. TORCH_SHARE in parallel/ranks.py
+# is something else, the allocator's hard limit; it must be larger (tests/parallel checks it).
+# Not measured yet: bench/GPU_TODO.md.
 USABLE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """How one rank's step runs, as far as its memory depends on it."""
+    """The settings of one rank's step that its memory depends on."""
 
     micro_batch: int
     """Windows of one forward pass."""
@@ -43,7 +46,7 @@ class StepShape:
     accumulates: bool = True
     """Whether a step has more than one micro-step."""
     world_size: int = 1
-    """Ranks; with several, DDP holds the gradients in buckets."""
+    """Number of ranks; with several, DDP keeps the gradients in buckets."""
     device: str = "cuda"
     """cuda or cpu."""
     fused_loss: bool = False
@@ -66,39 +69,39 @@ class StepShape:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by part; `peak` is less than their sum, for they are not all alive at once."""
+    """Bytes by part. `peak` is less than their sum, because they do not all exist at once."""
 
     weights: int
     optimizer: int
     gradients: int
     buckets: int
-    """DDP's; with one micro-step a rank the gradients live in them."""
+    """DDP's gradient buckets; with one micro-step they are the gradients."""
     weight_copies: int
     """Matrices cast to bfloat16, kept from the forward to the backward pass."""
     layer: int
     """Activations that one block keeps for the backward pass."""
     layers: int
-    """The same of all blocks."""
+    """Activations that all blocks keep for the backward pass."""
     final: int
-    """Kept between the last block and the logits, and the ids."""
+    """Activations kept between the last block and the logits, and the ids."""
     logits: int
-    """Logits, what the loss makes of them and their gradient, at their largest moment."""
+    """Logits, the tensors that the loss makes of them, and their gradient, at their largest."""
     runtime: int
-    """What the process holds besides tensors."""
+    """Memory of the process besides tensors."""
     host_copy: int
-    """In host memory, from the first checkpoint on: the state while it is being written."""
+    """In host memory, from the first checkpoint on: the copy of the state that is written."""
     peak_moment: str
-    """When the peak is reached."""
+    """The moment of the step at which the peak is reached."""
     peak: int
 
 
 def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
-    """Bytes of one rank's step by part, and their peak."""
+    """Predict the bytes of one rank's step by part, and the peak."""
     n = step.micro_batch * config.context_length
     weights = FLOAT * count_parameters(config).total
     optimizer = 2 * weights
     buckets = weights if step.world_size > 1 else 0
-    copies = _weight_copies(config, step)
+    copies = _weight_copy_bytes(config, step)
     layer = n * block_activation_bytes(config, step)
     layers = config.n_layer * layer
     if step.recompute:
@@ -107,15 +110,16 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     logits = loss_bytes(config, step)
     runtime = RUNTIME[step.device, step.compiled]
 
+    # Sums of tensors that exist at the same time.
     always = weights + optimizer + buckets + runtime
     earlier = weights if step.accumulates else 0  # gradients of earlier micro-steps
     forward = always + earlier + copies + layers + final
     moments = {
         "loss": forward + logits,
         "backward of the last block": forward
-        + _head_gradient(config, step)
-        + n * _block(config, step),
-        "end of the backward pass": always + _gradients_at_the_end(config, step),
+        + _head_gradient_bytes(config, step)
+        + n * _mlp_backward_bytes(config, step),
+        "end of the backward pass": always + _final_gradient_bytes(config, step),
     }
     moment = max(moments, key=lambda name: moments[name])
     return Memory(
@@ -138,10 +142,10 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
 def largest_micro_batch(
     config: GPTConfig, share: int, memory_bytes: int, step: StepShape | None = None
 ) -> int:
-    """The largest power of two that divides a rank's `share` of windows and is said to fit.
+    """The largest power of two that divides a rank's `share` of windows and is predicted to fit.
 
-    `memory_bytes` is what the device has, of which USABLE_SHARE counts; `step` says how the step
-    runs, its micro_batch and accumulates are not read.
+    `memory_bytes`: all memory of the device. `step`: how the step runs; its `micro_batch` and
+    `accumulates` are ignored.
     Raises: ValueError if not even one window fits.
     """
     like = step or StepShape(1)
@@ -161,7 +165,7 @@ def largest_micro_batch(
 
 
 def block_activation_bytes(config: GPTConfig, step: StepShape) -> int:
-    """Bytes a token that one block keeps for the backward pass; checked against autograd."""
+    """Bytes for each token that one block keeps for the backward pass; a test asks autograd."""
     C, H, W, s = config.n_embd, config.n_head, config.hidden_width, step.element
     norms = 2 * _norm_bytes(config, step)
     # Rotated query and key (value is a view of the qkv), and the output in another layout.
@@ -169,24 +173,24 @@ def block_activation_bytes(config: GPTConfig, step: StepShape) -> int:
     attention = s * (C + 3 * C + C + rope) + FLOAT * H  # norm, qkv, output; softmax's logsumexp
     hidden, inputs = (2 * W, C) if config.mlp == "gelu" else (4 * W, C)
     if config.mlp == "swiglu" and step.compiled:
-        hidden = 3 * W  # SiLU's result is computed again
+        hidden = 3 * W  # the compiler recomputes the result of SiLU
     elif config.mlp == "swiglu" and s < FLOAT:
-        inputs = 2 * C  # autocast casts the norm's output for either matrix
+        inputs = 2 * C  # autocast casts the norm's output once for each matrix
     return norms + attention + s * (inputs + hidden)
 
 
 def _norm_bytes(config: GPTConfig, step: StepShape) -> int:
-    """Bytes a token kept by a norm: its input (or normalised input) and its rows' statistics."""
+    """Bytes for each token kept by a norm: its input and the statistics of its row."""
     C = config.n_embd
     if config.norm == "layernorm":
         return step.stream * C + (FLOAT if step.compiled else 2 * FLOAT)
     if step.compiled or step.device == "cuda":
         return step.stream * C + FLOAT
-    return 2 * FLOAT * C + FLOAT  # x and x / rms are both kept
+    return 2 * FLOAT * C + FLOAT  # eager RMSNorm on the CPU keeps x and x / rms
 
 
 def final_activation_bytes(config: GPTConfig, step: StepShape) -> int:
-    """Bytes a token kept by the last norm, of its output or its gradient, and ids as int64."""
+    """Bytes for each token of the last norm, its output or gradient, and two ids as int64."""
     element = FLOAT if step.fused_loss else step.element
     return _norm_bytes(config, step) + element * config.n_embd + 2 * 8
 
@@ -194,9 +198,9 @@ def final_activation_bytes(config: GPTConfig, step: StepShape) -> int:
 def loss_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes of logits and loss at their largest moment.
 
-    Eager: in float32 the kept log-softmax, the gradient that reaches it and the one that leaves it.
-    Compiled: the logits, over which their gradient is written. Fused: that of a chunk of them (all,
-    on CUDA), the head's gradient, and in bfloat16 casts of matrix, states and a product.
+    Eager: three float32 tensors, namely the log-softmax, its gradient, and the gradient of the
+    logits. Compiled: the logits, which their gradient overwrites. Fused: one chunk of the logits
+    (on CUDA all), the head's gradient, and in bfloat16 the casts of matrix, states and a product.
     """
     rows = step.micro_batch * config.context_length
     row = config.padded_vocab_size
@@ -209,34 +213,34 @@ def loss_bytes(config: GPTConfig, step: StepShape) -> int:
     return rows * row * step.element + FLOAT * head + casts
 
 
-def _weight_copies(config: GPTConfig, step: StepShape) -> int:
+def _weight_copy_bytes(config: GPTConfig, step: StepShape) -> int:
     if step.element == FLOAT:
         return 0
     head = 0 if step.fused_loss else config.n_embd * config.padded_vocab_size
     return step.element * (config.n_layer * block_matrix_elements(config) + head)
 
 
-def _block(config: GPTConfig, step: StepShape) -> int:
-    """Bytes a token of the gradients alive in a feed-forward layer's backward pass."""
+def _mlp_backward_bytes(config: GPTConfig, step: StepShape) -> int:
+    """Bytes for each token of the gradients inside a feed-forward layer's backward pass."""
     hidden = 2 if config.mlp == "gelu" else 3
     return step.stream * config.n_embd + step.element * (
         config.n_embd + hidden * config.hidden_width
     )
 
 
-def _head_gradient(config: GPTConfig, step: StepShape) -> int:
-    """The gradient of the head's matrix; a tied one waits for the embedding's to the very end."""
+def _head_gradient_bytes(config: GPTConfig, step: StepShape) -> int:
+    """Bytes of the gradient of the head's matrix; if tied, it is kept until the embedding's."""
     element = step.element if step.compiled and not step.fused_loss else FLOAT
     return element * config.n_embd * config.padded_vocab_size
 
 
-def _gradients_at_the_end(config: GPTConfig, step: StepShape) -> int:
-    """Gradients, and what the embedding's own adds while it is added to them."""
-    all_of_them = FLOAT * count_parameters(config).total
-    apart = step.accumulates or step.world_size > 1  # new gradients are added or copied
-    head = _head_gradient(config, step) if config.tied else 0
+def _final_gradient_bytes(config: GPTConfig, step: StepShape) -> int:
+    """Bytes of all gradients when the embedding's, the last one, is added to them."""
+    gradients = FLOAT * count_parameters(config).total
+    separate = step.accumulates or step.world_size > 1  # a new gradient is added or copied
+    head = _head_gradient_bytes(config, step) if config.tied else 0
     if step.compiled:  # the graph returns all gradients at once
-        return all_of_them + (all_of_them if step.accumulates else 0) + head
+        return gradients + (gradients if step.accumulates else 0) + head
     embedding = FLOAT * config.n_embd * config.padded_vocab_size
-    kept = all_of_them if step.accumulates or step.world_size == 1 else 0
-    return kept + (embedding if config.tied or apart else 0) + (head if apart else 0)
+    kept = gradients if step.accumulates or step.world_size == 1 else 0
+    return kept + (embedding if config.tied or separate else 0) + (head if separate else 0)

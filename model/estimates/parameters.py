@@ -1,4 +1,7 @@
-"""Parameters of a network by part, from its shape alone. Letters: C width, V vocabulary rows."""
+"""Parameters of a network by part, from its shape.
+
+Letters: C width, V vocabulary rows.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +10,7 @@ from model.config import GPTConfig
 
 @dataclass(frozen=True)
 class Parameters:
-    """Counts of parameters by part."""
+    """Number of parameters by part."""
 
     token_embedding: int
     position_embedding: int
@@ -28,12 +31,12 @@ class Parameters:
 
     @property
     def without_positions(self) -> int:
-        """All parameters but the position table: the N of the usual FLOP formula."""
+        """All parameters except the position table: the N of the usual FLOP formula."""
         return self.total - self.position_embedding
 
     @property
     def without_embeddings(self) -> int:
-        """Blocks and final norm only: the N of the scaling laws."""
+        """Blocks and final norm: the N of the scaling laws, https://arxiv.org/abs/2001.08361."""
         return self.blocks + self.final_norm
 
 
@@ -44,7 +47,7 @@ def attention_parameters(config: GPTConfig) -> int:
 
 
 def mlp_matrices(config: GPTConfig) -> int:
-    """Matrices of one feed-forward layer, each C times the hidden width."""
+    """Number of matrices of one feed-forward layer, each of C times the hidden width."""
     return 3 if config.mlp == "swiglu" else 2
 
 
@@ -61,12 +64,12 @@ def norm_parameters(config: GPTConfig) -> int:
 
 
 def vocabulary_rows(config: GPTConfig, padded: bool = True) -> int:
-    """Rows of the embedding (V): padded to whole tiles as trained, or as the tokenizer has ids."""
+    """Rows of the embedding (V): padded, as trained, or one for each id of the tokenizer."""
     return config.padded_vocab_size if padded else config.vocab_size
 
 
 def count_parameters(config: GPTConfig, padded: bool = True) -> Parameters:
-    """Parameters by part, vocabulary padded as trained or, if not `padded`, as published."""
+    """Parameters by part; the vocabulary is padded, as trained, or not, as published."""
     C, V = config.n_embd, vocabulary_rows(config, padded)
     block = attention_parameters(config) + mlp_parameters(config) + 2 * norm_parameters(config)
     return Parameters(
@@ -79,6 +82,6 @@ def count_parameters(config: GPTConfig, padded: bool = True) -> Parameters:
 
 
 def block_matrix_elements(config: GPTConfig) -> int:
-    """Elements of one block's matrices: what every token is multiplied with."""
+    """Elements of the matrices of one block: the weights that every token is multiplied with."""
     C = config.n_embd
     return 4 * C * C + mlp_matrices(config) * C * config.hidden_width

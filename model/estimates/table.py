@@ -1,4 +1,4 @@
-"""The report of model/cost.py as a table that a person reads."""
+"""The report of model/cost.py as a table for a person."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ Row = tuple[str, str, str]
 WIDTHS = (34, 24, 24)
 
 
-def table_of(report: dict[str, Any]) -> str:
-    """All of it."""
+def format_report(report: dict[str, Any]) -> str:
+    """The report as text: shape, parameters, FLOPs, memory and time."""
     sections = (_shape, _parameters, _flops, _memory, _time)
     return "\n\n".join(section(report) for section in sections)
 
@@ -31,11 +31,11 @@ def _parameters(report: dict[str, Any]) -> str:
         "position_embedding": "position embedding",
         "blocks": f"{s['n_layer']} blocks",
         "final_norm": "final norm",
-        "untied_head": "head of its own",
+        "untied_head": "head, if not tied",
         "total": "all",
-        "total_tied": "all, were the head tied",
-        "total_untied": "all, were the head untied",
-        "without_positions": "all but positions",
+        "total_tied": "all, if the head were tied",
+        "total_untied": "all, if the head were untied",
+        "without_positions": "all except positions",
         "without_embeddings": "without embeddings and head",
     }
     rows = [
@@ -68,15 +68,15 @@ def _memory(report: dict[str, Any]) -> str:
         "gradients": "gradients, float32",
         "optimizer": "AdamW's two moments, float32",
         "buckets": "gradient buckets of DDP",
-        "weight_copies": "weights cast for the products",
+        "weight_copies": "weights cast for matrix products",
         "layer": "activations of one block",
         "layers": f"activations of {n_layer} blocks",
-        "layers_computed_again": "  were blocks computed again",
+        "layers_computed_again": "  if blocks were recomputed",
         "final": "last norm and ids",
         "logits": "logits and loss",
         "runtime": "runtime",
         "peak": "peak",
-        "peak_computed_again": "  were blocks computed again",
+        "peak_computed_again": "  if blocks were recomputed",
     }
     dtype = report["step"]["dtype"]
     heading = f"GiB of a GPU, micro-batch {micro['taken']}"
@@ -96,7 +96,7 @@ def _time(report: dict[str, Any]) -> str:
     causal = report["training_flops_per_token"]["causal-exact"]
     achieved = t["tokens_per_second"] * causal / (t["gpus"] * t["peak_flops"])
     rows = [
-        (f"time on {gpus}, an assumption", f"at {t['assumed_mfu']:.0%} MFU", ""),
+        (f"time on {gpus}, estimated", f"at {t['assumed_mfu']:.0%} MFU", ""),
         ("the same, causal-exact", f"{achieved:.1%}", ""),
         ("tokens/s", f"{t['tokens_per_second']:,.0f}", ""),
         ("seconds a step", f"{t['step_seconds']:.3f}",
@@ -113,7 +113,7 @@ def _gib(count: int) -> str:
 
 
 def _lines(rows: list[Row]) -> str:
-    """Rows in columns; the first one is the heading."""
+    """The rows in columns; the first row is the heading."""
     name, first, second = WIDTHS
     (title, *heads), body = rows[0], rows[1:]
     table = [(title, *heads), *(("  " + text, a, b) for text, a, b in body)]

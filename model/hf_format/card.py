@@ -1,4 +1,7 @@
-"""The model card of an export: the shape, and the figures of the run and of who watched it."""
+"""The model card (README.md) of an exported model.
+
+It shows the shape, the settings of the run, its last evaluation and the results in evals.jsonl.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +11,12 @@ from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.hf_format.config import family_of
 from storage.atomic import read_json
-from storage.checkpoint_folder import MANIFEST
+from storage.checkpoint_folder import weights_sha256
 from storage.json_lines import read_lines
 from storage.run_folder import RunFolder
 
-FILES = ("data", "hellaswag_file", "task_file")  # options of eval/subject.py
-RUN_FIELDS = ("steps", "batch_tokens", "world_size", "device", "dtype", "torch")
+FILE_OPTIONS = ("data", "hellaswag_file", "task_file")  # of eval/subject.py
+RUN_KEYS = ("steps", "batch_tokens", "world_size", "device", "dtype", "torch")
 CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -35,22 +38,29 @@ print(pipeline("text-generation", "{name}")("Once upon a time")[0]["generated_te
 
 
 def model_card(name: str, checkpoint: Path, config: GPTConfig) -> str:
-    """The text of README.md for the model of this checkpoint."""
-    state = _content(checkpoint / "state.json")
-    origin = _content(checkpoint / "origin.json")
+    """The text of README.md for the model in this checkpoint."""
+    state = _read_if_present(checkpoint / "state.json")
+    origin = _read_if_present(checkpoint / "origin.json")
     parts = [_table("Shape", _shape(config))]
     init = None
     if state:
-        # runs/NAME/checkpoints/step_000500: the run's settings lie two folders up.
-        record = _content(checkpoint.resolve().parents[1] / "config.json")
+        record = _read_if_present(_run_of(checkpoint).config)
         init = record.get("config", {}).get("init")
         parts.append(_table("Training", _training(state, record.get("run", {}))))
-    parts += [_table(title, _results(tags)) for title, tags in _measured(checkpoint, state).items()]
+    parts += [
+        _table(title, _results(tags))
+        for title, tags in _metrics_by_title(checkpoint, state).items()
+    ]
     sentence, figures = _sentence(state, origin, init), "\n\n".join(parts)
     return CARD.format(name=name, family=family_of(config), origin=sentence, figures=figures)
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _run_of(checkpoint: Path) -> RunFolder:
+    """The run that the checkpoint RUN/checkpoints/step_000500 belongs to."""
+    return RunFolder(checkpoint.resolve().parents[1])
+
+
+def _read_if_present(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
@@ -58,7 +68,7 @@ def _sentence(state: dict[str, Any], origin: dict[str, Any], init: str | None) -
     if not state:
         return f"A copy of {_source(origin)}, imported and exported by Ratchet."
     data = Path(state.get("data") or "unknown data").name
-    begin = f", from the weights of {weights_named(Path(init))}" if init else ""
+    begin = f", from the weights of {weights_name(Path(init))}" if init else ""
     step = state["step"]
     return f"A language model trained on {data}{begin}, with Ratchet; exported at step {step}."
 
@@ -68,12 +78,13 @@ def _source(origin: dict[str, Any]) -> str:
     return f"{origin.get('source', 'a model')}{commit}"
 
 
-def weights_named(checkpoint: Path) -> str:
-    """What the weights of `--init` were, as far as that is still to be found there.
+def weights_name(checkpoint: Path) -> str:
+    """A name for the weights that `--init` was given.
 
-    Of a run's checkpoint the run and, if it was named, the step; of others the folder's name alone.
+    An imported model: its source. A checkpoint of a run: the run, and the step unless it was
+    `latest`. Another folder: its name.
     """
-    origin = _content(checkpoint / "origin.json")
+    origin = _read_if_present(checkpoint / "origin.json")
     if origin:
         return _source(origin)
     if checkpoint.parent.name != "checkpoints":
@@ -94,7 +105,8 @@ def _shape(config: GPTConfig) -> dict[str, Any]:
 
 
 def _training(state: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-    windows = state.get("windows", state.get("next_window", 0))  # older checkpoints lack the former
+    # Older checkpoints have only next_window.
+    windows = state.get("windows", state.get("next_window", 0))
     length = state.get("context_length", 0)
     return {
         "data": Path(state.get("data", "")).name,
@@ -103,48 +115,45 @@ def _training(state: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
         "tokens": windows * length,
         "window": length,
         "seed": str(state.get("seed")),
-        **{field.replace("_", " "): run[field] for field in RUN_FIELDS if field in run},
+        **{field.replace("_", " "): run[field] for field in RUN_KEYS if field in run},
     }
 
 
-def _measured(checkpoint: Path, state: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Metrics by the title of their table: the loop's last, and a watcher's at this very step."""
-    results = _content(checkpoint / "results.json")
+def _metrics_by_title(checkpoint: Path, state: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Metrics by the title of their table: those of the training loop, and of evals.jsonl."""
+    results = _read_if_present(checkpoint / "results.json")
     found: dict[str, dict[str, float]] = {}
     if results.get("metrics"):
         found[f"Results at step {results.get('step')}"] = dict(results["metrics"])
-    for line in _watched(checkpoint, state):
-        title = f"Results at step {state['step']}{_asked(line.get('options', ''))}"
+    for line in _evals_of(checkpoint, state):
+        title = f"Results at step {state['step']}{_changed_options(line.get('options', ''))}"
         tags = {tag: value for tag, value in line.items() if "/" in tag}
         found.setdefault(title, {}).update(tags)
     return found
 
 
-def _watched(checkpoint: Path, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The lines of the run's evals.jsonl that were measured on these weights, in their order."""
-    evals = RunFolder(checkpoint.resolve().parents[1]).evals if state else None
-    if evals is None:
-        return
-    weights = _content(checkpoint / MANIFEST)["files"]["model.safetensors"]["sha256"]
-    for line in read_lines(evals):
+def _evals_of(checkpoint: Path, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of the run's evals.jsonl that were measured on these weights, in order."""
+    lines = read_lines(_run_of(checkpoint).evals) if state else []
+    weights = weights_sha256(checkpoint) if lines else ""
+    for line in lines:
         if line.get("step") == state["step"] and line.get("weights", weights) == weights:
             yield line
 
 
-def _asked(options: str) -> str:
-    """What the watcher was asked for that changes figures; of files only that they were given.
-
-    Where somebody's files lie is nobody's business.
-    """
+def _changed_options(options: str) -> str:
+    """The options of an evaluation that differ from their defaults, as part of a title."""
+    # Of a file only its option: a published card should not show paths of the author's disk.
     pairs = [word.partition("=") for word in options.split(" ") if "=" in word]
-    asked = [
-        name if "/" in value or name in FILES else f"{name}={value}" for name, _, value in pairs
+    shown = [
+        name if "/" in value or name in FILE_OPTIONS else f"{name}={value}"
+        for name, _, value in pairs
     ]
-    return f" with {', '.join(asked)}" if asked else ""
+    return f" with {', '.join(shown)}" if shown else ""
 
 
 def _results(metrics: dict[str, float]) -> dict[str, str]:
-    """Each metric with its standard error, where it has one."""
+    """Each metric with its standard error, if it has one."""
     rows = {}
     for tag, value in metrics.items():
         if not tag.endswith("_stderr"):
@@ -154,9 +163,9 @@ def _results(metrics: dict[str, float]) -> dict[str, str]:
 
 
 def _table(title: str, rows: dict[str, Any]) -> str:
-    lines = [f"| {key} | {_written(value)} |" for key, value in rows.items()]
+    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
     return "\n".join([f"| {title} | |", "| --- | ---: |", *lines])
 
 
-def _written(value: Any) -> str:
+def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

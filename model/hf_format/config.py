@@ -1,6 +1,6 @@
-"""A network's shape in Hugging Face's words: our GPTConfig to their config.json, and back.
+"""GPTConfig as a config.json of transformers, and back.
 
-GPT-2 shapes are `GPT2LMHeadModel` there, Llama-like ones `LlamaForCausalLM`.
+GPT-2's shapes become `GPT2LMHeadModel`, Llama-like shapes `LlamaForCausalLM`.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,16 @@ from typing import Any
 from model.blocks import RMS_EPSILON, ROPE_BASE
 from model.config import GPTConfig
 
-LAYER_NORM_EPSILON = 1e-5  # torch's default, which the network uses, and GPT-2's
+LAYER_NORM_EPSILON = 1e-5  # torch's default, which our network uses, and GPT-2's
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
-# What a shape needs for each class to hold it.
-NEEDS = {
+# The fields that a GPTConfig must have to fit each class.
+REQUIRED_FIELDS = {
     "gpt2": {"norm": "layernorm", "mlp": "gelu", "position": "learned"},
     "llama": {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope"},
 }
-# What a published configuration must say for our network to be it; the first is the default there.
-DEMANDS: dict[str, dict[str, tuple[Any, ...]]] = {
+# The settings that a published configuration must have, because our network knows no others. The
+# first value is also the class's default, unless HF_DEFAULTS has another one.
+REQUIRED_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
         "layer_norm_epsilon": (LAYER_NORM_EPSILON,),
@@ -35,16 +36,16 @@ DEMANDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "quantization_config": (None,),
     },
 }
-THEIR_DEFAULTS = {"rms_norm_eps": 1e-6, "mlp_bias": False}  # where not simply what we demand
+HF_DEFAULTS = {"rms_norm_eps": 1e-6, "mlp_bias": False}
 
 
 def family_of(config: GPTConfig) -> str:
-    """The family, gpt2 or llama, whose class can hold this shape.
+    """The family, gpt2 or llama, whose class can represent this shape.
 
     Raises: ValueError naming the fields that prevent it.
     """
-    refusals = []
-    for family, fields in NEEDS.items():
+    reasons = []
+    for family, fields in REQUIRED_FIELDS.items():
         own = {name: getattr(config, name) for name in fields}
         wrong = [
             f"{name}={own[name]} (needs {fields[name]})"
@@ -53,9 +54,9 @@ def family_of(config: GPTConfig) -> str:
         ]
         if not wrong:
             return family
-        refusals.append(f"{CLASSES[family]} cannot hold {', '.join(wrong)}")
+        reasons.append(f"{CLASSES[family]} cannot hold {', '.join(wrong)}")
     raise ValueError(
-        f"this shape cannot be exported: {'; '.join(refusals)}; train one of these two shapes"
+        f"this shape cannot be exported: {'; '.join(reasons)}; train one of these two shapes"
     )
 
 
@@ -104,39 +105,40 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
 def ratchet_config(path: Path, found: Mapping[str, Any]) -> GPTConfig:
     """The shape that a published config.json describes.
 
-    Raises: ValueError naming every field that our network cannot follow.
+    Raises: ValueError naming every setting that our network does not have.
     """
     family = found.get("model_type")
-    if family not in DEMANDS:
+    if family not in REQUIRED_SETTINGS:
         raise ValueError(
-            f"{path} describes a model_type={family}, but only {' and '.join(DEMANDS)} can be "
-            "imported; give another model"
+            f"{path} describes a model_type={family}, but only "
+            f"{' and '.join(REQUIRED_SETTINGS)} can be imported; give another model"
         )
-    said = {**THEIR_DEFAULTS, **found, **_rotary(found)}
+    settings = {**HF_DEFAULTS, **found, **_rotary(found)}
     try:
         wrong = [
-            f"{name}={said[name]} (must be {' or '.join(map(str, wanted))})"
-            for name, wanted in _demands(family, found).items()
-            if said.get(name, wanted[0]) not in wanted
+            f"{name}={settings[name]} (must be {' or '.join(map(str, wanted))})"
+            for name, wanted in _required_settings(family, found).items()
+            if settings.get(name, wanted[0]) not in wanted
         ]
         config = _gpt2_shape(found) if family == "gpt2" else _llama_shape(found)
     except KeyError as error:
-        raise ValueError(f"{path} has no field {error}; give the whole config.json") from error
+        raise ValueError(f"{path} has no field {error}; give the complete config.json") from error
     except TypeError as error:
         raise ValueError(f"{path} has a size that is no number ({error}); copy it again") from error
     if wrong:
         raise ValueError(
-            f"{path} describes a network that ours is not: {', '.join(wrong)}; give a plain "
-            f"{family} model"
+            f"{path} describes a network that Ratchet does not have: {', '.join(wrong)}; give a "
+            f"plain {family} model"
         )
     return config
 
 
-def _demands(family: str, found: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+def _required_settings(family: str, found: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     if family == "gpt2":
-        return DEMANDS[family]
+        return REQUIRED_SETTINGS[family]
+    # No grouped-query attention, no other head width, and biases everywhere or nowhere.
     heads = found["num_attention_heads"]
-    return DEMANDS[family] | {
+    return REQUIRED_SETTINGS[family] | {
         "num_key_value_heads": (heads, None),
         "head_dim": (found["hidden_size"] // heads, None),
         "mlp_bias": (found.get("attention_bias", False),),
@@ -144,7 +146,7 @@ def _demands(family: str, found: Mapping[str, Any]) -> dict[str, tuple[Any, ...]
 
 
 def _rotary(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings under the names of before transformers 5."""
+    """Rotary settings by their names before transformers 5, which moved them to rope_parameters."""
     rope = found.get("rope_parameters") or {}
     plain = rope.get("rope_type", "default") == "default"
     scaling = {} if plain else {"rope_scaling": rope["rope_type"]}
@@ -182,5 +184,5 @@ def _llama_shape(found: Mapping[str, Any]) -> GPTConfig:
 
 
 def _mlp_width(found: int | None, width: int) -> int | None:
-    """None, the usual spelling of four times the width, so that equal shapes compare equal."""
+    """None for four times the width, so that equal shapes compare equal."""
     return None if found == 4 * width else found

@@ -1,4 +1,4 @@
-"""Import and export of models in Hugging Face's format, as functions."""
+"""Import a published model as a checkpoint, and export a checkpoint for transformers."""
 
 import logging
 import shutil
@@ -26,10 +26,10 @@ log = logging.getLogger("model.huggingface")
 def import_model(
     source: str, out: Path, revision: str = "main", tokenizer: Path | None = None
 ) -> None:
-    """Write a published model, the id of one on the Hub or a folder, as a checkpoint folder `out`.
+    """Write a published model (an id on the Hub, or a folder) as the checkpoint folder `out`.
 
-    `tokenizer` is the folder of its tokenizer, in our files or Hugging Face's; None takes the
-    model's own. Raises: ValueError if the model cannot be had, or our network cannot be it.
+    `tokenizer`: folder of its tokenizer in either format; default: the model's own.
+    Raises: ValueError if the model cannot be found, or is not a network that Ratchet has.
     """
     _check_absent(out)
     published = find_published(source, revision)
@@ -38,13 +38,13 @@ def import_model(
     pairs = _tokenizer(published, tokenizer, config)
     model = ratchet_model(published.folder, config, read_weights(published.folder))
     origin = {"source": published.source, "commit": published.commit}
-    with new_folder(out) as aside:
-        save_model(aside, model)
-        write_byte_pairs(aside / "tokenizer", pairs)
-        write_json(aside / "results.json", {})
-        write_json(aside / "origin.json", origin)
-        write_manifest(aside)
-    _report(config, out)
+    with new_folder(out) as temporary:
+        save_model(temporary, model)
+        write_byte_pairs(temporary / "tokenizer", pairs)
+        write_json(temporary / "results.json", {})
+        write_json(temporary / "origin.json", origin)
+        write_manifest(temporary)
+    _log_summary(config, out)
 
 
 def _read_hf_config(path: Path) -> dict[str, Any]:
@@ -60,15 +60,19 @@ def _read_hf_config(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> BytePairs:
-    """The tokenizer given, or the model's own, with as many ids as the model."""
+    """The given tokenizer, or the model's own.
+
+    Raises: ValueError if there is none, or if it has not as many ids as the model.
+    """
     folder = given or published.folder
-    gpt2 = gpt2_byte_pairs()  # what GPT-2's weights alone, without a tokenizer, are meant for
+    gpt2 = gpt2_byte_pairs()
     if (folder / "meta.json").is_file():
         pairs = read_byte_pairs(folder)
     else:
         pairs = read_hf_tokenizer(folder, published.name)
+    # Copies of GPT-2's weights often come without a tokenizer.
     if pairs is None and given is None and config.vocab_size == gpt2.n_vocab:
-        log.info("%s has no tokenizer: its %d ids are taken for GPT-2's", folder, gpt2.n_vocab)
+        log.info("%s has no tokenizer: its %d ids are assumed to be GPT-2's", folder, gpt2.n_vocab)
         pairs = gpt2
     if pairs is None:
         raise ValueError(
@@ -84,9 +88,9 @@ def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> B
 
 
 def export_model(checkpoint: Path, out: Path) -> None:
-    """Write the checkpoint folder to a new folder `out` as transformers reads it.
+    """Write the checkpoint folder as a new folder `out` that transformers can load.
 
-    Raises: ValueError if the checkpoint is damaged, or no class there can hold its shape.
+    Raises: ValueError if the checkpoint is damaged, or no class of transformers fits its shape.
     """
     _check_absent(out)
     verify_checkpoint(checkpoint)
@@ -97,18 +101,18 @@ def export_model(checkpoint: Path, out: Path) -> None:
             f"{pairs.n_vocab} ids; use another checkpoint"
         )
     end = pairs.end_of_text
-    with new_folder(out) as aside:
-        write_json(aside / "config.json", hf_config(model.config, end))
-        _write_weights(aside / "model.safetensors", hf_weights(model))
-        write_hf_tokenizer(aside, pairs, model.config.context_length)
-        write_json(aside / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
-        write_text(aside / "README.md", model_card(out.name, checkpoint, model.config))
-    _report(model.config, out)
+    with new_folder(out) as temporary:
+        write_json(temporary / "config.json", hf_config(model.config, end))
+        _write_weights(temporary / "model.safetensors", hf_weights(model))
+        write_hf_tokenizer(temporary, pairs, model.config.context_length)
+        write_json(temporary / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
+        write_text(temporary / "README.md", model_card(out.name, checkpoint, model.config))
+    _log_summary(model.config, out)
 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """The weights as transformers saves them, readable by whom config.json is."""
-    save_file(weights, path, metadata={"format": "pt"})
+    """Write the weights as transformers does, with the permissions of config.json."""
+    save_file(weights, path, metadata={"format": "pt"})  # some versions refuse a file without it
     shutil.copymode(path.with_name("config.json"), path)
 
 
@@ -117,6 +121,6 @@ def _check_absent(out: Path) -> None:
         raise ValueError(f"--out {out} exists already; move it away or choose another folder")
 
 
-def _report(config: GPTConfig, out: Path) -> None:
+def _log_summary(config: GPTConfig, out: Path) -> None:
     parameters = count_parameters(config, padded=False).total
     log.info("%s: %s, %s parameters", out, CLASSES[family_of(config)], f"{parameters:,}")

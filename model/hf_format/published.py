@@ -1,4 +1,4 @@
-"""A published model's files: those of a local folder, or of the Hugging Face Hub at one commit."""
+"""The files of a published model: a local folder, or the Hugging Face Hub at one commit."""
 
 import hashlib
 import logging
@@ -15,12 +15,12 @@ from storage.digest import file_sha256
 
 log = logging.getLogger(__name__)
 
-# The four models that need no owner's name.
-OPENAIS = {
+# OpenAI's four models can be named without their owner.
+OPENAI_MODELS = {
     f"gpt2{size}": f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")
 }
 INDEX = "model.safetensors.index.json"
-WANTED = (
+FILES = (
     "config.json",
     "model.safetensors",
     "model-*.safetensors",
@@ -33,13 +33,13 @@ WANTED = (
 
 @dataclass(frozen=True)
 class Published:
-    """Where a published model's files are, and what they are a copy of."""
+    """The folder of a published model's files, and their source."""
 
     folder: Path
     source: str
-    """The Hub's id, or the folder's name."""
+    """Id on the Hub, or the folder's name."""
     commit: str | None
-    """The Hub's commit."""
+    """Commit on the Hub; None for a local folder."""
 
     @property
     def name(self) -> str:
@@ -48,14 +48,14 @@ class Published:
 
 
 def find_published(source: str, revision: str) -> Published:
-    """The files of a folder or a Hub id, downloaded and checked if need be.
+    """The files of a local folder, or of an id on the Hub: downloaded and verified.
 
-    Raises: ValueError if there is no such model, or it cannot be had from here.
+    Raises: ValueError if there is no such model, or it cannot be downloaded.
     """
     folder = Path(source)
     if folder.is_dir():
         return Published(folder, folder.resolve().name, None)
-    repository = OPENAIS.get(source, source)
+    repository = OPENAI_MODELS.get(source, source)
     for again in (False, True):
         folder = _download(repository, revision, again)
         damaged = [path.name for path in folder.glob("*") if _is_damaged(path.resolve())]
@@ -70,20 +70,21 @@ def _download(repository: str, revision: str, again: bool) -> Path:
     try:
         return Path(
             snapshot_download(
-                repository, revision=revision, allow_patterns=list(WANTED), force_download=again
+                repository, revision=revision, allow_patterns=list(FILES), force_download=again
             )
         )
-    except Exception as error:  # the transport's own classes changed with every major version
+    except Exception as error:  # each major version of huggingface_hub raises other classes
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ValueError(
-            f"{repository} at revision={revision} is no folder here and cannot be had from the Hub "
-            f"({type(error).__name__}: {reason}); give a folder with config.json and "
-            "model.safetensors, or the id of a model that is there"
+            f"{repository} at revision={revision} is no local folder and cannot be downloaded from "
+            f"the Hub ({type(error).__name__}: {reason}); give a folder with config.json and "
+            "model.safetensors, or the id of a model on the Hub"
         ) from error
 
 
 def _is_damaged(blob: Path) -> bool:
-    """Whether a file of the Hub's cache differs from the digest that is its name."""
+    """Whether a file in the Hub's cache differs from the digest that is its name."""
+    # A large file (LFS) is named by its sha256, a small one by git's sha1 of the blob.
     if blob.parent.name != "blobs":
         return False
     if len(blob.name) == 64:
@@ -93,9 +94,9 @@ def _is_damaged(blob: Path) -> bool:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of model.safetensors, or of the files that its index names.
+    """Every tensor of model.safetensors, or of the files that the index names.
 
-    Raises: ValueError if there are none, or one cannot be read; pickles are never opened.
+    Raises: ValueError if a file is missing or cannot be read; pickles are never opened.
     """
     names = ["model.safetensors"]
     if (folder / INDEX).is_file():

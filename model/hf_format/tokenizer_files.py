@@ -1,7 +1,7 @@
 """A tokenizer in Hugging Face's files: `tokenizer.json`, or `vocab.json` with `merges.txt`.
 
-There, bytes are printable characters and merges are spelled out; here they follow from the ranks
-of the tokens. Either gives the other, and a text has the same ids.
+These files write bytes as printable characters and list the merges. BytePairs has ranks only; the
+merges follow from them. The conversion is exact in both directions: a text has the same ids.
 """
 
 import json
@@ -28,17 +28,17 @@ def byte_characters() -> dict[int, str]:
 
 
 def read_hf_tokenizer(folder: Path, name: str) -> BytePairs | None:
-    """The tokenizer in Hugging Face's files, None if there are none.
+    """The tokenizer in Hugging Face's files; None if there are no such files.
 
-    Raises: ValueError saying what in them is not byte-level BPE as GPT-2's is.
+    Raises: ValueError naming what differs from byte-level BPE as in GPT-2.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
-            return _from_whole(path, name)
+            return _from_tokenizer_json(path, name)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(
-                f"{path} is not laid out as a tokenizer ({error!r}); copy it again"
+                f"{path} does not have the structure of a tokenizer ({error!r}); copy it again"
             ) from error
     path = folder / "vocab.json"
     if path.is_file() and (folder / "merges.txt").is_file():
@@ -48,43 +48,46 @@ def read_hf_tokenizer(folder: Path, name: str) -> BytePairs | None:
     return None
 
 
-def _from_whole(path: Path, name: str) -> BytePairs:
-    """The tokenizer that tokenizer.json alone describes."""
-    whole = read_json(path)
-    model = whole["model"]
-    if model.get("type", "BPE") != "BPE" or whole.get("normalizer") is not None:
+def _from_tokenizer_json(path: Path, name: str) -> BytePairs:
+    """The tokenizer that a tokenizer.json describes."""
+    content = read_json(path)
+    model = content["model"]
+    if model.get("type", "BPE") != "BPE" or content.get("normalizer") is not None:
         raise ValueError(
-            f"{path} is of type {model.get('type')} with normalizer {whole.get('normalizer')}; "
+            f"{path} is of type {model.get('type')} with normalizer {content.get('normalizer')}; "
             "only byte-level BPE without a normalizer can be read"
         )
-    added = {token["content"]: token["id"] for token in whole.get("added_tokens") or []}
+    added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
     merges = [line.split(" ") if isinstance(line, str) else line for line in model["merges"]]
-    pattern = _pattern(path, whole.get("pre_tokenizer") or {})
+    pattern = _pattern(path, content.get("pre_tokenizer") or {})
     return _from_vocabulary(path, name, pattern, model["vocab"] | added, merges)
 
 
 def _pattern(path: Path, step: dict[str, Any]) -> str:
-    """The pattern of a `ByteLevel` step alone, or after a `Split` that has the pattern."""
+    """The pattern of a `Split` before a `ByteLevel` step; GPT-2's for a `ByteLevel` step alone."""
     steps = step["pretokenizers"] if step.get("type") == "Sequence" else [step]
     last = steps[-1]
     plain = last.get("type") == "ByteLevel" and not last.get("add_prefix_space", True)
     if plain and len(steps) == 1 and last.get("use_regex", True):
         return GPT2_PATTERN  # in tiktoken's spelling
-    cuts = steps[0].get("type") == "Split" and not steps[0].get("invert")
-    if plain and len(steps) == 2 and cuts and not last.get("use_regex", True):
+    splits = steps[0].get("type") == "Split" and not steps[0].get("invert")
+    if plain and len(steps) == 2 and splits and not last.get("use_regex", True):
         found = steps[0]["pattern"].get("Regex")
         if found and steps[0].get("behavior") == "Isolated":
             return found
     raise ValueError(
-        f"{path} cuts text in a way that is not GPT-2's (pre_tokenizer {json.dumps(step)[:200]}); "
-        "give our spelling of the tokenizer with --tokenizer"
+        f"{path} splits text in another way than GPT-2 (pre_tokenizer {json.dumps(step)[:200]}); "
+        "give the tokenizer in Ratchet's format with --tokenizer"
     )
 
 
 def _from_vocabulary(
     path: Path, name: str, pattern: str, vocabulary: dict[str, int], merges: list[list[str]]
 ) -> BytePairs:
-    """Ranks from ids, once ids and merges are known to be in the same order."""
+    """The tokenizer of this vocabulary, if its merges are those that follow from its ids.
+
+    Raises: ValueError if they are not, or if a token is no sequence of bytes.
+    """
     last = len(vocabulary) - 1
     if sorted(vocabulary.values()) != list(range(last + 1)) or vocabulary.get(END_OF_TEXT) != last:
         raise ValueError(
@@ -96,34 +99,35 @@ def _from_vocabulary(
     for text, rank in sorted(vocabulary.items(), key=lambda item: item[1])[:-1]:
         if not set(text) <= byte_of.keys():
             raise ValueError(
-                f"{path} has the token {text!r} at {rank}, which does not stand for bytes; only "
+                f"{path} has the token {text!r} at {rank}, which is not a sequence of bytes; only "
                 f"{END_OF_TEXT} may be added to a byte-level vocabulary"
             )
         tokens.append(bytes(byte_of[character] for character in text))
     pairs = BytePairs(name, pattern, ranks_file(tokens))
-    if [list(pair) for pair in _spelled(pairs)] != merges:
+    if [list(pair) for pair in _printable_merges(pairs)] != merges:
         raise ValueError(
-            f"the merges of {path} are not those that its ids imply, so tiktoken would cut text "
+            f"the merges of {path} are not those that its ids imply, so tiktoken would split text "
             "differently; give another tokenizer that has the same ids with --tokenizer"
         )
     return pairs
 
 
-def _spelled(pairs: BytePairs) -> list[tuple[str, str]]:
+def _printable_merges(pairs: BytePairs) -> list[tuple[str, str]]:
+    """The merges in printable characters."""
     characters = byte_characters()
 
-    def spell(token: bytes) -> str:
+    def printable(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
 
-    return [(spell(left), spell(right)) for left, right in merges_of(pairs)]
+    return [(printable(left), printable(right)) for left, right in merges_of(pairs)]
 
 
 def merges_of(pairs: BytePairs) -> list[tuple[bytes, bytes]]:
-    """The pair that each token of several bytes is merged from, by rank.
+    """The two tokens that each token of several bytes is merged from, by rank.
 
-    It is what is left of the token when only lower ranks are merged.
-    Raises: ValueError for a token that no pair of others makes.
+    Raises: ValueError for a token that is not a merge of two others.
     """
+    # The two parts are what remains of the token when only lower ranks are merged.
     ranks = {token: rank for rank, token in enumerate(pairs.tokens)}
     found = []
     for rank, token in enumerate(pairs.tokens):
@@ -132,7 +136,7 @@ def merges_of(pairs: BytePairs) -> list[tuple[bytes, bytes]]:
             if len(parts) != 2:
                 raise ValueError(
                     f"token {token!r} of tokenizer {pairs.name} is made of {len(parts)} earlier "
-                    "ones and Hugging Face merges two at a time; it cannot be written there"
+                    "ones, but Hugging Face merges two at a time; it cannot be exported"
                 )
             found.append((parts[0], parts[1]))
     return found
@@ -158,18 +162,18 @@ def write_hf_tokenizer(folder: Path, pairs: BytePairs, context_length: int) -> N
     if END_OF_TEXT in vocabulary:
         raise ValueError(
             f"tokenizer {pairs.name} has {END_OF_TEXT} as ordinary text at "
-            f"{vocabulary[END_OF_TEXT]}, which Hugging Face's files cannot tell from the special "
-            "one; it cannot be written there"
+            f"{vocabulary[END_OF_TEXT]}, which Hugging Face's files cannot distinguish from the "
+            "special one; it cannot be exported"
         )
     vocabulary[END_OF_TEXT] = pairs.end_of_text
-    merges = [f"{left} {right}" for left, right in _spelled(pairs)]
-    write_json(folder / "tokenizer.json", _whole(pairs, vocabulary, merges))
+    merges = [f"{left} {right}" for left, right in _printable_merges(pairs)]
+    write_json(folder / "tokenizer.json", _tokenizer_json(pairs, vocabulary, merges))
     write_text(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
     write_text(folder / "merges.txt", "\n".join([MERGES_HEADING, *merges]) + "\n")
     specials = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    of_gpt2 = pairs.pattern == GPT2_PATTERN
+    is_gpt2s = pairs.pattern == GPT2_PATTERN
     settings = {
-        "tokenizer_class": "GPT2Tokenizer" if of_gpt2 else "PreTrainedTokenizerFast",
+        "tokenizer_class": "GPT2Tokenizer" if is_gpt2s else "PreTrainedTokenizerFast",
         **specials,
         "add_prefix_space": False,
         "model_max_length": context_length,
@@ -178,14 +182,16 @@ def write_hf_tokenizer(folder: Path, pairs: BytePairs, context_length: int) -> N
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def _whole(pairs: BytePairs, vocabulary: dict[str, int], merges: list[str]) -> dict[str, Any]:
+def _tokenizer_json(
+    pairs: BytePairs, vocabulary: dict[str, int], merges: list[str]
+) -> dict[str, Any]:
     """The content of tokenizer.json."""
-    of_gpt2 = pairs.pattern == GPT2_PATTERN
+    is_gpt2s = pairs.pattern == GPT2_PATTERN
     bytes_step = {
         "type": "ByteLevel",
         "add_prefix_space": False,
         "trim_offsets": True,
-        "use_regex": of_gpt2,
+        "use_regex": is_gpt2s,
     }
     split = {
         "type": "Split",
@@ -193,7 +199,7 @@ def _whole(pairs: BytePairs, vocabulary: dict[str, int], merges: list[str]) -> d
         "behavior": "Isolated",
         "invert": False,
     }
-    cutting = bytes_step if of_gpt2 else {"type": "Sequence", "pretokenizers": [split, bytes_step]}
+    sequence = {"type": "Sequence", "pretokenizers": [split, bytes_step]}
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = {"id": pairs.end_of_text, "content": END_OF_TEXT, **plain, "special": True}
     return {
@@ -202,7 +208,7 @@ def _whole(pairs: BytePairs, vocabulary: dict[str, int], merges: list[str]) -> d
         "padding": None,
         "added_tokens": [special],
         "normalizer": None,
-        "pre_tokenizer": cutting,
+        "pre_tokenizer": bytes_step if is_gpt2s else sequence,
         "post_processor": {**bytes_step, "trim_offsets": False},
         "decoder": bytes_step,
         "model": {

@@ -1,7 +1,7 @@
-"""A network's weights under Hugging Face's names, there and back.
+"""The weights of a network under Hugging Face's names, and back.
 
-Each of our tensors is one of theirs, or three of theirs on top of each other (Llama's query, key
-and value). GPT-2's linear layers are stored transposed there (`Conv1D`).
+A tensor of Ratchet is one tensor of Hugging Face, or three stacked ones (Llama's query, key and
+value). Hugging Face stores GPT-2's linear layers transposed (`Conv1D`).
 """
 
 import re
@@ -33,21 +33,21 @@ LLAMA_NAMES = {
 }
 
 
-def their_names(family: str, name: str) -> tuple[str, ...]:
-    """What one of our tensors is called there: one name, or three that are stacked."""
+def hf_names(family: str, name: str) -> tuple[str, ...]:
+    """Hugging Face's name of a tensor of ours, or its three names if ours is a stack."""
     if family == "gpt2":
         return (name if name.startswith("lm_head.") else f"transformer.{name}",)
     path, _, leaf = name.rpartition(".")
     if not path.startswith("h."):
-        return tuple(f"{there}.{leaf}" for there in LLAMA_NAMES[path])
+        return tuple(f"{hf_name}.{leaf}" for hf_name in LLAMA_NAMES[path])
     _, layer, part = path.split(".", 2)
-    return tuple(f"model.layers.{layer}.{there}.{leaf}" for there in LLAMA_NAMES[part])
+    return tuple(f"model.layers.{layer}.{hf_name}.{leaf}" for hf_name in LLAMA_NAMES[part])
 
 
 def hf_weights(model: GPT) -> dict[str, Tensor]:
-    """The weights under their names: dead rows cut, GPT-2's matrices transposed.
+    """The weights under Hugging Face's names: without padding rows, GPT-2's matrices transposed.
 
-    GPT-2's class always has biases: where ours has none they are zeros, which compute the same.
+    Hugging Face's GPT-2 always has biases; where ours has none, they are zeros.
     """
     config, family = model.config, family_of(model.config)
     weights: dict[str, Tensor] = dict(named_weights(model))
@@ -57,11 +57,11 @@ def hf_weights(model: GPT) -> dict[str, Tensor]:
         weights |= zeros
     found = {}
     for name, value in weights.items():
-        live = value.detach()[: config.vocab_size] if name in VOCABULARY_ROWS else value.detach()
-        names = their_names(family, name)
-        for their_name, part in zip(names, live.chunk(len(names)), strict=True):
-            turned = _transposed(family, name, part)
-            found[their_name] = turned.clone(memory_format=torch.contiguous_format)
+        rows = value.detach()[: config.vocab_size] if name in VOCABULARY_ROWS else value.detach()
+        names = hf_names(family, name)
+        for hf_name, part in zip(names, rows.chunk(len(names)), strict=True):
+            transposed = _transposed(family, name, part)
+            found[hf_name] = transposed.clone(memory_format=torch.contiguous_format)
     return found
 
 
@@ -71,25 +71,25 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GP
     Raises: ValueError naming the first tensor that is missing, unknown or of another shape.
     """
     family = family_of(config)
-    left = {_with_prefix(family, name): value for name, value in found.items()}
-    left = {name: value for name, value in left.items() if not BUFFERS.search(name)}
-    if config.tied and "lm_head.weight" in left:
-        (embedding,) = their_names(family, "wte.weight")
-        left.setdefault(embedding, left.pop("lm_head.weight"))
+    unused = {_with_prefix(family, name): value for name, value in found.items()}
+    unused = {name: value for name, value in unused.items() if not BUFFERS.search(name)}
+    if config.tied and "lm_head.weight" in unused:  # some files hold a tied matrix twice
+        (embedding,) = hf_names(family, "wte.weight")
+        unused.setdefault(embedding, unused.pop("lm_head.weight"))
     weights = {}
     for name, shape in _empty(config).items():
-        names = their_names(family, name)
-        live = (config.vocab_size if name in VOCABULARY_ROWS else shape[0], *shape[1:])
-        part_shape = (live[0] // len(names), *live[1:])
-        parts = [_transposed(family, name, _take(path, left, there)) for there in names]
-        for there, part in zip(names, parts, strict=True):
-            _check_shape(path, there, tuple(part.shape), part_shape)
+        names = hf_names(family, name)
+        rows = config.vocab_size if name in VOCABULARY_ROWS else shape[0]
+        part_shape = (rows // len(names), *shape[1:])
+        parts = [_transposed(family, name, _pop(path, unused, hf_name)) for hf_name in names]
+        for hf_name, part in zip(names, parts, strict=True):
+            _check_shape(path, hf_name, tuple(part.shape), part_shape)
         value = torch.cat(parts).float()
         weights[name] = _with_padding_rows(value, shape[0]) if name in VOCABULARY_ROWS else value
-    if left:
+    if unused:
         raise ValueError(
-            f"{path} holds {min(left)} (and {len(left) - 1} others), which a {CLASSES[family]} of "
-            "its config.json does not have; the files do not belong together"
+            f"{path} holds {min(unused)} (and {len(unused) - 1} others), which a {CLASSES[family]} "
+            "of its config.json does not have; the files do not belong together"
         )
     with torch.device("meta"):
         model = GPT(config)
@@ -97,24 +97,22 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GP
     return model.eval()
 
 
-def _with_padding_rows(live: Tensor, rows: int) -> Tensor:
-    """`live` and below it, up to `rows`, its mean row. Shapes: (n, C) -> (rows, C).
-
-    The training loss sees the logits of dead ids too. GPT-2's own logits are far below zero, so
-    rows of zeros would take nearly all probability. exp of the mean logit is at most the mean of
-    the exps, so 47 mean rows beside 50,257 take less than a thousandth, whatever the text.
-    """
-    mean = live.double().mean(0, keepdim=True).to(live.dtype)
-    return torch.cat([live, mean.expand(rows - len(live), -1)])
+def _with_padding_rows(real: Tensor, rows: int) -> Tensor:
+    """The rows of real ids, filled up with their mean. Shapes: (n, C) -> (rows, C)."""
+    # The training loss includes the logits of padding ids. GPT-2's logits are far below zero, so
+    # rows of zeros would take nearly all probability. exp of the mean logit is at most the mean of
+    # the exps: 47 mean rows beside 50,257 take less than a thousandth, whatever the text.
+    mean = real.double().mean(0, keepdim=True).to(real.dtype)
+    return torch.cat([real, mean.expand(rows - len(real), -1)])
 
 
 def _transposed(family: str, name: str, value: Tensor) -> Tensor:
-    """GPT-2's linear layers are stored as (in, out) there."""
+    """Hugging Face stores the linear layers of GPT-2 as (in, out), ours are (out, in)."""
     return value.T if family == "gpt2" and name.endswith(CONV1D) else value
 
 
 def _with_prefix(family: str, name: str) -> str:
-    """OpenAI's own files lack the `transformer.` (Llama's base model the `model.`)."""
+    """The name with `transformer.` (Llama: `model.`), which files of a base model do not have."""
     prefix = "transformer." if family == "gpt2" else "model."
     return name if name.startswith((prefix, "lm_head.")) else prefix + name
 
@@ -132,12 +130,12 @@ def _check_shape(path: Path, name: str, found: tuple[int, ...], wanted: tuple[in
         )
 
 
-def _take(path: Path, left: dict[str, Tensor], name: str) -> Tensor:
-    if name not in left:
-        raise ValueError(f"{path} has no tensor {name}; give a whole copy of the model")
-    if not left[name].is_floating_point():
+def _pop(path: Path, unused: dict[str, Tensor], name: str) -> Tensor:
+    if name not in unused:
+        raise ValueError(f"{path} has no tensor {name}; give a complete copy of the model")
+    if not unused[name].is_floating_point():
         raise ValueError(
-            f"{path}: tensor {name} is {left[name].dtype}, a quantised weight; give a model in "
+            f"{path}: tensor {name} is {unused[name].dtype}, a quantised weight; give a model in "
             "float32, float16 or bfloat16"
         )
-    return left.pop(name)
+    return unused.pop(name)

@@ -9,7 +9,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import GPTConfig
-from model.cost import Arguments, parse, report_of
+from model.cost import Arguments, cost_report, parse_arguments
 from model.estimates.flops import (
     GPUS,
     causal_flops_per_token,
@@ -21,7 +21,7 @@ from model.estimates.flops import (
 from model.estimates.memory import StepShape
 from model.estimates.parameters import count_parameters
 from model.estimates.prediction import predict
-from model.estimates.table import table_of
+from model.estimates.table import format_report
 from model.gpt import GPT
 from model.shapes import SHAPES
 from tests.launching import python
@@ -45,7 +45,7 @@ def on_meta(config):
 
 
 def printed(*words):
-    return table_of(report_of(*parse(list(words))))
+    return format_report(cost_report(*parse_arguments(list(words))))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"])
@@ -126,7 +126,7 @@ def test_the_table_prints_the_figures_that_we_are_judged_by(words, figures):
 
 
 def test_a_model_that_no_gpu_holds_has_no_micro_batch():
-    report = report_of(*parse(["gpt3"]))
+    report = cost_report(*parse_arguments(["gpt3"]))
     assert report["micro_batch"]["largest"] == {"compiled": None, "not_compiled": None}
     assert report["memory_bytes"]["compiled"]["peak"] > 10 * GPUS["b200"].memory_bytes
 
@@ -141,7 +141,7 @@ def test_the_script_writes_what_it_prints(tmp_path):
 
 def test_an_unknown_shape_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="shape gpt5 is not known; choose one of gpt2,"):
-        parse(["gpt5"])
+        parse_arguments(["gpt5"])
 
 
 def test_predicted_speed_is_the_assumed_utilisation_by_our_own_formula():
@@ -180,9 +180,9 @@ def test_no_gpu_of_the_table_hides_a_later_one():
     ("fields", "message"),
     [
         ({"gpu": "v100"}, "gpu=v100 is not known; choose one of h200,"),
-        ({"mfu": 0.0}, "mfu=0.0 is not a share"),
-        ({"gpus": 0}, "gpus=0 is not a number of things"),
-        ({"micro_batch": 0}, "micro_batch=0 is not a number of things"),
+        ({"mfu": 0.0}, "mfu=0.0 is not a utilisation"),
+        ({"gpus": 0}, "gpus=0 is too small"),
+        ({"micro_batch": 0}, "micro_batch=0 is too small"),
         ({"micro_batch": 3}, "micro_batch=3 does not divide .* of 512 windows .*; try .* 512, or"),
         (
             {"gpus": 3},

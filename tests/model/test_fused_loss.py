@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from model import fused_loss
 from model.config import GPTConfig
-from model.fused_loss import fuses_loss, head_and_loss, softmax_less_target_
+from model.fused_loss import fuses_loss, head_and_loss, softmax_minus_one_hot_
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import autocast
@@ -96,7 +96,7 @@ def test_huge_logits_neither_overflow_nor_lose_the_loss():
     logits = torch.tensor([[300.0, -300.0, 0.0], [-1e4, -1e4, -1e4]])
     targets = torch.tensor([1, 2])
     exact = F.cross_entropy(logits.double(), targets, reduction="none")
-    losses = softmax_less_target_(logits, targets)
+    losses = softmax_minus_one_hot_(logits, targets)
     torch.testing.assert_close(losses.double(), exact)
     torch.testing.assert_close(logits[0], torch.tensor([1.0, -1.0, 0.0]))
 
@@ -163,7 +163,7 @@ for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):
     exact = logits.double().requires_grad_()
     losses = F.cross_entropy(exact, targets, reduction="none")
     losses.sum().backward()
-    found = fused_loss.loss_kernel(logits, targets)
+    found = fused_loss.softmax_minus_one_hot_on_cuda_(logits, targets)
     torch.testing.assert_close(found.double(), losses.detach(), atol=1e-5, rtol=1e-6)
     assert (logits.double() - exact.grad).abs().max() < bound
 """
