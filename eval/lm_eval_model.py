@@ -23,7 +23,7 @@ from eval.sampling.next_token import GenerateOptions
 from eval.scoring.multiple_choice import check_losses, contexts_of_ids, encode_together
 from eval.scoring.shared_context import score_contexts
 from eval.subject import EvalOptions, Subject, load_subject
-from eval.tasks.wikitext import windows_of
+from eval.tasks.wikitext import text_windows
 from model.precision import Precision
 from parallel.ranks import silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
@@ -83,7 +83,7 @@ class RatchetLM(LM):
         texts = [request.args for request in requests]
         encode, end_of_text = self.subject.tokenizer.encode, self.subject.tokenizer.end_of_text
         T = self.subject.model.config.context_length
-        windows = [list(windows_of(encode(text), end_of_text, T)) for (text,) in texts]
+        windows = [list(text_windows(encode(text), end_of_text, T)) for (text,) in texts]
         owners = np.repeat(np.arange(len(texts)), [len(trees) for trees in windows])
         nats = score_contexts(self.subject, [t for trees in windows for t in trees], self.options)[
             :, 0

@@ -1,6 +1,6 @@
-"""Multiple choice by completion: the ending with the smallest loss given the context is chosen.
+"""Multiple choice: the ending with the smallest loss, given the context, is the model's answer.
 
-Items go in, a table of losses comes out.
+Items go in, a table with the loss of every ending comes out (`Scores`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,22 +16,22 @@ from eval.scoring.shared_context import SharedContext, score_contexts, truncated
 from eval.subject import EvalOptions, Subject
 
 EncodedItem = tuple[list[int], tuple[list[int], ...]]
-"""The ids of a context and of each of its endings."""
+"""The token ids of a context and of each of its endings."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question. A space is put between its context and an ending."""
+    """One question. Scoring puts a space between the context and an ending."""
 
     context: str
     endings: tuple[str, ...]
     label: int
-    """Which ending is right, from 0."""
+    """Index of the right ending."""
     harness: bool = False
-    """Whether it is read and scored as lm-evaluation-harness does: context and ending tokenised
-    together and `acc_norm` per character, rather than apart and per token."""
+    """Whether to score as lm-evaluation-harness does: context and ending are tokenised together,
+    and `acc_norm` is per character. Otherwise they are tokenised apart, and it is per token."""
     original: bool = True
-    """Whether its text is the data set's own, as far as its row says."""
+    """Whether the text is as published, as far as its row shows."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label < len(self.endings):
@@ -43,9 +43,9 @@ class Item:
 def item_from_row(
     where: str, context: Any, endings: Any, label: Any, text: str = "context", harness: bool = False
 ) -> Item:
-    """An item from what a row holds; `text` is what its schema calls the context.
+    """Check the fields of a row and make an item of them.
 
-    Raises: ValueError with the place, the rule and the cure.
+    `where` and `text`, the schema's name of the context, are for messages. Raises: ValueError.
     """
     texts = [context, *endings] if isinstance(endings, list) else [None]
     if len(texts) < 3 or not all(isinstance(value, str) for value in texts):
@@ -65,19 +65,19 @@ def item_from_row(
 
 @dataclass(frozen=True)
 class Scores:
-    """The loss of every ending of every item, in item order."""
+    """The loss of every ending of every item, in the order of the items."""
 
     items: tuple[Item, ...]
     sums: np.ndarray
-    """Nats of the ending's tokens; inf where an item has fewer endings. Shape (items, endings)."""
+    """Summed loss of each ending, in nats; inf if an item has fewer. Shape (items, endings)."""
     tokens: np.ndarray
-    """Tokens of each ending; 1 where an item has fewer endings. Shape (items, endings)."""
+    """Tokens of each ending; 1 if an item has fewer. Shape (items, endings)."""
     truncated_rows: int
-    """Endings whose context lost its beginning because it did not fit the model."""
+    """Endings whose context was cut from the left to fit the model's context length."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """What `acc_norm` divides by: tokens, or characters in harness style. As `sums`."""
+        """What `acc_norm` divides by: tokens, or characters in harness style. Shape as `sums`."""
         lengths = self.tokens.copy()
         for row, item in zip(lengths, self.items, strict=True):
             if item.harness:
@@ -86,13 +86,13 @@ class Scores:
 
     @property
     def means(self) -> np.ndarray:
-        """Nats per token (or character) of each ending; inf without any. Shape as `sums`."""
+        """Nats per token (or character) of each ending; inf if it has none. Shape as `sums`."""
         return np.divide(
             self.sums, self.lengths, out=np.full(self.sums.shape, np.inf), where=self.lengths > 0
         )
 
     def result(self, task: str) -> TaskResult:
-        """`acc` by smallest sum, `acc_norm` by smallest mean, each with its standard error."""
+        """`acc` by the smallest sum and `acc_norm` by the smallest mean, with standard errors."""
         labels = np.array([item.label for item in self.items])
         chosen = {"acc": self.sums.argmin(axis=1), "acc_norm": self.means.argmin(axis=1)}
         tags: dict[str, float] = {}
@@ -105,29 +105,29 @@ class Scores:
 
 
 def score_items(subject: Subject, items: Sequence[Item], options: EvalOptions) -> Scores:
-    """The losses of all endings; the same for any number of ranks.
+    """The losses of all endings, the same for any number of ranks.
 
-    Raises: ValueError naming the item if an ending has no tokens or cannot fit the model, or if a
-    loss is not a number.
+    Raises: ValueError naming the item if an ending has no tokens or does not fit the model, or if
+    a loss is not finite.
     """
     if not items:
-        raise ValueError("there are no items to score; give a file that holds some")
+        raise ValueError("there are no items to score; give a file with some items")
     items = tuple(items)
-    trees, truncated = contexts_of_items(
+    contexts, truncated = contexts_of_items(
         subject.tokenizer, subject.model.config.context_length, items
     )
-    nats = score_contexts(subject, trees, options)[:, 0]
+    nats = score_contexts(subject, contexts, options)[:, 0]
     check_losses(nats, [i for i, item in enumerate(items) for _ in item.endings])
     counts = np.array([len(item.endings) for item in items])
-    filled = np.arange(counts.max()) < counts[:, None]  # (items, endings)
-    sums, tokens = np.full(filled.shape, np.inf), np.ones(filled.shape, np.int64)
-    sums[filled] = nats
-    tokens[filled] = [len(branch) for tree in trees for branch in tree.continuations]
+    exists = np.arange(counts.max()) < counts[:, None]  # (items, endings)
+    sums, tokens = np.full(exists.shape, np.inf), np.ones(exists.shape, np.int64)
+    sums[exists] = nats
+    tokens[exists] = [len(ending) for context in contexts for ending in context.continuations]
     return Scores(items, sums, tokens, truncated)
 
 
 def check_losses(nats: np.ndarray, owners: Sequence[int]) -> None:
-    """Raises: ValueError naming the first item that has a loss which is not a number."""
+    """Raises: ValueError naming the first item with a loss that is not finite."""
     broken = np.flatnonzero(~np.isfinite(nats))
     if len(broken):
         raise ValueError(
@@ -140,9 +140,9 @@ def check_losses(nats: np.ndarray, owners: Sequence[int]) -> None:
 def contexts_of_items(
     tokenizer: Tokenizer, context_length: int, items: tuple[Item, ...]
 ) -> tuple[list[SharedContext], int]:
-    """The items' trees, in order, and how many endings lost context.
+    """Tokenise items. Returns their contexts, in order, and how many endings lost context.
 
-    Remembered: in training the same items are scored again and again.
+    Cached, because training scores the same items again and again.
     """
     return contexts_of_ids((encode_item(tokenizer, item) for item in items), context_length)
 
@@ -150,11 +150,11 @@ def contexts_of_items(
 def contexts_of_ids(
     encodings: Iterable[EncodedItem], context_length: int
 ) -> tuple[list[SharedContext], int]:
-    """The trees of encoded items, in order, and how many endings lost context.
+    """The contexts of tokenised items, in order, and how many endings lost context.
 
-    Raises: ValueError naming the item for an ending that has no tokens or cannot fit the model.
+    Raises: ValueError naming the item if an ending has no tokens or does not fit the model.
     """
-    trees, truncated = [], 0
+    contexts, truncated = [], 0
     for number, (context, endings) in enumerate(encodings):
         for choice, ending in enumerate(endings):
             if not 0 < len(ending) <= context_length:
@@ -162,26 +162,26 @@ def contexts_of_ids(
                     f"ending {choice} of item {number} has {len(ending)} tokens, but it must have "
                     f"1 to {context_length} (the model's context_length); leave the item out"
                 )
-        found, lost = truncated_contexts(context, endings, context_length)
-        trees += found
+        fitted, lost = truncated_contexts(context, endings, context_length)
+        contexts += fitted
         truncated += lost
-    return trees, truncated
+    return contexts, truncated
 
 
 def encode_item(tokenizer: Tokenizer, item: Item) -> EncodedItem:
-    """The ids of an item's context and endings, in its style."""
+    """Tokenise an item in its style."""
     if item.harness:
         return encode_together(tokenizer, item.context, [" " + text for text in item.endings])
     endings = (tokenizer.encode(" " + text) if text.strip() else [] for text in item.endings)
-    # A model always has something to condition on: a new document, if there is no context.
+    # The model needs at least one token before an ending: end-of-text starts a new document.
     return tokenizer.encode(item.context) or [tokenizer.end_of_text], tuple(endings)
 
 
 def encode_together(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> EncodedItem:
-    """Ids of a context and of what follows it, by lm-evaluation-harness's rule.
+    """Tokenise each ending together with its context, by lm-evaluation-harness's rule.
 
-    Space at the context's end belongs to the endings; what the whole text has beyond the
-    context's own tokens is an ending. Source: lm_eval/api/model.py, `_encode_pair`.
+    Spaces at the end of the context belong to the ending. The ending's tokens are those of the
+    whole text after as many as the context alone has. Source: lm_eval/api/model.py, `_encode_pair`.
     """
     kept = context.rstrip()
     if not context:

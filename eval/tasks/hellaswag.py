@@ -1,10 +1,10 @@
-"""HellaSwag, both ways at once; tags say which. Source: https://arxiv.org/abs/1905.07830
+"""HellaSwag, scored in two styles at once. Source: https://arxiv.org/abs/1905.07830
 
-`hellaswag/`: completion style, the raw `ctx`, a space and the ending, `acc_norm` per token, as
-build-nanogpt scores it. `hellaswag_harness/`: lm-evaluation-harness's text, with the activity in
-front and wikiHow's marks taken out, and `acc_norm` per character of the ending.
-Completion style needs the original text: on a file whose marks are gone its figures are comparable
-with nobody's, and are called `hellaswag_unmarked/`.
+`hellaswag/`: completion style, as build-nanogpt scores it. The text is the raw `ctx`, a space and
+the ending; `acc_norm` is per token. `hellaswag_harness/`: as lm-evaluation-harness scores it. The
+activity comes first, wikiHow's marks are removed, `acc_norm` is per character of the ending.
+Completion style needs the original text. If a file's marks were removed, its scores are called
+`hellaswag_unmarked/`; do not compare them with published ones.
 """
 
 import re
@@ -38,9 +38,9 @@ BRACKETS = re.compile(r"\[.*?\]")
 
 
 def hellaswag(subject: Subject, options: EvalOptions) -> TaskResult:
-    """The task: `acc` by summed loss and `acc_norm` by mean, in both styles.
+    """The task: `acc` by summed loss and `acc_norm` by mean loss, in both styles.
 
-    With few-shot examples in harness style only: nobody has figures of the other.
+    With few-shot examples only in harness style: there are no published scores for the other.
     """
     plain, harness = zip(*read_items(HELLASWAG, subject, options), strict=True)
     if options.few_shot:
@@ -59,21 +59,21 @@ def hellaswag(subject: Subject, options: EvalOptions) -> TaskResult:
 
 
 def completion_item(where: str, row: Any) -> Item:
-    """An item in completion style. Raises: ValueError for a row in another schema."""
+    """An item in completion style. Raises: ValueError if the row has another schema."""
     _check_schema(where, row, {"ctx", "endings", "label"})
     item = item_from_row(where, row["ctx"], row["endings"], row["label"], text="ctx")
     return replace(item, original=_is_original(row, item))
 
 
 def _is_original(row: dict[str, Any], item: Item) -> bool:
-    """Whether the text is as published: no if the row denies it, or wikiHow's marks are gone."""
+    """Whether the text is as published: it has wikiHow's marks, and the row does not deny it."""
     from_wikihow = str(row.get("source_id", "")).startswith("wikihow")
     marked = any(MARKS.search(text) for text in (item.context, *item.endings))
     return row.get("text_exact") is not False and (marked or not from_wikihow)
 
 
 def both_items(where: str, row: Any) -> tuple[Item, Item]:
-    """An item in completion style and in harness style."""
+    """The same item in completion style and in harness style."""
     plain = completion_item(where, row)
     _check_schema(where, row, {"activity_label", "ctx_a", "ctx_b"})
     if not all(isinstance(row[key], str) for key in ("activity_label", "ctx_a", "ctx_b")):
@@ -82,12 +82,12 @@ def both_items(where: str, row: Any) -> tuple[Item, Item]:
             "split as published"
         )
     context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
-    endings = tuple(cleaned(text) for text in plain.endings)
-    return plain, Item(cleaned(context), endings, plain.label, harness=True)
+    endings = tuple(without_marks(text) for text in plain.endings)
+    return plain, Item(without_marks(context), endings, plain.label, harness=True)
 
 
-def cleaned(text: str) -> str:
-    """Text without wikiHow's marks. Source: lm_eval/tasks/hellaswag/utils.py, version 1.0."""
+def without_marks(text: str) -> str:
+    """The text without wikiHow's marks. Source: lm_eval/tasks/hellaswag/utils.py, version 1.0."""
     marked = text.strip().replace(" [title]", ". ")
     return BRACKETS.sub("", marked).replace("  ", " ")
 
@@ -110,7 +110,7 @@ HELLASWAG = ItemSource(
 
 
 def items_from_file(path: Path) -> tuple[Item, ...]:
-    """A local file's items in completion style. Raises: ValueError naming a line that is none."""
+    """The items of a local file in completion style. Raises: ValueError naming a bad line."""
     return tuple(completion_item(where, row) for where, row in rows_of_file(path))
 
 
@@ -119,7 +119,7 @@ def items_from_hub(
 ) -> tuple[Item, ...]:
     """The validation split in completion style, from the Hub or its cache on this machine.
 
-    Raises: DataUnavailable, within seconds, if neither has it.
+    Raises: DataUnavailable, after a few seconds, if it is in neither.
     """
     hub = HubFile(REPOSITORY, VALIDATION_FILE, revision, sha256)
     return tuple(completion_item(w, row) for w, row in rows_of_hub(hub, HELLASWAG.option))

@@ -1,7 +1,7 @@
-"""Where a task's rows come from: a local file, or a data set of the Hugging Face Hub.
+"""Reads the items of a task from a local file or from a data set on the Hugging Face Hub.
 
-Rank 0 reads, all ranks get the items; they are remembered, so a task that is run again and again
-in training reads once. A new task needs no option of its own: `--task-file NAME=PATH` serves all.
+Rank 0 reads and sends the items to all ranks. They stay in memory, so a task that runs often
+during training reads once. `--task-file NAME=PATH` works for every task that has an ItemSource.
 """
 
 import gzip
@@ -21,17 +21,17 @@ from storage.digest import file_sha256
 T = TypeVar("T")
 R = TypeVar("R")
 Row = tuple[str, Any]
-"""Where it stands, for messages, and what it holds."""
+"""Its place (file and line, for error messages) and its content."""
 
 PROBE_SECONDS = 3.0
-PROBE_PAUSES = (0.0, 0.5, 1.5)  # seconds before each try: the Hub now and then answers 503
+PROBE_PAUSES = (0.0, 0.5, 1.5)  # seconds before each try, because the Hub sometimes answers 503
 OPENERS = {".xz": lzma.open, ".gz": gzip.open}
-DAMAGED = (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError)
+READ_ERRORS = (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file of a data set, held to its digest."""
+    """One file of a data set, checked against its digest."""
 
     repository: str
     file: str
@@ -41,66 +41,66 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubTable:
-    """One split of a data set, as the library `datasets` finds it."""
+    """One split of a data set, loaded by the library `datasets`."""
 
     repository: str
     config: str | None
     split: str
     revision: str
-    """Commit."""
+    """The commit. A branch would change the items when the data set changes."""
 
 
 @dataclass(frozen=True)
 class ItemSource(Generic[T]):
-    """The items of one task."""
+    """Where the items of a task come from, and how to read one."""
 
     task: str
     hub: HubFile | HubTable
     read: Callable[[str, Any], T]
-    """An item from where it stands and its row. Raises: ValueError for a row that is none."""
+    """Turns a row's place and content into an item. Raises: ValueError if the row is bad."""
     examples: HubFile | HubTable | None = None
-    """Where the few-shot examples are drawn from: the training split, if the task can have any."""
+    """The split with the few-shot examples; None if the task has no few-shot form."""
     spare_example: bool = False
-    """Whether one more is drawn than shown, as lm-evaluation-harness does where its task names no
-    test split."""
+    """Whether to draw one example more than is shown. lm-evaluation-harness does this for tasks
+    without a test split."""
 
     @property
     def option(self) -> str:
-        """The option that names a local file instead."""
+        """The option that names a local file, for error messages."""
         return f"--task-file {self.task}=FILE (in training --eval.task-file)"
 
 
 def read_items(source: ItemSource[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
     """The first `options.items` items, on every rank.
 
-    Raises: DataUnavailable on every rank if they cannot be had; ValueError if they are bad.
+    Raises: on every rank DataUnavailable if they cannot be read, ValueError if one of them is bad.
     """
-    found = _items(source, options.files.get(source.task), subject)
+    found = _load(source, options.files.get(source.task), subject)
     return found[: options.items]
 
 
 def read_examples(source: ItemSource[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
-    """All that few-shot examples are drawn from, on every rank. Raises: as `read_items`."""
+    """All items of the few-shot split, on every rank. Raises: as `read_items`."""
     if source.examples is None:
-        raise ValueError(f"{source.task} has no few-shot examples; leave --few-shot out")
+        raise ValueError(f"{source.task} has no few-shot examples; omit --few-shot")
     train = ItemSource(source.task + EXAMPLES_SUFFIX, source.examples, source.read)
-    return _items(train, options.example_files.get(source.task), subject)
+    return _load(train, options.example_files.get(source.task), subject)
 
 
-def _items(source: ItemSource[T], file: Path | None, subject: Subject) -> tuple[T, ...]:
-    found = _shared_items(source, file, subject.ranks.is_main)
+def _load(source: ItemSource[T], file: Path | None, subject: Subject) -> tuple[T, ...]:
+    found = _load_on_rank_0(source, file, subject.ranks.is_main)
     if isinstance(found, ValueError):
         raise found.with_traceback(None)
     if not found:
-        raise ValueError(f"there are no items to score; give {source.option} that holds some")
+        raise ValueError(f"there are no items to score; give {source.option} with some items")
     return found
 
 
 @cache
-def _shared_items(
+def _load_on_rank_0(
     source: ItemSource[T], file: Path | None, is_main: bool
 ) -> tuple[T, ...] | ValueError:
-    """Rank 0's items, or why there are none, on every rank; remembered, so asked for only once."""
+    """The items that rank 0 read, or its error, on every rank; cached, errors too."""
     found: tuple[T, ...] | ValueError = ()
     if is_main:
         try:
@@ -108,7 +108,7 @@ def _shared_items(
             found = tuple(source.read(where, row) for where, row in rows)
         except ValueError as error:
             found = error
-        except Exception as error:  # the other ranks wait for an answer, whatever it is
+        except Exception as error:  # whatever it is: the other ranks wait in the broadcast
             found = DataUnavailable(
                 f"{source.hub.repository} cannot be read ({type(error).__name__}: {error}); "
                 f"give a local copy as {source.option}"
@@ -117,9 +117,9 @@ def _shared_items(
 
 
 def rows_of_file(path: Path) -> Iterator[Row]:
-    """The rows of a .parquet or .jsonl file, the latter packed or not.
+    """The rows of a .parquet, .jsonl, .jsonl.xz or .jsonl.gz file.
 
-    Raises: ValueError naming the line that cannot be used.
+    Raises: ValueError naming the bad line.
     """
     try:
         if path.suffix == ".parquet":
@@ -127,12 +127,12 @@ def rows_of_file(path: Path) -> Iterator[Row]:
         else:
             with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
                 yield from _json_lines(path, lines)
-    except DAMAGED as error:
+    except READ_ERRORS as error:
         raise ValueError(f"{path} cannot be read ({error}); copy it again") from error
 
 
 def _parquet_rows(path: Path) -> list[Any]:
-    # Every start of every rank would wait for this import, and few read such a file.
+    # Imported here, because every start of every rank would pay for it, and few read parquet.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -153,27 +153,27 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
 
 
 def rows_of_hub(hub: HubFile | HubTable, option: str) -> Iterator[Row]:
-    """The rows of a data set of the Hub or of its cache on this machine.
+    """The rows of a data set from the Hub or its cache on this machine.
 
-    Raises: DataUnavailable, within seconds, if neither has it.
+    Raises: DataUnavailable, after a few seconds, if it is in neither.
     """
     if isinstance(hub, HubFile):
-        # `datasets` takes seconds to import, and whoever has no such file never needs it.
+        # Imported here, because `datasets` takes seconds to import.
         from datasets import load_dataset
 
-        path = _sound_file(hub, option)
+        path = _verified_file(hub, option)
         rows = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     else:
-        rows = _table(hub, option)
+        rows = _hub_table(hub, option)
     yield from ((f"{hub.repository} row {i}", row) for i, row in enumerate(rows))
 
 
-def _table(hub: HubTable, option: str) -> Iterable[Any]:
-    """The split, from the cache if it is there, else the Hub's."""
+def _hub_table(hub: HubTable, option: str) -> Iterable[Any]:
+    """The rows of the split, from the cache if it has them, otherwise from the Hub."""
     from datasets import Dataset, config, load_dataset
     from huggingface_hub import HfApi
 
-    # Asking `datasets` for its cache takes half a minute where there is no Hub.
+    # Look into the cache by hand: without a network `datasets` needs half a minute to use it.
     folder = Path(config.HF_DATASETS_CACHE) / hub.repository.replace("/", "___")
     pattern = f"{hub.config or '*'}/*/{hub.revision}/*-{hub.split}.arrow"
     cached = next(folder.glob(pattern), None)
@@ -185,48 +185,48 @@ def _table(hub: HubTable, option: str) -> Iterable[Any]:
 
 
 def _with_retries(repository: str, option: str, ask: Callable[[], R]) -> R:
-    """What the Hub answers, after some tries. Raises: DataUnavailable with the last reason."""
+    """The Hub's answer to `ask`, with retries. Raises: DataUnavailable with the last reason."""
     reason: Exception | None = None
     for pause in PROBE_PAUSES:
         time.sleep(pause)
         try:
             return ask()
-        except Exception as error:  # the transport's own classes changed with every major version
+        except Exception as error:  # huggingface_hub's error classes change between major versions
             reason = error
     raise DataUnavailable(
-        f"{repository} cannot be had from the Hub ({type(reason).__name__}); give a local copy "
-        f"as {option}, or fetch it once where there is a network"
+        f"{repository} cannot be downloaded from the Hub ({type(reason).__name__}); give a local "
+        f"copy as {option}, or run once on a machine with network access to fill the cache"
     ) from reason
 
 
-def _sound_file(hub: HubFile, option: str) -> Path:
-    """The file on this machine with the right digest, fetched once more if it has not."""
+def _verified_file(hub: HubFile, option: str) -> Path:
+    """The file on this machine. If its digest is wrong, it is downloaded once more."""
     path = _hub_file(hub, option)
     if hub.sha256 is not None and file_sha256(path) != hub.sha256:
         path = _hub_file(hub, option, again=True)
         if file_sha256(path) != hub.sha256:
             raise DataUnavailable(
-                f"{hub.repository} arrived damaged twice ({path} is not sha256 {hub.sha256}); "
-                f"give a good copy as {option}"
+                f"{hub.repository} was damaged in two downloads ({path} does not have sha256 "
+                f"{hub.sha256}); give a good copy as {option}"
             )
     return path
 
 
 def _hub_file(hub: HubFile, option: str, again: bool = False) -> Path:
-    """The file's place on this machine, fetched if need be (or if `again`)."""
+    """The file's path on this machine, after a download if it is not cached (or if `again`)."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    place: dict[str, Any] = {"repo_type": "dataset", "revision": hub.revision}
-    fetch = partial(hf_hub_download, hub.repository, hub.file, **place)
+    arguments: dict[str, Any] = {"repo_type": "dataset", "revision": hub.revision}
+    fetch = partial(hf_hub_download, hub.repository, hub.file, **arguments)
     try:
         if not again:
             return Path(fetch(local_files_only=True))
     except FileNotFoundError:
-        pass  # not in the cache: ask the Hub
-    url = hf_hub_url(hub.repository, hub.file, **place)
+        pass  # not in the cache
+    url = hf_hub_url(hub.repository, hub.file, **arguments)
 
     def ask() -> Path:
-        # Without this, the download would wait half a minute for a Hub that is not there.
+        # Probe first: without a network the download would only give up after half a minute.
         get_hf_file_metadata(url, timeout=PROBE_SECONDS)
         return Path(fetch(force_download=again))
 

@@ -1,6 +1,6 @@
-"""LAMBADA, OpenAI's text: the last word of a passage, guessed greedily, and its perplexity.
+"""LAMBADA in OpenAI's version: predict the last word of a passage.
 
-The prompt and both numbers are lm-evaluation-harness's `lambada_openai`, version 1.0.
+Prompt, accuracy and perplexity are those of lm-evaluation-harness's `lambada_openai`, version 1.0.
 Source: https://arxiv.org/abs/1606.06031
 """
 
@@ -15,22 +15,26 @@ from eval.scoring.shared_context import score_contexts
 from eval.subject import EvalOptions, Subject
 from eval.tasks.items import HubTable, ItemSource, read_items
 
-MISSED = -1  # the prediction where the word was not the likeliest
+NOT_PREDICTED = -1  # the prediction if greedy decoding gives another word
 
 
 def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
-    """The task: `lambada/acc` and `lambada/perplexity` (per word, however many tokens it has)."""
+    """The task: `lambada/acc`, right if greedy decoding gives the word, and `lambada/perplexity`.
+
+    The perplexity is per word, whatever its number of tokens.
+    """
     items = read_items(LAMBADA, subject, options)
     context_length = subject.model.config.context_length
-    trees, truncated = contexts_of_items(subject.tokenizer, context_length, items)
-    nats, unlikely = score_contexts(subject, trees, options).T
+    contexts, truncated = contexts_of_items(subject.tokenizer, context_length, items)
+    nats, not_greedy = score_contexts(subject, contexts, options).T
     check_losses(nats, range(len(items)))
-    right = unlikely == 0
+    right = not_greedy == 0
     per_word = perplexity(float(nats.mean()))
     tags = {**accuracy_tags("lambada/acc", right), "lambada/perplexity": per_word}
     if len(nats) > 1:
         error = nats.std(ddof=1) / math.sqrt(len(nats))
-        tags["lambada/perplexity_stderr"] = per_word * error  # to first order
+        # First-order propagation: the derivative of exp(x) is exp(x).
+        tags["lambada/perplexity_stderr"] = per_word * error
     if truncated:
         tags["lambada/truncated_rows"] = float(truncated)
     table = ItemTable(
@@ -38,13 +42,13 @@ def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
         np.zeros(len(items), np.int64),
         nats[:, None],
         np.ones((len(items), 1), np.int64),
-        {"acc": np.where(right, 0, MISSED)},
+        {"acc": np.where(right, 0, NOT_PREDICTED)},
     )
     return TaskResult(tags, {"lambada": table})
 
 
 def lambada_item(where: str, row: Any) -> Item:
-    """A passage as an item with one ending, its last word."""
+    """A passage as an item whose only ending is the last word."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"]:
         raise ValueError(f"{where} must have a text; give the test split as published")
     context, _, word = row["text"].rpartition(" ")

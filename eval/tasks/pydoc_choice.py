@@ -1,6 +1,7 @@
-"""Four dozen questions on Python's documentation and everyday facts, written for this project.
+"""48 questions about Python's documentation and everyday facts, written for this project.
 
-They need no download and fit a small context: a first sign of life, not a benchmark.
+They need no download and fit a small context. They show that a model learns something; they are
+not a benchmark.
 """
 
 from pathlib import Path
@@ -15,6 +16,6 @@ ITEMS = Path(__file__).with_name("pydoc_choice.jsonl")
 
 
 def pydoc_choice(subject: Subject, options: EvalOptions) -> TaskResult:
-    """The task: `pydoc_choice/acc` and `pydoc_choice/acc_norm`; one in four is chance."""
+    """The task: `pydoc_choice/acc` and `pydoc_choice/acc_norm`; chance is 1 in 4."""
     items = on_main(lambda: items_from_file(ITEMS))[: options.items]
     return score_items(subject, items, options).result("pydoc_choice")

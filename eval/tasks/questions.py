@@ -1,8 +1,8 @@
-"""PIQA, ARC-Easy and OpenBookQA: multiple choice with lm-evaluation-harness's prompts.
+"""PIQA, ARC-Easy and OpenBookQA: multiple choice with the prompts of lm-evaluation-harness.
 
-A new task of this kind is a reader of its rows and a line in QUESTIONS.
-Sources: https://arxiv.org/abs/1911.11641 1803.05457 1809.02789; the prompts are those of
-lm_eval/tasks/{piqa,arc,openbookqa}, version 1.0.
+Another task of this kind needs a function that reads its rows, an ItemSource below, and a line in
+registry.py. Sources: https://arxiv.org/abs/1911.11641, https://arxiv.org/abs/1803.05457,
+https://arxiv.org/abs/1809.02789; prompts of lm_eval/tasks/{piqa,arc,openbookqa}, version 1.0.
 """
 
 from dataclasses import replace
@@ -26,27 +26,27 @@ def question_task(source: ItemSource[Item], subject: Subject, options: EvalOptio
 
 
 def piqa_item(where: str, row: Any) -> Item:
-    """A goal and two solutions. Raises: ValueError for a row in another schema."""
+    """A goal and two solutions as an item. Raises: ValueError if the row has another schema."""
     goal, one, two, label = _fields(where, row, "goal", "sol1", "sol2", "label")
     return item_from_row(where, f"Question: {goal}\nAnswer:", [one, two], label, harness=True)
 
 
 def arc_item(where: str, row: Any) -> Item:
-    """A question and its answers, which have letters or digits."""
+    """A question and its answers as an item; the answers are named by letters or digits."""
     (question,) = _fields(where, row, "question")
     endings, label = _answers(where, row)
     return item_from_row(where, f"Question: {question}\nAnswer:", endings, label, harness=True)
 
 
 def openbookqa_item(where: str, row: Any) -> Item:
-    """The beginning of a sentence and its possible ends."""
+    """The beginning of a sentence and its possible endings as an item."""
     (stem,) = _fields(where, row, "question_stem")
     endings, label = _answers(where, row)
     return item_from_row(where, stem, endings, label, harness=True)
 
 
 def _answers(where: str, row: dict[str, Any]) -> tuple[list[str], int | str]:
-    """The texts of the answers and the place of the right one; empty if the split hides it."""
+    """The answers and the index of the right one, which is "" in a split without labels."""
     choices, key = _fields(where, row, "choices", "answerKey")
     texts, names = _fields(where, choices, "text", "label")
     key = str(key).strip()
@@ -63,15 +63,10 @@ def _fields(where: str, row: Any, *names: str) -> list[Any]:
     return [row[name] for name in names]
 
 
-PIQA = HubTable("baber/piqa", None, "validation", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1")
-ARC = HubTable("allenai/ai2_arc", "ARC-Easy", "test", "210d026faf9955653af8916fad021475a3f00453")
-BOOK = HubTable("allenai/openbookqa", "main", "test", "388097ea7776314e93a529163e0fea805b8a6454")
+_PIQA = HubTable("baber/piqa", None, "validation", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1")
+_ARC = HubTable("allenai/ai2_arc", "ARC-Easy", "test", "210d026faf9955653af8916fad021475a3f00453")
+_BOOK = HubTable("allenai/openbookqa", "main", "test", "388097ea7776314e93a529163e0fea805b8a6454")
 
-QUESTIONS: dict[str, ItemSource[Item]] = {
-    source.task: source
-    for source in (
-        ItemSource("piqa", PIQA, piqa_item, replace(PIQA, split="train"), spare_example=True),
-        ItemSource("arc_easy", ARC, arc_item, replace(ARC, split="train")),
-        ItemSource("openbookqa", BOOK, openbookqa_item, replace(BOOK, split="train")),
-    )
-}
+PIQA = ItemSource("piqa", _PIQA, piqa_item, replace(_PIQA, split="train"), spare_example=True)
+ARC_EASY = ItemSource("arc_easy", _ARC, arc_item, replace(_ARC, split="train"))
+OPENBOOKQA = ItemSource("openbookqa", _BOOK, openbookqa_item, replace(_BOOK, split="train"))

@@ -1,11 +1,15 @@
-"""The tasks by name, and running some of them on a model.
+"""All evaluation tasks by name, and the functions that run them on a model.
 
-A task takes a Subject and EvalOptions and returns numbers by tag, and what became of each item;
-every rank calls it and every rank gets the same.
+To add a task, write one file in this folder and add one line to TASKS. The file has a function
+that takes a Subject and EvalOptions and returns a TaskResult; pydoc_choice.py is the shortest
+example. Every rank calls it, and it returns the same result on every rank. If the task reads data
+from outside, the line also names its ItemSource (as lambada.py has one): then --task-file works,
+and missing data is reported before any task runs. Everything else takes the names from here.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,66 +19,73 @@ from eval.tasks.hellaswag import HELLASWAG, hellaswag
 from eval.tasks.items import ItemSource, read_examples, read_items
 from eval.tasks.lambada import LAMBADA, lambada
 from eval.tasks.pydoc_choice import pydoc_choice
-from eval.tasks.questions import QUESTIONS, question_task
+from eval.tasks.questions import ARC_EASY, OPENBOOKQA, PIQA, question_task
 from eval.tasks.val_loss import val_loss, validation_shards
 from eval.tasks.wikitext import WIKITEXT, wikitext
 
-EvalTask = Callable[[Subject, EvalOptions], TaskResult]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """A task and the data that it reads."""
+
+    run: Callable[[Subject, EvalOptions], TaskResult]
+    data: ItemSource[Any] | Callable[[Subject, EvalOptions], object] | None = None
+    """The items, or a function that opens the data; None if the task always has its data."""
+
+    def open_data(self, subject: Subject, options: EvalOptions) -> None:
+        """Read what the task reads, without running it. Raises: ValueError if that fails."""
+        if isinstance(self.data, ItemSource):
+            if options.few_shot and self.data.examples is not None:
+                read_examples(self.data, subject, options)
+            read_items(self.data, subject, options)
+        elif self.data is not None:
+            self.data(subject, options)
+
 
 TASKS: dict[str, EvalTask] = {
-    "val_loss": val_loss,
-    "hellaswag": hellaswag,
-    "pydoc_choice": pydoc_choice,
-    "lambada": lambada,
-    "piqa": partial(question_task, QUESTIONS["piqa"]),
-    "arc_easy": partial(question_task, QUESTIONS["arc_easy"]),
-    "openbookqa": partial(question_task, QUESTIONS["openbookqa"]),
-    "wikitext": wikitext,
-}
-SOURCES: tuple[ItemSource[Any], ...] = (HELLASWAG, LAMBADA, WIKITEXT, *QUESTIONS.values())
-
-
-def _read(source: ItemSource[Any], subject: Subject, options: EvalOptions) -> object:
-    if options.few_shot and source.examples is not None:
-        read_examples(source, subject, options)
-    return read_items(source, subject, options)
-
-
-# What tasks read from outside, opened for all of them before the first one costs any time.
-INPUTS: dict[str, Callable[[Subject, EvalOptions], object]] = {
-    "val_loss": validation_shards,
-    **{source.task: partial(_read, source) for source in SOURCES},
+    "val_loss": EvalTask(val_loss, validation_shards),
+    "hellaswag": EvalTask(hellaswag, HELLASWAG),
+    "pydoc_choice": EvalTask(pydoc_choice),
+    "lambada": EvalTask(lambada, LAMBADA),
+    "piqa": EvalTask(partial(question_task, PIQA), PIQA),
+    "arc_easy": EvalTask(partial(question_task, ARC_EASY), ARC_EASY),
+    "openbookqa": EvalTask(partial(question_task, OPENBOOKQA), OPENBOOKQA),
+    "wikitext": EvalTask(wikitext, WIKITEXT),
 }
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 _reported: set[str] = set()
 
 
 def check_tasks(names: Sequence[str]) -> None:
-    """Raises: ValueError for a name that is no task."""
+    """Raises: ValueError if one of the names is not a task."""
     for name in names:
         if name not in TASKS:
             raise ValueError(f"there is no task {name}; the tasks are {', '.join(TASKS)}")
 
 
 def run_tasks(subject: Subject, options: EvalOptions, names: Sequence[str]) -> dict[str, float]:
-    """The tags of all named tasks, as `measure` finds them."""
+    """Run the named tasks and return their numbers by tag."""
     return measure(subject, options, names).tags
 
 
 def measure(subject: Subject, options: EvalOptions, names: Sequence[str]) -> TaskResult:
-    """What all named tasks find, as one result. A task whose data cannot be had is left out.
+    """Run the named tasks and return their results as one.
 
-    That is said once per process, by a warning. Raises: ValueError for an unknown name, or what a
-    task finds wrong.
+    A task without its data is skipped with a warning, once per process.
+    Raises: ValueError for an unknown name, or if a task fails for another reason.
     """
     check_tasks([*names, *options.files, *options.example_files])
-    absent = unavailable_tasks(subject, options, names)
+    # Open all data first, so that a bad file is reported before the first task takes its time.
+    unavailable = unavailable_tasks(subject, options, names)
     results = TaskResult({})
     with evaluating(subject.model):
         for name in names:
-            found = None if name in absent else _is_available(name, TASKS, subject, options)
+            if name in unavailable:
+                continue
+            found = _or_none(name, lambda task: task.run(subject, options))
             if found is not None:
                 results.tags.update(found.tags)
                 results.items.update(found.items)
@@ -82,23 +93,22 @@ def measure(subject: Subject, options: EvalOptions, names: Sequence[str]) -> Tas
 
 
 def unavailable_tasks(subject: Subject, options: EvalOptions, names: Sequence[str]) -> list[str]:
-    """Those of the tasks whose data cannot be had; the data of the others are open now.
+    """Names of the tasks whose data is unavailable. The data of the others stays in memory.
 
-    Raises: ValueError for what a task lacks otherwise.
+    Raises: ValueError if the data of a task is bad.
     """
-    reading = [name for name in names if name in INPUTS]
-    return [name for name in reading if _is_available(name, INPUTS, subject, options) is None]
+
+    def is_open(task: EvalTask) -> bool:
+        task.open_data(subject, options)
+        return True
+
+    return [name for name in names if _or_none(name, is_open) is None]
 
 
-def _is_available(
-    name: str,
-    table: Mapping[str, Callable[[Subject, EvalOptions], T]],
-    subject: Subject,
-    options: EvalOptions,
-) -> T | None:
-    """What the table's function gives; None, and a warning once per process, without its data."""
+def _or_none(name: str, call: Callable[[EvalTask], T]) -> T | None:
+    """The result of `call` for a task; None and (once) a warning if its data is unavailable."""
     try:
-        return table[name](subject, options)
+        return call(TASKS[name])
     except DataUnavailable as reason:
         if name not in _reported:
             log.warning("%s is left out: %s", name, reason)

@@ -1,6 +1,7 @@
-"""Validation loss and bits per byte over a fixed number of windows, for any world size.
+"""Validation loss and bits per byte over a fixed number of windows of the validation split.
 
-Window `w` is tokens [wT, wT + T] of the validation split in file order.
+Window `w` is tokens [wT, wT + T] in file order. The result has the same bits for any number of
+ranks (on the CPU).
 Shape letters: B windows of a micro-batch, T tokens, C model width, V padded vocabulary.
 """
 
@@ -18,34 +19,34 @@ from eval.scoring.batches import MemoryLimit, head_chunks, split_over_ranks
 from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
 from model.precision import autocast, choose_dtype
 
-COLUMNS = 3  # nats of all targets, nats of targets that are text, bytes of those
+COLUMNS = 3  # nats of all targets; nats and bytes of the targets that are not end-of-text
 
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Windows scored in one forward pass: `first` and those behind it."""
+    """Consecutive windows scored in one forward pass, starting with window `first`."""
 
     first: int
     rows: int
     length: int
-    """Tokens of a window (T)."""
+    """Tokens per window (T)."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of the pass."""
+        """Tokens of the forward pass."""
         return self.rows * self.length
 
     def halves(self) -> tuple["WindowBatch", "WindowBatch"]:
-        """The same windows in two passes."""
+        """The same windows as two batches."""
         half = self.rows // 2
         rest = WindowBatch(self.first + half, self.rows - half, self.length)
         return WindowBatch(self.first, half, self.length), rest
 
 
 def check_validation(shards: TokenShards, tokens: int, context_length: int) -> int:
-    """The number of windows that `tokens` validation tokens are.
+    """The number of whole windows in `tokens` validation tokens.
 
-    Raises: ValueError if they are less than one window or more than the split holds.
+    Raises: ValueError if that is less than one window or more than the split holds.
     """
     windows = tokens // context_length
     available = (shards.tokens - 1) // context_length
@@ -61,7 +62,7 @@ def check_validation(shards: TokenShards, tokens: int, context_length: int) -> i
             f"val_tokens={tokens} is {windows} windows of context_length={context_length}, but the "
             f"{shards.tokens} validation tokens hold only {available}; "
             f"{cure if most else 'shorten the context'}, or prepare the data again with more "
-            "validation (--val-tokens of the script in data_prep/)"
+            "validation tokens (--val-tokens of the script in data_prep/)"
         )
     return windows
 
@@ -74,12 +75,12 @@ def validation_loss(
     micro_batch: int,
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """`val/loss` (mean nats a target, all logits in) and `val/bits_per_byte`.
+    """`val/loss` (mean nats per target, over all logits with padding) and `val/bits_per_byte`.
 
-    Bits per byte leaves end-of-text targets, which stand for no bytes, out of both its sums. After
-    running out of memory, micro-batches are halved.
-    Raises: ValueError if the split holds fewer windows, one alone is too much for the memory, or
-    the loss is not a number.
+    Bits per byte ignores end-of-text targets, which have no bytes. If memory runs out, the
+    micro-batch is halved.
+    Raises: ValueError if the split has fewer windows, a single window does not fit in memory, or
+    the loss is not finite.
     """
     windows = check_validation(shards, tokens, context_length)
     model, device = subject.model, subject.ranks.device
@@ -97,9 +98,9 @@ def validation_loss(
         text = nats * (targets != subject.tokenizer.end_of_text)
         return torch.stack((nats.sum(1), text.sum(1), lengths.sum(1).double()), dim=1)
 
-    def score_parts(whole: WindowBatch) -> tuple[slice, Tensor]:
-        found = [values for _, values in limit.run(whole, score)]
-        return slice(whole.first, whole.first + whole.rows), torch.cat(found)
+    def score_parts(batch: WindowBatch) -> tuple[slice, Tensor]:
+        parts = [values for _, values in limit.run(batch, score)]
+        return slice(batch.first, batch.first + batch.rows), torch.cat(parts)
 
     batches = [
         WindowBatch(first, min(micro_batch, windows - first), context_length)
@@ -107,6 +108,7 @@ def validation_loss(
     ]
     with evaluating(model):
         table = split_over_ranks(batches, score_parts, windows, COLUMNS, subject.ranks)
+    # fsum is exact, so the sum does not depend on the order of the windows.
     nats, text_nats, text_bytes = (math.fsum(column) for column in table.T)
     if not math.isfinite(nats):
         raise ValueError(f"the validation loss is {nats}; the weights are damaged or have diverged")
@@ -117,18 +119,18 @@ def validation_loss(
 
 
 def _token_losses(subject: Subject, ids: Tensor, targets: Tensor) -> Tensor:
-    """Loss of every target in float32. Shapes: (B, T), (B, T) -> (B, T)."""
+    """The loss of every target, in float32. Shapes: (B, T), (B, T) -> (B, T)."""
     states = subject.model.hidden(ids).flatten(0, 1)  # (B, T) -> (B * T, C)
     losses = []
     vocabulary = subject.model.config.padded_vocab_size
-    for some, wanted in head_chunks(states, targets.flatten(), vocabulary):
-        logits = subject.model.float32_head(some)  # (N, C) -> (N, V)
+    for chunk, wanted in head_chunks(states, targets.flatten(), vocabulary):
+        logits = subject.model.float32_head(chunk)  # (N, C) -> (N, V)
         losses.append(F.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(losses).view_as(ids)
 
 
 def val_loss(subject: Subject, options: EvalOptions) -> TaskResult:
-    """The task: validation of the data set that `options.data` names."""
+    """The task: validation loss on the data set in `options.data`."""
     tags = validation_loss(
         subject,
         validation_shards(subject, options),
@@ -141,9 +143,10 @@ def val_loss(subject: Subject, options: EvalOptions) -> TaskResult:
 
 
 def validation_shards(subject: Subject, options: EvalOptions) -> TokenShards:
-    """The validation tokens of the data set that `options.data` names.
+    """Open the validation split of the data set in `options.data`.
 
-    Raises: ValueError if none is named, it was made with another tokenizer or has too few tokens.
+    Raises: ValueError if there is no data set, it was made with another tokenizer, or it has too
+    few validation tokens.
     """
     if options.data is None:
         raise ValueError("val_loss has no data set to read; give its folder as --data")

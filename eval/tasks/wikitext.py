@@ -1,7 +1,7 @@
-"""WikiText-2's test articles: perplexity per word and per byte, as lm-evaluation-harness counts.
+"""WikiText-2: perplexity of its test articles, as lm-evaluation-harness computes it.
 
-Text is what the harness's `wikitext`, version 2.0, makes of an article; words and bytes are the
-original article's. Source: https://arxiv.org/abs/1609.07843
+The model reads an article with ordinary spacing, as the harness's `wikitext`, version 2.0, makes
+it. Words and bytes are counted in the original article. Source: https://arxiv.org/abs/1609.07843
 """
 
 import math
@@ -17,8 +17,9 @@ from eval.scoring.shared_context import SharedContext, score_contexts
 from eval.subject import EvalOptions, Subject
 from eval.tasks.items import HubTable, ItemSource, read_items
 
-# What undoes the corpus's own spacing, in order. Some of it does nothing, and stays: the numbers
-# that others report were made so. Source: lm_eval/tasks/wikitext/preprocess_wikitext.py
+# Replacements that undo the corpus's own spacing, in this order. Some have no effect; they stay,
+# because published numbers were made with exactly this list.
+# Source: lm_eval/tasks/wikitext/preprocess_wikitext.py
 PLAIN_FIRST = (
     ("s '", "s'"),
     (" @-@ ", "-"),
@@ -48,14 +49,15 @@ PLAIN_LAST = (
 def wikitext(subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `wikitext/word_perplexity`, `/byte_perplexity` and `/bits_per_byte`."""
     pages = read_items(WIKITEXT, subject, options)
-    trees: list[SharedContext] = []
-    owners: list[int] = []
+    windows: list[SharedContext] = []
+    owners: list[int] = []  # the page of each window
     for number, page in enumerate(pages):
         ids = subject.tokenizer.encode(detokenized(page))
-        found = windows_of(ids, subject.tokenizer.end_of_text, subject.model.config.context_length)
-        trees += found
-        owners += [number] * (len(trees) - len(owners))
-    by_window = score_contexts(subject, trees, options)[:, 0]
+        windows += text_windows(
+            ids, subject.tokenizer.end_of_text, subject.model.config.context_length
+        )
+        owners += [number] * (len(windows) - len(owners))
+    by_window = score_contexts(subject, windows, options)[:, 0]
     check_losses(by_window, owners)
     nats = np.bincount(owners, by_window, minlength=len(pages))
     words = np.array([len(re.split(r"\s+", page)) for page in pages])
@@ -72,7 +74,7 @@ def wikitext(subject: Subject, options: EvalOptions) -> TaskResult:
 
 
 def detokenized(page: str) -> str:
-    """An article with ordinary spacing."""
+    """The article with ordinary spacing."""
     for old, new in PLAIN_FIRST:
         page = page.replace(old, new)
     for pattern, new in PAIRED:
@@ -82,12 +84,12 @@ def detokenized(page: str) -> str:
     return page
 
 
-def windows_of(
+def text_windows(
     ids: Sequence[int], end_of_text: int, context_length: int
 ) -> Iterator[SharedContext]:
-    """Every token once as a target, `context_length` of them a window.
+    """Windows in which every token of a text is predicted once, `context_length` per window.
 
-    The last window is as long as the others: what it does not have to predict is its context.
+    The last window is as long as the others; its first tokens only serve as context.
     Source: lm_eval/utils.py, `get_rolling_token_windows` with a context of one token.
     """
     ids = [end_of_text, *ids]
@@ -98,7 +100,7 @@ def windows_of(
 
 
 def wikitext_page(where: str, row: Any) -> str:
-    """An article. Raises: ValueError for a row that holds none."""
+    """The text of an article. Raises: ValueError if the row has none."""
     if not isinstance(row, dict) or not isinstance(row.get("page"), str):
         raise ValueError(f"{where} must have a text as page; give the document-level test split")
     return row["page"]

@@ -143,7 +143,7 @@ def test_stripped_text_is_named_in_the_table(at_hand, tmp_path, caplog):
 
 def test_without_items_nothing_is_calibrated_and_that_is_said(at_hand, monkeypatch):
     def absent(*_):
-        raise DataUnavailable("Rowan/hellaswag cannot be had from the Hub")
+        raise DataUnavailable("Rowan/hellaswag cannot be downloaded from the Hub")
 
     monkeypatch.setattr("eval.calibrate.read_items", absent)
     with pytest.raises(ValueError, match="not calibrated, the items cannot be loaded: Rowan"):

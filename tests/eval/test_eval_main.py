@@ -17,7 +17,7 @@ from eval.subject import (
     load_subject,
     with_checkpoint_defaults,
 )
-from eval.tasks.registry import TASKS, check_tasks, run_tasks
+from eval.tasks.registry import TASKS, EvalTask, check_tasks, run_tasks
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_subject
 from tests.launching import ENVIRONMENT, python, together
@@ -47,7 +47,7 @@ def test_one_and_two_ranks_give_the_same_bits_and_go_on_without_hellaswag(
     two = together(2, *command, *out[1])
     for done in (alone, two):
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("hellaswag is left out: Rowan/hellaswag cannot be had") == 1
+        assert done.stdout.count("hellaswag is left out: Rowan/hellaswag cannot be downloaded") == 1
         assert done.stdout.count("val/bits_per_byte") == 1
     found = json.loads((tmp_path / "1.json").read_text())
     assert found == json.loads((tmp_path / "2.json").read_text())
@@ -145,7 +145,7 @@ def test_a_task_without_data_is_left_out_and_that_is_said_once(monkeypatch, capl
         raise DataUnavailable("no network")
 
     monkeypatch.setattr("eval.tasks.registry._reported", set())
-    monkeypatch.setitem(TASKS, "absent", absent)
+    monkeypatch.setitem(TASKS, "absent", EvalTask(absent))
     for _ in range(2):
         tags = run_tasks(tiny_subject(), EvalOptions(items=3), ["absent", "pydoc_choice"])
         assert "pydoc_choice/acc" in tags
@@ -154,7 +154,7 @@ def test_a_task_without_data_is_left_out_and_that_is_said_once(monkeypatch, capl
 
 
 def test_what_a_task_lacks_is_found_before_any_task_is_scored(monkeypatch):
-    monkeypatch.setitem(TASKS, "pydoc_choice", pytest.fail)
+    monkeypatch.setitem(TASKS, "pydoc_choice", EvalTask(pytest.fail))
     with pytest.raises(ValueError, match="give its folder as --data"):
         run_tasks(tiny_subject(), EvalOptions(), ["pydoc_choice", "val_loss"])
 

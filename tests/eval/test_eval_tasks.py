@@ -14,12 +14,12 @@ import torch
 
 from eval.result import perplexity
 from eval.subject import EvalOptions
-from eval.tasks.hellaswag import both_items, cleaned, hellaswag
-from eval.tasks.items import rows_of_file
+from eval.tasks.hellaswag import both_items, hellaswag, without_marks
+from eval.tasks.items import ItemSource, rows_of_file
 from eval.tasks.lambada import LAMBADA, lambada, lambada_item
 from eval.tasks.questions import arc_item, openbookqa_item, piqa_item
-from eval.tasks.registry import SOURCES, TASKS, measure, run_tasks
-from eval.tasks.wikitext import detokenized, wikitext, windows_of
+from eval.tasks.registry import TASKS, measure, run_tasks
+from eval.tasks.wikitext import detokenized, text_windows, wikitext
 from tests.eval_subjects import tiny_subject
 from tests.fake_hub import FakeHub
 from tests.hub_fixtures import Maker
@@ -58,7 +58,7 @@ def test_hellaswag_is_read_both_ways():
     assert (plain.context, plain.endings) == (SWAG["ctx"], tuple(SWAG["endings"]))
     assert harness.context == "Baking: How to bake. Heat. Then The cook"
     assert harness.endings[0] == "waits long."
-    assert cleaned("[title] a [title] b") == " a. b"
+    assert without_marks("[title] a [title] b") == " a. b"
     assert not plain.harness
     assert harness.harness
 
@@ -151,7 +151,7 @@ def test_lambada_counts_a_word_right_if_all_its_tokens_are_the_likeliest(tmp_pat
 @pytest.mark.parametrize("length", [1, 5, 6, 7, 12, 13])
 def test_windows_predict_every_token_once_and_are_full(length):
     ids = list(range(100, 100 + length))
-    windows = list(windows_of(ids, 0, 6))
+    windows = list(text_windows(ids, 0, 6))
     assert [t for w in windows for t in w.continuations[0]] == ids
     for number, window in enumerate(windows):
         assert len(window.continuations) == 1
@@ -180,7 +180,9 @@ def test_a_perplexity_that_no_float_can_hold_is_infinite():
 
 
 def test_what_comes_from_the_hub_comes_from_a_commit_and_not_from_what_is_newest():
-    hubs = [hub for source in SOURCES for hub in (source.hub, source.examples) if hub]
+    sources = [task.data for task in TASKS.values() if isinstance(task.data, ItemSource)]
+    assert len(sources) == len(TASKS) - 2  # val_loss and pydoc_choice read no items of the Hub
+    hubs = [hub for source in sources for hub in (source.hub, source.examples) if hub]
     assert all(re.fullmatch(r"[0-9a-f]{40}", hub.revision) for hub in hubs)
 
 
@@ -214,5 +216,7 @@ def test_a_split_comes_from_the_hub_and_later_from_the_cache(tmp_path):
         assert fetch(url, tmp_path / "home", commit) == "12"
     assert fetch(url, tmp_path / "home", commit) == "12"
     gone = fetch(url, tmp_path / "other", commit)
-    assert gone.startswith("DataUnavailable: EleutherAI/lambada_openai cannot be had from the Hub")
+    assert gone.startswith(
+        "DataUnavailable: EleutherAI/lambada_openai cannot be downloaded from the Hub"
+    )
     assert "--task-file lambada=FILE" in gone

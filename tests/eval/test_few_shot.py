@@ -10,12 +10,11 @@ from eval.scoring.multiple_choice import Item, score_items
 from eval.subject import EvalOptions
 from eval.tasks.few_shot import SEED, with_examples
 from eval.tasks.hellaswag import HELLASWAG, hellaswag
-from eval.tasks.questions import QUESTIONS, question_task
+from eval.tasks.questions import ARC_EASY, PIQA, question_task
 from eval.tasks.registry import measure
 from tests.eval_subjects import tiny_subject
 
 SUBJECT = tiny_subject()
-PIQA, ARC = QUESTIONS["piqa"], QUESTIONS["arc_easy"]
 
 
 def question(i: int) -> Item:
@@ -39,12 +38,12 @@ def piqa_options(folder, **changes) -> EvalOptions:
 
 
 def test_an_example_is_its_question_its_right_answer_and_a_blank_line():
-    [item] = with_examples(ARC, [question(0)], [question(7)], 1)
+    [item] = with_examples(ARC_EASY, [question(0)], [question(7)], 1)
     assert item.context == "Question: 7?\nAnswer: yes 7\n\nQuestion: 0?\nAnswer:"
     assert (item.endings, item.label, item.harness) == (("no 0", "yes 0"), 1, True)
 
 
-@pytest.mark.parametrize(("source", "drawn"), [(ARC, 2), (PIQA, 3), (HELLASWAG, 3)])
+@pytest.mark.parametrize(("source", "drawn"), [(ARC_EASY, 2), (PIQA, 3), (HELLASWAG, 3)])
 def test_one_random_stream_serves_the_items_in_their_order(source, drawn):
     pool = [question(i) for i in range(100, 140)]
     stream = random.Random(SEED)
@@ -63,12 +62,13 @@ def test_a_question_is_never_an_example_of_itself_where_one_is_drawn_to_spare():
 def test_a_question_that_is_in_the_pool_leaves_the_draws_of_those_after_it_as_they_were():
     pool = [question(i) for i in range(4)]
     known, new = (
-        with_examples(ARC, [first, question(9)], pool, 3)[1] for first in (pool[0], question(8))
+        with_examples(ARC_EASY, [first, question(9)], pool, 3)[1]
+        for first in (pool[0], question(8))
     )
     assert known == new
 
 
-@pytest.mark.parametrize(("source", "count"), [(ARC, 5), (PIQA, 4)])
+@pytest.mark.parametrize(("source", "count"), [(ARC_EASY, 5), (PIQA, 4)])
 def test_more_examples_than_there_are_is_an_error_with_the_cure(source, count):
     pool = [question(i) for i in range(4)]
     with pytest.raises(ValueError, match=rf"few_shot={count} needs .* use fewer, or a larger"):
@@ -90,7 +90,7 @@ def test_a_prompt_that_does_not_fit_loses_its_oldest_examples_and_is_counted(tmp
 
 
 def test_a_long_prompt_is_scored_as_its_last_tokens():
-    [item] = with_examples(ARC, [question(0)], [question(i) for i in range(1, 9)], 8)
+    [item] = with_examples(ARC_EASY, [question(0)], [question(i) for i in range(1, 9)], 8)
     encode, T = SUBJECT.tokenizer.encode, SUBJECT.model.config.context_length
     found = score_items(SUBJECT, [item], EvalOptions()).sums[0]
     for ending, nats in zip(item.endings, found, strict=True):

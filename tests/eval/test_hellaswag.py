@@ -135,7 +135,7 @@ def test_a_hub_that_is_gone_or_serves_something_else_is_said_in_one_sentence(hub
     with FakeHub(hub_folder) as hub:
         wrong = fetch(hub.url, tmp_path / "a", "0" * 64)
         url = hub.url
-    assert wrong.startswith("DataUnavailable: Rowan/hellaswag arrived damaged twice")
+    assert wrong.startswith("DataUnavailable: Rowan/hellaswag was damaged in two downloads")
     gone = fetch(url, tmp_path / "b", "0" * 64)
-    assert gone.startswith("DataUnavailable: Rowan/hellaswag cannot be had from the Hub")
-    assert gone.endswith("or fetch it once where there is a network")
+    assert gone.startswith("DataUnavailable: Rowan/hellaswag cannot be downloaded from the Hub")
+    assert gone.endswith("or run once on a machine with network access to fill the cache")

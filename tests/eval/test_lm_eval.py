@@ -15,10 +15,8 @@ from data_prep.tokenizer import load_tokenizer
 from eval.result import TaskResult
 from eval.subject import EvalOptions, Subject
 from eval.tasks.few_shot import with_examples
-from eval.tasks.hellaswag import HELLASWAG
-from eval.tasks.items import read_examples, read_items
-from eval.tasks.questions import QUESTIONS
-from eval.tasks.registry import measure
+from eval.tasks.items import ItemSource, read_examples, read_items
+from eval.tasks.registry import TASKS, measure
 from model.checkpoint import load_model
 from model.hf_format.convert import export_model
 from tests.eval_subjects import ALONE, tiny_checkpoint
@@ -144,7 +142,8 @@ def test_every_item_is_scored_as_the_harness_scores_it(exported, tmp_path, monke
 @pytest.mark.parametrize("task", ["hellaswag", "piqa", "arc_easy", "openbookqa"])
 def test_few_shot_prompts_and_scores_are_the_harness_s(exported, tmp_path, monkeypatch, task):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    source = HELLASWAG if task == "hellaswag" else QUESTIONS[task]
+    source = TASKS[task].data
+    assert isinstance(source, ItemSource)
     rows, others = rows_of(task, 24), rows_of(task, 30, seed=7)
     train = others + rows if source.spare_example else others
     path, pool = write(tmp_path / "rows.jsonl", rows), write(tmp_path / "train.jsonl", train)

@@ -57,12 +57,12 @@ def test_neither_padding_nor_neighbours_change_a_score(tokens_per_batch, order):
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=60), st.integers(1, 4096))
 def test_every_row_is_in_one_batch_whose_shape_holds_it(lengths, capacity):
     batches = make_batches(lengths, capacity)
-    assert sorted(row for batch in batches for row in batch.trees) == list(range(len(lengths)))
+    assert sorted(row for batch in batches for row in batch.contexts) == list(range(len(lengths)))
     for batch in batches:
         count, padded = batch.shape
-        assert len(batch.trees) == count <= max(1, capacity // padded)
+        assert len(batch.contexts) == count <= max(1, capacity // padded)
         assert padded % LENGTH_MULTIPLE == 0
-        assert max(lengths[row] for row in batch.trees) <= padded
+        assert max(lengths[row] for row in batch.contexts) <= padded
 
 
 def test_items_may_have_different_numbers_of_endings():

@@ -16,7 +16,7 @@ from data_prep.tokenizer import gpt2_tokenizer
 from eval import subject
 from eval.result import TaskResult, load_items
 from eval.subject import EvalOptions
-from eval.tasks.registry import TASKS
+from eval.tasks.registry import TASKS, EvalTask
 from eval.watching import live_run
 from eval.watching.evals_file import EvalsFile
 from eval.watching.live_run import PINNED_PREFIX, with_run_defaults
@@ -59,7 +59,8 @@ def run(config, tmp_path, caplog, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """A task that takes no time, as pydoc_choice."""
-    monkeypatch.setitem(TASKS, "pydoc_choice", lambda *_: TaskResult({"pydoc_choice/acc": 0.5}))
+    instant = EvalTask(lambda *_: TaskResult({"pydoc_choice/acc": 0.5}))
+    monkeypatch.setitem(TASKS, "pydoc_choice", instant)
 
 
 def look(run, *tasks, idle_minutes=None, items_out=None, **options):
@@ -247,7 +248,7 @@ def test_a_task_that_fails_on_one_checkpoint_does_not_end_the_watch(run, monkeyp
         return TaskResult({"pydoc_choice/acc": scores[0]})
 
     scores = []
-    monkeypatch.setitem(TASKS, "pydoc_choice", choice)
+    monkeypatch.setitem(TASKS, "pydoc_choice", EvalTask(choice))
     look(run, *BOTH)
     assert [line["tasks"] for line in evals(run)] == ["val_loss", "val_loss pydoc_choice"]
     assert "step 4: pydoc_choice failed (scores are not finite)" in caplog.text
@@ -322,7 +323,7 @@ def test_a_stop_keeps_what_was_measured_and_the_rest_is_done_next_time(run, quic
 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as inside:
-        inside.setitem(TASKS, "pydoc_choice", stopped)
+        inside.setitem(TASKS, "pydoc_choice", EvalTask(stopped))
         assert "SIGTERM received; evaluated 1 checkpoint" in look(run, *reversed(BOTH))
     assert signal.getsignal(signal.SIGTERM) is handler
     look(run, *reversed(BOTH))
