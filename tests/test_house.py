@@ -1,7 +1,7 @@
-"""The house rules, read from the syntax trees: who may import whom, how long, called what.
+"""Rules of layout and names, checked on the syntax trees of all files.
 
-Each rule is a function from a tree of files to the offenders in it. One test holds the project to
-it, and one shows that it catches a made-up offender, so that no rule can rot.
+Each rule is a function from a list of files to the offenders among them. One test applies it to the
+project. Another shows that it finds a made-up offender, so that no rule can stop working unnoticed.
 """
 
 import ast
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = {
+LAYERS = {
     "storage": 0,
     "data_prep": 1,
     "model": 1,
@@ -28,13 +28,13 @@ FLOORS = {
     "train": 3,
     "bench": 4,
 }
-PRODUCT = FLOORS.keys() - {"bench"}
+PRODUCT = LAYERS.keys() - {"bench"}
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 60
 MOST_FILES = 16  # in one folder of the product, beside its __init__.py
 MOST_FILES_OF = {"train": 21, "data_prep": 8}
 MOST_FOLDERS = 8
-NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc"}
+VAGUE = {"utils", "util", "common", "helpers", "helper", "misc"}
 # The one module that writes and reads each file; all others call it.
 OWNERS = {
     "state.json": "storage/checkpoint_folder.py",
@@ -104,7 +104,7 @@ BANNED_WORDS = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """One Python file: where it lies, its text and its tree."""
+    """One Python file: its path, its text and its syntax tree."""
 
     path: str
     text: str
@@ -124,7 +124,7 @@ class Source:
 
     @property
     def ours(self) -> bool:
-        return self.folder in FLOORS
+        return self.folder in LAYERS
 
     @property
     def is_script(self) -> bool:
@@ -140,7 +140,7 @@ Rule = Callable[[list[Source]], Iterator[str]]
 def read_tree(root: Path) -> list[Source]:
     """Every Python file in our folders and in tests/ below `root`."""
     sources = []
-    for folder in (*FLOORS, "tests"):
+    for folder in (*LAYERS, "tests"):
         for path in sorted((root / folder).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
             sources.append(Source(path.relative_to(root).as_posix(), text, ast.parse(text)))
@@ -183,7 +183,7 @@ def imports(source: Source) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]
 
 
 def imports_of_ours(source: Source) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
-    return ((node, name) for node, name in imports(source) if name.split(".")[0] in FLOORS)
+    return ((node, name) for node, name in imports(source) if name.split(".")[0] in LAYERS)
 
 
 def attributes(source: Source, module: str, *names: str) -> Iterator[ast.AST]:
@@ -203,7 +203,7 @@ def attributes(source: Source, module: str, *names: str) -> Iterator[ast.AST]:
 def names_defined(source: Source) -> dict[str, ast.stmt]:
     """What a file defines at its top: functions, classes, constants.
 
-    Not what it imports, nor what stands in for an import that failed.
+    Without what it imports, and without substitutes for a failed import.
     """
     names: dict[str, ast.stmt] = {}
     imported: set[str] = set()
@@ -263,12 +263,12 @@ def circles(arrows: dict[str, list[str]]) -> Iterator[str]:
 
 
 def upward_imports(sources: list[Source]) -> Iterator[str]:
-    """A folder imports only folders on lower floors (and itself)."""
+    """A folder imports only folders of lower layers, and itself."""
     for source in filter(lambda s: s.ours, sources):
         for node, name in imports(source):
             target = name.split(".")[0]
-            floor = 99 if target == "tests" else FLOORS.get(target, -1)
-            if target != source.folder and floor >= FLOORS[source.folder]:
+            layer = 99 if target == "tests" else LAYERS.get(target, -1)
+            if target != source.folder and layer >= LAYERS[source.folder]:
                 yield source.at(node, f"imports {target}")
 
 
@@ -391,11 +391,11 @@ def folders_without_init(sources: list[Source]) -> Iterator[str]:
             yield f"{folder}/ has no __init__.py"
 
 
-def nameless_rooms(sources: list[Source]) -> Iterator[str]:
+def vague_names(sources: list[Source]) -> Iterator[str]:
     """No file or folder is called utils, common, helpers or misc."""
     for source in sources:
         parts = source.path.removesuffix(".py").split("/")
-        if NAMELESS & set(parts):
+        if VAGUE & set(parts):
             yield f"{source.path}: say what it is about"
 
 
@@ -491,7 +491,7 @@ def actions(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[
 
 
 def root_of(node: ast.expr) -> str:
-    """`a` of `a.b[c].d`, nothing where a call or literal stands there."""
+    """`a` of `a.b[c].d`, or "" if it begins with a call or a literal."""
     while isinstance(node, ast.Attribute | ast.Subscript):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
@@ -598,7 +598,7 @@ def pickles(sources: list[Source]) -> Iterator[str]:
                     yield source.at(node, "allows pickle")
 
 
-def paths_of_the_workshop(sources: list[Source]) -> Iterator[str]:
+def paths_outside_the_repository(sources: list[Source]) -> Iterator[str]:
     """No code names a folder that a fresh clone lacks."""
     for source in filter(lambda s: s.ours, sources):
         for node in ast.walk(source.tree):
@@ -676,8 +676,8 @@ OFFENDERS: list[tuple[Rule, dict[str, str]]] = [
     (long_listings, {f"data_prep/a{i}.py": "" for i in range(9)}),
     (long_listings, {f"eval/a{i}/__init__.py": "" for i in range(9)}),
     (folders_without_init, {"train/__init__.py": "", "train/a/x.py": ""}),
-    (nameless_rooms, {"train/utils.py": ""}),
-    (nameless_rooms, {"train/helpers/schedule.py": ""}),
+    (vague_names, {"train/utils.py": ""}),
+    (vague_names, {"train/helpers/schedule.py": ""}),
     (hijacking_names, {"train/logging.py": ""}),
     (hijacking_names, {"data_prep/tokenize.py": ""}),
     (hijacking_names, {"eval/datasets.py": ""}),
@@ -707,14 +707,14 @@ OFFENDERS: list[tuple[Rule, dict[str, str]]] = [
     (private_names_of_others, {"train/a.py": "from train.b import _f"}),
     (private_metaphors, {"train/a.py": "# A rank that heeds nobody may\n# be lost.\n"}),
     (private_metaphors, {"train/a.py": "def _give_way(): ..."}),
-    (private_metaphors, {"train/a.py": "# What was told\n# once."}),
+    (private_metaphors, {"train/a.py": "# The file is at\n# hand."}),
     (pickles, {"train/a.py": "import pickle"}),
     (pickles, {"train/a.py": "import torch\ntorch.load('x', weights_only=True)"}),
     (pickles, {"train/a.py": "from torch import save"}),
     (pickles, {"train/a.py": "import torch.distributed.checkpoint as dcp"}),
     (pickles, {"data_prep/a.py": "import numpy as np\nnp.load('x', allow_pickle=True)"}),
-    (paths_of_the_workshop, {"eval/a.py": "FILE = 'shared/data/x.jsonl'"}),
-    (paths_of_the_workshop, {"eval/a.py": "FILE = f'../shared/{1}'"}),
+    (paths_outside_the_repository, {"eval/a.py": "FILE = 'shared/data/x.jsonl'"}),
+    (paths_outside_the_repository, {"eval/a.py": "FILE = f'../shared/{1}'"}),
 ]
 RULES = list(dict.fromkeys(rule for rule, _ in OFFENDERS))
 # Rules that the project does not meet yet, with the places where it may break them ("" is all).
@@ -789,13 +789,13 @@ def test_every_rule_has_a_made_up_offender() -> None:
 
 def test_all_our_folders_are_installed_and_known_to_ruff() -> None:
     present = {p.name for p in ROOT.iterdir() if (p / "__init__.py").exists()} - {"tests"}
-    assert present <= FLOORS.keys()
+    assert present <= LAYERS.keys()
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     folders = {s.path.rpartition("/")[0].replace("/", ".") for s in project() if s.ours}
     assert sorted(setup["options"]["packages"].split()) == sorted(folders)
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]
-    assert set(ruff["lint"]["isort"]["known-first-party"]) == FLOORS.keys()
+    assert set(ruff["lint"]["isort"]["known-first-party"]) == LAYERS.keys()
 
 
 def test_no_exception_is_out_of_date() -> None:
