@@ -1,4 +1,4 @@
-"""Text in, verified token shards out; the tokenizer, the shard format and the order of training.
+"""Makes data sets of token shards from text, and defines the order in which training reads them.
 
-Floor 1: may import storage.
+Layer 1: may import storage.
 """

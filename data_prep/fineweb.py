@@ -1,9 +1,10 @@
-"""Make a data set from FineWeb-Edu, downloaded from the Hugging Face Hub or already at hand.
+"""Make a data set from FineWeb-Edu, from the Hugging Face Hub or from local files.
 
     python data_prep/fineweb.py
     python data_prep/fineweb.py --source /data/fineweb-edu/sample/10BT
 
-Out: a data set folder for `train/main.py --data`. An interrupted run goes on where it stopped.
+Output: a data set folder for `train/main.py --data`. If it is interrupted, the same command
+continues where it stopped.
 """
 
 from dataclasses import dataclass
@@ -17,33 +18,34 @@ from data_prep.hub.listing import Hub, Listing
 from data_prep.preparation.console import run_script
 from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
-from data_prep.preparation.prepare import make
+from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import file_source
 
 REPOSITORY = "HuggingFaceFW/fineweb-edu"
 REVISION = "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"
-# Configurations of the data set that are samples; every other one is a dump below data/.
+# The configurations that are samples; every other one is a dump in data/.
 SAMPLES = {f"sample-{size}": f"sample/{size}" for size in ("10BT", "100BT", "350BT")}
 
 
 @dataclass(frozen=True)
 class FineWebOptions(HubOptions):
-    """Tokenize FineWeb-Edu into a data set of verified shards."""
+    """Tokenize FineWeb-Edu into a data set with checksums."""
 
     config: str = "sample-10BT"
-    """sample-10BT, sample-100BT, sample-350BT, default, or a dump such as CC-MAIN-2024-10."""
+    """sample-10BT, sample-100BT, sample-350BT, default (all), or a dump such as CC-MAIN-2024-10."""
     source: str | None = None
-    """A folder or glob of the same parquet files; by default they come from the Hub."""
+    """Local parquet files of the data set: a folder or a glob. Default: download them."""
     out: Path = Path("data/fineweb_edu")
-    """The data set's folder; must not exist yet. Downloads come to OUT.source beside it."""
+    """Folder of the data set; must not exist yet. Downloads go to OUT.source beside it."""
     revision: str = REVISION
     """Commit, tag or branch of the data set on the Hub."""
     split: Literal["hash", "first"] = "hash"
-    """Validation is chosen by a hash of the text (no copy of a document is on both sides), or is
-    the first documents."""
+    """How validation documents are chosen.
+    hash: by a hash of the text, so that all copies of a document are on one side.
+    first: the first documents."""
     stream: bool = False
-    """Read the files over the network instead of downloading them: no room is needed but for the
-    shards, which are the same; but no sha256 covers what is read."""
+    """Read the files over the network without saving them.
+    The shards are the same, but no sha256 checks what is read."""
     val_fraction: tyro.conf.Suppress[float] = 0.1
 
     def __post_init__(self) -> None:
@@ -51,12 +53,12 @@ class FineWebOptions(HubOptions):
         if self.stream and (self.source is not None or self.keep_source):
             raise ValueError(
                 f"stream with source={self.source} and keep_source={self.keep_source}; "
-                "files that are here or to be kept are read without --stream"
+                "local files, or files to keep, are read without --stream"
             )
 
 
 def list_config(hub: Hub, config: str, revision: str) -> Listing:
-    """The parquet files of a configuration. Raises: ValueError naming those there are."""
+    """The parquet files of a configuration. Raises: ValueError naming the known configurations."""
     folder = SAMPLES.get(config) or ("data" if config == "default" else f"data/{config}")
     listing = hub.list_files(folder, lambda name: name.endswith(".parquet"), revision)
     if not listing.files:
@@ -66,24 +68,24 @@ def list_config(hub: Hub, config: str, revision: str) -> Listing:
     return listing
 
 
-def run(options: FineWebOptions, downloader: Downloader | None = None) -> None:
-    """Prepare the named files, or those of the Hub."""
+def prepare_fineweb(options: FineWebOptions, downloader: Downloader | None = None) -> None:
+    """Prepare the local files that the options name, or else those of the Hub."""
     if options.source is not None:
-        make(file_source([options.source]), options.out, options)
+        run_preparation(file_source([options.source]), options.out, options)
         return
-    wanted = HubDataset(
+    dataset = HubDataset(
         REPOSITORY,
         f"{REPOSITORY}/{options.config}",
         lambda hub, revision: list_config(hub, options.config, revision),
         stream=options.stream,
     )
-    make_from_hub(wanted, options.out, options, downloader)
+    make_from_hub(dataset, options.out, options, downloader)
 
 
 def main() -> None:
     """Read the options and prepare."""
     options = tyro.cli(FineWebOptions, description=__doc__)
-    run_script(lambda: run(options))
+    run_script(lambda: prepare_fineweb(options))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Look up what a run read: a step's documents, a document's steps, or what a range covered.
+"""Look up which documents a training step read, or which steps read a document.
 
     python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --step 1234
     python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --document 42
     python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --source 003_00000.parquet:17
     python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --steps 100:200
 
-Data set and run folder in, lines (or, with --json, one JSON value) out. Nothing is stored for it:
-the order is a function that can be inverted.
+The last command counts how often a range of steps read each document. The answer is printed as
+lines, or with --json as one JSON value. Nothing is stored for this: the order of training is a
+function that can be inverted.
 """
 
 import json
@@ -18,34 +19,34 @@ from typing import Any
 import tyro
 
 from data_prep.audit.run_record import RunRecord, parse_range, read_run
-from data_prep.audit.tracing import Tracer, as_plain
+from data_prep.audit.tracing import Tracer, as_json
 from data_prep.dataset.shards import open_data_set
 from data_prep.preparation.console import run_script
 
-log = logging.getLogger("data_prep")  # also where this file runs as a script
+log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
 TIMES = {0: "never", 1: "once", 2: "twice"}
 
 
 @dataclass(frozen=True)
 class LookupOptions:
-    """Look up what a run read; give one of step, document, source and steps."""
+    """Look up what a run read. Give exactly one of --step, --document, --source and --steps."""
 
     data: tyro.conf.Positional[Path]
     """Data set folder."""
     run: Path
     """Run folder."""
     step: int | None = None
-    """The documents that this step read."""
+    """Print the documents that this step read."""
     document: int | None = None
-    """The steps and epochs that read this training document, counted in file order from 0."""
+    """Print the epochs and steps that read this training document (its number in file order)."""
     source: str | None = None
-    """The same for the document that came from FILE:ROW of the source, rows counted from 0."""
+    """The same for the document of FILE:ROW in the source; rows are counted from 0."""
     steps: str | None = None
-    """How often the steps a:b (b not included) read each document; ":" is the whole run."""
+    """Print how often the steps a:b (b not included) read each document; ":" is the whole run."""
     text: int = 100
-    """Characters of text shown of each document."""
+    """Characters of text to print of each document."""
     json: bool = False
-    """One JSON value instead of lines."""
+    """Print one JSON value instead of lines."""
 
     def __post_init__(self) -> None:
         given = [n for n in ("step", "document", "source", "steps") if getattr(self, n) is not None]
@@ -56,7 +57,7 @@ class LookupOptions:
 
 
 def look_up(options: LookupOptions) -> tuple[Any, list[str]]:
-    """The answer as a JSON value and as lines for a person."""
+    """The answer as a JSON value and as lines of text."""
     data, run = open_data_set(options.data), read_run(options.run)
     run.check_data(data)
     tracer = Tracer(data)
@@ -73,23 +74,23 @@ def look_up(options: LookupOptions) -> tuple[Any, list[str]]:
 
 def _step(tracer: Tracer, run: RunRecord, number: int, characters: int) -> tuple[Any, list[str]]:
     step = run.step(number)
-    shares = tracer.documents_of(run, step, characters)
+    parts = tracer.documents_of(run, step, characters)
     value = {
         "step": number,
         "first_window": step.first_window,
         "windows": step.windows,
-        "tokens": sum(share.tokens for share in shares),
-        "documents": as_plain(shares),
+        "tokens": sum(part.tokens for part in parts),
+        "documents": as_json(parts),
     }
     lines = [
         f"step {number}: windows {step.first_window} to {step.stop_window - 1}, "
-        f"{value['tokens']:,} tokens of {len(shares)} documents"
+        f"{value['tokens']:,} tokens of {len(parts)} documents"
     ]
-    for share in shares:
-        part = f"tokens {share.first_token} to {share.first_token + share.tokens - 1}"
+    for part in parts:
+        span = f"tokens {part.first_token} to {part.first_token + part.tokens - 1}"
         lines.append(
-            f"document {share.document} (epoch {share.epoch}, {share.source}:{share.row}), "
-            f"{part} of {share.document_tokens}: {share.text!r}"
+            f"document {part.document} (epoch {part.epoch}, {part.source}:{part.row}), "
+            f"{span} of {part.document_tokens}: {part.text!r}"
         )
     return value, lines
 
@@ -107,7 +108,7 @@ def _document(
         "row": row,
         "document_tokens": len(ids),
         "text": text,
-        "seen": as_plain(occurrences),
+        "seen": as_json(occurrences),
     }
     lines = [f"document {document} ({name}:{row}), {len(ids)} tokens: {text!r}"]
     for seen in occurrences:
@@ -121,7 +122,7 @@ def _document(
 
 
 def _coverage(tracer: Tracer, run: RunRecord, steps: str) -> tuple[Any, list[str]]:
-    found = tracer.coverage(run, run.chosen(steps))
+    found = tracer.coverage(run, run.steps_in(steps))
     often = ", ".join(
         f"{count:,} {TIMES.get(times, f'{times} times')}"
         for times, count in found["documents_by_times_seen"].items()
@@ -132,8 +133,8 @@ def _coverage(tracer: Tracer, run: RunRecord, steps: str) -> tuple[Any, list[str
         f"documents seen: {found['documents_seen']:,} of {found['documents']:,} ({often}); "
         f"in one epoch at most {found['most_times_in_one_epoch']} times",
         *(
-            f"epoch {epoch}: {part['documents']:,} documents, {part['tokens']:,} tokens"
-            for epoch, part in found["epochs"].items()
+            f"epoch {epoch}: {total['documents']:,} documents, {total['tokens']:,} tokens"
+            for epoch, total in found["epochs"].items()
         ),
     ]
     if found["steps_without_update"]:
@@ -142,7 +143,7 @@ def _coverage(tracer: Tracer, run: RunRecord, steps: str) -> tuple[Any, list[str
 
 
 def main() -> None:
-    """Read the options, look up, tell."""
+    """Read the options, look up and print the answer."""
 
     def work() -> None:
         options = tyro.cli(LookupOptions, description=__doc__)

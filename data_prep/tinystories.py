@@ -1,11 +1,12 @@
-"""Make a data set from TinyStories, downloaded from the Hugging Face Hub or already at hand.
+"""Make a data set from TinyStories, from the Hugging Face Hub or from local files.
 
     python data_prep/tinystories.py
     python data_prep/tinystories.py --version v2 --out data/tinystories_v2
     python data_prep/tinystories.py --train-files train.txt --val-files valid.txt
 
-The data set's own validation stories are validation; stories of whitespace alone are skipped.
-Out: a data set folder for `train/main.py --data`. An interrupted run goes on where it stopped.
+TinyStories defines its own validation stories, and they are used by default. Stories of whitespace
+only are skipped. Output: a data set folder for `train/main.py --data`. If it is interrupted, the
+same command continues where it stopped.
 """
 
 from dataclasses import dataclass, replace
@@ -20,12 +21,12 @@ from data_prep.hub.listing import Hub, Listing
 from data_prep.preparation.console import run_script
 from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
-from data_prep.preparation.prepare import make
+from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import FileSource, file_source
 
 REPOSITORY = "roneneldan/TinyStories"
 REVISION = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
-# v1 is by GPT-3.5 and GPT-4 (2.1 million stories), v2 by GPT-4 alone (2.7 million).
+# v1 was written by GPT-3.5 and GPT-4 (2.1 million stories), v2 by GPT-4 only (2.7 million).
 FOLDERS = {"v1": "data", "v2": ""}
 SUFFIXES = {"v1": ".parquet", "v2": ".txt"}
 PREFIXES = {"v1": "data/", "v2": "TinyStoriesV2-GPT4-"}
@@ -34,21 +35,23 @@ VALIDATION = {"v1": "data/validation-*", "v2": "TinyStoriesV2-GPT4-valid.txt"}
 
 @dataclass(frozen=True)
 class TinyStoriesOptions(HubOptions):
-    """Tokenize TinyStories into a data set of verified shards."""
+    """Tokenize TinyStories into a data set with checksums."""
 
     version: Literal["v1", "v2"] = "v1"
-    """v1 is the data set's parquet files, v2 its TinyStoriesV2-GPT4 text files."""
+    """v1: the parquet files of the data set. v2: its TinyStoriesV2-GPT4 text files."""
     train_files: tuple[str, ...] = ()
-    """Files, folders or globs of the stories to train on; by default they come from the Hub."""
+    """Local training stories: files, folders or globs. Default: download them."""
     val_files: tuple[str, ...] = ()
-    """With --train-files: those that are validation."""
+    """With --train-files: local validation stories."""
     out: Path = Path("data/tinystories")
-    """The data set's folder; must not exist yet. Downloads come to OUT.source beside it."""
+    """Folder of the data set; must not exist yet. Downloads go to OUT.source beside it."""
     revision: str = REVISION
     """Commit, tag or branch of the data set on the Hub."""
     split: Literal["given", "hash", "first"] = "given"
-    """Validation is what the data set gives as such, is chosen by a hash of the text from all
-    stories (no copy of a story is on both sides), or is the first stories."""
+    """How validation stories are chosen.
+    given: as TinyStories defines them.
+    hash: from all stories, by a hash of the text, so that all copies of a story are on one side.
+    first: the first stories."""
     val_fraction: tyro.conf.Suppress[float] = 0.1
 
     def __post_init__(self) -> None:
@@ -82,32 +85,33 @@ def list_version(hub: Hub, version: str, revision: str) -> Listing:
 
 
 def local_source(train: tuple[str, ...], val: tuple[str, ...]) -> FileSource:
-    """The named files, of which those of `val` are validation."""
+    """A source of local files; those of `val` are validation."""
     source, validation = file_source([*train, *val]), file_source(val)
     paths = (validation.root / file.name for file in validation.files)
     names = tuple(escape(path.relative_to(source.root).as_posix()) for path in paths)
     return replace(source, skip_blank=True, validation=names)
 
 
-def run(options: TinyStoriesOptions, downloader: Downloader | None = None) -> None:
-    """Prepare the named files, or those of the Hub."""
+def prepare_tinystories(options: TinyStoriesOptions, downloader: Downloader | None = None) -> None:
+    """Prepare the local files that the options name, or else those of the Hub."""
     if options.train_files:
-        make(local_source(options.train_files, options.val_files), options.out, options)
+        source = local_source(options.train_files, options.val_files)
+        run_preparation(source, options.out, options)
         return
-    wanted = HubDataset(
+    dataset = HubDataset(
         REPOSITORY,
         f"{REPOSITORY}/{options.version}",
         lambda hub, revision: list_version(hub, options.version, revision),
         skip_blank=True,
         validation=(VALIDATION[options.version],),
     )
-    make_from_hub(wanted, options.out, options, downloader)
+    make_from_hub(dataset, options.out, options, downloader)
 
 
 def main() -> None:
     """Read the options and prepare."""
     options = tyro.cli(TinyStoriesOptions, description=__doc__)
-    run_script(lambda: run(options))
+    run_script(lambda: prepare_tinystories(options))
 
 
 if __name__ == "__main__":

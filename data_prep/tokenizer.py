@@ -1,6 +1,6 @@
-"""GPT-2's byte-pair tokenizer, or any other from its own folder.
+"""The tokenizer: text to token ids and back, with GPT-2's ranks or those of a tokenizer folder.
 
-Text in, token ids out and back. Nothing is ever fetched: GPT-2's ranks are a file of storage/.
+Nothing is downloaded: the ranks of GPT-2 are a file in storage/.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from storage.byte_pairs import (
 
 
 class Tokenizer:
-    """Byte-pair encoding with one special token, end-of-text, which has the last id."""
+    """A byte-pair encoding with one special token, end-of-text, which has the last id."""
 
     def __init__(self, name: str, pattern: str, ranks: bytes) -> None:
-        """`ranks` is the content of a tiktoken file: lines of base64 of the bytes, space, rank."""
+        """`ranks` is the content of a .tiktoken file: lines of base64 of a token, space, rank."""
         pairs = BytePairs(name, pattern, ranks)
         self.name = name
         self.pattern = pattern
@@ -43,11 +43,11 @@ class Tokenizer:
         return Tokenizer, (self.name, self.pattern, self.ranks)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; a literal `<|endoftext|>` in it is ordinary text."""
+        """The ids of `text`; a literal `<|endoftext|>` in it is ordinary text."""
         return self._encoding.encode_ordinary(text)
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
-        """The same ids as `encode`, as uint16."""
+        """The ids that `encode` gives, as uint16."""
         try:
             ids = self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:
@@ -56,15 +56,15 @@ class Tokenizer:
         return ids.astype(np.uint16)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self._encoding.decode(list(ids), errors="replace")
 
     def to_bytes(self, ids: Sequence[int]) -> bytes:
-        """Bytes of `ids`, which may end inside a character."""
+        """The bytes of `ids`; they may end inside a character."""
         return self._encoding.decode_bytes(list(ids))
 
     def token_bytes(self) -> np.ndarray:
-        """Raw bytes that each id stands for, int32 of shape (n_vocab,); 0 for end-of-text."""
+        """How many bytes each id decodes to, 0 for end-of-text. Shapes: (n_vocab,), int32."""
         return self._token_bytes.copy()
 
     @cached_property
@@ -77,12 +77,12 @@ class Tokenizer:
 
 
 def without_surrogates(text: str) -> str:
-    """`text` with lone surrogates, which UTF-8 cannot hold, replaced by U+FFFD."""
+    """`text` with lone surrogates replaced by U+FFFD, since UTF-8 cannot encode them."""
     return utf8(text).decode()
 
 
 def utf8(text: str) -> bytes:
-    """`text` in UTF-8, with lone surrogates, which it cannot hold, replaced by U+FFFD."""
+    """`text` in UTF-8, with lone surrogates replaced by U+FFFD, since UTF-8 cannot encode them."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -105,6 +105,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return _tokenizer(pairs.name, pairs.pattern, pairs.ranks)
 
 
-@lru_cache(maxsize=4)  # what was read is checked each time, but made ready once
+@lru_cache(maxsize=4)  # files are read and checked each time, but the encoding is built once
 def _tokenizer(name: str, pattern: str, ranks: bytes) -> Tokenizer:
     return Tokenizer(name, pattern, ranks)

@@ -1,13 +1,13 @@
-"""Train a byte-level BPE tokenizer with GPT-2's way of cutting text into words.
+"""Train a byte-level BPE tokenizer that splits text into words as GPT-2's does.
 
     python data_prep/train_tokenizer.py --data stories.txt --vocab-size 10000 --out tokenizers/own
 
-In: the files that data_prep/text.py reads. Out: a folder for `--tokenizer` of the scripts beside
-this one. The same text gives the same tokenizer. The ids are 256 bytes, the merges in their order,
-and end-of-text as the last one.
+Input: the files that data_prep/text.py reads. Output: a folder for `--tokenizer` of the data
+scripts. The same text gives the same tokenizer. Its ids are the 256 bytes, then the merges in
+order, then end-of-text.
 
-The merges are found by gigatoken (`pip install -e '.[fast]'`): they are those of Hugging Face's
-`tokenizers`, id by id, in a tenth of its time (bench/LOG.md); rustbpe lies between the two.
+Training uses gigatoken (`pip install -e '.[fast]'`). It gives the same ids as Hugging Face's
+`tokenizers` in a tenth of the time (bench/LOG.md).
 """
 
 import logging
@@ -36,10 +36,10 @@ except ImportError:
 
 log = logging.getLogger("data_prep.train_tokenizer")
 
-SMALLEST_VOCABULARY = 257  # all bytes and end-of-text: no merge at all
+MIN_VOCABULARY = 257  # all bytes and end-of-text, without any merge
 UNIT_BYTES = 1 << 28
-NO_TEXT = b"\xff"  # a byte that UTF-8 never has, to stand between documents
-SAMPLE_BYTES = 8_000_000  # text that is encoded with the new tokenizer, to tell of it
+NO_TEXT = b"\xff"  # separates documents: a byte that never occurs in UTF-8
+SAMPLE_BYTES = 8_000_000  # text that is encoded with the new tokenizer, for the summary
 
 
 @dataclass(frozen=True)
@@ -49,29 +49,29 @@ class TokenizerOptions:
     data: tuple[str, ...]
     """Files, folders or globs: .txt, .jsonl (each also .gz, .zst) and .parquet."""
     vocab_size: int = 10_000
-    """Ids of the tokenizer, bytes and end-of-text included; at most 65,536."""
+    """Number of ids, including the 256 bytes and end-of-text; at most 65,536."""
     out: Path = Path("tokenizers/own")
-    """The tokenizer's folder; must not exist yet."""
+    """Folder of the tokenizer; must not exist yet."""
     max_bytes: int | None = None
-    """Train on the first so many bytes of text; by default on all of it."""
+    """Train on the first N bytes of text. Default: on all of it."""
     separator: str = "<|endoftext|>"
-    """Stands between the documents of a .txt file."""
+    """Text between the documents of a .txt file."""
     text_key: str = "text"
-    """Key (.jsonl) or column (.parquet) of the text."""
+    """Key (.jsonl) or column (.parquet) that holds the text."""
 
     def __post_init__(self) -> None:
         check_vocabulary(f"vocab_size={self.vocab_size}", self.vocab_size)
-        if self.vocab_size < SMALLEST_VOCABULARY:
+        if self.vocab_size < MIN_VOCABULARY:
             raise ValueError(
                 f"vocab_size={self.vocab_size} is less than the 256 bytes and end-of-text; "
-                f"use {SMALLEST_VOCABULARY} or more"
+                f"use {MIN_VOCABULARY} or more"
             )
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes={self.max_bytes} must be at least 1")
 
 
 def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
-    """Train, write and describe the tokenizer.
+    """Train and save the tokenizer, and log a summary.
 
     Raises: ValueError if `out` exists, the text is too short for the vocabulary, or gigatoken is
     not installed.
@@ -81,17 +81,17 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
     start = time.monotonic()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     source = file_source(options.data, options.text_key, options.separator)
-    with tempfile.TemporaryDirectory(prefix=".text-", dir=options.out.parent) as folder:
-        path = Path(folder) / "text"
+    with tempfile.TemporaryDirectory(prefix=".text-", dir=options.out.parent) as temporary:
+        path = Path(temporary) / "text"
         text_bytes = _write_texts(path, _texts(source), options.max_bytes)
         read = time.monotonic()
         tokens = learn(path, options.vocab_size)
         trained = time.monotonic()
         tokenizer = Tokenizer(options.out.name, GPT2_PATTERN, ranks_file(tokens))
         with path.open("rb") as file:
-            _describe(tokenizer, tokens, file.read(SAMPLE_BYTES))
-    with new_folder(options.out) as aside:
-        tokenizer.save(aside)
+            _log_summary(tokenizer, tokens, file.read(SAMPLE_BYTES))
+    with new_folder(options.out) as folder:
+        tokenizer.save(folder)
     log.info(
         "%.1f MB of text: read in %.1f s, trained in %.1f s; peak memory, mapped text included, "
         "%d MB; %s",
@@ -111,12 +111,12 @@ def _texts(source: FileSource) -> Iterator[bytes]:
 
 
 def _write_texts(path: Path, texts: Iterable[bytes], max_bytes: int | None) -> int:
-    """All texts in one file, which the trainer maps."""
+    """Write all texts to one file, which gigatoken maps into memory; returns their bytes."""
     written = 0
     with path.open("wb") as file:
         for text in texts:
             if max_bytes is not None and written + len(text) > max_bytes:
-                # Half a character at the cut is dropped.
+                # `ignore` drops an incomplete character at the cut.
                 cut = text[: max_bytes - written].decode(errors="ignore").encode()
                 return written + file.write(cut)
             written += file.write(text)
@@ -125,12 +125,12 @@ def _write_texts(path: Path, texts: Iterable[bytes], max_bytes: int | None) -> i
 
 
 def learn(path: Path, vocab_size: int) -> list[bytes]:
-    """The tokens of the most frequent merges in the texts of a file, by id, end-of-text left out.
+    """Learn a vocabulary from the texts of a file: its tokens by id, without end-of-text.
 
-    Raises: ValueError.
+    Raises: ValueError if gigatoken is missing, or the text gives fewer than `vocab_size` ids.
     """
     if gigatoken is None:
-        raise ValueError("training a tokenizer takes gigatoken; `pip install -e '.[fast]'`")
+        raise ValueError("training a tokenizer needs gigatoken; `pip install -e '.[fast]'`")
     with _silenced():
         text = gigatoken.TextFileSource([path], separator=NO_TEXT)
         vocabulary, _ = gigatoken.train_bpe(text, vocab_size - 1, [])
@@ -145,22 +145,23 @@ def learn(path: Path, vocab_size: int) -> list[bytes]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep what a library written in another language prints from the console."""
+    """Discard what a native library prints."""
+    # It writes to file descriptors 1 and 2 itself, so replacing sys.stdout would not do.
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = [(number, os.dup(number)) for number in (1, 2)]
+    saved = [(number, os.dup(number)) for number in (1, 2)]
     try:
-        with open(os.devnull, "w") as nowhere:
-            for number, _ in kept:
-                os.dup2(nowhere.fileno(), number)
+        with open(os.devnull, "w") as null:
+            for number, _ in saved:
+                os.dup2(null.fileno(), number)
         yield
     finally:
-        for number, copy in kept:
+        for number, copy in saved:
             os.dup2(copy, number)
             os.close(copy)
 
 
-def _describe(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None:
+def _log_summary(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None:
     longest = max(tokens, key=len)
     log.info(
         "%s: %d ids; the longest is %r, %d bytes",
@@ -175,7 +176,7 @@ def _describe(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None:
     ids = sum(len(tokenizer.encode_to_numpy(text)) for text in texts)
     seconds = max(time.monotonic() - start, 1e-9)
     log.info(
-        "%.2f bytes a token over the first %.1f MB; tiktoken encodes %.1f MB/s with it on one core",
+        "%.2f bytes per token over the first %.1f MB; tiktoken encodes %.1f MB/s on one core",
         text_bytes / max(1, ids),
         text_bytes / 1e6,
         text_bytes / 1e6 / seconds,
@@ -184,7 +185,7 @@ def _describe(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None:
 
 def _peak_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB on Linux
 
 
 def main() -> None:

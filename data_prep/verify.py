@@ -1,12 +1,14 @@
-"""Check a data set byte for byte, or prove what a run was fed.
+"""Check a data set byte for byte, or prove which data a run was trained on.
 
     python data_prep/verify.py data/fineweb_edu
     python data_prep/verify.py data/fineweb_edu --run runs/gpt2 [--steps 100:200]
 
-The first compares every file with the manifest. The second recomputes the digest of each step from
-the shards and compares it with the run's metrics.jsonl: over crashes, resumes and other numbers of
-GPUs. Exit code 0: everything agrees; 1: the run was fed something else, or its record has a gap;
-2: a file is damaged (it is named), or the command does not make sense.
+The first command compares every file with the manifest. The second recomputes the digest of each
+step from the shards and compares it with the run's metrics.jsonl. This covers crashes, resumes and
+changes of the number of GPUs.
+
+Exit code 0: everything agrees. 1: the run was trained on other data, or its record has a gap.
+2: a file is damaged (it is named), or the options do not fit together.
 """
 
 import logging
@@ -34,25 +36,25 @@ from data_prep.order.training_stream import TrainingStream, read_windows, window
 from data_prep.preparation.console import run_script
 from storage.digest import file_sha256
 
-log = logging.getLogger("data_prep")  # also where this file runs as a script
+log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
 NOT_PROVEN = 1
 DIFFERENCES_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Check a data set byte for byte, or prove what a run was fed."""
+    """Check a data set byte for byte, or prove which data a run was trained on."""
 
     data: tyro.conf.Positional[Path]
     """Data set folder."""
     run: Path | None = None
-    """Run folder: recompute what each of its steps was fed, instead of checking the files."""
+    """Run folder. Recompute the digest of each of its steps, instead of checking the files."""
     steps: str | None = None
-    """With --run: only the steps a:b, from a up to, not including, b; either may be left out."""
+    """With --run: check only the steps a:b, b not included; either may be left out."""
     tokens: int = 0
-    """Decode so many documents and show text, source file and row."""
+    """Decode N documents and print their text, source file and row."""
     threads: int = min(8, os.cpu_count() or 1)
-    """Files, or steps, in work at once."""
+    """Files, or steps, that are checked at the same time."""
 
     def __post_init__(self) -> None:
         parse_range(self.steps)
@@ -80,10 +82,10 @@ def verify_files(data: DataSet, threads: int) -> None:
         ThreadPoolExecutor(threads) as pool,
     ):
         digests = pool.map(file_sha256, [path for path, _ in files])
-        for (path, wanted), size, found in zip(files, sizes, digests, strict=True):
+        for (path, expected), size, found in zip(files, sizes, digests, strict=True):
             bar.update(size)
-            if found != wanted:
-                differing.append(f"{path} has sha256 {found}, the manifest says {wanted}")
+            if found != expected:
+                differing.append(f"{path} has sha256 {found}, the manifest says {expected}")
     if differing:
         raise ValueError(
             f"{len(differing)} of {len(files)} files differ; copy them again or prepare the data "
@@ -93,7 +95,7 @@ def verify_files(data: DataSet, threads: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda shard: check_content(data, shard), shards))
     log.info(
-        "%s: all %d files are as the manifest says: %s bytes in %.1f s, %.0f MB/s",
+        "%s: all %d files match the manifest: %s bytes in %.1f s, %.0f MB/s",
         data.folder,
         len(files),
         f"{sum(sizes):,}",
@@ -103,52 +105,52 @@ def verify_files(data: DataSet, threads: int) -> None:
 
 
 def show_sample(data: DataSet, count: int) -> None:
-    """Decode `count` documents, evenly spread, and say where each came from."""
+    """Decode and print `count` evenly spaced documents, each with its source file and row."""
     train = data.split("train")
     tracer = Tracer(data)
-    count, alike = min(count, train.documents), 0
-    for turn in range(count):
-        document = turn * train.documents // count
+    count, same = min(count, train.documents), 0
+    for index in range(count):
+        document = index * train.documents // count
         ids = train.read_document(document)[1:].tolist()
         text = tracer.tokenizer.decode(ids)
-        alike += tracer.tokenizer.encode(text) == ids
+        same += tracer.tokenizer.encode(text) == ids
         source, row = tracer.source(document)
         log.info("document %d, %s row %d, %d tokens\n%s\n", document, source, row, len(ids), text)
-    log.info("%d of %d documents give the same tokens when their text is encoded", alike, count)
+    log.info("%d of %d documents give the same tokens when their text is encoded", same, count)
 
 
-def difference(
+def digest_error(
     stream: TrainingStream, run: RunRecord, step: StepRecord, sizes: Sequence[int] = ()
 ) -> str | None:
-    """What is wrong with a step's line, if anything: its digest is recomputed from the shards.
+    """What is wrong with the metric line of a step; None if its digest follows from the shards.
 
-    `sizes` are the numbers of windows that it may have, by default what held at that step.
+    `sizes` are the numbers of windows that it may have; default: the one in force at that step.
     """
-    wanted = run.at(step.step).windows
-    if step.windows not in (sizes or (wanted,)):
-        return f"step {step.step}: {step.windows} windows, the configuration says {wanted}"
+    expected = run.settings_at(step.step).windows
+    if step.windows not in (sizes or (expected,)):
+        return f"step {step.step}: {step.windows} windows, the configuration says {expected}"
     windows = read_windows(stream, step.first_window, step.windows, run.context_length)
     digest = f"{windows_digest(step.first_window, windows):016x}"
     if digest != step.digest:
-        return f"step {step.step}: the line says {step.digest}, the shards give {digest}"
+        return f"step {step.step}: metrics.jsonl has {step.digest}, the shards give {digest}"
     return None
 
 
-def differences(
+def digest_errors(
     data: DataSet,
     run: RunRecord,
     steps: Sequence[StepRecord],
     threads: int,
     sizes: Sequence[int] = (),
 ) -> list[str]:
-    """A sentence for each step whose line is not what the shards give."""
+    """A sentence for each step whose metric line does not follow from the shards."""
     stream = TrainingStream(data.split("train"), run.seed)
     found = []
     with (
         tqdm(total=len(steps), unit="step", desc="steps") as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
-        for sentence in pool.map(lambda step: difference(stream, run, step, sizes), steps):
+        for sentence in pool.map(lambda step: digest_error(stream, run, step, sizes), steps):
             bar.update()
             if sentence is not None:
                 found.append(sentence)
@@ -156,18 +158,22 @@ def differences(
 
 
 def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) -> bool:
-    """Whether the run was fed what the shards, its seed and its window length say; tells all."""
+    """Whether the run read the windows that follow from its data set, seed and settings.
+
+    Logs the result and the first problems.
+    """
     run.check_data(data)
-    chosen = run.chosen(steps)
+    chosen = run.steps_in(steps)
     first, stop = parse_range(steps)
-    again = [s for s in run.discarded if first <= s.step and (stop is None or s.step < stop)]
+    discarded = [s for s in run.discarded if first <= s.step and (stop is None or s.step < stop)]
     start = time.perf_counter()
-    differing = differences(data, run, chosen, threads)
-    sizes = [run.windows, *(held.windows for _, held in run.before)]  # which held then is not kept
-    redone = differences(data, run, again, threads, sizes) if again else []
+    differing = digest_errors(data, run, chosen, threads)
+    # Nothing records which settings were in force when a discarded step was done: accept any.
+    sizes = [run.windows, *(settings.windows for _, settings in run.earlier)]
+    discarded_errors = digest_errors(data, run, discarded, threads, sizes) if discarded else []
     seconds = time.perf_counter() - start
-    broken = gaps_and_overlaps(run, chosen, first)
-    tokens = run.context_length * sum(step.windows for step in (*chosen, *again))
+    breaks = gaps_and_overlaps(run, chosen, first)
+    tokens = run.context_length * sum(step.windows for step in (*chosen, *discarded))
     log.info(
         "%s: data set %s, seed %d, windows of %d tokens",
         run.folder,
@@ -185,16 +191,16 @@ def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) ->
         seconds,
         f"{tokens / seconds:,.0f}",
     )
-    if again:
-        agree = len(again) - len(redone)
-        log.info("%d steps were lost by a stop and done again: %d agree", len(again), agree)
+    if discarded:
+        agree = len(discarded) - len(discarded_errors)
+        log.info("%d steps were lost in a stop and done again: %d agree", len(discarded), agree)
     log.info(
         "windows %d to %d: %s",
         chosen[0].first_window,
         chosen[-1].stop_window - 1,
-        f"{len(broken)} breaks" if broken else "no gap, no overlap",
+        f"{len(breaks)} breaks" if breaks else "no gap, no overlap",
     )
-    problems = [*differing, *(f"discarded {line}" for line in redone), *broken]
+    problems = [*differing, *(f"discarded {error}" for error in discarded_errors), *breaks]
     for problem in problems[:DIFFERENCES_SHOWN]:
         log.info("DIFFERS  %s", problem)
     if len(problems) > DIFFERENCES_SHOWN:
@@ -203,7 +209,7 @@ def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) ->
 
 
 def verify(options: VerifyOptions) -> None:
-    """Do what the options ask; leaves with exit code 1 if a run is not proven."""
+    """Do what the options ask for; exit with code 1 if a run's data is not proven."""
     data = open_data_set(options.data)
     if options.run is None:
         verify_files(data, options.threads)

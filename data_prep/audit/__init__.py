@@ -1,2 +1,1 @@
-"""What a run was trained on, proved from its records: windows of each step, documents of each
-window."""
+"""Which data a run was trained on, from its own records: steps to windows, windows to documents."""

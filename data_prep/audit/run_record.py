@@ -1,9 +1,9 @@
-"""What a run folder says it was fed: seed, window length, data set, and each step's windows.
+"""What a run folder records of its training data: seed, windows of each step, data set.
 
-Read as plain JSON from config.json, starts.jsonl and metrics.jsonl, also while the run is writing.
+It is read from config.json, starts.jsonl and metrics.jsonl, also while the run is still writing
+them.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from data_prep.dataset.shards import DataSet
 from data_prep.order.skipped_windows import Skips, after_skips, parse_skips
 from storage.atomic import read_json
+from storage.json_lines import read_every_line
 from storage.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -20,13 +21,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step's line: the windows it took and the digest of their tokens."""
+    """The metric line of one step: the windows it read and the digest of their tokens."""
 
     step: int
     first_window: int
     windows: int
     digest: str
     skipped: bool
+    """Its update was not applied. It has read its windows all the same."""
 
     @property
     def stop_window(self) -> int:
@@ -36,7 +38,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """What decides the windows of a step, besides the step before."""
+    """The settings that decide which windows a step reads, given where the step before ended."""
 
     windows: int
     """Windows of a step."""
@@ -46,7 +48,7 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder tells it."""
+    """A run as recorded in its folder."""
 
     folder: Path
     seed: int
@@ -56,16 +58,16 @@ class RunRecord:
     data_fingerprint: str
     steps: tuple[StepRecord, ...]
     discarded: tuple[StepRecord, ...]
-    """Steps that were done, lost by a stop, and done again."""
+    """Steps whose result was lost in a stop. They were done again later."""
     skips: Skips = ()
-    """Ranges of windows that were to be left out, by the same."""
-    before: tuple[tuple[int, BatchSettings], ...] = ()
-    """What held before changes of the configuration: each up to, not including, a step."""
+    """Ranges of windows that are left out, by the configuration of the last start."""
+    earlier: tuple[tuple[int, BatchSettings], ...] = ()
+    """Settings that were replaced, oldest first, each with the step before which they applied."""
 
-    def at(self, step: int) -> BatchSettings:
-        """What held when a step was done (last, if it was done more than once)."""
+    def settings_at(self, step: int) -> BatchSettings:
+        """The settings in force when a step was done (the last time, if it was done again)."""
         now = BatchSettings(self.windows, self.skips)
-        return next((held for stop, held in self.before if step < stop), now)
+        return next((settings for stop, settings in self.earlier if step < stop), now)
 
     def check_data(self, data: DataSet) -> None:
         """Raises: ValueError if the run was not trained on `data`."""
@@ -75,7 +77,7 @@ class RunRecord:
                 f"{data.folder} is {data.fingerprint[:16]}; name the run's own data set"
             )
 
-    def chosen(self, steps: str | None) -> tuple[StepRecord, ...]:
+    def steps_in(self, steps: str | None) -> tuple[StepRecord, ...]:
         """The steps `a:b`: from a up to, not including, b; either may be left out."""
         first, stop = parse_range(steps)
         found = tuple(s for s in self.steps if first <= s.step and (stop is None or s.step < stop))
@@ -109,7 +111,7 @@ def parse_range(steps: str | None) -> tuple[int, int | None]:
 def read_run(folder: Path) -> RunRecord:
     """The record of the run in `folder`.
 
-    Raises: ValueError if it is no run, or a line is damaged.
+    Raises: ValueError if the folder is no run, or a metric line is damaged.
     """
     run = RunFolder(folder)
     if not run.config.is_file():
@@ -118,65 +120,67 @@ def read_run(folder: Path) -> RunRecord:
     try:
         config = content["config"]
         length = int(config["context_length"])
-        now = _feeding(config, length)
+        now = _batch_settings(config, length)
+        # Damaged lines are an error in metrics.jsonl only. metrics.discarded.jsonl may hold some:
+        # a resume moves damaged metric lines there, and their steps are done again. starts.jsonl
+        # may have lost a start; if that start changed the batch, the steps show it.
         return RunRecord(
             folder=folder,
             seed=int(config["seed"]),
             context_length=length,
             windows=now.windows,
             data_fingerprint=content["data_fingerprint"],
-            steps=tuple(_read_lines(run.metrics, _step)),
-            discarded=tuple(_read_lines(run.discarded_metrics, _step, damaged_too=True)),
+            steps=tuple(_parsed_lines(run.metrics, _step)),
+            discarded=tuple(_parsed_lines(run.discarded_metrics, _step, skip_damaged=True)),
             skips=now.skips,
-            before=_feeding_before(run.starts, config, length),
+            earlier=_earlier_settings(run.starts, config, length),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{run.config} lacks {error}; it is not a run of this program") from error
 
 
-def _feeding(config: dict[str, Any], length: int) -> BatchSettings:
+def _batch_settings(config: dict[str, Any], length: int) -> BatchSettings:
     skips = parse_skips(config.get("skip_windows") or ())
     return BatchSettings(int(config["batch_tokens"]) // length, skips)
 
 
-def _feeding_before(
+def _earlier_settings(
     starts: Path, config: dict[str, Any], length: int
 ) -> tuple[tuple[int, BatchSettings], ...]:
-    """What held up to which step: the changes that the starts noted, undone from the last on.
+    """The settings before each change, found by undoing the recorded changes from the last start.
 
-    A start's steps end where a later one began.
+    The steps of a start end where a later start began: a run that went back has replaced them.
     """
     found: list[tuple[int, BatchSettings]] = []
-    for step, replaced in reversed(list(_read_lines(starts, _start, damaged_too=True))):
+    for step, replaced in reversed(list(_parsed_lines(starts, _start, skip_damaged=True))):
         config = config | replaced
         stop = min(step, found[-1][0]) if found else step
-        found.append((stop, _feeding(config, length)))
+        found.append((stop, _batch_settings(config, length)))
     return tuple(reversed(found))
 
 
 def _start(line: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """The step that a start began at, and the settings that it replaced."""
+    """The step at which a start began, and the settings that it replaced."""
     replaced = {change["key"]: change["before"] for change in line.get("changed", ())}
     return int(line["started_at_step"]), replaced
 
 
-def _read_lines(
-    path: Path, read: Callable[[dict[str, Any]], T | None], damaged_too: bool = False
+def _parsed_lines(
+    path: Path, parse: Callable[[dict[str, Any]], T | None], skip_damaged: bool = False
 ) -> Iterator[T]:
-    """What `read` makes of each line; `damaged_too` passes over those that are damaged.
+    """`parse` of each line, without those for which it returns None.
 
-    Metric lines were put aside because they were; what a lost start changed makes steps differ.
-    Raises: ValueError naming a damaged line.
+    Raises: ValueError naming a damaged line, unless it is the last one or `skip_damaged` is set.
     """
-    if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, text in enumerate(lines, start=1):
+    lines = read_every_line(path)
+    for number, line in enumerate(lines, start=1):
         try:
-            found = read(json.loads(text))
+            if line is None:
+                raise ValueError("not a JSON object")
+            found = parse(line)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # The last line may be torn: a run that writes, or was killed.
-            if number < len(lines) and not damaged_too:
+            # The last line may be incomplete: the run is writing it, or was killed while it did.
+            if number < len(lines) and not skip_damaged:
                 raise ValueError(f"line {number} of {path} is damaged ({error})") from error
         else:
             if found is not None:
@@ -184,7 +188,7 @@ def _read_lines(
 
 
 def _step(line: dict[str, Any]) -> StepRecord | None:
-    if "data/digest" not in line:
+    if "data/digest" not in line:  # the last line of a finished run belongs to no step
         return None
     return StepRecord(
         step=int(line["step"]),
@@ -196,21 +200,22 @@ def _step(line: dict[str, Any]) -> StepRecord | None:
 
 
 def gaps_and_overlaps(run: RunRecord, steps: tuple[StepRecord, ...], first: int = 0) -> list[str]:
-    """Where lines do not follow on from `first`: a gap or an overlap of steps or of windows.
+    """A sentence for each gap or overlap of steps, from step `first` on, and of their windows.
 
-    A jump over windows that were to be left out is none (nor that they were taken before).
+    A jump over windows that the run was told to skip is no gap. Neither is a step that read them:
+    it may have been done before `skip_windows` was set.
     """
     found = []
     if steps and steps[0].step > first:
         found.append(f"steps {first} to {steps[0].step - 1} have no line")
-    begin = after_skips(0, steps[0].windows, run.at(0).skips) if steps else 0
+    begin = after_skips(0, steps[0].windows, run.settings_at(0).skips) if steps else 0
     if steps and steps[0].step == 0 and steps[0].first_window not in (0, begin):
         found.append(f"step 0 begins at window {steps[0].first_window} instead of {begin}")
     for before, after in pairwise(steps):
         if after.step != before.step + 1:
             found.append(f"step {before.step} is followed by step {after.step}")
         kind = "gap" if after.first_window > before.stop_window else "overlap"
-        jump = after_skips(before.stop_window, after.windows, run.at(after.step).skips)
+        jump = after_skips(before.stop_window, after.windows, run.settings_at(after.step).skips)
         if after.first_window not in (before.stop_window, jump):
             found.append(
                 f"{kind}: step {before.step} ends before window {before.stop_window}, step "

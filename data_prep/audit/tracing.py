@@ -1,7 +1,7 @@
-"""From a step to its documents and back: what `lookup.py` and `verify.py` tell of a run.
+"""Which documents a step read, and which steps read a document; used by lookup.py and verify.py.
 
-Tokens are counted where they are read: window w reads the tokens [wT, wT + T) of the stream (and
-predicts one further), so every token belongs to exactly one window.
+A token counts in the window that has it as an input. Window w has the inputs [wT, wT + T) of the
+stream (and one more token as its last target), so every token belongs to exactly one window.
 """
 
 from bisect import bisect_right
@@ -18,8 +18,8 @@ from data_prep.order.training_stream import StreamPieces, TrainingStream
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one step read of one document."""
+class DocumentPart:
+    """The part of one document that one step read. The field names are keys of lookup's JSON."""
 
     document: int
     epoch: int
@@ -30,12 +30,12 @@ class Share:
     tokens: int
     document_tokens: int
     text: str
-    """Beginning of what was read."""
+    """Beginning of the part, decoded."""
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One epoch's reading of one document by a run."""
+    """One reading of a document by a run: once in an epoch. The field names are JSON keys."""
 
     epoch: int
     first_window: int
@@ -47,17 +47,18 @@ class Occurrence:
 
 
 class Tracer:
-    """Names the origin of training documents, and follows them through a run."""
+    """Finds the source of training documents, and the steps of a run that read them."""
 
     def __init__(self, data: DataSet) -> None:
         self.data = data
         self.shards = data.split("train")
         self.tokenizer = data.tokenizer()
         self._places = list(self.shards.source_places())
+        # Number of the first document of each shard.
         self._firsts = [0, *accumulate(len(places) for places in self._places)]
 
     def source(self, document: int) -> tuple[str, int]:
-        """The file and the row in it that a document came from."""
+        """The source file of a document, and its row there."""
         if not 0 <= document < self.shards.documents:
             raise ValueError(
                 f"document {document} is not one of the {self.shards.documents} of training, from 0"
@@ -70,14 +71,14 @@ class Tracer:
         """The training document of `FILE:ROW`. Raises: ValueError if there is none."""
         name, _, row = place.rpartition(":")
         files = [f.name for f in self.data.manifest.source.files]
-        fitting = [i for i, file in enumerate(files) if file == name or file.endswith("/" + name)]
-        if len(fitting) != 1 or not row.isdigit():
+        matches = [i for i, file in enumerate(files) if file == name or file.endswith("/" + name)]
+        if len(matches) != 1 or not row.isdigit():
             raise ValueError(
                 f"--source {place}: FILE:ROW with one of the {len(files)} source files, such as "
                 f"{files[0]}:0"
             )
         for first, places in zip(self._firsts, self._places, strict=False):
-            hits = np.flatnonzero((places[:, 0] == fitting[0]) & (places[:, 1] == int(row)))
+            hits = np.flatnonzero((places[:, 0] == matches[0]) & (places[:, 1] == int(row)))
             if len(hits):
                 return first + int(hits[0])
         raise ValueError(
@@ -85,31 +86,32 @@ class Tracer:
             "beyond the file's end"
         )
 
-    def documents_of(self, run: RunRecord, step: StepRecord, characters: int) -> list[Share]:
-        """Everything that a step read, in the order of the stream."""
+    def documents_of(self, run: RunRecord, step: StepRecord, characters: int) -> list[DocumentPart]:
+        """All that a step read, in the order of the stream; `characters` limits each text."""
         stream, length = TrainingStream(self.shards, run.seed), run.context_length
         return [
-            share
-            for piece in stream.pieces(step.first_window * length, step.windows * length)
-            for share in self._shares(piece, characters)
+            part
+            for pieces in stream.pieces(step.first_window * length, step.windows * length)
+            for part in self._parts(pieces, characters)
         ]
 
-    def _shares(self, piece: StreamPieces, characters: int) -> list[Share]:
+    def _parts(self, piece: StreamPieces, characters: int) -> list[DocumentPart]:
         starts = self.shards.document_starts(piece.documents) + piece.offsets
         columns = (piece.documents, piece.offsets, piece.counts, starts)
-        shares = []
+        parts = []
         for document, offset, count, start in zip(*(c.tolist() for c in columns), strict=True):
-            opened = offset == 0  # end-of-text itself is no text
-            ids = self.shards.read(start + opened, min(count - opened, characters))
+            opening = offset == 0  # 1 if the part begins with end-of-text, which is no text
+            # Decode no more tokens than characters: a token is rarely less than a character.
+            ids = self.shards.read(start + opening, min(count - opening, characters))
             text = self.tokenizer.decode(ids.tolist())[:characters]
             size = int(self.shards.lengths[document])
             place = self.source(document)
-            shares.append(Share(document, piece.epoch, *place, offset, count, size, text))
-        return shares
+            parts.append(DocumentPart(document, piece.epoch, *place, offset, count, size, text))
+        return parts
 
     def occurrences(self, run: RunRecord, document: int) -> list[Occurrence]:
-        """When a run read a document: once an epoch."""
-        self.source(document)
+        """When a run read a document: one entry for each epoch that reached it."""
+        self.source(document)  # raises if there is no such document
         stream, length = TrainingStream(self.shards, run.seed), run.context_length
         if not run.steps:
             return []
@@ -134,20 +136,21 @@ class Tracer:
         return -(-int(stops.max()) // self.shards.tokens)
 
     def coverage(self, run: RunRecord, steps: Sequence[StepRecord]) -> dict[str, Any]:
-        """How often a range of steps read each document, and whether it left any token out."""
+        """How often a range of steps read each document, and how many tokens it left out."""
         stream, length = TrainingStream(self.shards, run.seed), run.context_length
         times = np.zeros(self.shards.documents, np.int64)
         in_epoch = np.zeros(self.shards.documents, np.int64)
         epochs: dict[int, dict[str, int]] = {}
         tokens = most = 0
         last = (-1, -1)
-        for first, stop in _runs_of_windows(steps):
+        for first, stop in _consecutive_windows(steps):
             for piece in stream.pieces(first * length, (stop - first) * length):
                 if piece.epoch not in epochs:
                     most, in_epoch[:] = max(most, int(in_epoch.max())), 0
-                # A document around windows that were left out is still read once.
-                goes_on = last == (piece.epoch, int(piece.documents[0]))
-                begun = piece.documents[1:] if goes_on else piece.documents
+                # A document that continues in the next piece, or behind skipped windows inside it,
+                # counts as read once.
+                continued = last == (piece.epoch, int(piece.documents[0]))
+                begun = piece.documents[1:] if continued else piece.documents
                 last = (piece.epoch, int(piece.documents[-1]))
                 epoch = epochs.setdefault(piece.epoch, {"documents": 0, "tokens": 0})
                 epoch["documents"] += len(begun)
@@ -172,17 +175,17 @@ class Tracer:
         }
 
 
-def _runs_of_windows(steps: Sequence[StepRecord]) -> list[tuple[int, int]]:
-    """The windows of the steps as runs without a break, first and stop."""
-    runs: list[tuple[int, int]] = []
+def _consecutive_windows(steps: Sequence[StepRecord]) -> list[tuple[int, int]]:
+    """The windows of the steps as ranges without a gap, each as first and stop."""
+    ranges: list[tuple[int, int]] = []
     for step in steps:
-        if runs and runs[-1][1] == step.first_window:
-            runs[-1] = (runs[-1][0], step.stop_window)
+        if ranges and ranges[-1][1] == step.first_window:
+            ranges[-1] = (ranges[-1][0], step.stop_window)
         else:
-            runs.append((step.first_window, step.stop_window))
-    return runs
+            ranges.append((step.first_window, step.stop_window))
+    return ranges
 
 
-def as_plain(values: Sequence[Share] | Sequence[Occurrence]) -> list[dict[str, Any]]:
-    """The same for JSON."""
+def as_json(values: Sequence[DocumentPart] | Sequence[Occurrence]) -> list[dict[str, Any]]:
+    """The values as plain dictionaries."""
     return [asdict(value) for value in values]

@@ -1,1 +1,1 @@
-"""A data set on disk: its manifest, its shards, its copy on a local disk."""
+"""A data set on disk: its manifest, its shards, and its copy on a local disk."""

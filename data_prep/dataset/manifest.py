@@ -1,6 +1,7 @@
-"""What a data set says about itself: manifest.json, written last, with one fingerprint over all.
+"""The manifest of a data set: its content and origin, with one fingerprint.
 
-The dataclasses here are the file's exact content, in its order.
+manifest.json is written last: a folder without it is no data set. The dataclasses here are the
+exact content of the file, in its order. Only this module writes and reads it.
 """
 
 import math
@@ -14,8 +15,9 @@ import numpy as np
 from storage.atomic import read_json, write_json
 from storage.digest import fingerprint
 
-# 1: whole documents, each opened by end-of-text; uint16 tokens, uint32 lengths, uint32 (file, row);
-# validation documents chosen by the hash in split.py. 2: duplicates are counted.
+# Format 1: whole documents, each opened by end-of-text; uint16 tokens, uint32 lengths, uint32 pairs
+# (file, row); validation documents chosen by the hash in preparation/split.py.
+# Format 2: duplicates are counted.
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
@@ -43,7 +45,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """Where the documents came from; `files` is what the source index counts in."""
+    """Where the documents came from; `name`.source.npy of a shard counts in `files`."""
 
     id: str
     revision: str
@@ -64,7 +66,7 @@ class ShardEntry:
     source_sha256: str
 
     def files(self) -> dict[str, str]:
-        """File name to sha256."""
+        """The names of the three files, each with its sha256."""
         return {
             f"{self.name}.npy": self.tokens_sha256,
             f"{self.name}.lengths.npy": self.lengths_sha256,
@@ -85,7 +87,7 @@ class SplitEntry:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Documents, of those not empty, that are copies of an earlier one in the source.
+    """How many documents are copies of an earlier one in the source; empty documents do not count.
 
     `normalised` counts copies that differ at most in case, whitespace and punctuation.
     """
@@ -96,10 +98,10 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole manifest.
+    """The content of manifest.json.
 
-    `settings` are the options of the preparation that decide its bytes, and `split_rule` what
-    they came to for this source.
+    `settings` are the options of the preparation that affect the bytes of the data set, and
+    `split_rule` is the rule for validation documents that follows from them for this source.
     """
 
     format_version: int
@@ -118,7 +120,7 @@ class Manifest:
         return self.train if name == "train" else self.val
 
     def sealed(self) -> "Manifest":
-        """The same with its fingerprint."""
+        """A copy of this manifest with its fingerprint filled in."""
         return replace(self, fingerprint=self._computed_fingerprint())
 
     def _computed_fingerprint(self) -> str:
@@ -127,12 +129,12 @@ class Manifest:
         return fingerprint(content)
 
     def write(self, folder: Path) -> None:
-        """Write manifest.json: from here on the folder is a data set."""
+        """Write manifest.json, which makes the folder a data set."""
         write_json(folder / MANIFEST_NAME, asdict(self))
 
 
 def split_entry(shards: tuple[ShardEntry, ...], counts: np.ndarray) -> SplitEntry:
-    """Totals of `shards`; `counts` is how often each id occurs in them."""
+    """The entry of a split from its shards; `counts` is how often each id occurs in them."""
     return SplitEntry(
         tokens=sum(shard.tokens for shard in shards),
         documents=sum(shard.documents for shard in shards),
@@ -143,20 +145,21 @@ def split_entry(shards: tuple[ShardEntry, ...], counts: np.ndarray) -> SplitEntr
 
 
 def unigram_entropy_nats(counts: np.ndarray) -> float:
-    """Loss in nats a token of the best model that knows only how often each id occurs."""
+    """Loss in nats per token of the best model that knows only how often each id occurs."""
     seen = counts[counts > 0].tolist()
     total = sum(seen)
     if total == 0:
         return 0.0
     mean_log = math.fsum(count * math.log(count) for count in seen) / total
-    # Rounded, so that the manifest's bytes do not hang on the last bit of a machine's logarithm.
+    # Rounded, because the last bit of a logarithm differs between machines and the bytes of the
+    # manifest must not.
     return round(math.log(total) - mean_log, 9)
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the data set in `folder`.
 
-    Raises: ValueError if the folder is none, half-written, of another format, or was edited.
+    Raises: ValueError if there is no manifest, or it is damaged, edited or of another format.
     """
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
@@ -205,6 +208,6 @@ def _from_json(path: Path, content: dict[str, Any]) -> Manifest:
 def _split_from_json(path: Path, content: dict[str, Any]) -> SplitEntry:
     shards = tuple(ShardEntry(**shard) for shard in content["shards"])
     for shard in shards:
-        if not re.fullmatch(r"\w[\w-]*", shard.name, re.ASCII):  # it becomes a path
+        if not re.fullmatch(r"\w[\w-]*", shard.name, re.ASCII):  # the name becomes part of a path
             raise ValueError(f"{path} says {shard.name!r}, which is no name of a shard")
     return SplitEntry(**{**content, "shards": shards})

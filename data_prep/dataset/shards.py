@@ -1,8 +1,8 @@
-"""A data set on disk: opened with every header checked, read by document or by position.
+"""A data set on disk: open it, check its files, and read tokens by document or by position.
 
-A folder of `train_000000.npy …` and `val_000000.npy …` (1-D uint16 tokens), each with its
-`.lengths.npy` (uint32, tokens a document) and `.source.npy` (uint32, file and row), a `tokenizer/`
-and `manifest.json`.
+The folder holds `train_000000.npy …` and `val_000000.npy …` (1-D uint16 tokens). Beside each are
+its `.lengths.npy` (uint32, tokens of each document) and `.source.npy` (uint32, file and row of each
+document). Then there are `tokenizer/` and `manifest.json`.
 """
 
 from collections.abc import Iterator
@@ -22,29 +22,29 @@ LENGTH = np.dtype("<u4")
 PLACE = np.dtype("<u4")
 
 CheckMode = Literal["full", "cached", "size"]
-STRIDE = 64  # documents between two stored positions: 12 MB for 100 million documents
+STRIDE = 64  # documents between two positions kept in memory: 12 MB for 100 million documents
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """An opened data set: the manifest is read and every shard's header and size fit it."""
+    """An opened data set: its manifest is read, and the header and size of every shard match it."""
 
     folder: Path
     manifest: Manifest
 
     @property
     def fingerprint(self) -> str:
-        """One sha256 over all that the manifest says, the digests of all shards included."""
+        """One sha256 over the content of the manifest, which includes the digests of all shards."""
         return self.manifest.fingerprint
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made the tokens."""
+        """The tokenizer that made the tokens. Raises: ValueError if its files are not its own."""
         tokenizer = load_tokenizer(self.folder / "tokenizer")
-        wanted = self.manifest.tokenizer.ranks_sha256
-        if tokenizer.ranks_sha256 != wanted:
+        expected = self.manifest.tokenizer.ranks_sha256
+        if tokenizer.ranks_sha256 != expected:
             raise ValueError(
                 f"{self.folder / 'tokenizer'} holds ranks of sha256 {tokenizer.ranks_sha256}, but "
-                f"the tokens were made with {wanted}; prepare the data set again"
+                f"the tokens were made with {expected}; prepare the data set again"
             )
         return tokenizer
 
@@ -61,7 +61,7 @@ class DataSet:
 
 
 class TokenShards:
-    """All tokens of one split, in file order; reads only. Safe to use from several threads."""
+    """All tokens of one split in file order, read-only; safe to use from several threads."""
 
     def __init__(self, folder: Path, entry: SplitEntry) -> None:
         self.folder = folder
@@ -74,10 +74,9 @@ class TokenShards:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of every document in file order (the end-of-text that opens it included), uint32.
-
-        In memory, 4 bytes a document: a mapped file that is cut would end the process silently.
-        """
+        """Length of every document in file order, uint32, with the end-of-text that opens it."""
+        # Loaded into memory (4 bytes per document) and not memory-mapped: if a mapped file is
+        # truncated, the next access kills the process with SIGBUS instead of raising an error.
         found = [np.load(self.folder / f"{name}.lengths.npy") for name in self._names]
         return np.concatenate(found) if len(found) > 1 else found[0]
 
@@ -90,6 +89,7 @@ class TokenShards:
     def document_starts(self, ids: np.ndarray) -> np.ndarray:
         """Position in the split of each document's first token, int64."""
         ids = ids.astype(np.int64)
+        # To the start of its block, add the lengths of the documents before it in the block.
         block = ids // STRIDE
         near = block[:, None] * STRIDE + np.arange(STRIDE)  # (ids, STRIDE)
         lengths = self.lengths[np.minimum(near, self.documents - 1)]
@@ -97,7 +97,7 @@ class TokenShards:
         return self._starts[block] + before
 
     def read_document(self, index: int) -> np.ndarray:
-        """The document's tokens, uint16, end-of-text first."""
+        """The tokens of a document, uint16; the first is end-of-text."""
         if not 0 <= index < self.documents:
             raise ValueError(f"document {index} is not one of the {self.documents}, from 0")
         start = self.document_starts(np.array([index]))
@@ -112,19 +112,22 @@ class TokenShards:
         return self._files.read(start, count)
 
     def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The pieces [start, start + count) one after the other, uint16; none crosses a shard."""
+        """The ranges [start, start + count) concatenated, uint16; none may cross a shard."""
         return self._files.gather(starts, counts)
 
     def source_places(self) -> Iterator[np.ndarray]:
-        """Source file and row of every document, shard by shard. Shapes: (documents, 2)."""
+        """Source file and row of every document, shard by shard.
+
+        Shapes: (documents, 2), uint32.
+        """
         for name in self._names:
             yield np.load(self.folder / f"{name}.source.npy", mmap_mode="r").view(np.ndarray)
 
 
 def open_data_set(folder: Path) -> DataSet:
-    """The data set in `folder`, its manifest read and the header and size of every file checked.
+    """The data set in `folder`; reads its manifest and checks the header and size of every file.
 
-    Raises: ValueError if it is missing, half-written, or a file does not fit the manifest.
+    Raises: ValueError if it is missing or incomplete, or if a file does not match the manifest.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -145,7 +148,7 @@ def _check_header(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
         with path.open("rb") as file:
             found_shape, fortran, found_dtype = _read_header(file)
             header_bytes = file.tell()
-    except Exception as error:  # NumPy evaluates a damaged header, which may fail in any way
+    except Exception as error:  # NumPy parses the header as Python, which can fail in any way
         raise ValueError(f"{path} is not a .npy file ({error}); {cure}") from error
     if found_dtype != dtype:
         raise ValueError(f"{path} holds {found_dtype.str}, but must hold {dtype.str}; {cure}")
@@ -156,10 +159,11 @@ def _check_header(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
         )
     if found_shape != shape:
         raise ValueError(f"{path} has shape {found_shape}, the manifest says {shape}; {cure}")
-    wanted = header_bytes + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    if path.stat().st_size != wanted:
+    expected = header_bytes + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if path.stat().st_size != expected:
         raise ValueError(
-            f"{path} is {path.stat().st_size} bytes, but must be {wanted}; copy it again or {cure}"
+            f"{path} is {path.stat().st_size} bytes, but must be {expected}; "
+            f"copy it again or {cure}"
         )
 
 
@@ -173,11 +177,13 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def check_data_set(data: DataSet, mode: CheckMode, share: tuple[int, int] = (0, 1)) -> None:
-    """Compare the data set's bytes with its manifest.
+    """Compare the bytes of the data set with its manifest.
 
-    `full` hashes every file, `cached` only those touched since they were last hashed, `size`
-    trusts what `open_data_set` saw. Of `share=(i, n)` are the shards i, i + n, …, so that n
-    processes do it together. Raises: ValueError naming the first file that differs.
+    `full` hashes every file. `cached` hashes only files whose size, modification time or inode
+    changed since they were last hashed. `size` relies on the check of `open_data_set`.
+    `share=(i, n)` checks only the shards i, i + n, i + 2n, …, so that n processes can divide the
+    work.
+    Raises: ValueError naming the first file that differs.
     """
     if mode not in ("full", "cached", "size"):
         raise ValueError(f"data_check={mode} is not known; use full, cached or size")
@@ -196,21 +202,21 @@ def check_data_set(data: DataSet, mode: CheckMode, share: tuple[int, int] = (0, 
 
 
 def _check_shard(data: DataSet, shard: ShardEntry, cache: DigestCache) -> None:
-    touched = False
-    for name, wanted in shard.files().items():
+    hashed = False
+    for name, expected in shard.files().items():
         before = cache.known.get(name)
         found = cache.sha256(data.folder / name)
-        if found != wanted and cache.known[name] is before:  # what was remembered may be wrong
+        if found != expected and cache.known[name] is before:  # the cached digest may be wrong
             cache.forget(data.folder / name)
             found = cache.sha256(data.folder / name)
-        if found != wanted:
+        if found != expected:
             cache.forget(data.folder / name)
             raise ValueError(
-                f"{data.folder / name} has sha256 {found}, the manifest says {wanted}: the file is "
-                "damaged or was changed; copy it again or prepare the data set again"
+                f"{data.folder / name} has sha256 {found}, the manifest says {expected}: the file "
+                "is damaged or was changed; copy it again or prepare the data set again"
             )
-        touched = touched or cache.known[name] is not before
-    if touched:
+        hashed = hashed or cache.known[name] is not before
+    if hashed:
         try:
             check_content(data, shard)
         except ValueError:
@@ -220,9 +226,10 @@ def _check_shard(data: DataSet, shard: ShardEntry, cache: DigestCache) -> None:
 
 
 def check_content(data: DataSet, shard: ShardEntry) -> None:
-    """What digests do not show if the manifest was made anew to fit a changed shard.
+    """Check ids and lengths, even if the manifest was rewritten to fit a changed shard.
 
-    Raises: ValueError naming the file of an id or a length that cannot be."""
+    Raises: ValueError naming the file with an invalid id or length.
+    """
     folder, manifest = data.folder, data.manifest
     tokens = np.load(folder / f"{shard.name}.npy", mmap_mode="r")
     lengths = np.load(folder / f"{shard.name}.lengths.npy")
@@ -230,8 +237,8 @@ def check_content(data: DataSet, shard: ShardEntry) -> None:
     if largest >= manifest.tokenizer.n_vocab:
         raise ValueError(_vocabulary_message(folder, shard.name, largest, manifest))
     ends = np.cumsum(lengths, dtype=np.int64)
-    opened = ends[-1] == len(tokens) and lengths.min() > 0
-    if not opened or (tokens[ends - lengths] != manifest.tokenizer.end_of_text).any():
+    complete = ends[-1] == len(tokens) and lengths.min() > 0
+    if not complete or (tokens[ends - lengths] != manifest.tokenizer.end_of_text).any():
         raise ValueError(
             f"{folder / shard.name}.lengths.npy does not cut {shard.name}.npy into documents that "
             f"each open with end-of-text; prepare the data set again"
@@ -247,7 +254,7 @@ def _vocabulary_message(folder: Path, name: str, largest: int, manifest: Manifes
 
 
 def shard_entry(folder: Path, name: str, text_bytes: int) -> ShardEntry:
-    """The manifest's entry of the shard `name`, read from its three files in `folder`."""
+    """The manifest entry of the shard `name`, computed from its three files in `folder`."""
     tokens = np.load(folder / f"{name}.npy", mmap_mode="r")
     lengths = np.load(folder / f"{name}.lengths.npy", mmap_mode="r")
     return ShardEntry(

@@ -1,7 +1,7 @@
-"""A data set copied to a machine's own disk before training reads it, each file's digest checked.
+"""Copies a data set to a machine's local disk before training reads it (`--stage`).
 
-A copy that lies there already is used again, one that was cut off goes on, a damaged one is made
-anew.
+The digest of each copied file is checked. A complete copy is used again, an incomplete one is
+continued, and a damaged one is replaced.
 """
 
 import logging
@@ -24,21 +24,21 @@ COPYING_THREADS = 4
 
 
 def staged_folder(data: DataSet, stage: Path) -> Path:
-    """Where the copy of a data set lies below `stage`: under the data set's fingerprint."""
+    """The folder below `stage` for the copy of a data set, named after its fingerprint."""
     return stage / data.fingerprint[:16]
 
 
 def stage_data_set(data: DataSet, stage: Path) -> None:
-    """Have a checked copy of `data` at `staged_folder`; one process of a machine calls this.
+    """Make `staged_folder` a checked copy of `data`; one process per machine calls this.
 
     Raises: ValueError if there is no room, a file arrives damaged, or the disk fails.
     """
-    place = staged_folder(data, stage)
+    target = staged_folder(data, stage)
     try:
         stage.mkdir(parents=True, exist_ok=True)
-        with _alone(stage / f".{place.name}.lock"):
-            if not _is_sound(place):
-                _copy(data, place)
+        with staging_lock(stage / f".{target.name}.lock"):
+            if not _is_valid_copy(target):
+                _copy(data, target)
     except OSError as error:
         raise ValueError(
             f"--stage {stage}: {data.folder} cannot be copied there ({error}); free some space, "
@@ -47,65 +47,67 @@ def stage_data_set(data: DataSet, stage: Path) -> None:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Let one job of this machine copy while the others wait for the same copy."""
+def staging_lock(lock: Path) -> Iterator[None]:
+    """Let one job of this machine copy while the others wait for the result."""
     with lock.open("a+") as file:
         take_lock(file)
         yield
 
 
-def _is_sound(place: Path) -> bool:
-    """Whether a whole copy lies there; a damaged one is removed."""
-    if not place.exists():
+def _is_valid_copy(target: Path) -> bool:
+    """Whether there is a complete copy at `target`; the check also caches its digests."""
+    if not target.exists():
         return False
     try:
-        check_data_set(open_data_set(place), "cached")
+        check_data_set(open_data_set(target), "cached")
     except ValueError as error:
-        log.warning("%s; the staged copy is made anew", error)
-        shutil.rmtree(place)
+        log.warning("%s; the staged copy is made again", error)
         return False
-    log.info("the data set lies at %s already", place)
+    log.info("%s already holds a copy of the data set", target)
     return True
 
 
-def _copy(data: DataSet, place: Path) -> None:
+def _copy(data: DataSet, target: Path) -> None:
     shards = (*data.manifest.train.shards, *data.manifest.val.shards)
     files = {name: digest for shard in shards for name, digest in shard.files().items()}
-    aside = place.with_name(f".{place.name}.partial")
-    aside.mkdir(exist_ok=True)
-    missing = [name for name in files if not (aside / name).exists()]
+    if target.exists():
+        shutil.rmtree(target)  # a damaged copy
+    # Not a random temporary name: a later start continues an incomplete copy.
+    partial = target.with_name(f".{target.name}.partial")
+    partial.mkdir(exist_ok=True)
+    missing = [name for name in files if not (partial / name).exists()]
     needed = sum((data.folder / name).stat().st_size for name in missing)
-    free = shutil.disk_usage(aside).free
+    free = shutil.disk_usage(partial).free
     if free < needed:
         raise ValueError(
-            f"--stage {place.parent} has {free / 1e9:.1f} GB free and {data.folder} takes "
+            f"--stage {target.parent} has {free / 1e9:.1f} GB free and {data.folder} takes "
             f"{needed / 1e9:.1f} GB more; free some space, name another folder, or leave it out"
         )
-    log.info("copying %.2f GB from %s to %s", needed / 1e9, data.folder, place)
+    log.info("copying %.2f GB from %s to %s", needed / 1e9, data.folder, target)
     start = time.perf_counter()
 
     def copy(name: str) -> None:
-        _copy_file(data.folder / name, aside / name, files[name])
+        _copy_file(data.folder / name, partial / name, files[name])
 
     with ThreadPoolExecutor(COPYING_THREADS) as threads:
         list(threads.map(copy, files))
-    shutil.copytree(data.folder / "tokenizer", aside / "tokenizer", dirs_exist_ok=True)
-    shutil.copyfile(data.folder / MANIFEST_NAME, aside / MANIFEST_NAME)
-    publish_folder(aside, place)
+    shutil.copytree(data.folder / "tokenizer", partial / "tokenizer", dirs_exist_ok=True)
+    shutil.copyfile(data.folder / MANIFEST_NAME, partial / MANIFEST_NAME)
+    publish_folder(partial, target)
     seconds = max(time.perf_counter() - start, 1e-9)
     log.info("copied and checked in %.1f s, %.0f MB/s", seconds, needed / 1e6 / seconds)
 
 
 def _copy_file(source: Path, target: Path, digest: str) -> None:
-    """Copy a file, or keep what an earlier start copied whole. Raises: ValueError if it differs."""
+    """Copy a file, unless an earlier start did. Raises: ValueError if the copy differs."""
     if target.exists() and file_sha256(target) == digest:
         return
-    with new_file(target) as aside:
-        shutil.copyfile(source, aside)
-        found = file_sha256(aside)
+    with new_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+        found = file_sha256(temporary)
         if found != digest:
             raise ValueError(
                 f"{source} arrives with sha256 {found}, the manifest says {digest}; run "
-                f"`python data_prep/verify.py {source.parent}` to see whether the disk or the way "
-                "damages it"
+                f"`python data_prep/verify.py {source.parent}` to see whether the disk or the "
+                "copying damages it"
             )

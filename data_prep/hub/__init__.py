@@ -1,1 +1,1 @@
-"""Files of a Hugging Face Hub data set: listing, download, streaming, and supply to the workers."""
+"""Data sets of the Hugging Face Hub: list, download, stream and provide their files."""

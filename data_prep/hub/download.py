@@ -1,7 +1,8 @@
-"""Files over HTTP with patience: retried, resumed, checked, and whole under their name or absent.
+"""Downloads files over HTTP: with retries, resume, and a check of each file's sha256.
 
-The Hub's own downloader gives up on the first 503 of a body, throws a partial file away when the
-connection is reset, and compares sizes only; a flipped byte would go into the shards.
+A file has its final name only when it is complete. The downloader of huggingface_hub is not used:
+it fails at the first status 503 of a body, discards a partial file when the connection is reset,
+and compares only sizes, so a flipped byte would get into the shards.
 """
 
 import hashlib
@@ -25,39 +26,39 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
-LONGEST_RETRY_AFTER = 600.0  # seconds; a server that asks for more is as good as down
+MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for more counts as down
 HASH_CHUNK = 1 << 22
-AT_HAND = "or name files at hand (fineweb.py --source, tinystories.py --train-files)"
-CURE = f"check the network and run it again: it goes on where it stopped; {AT_HAND}"
+LOCAL_FILES = "or name local files (fineweb.py --source, tinystories.py --train-files)"
+CURE = f"check the network and run it again: it continues where it stopped; {LOCAL_FILES}"
 
 
 def partial_of(path: Path) -> Path:
-    """Where a file lies until it is whole."""
+    """The path of a file while it is incomplete."""
     return path.with_name(f".{path.name}.partial")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a fault is borne; the defaults ride out about four minutes without any answer."""
+    """When to try again and when to give up. The defaults tolerate four minutes of no answer."""
 
     attempts: int = 10
-    """Failures in a row without one new byte after which it gives up."""
-    first_attempts: int = 3
-    """The same for the first word to the Hub: a missing network is said within seconds."""
+    """Give up after N failures in a row without one new byte."""
+    first_request_attempts: int = 3
+    """The same for the first request, so that a missing network is reported within seconds."""
     first_wait: float = 1.0
-    """Seconds before the second attempt; each further wait is twice as long."""
-    longest_wait: float = 60.0
+    """Seconds before the second attempt. Each further wait is twice as long, up to `max_wait`."""
+    max_wait: float = 60.0
     """Seconds."""
     connect_seconds: float = 10.0
-    """Without a connection for this long is a failure."""
+    """An attempt fails after N seconds without a connection."""
     read_seconds: float = 30.0
-    """Without a byte for this long is a failure."""
-    damaged: int = 3
-    """Times a file may arrive whole with a wrong digest."""
+    """An attempt fails after N seconds without a byte."""
+    max_damaged: int = 3
+    """Give up after a file has arrived N times with a wrong sha256."""
 
 
 class RetryableError(Exception):
-    """A failure that may pass; `wait` is how long the server asked to be left alone."""
+    """A failure that may be temporary; `wait` is the server's Retry-After in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -65,7 +66,7 @@ class RetryableError(Exception):
 
 
 class PermanentError(Exception):
-    """An answer that will not change: its status and the Hub's own code for the reason."""
+    """A failure that will not change: its HTTP status and the Hub's error code."""
 
     def __init__(self, status: int, code: str) -> None:
         super().__init__(f"{status} {code}".rstrip())
@@ -75,7 +76,7 @@ class PermanentError(Exception):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file: what errors call it, where it is, and what it must be."""
+    """One file on a server: its name in messages, its address, and its expected content."""
 
     name: str
     url: str
@@ -84,26 +85,26 @@ class RemoteFile:
 
 
 class Downloader:
-    """HTTP GET with the Hub's headers, until the answer is right or patience ends."""
+    """HTTP GET with the Hub's headers, repeated by a RetryPolicy until the answer is right."""
 
-    def __init__(self, endpoint: str | None = None, patience: RetryPolicy | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, retries: RetryPolicy | None = None) -> None:
         self.endpoint = endpoint or constants.ENDPOINT
-        self.patience = patience or RetryPolicy()
-        self.stopping = threading.Event()
+        self.retries = retries or RetryPolicy()
+        self.stopping = threading.Event()  # set to end all downloads with `Interrupted`
 
-    def patiently(
+    def with_retries(
         self,
         name: str,
         attempt: Callable[[], Result],
         attempts: int | None = None,
         reached: Callable[[], int] = lambda: 0,
     ) -> Result:
-        """What `attempt` returns once it does not raise RetryableError.
+        """The result of `attempt`, which is called again when it raises RetryableError.
 
-        `reached` is how many bytes are there: a failure after new bytes starts the count anew.
-        Raises: ValueError naming what failed and why once `attempts` in a row have.
+        `reached` gives the number of bytes fetched so far. New bytes reset the count of failures.
+        Raises: ValueError with the name and the reason after `attempts` failures in a row.
         """
-        attempts = attempts or self.patience.attempts
+        attempts = attempts or self.retries.attempts
         failures, best = 0, reached()
         while True:
             try:
@@ -114,15 +115,16 @@ class Downloader:
                 best = max(best, now)
                 if failures >= attempts:
                     raise ValueError(
-                        f"{name} cannot be had from the Hub ({error}; {failures} attempts); {CURE}"
+                        f"{name} cannot be fetched from the Hub "
+                        f"({error}; {failures} attempts); {CURE}"
                     ) from error
                 self._wait(name, failures, attempts, error)
 
     def _wait(self, name: str, failures: int, attempts: int, error: RetryableError) -> None:
-        backed_off = self.patience.first_wait * 2 ** (failures - 1)
-        wait = max(min(backed_off, self.patience.longest_wait), error.wait)
+        backed_off = self.retries.first_wait * 2 ** (failures - 1)
+        wait = max(min(backed_off, self.retries.max_wait), error.wait)
         log.warning(
-            "%s: attempt %d of %d failed (%s); the next in %.3g s",
+            "%s: attempt %d of %d failed (%s); next attempt in %.3g s",
             name,
             failures,
             attempts,
@@ -134,8 +136,8 @@ class Downloader:
 
     @contextmanager
     def answer(self, url: str, **headers: str) -> Iterator[Any]:
-        """A successful response, its body not yet read. Raises: RetryableError or Refused."""
-        connect, read = self.patience.connect_seconds, self.patience.read_seconds
+        """A successful response with unread body. Raises: RetryableError or PermanentError."""
+        connect, read = self.retries.connect_seconds, self.retries.read_seconds
         sent = {**build_hf_headers(), "Accept-Encoding": "identity", **headers}
         timeout = (connect, read, read, connect)
         try:
@@ -146,11 +148,11 @@ class Downloader:
                 yield response
         except HTTPError as error:
             raise RetryableError(str(error) or type(error).__name__) from error
-        except ConnectionError as error:  # the Hub's library: HF_HUB_OFFLINE is set
-            raise ValueError(f"{url} was not asked for ({error}); {AT_HAND}") from error
+        except ConnectionError as error:  # huggingface_hub raises this if HF_HUB_OFFLINE is set
+            raise ValueError(f"{url} was not requested ({error}); {LOCAL_FILES}") from error
 
     def body(self, url: str, start: int, stop: int) -> bytes | None:
-        """Bytes [start, stop); None if the server ignores ranges.
+        """Bytes [start, stop) of a file; None if the server ignores ranges.
 
         Raises: RetryableError or PermanentError.
         """
@@ -163,34 +165,37 @@ class Downloader:
         return content
 
     def fetch(self, file: RemoteFile, path: Path) -> None:
-        """Make `path` the file: by its digest there already, or downloaded, checked and renamed.
+        """Download a file to `path` and check it, unless the right file is there already.
 
-        Raises: ValueError naming the file if it cannot be had whole.
+        Raises: ValueError naming the file if that fails.
         """
-        if path.is_file() and self._is_right(file, path):
+        if path.is_file() and self._matches(file, path):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_of(path)
-        for _ in range(self.patience.damaged):
+        for _ in range(self.retries.max_damaged):
             start = time.monotonic()
-            self.patiently(
-                file.name, lambda: self._go_on(file, partial), reached=lambda: _size(partial)
+            self.with_retries(
+                file.name, lambda: self._resume(file, partial), reached=lambda: _size(partial)
             )
-            if self._is_right(file, partial):
+            if self._matches(file, partial):
                 sync_file(partial)
                 partial.replace(path)
                 sync_folder(path.parent)
                 seconds = time.monotonic() - start
                 log.info("%s: %.1f MB in %.1f s, checked", file.name, file.size / 1e6, seconds)
                 return
-            log.warning("%s: arrived damaged (wrong sha256); fetched again from its start", path)
+            log.warning(
+                "%s: arrived damaged (wrong sha256); it is fetched again from its start", path
+            )
             partial.unlink()
         raise ValueError(
-            f"{file.name} arrived {self.patience.damaged} times with another sha256 than the Hub's "
-            f"{file.sha256}: it is damaged on the way or there; nothing of it was used; {CURE}"
+            f"{file.name} arrived {self.retries.max_damaged} times with another sha256 than the "
+            f"Hub's {file.sha256}: it is damaged on the way or there; nothing of it was used; "
+            f"{CURE}"
         )
 
-    def _is_right(self, file: RemoteFile, path: Path) -> bool:
+    def _matches(self, file: RemoteFile, path: Path) -> bool:
         if path.stat().st_size != file.size:
             return False
         digest = hashlib.sha256()
@@ -201,8 +206,8 @@ class Downloader:
                 digest.update(chunk)
         return digest.hexdigest() == file.sha256
 
-    def _go_on(self, file: RemoteFile, partial: Path) -> None:
-        """Ask for what is missing of `partial`. Raises: RetryableError if something still is."""
+    def _resume(self, file: RemoteFile, partial: Path) -> None:
+        """Request the missing bytes of `partial`. Raises: RetryableError if some still are."""
         start = _size(partial)
         if start > file.size:
             partial.unlink()
@@ -213,12 +218,12 @@ class Downloader:
         try:
             with self.answer(file.url, **ranged) as response:
                 if response.status_code != 206:
-                    start = 0  # the whole file comes, whatever was asked for
+                    start = 0  # the server ignores ranges and sends the whole file
                 elif response.headers.get("Content-Range", "").split("-")[0] != f"bytes {start}":
                     raise RetryableError("the server sent another range than asked for")
                 start = self._write(response, file, partial, start)
         except PermanentError as error:
-            raise ValueError(f"{file.name} {refusal(error)}") from error
+            raise ValueError(f"{file.name} {permanent_error_text(error)}") from error
         if start < file.size:
             raise RetryableError(f"the body ended at byte {start:,} of {file.size:,}")
 
@@ -237,7 +242,7 @@ class Downloader:
 
 @contextmanager
 def _writable(path: Path, mode: str) -> Iterator[Callable[[bytes], object]]:
-    """A file's write method. Raises: ValueError with the cure if the disk refuses."""
+    """A function that writes to the file. Raises: ValueError with the cure if the disk fails."""
     with path.open(mode) as file:
 
         def write(block: bytes) -> None:
@@ -246,8 +251,8 @@ def _writable(path: Path, mode: str) -> Iterator[Callable[[bytes], object]]:
                 file.flush()
             except OSError as error:
                 raise ValueError(
-                    f"{path} cannot be written ({error}); make room and run it again: it goes on "
-                    "where it stopped"
+                    f"{path} cannot be written ({error}); make room and run it again: it "
+                    "continues where it stopped"
                 ) from error
 
         yield write
@@ -263,7 +268,7 @@ def _check_status(response: Any) -> None:
         return
     if status in RETRIED_STATUS:
         asked = response.headers.get("Retry-After", "")
-        wait = min(float(asked), LONGEST_RETRY_AFTER) if _is_number(asked) else 0.0
+        wait = min(float(asked), MAX_RETRY_AFTER) if _is_number(asked) else 0.0
         raise RetryableError(f"status {status}", wait)
     raise PermanentError(status, response.headers.get("X-Error-Code", ""))
 
@@ -272,12 +277,12 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
 
-def refusal(error: PermanentError) -> str:
-    """Why an answer is final, and the cure."""
+def permanent_error_text(error: PermanentError) -> str:
+    """The reason of a permanent error, and the cure."""
     if error.status in (401, 403):
         return (
             f"needs a login (status {error}): accept the terms on its page on the Hub, then "
-            f"`hf auth login`; {AT_HAND}"
+            f"`hf auth login`; {LOCAL_FILES}"
         )
     if error.status == 404:
         return f"is not on the Hub (status {error}); check its name and --revision"

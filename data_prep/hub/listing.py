@@ -1,7 +1,7 @@
-"""A data set's files on the Hugging Face Hub: listed at one commit, planned from their footers.
+"""Lists a data set's files on the Hugging Face Hub at one commit, and fetches parquet footers.
 
-Cutting parquet files into units takes only their footers, so no file needs to be whole before the
-work on another begins, and a preparation that goes on fetches only what unfinished units need.
+Only the footers of parquet files are needed to divide them into units. So work can begin when the
+first file is downloaded, and a resumed preparation fetches only the files of unfinished units.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from huggingface_hub import hf_hub_url
 
 from data_prep.dataset.manifest import SourceFile
 from data_prep.hub.download import (
-    AT_HAND,
+    LOCAL_FILES,
     Downloader,
     PermanentError,
     RemoteFile,
     RetryableError,
-    refusal,
+    permanent_error_text,
 )
 from data_prep.sources.file_source import FileSource, Unit
 from storage.atomic import new_file, read_json, write_json
 
 log = logging.getLogger(__name__)
 
-FOOTER_GUESS = 1 << 16  # bytes at the end of a parquet file that are read first
+FOOTER_GUESS = 1 << 16  # bytes to read first from the end of a parquet file
 PARQUET_MAGIC = b"PAR1"
 FOOTERS = "footers"
 LISTING = "listing.json"
@@ -46,21 +46,21 @@ class Listing:
 
 
 def is_commit(revision: str) -> bool:
-    """Whether the revision is pinned, so that it means the same files for ever."""
+    """Whether the revision is a commit, whose files never change, and no branch or tag."""
     return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 class Hub:
-    """What is asked of the Hub about one repository of data."""
+    """Requests to the Hub about one data set repository."""
 
     def __init__(self, repository: str, downloader: Downloader) -> None:
         self.repository = repository
         self.downloader = downloader
 
     def list_files(self, folder: str, wanted: Callable[[str], bool], revision: str) -> Listing:
-        """The files below `folder` whose names are `wanted`; none if there is no such folder.
+        """The files below `folder` whose names `wanted` accepts; none if there is no such folder.
 
-        Raises: ValueError if the Hub, the repository or the revision is not there.
+        Raises: ValueError if the Hub cannot be reached, or does not have repository or revision.
         """
         commit = self._resolve(revision)
         entries = [
@@ -72,27 +72,28 @@ class Hub:
         return Listing(self.repository, commit, tuple(sorted(files, key=lambda file: file.name)))
 
     def folders(self, commit: str, folder: str) -> list[str]:
-        """Names of the folders in a folder."""
+        """The names of the folders directly in `folder`."""
         entries = self._tree(commit, folder, recursive=False)
         return [Path(entry["path"]).name for entry in entries if entry["type"] == "directory"]
 
     def remote(self, file: SourceFile, commit: str) -> RemoteFile:
-        """Where a listed file is to be had."""
+        """The address and the expected content of a listed file."""
         name = f"{self.repository}/{file.name}"
         return RemoteFile(name, self._url(file.name, commit), file.bytes, file.sha256)
 
     def footer(self, file: SourceFile, commit: str) -> bytes | None:
-        """The end of a parquet file that describes its row groups, None if ranges are ignored."""
+        """The footer of a parquet file (its row groups); None if the server ignores ranges."""
         remote = self.remote(file, commit)
         try:
-            return self.downloader.patiently(
+            return self.downloader.with_retries(
                 f"the footer of {remote.name}", lambda: self._footer(remote)
             )
         except PermanentError as error:
-            raise ValueError(f"{remote.name} {refusal(error)}") from error
+            raise ValueError(f"{remote.name} {permanent_error_text(error)}") from error
 
     def _footer(self, remote: RemoteFile) -> bytes | None:
-        """No digest covers a part of a file, so it counts only once two readings agree."""
+        # No digest covers a part of a file, so the footer is read until two readings agree. The
+        # first one shows how long it is.
         length = min(remote.size, FOOTER_GUESS)
         before = b""
         while True:
@@ -110,32 +111,30 @@ class Hub:
 
     def _tail(self, remote: RemoteFile, length: int) -> bytes | None:
         start = remote.size - length
-        return self.downloader.patiently(
+        return self.downloader.with_retries(
             f"the footer of {remote.name}",
             lambda: self.downloader.body(remote.url, start, remote.size),
         )
 
     def _resolve(self, revision: str) -> str:
         what = f"{self.repository} at revision={revision}"
-        patience = self.downloader.patience
+        attempts = self.downloader.retries.first_request_attempts
         path = f"revision/{quote(revision, safe='')}"
         try:
-            found, _ = self.downloader.patiently(
-                what, lambda: self._api(path), patience.first_attempts
-            )
+            found, _ = self.downloader.with_retries(what, lambda: self._api(path), attempts)
         except PermanentError as error:
-            raise ValueError(self._not_there(error, revision)) from error
+            raise ValueError(self._not_found(error, revision)) from error
         return found["sha"]
 
-    def _not_there(self, error: PermanentError, revision: str) -> str:
+    def _not_found(self, error: PermanentError, revision: str) -> str:
         if error.code == "RevisionNotFound":
             return f"revision={revision} of {self.repository} is not on the Hub; try main"
         if error.code == "RepoNotFound" or error.status == 404:
             return (
                 f"{self.repository} is not on the Hub or needs a login (`hf auth login`); "
-                f"check its name, {AT_HAND}"
+                f"check its name, {LOCAL_FILES}"
             )
-        return f"{self.repository} {refusal(error)}"
+        return f"{self.repository} {permanent_error_text(error)}"
 
     def _tree(self, commit: str, folder: str, recursive: bool = True) -> Iterator[dict[str, Any]]:
         flag = "true" if recursive else "false"
@@ -144,17 +143,17 @@ class Hub:
         while page:
             path = page
             try:
-                found, page = self.downloader.patiently(
+                found, page = self.downloader.with_retries(
                     f"the listing of {self.repository}", lambda path=path: self._api(path)
                 )
             except PermanentError as error:
                 if error.code == "EntryNotFound":
                     return
-                raise ValueError(self._not_there(error, commit)) from error
+                raise ValueError(self._not_found(error, commit)) from error
             yield from found
 
     def _api(self, path: str) -> tuple[Any, str | None]:
-        """The parsed answer and the address of the next page."""
+        """The parsed answer and the address of the next page, if there is one."""
         base = f"{self.downloader.endpoint}/api/datasets/{self.repository}/"
         with self.downloader.answer(path if path.startswith("http") else base + path) as response:
             response.read()
@@ -166,13 +165,13 @@ class Hub:
     def _source_file(self, entry: dict[str, Any], commit: str) -> SourceFile:
         if "lfs" in entry:
             return SourceFile(entry["path"], entry["size"], entry["lfs"]["oid"])
-        content = self.downloader.patiently(
+        content = self.downloader.with_retries(
             f"{self.repository}/{entry['path']}", lambda: self._small_file(entry, commit)
         )
         return SourceFile(entry["path"], entry["size"], hashlib.sha256(content).hexdigest())
 
     def _small_file(self, entry: dict[str, Any], commit: str) -> bytes:
-        """A file that git keeps itself (below 10 MB) has git's digest and no sha256."""
+        # Small files are not in LFS. The Hub gives no sha256 for them, only git's sha1 of the blob.
         with self.downloader.answer(self._url(entry["path"], commit)) as response:
             content = b"".join(response.iter_raw())
         if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != entry["oid"]:
@@ -189,10 +188,8 @@ class Hub:
         )
 
 
-def remembered_listing(
-    folder: Path, revision: str, key: str, ask: Callable[[], Listing]
-) -> Listing:
-    """What `ask` returns, kept in `folder` if the revision is pinned, so that it is asked once."""
+def cached_listing(folder: Path, revision: str, key: str, ask: Callable[[], Listing]) -> Listing:
+    """The listing that `ask` returns; read from `folder` if it was saved there for this commit."""
     path = folder / LISTING
     known = read_json(path) if path.is_file() else {}
     if is_commit(revision) and (known.get("key"), known.get("commit")) == (key, revision):
@@ -206,35 +203,35 @@ def remembered_listing(
 
 @dataclass(frozen=True)
 class HubSource(FileSource):
-    """Files that need not be here yet: `root` is where they come, `footers` what is known first."""
+    """Files that will be downloaded to `root`; to plan, their footers in `footers` are enough."""
 
     footers: Path = Path()
 
     def footer_of(self, file: SourceFile) -> Path:
-        """Where its footer is kept: by its content, so that it never stands for another file."""
+        """The path of a file's footer, named by the sha256 of the file."""
         return self.footers / file.sha256
 
-    def planned_from(self, file: SourceFile) -> Path:
-        """The footer; the file itself if it has none."""
+    def planning_path(self, file: SourceFile) -> Path:
+        """The footer of a file; the file itself if it has none."""
         footer = self.footer_of(file)
         return footer if footer.is_file() else self.root / file.name
 
     def documents_in(self, file: SourceFile) -> int:
-        """How many documents a described parquet file holds."""
-        return parquet.read_metadata(self.planned_from(file)).num_rows
+        """How many documents a parquet file holds; its footer must be here."""
+        return parquet.read_metadata(self.planning_path(file)).num_rows
 
     def files_of(self, unit: Unit) -> list[int]:
-        """Numbers of the files that a unit reads."""
+        """The numbers of the files that a unit reads."""
         return sorted({span.file for span in unit.spans})
 
 
 def fetch_footer(hub: Hub, file: SourceFile, commit: str, path: Path) -> bool:
-    """Have the footer of a parquet file at `path`; False if the server ignores ranges."""
+    """Save the footer of a parquet file at `path`; False if the server ignores ranges."""
     if path.is_file():
         return True
     footer = hub.footer(file, commit)
     if footer is None:
         return False
-    with new_file(path) as aside:
-        aside.write_bytes(footer)
+    with new_file(path) as temporary:
+        temporary.write_bytes(footer)
     return True

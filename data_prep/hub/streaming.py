@@ -1,7 +1,8 @@
-"""Parquet files of the Hub read over the network as they are tokenized, for those without disk.
+"""Reads parquet files of the Hub over the network while they are tokenized (`--stream`).
 
-The units are those of the file route, so the shards are too; but no sha256 covers what is read, and
-a byte flipped on the way is text like any other. The manifest's settings say `stream`.
+It is for machines without disk space for the files. Units and shards are the same as with
+downloaded files. But no sha256 covers what is read, so a byte that is damaged on the way is not
+detected. The manifest's settings contain `stream`.
 """
 
 import logging
@@ -20,31 +21,31 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StreamSource(HubSource):
-    """Reads every row group through `datasets`, again from its start if the stream breaks."""
+class StreamedHubSource(HubSource):
+    """Reads each row group with `datasets`, and again from its start if the connection breaks."""
 
     repository: str = ""
-    patience: RetryPolicy = RetryPolicy()
+    retries: RetryPolicy = RetryPolicy()
 
     def settings(self) -> dict[str, Any]:
-        """As for files, and that nothing was checked by its sha256."""
+        """As for files, with `stream`: the text was not checked by a sha256."""
         return {**super().settings(), "stream": True}
 
     def documents(self, unit: Unit) -> Iterator[Document]:
-        """The documents of a unit, in order. Raises: ValueError if the Hub stays away."""
+        """The documents of a unit, in order. Raises: ValueError if the Hub does not answer."""
         for span in unit.spans:
-            groups = self._opened(self.files[span.file])
+            groups = self._open(self.files[span.file])
             row = span.first_row
             for group in range(span.start, span.stop):
                 for text in self._texts(groups, self.files[span.file], group):
                     yield Document(span.file, row, utf8(text or ""))
                     row += 1
 
-    def _opened(self, file: SourceFile) -> Any:
-        """The file as a stream with one shard a row group."""
+    def _open(self, file: SourceFile) -> Any:
+        """The file as an iterable data set with one shard for each row group."""
 
         def open_file() -> Any:
-            from datasets import load_dataset  # costs seconds, so only where it is used
+            from datasets import load_dataset  # takes seconds to import, so only when it is used
 
             place = f"hf://datasets/{self.repository}@{self.revision}/{file.name}"
             columns = [self.text_key]
@@ -55,7 +56,7 @@ class StreamSource(HubSource):
         return self._with_retries(file, open_file)
 
     def _texts(self, groups: Any, file: SourceFile, group: int) -> list[str | None]:
-        """The texts of one row group, whole: so nothing of a broken read is used."""
+        """All texts of one row group, so that nothing of a read that fails is used."""
 
         def read() -> list[str | None]:
             shard = groups.shard(num_shards=groups.num_shards, index=group)
@@ -64,21 +65,21 @@ class StreamSource(HubSource):
         return self._with_retries(file, read)
 
     def _with_retries(self, file: SourceFile, attempt: Any) -> Any:
-        for failures in range(1, self.patience.attempts + 1):
+        for failures in range(1, self.retries.attempts + 1):
             try:
                 return attempt()
-            except Exception as error:  # datasets raises what its many layers raise
+            except Exception as error:  # `datasets` raises the exceptions of many layers below it
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 log.warning(
                     "%s: attempt %d of %d to stream it failed (%s)",
                     file.name,
                     failures,
-                    self.patience.attempts,
+                    self.retries.attempts,
                     reason,
                 )
-                if failures == self.patience.attempts:
+                if failures == self.retries.attempts:
                     raise ValueError(
                         f"{self.repository}/{file.name} cannot be streamed ({reason}); {CURE}"
                     ) from error
-                backed_off = self.patience.first_wait * 2 ** (failures - 1)
-                time.sleep(min(backed_off, self.patience.longest_wait))
+                backed_off = self.retries.first_wait * 2 ** (failures - 1)
+                time.sleep(min(backed_off, self.retries.max_wait))

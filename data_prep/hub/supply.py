@@ -1,6 +1,7 @@
-"""Files of the Hub brought just before the units that need them, and deleted after the last one.
+"""Downloads files of the Hub just before the units that need them, and deletes them afterwards.
 
-At most two files lie or come ahead of the work, so ten billion tokens need room for a few files.
+At most two files are downloaded ahead of the work. So disk space for a few files is enough even for
+10 billion tokens.
 """
 
 import shutil
@@ -20,46 +21,46 @@ from data_prep.sources.readers import format_of
 from storage.atomic import remove_if_empty
 from storage.locks import take_lock
 
-AHEAD = 2  # files that come or lie here before a unit has begun to read them
-AT_ONCE = 4  # requests for footers, or downloads where a unit waits for many small files
+AHEAD = 2  # files downloaded, or being downloaded, before a unit reads them
+MAX_DOWNLOADS = 4  # downloads at the same time, also of footers
 SECONDS_TO_STOP = 2.0
 
 
 class FileProvider(Protocol):
-    """Tells whether the files of a unit are here; asked in the order of the work."""
+    """Makes the files of units available; units are asked for in the order of the work."""
 
     def ready(self, unit: Unit) -> bool:
-        """Whether the unit can begin. Raises: ValueError if a file of it cannot be had."""
+        """Whether all files of the unit are here. Raises: ValueError if one cannot be fetched."""
         ...
 
     def wait(self, unit: Unit) -> None:
-        """Return when it can begin. Raises: ValueError if a file of it cannot be had."""
+        """Wait for all files of the unit. Raises: ValueError if one cannot be fetched."""
         ...
 
     def finished(self, unit: Unit) -> None:
-        """The unit's shards are published."""
+        """Note that the unit is finished, so that its files may be deleted."""
         ...
 
 
 class LocalFiles:
-    """The supply of a source whose files are here and stay."""
+    """The provider of a source whose files are local and stay."""
 
     def ready(self, unit: Unit) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def wait(self, unit: Unit) -> None:
-        """At once."""
+        """Return at once."""
 
     def finished(self, unit: Unit) -> None:
-        """Nothing is deleted."""
+        """Do nothing: local files stay."""
 
 
 class Downloads:
-    """The files of one listing, below `folder`.
+    """Downloads the files of one listing below `folder`.
 
-    What only describes files (listing, footers) is shared by all parts of a preparation; each
-    downloads into a folder of its own, which is `source.root`.
+    Listing and footers are shared by all parts of a preparation. Each part downloads files into a
+    folder of its own, `source.root`.
     """
 
     def __init__(
@@ -70,21 +71,22 @@ class Downloads:
         self.source = source
         self.folder = folder
         self.keep = keep
-        self._described: list[Path] = []
-        """Files that came whole to plan from them."""
+        self._planning_files: list[Path] = []
+        """Files that were downloaded completely only to plan."""
 
-    def describe(self, max_documents: int | None) -> None:
-        """Have what planning needs: footers of parquet files, other files whole.
+    def fetch_for_planning(self, max_documents: int | None) -> None:
+        """Fetch what planning needs: footers of parquet files, and other files completely.
 
-        Raises: ValueError if it cannot be had.
+        With `max_documents`, `source` is reduced to the first files that hold that many.
+        Raises: ValueError if a file cannot be fetched.
         """
         if max_documents is None:
-            with ThreadPoolExecutor(AT_ONCE) as threads:
-                list(threads.map(self._describe, self.listing.files))
+            with ThreadPoolExecutor(MAX_DOWNLOADS) as threads:
+                list(threads.map(self._fetch_for_planning, self.listing.files))
             return
         documents = 0
         for count, file in enumerate(self.listing.files, start=1):
-            self._describe(file)
+            self._fetch_for_planning(file)
             if format_of(file.name) != ".parquet":
                 continue
             documents += self.source.documents_in(file)
@@ -92,17 +94,17 @@ class Downloads:
                 self.source = replace(self.source, files=self.listing.files[:count])
                 return
 
-    def _describe(self, file: SourceFile) -> None:
+    def _fetch_for_planning(self, file: SourceFile) -> None:
         footer = self.source.footer_of(file)
         parquet = format_of(file.name) == ".parquet"
         if not (parquet and fetch_footer(self.hub, file, self.listing.commit, footer)):
             path = self.source.root / file.name
             if not path.exists():
-                self._described.append(path)
+                self._planning_files.append(path)
             self.fetch(file)
 
     def fetch(self, file: SourceFile) -> None:
-        """Have the whole file, checked by its sha256 and against the footer that was planned from.
+        """Fetch a complete file; check its sha256, and that its footer is the one used to plan.
 
         Raises: ValueError naming the file.
         """
@@ -111,12 +113,13 @@ class Downloads:
         if footer.is_file() and not _ends_with(path, footer.read_bytes()):
             footer.unlink()
             raise ValueError(
-                f"{file.name} has another footer than came before it, which was damaged on the way "
-                "and is deleted; delete the .partial folder of this preparation and run it again"
+                f"{file.name} has another footer than the one fetched before, which was damaged on "
+                "the way and is deleted; delete the .partial folder of this preparation and run it "
+                "again"
             )
 
     def bytes_at_once(self, todo: list[Unit], workers: int) -> int:
-        """Room for the downloads: all files, or as many of the largest as lie here at a time."""
+        """Disk space for the downloads: all of them, or the largest that are here at a time."""
         numbers = {number for unit in todo for number in self.source.files_of(unit)}
         missing = [
             n for n in numbers if not (self.source.root / self.source.files[n].name).exists()
@@ -128,22 +131,23 @@ class Downloads:
         return sum(sizes[: AHEAD + in_use])
 
     @contextmanager
-    def supplying(self, todo: Iterable[Unit], keep: bool = False) -> Iterator[FileProvider]:
-        """Bring the files of `todo` in its order while the block runs."""
+    def provide(self, todo: Iterable[Unit], keep: bool = False) -> Iterator[FileProvider]:
+        """Download the files of `todo`, in its order, while the block runs."""
         old = self.hub.downloader
-        # Of its own, so that threads told to stop never go on.
-        downloader = Downloader(old.endpoint, old.patience)
+        # A downloader of its own: its `stopping` event stays set, so threads that are still running
+        # after this block end at their next check.
+        downloader = Downloader(old.endpoint, old.retries)
         hub = Hub(self.hub.repository, downloader)
         own = Downloads(hub, self.listing, self.source, self.folder, keep or self.keep)
-        supply = _FileSupply(own, list(todo))
+        provider = _DownloadProvider(own, list(todo))
         try:
-            yield supply
+            yield provider
         finally:
             downloader.stopping.set()
-            supply.close()
+            provider.close()
 
     def clean(self) -> None:
-        """Delete what came for a data set that is finished now, and the folders then empty."""
+        """Delete the downloads of a finished data set, and folders that are empty then."""
         if not self.keep:
             for folder in (self.folder, *self.folder.glob("part_*_of_*")):
                 for file in self.listing.files:
@@ -152,42 +156,43 @@ class Downloads:
                     partial_of(path).unlink(missing_ok=True)  # of a part that was killed
         clean_downloads(self.folder)
 
-    def forget_described(self) -> None:
-        """Delete what came to learn that nothing was to be done."""
+    def discard_planning_files(self) -> None:
+        """Delete what was fetched only to find that the data set is complete already."""
         if not self.keep:
-            for path in self._described:
+            for path in self._planning_files:
                 path.unlink(missing_ok=True)
         clean_downloads(self.folder)
 
 
-class _FileSupply:
-    """Called by one thread; every file that comes has a thread of its own."""
+class _DownloadProvider:
+    """A FileProvider that is called from one thread and downloads each file in its own thread."""
 
     def __init__(self, downloads: Downloads, todo: list[Unit]) -> None:
         self._downloads = downloads
         self._source = downloads.source
         self._keep = downloads.keep
+        # For each file, the units that still need it (by their first document).
         self._users: dict[int, set[int]] = {}
         for unit in todo:
             for number in self._source.files_of(unit):
                 self._users.setdefault(number, set()).add(unit.first_document)
-        self._coming: dict[int, Future[None]] = {}
+        self._files: dict[int, Future[None]] = {}
         self._threads: list[threading.Thread] = []
         self._ahead: set[int] = set()
-        self._at_once = threading.Semaphore(AT_ONCE)
-        self._bring_ahead()
+        self._slots = threading.Semaphore(MAX_DOWNLOADS)
+        self._start_ahead()
 
     def ready(self, unit: Unit) -> bool:
         """Whether every file of the unit is here."""
-        coming = self._bring_now(self._source.files_of(unit))
-        for file in coming:
+        files = self._start_now(self._source.files_of(unit))
+        for file in files:
             if file.done():
-                file.result()
-        return all(file.done() for file in coming)
+                file.result()  # raises the error of a failed download
+        return all(file.done() for file in files)
 
     def wait(self, unit: Unit) -> None:
         """Return when every file of the unit is here."""
-        for file in self._bring_now(self._source.files_of(unit)):
+        for file in self._start_now(self._source.files_of(unit)):
             file.result()
 
     def finished(self, unit: Unit) -> None:
@@ -199,45 +204,45 @@ class _FileSupply:
                 (self._source.root / self._source.files[number].name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give the downloads, which were told to stop, a moment to do so."""
+        """Wait a moment for the downloads, which were told to stop."""
         for thread in self._threads:
             thread.join(SECONDS_TO_STOP)
 
-    def _bring_now(self, numbers: list[int]) -> list[Future[None]]:
-        """Files that a unit waits for are not ahead of the work: others may come meanwhile."""
+    def _start_now(self, numbers: list[int]) -> list[Future[None]]:
+        """Start the files that a unit waits for, and others to have AHEAD files ahead again."""
         for number in numbers:
             self._start(number)
         self._ahead -= set(numbers)
-        self._bring_ahead()
-        return [self._coming[number] for number in numbers]
+        self._start_ahead()
+        return [self._files[number] for number in numbers]
 
-    def _bring_ahead(self) -> None:
+    def _start_ahead(self) -> None:
         for number in self._users:
             if len(self._ahead) >= AHEAD:
                 return
-            if number not in self._coming:
+            if number not in self._files:
                 self._ahead.add(number)
                 self._start(number)
 
     def _start(self, number: int) -> None:
-        if number not in self._coming:
-            self._coming[number] = Future()
-            # Daemons: a read that hangs must not hold up the end of the program.
-            thread = threading.Thread(target=self._bring, args=(number,), daemon=True)
+        if number not in self._files:
+            self._files[number] = Future()
+            # A daemon thread: a read that hangs must not delay the end of the program.
+            thread = threading.Thread(target=self._download, args=(number,), daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _bring(self, number: int) -> None:
+    def _download(self, number: int) -> None:
         try:
-            with self._at_once:
+            with self._slots:
                 self._downloads.fetch(self._source.files[number])
-            self._coming[number].set_result(None)
+            self._files[number].set_result(None)
         except BaseException as error:
-            self._coming[number].set_exception(error)
+            self._files[number].set_exception(error)
 
 
 def clean_downloads(folder: Path) -> None:
-    """Delete listing, footers and empty folders of finished downloads; never a downloaded file."""
+    """Delete the listing, the footers and empty folders of downloads, but no downloaded file."""
     if not folder.is_dir():
         return
     shutil.rmtree(folder / FOOTERS, ignore_errors=True)
@@ -250,7 +255,7 @@ def clean_downloads(folder: Path) -> None:
 
 @contextmanager
 def download_lock(folder: Path) -> Iterator[None]:
-    """Let tasks that begin together ask the Hub once."""
+    """Make processes that start together take turns, so that only the first asks the Hub."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "lock"
     try:
@@ -260,7 +265,7 @@ def download_lock(folder: Path) -> Iterator[None]:
                 yield
             finally:
                 with suppress(OSError):
-                    if list(folder.iterdir()) == [lock]:  # nothing came
+                    if list(folder.iterdir()) == [lock]:  # nothing was fetched
                         lock.unlink()
     finally:
         remove_if_empty(folder)

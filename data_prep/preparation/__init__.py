@@ -1,1 +1,1 @@
-"""From documents to shards: options, worker processes, units of work, splits and the manifest."""
+"""From documents to shards: options, worker processes, units, the split, the manifest."""

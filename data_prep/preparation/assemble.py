@@ -1,4 +1,4 @@
-"""The end of a preparation: the units' shards are numbered through and described by a manifest."""
+"""The end of a preparation: number the shards of all units and describe them in a manifest."""
 
 import shutil
 from dataclasses import replace
@@ -29,14 +29,15 @@ def assemble(
     settings: dict[str, Any],
     tokenizer: Tokenizer,
 ) -> Manifest:
-    """Number the units' shards through, move them into the data folder and describe them.
+    """Number the shards of all units, move them into the data folder and return their manifest.
 
-    Raises: ValueError (and forgets the work) if training or a wanted validation got no document.
+    Raises: ValueError if training, or validation where it is expected, got no document. Then the
+    finished units are deleted: another split needs other units.
     """
     results = [result for n in range(units) if (result := work.result(n)) is not None]
     train, val = (_collect(work, results, name, tokenizer.n_vocab) for name in ("train", "val"))
     missing = "train" if not train.shards else "validation"
-    if not train.shards or (not val.shards and work.rule.wants_validation):
+    if not train.shards or (not val.shards and work.rule.expects_validation):
         shutil.rmtree(work.folder)
         raise ValueError(
             f"no document fell to {missing} by split={work.rule.split}; use another --val-tokens "
@@ -76,7 +77,7 @@ def _collect(
 
 
 def _move(old: Path, new: Path) -> None:
-    """Rename, unless an earlier start did so already."""
+    """Rename a file, unless an earlier start has already done so."""
     if old.exists():
         old.rename(new)
     elif not new.exists():

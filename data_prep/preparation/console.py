@@ -1,4 +1,4 @@
-"""What a person sees of a preparation: the progress bar, the summary, one sentence on errors."""
+"""Console output of the data scripts: progress bar, summary, one sentence for an error."""
 
 import errno
 import logging
@@ -15,12 +15,12 @@ from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-SECONDS_BETWEEN_LINES = 30.0  # where the output is a file and every refresh is kept
+INTERRUPTED = 130  # 128 + SIGINT, the exit code of a shell
+SECONDS_BETWEEN_LINES = 30.0  # when standard error is a file, where each refresh is a new line
 
 
 class ProgressBar:
-    """Bytes of text done, with documents/s, tokens/s and the time left."""
+    """Progress in bytes of text, with documents/s, tokens/s and the remaining time."""
 
     def __init__(self, text_bytes: int, done_bytes: int) -> None:
         on_terminal = sys.stderr.isatty()
@@ -37,11 +37,11 @@ class ProgressBar:
 
     @property
     def seconds(self) -> float:
-        """Since the bar was made."""
+        """Seconds since the bar was made."""
         return max(time.monotonic() - self._start, 1e-9)
 
     def add(self, documents: int, tokens: int, text_bytes: int) -> None:
-        """Count work done."""
+        """Add finished work."""
         self.documents += documents
         self.tokens += tokens
         self.text_bytes += text_bytes
@@ -51,17 +51,17 @@ class ProgressBar:
         self._bar.update(text_bytes)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """End the bar and leave its last state on the screen."""
         self._bar.close()
 
 
 def log_summary(data: DataSet, bar: ProgressBar | None) -> None:
-    """A few lines on what was made, and how fast if it was made now."""
+    """Log what the data set holds, and the speed if it was made by this process."""
     manifest = data.manifest
     target = manifest.split_rule["val_tokens"]
     for name, split in (("train", manifest.train), ("val", manifest.val)):
-        wanted = f" (target {target:,})" if name == "val" and target else ""
-        log.info("%s", _split_line(name, split) + wanted)
+        goal = f" (target {target:,})" if name == "val" and target else ""
+        log.info("%s", _split_line(name, split) + goal)
     found = manifest.duplicates
     log.info("%s", f"{manifest.skipped_empty:,} empty documents skipped")
     log.info("%s", f"{found.normalised:,} copies of other documents, {found.exact:,} of them exact")
@@ -84,20 +84,20 @@ def _split_line(name: str, split: SplitEntry) -> str:
 
 
 def run_script(work: Callable[[], object]) -> None:
-    """Run a script's work: a user's error is one sentence and exit code 2, Ctrl-C is no error."""
-    # Warnings only of the libraries: the Hub's would log every request.
+    """Run a script: a user error is printed as one sentence, with exit code 2; Ctrl-C gives 130."""
+    # Of the libraries only warnings are shown: huggingface_hub's HTTP client logs every request.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("data_prep").setLevel(logging.INFO)
     try:
-        with exit_on_user_error(ValueError, OSError), _cure_of_a_full_disk():
+        with exit_on_user_error(ValueError, OSError), _advice_for_full_disk():
             work()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: finished units are kept, the same command goes on\n")
+        sys.stderr.write("interrupted: finished units are kept; run the same command to continue\n")
         sys.exit(INTERRUPTED)
 
 
 @contextmanager
-def _cure_of_a_full_disk() -> Iterator[None]:
+def _advice_for_full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:

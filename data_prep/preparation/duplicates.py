@@ -1,6 +1,6 @@
-"""How many documents are copies of others: hashes stored unit by unit, counted at the end.
+"""Counts documents that are copies of others, from hashes that each unit has stored.
 
-12 bytes a document on disk; in memory at most 16 million hashes at a time.
+The hashes take 12 bytes per document on disk. At most about 16 million are in memory at a time.
 """
 
 import zlib
@@ -14,22 +14,22 @@ from data_prep.dataset.manifest import Duplicates
 from data_prep.preparation.split import text_hash
 from storage.atomic import save_array
 
-HASHES_AT_ONCE = 1 << 24
+HASHES_PER_PASS = 1 << 24
 HASHES = "hashes.npy"
 CHECKSUMS = "checksums.npy"
-# Any odd number: spreads a 32-bit checksum over 64 bits.
-SPREAD = np.uint64(0x9E3779B97F4A7C15)
+# Any large odd number would do: it distributes a 32-bit checksum over 64 bits.
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class DocumentHashes:
-    """The hash of every document's normalised text, with a checksum of the text as it is."""
+    """For every document, the hash of its normalised text and a checksum of its exact text."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
         self._checksums = array("I")
 
     def add(self, text: bytes) -> int:
-        """Remember a document (an empty one is none) and return its `text_hash`."""
+        """Add a document, unless it is empty, and return its `text_hash`."""
         hashed = text_hash(text)
         if text:
             self._hashes.append(hashed)
@@ -37,34 +37,37 @@ class DocumentHashes:
         return hashed
 
     def save(self, folder: Path) -> None:
-        """Write two files for `count_duplicates`."""
+        """Write the two files that `count_duplicates` reads."""
         save_array(folder / HASHES, np.array(self._hashes, np.uint64))
         save_array(folder / CHECKSUMS, np.array(self._checksums, np.uint32))
 
 
 def count_duplicates(folders: Iterable[Path]) -> Duplicates:
-    """Documents that are copies of an earlier one, over all units.
+    """The number of documents, over all units, that are copies of an earlier one.
 
-    Exact copies share the hash of the normalised text and the checksum of the text itself.
+    Exact copies have the same hash of the normalised text and the same checksum of the exact text.
     """
     folders = list(folders)
     documents = sum(len(np.load(folder / HASHES, mmap_mode="r")) for folder in folders)
-    passes = 1 + documents // HASHES_AT_ONCE
+    # Each pass counts the hashes of one remainder: equal hashes are always in the same pass.
+    passes = 1 + documents // HASHES_PER_PASS
     exact = normalised = 0
     for number in range(passes):
-        hashes, keys = _share(folders, number, passes)
+        hashes, keys = _remainder_class(folders, number, passes)
         normalised += len(hashes) - len(np.unique(hashes))
         exact += len(keys) - len(np.unique(keys))
     return Duplicates(exact, normalised)
 
 
-def _share(folders: list[Path], number: int, passes: int) -> tuple[np.ndarray, np.ndarray]:
-    """All hashes that leave the remainder `number` when divided by `passes`."""
+def _remainder_class(
+    folders: list[Path], number: int, passes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes with the remainder `number` modulo `passes`, and keys that identify exact texts."""
     hashes, keys = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for folder in folders:
         found = np.load(folder / HASHES)
         chosen = found % np.uint64(passes) == number
         checksums = np.load(folder / CHECKSUMS)[chosen].astype(np.uint64)
         hashes.append(found[chosen])
-        keys.append(found[chosen] ^ (checksums * SPREAD))
+        keys.append(found[chosen] ^ (checksums * MULTIPLIER))
     return np.concatenate(hashes), np.concatenate(keys)

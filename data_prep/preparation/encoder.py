@@ -1,7 +1,7 @@
-"""Documents to token ids: by tiktoken, or by gigatoken where it is installed and proves itself.
+"""Encodes documents to token ids, with tiktoken or with the faster gigatoken.
 
-tiktoken is the reference. gigatoken is over ten times as fast and young, so a part of what it
-encodes is encoded by tiktoken too; the first difference ends its use (see unit.py).
+tiktoken is the reference. gigatoken is more than ten times as fast, but new. So a sample of what it
+encodes is encoded by tiktoken too, and after the first difference it is no longer used (unit.py).
 """
 
 import tempfile
@@ -23,10 +23,10 @@ except ImportError:
 EncoderChoice = Literal["auto", "tiktoken"]
 REFERENCE = "tiktoken"
 
-CHECKED_FIRST = 8  # documents at the start of every unit
-CHECKED_SHARE = 256  # and one in so many of the others
-# gigatoken finds special tokens in text if it was told of any, which ours is not; that documents
-# with this text never reach it makes sure. NUL ends a text in some other languages.
+CHECKED_FIRST = 8  # documents at the start of every unit are encoded by both
+CHECKED_SHARE = 256  # and one in 256 of the others
+# Documents with either of these go to tiktoken. gigatoken would encode a special token in a text as
+# one id if it knew of any. It is not told of one, and this makes sure. NUL ends a string in C.
 SPECIAL = END_OF_TEXT.encode()
 NUL = b"\0"
 
@@ -35,7 +35,7 @@ Place = tuple[int, int]
 
 
 class EncoderMismatch(Exception):
-    """The fast encoder is not to be trusted: its ids are not tiktoken's."""
+    """The fast encoder gave other ids than tiktoken, or failed."""
 
     def __init__(self, name: str, place: Place | None, what: str) -> None:
         super().__init__(name, place, what)
@@ -45,7 +45,7 @@ class EncoderMismatch(Exception):
 
 
 class FastEncoder(Protocol):
-    """Another implementation of the same tokenizer."""
+    """A faster implementation of the same tokenizer."""
 
     name: str
 
@@ -55,10 +55,13 @@ class FastEncoder(Protocol):
 
 
 class Gigatoken:
-    """https://github.com/marcelroed/gigatoken on the calling thread; remembers words it has met."""
+    """gigatoken, on the calling thread; it caches the words that it has encoded.
+
+    Source: https://github.com/marcelroed/gigatoken
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Raises: whatever gigatoken raises for ranks that it cannot use."""
+        """Raises: any exception, if gigatoken cannot use the ranks."""
         assert gigatoken is not None
         self.name = "gigatoken"
         with tempfile.TemporaryDirectory() as folder:
@@ -68,13 +71,13 @@ class Gigatoken:
 
     def encode(self, text: bytes) -> np.ndarray:
         """See FastEncoder."""
-        # One text a call: a batch comes back as an awkward array, whose import costs 0.4 seconds.
+        # One text per call: a batch is returned as an `awkward` array, whose import takes 0.4 s.
         return self._backend.encode(text)
 
 
 @cache
 def fast_encoder(tokenizer: Tokenizer) -> FastEncoder | None:
-    """A faster encoder with the same ids, None if none is installed that knows this tokenizer."""
+    """A faster encoder for this tokenizer; None if there is none."""
     if gigatoken is None or tokenizer.pattern != GPT2_PATTERN:
         return None
     try:
@@ -86,8 +89,9 @@ def fast_encoder(tokenizer: Tokenizer) -> FastEncoder | None:
 class Encoder:
     """Encodes the documents of one unit, in batches.
 
-    With a fast encoder the first document of every file, the first of the unit, and one in
-    CHECKED_SHARE of the rest (the same ones in every run) are encoded by both and compared.
+    With a fast encoder, some documents are encoded by both and compared: the first one of every
+    file, the first CHECKED_FIRST of the unit, and one in CHECKED_SHARE of the rest. The choice is
+    the same in every run.
     """
 
     def __init__(self, tokenizer: Tokenizer, fast: FastEncoder | None = None) -> None:
@@ -97,16 +101,16 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        """Who makes the ids."""
+        """The name of the encoder in use."""
         return self._fast.name if self._fast else REFERENCE
 
     def encode(
         self, texts: Sequence[bytes], places: Sequence[Place]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens of all documents, each opened by end-of-text, and how many each has.
+        """The tokens of all documents, each opened by end-of-text, and the length of each.
 
         Shapes: texts and places (documents,) -> uint16 (tokens,), uint32 (documents,).
-        Raises: Disagreement; ValueError for a text that tiktoken cannot encode.
+        Raises: EncoderMismatch; ValueError for a text that tiktoken cannot encode.
         """
         fast = self._fast
         if fast is None:
@@ -123,20 +127,20 @@ class Encoder:
         return tokens, lengths
 
     def check_bytes(self, counts: np.ndarray, text_bytes: int) -> None:
-        """The ids, so often as `counts` says, must stand for as many bytes as the texts had.
+        """Check that the ids, with these counts, decode to as many bytes as the texts had.
 
-        Raises: Disagreement.
+        Raises: EncoderMismatch.
         """
         found = int(counts @ self.tokenizer.token_bytes().astype(np.int64))
         if found != text_bytes:
             raise EncoderMismatch(
-                self.name, None, f"the ids of {text_bytes} bytes of text stand for {found}"
+                self.name, None, f"the ids of {text_bytes} bytes of text decode to {found} bytes"
             )
 
     def _row(self, text: bytes, place: Place) -> np.ndarray:
         try:
             return self.tokenizer.encode_to_numpy(text.decode())
-        except ValueError as error:  # its regular expression gives up on a million spaces in a row
+        except ValueError as error:  # tiktoken's regular expression fails on a million spaces
             file, row = place
             raise ValueError(
                 f"{REFERENCE} cannot encode row {row} of the source's file {file} (both counted "
@@ -144,7 +148,7 @@ class Encoder:
             ) from error
 
     def _checked(self, fast: FastEncoder, text: bytes, place: Place) -> np.ndarray:
-        """The ids by `fast`, or by tiktoken if the text is special, or by both if it is sampled."""
+        """The ids of `fast`, compared with tiktoken's if sampled; special texts go to tiktoken."""
         if NUL in text or (b"|" in text and SPECIAL in text):
             return self._row(text, place)
         row = self._fast_row(fast, text, place)
@@ -158,29 +162,32 @@ class Encoder:
             row = fast.encode(text)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
-        except BaseException as error:  # a panic of Rust code is no Exception
+        except BaseException as error:  # a panic in Rust code is a BaseException, not an Exception
             raise EncoderMismatch(fast.name, place, f"it failed ({error!r:.200})") from error
         if len(row) and int(row.max()) >= self.tokenizer.end_of_text:
-            raise EncoderMismatch(fast.name, place, f"it gave the id {row.max()}, which is none")
+            raise EncoderMismatch(
+                fast.name, place, f"it gave the id {row.max()}, which does not exist"
+            )
         return row
 
     def _compare(
-        self, fast: FastEncoder, place: Place, found: np.ndarray, wanted: np.ndarray
+        self, fast: FastEncoder, place: Place, found: np.ndarray, expected: np.ndarray
     ) -> None:
-        if np.array_equal(found, wanted):
+        if np.array_equal(found, expected):
             return
-        length = min(len(found), len(wanted))
-        differs = np.flatnonzero(found[:length] != wanted[:length])
+        length = min(len(found), len(expected))
+        differs = np.flatnonzero(found[:length] != expected[:length])
         at = int(differs[0]) if len(differs) else length
         raise EncoderMismatch(
             fast.name,
             place,
-            f"from token {at} on it says {found[at : at + 4].tolist()} "
-            f"and {REFERENCE} {wanted[at : at + 4].tolist()}",
+            f"from token {at} on it gives {found[at : at + 4].tolist()} "
+            f"and {REFERENCE} {expected[at : at + 4].tolist()}",
         )
 
 
 def is_sampled(place: Place) -> bool:
-    """Whether a document is one of the random sample; the same in every run."""
+    """Whether a document is in the sample that both encoders encode; the same in every run."""
+    # Two multipliers of splitmix64 as a cheap hash of file and row.
     mixed = (place[0] * 0x9E3779B97F4A7C15 + place[1] * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     return (mixed ^ mixed >> 29) >> 32 & (CHECKED_SHARE - 1) == 0

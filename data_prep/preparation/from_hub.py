@@ -1,4 +1,4 @@
-"""From options to a data set of files on the Hub: what every script of a Hub source does alike."""
+"""Makes a data set from files of the Hugging Face Hub; shared by fineweb.py and tinystories.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,71 +6,75 @@ from pathlib import Path
 
 from data_prep.dataset.manifest import MANIFEST_NAME
 from data_prep.hub.download import Downloader
-from data_prep.hub.listing import FOOTERS, Hub, HubSource, Listing, is_commit, remembered_listing
-from data_prep.hub.streaming import StreamSource
+from data_prep.hub.listing import FOOTERS, Hub, HubSource, Listing, cached_listing, is_commit
+from data_prep.hub.streaming import StreamedHubSource
 from data_prep.hub.supply import Downloads, clean_downloads, download_lock
 from data_prep.preparation.options import HubOptions
-from data_prep.preparation.prepare import finished_data_set, make
+from data_prep.preparation.prepare import finished_data_set, run_preparation
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """What of a repository is wanted, and how its documents are read."""
+    """The files of a repository that are used, and how their documents are read."""
 
     repository: str
     id: str
-    """How the manifest names the source."""
+    """Name of the source in the manifest."""
     list_files: Callable[[Hub, str], Listing]
-    """Asks the Hub for the files at a revision; they are planned in the order of their names."""
+    """Asks the Hub for the files at a revision. They are used in the order of their names."""
     skip_blank: bool = False
     validation: tuple[str, ...] = ()
     stream: bool = False
-    """Read parquet files over the network; nothing but their footers comes to disk."""
+    """Read parquet files over the network; only their footers are saved to disk."""
 
 
 def make_from_hub(
-    wanted: HubDataset, out: Path, options: HubOptions, downloader: Downloader | None = None
+    dataset: HubDataset, out: Path, options: HubOptions, downloader: Downloader | None = None
 ) -> None:
-    """Download, prepare and delete file by file; a finished data set needs no word to the Hub."""
+    """Download, prepare and delete file by file.
+
+    For a finished data set at a pinned commit, the Hub is not asked.
+    """
     folder = options.download_folder(out)
-    if is_commit(options.revision) and _is_finished(wanted, out, options):
+    if is_commit(options.revision) and _is_finished(dataset, out, options):
         clean_downloads(folder)
         return
-    hub = Hub(wanted.repository, downloader or Downloader())
+    hub = Hub(dataset.repository, downloader or Downloader())
     with download_lock(folder):
-        listing = remembered_listing(
+        listing = cached_listing(
             folder,
             options.revision,
-            wanted.id,
-            lambda: wanted.list_files(hub, options.revision),
+            dataset.id,
+            lambda: dataset.list_files(hub, options.revision),
         )
         downloads = Downloads(
-            hub, listing, _source(wanted, listing, folder, options), folder, options.keep_source
+            hub, listing, _source(dataset, listing, folder, options), folder, options.keep_source
         )
-        downloads.describe(options.max_documents)
-    if wanted.stream:
-        make(downloads.source, out, options)
+        downloads.fetch_for_planning(options.max_documents)
+    if dataset.stream:
+        run_preparation(downloads.source, out, options)
         if (out / MANIFEST_NAME).is_file():
             clean_downloads(folder)
     else:
-        make(downloads.source, out, options, downloads)
+        run_preparation(downloads.source, out, options, downloads)
 
 
-def _source(wanted: HubDataset, listing: Listing, folder: Path, options: HubOptions) -> HubSource:
+def _source(dataset: HubDataset, listing: Listing, folder: Path, options: HubOptions) -> HubSource:
     part = options.chosen_part()
     own = folder if options.part is None else folder / f"part_{part.number}_of_{part.parts}"
-    reading = {"skip_blank": wanted.skip_blank, "validation": wanted.validation}
-    place = (wanted.id, listing.commit, own, listing.files)
-    if wanted.stream:
-        footers, repository = folder / FOOTERS, wanted.repository
-        return StreamSource(*place, **reading, footers=footers, repository=repository)
+    reading = {"skip_blank": dataset.skip_blank, "validation": dataset.validation}
+    place = (dataset.id, listing.commit, own, listing.files)
+    if dataset.stream:
+        footers, repository = folder / FOOTERS, dataset.repository
+        return StreamedHubSource(*place, **reading, footers=footers, repository=repository)
     return HubSource(*place, **reading, footers=folder / FOOTERS)
 
 
-def _is_finished(wanted: HubDataset, out: Path, options: HubOptions) -> bool:
-    """A pinned commit never changes, so the manifest tells whether it was made of the same."""
-    listing = Listing(wanted.repository, options.revision, ())
-    source = _source(wanted, listing, Path(), options)
+def _is_finished(dataset: HubDataset, out: Path, options: HubOptions) -> bool:
+    """Whether the data set at `out` is complete and made from this source at this commit."""
+    # Without asking the Hub: the files of a pinned commit never change.
+    listing = Listing(dataset.repository, options.revision, ())
+    source = _source(dataset, listing, Path(), options)
     found = finished_data_set(
         out,
         {**options.settings(), **source.settings()},

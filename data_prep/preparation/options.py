@@ -1,4 +1,4 @@
-"""What a person may choose of a preparation; each script adds what only its source has."""
+"""Options of every preparation script; each script adds those of its own source."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,30 +12,32 @@ from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How a source becomes a data set. Its bytes hang on all that `settings` names."""
+    """How a source becomes a data set. Everything in `settings` affects its bytes."""
 
     workers: int | None = None
-    """Processes that tokenize; by default one for each processor core."""
+    """Processes that tokenize. Default: one for each CPU core."""
     shard_tokens: int = 100_000_000
-    """Tokens of a train shard, about: a shard holds whole documents and whole pieces of files."""
+    """Tokens of a train shard, approximately: a shard holds whole documents and file pieces."""
     val_tokens: int | None = None
-    """Validation tokens wanted; by default 10,000,000, or a twentieth of the source if less."""
+    """Validation tokens, approximately. Default: 10,000,000, or 1/20 of the source if less."""
     max_documents: int | None = None
-    """Take only this many documents from the start of the source."""
+    """Use only the first N documents of the source."""
     split: SplitKind = "hash"
-    """Validation is chosen by a hash of the text (no copy of a document is on both sides), is the
-    first documents, is the tail of a single one, or is what the source gives as such."""
+    """How validation documents are chosen.
+    hash: by a hash of the text, so that all copies of a document are on one side.
+    first: the first documents.
+    tail: the end of a single document.
+    given: as the source defines them."""
     val_fraction: float = 0.1
-    """With split=tail: the part of the text, at its end, that is validation."""
+    """With --split tail: the fraction of the text, at its end, that is validation."""
     tokenizer: Path | None = None
-    """Folder of a tokenizer made by data_prep/train_tokenizer.py; by default GPT-2's."""
+    """Folder of a tokenizer made by data_prep/train_tokenizer.py. Default: GPT-2's."""
     encoder: EncoderChoice = "auto"
-    """auto is gigatoken where it is installed (checked against tiktoken as it goes); the bytes
-    are the same."""
+    """auto: gigatoken if installed, with a sample compared with tiktoken; same bytes."""
     part: str | None = None
-    """I/N: finish only part I (from 1) of N, so that N tasks share the work in one folder."""
+    """I/N: prepare only part I (from 1) of N, so that N jobs divide the work in one folder."""
     merge: bool = False
-    """Make the data set of the parts that others have finished."""
+    """Make the data set from the finished parts."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "shard_tokens", "max_documents"):
@@ -55,7 +57,7 @@ class PrepareOptions:
             )
 
     def chosen_part(self) -> Part:
-        """The part, or all of it as the only one."""
+        """The part that `part` names; the whole source if it is not given."""
         return Part() if self.part is None else parse_part(self.part)
 
     def chosen_tokenizer(self) -> Tokenizer:
@@ -63,7 +65,7 @@ class PrepareOptions:
         return gpt2_tokenizer() if self.tokenizer is None else load_tokenizer(self.tokenizer)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the bytes, for the manifest, which names the tokenizer by itself."""
+        """The options that affect the bytes, for the manifest; it has its own tokenizer entry."""
         kind = {"split": self.split}
         if self.split == "tail":
             size = {"val_fraction": self.val_fraction}
@@ -75,13 +77,13 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class HubOptions(PrepareOptions):
-    """How files of the Hub become a data set."""
+    """How files of the Hugging Face Hub become a data set."""
 
     revision: str = "main"
     """Commit, tag or branch of the data set on the Hub."""
     keep_source: bool = False
-    """Keep the downloaded files in OUT.source; by default each goes once its text is in shards."""
+    """Keep downloaded files in OUT.source. Default: delete each when its text is in shards."""
 
     def download_folder(self, out: Path) -> Path:
-        """Where files come to: beside the data set."""
+        """The folder for downloads, beside the data set."""
         return out.with_name(f"{out.name}.source")

@@ -1,7 +1,7 @@
-"""Units of work over processes: shared progress, a clean stop, no worker outlives its parent.
+"""Runs units in worker processes that share a progress bar, stop cleanly and end with their parent.
 
-Workers are forked from a server process that has imported what they need and done nothing else, so
-they start at once and inherit neither threads nor locks; each builds its own tokenizer.
+Workers are forked from a server process that has only imported modules. So they start fast and
+inherit neither threads nor locks. Each loads its own tokenizer.
 """
 
 import multiprocessing
@@ -25,13 +25,13 @@ from data_prep.sources.file_source import Interrupted, Unit
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
 POLL_SECONDS = 0.2
-REPORT_EVERY = 64  # documents between two looks at the shared counters
+REPORT_EVERY = 64  # documents between two updates of the shared counters
 
-Todo = list[tuple[int, Unit]]
+NumberedUnits = list[tuple[int, Unit]]
 
 
 def default_workers() -> int:
-    """One process for each processor core that this process may use."""
+    """One process for each CPU core that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -39,45 +39,50 @@ def default_workers() -> int:
 
 def run_units(
     work: UnitWork,
-    todo: Todo,
+    todo: NumberedUnits,
     tokenizer_folder: Path,
     workers: int,
     bar: ProgressBar,
-    supply: FileProvider,
+    provider: FileProvider,
 ) -> None:
     """Finish every unit of `todo`. Raises: ValueError with the first failing worker's message."""
     if min(workers, len(todo)) <= 1:
-        _run_here(work, todo, load_tokenizer(tokenizer_folder), bar, supply)
+        _run_here(work, todo, load_tokenizer(tokenizer_folder), bar, provider)
     else:
-        _run_in_processes(work, todo, tokenizer_folder, min(workers, len(todo)), bar, supply)
+        _run_in_processes(work, todo, tokenizer_folder, min(workers, len(todo)), bar, provider)
 
 
 def _run_here(
-    work: UnitWork, todo: Todo, tokenizer: Tokenizer, bar: ProgressBar, supply: FileProvider
+    work: UnitWork,
+    todo: NumberedUnits,
+    tokenizer: Tokenizer,
+    bar: ProgressBar,
+    provider: FileProvider,
 ) -> None:
     for number, unit in todo:
-        supply.wait(unit)
+        provider.wait(unit)
         work.run(number, unit, tokenizer, bar)
-        supply.finished(unit)
+        provider.finished(unit)
 
 
 def _run_in_processes(
     work: UnitWork,
-    todo: Todo,
+    todo: NumberedUnits,
     tokenizer_folder: Path,
     workers: int,
     bar: ProgressBar,
-    supply: FileProvider,
+    provider: FileProvider,
 ) -> None:
     context = multiprocessing.get_context("forkserver")
+    # "__main__" is the script: so it is imported once in the server and not by every worker.
     context.set_forkserver_preload(["__main__", "data_prep.preparation.pool"])
     counters = SharedCounters(context)
     executor = ProcessPoolExecutor(
         workers, context, _start_worker, (work, tokenizer_folder, counters)
     )
     try:
-        # One more than there are workers, so that none waits for the next.
-        _Line(executor, todo, workers + 1, supply).follow(counters, bar)
+        # One unit more than there are workers, so that no worker waits for its next one.
+        _UnitQueue(executor, todo, workers + 1, provider).run(counters, bar)
     except BrokenProcessPool as error:
         raise ValueError(
             f"one of workers={workers} processes died, perhaps for lack of memory (a worker needs "
@@ -88,22 +93,27 @@ def _run_in_processes(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-class _Line:
-    """Units in their order, given to the workers as soon as their files are here."""
+class _UnitQueue:
+    """Submits units to the workers, in order, as soon as their files are available."""
 
     def __init__(
-        self, executor: ProcessPoolExecutor, todo: Todo, at_once: int, supply: FileProvider
+        self,
+        executor: ProcessPoolExecutor,
+        todo: NumberedUnits,
+        max_running: int,
+        provider: FileProvider,
     ) -> None:
         self._executor = executor
         self._waiting = deque(todo)
         self._running: dict[Future[None], Unit] = {}
-        self._at_once = at_once
-        self._supply = supply
+        self._max_running = max_running
+        self._provider = provider
 
-    def follow(self, counters: "SharedCounters", bar: ProgressBar) -> None:
-        """Return when all are finished. Raises: what a worker raised, or a file that cannot come.
+    def run(self, counters: "SharedCounters", bar: ProgressBar) -> None:
+        """Return when all units are finished.
 
-        A missing file ends the work only after the units that run already.
+        If a file cannot be fetched, the units that are running are finished first.
+        Raises: the exception of a worker, or ValueError for such a file.
         """
         missing: ValueError | None = None
         while self._running or (self._waiting and missing is None):
@@ -120,30 +130,31 @@ class _Line:
             bar.add(*counters.take())
             for future in done:
                 future.result()
-                self._supply.finished(self._running.pop(future))
+                self._provider.finished(self._running.pop(future))
         if missing is not None:
             raise missing
 
     def _submit(self) -> None:
         while (
             self._waiting
-            and len(self._running) < self._at_once
-            and self._supply.ready(self._waiting[0][1])
+            and len(self._running) < self._max_running
+            and self._provider.ready(self._waiting[0][1])
         ):
             number, unit = self._waiting.popleft()
-            with _interrupts_wait():  # for the workers, which Ctrl-C reaches too
+            # `submit` may start a worker, and a terminal sends Ctrl-C to workers too.
+            with _sigint_blocked():
                 self._running[self._executor.submit(_run_unit, number, unit)] = unit
 
 
 class SharedCounters:
-    """Work done by all workers since the parent last looked, and whether they are to stop."""
+    """Work that all workers have done since the parent last asked, and a flag to stop them."""
 
     def __init__(self, context: Any) -> None:
         self._counts = context.Array("q", 3)
         self._stopped = context.Value("b", 0, lock=False)
 
     def add(self, documents: int, tokens: int, text_bytes: int) -> None:
-        """Called by workers. Raises: Interrupted if they are to stop."""
+        """Add finished work; called by workers. Raises: Interrupted if they should stop."""
         if self._stopped.value:
             raise Interrupted
         with self._counts.get_lock():
@@ -151,10 +162,10 @@ class SharedCounters:
                 self._counts[slot] += more
 
     def take(self) -> tuple[int, int, int]:
-        """Called by the parent: what was added since the last call."""
+        """The work added since the last call; called by the parent."""
         lock = self._counts.get_lock()
         if not lock.acquire(timeout=POLL_SECONDS):
-            return 0, 0, 0  # a worker that was killed just then may hold it for ever
+            return 0, 0, 0  # a worker that was killed with the lock never releases it
         try:
             documents, tokens, text_bytes = self._counts[:]
             self._counts[:] = [0, 0, 0]
@@ -163,12 +174,12 @@ class SharedCounters:
         return documents, tokens, text_bytes
 
     def stop(self) -> None:
-        """Let every worker drop its unit at the next document."""
+        """Make every worker discard its unit at its next report."""
         self._stopped.value = 1
 
 
 class _Worker:
-    """What a worker process keeps between units; also sums up progress to spare the lock."""
+    """State of a worker process. It also adds up progress, to take the shared lock less often."""
 
     def __init__(self, work: UnitWork, tokenizer: Tokenizer, counters: SharedCounters) -> None:
         self.work = work
@@ -197,13 +208,13 @@ def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: SharedCounte
 
 
 def follow_parent() -> None:
-    """What a worker does first: leave Ctrl-C to its parent, and end when that ends."""
+    """At the start of a worker: leave Ctrl-C to the parent, and exit when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed parent closes no queue, so workers would wait for ever."""
+    # If the parent is killed, nobody closes the queue of tasks, and workers would wait for ever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for_connection([parent.sentinel])
@@ -217,8 +228,8 @@ def _run_unit(number: int, unit: Unit) -> None:
 
 
 @contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Hold SIGINT back: new processes inherit that for good, here it is delivered at the end."""
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT: processes started inside keep it blocked, here it is delivered afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,7 +1,8 @@
-"""Documents to tokens to shards: in parallel, resumable, the same bytes however it is run.
+"""The whole preparation of a data set: documents to tokens to shards, in parallel and resumable.
 
-Work goes on in `OUT.partial/`, one folder for each finished unit. At the end the shards are
-numbered, the manifest is written last and the folder takes the name `OUT` by rename.
+Work happens in `OUT.partial/`, with one folder for each finished unit. At the end the shards are
+numbered, the manifest is written, and the folder is renamed to `OUT`. The bytes are the same for
+any number of workers or parts, and after any interruption.
 """
 
 import logging
@@ -23,38 +24,38 @@ from data_prep.preparation.split import BYTES_PER_TOKEN, SplitRule, decide_split
 from data_prep.preparation.unit import UnitWork
 from data_prep.preparation.work_folder import (
     check_all_finished,
-    differences,
+    differing_settings,
     exclusive_lock,
-    note_planned,
+    mark_planned,
     part_lock,
     planning_lock,
-    remembered_rule,
-    remove_finished,
-    start_or_go_on,
+    remove_leftover,
+    saved_split_rule,
+    start_or_resume,
 )
-from data_prep.sources.file_source import Source, Unit, first_documents, units_as_json
+from data_prep.sources.file_source import DocumentSource, Unit, first_documents, units_as_json
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import publish_folder
 from storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 
-BYTES_PER_DOCUMENT = 24  # its length, place and hashes
+BYTES_PER_DOCUMENT = 24  # its length, source place and hashes
 
 
 def prepare(
-    source: Source,
+    source: DocumentSource,
     out: Path,
     options: PrepareOptions,
     tokenizer: Tokenizer | None = None,
     downloads: Downloads | None = None,
 ) -> DataSet:
-    """Make the data set `out` from a source, or go on with it, or say that it is complete.
+    """Make the data set `out` from a source, continue an unfinished one, or open a complete one.
 
-    Raises: ValueError for a bad document, for an `out` that holds something else (nothing is ever
-    overwritten), or if another process prepares the same.
+    Raises: ValueError for a bad document, for an `out` that holds anything else (nothing is ever
+    overwritten), or if another process prepares the same data set.
     """
-    job = _Job(source, out, options, tokenizer or options.chosen_tokenizer(), downloads)
+    job = _Preparation(source, out, options, tokenizer or options.chosen_tokenizer(), downloads)
     finished = job.finished()
     if finished is not None:
         return finished
@@ -67,7 +68,7 @@ def prepare(
             bar = job.run(work, units)
         manifest = assemble(work, len(units), source.identity(), job.settings(), job.tokenizer)
         manifest.write(work.data_folder)
-        _check_whole(work.data_folder)
+        _check_complete(work.data_folder)
         publish_folder(work.data_folder, out)
         shutil.rmtree(job.partial, ignore_errors=True)
     if downloads is not None:
@@ -78,27 +79,27 @@ def prepare(
 
 
 def prepare_part(
-    source: Source, out: Path, options: PrepareOptions, downloads: Downloads | None = None
+    source: DocumentSource, out: Path, options: PrepareOptions, downloads: Downloads | None = None
 ) -> None:
     """Finish the units of one part. Raises: ValueError as `prepare` does."""
-    job = _Job(source, out, options, options.chosen_tokenizer(), downloads)
+    job = _Preparation(source, out, options, options.chosen_tokenizer(), downloads)
     if job.finished() is not None:
         return
     part = options.chosen_part()
     with part_lock(job.partial, part):
         with planning_lock(job.partial):
             work, units = job.begin()
-            note_planned(job.partial, part)
+            mark_planned(job.partial, part)
         job.run(work, units)
-    share = part.units(len(units))
-    log.info("part %s: %d of the %d units are finished", part, len(share), len(units))
-    log.info("when all parts are, run the same with --merge instead of --part")
+    finished = len(part.units(len(units)))
+    log.info("part %s: %d of the %d units are finished", part, finished, len(units))
+    log.info("when all parts are finished, run the same with --merge instead of --part")
 
 
-def make(
-    source: Source, out: Path, options: PrepareOptions, downloads: Downloads | None = None
+def run_preparation(
+    source: DocumentSource, out: Path, options: PrepareOptions, downloads: Downloads | None = None
 ) -> None:
-    """What the options ask for: a part, the merge of parts, or everything."""
+    """Prepare what the options ask for: one part, the merge of all parts, or everything."""
     if options.part is not None:
         prepare_part(source, out, options, downloads)
     else:
@@ -106,10 +107,10 @@ def make(
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One start of a preparation."""
+class _Preparation:
+    """One start of a preparation, with all its inputs."""
 
-    source: Source
+    source: DocumentSource
     out: Path
     options: PrepareOptions
     tokenizer: Tokenizer
@@ -128,26 +129,26 @@ class _Job:
             self.out, self.settings(), self.tokenizer, lambda found: found == identity
         )
         if found is not None and self.downloads is not None:
-            self.downloads.forget_described()
+            self.downloads.discard_planning_files()
         return found
 
     def begin(self) -> tuple[UnitWork, list[Unit]]:
-        """The plan and the folders for it, new or as an earlier start left them."""
+        """Make the plan, and create its folders or check those of an earlier start."""
         identity = self.source.identity()
         units = _plan(self.source, identity, self.options)
         plan = _plan_as_json(self.settings(), identity, self.tokenizer, units)
-        rule = remembered_rule(self.partial, plan) or self._decide(units)
+        rule = saved_split_rule(self.partial, plan) or self._decide_split(units)
         folder = self.partial / "units"
         work = UnitWork(self.source, rule, folder, fingerprint(plan), self.options.encoder)
-        share = self.options.chosen_part().units(len(units))
-        start_or_go_on(work, plan, self.tokenizer, share)
+        numbers = self.options.chosen_part().units(len(units))
+        start_or_resume(work, plan, self.tokenizer, numbers)
         return work, units
 
-    def _decide(self, units: list[Unit]) -> SplitRule:
+    def _decide_split(self, units: list[Unit]) -> SplitRule:
         options = self.options
         prefix = units if options.split == "first" else []
-        supplying = self.downloads.supplying(prefix, keep=True) if self.downloads else None
-        with supplying or nullcontext(LocalFiles()) as supply:
+        providing = self.downloads.provide(prefix, keep=True) if self.downloads else None
+        with providing or nullcontext(LocalFiles()) as provider:
             return decide_split(
                 options.split,
                 options.val_tokens,
@@ -155,45 +156,50 @@ class _Job:
                 self.source,
                 units,
                 self.tokenizer,
-                supply.wait,
+                provider.wait,
             )
 
     def run(self, work: UnitWork, units: list[Unit]) -> ProgressBar:
         """Finish every unit of the part."""
         workers = self.options.workers or default_workers()
-        share = self.options.chosen_part().units(len(units))
-        todo = _unfinished(work, units, share)
-        if len(todo) < len(share):
-            log.info("going on: %d of %d units are finished", len(share) - len(todo), len(share))
-        total = sum(units[number].text_bytes for number in share)
+        numbers = self.options.chosen_part().units(len(units))
+        todo = _unfinished(work, units, numbers)
+        if len(todo) < len(numbers):
+            done = len(numbers) - len(todo)
+            log.info("continuing: %d of %d units are finished", done, len(numbers))
+        total = sum(units[number].text_bytes for number in numbers)
         bar = ProgressBar(total, total - sum(unit.text_bytes for _, unit in todo))
         try:
-            while todo:  # again, for the units of a fast encoder that was found wrong later
-                ahead = [unit for _, unit in todo]
-                check_room(self.partial, ahead, self.downloads, workers, self.tokenizer.n_vocab)
-                supplying = self.downloads.supplying(ahead) if self.downloads else None
-                with supplying or nullcontext(LocalFiles()) as supply:
-                    run_units(work, todo, work.tokenizer_folder, workers, bar, supply)
-                todo = _unfinished(work, units, share)
+            # Mostly once. Again if the fast encoder was found wrong: its units are no longer valid.
+            while todo:
+                remaining = [unit for _, unit in todo]
+                check_disk_space(
+                    self.partial, remaining, self.downloads, workers, self.tokenizer.n_vocab
+                )
+                providing = self.downloads.provide(remaining) if self.downloads else None
+                with providing or nullcontext(LocalFiles()) as provider:
+                    run_units(work, todo, work.tokenizer_folder, workers, bar, provider)
+                todo = _unfinished(work, units, numbers)
         finally:
             bar.close()
-        encoders = {result.encoder for n in share if (result := work.result(n))}
+        encoders = {result.encoder for n in numbers if (result := work.result(n))}
         log.info("encoded by %s", " and ".join(sorted(encoders)))
         return bar
 
 
-def _unfinished(work: UnitWork, units: list[Unit], share: range) -> list[tuple[int, Unit]]:
-    return [(number, units[number]) for number in share if work.result(number) is None]
+def _unfinished(work: UnitWork, units: list[Unit], numbers: range) -> list[tuple[int, Unit]]:
+    return [(number, units[number]) for number in numbers if work.result(number) is None]
 
 
-def check_room(
+def check_disk_space(
     partial: Path, todo: list[Unit], downloads: Downloads | None, workers: int, n_vocab: int
 ) -> None:
-    """Raises: ValueError if the disk has no room for the shards and for the files on the way."""
+    """Raises: ValueError if the disk has no room for the shards and the downloaded files."""
     text_bytes = sum(unit.text_bytes for unit in todo)
     documents = sum(unit.documents for unit in todo)
+    # 2 bytes per token, in the units' folders; moving them into the data set takes no space.
     shards = round(2 * text_bytes / BYTES_PER_TOKEN) + BYTES_PER_DOCUMENT * documents
-    counts = 2 * 8 * n_vocab * len(todo)  # how often each id occurs, of train and of val
+    counts = 2 * 8 * n_vocab * len(todo)  # int64 counts of every id, for train and val
     source = downloads.bytes_at_once(todo, workers) if downloads else 0
     free = shutil.disk_usage(partial).free
     needed = shards + counts + source
@@ -211,8 +217,9 @@ def finished_data_set(
     tokenizer: Tokenizer,
     is_ours: Callable[[SourceEntry], bool],
 ) -> DataSet | None:
-    """The data set at `out` if it is complete and made like this, None if there is nothing yet.
+    """The data set at `out` if it is complete and of these settings; None if `out` is new.
 
+    An empty folder at `out` is removed.
     Raises: ValueError if `out` holds anything else.
     """
     if out.is_dir() and not any(out.iterdir()):
@@ -222,7 +229,7 @@ def finished_data_set(
     if not (out / MANIFEST_NAME).is_file():
         raise ValueError(f"{out} exists and is no data set; choose another --out or move it away")
     manifest = read_manifest(out)
-    found = differences(manifest.settings, settings)
+    found = differing_settings(manifest.settings, settings)
     if manifest.tokenizer.ranks_sha256 != tokenizer.ranks_sha256:
         found.append(f"tokenizer={manifest.tokenizer.name}")
     if not is_ours(manifest.source):
@@ -232,13 +239,13 @@ def finished_data_set(
             f"{out} holds another data set ({'; '.join(found)} there); "
             "choose another --out or move it away"
         )
-    remove_finished(out.with_name(f"{out.name}.partial"))
-    log.info("%s is complete already; to make it anew, move it away first", out)
+    remove_leftover(out.with_name(f"{out.name}.partial"))
+    log.info("%s is complete already; to make it again, move it away first", out)
     return open_data_set(out)
 
 
-def _check_whole(folder: Path) -> None:
-    """Raises: ValueError if a file of the data set in the making does not fit its manifest."""
+def _check_complete(folder: Path) -> None:
+    """Raises: ValueError if a file of the unpublished data set does not match its manifest."""
     try:
         open_data_set(folder)
     except ValueError as error:
@@ -248,7 +255,7 @@ def _check_whole(folder: Path) -> None:
         ) from error
 
 
-def _plan(source: Source, identity: SourceEntry, options: PrepareOptions) -> list[Unit]:
+def _plan(source: DocumentSource, identity: SourceEntry, options: PrepareOptions) -> list[Unit]:
     units = source.plan(round(options.shard_tokens * BYTES_PER_TOKEN))
     if options.max_documents is not None:
         units = first_documents(units, options.max_documents)

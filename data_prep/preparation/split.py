@@ -1,6 +1,7 @@
-"""Which documents are validation: by a hash of the text, the first, the source's own, or a tail.
+"""Chooses the validation documents: by text hash, the first ones, the source's own, or a tail.
 
-Decided once from the whole source and the options, then applied to each document by itself.
+The rule is decided once, from the whole source and the options. Then it is applied to each document
+independently.
 """
 
 import string
@@ -11,25 +12,26 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any, Literal
 
-from data_prep.sources.file_source import Document, Source, Unit
+from data_prep.sources.file_source import Document, DocumentSource, Unit
 from data_prep.tokenizer import Tokenizer
 
 SplitKind = Literal["hash", "first", "tail", "given"]
 
-# Bytes of English web text to a GPT-2 token: sample-10BT is 45.97 GB and 9.944e9 tokens.
+# Bytes of English web text per GPT-2 token: FineWeb-Edu's sample-10BT has 45.97 GB of text and
+# 9.944e9 tokens.
 BYTES_PER_TOKEN = 4.6
 MAX_DEFAULT_VAL_TOKENS = 10_000_000
-DEFAULT_VAL_SHARE = 20  # one token in twenty, where that is less
+DEFAULT_VAL_SHARE = 20  # one token in twenty, if that is less
 
 _IGNORED = (string.whitespace + string.punctuation).encode("ascii")
 _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
 
 
 def text_hash(text: str | bytes) -> int:
-    """64-bit hash of the text without case, whitespace and punctuation (of ASCII).
+    """64-bit hash of the text, ignoring the case, whitespace and punctuation of ASCII.
 
-    Copies of a document that differ only in these fall on the same side of the split. Part of the
-    format: another normalisation is another format version.
+    Copies of a document that differ only in these are on the same side of the split. The hash is
+    part of the format: another normalisation would be another format version.
     """
     utf8 = text.encode() if isinstance(text, str) else text
     normalised = utf8.translate(_LOWER, _IGNORED)
@@ -38,27 +40,26 @@ def text_hash(text: str | bytes) -> int:
 
 @dataclass(frozen=True)
 class SplitRule:
-    """The decided rule; each kind uses the fields that say so and leaves the others 0."""
+    """The rule for one source. Each kind uses the fields marked with its name; the others are 0."""
 
     split: SplitKind
     val_tokens: int = 0
-    """The target (hash, first)."""
+    """Target number of tokens (hash, first)."""
     threshold: int = 0
     """Documents with a smaller text hash are validation (hash)."""
     val_rows: int = 0
-    """This many documents of the source, empty ones counted, are validation (first)."""
+    """The first N documents of the source, including empty ones, are validation (first)."""
     val_fraction: float = 0.0
-    """This part of the text's characters, at its end, is validation (tail)."""
+    """This fraction of the text's characters, at its end, is validation (tail)."""
     val_files: tuple[int, ...] = ()
     """All documents of these files of the source are validation (given)."""
 
     def parts(
         self, ordinal: int, file: int, text: bytes, hashed: int
     ) -> Iterator[tuple[Literal["train", "val"], bytes]]:
-        """The document as one text (UTF-8), or two (tail).
+        """The document as one text (UTF-8) of one split, or two texts (tail).
 
-        It is number `ordinal` of the source, lies in its file number `file`, and its text hash is
-        `hashed`.
+        `ordinal` and `file` are its numbers in the source, and `hashed` is its text hash.
         """
         if self.split == "tail":
             characters = text.decode()
@@ -73,12 +74,12 @@ class SplitRule:
             yield ("val" if hashed < self.threshold else "train"), text
 
     @property
-    def wants_validation(self) -> bool:
-        """Whether a data set without validation documents is a mistake."""
+    def expects_validation(self) -> bool:
+        """Whether a data set without validation documents is an error."""
         return self.split in ("tail", "given") or self.val_tokens > 0
 
     def as_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The rule as it is in the manifest."""
         return {**asdict(self), "val_files": list(self.val_files)}
 
 
@@ -86,16 +87,16 @@ def decide_split(
     kind: SplitKind,
     val_tokens: int | None,
     val_fraction: float,
-    source: Source,
+    source: DocumentSource,
     units: list[Unit],
     tokenizer: Tokenizer,
     wait: Callable[[Unit], None],
 ) -> SplitRule:
-    """The rule for this source.
+    """Choose the rule for this source.
 
-    `val_tokens` None is 10,000,000 or a twentieth of the source, whichever is less. `wait` returns
-    when a unit can be read.
-    Raises: ValueError if the source is too small for what is asked.
+    `val_tokens` defaults to 10,000,000 or a twentieth of the source, whichever is less. `wait`
+    returns when a unit can be read.
+    Raises: ValueError if the source is too small.
     """
     if kind == "given":
         return SplitRule("given", val_files=_validation_files(source))
@@ -119,10 +120,11 @@ def decide_split(
     if kind == "first":
         rows = _rows_for(val_tokens, _documents(source, units, wait), tokenizer)
         return SplitRule("first", val_tokens, val_rows=rows)
+    # The hash is uniform in [0, 2**64), so this fraction of the documents is below the threshold.
     return SplitRule("hash", val_tokens, threshold=(val_tokens << 64) // estimate)
 
 
-def _validation_files(source: Source) -> tuple[int, ...]:
+def _validation_files(source: DocumentSource) -> tuple[int, ...]:
     patterns = source.settings().get("validation", ())
     files = source.identity().files
     found = tuple(
@@ -139,7 +141,7 @@ def _validation_files(source: Source) -> tuple[int, ...]:
 
 
 def _rows_for(val_tokens: int, documents: Iterable[Document], tokenizer: Tokenizer) -> int:
-    """How many of the documents it takes to have `val_tokens` tokens."""
+    """How many of the first documents it takes to reach `val_tokens` tokens."""
     tokens = rows = 0
     for document in documents:
         if tokens >= val_tokens:
@@ -151,7 +153,7 @@ def _rows_for(val_tokens: int, documents: Iterable[Document], tokenizer: Tokeniz
 
 
 def _documents(
-    source: Source, units: list[Unit], wait: Callable[[Unit], None]
+    source: DocumentSource, units: list[Unit], wait: Callable[[Unit], None]
 ) -> Iterator[Document]:
     for unit in units:
         wait(unit)

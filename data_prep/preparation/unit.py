@@ -1,7 +1,8 @@
-"""One unit of work: a run of the source becomes a train shard, and a val shard if it has any.
+"""Turns one unit of the source into a train shard and, if it has any such documents, a val shard.
 
-Runs in a worker process. The unit's folder appears whole, by rename, so a unit is done or absent.
-Tokens go to disk as they come: memory holds some megabytes of text and 24 bytes a document.
+This runs in a worker process. The folder of a unit is complete or absent, since it is written under
+a temporary name and then renamed. Tokens are written to disk batch by batch: memory holds a few
+megabytes of text and 24 bytes per document.
 """
 
 import logging
@@ -27,27 +28,27 @@ from data_prep.preparation.encoder import (
     fast_encoder,
 )
 from data_prep.preparation.split import SplitRule
-from data_prep.sources.file_source import Document, Source, Unit
+from data_prep.sources.file_source import Document, DocumentSource, Unit
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder, read_json, save_array, write_json, write_text
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES = 1 << 22  # text that is encoded at once
-FAST_IS_OFF = "tiktoken-only"  # once this file is there, no fast encoder is used any more
+BATCH_BYTES = 1 << 22  # bytes of text in a batch
+NO_FAST_ENCODER = "tiktoken-only"  # while this file exists, only tiktoken is used
 
 
-class Progress(Protocol):
-    """Where a worker reports to."""
+class ProgressReporter(Protocol):
+    """Where a worker reports its progress."""
 
     def add(self, documents: int, tokens: int, text_bytes: int) -> None:
-        """Count work done. Raises: Interrupted if the preparation is to stop."""
+        """Add finished work. Raises: Interrupted if the preparation should stop."""
         ...
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What a finished unit says about itself (unit.json in its folder)."""
+    """The record of a finished unit: unit.json in its folder."""
 
     skipped_empty: int
     train: ShardEntry | None
@@ -59,7 +60,9 @@ class UnitResult:
 class ShardWriter:
     """Writes the documents of one shard, in batches."""
 
-    def __init__(self, folder: Path, name: str, encoder: Encoder, progress: Progress) -> None:
+    def __init__(
+        self, folder: Path, name: str, encoder: Encoder, progress: ProgressReporter
+    ) -> None:
         self._folder = folder
         self._name = name
         self._encoder = encoder
@@ -81,7 +84,7 @@ class ShardWriter:
             self._write()
 
     def _write(self) -> None:
-        """Encode what waits. Raises: Disagreement, or Interrupted."""
+        """Encode and write the waiting documents. Raises: EncoderMismatch, or Interrupted."""
         flat = self._places[-2 * len(self._waiting) :].tolist()
         places = list(zip(flat[::2], flat[1::2], strict=True))
         tokens, lengths = self._encoder.encode(self._waiting, places)
@@ -101,16 +104,16 @@ class ShardWriter:
         return self._folder / f"{self._name}.npy"
 
     def _write_header(self) -> None:
-        """The header that `np.save` writes; it has the same length for any number of tokens."""
+        """Write the header of `np.save`. It has the same length for any number of tokens."""
         assert self._file is not None
         self._file.seek(0)
         header = {"descr": TOKEN.str, "fortran_order": False, "shape": (self._tokens,)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def save(self) -> ShardEntry | None:
-        """Write the rest, and how often each id occurs, if there is any document.
+        """Write the rest and the other files of the shard; None if it has no document.
 
-        Raises: Disagreement, or Interrupted.
+        Raises: EncoderMismatch, or Interrupted.
         """
         if self._waiting:
             self._write()
@@ -129,67 +132,72 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class UnitWork:
-    """All that a worker needs to turn any unit of the source into shards in `folder`."""
+    """What a worker needs to turn any unit of the source into shards in `folder`."""
 
-    source: Source
+    source: DocumentSource
     rule: SplitRule
     folder: Path
     plan: str
-    """Fingerprint of the plan that the unit is part of; what another plan made does not count."""
+    """Fingerprint of the plan. Units made by another plan do not count as finished."""
     encoder: EncoderChoice = "auto"
 
     @property
     def data_folder(self) -> Path:
-        """The data set in the making, beside the units."""
+        """The unfinished data set, beside the units."""
         return self.folder.parent / "data"
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where workers load the tokenizer from."""
+        """The folder from which workers load the tokenizer."""
         return self.data_folder / "tokenizer"
 
     def unit_folder(self, number: int) -> Path:
-        """Where the finished unit lies."""
+        """The folder of the finished unit."""
         return self.folder / f"{number:06d}"
 
     @property
     def fast_encoder_disabled(self) -> bool:
-        """Whether a fast encoder was found wrong, in any process of this preparation."""
-        return (self.folder / FAST_IS_OFF).exists()
+        """Whether any process of this preparation has found a fault in the fast encoder."""
+        return (self.folder / NO_FAST_ENCODER).exists()
 
-    def run(self, number: int, unit: Unit, tokenizer: Tokenizer, progress: Progress) -> None:
+    def run(
+        self, number: int, unit: Unit, tokenizer: Tokenizer, progress: ProgressReporter
+    ) -> None:
         """Tokenize the unit and publish its folder. Raises: ValueError for a bad document."""
         fast = fast_encoder(tokenizer) if self.encoder == "auto" else None
         if fast is not None and not self.fast_encoder_disabled:
             try:
-                return self._make(number, unit, Encoder(tokenizer, fast), progress)
+                return self._tokenize(number, unit, Encoder(tokenizer, fast), progress)
             except EncoderMismatch as error:
-                self._turn_fast_off(error)
+                self._disable_fast_encoder(error)
         try:
-            return self._make(number, unit, Encoder(tokenizer), progress)
+            return self._tokenize(number, unit, Encoder(tokenizer), progress)
         except EncoderMismatch as error:
             raise ValueError(
                 f"tokenizer {tokenizer.name} loses text in unit {number} of the source "
                 f"({error.what}): its pattern does not cover the text; use another --tokenizer"
             ) from error
 
-    def _turn_fast_off(self, error: EncoderMismatch) -> None:
+    def _disable_fast_encoder(self, error: EncoderMismatch) -> None:
         where = ""
         if error.place is not None:
             file, row = error.place
             where = f" in row {row} of {self.source.identity().files[file].name}"
         message = (
             f"{error.name} and {REFERENCE} disagree{where}: {error.what}; all that {error.name} "
-            f"has encoded is encoded anew by {REFERENCE}, and so is the rest"
+            f"has encoded is encoded again by {REFERENCE}, and so is the rest"
         )
         log.warning("%s", message)
-        write_text(self.folder / FAST_IS_OFF, message + "\n")
+        write_text(self.folder / NO_FAST_ENCODER, message + "\n")
 
-    def _make(self, number: int, unit: Unit, encoder: Encoder, progress: Progress) -> None:
-        shutil.rmtree(self.unit_folder(number), ignore_errors=True)  # no longer trusted
-        with new_folder(self.unit_folder(number)) as aside:
+    def _tokenize(
+        self, number: int, unit: Unit, encoder: Encoder, progress: ProgressReporter
+    ) -> None:
+        # A folder that is there is of another plan, or of an encoder that was found wrong.
+        shutil.rmtree(self.unit_folder(number), ignore_errors=True)
+        with new_folder(self.unit_folder(number)) as folder:
             writers = {
-                name: ShardWriter(aside, name, encoder, progress) for name in ("train", "val")
+                name: ShardWriter(folder, name, encoder, progress) for name in ("train", "val")
             }
             hashes = DocumentHashes()
             skipped = 0
@@ -199,9 +207,9 @@ class UnitWork:
                 else:
                     skipped += 1
             shards = {name: writer.save() for name, writer in writers.items()}
-            hashes.save(aside)
+            hashes.save(folder)
             result = UnitResult(skipped, **shards, encoder=encoder.name, plan=self.plan)
-            write_json(aside / "unit.json", asdict(result))
+            write_json(folder / "unit.json", asdict(result))
 
     def _parts(
         self, unit: Unit, hashes: DocumentHashes
@@ -219,13 +227,13 @@ class UnitWork:
             )
 
     def result(self, number: int) -> UnitResult | None:
-        """What a finished unit says, None if it is not finished or no longer to be trusted."""
+        """The record of a finished unit; None if the unit must be made, or made again."""
         path = self.unit_folder(number) / "unit.json"
         if not path.is_file():
             return None
         result = _result_from_json(read_json(path))
-        distrusted = self.fast_encoder_disabled and result.encoder != REFERENCE
-        return None if distrusted or result.plan != self.plan else result
+        suspect = self.fast_encoder_disabled and result.encoder != REFERENCE
+        return None if suspect or result.plan != self.plan else result
 
 
 def _result_from_json(content: dict[str, Any]) -> UnitResult:
@@ -237,5 +245,5 @@ def _result_from_json(content: dict[str, Any]) -> UnitResult:
         entry("train"),
         entry("val"),
         content.get("encoder", REFERENCE),
-        content.get("plan", ""),  # of an older version: made anew
+        content.get("plan", ""),  # absent in older versions; such a unit is made again
     )

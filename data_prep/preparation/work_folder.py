@@ -1,7 +1,7 @@
-"""The folder of a preparation under way, `OUT.partial`: its plan, its locks, its shares.
+"""The work folder of a preparation, `OUT.partial`: its plan, its locks, its parts.
 
-One process prepares everything, or several prepare a part each (tasks of a SLURM array on a shared
-folder) and a last one merges.
+Either one process prepares everything, or several prepare one part each (for example the tasks of
+a SLURM array, in a shared folder) and a last one merges the parts.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ LOCK_PATIENCE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Part:
-    """Part `number` (from 1) of `parts`: a contiguous run of the units."""
+    """Part `number` (from 1) of `parts`: a contiguous range of the units."""
 
     number: int = 1
     parts: int = 1
@@ -35,12 +35,12 @@ class Part:
         return f"{self.number}/{self.parts}"
 
     def units(self, count: int) -> range:
-        """Numbers of its units of `count`."""
+        """The numbers of its units, of `count` in all."""
         return range((self.number - 1) * count // self.parts, self.number * count // self.parts)
 
 
 def parse_part(text: str) -> Part:
-    """The part that `I/N` names. Raises: ValueError."""
+    """The part that `I/N` names. Raises: ValueError for anything else."""
     number, _, parts = text.partition("/")
     if number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts):
         return Part(int(number), int(parts))
@@ -48,52 +48,54 @@ def parse_part(text: str) -> Part:
 
 
 def plan_file(partial: Path) -> Path:
-    """Where the plan of the preparation is kept."""
+    """The file with the plan of the preparation."""
     return partial / "plan.json"
 
 
-def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What `found` says where it is not what is `wanted`."""
-    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+def differing_settings(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """`key=value` of `found` for each key whose values differ."""
+    keys = [key for key in {**found, **expected} if found.get(key) != expected.get(key)]
     return [f"{key}={found.get(key)}" for key in keys]
 
 
-def remembered_rule(partial: Path, plan: dict[str, Any]) -> SplitRule | None:
-    """The split rule that an earlier start by the same plan came to."""
+def saved_split_rule(partial: Path, plan: dict[str, Any]) -> SplitRule | None:
+    """The split rule that an earlier start with the same plan has chosen, if there was one."""
     found = _read_plan(partial)
     rule = found.pop(RULE, None)
-    if rule is None or differences(found, plan):
+    if rule is None or differing_settings(found, plan):
         return None
     return SplitRule(**{**rule, "val_files": tuple(rule["val_files"])})
 
 
 def _read_plan(partial: Path) -> dict[str, Any]:
-    begun = plan_file(partial)
-    return read_json(begun) if begun.is_file() else {}
+    path = plan_file(partial)
+    return read_json(path) if path.is_file() else {}
 
 
-def start_or_go_on(
-    work: UnitWork, plan: dict[str, Any], tokenizer: Tokenizer, share: range
+def start_or_resume(
+    work: UnitWork, plan: dict[str, Any], tokenizer: Tokenizer, numbers: range
 ) -> None:
-    """Make the folders of a new preparation, or check that the one begun here is the same.
+    """Make the folders of a new preparation, or check that the unfinished one here is the same.
 
-    Raises: ValueError if finished units of another plan would be lost, or a part of it is at work.
+    `numbers` are the units that this process prepares.
+    Raises: ValueError if finished units of another plan would be lost, or if another process is
+    preparing a part by that plan.
     """
     partial = work.folder.parent
     found = _read_plan(partial)
     found.pop(RULE, None)
-    differing = differences(found, plan) if found else []
+    differing = differing_settings(found, plan) if found else []
     if differing and any(work.folder.glob("*/unit.json")):
         raise ValueError(
             f"{partial} holds unfinished work of another preparation ({'; '.join(differing)} "
             "there); delete it or start with the same options and files"
         )
     if differing:
-        _check_nobody_follows(partial, differing)
+        _check_plan_unused(partial, differing)
         shutil.rmtree(work.data_folder, ignore_errors=True)
-    for number in share:
-        for debris in work.folder.glob(f".{number:06d}.*.partial"):
-            shutil.rmtree(debris)
+    for number in numbers:  # of other numbers, another process may be writing just now
+        for leftover in work.folder.glob(f".{number:06d}.*.partial"):
+            shutil.rmtree(leftover)
     work.folder.mkdir(exist_ok=True)
     tokenizer.save(work.tokenizer_folder)
     write_json(plan_file(partial), {**plan, RULE: work.rule.as_json()})
@@ -101,9 +103,9 @@ def start_or_go_on(
 
 @contextmanager
 def exclusive_lock(partial: Path) -> Iterator[None]:
-    """Hold the lock of the work folder, which is there while there is work to keep.
+    """Hold the lock of the work folder; at the end delete the folder if no unit is finished.
 
-    Raises: ValueError if another process holds it, or a part of it.
+    Raises: ValueError if another process holds this lock, or that of a part.
     """
     try:
         with _locked(partial, partial / "lock", fcntl.LOCK_EX):
@@ -118,19 +120,21 @@ def exclusive_lock(partial: Path) -> Iterator[None]:
 
 @contextmanager
 def part_lock(partial: Path, part: Part) -> Iterator[None]:
-    """Hold the lock of a part; other parts may be prepared meanwhile, but nothing be merged.
+    """Hold the lock of a part. Others may prepare other parts meanwhile, but nobody may merge.
 
     Raises: ValueError if another process prepares the same part, or everything.
     """
+    # The folder's lock is shared among parts, and exclusive for a merge. A part's own lock file
+    # has content once the part follows the plan on disk (`mark_planned`).
     own = _part_lock(partial, part)
     with _locked(partial, partial / "lock", fcntl.LOCK_SH), _locked(partial, own, fcntl.LOCK_EX):
         own.write_text("")
-        _check_no_other_sharing(partial, part)
+        _check_same_part_count(partial, part)
         yield
 
 
-def note_planned(partial: Path, part: Part) -> None:
-    """Say in the lock of a part that it follows the plan; in `planning_lock`."""
+def mark_planned(partial: Path, part: Part) -> None:
+    """Record in the lock file of a part that it follows the plan; call this in `planning_lock`."""
     with _part_lock(partial, part).open("w") as file:
         file.write("planned\n")
         file.flush()
@@ -141,21 +145,23 @@ def _part_lock(partial: Path, part: Part) -> Path:
     return partial / f"part_{part.number}_of_{part.parts}.lock"
 
 
-def _check_nobody_follows(partial: Path, differing: list[str]) -> None:
-    """Raises: ValueError if a part is at work by the plan that is to be replaced.
+def _check_plan_unused(partial: Path, differing: list[str]) -> None:
+    """Raises: ValueError if another process prepares a part by the plan that would be replaced.
 
-    A part that is still to plan, as this one, will see the new plan.
+    A part that has not planned yet, as this one, will read the new plan.
     """
     for lock in partial.glob("part_*_of_*.lock"):
-        if _is_followed(lock):
+        if _is_in_use(lock):
             raise ValueError(
                 f"{partial} is being prepared with other options ({'; '.join(differing)} there); "
                 "wait for that, stop it, or choose another --out"
             )
 
 
-def _is_followed(lock: Path) -> bool:
-    """Whether a part is at work by the plan; one that has just begun takes back what it finds."""
+def _is_in_use(lock: Path) -> bool:
+    """Whether a process prepares the part of this lock by the plan on disk."""
+    # Wait a moment: a process that has just taken the lock first removes what an earlier one has
+    # written in the file.
     deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
     while lock.read_text() and _is_held(lock):
         if time.monotonic() > deadline:
@@ -164,8 +170,8 @@ def _is_followed(lock: Path) -> bool:
     return False
 
 
-def _check_no_other_sharing(partial: Path, part: Part) -> None:
-    """Raises: ValueError if a process prepares a part of another number of parts."""
+def _check_same_part_count(partial: Path, part: Part) -> None:
+    """Raises: ValueError if another process works with another number of parts."""
     for lock in partial.glob("part_*_of_*.lock"):
         parts = lock.stem.split("_of_")[1]
         if parts != str(part.parts) and _is_held(lock):
@@ -178,7 +184,7 @@ def _check_no_other_sharing(partial: Path, part: Part) -> None:
 def _is_held(lock: Path) -> bool:
     with lock.open("a+") as file:
         try:
-            take_lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as others may look at the same time
+            take_lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may look too
         except BlockingIOError:
             return True
     return False
@@ -186,7 +192,7 @@ def _is_held(lock: Path) -> bool:
 
 @contextmanager
 def planning_lock(partial: Path) -> Iterator[None]:
-    """Let parts that begin together plan one after another."""
+    """Make processes that start together plan one after another."""
     with (partial / "plan.lock").open("a+") as file:
         take_lock(file)
         yield
@@ -208,19 +214,19 @@ def _locked(partial: Path, lock: Path, how: int) -> Iterator[None]:
         yield
 
 
-def remove_finished(partial: Path) -> None:
-    """Delete the folder if a crash left it behind a data set that was already complete."""
+def remove_leftover(partial: Path) -> None:
+    """Delete a work folder that a crash has left after the data set was published."""
     if partial.is_dir() and not (partial / "data").exists():
         with exclusive_lock(partial):
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_all_finished(work: UnitWork, count: int) -> None:
-    """Raises: ValueError naming the parts whose units are missing."""
+    """Raises: ValueError naming the parts with unfinished units."""
     missing = [number for number in range(count) if work.result(number) is None]
     if not missing:
         return
-    shown = ", ".join(str(part) for part in _parts_begun(work) if _touches(part, missing, count))
+    shown = ", ".join(str(part) for part in _latest_parts(work) if _has_any(part, missing, count))
     named = f"part {shown}: " if shown else ""
     raise ValueError(
         f"{named}{len(missing)} of {count} units are not finished, the first is {missing[0]}; "
@@ -228,12 +234,12 @@ def check_all_finished(work: UnitWork, count: int) -> None:
     )
 
 
-def _touches(part: Part, missing: list[int], count: int) -> bool:
+def _has_any(part: Part, missing: list[int], count: int) -> bool:
     return not set(part.units(count)).isdisjoint(missing)
 
 
-def _parts_begun(work: UnitWork) -> list[Part]:
-    """All parts of the newest way of sharing, also those that were never started."""
+def _latest_parts(work: UnitWork) -> list[Part]:
+    """All parts of the latest division into parts, including those never started."""
     locks = sorted(work.folder.parent.glob("part_*_of_*.lock"), key=lambda p: p.stat().st_mtime)
     parts = int(locks[-1].stem.split("_of_")[1]) if locks else 0
     return [Part(number, parts) for number in range(1, parts + 1)]

@@ -1,1 +1,1 @@
-"""Where documents come from: files of several formats, and the documentation inside Python."""
+"""Sources of documents: files of several formats, and the documentation inside Python."""

@@ -1,6 +1,7 @@
-"""Where documents come from: files in sorted order, cut into units that the files alone decide.
+"""A source of documents made of files, and its division into units.
 
-A unit is a contiguous run of the source of about one shard's text; one unit makes one shard.
+A unit is a contiguous part of the source with about one shard's text; each unit becomes one shard.
+The units follow from the files alone, so the shards do not depend on the number of workers.
 """
 
 import glob
@@ -12,16 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.dataset.manifest import SourceEntry, SourceFile
-from data_prep.sources.readers import FORMATS, Piece, format_of
+from data_prep.sources.readers import FORMATS, FileFormat, Piece, format_of
 from storage.digest import file_sha256
 
-PIECES_PER_UNIT = 16  # units are filled piece by piece, so this bounds how far they overshoot
+PIECES_PER_UNIT = 16  # units are filled piece by piece, so this bounds how much too large they get
 HASHING_THREADS = 4
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text (UTF-8) and its place: the number of its file in the source and its row there."""
+    """One text (UTF-8), the number of its file in the source, and its row there."""
 
     file: int
     row: int
@@ -30,7 +31,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Span:
-    """A run of one file; start and stop count what the file's format counts (bytes, row groups)."""
+    """A range of one file; start and stop are in the units of its format (bytes or row groups)."""
 
     file: int
     start: int
@@ -41,7 +42,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Unit:
-    """A run of the source: its spans, how many documents come before it, and its size."""
+    """A part of the source: its spans, the number of documents before it, and its size."""
 
     spans: tuple[Span, ...]
     first_document: int
@@ -49,15 +50,15 @@ class Unit:
     text_bytes: int
 
 
-class Source(Protocol):
-    """What `prepare` needs of a source; it is pickled once to every worker."""
+class DocumentSource(Protocol):
+    """What a preparation needs of its source. It is pickled once for every worker."""
 
     def identity(self) -> SourceEntry:
         """What the source is, for the manifest."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """How it is read: whatever changes the documents besides the files."""
+        """The options of reading that change the documents, for the manifest."""
         ...
 
     def plan(self, unit_bytes: int) -> list[Unit]:
@@ -71,7 +72,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Files below `root` (parquet, JSON lines, text), by their names in sorted order."""
+    """Files below `root` (parquet, JSON lines, text), sorted by name."""
 
     id: str
     revision: str
@@ -80,16 +81,16 @@ class FileSource:
     text_key: str = "text"
     separator: str = "<|endoftext|>"
     skip_blank: bool = False
-    """A text of whitespace alone is an empty document."""
+    """Treat a text of whitespace only as an empty document."""
     validation: tuple[str, ...] = ()
-    """Patterns of the names of files that are validation, if the source says so (split=given)."""
+    """Name patterns of the validation files, if the source defines them (for split=given)."""
 
     def identity(self) -> SourceEntry:
-        """Names, sizes and sha256 of the files; not where they lie."""
+        """Names, sizes and sha256 of the files, without their location."""
         return SourceEntry(self.id, self.revision, self.files)
 
     def settings(self) -> dict[str, Any]:
-        """The key of the text, the separator of text files; what is empty, what is validation."""
+        """Text key and separator; `skip_blank` and `validation` only where they are used."""
         reading: dict[str, Any] = {"text_key": self.text_key, "separator": self.separator}
         if self.skip_blank:
             reading["skip_blank"] = True
@@ -113,14 +114,14 @@ class FileSource:
             units.append(Unit(tuple(spans), first, documents, text_bytes))
         return units
 
-    def planned_from(self, file: SourceFile) -> Path:
-        """What a file is cut by: itself."""
+    def planning_path(self, file: SourceFile) -> Path:
+        """The path to read when a file is cut into pieces; here the file itself."""
         return self.root / file.name
 
     def _pieces(self, piece_bytes: int) -> Iterator[tuple[Span, Piece]]:
         for number, file in enumerate(self.files):
             row = 0
-            for piece in self._format(file).pieces(self.planned_from(file), piece_bytes):
+            for piece in self._format(file).pieces(self.planning_path(file), piece_bytes):
                 yield Span(number, piece.start, piece.stop, row, piece.rows), piece
                 row += piece.rows
 
@@ -133,12 +134,12 @@ class FileSource:
                 blank = self.skip_blank and text is not None and not text.decode().strip()
                 yield Document(span.file, row, b"" if blank else text or b"")
 
-    def _format(self, file: SourceFile) -> Any:
+    def _format(self, file: SourceFile) -> FileFormat:
         return FORMATS[format_of(file.name)](self.text_key, self.separator)
 
 
 def _append(spans: list[Span], span: Span) -> None:
-    """Add a span, or lengthen the last one if it goes on in the same file."""
+    """Add a span, or extend the last one if it is of the same file."""
     if spans and spans[-1].file == span.file:
         last = spans.pop()
         span = replace(last, stop=span.stop, rows=last.rows + span.rows)
@@ -148,9 +149,9 @@ def _append(spans: list[Span], span: Span) -> None:
 def file_source(
     places: Iterable[str], text_key: str = "text", separator: str = "<|endoftext|>"
 ) -> FileSource:
-    """The files at `places` (files, folders, globs), hashed.
+    """A source of the files that `places` name (files, folders or globs); hashes them all.
 
-    Raises: ValueError if a place has no file that can be read.
+    Raises: ValueError if a place has no file of a known kind.
     """
     paths = sorted({path for place in places for path in _files_at(place)})
     if not paths:
@@ -166,7 +167,8 @@ def file_source(
 
 
 def _files_at(place: str) -> list[Path]:
-    # Made absolute but not resolved: the Hub's cache links names to blobs without a suffix.
+    # Made absolute without following links: the names in the Hub's cache are links to blobs, and a
+    # blob's name has no suffix to tell the format.
     path = Path(os.path.abspath(Path(place).expanduser()))
     known = ", ".join(FORMATS)
     if path.is_file():
@@ -190,23 +192,23 @@ def _is_hidden(path: Path) -> bool:
 
 
 def first_documents(units: list[Unit], count: int) -> list[Unit]:
-    """The units that hold the first `count` documents, the last one cut short."""
+    """The units that hold the first `count` documents; the last one may be shortened."""
     kept = []
     for unit in units:
-        left = count - unit.first_document
-        if left <= 0:
+        remaining = count - unit.first_document
+        if remaining <= 0:
             break
-        if unit.documents > left:
-            share = unit.text_bytes * left // unit.documents
-            unit = replace(unit, documents=left, text_bytes=share)
+        if unit.documents > remaining:
+            text_bytes = unit.text_bytes * remaining // unit.documents  # an estimate
+            unit = replace(unit, documents=remaining, text_bytes=text_bytes)
         kept.append(unit)
     return kept
 
 
 def units_as_json(units: list[Unit]) -> list[dict[str, Any]]:
-    """The plan as plain values, to be compared with that of an earlier start."""
+    """The units as plain values, for the fingerprint of the plan."""
     return [asdict(unit) for unit in units]
 
 
 class Interrupted(Exception):
-    """The preparation was asked to stop; the unfinished unit is dropped."""
+    """The preparation was asked to stop. The unfinished unit is discarded."""

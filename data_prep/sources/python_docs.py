@@ -1,6 +1,7 @@
-"""The corpus inside every Python: its topic texts and the docstrings of its standard library.
+"""The documentation inside every Python as a source: help topics and docstrings.
 
-One document for each `help()` topic and one for each module. Sources are parsed, never imported.
+There is one document for each `help()` topic and one for each module of the standard library.
+Modules are parsed, never imported.
 """
 
 import ast
@@ -21,8 +22,8 @@ from data_prep.dataset.manifest import SourceEntry, SourceFile
 from data_prep.sources.file_source import Document, Span, Unit
 from data_prep.tokenizer import utf8
 
-# Tests, tools and tables: code without prose, or not Python's own.
-SKIPPED = {
+# Folders of tests, tools and tables: they have no prose, or are not part of Python.
+SKIPPED_FOLDERS = {
     "__pycache__",
     "__phello__",
     "ensurepip",
@@ -38,29 +39,27 @@ SKIPPED = {
 }
 BLANK_LINES = re.compile(r"\n\s*\n")
 RULED_LINE = re.compile(r"(?:^|(?<=\s))([*=~^\-])\1{3,}(?=\s|$)")
-SHORTEST_DOCUMENT = 100  # characters; shorter ones are a name and half a sentence
+MIN_CHARACTERS = 100  # a shorter document is a name and half a sentence
 
-Defined = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @cache
-def embedded_documents() -> tuple[str, ...]:
-    """All documents, topics first, each kind sorted by name."""
+def python_documents() -> tuple[str, ...]:
+    """All documents: the topics by name, then the modules by name."""
     texts = [f"{name}\n\n{inspect.cleandoc(text)}\n" for name, text in sorted(topics.items())]
     library = Path(sysconfig.get_path("stdlib"))
     for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).parts):
         parts = path.relative_to(library).parts
-        if SKIPPED.isdisjoint(parts) and not parts[0].startswith("config-"):
+        if SKIPPED_FOLDERS.isdisjoint(parts) and not parts[0].startswith("config-"):
             texts.append(module_documentation(path, parts))
-    prose = map(flowing, texts)
-    return tuple(text for text in prose if len(text) >= SHORTEST_DOCUMENT)
+    prose = map(unwrap, texts)
+    return tuple(text for text in prose if len(text) >= MIN_CHARACTERS)
 
 
-def flowing(text: str) -> str:
-    """Each paragraph on one line, single-spaced, without ruled lines.
-
-    The layout of a terminal is no English: left in, one token in twelve is a lone space.
-    """
+def unwrap(text: str) -> str:
+    """The text with each paragraph on one line, single spaces, and no ruled lines."""
+    # The layout is made for a terminal. If it stayed, one token in twelve would be a single space.
     paragraphs = (" ".join(RULED_LINE.sub(" ", part).split()) for part in BLANK_LINES.split(text))
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
@@ -78,7 +77,7 @@ def module_documentation(path: Path, parts: tuple[str, ...]) -> str:
 
 def _definitions(parent: ast.AST, prefix: str) -> Iterator[str]:
     for node in ast.iter_child_nodes(parent):
-        if isinstance(node, Defined):
+        if isinstance(node, Definition):
             docstring = ast.get_docstring(node)
             if docstring:
                 yield f"{_signature(node, prefix)}\n\n{docstring}"
@@ -86,7 +85,7 @@ def _definitions(parent: ast.AST, prefix: str) -> Iterator[str]:
                 yield from _definitions(node, f"{prefix}{node.name}.")
 
 
-def _signature(node: Defined, prefix: str) -> str:
+def _signature(node: Definition, prefix: str) -> str:
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(ast.unparse(base) for base in node.bases)
         return f"class {prefix}{node.name}({bases})" if bases else f"class {prefix}{node.name}"
@@ -94,25 +93,25 @@ def _signature(node: Defined, prefix: str) -> str:
 
 
 @dataclass(frozen=True)
-class EmbeddedSource:
-    """Python's own documentation as a source: one file, whose rows are the documents."""
+class PythonDocsSource:
+    """The documentation as a source with one virtual file, whose rows are the documents."""
 
     def identity(self) -> SourceEntry:
         """The Python version and the digest of all texts."""
-        content = json.dumps(embedded_documents()).encode()
+        content = json.dumps(python_documents()).encode()
         digest = hashlib.sha256(content).hexdigest()
         file = SourceFile("documentation.json", len(content), digest)
         return SourceEntry("python-documentation", platform.python_version(), (file,))
 
     def settings(self) -> dict[str, Any]:
-        """There is nothing to choose."""
+        """None: there are no options."""
         return {}
 
     def plan(self, unit_bytes: int) -> list[Unit]:
-        """As many units as the size asks for; one unless `--shard-tokens` is small."""
+        """Units of about `unit_bytes`: a single one unless `--shard-tokens` is small."""
         units: list[Unit] = []
         first = size = 0
-        texts = embedded_documents()
+        texts = python_documents()
         for number, text in enumerate(texts, start=1):
             size += len(text.encode())
             if size >= unit_bytes or number == len(texts):
@@ -125,4 +124,4 @@ class EmbeddedSource:
         """The documents of a unit, in order."""
         for span in unit.spans:
             for row in range(span.start, span.stop):
-                yield Document(0, row, utf8(embedded_documents()[row]))
+                yield Document(0, row, utf8(python_documents()[row]))

@@ -1,10 +1,11 @@
-"""File formats: each cuts a file into pieces of whole documents and reads a run of pieces.
+"""Readers of .txt, .jsonl and .parquet files: cut a file into pieces, read the texts of a range.
 
-Text with separators and JSON lines count positions in (decompressed) bytes, parquet in row groups.
+A piece consists of whole documents. Positions are decompressed bytes in text and JSON-lines files,
+and row groups in parquet files.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -15,16 +16,16 @@ import pyarrow.parquet as parquet
 from data_prep.tokenizer import utf8
 
 CHUNK_BYTES = 1 << 20
-ROWS_AT_ONCE = 1000
+ROWS_PER_BATCH = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Compressed single files are read from their start to reach a piece: they decompress 20 to 100
-# times faster than text is tokenized.
+# A compressed file is decompressed from its start to reach a piece: that is 20 to 100 times
+# faster than tokenizing.
 COMPRESSIONS = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of whole documents in a file and its size."""
+    """A range of a file that holds whole documents, with its size."""
 
     start: int
     stop: int
@@ -32,28 +33,28 @@ class Piece:
     text_bytes: int
 
 
-class Format(Protocol):
-    """How one kind of file is cut and read."""
+class FileFormat(Protocol):
+    """Cuts and reads one kind of file."""
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
-        """The file in order, in pieces of at least `piece_bytes` of text, the last one less."""
+        """The pieces of a file, in order. All but the last have at least `piece_bytes` of text."""
         ...
 
     def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
-        """The texts of a run of pieces in UTF-8, one for each row."""
+        """The texts in a range of pieces as UTF-8, one for each row; None is an empty document."""
         ...
 
 
-class SeparatedText:
-    """A .txt file: documents between separators; without a separator the file is one document."""
+class SeparatedTextFormat:
+    """A .txt file: separators divide it into documents; without one, the file is one document."""
 
     def __init__(self, text_key: str, separator: str) -> None:
         self.separator = separator.encode()
         if not self.separator:
-            raise ValueError("separator is empty; give the text that stands between documents")
+            raise ValueError("separator is empty; give the text between documents")
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
-        """Cut after a separator."""
+        """Pieces end after a separator."""
         return _grouped(self._bounds(path), piece_bytes)
 
     def _bounds(self, path: Path) -> Iterator[tuple[int, int]]:
@@ -65,22 +66,23 @@ class SeparatedText:
             start = stop
 
     def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
-        """The newline right before and right after a separator belongs to the separator."""
-        at = start
+        """The texts between separators; a newline right before or after a separator is no text."""
+        position = start
         for part, closed in split_file(path, self.separator, start, stop):
-            if closed or not _is_blank_end(part, at):
-                head, text = _trimmed(part, after_separator=at > 0, before_separator=closed)
-                _check_utf8(text, path, at + head)
+            if closed or not _is_blank_end(part, position):
+                head, text = _trimmed(part, after_separator=position > 0, before_separator=closed)
+                _check_utf8(text, path, position + head)
                 yield text
-            at += len(part) + len(self.separator)
+            position += len(part) + len(self.separator)
 
 
 def _is_blank_end(part: bytes, start: int) -> bool:
-    """Whether nothing but the last separator's newline is left at the end of a file."""
+    """Whether `part`, the end of a file, holds only the newline of the last separator."""
     return part in (b"", b"\n", b"\r\n") if start else not part
 
 
 def _trimmed(part: bytes, after_separator: bool, before_separator: bool) -> tuple[int, bytes]:
+    """How many bytes were cut in front, and the document without its separators' newlines."""
     head = 0
     if after_separator and part.startswith((b"\n", b"\r\n")):
         head = part.index(b"\n") + 1
@@ -102,14 +104,14 @@ def _check_utf8(text: bytes, path: Path, offset: int) -> None:
         ) from error
 
 
-class JsonLines:
-    """A .jsonl file: one JSON object a line, the text under `text_key`."""
+class JsonLinesFormat:
+    """A .jsonl file: one JSON object per line, with the text under `text_key`."""
 
     def __init__(self, text_key: str, separator: str) -> None:
         self.text_key = text_key
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
-        """Cut after a line; sizes count whole lines, keys and all."""
+        """Pieces end after a line; sizes are those of the lines, including their keys."""
         return _grouped(self._bounds(path), piece_bytes)
 
     def _bounds(self, path: Path) -> Iterator[tuple[int, int]]:
@@ -121,12 +123,12 @@ class JsonLines:
             start = stop
 
     def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
-        """A blank line or a null is an empty document."""
-        at = start
+        """The texts of the lines; a blank line or a null is an empty document."""
+        offset = start
         for line, closed in split_file(path, b"\n", start, stop):
             if closed or line:
-                yield self._text(line, f"{path}, line at byte {at},") if line.strip() else None
-            at += len(line) + 1
+                yield self._text(line, f"{path}, line at byte {offset},") if line.strip() else None
+            offset += len(line) + 1
 
     def _text(self, line: bytes, where: str) -> bytes | None:
         try:
@@ -152,22 +154,22 @@ def _text_or_none(value: Any, text_key: str, where: str) -> bytes | None:
     return utf8(value)
 
 
-class Parquet:
-    """A .parquet file: the text is the column `text_key`."""
+class ParquetFormat:
+    """A .parquet file, with the text in the column `text_key`."""
 
     def __init__(self, text_key: str, separator: str) -> None:
         self.text_key = text_key
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
-        """Cut after a row group; the size is what the column takes uncompressed."""
+        """Pieces end after a row group; the size is that of the text column, uncompressed."""
         with self._open(path) as file:
             leaves = [file.schema.column(index).path for index in range(len(file.schema))]
             leaf = leaves.index(self.text_key)
             start = rows = size = 0
             for group in range(file.metadata.num_row_groups):
-                described = file.metadata.row_group(group)
-                rows += described.num_rows
-                size += described.column(leaf).total_uncompressed_size
+                metadata = file.metadata.row_group(group)
+                rows += metadata.num_rows
+                size += metadata.column(leaf).total_uncompressed_size
                 if size >= piece_bytes:
                     yield Piece(start, group + 1, rows, size)
                     start, rows, size = group + 1, 0, 0
@@ -175,10 +177,10 @@ class Parquet:
                 yield Piece(start, file.metadata.num_row_groups, rows, size)
 
     def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
-        """A null is an empty document."""
+        """The texts of the rows; a null is an empty document."""
         with self._open(path) as file:
             groups = list(range(start, stop))
-            batches = file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=[self.text_key])
+            batches = file.iter_batches(ROWS_PER_BATCH, row_groups=groups, columns=[self.text_key])
             try:
                 for batch in batches:
                     yield from _utf8_column(batch.column(0))
@@ -190,7 +192,7 @@ class Parquet:
 
     def _open(self, path: Path) -> parquet.ParquetFile:
         try:
-            # Without a buffer it holds a whole column of a row group, compressed, beside the texts.
+            # Without a buffer size, pyarrow keeps a compressed column of a row group in memory.
             file = parquet.ParquetFile(path, buffer_size=CHUNK_BYTES, pre_buffer=False)
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(
@@ -211,21 +213,21 @@ class Parquet:
 
 
 def _utf8_column(column: pyarrow.Array) -> list[bytes | None]:
-    """The texts without the way over Python strings. Raises: pyarrow.ArrowInvalid if not UTF-8."""
+    """The texts as bytes, not via Python strings. Raises: pyarrow.ArrowInvalid if not UTF-8."""
     column.validate(full=True)
     large = pyarrow.types.is_large_string(column.type)
     return column.cast(pyarrow.large_binary() if large else pyarrow.binary()).to_pylist()
 
 
-FORMATS: dict[str, type[SeparatedText | JsonLines | Parquet]] = {
-    ".txt": SeparatedText,
-    ".jsonl": JsonLines,
-    ".parquet": Parquet,
+FORMATS: dict[str, Callable[[str, str], FileFormat]] = {  # of text key and separator
+    ".txt": SeparatedTextFormat,
+    ".jsonl": JsonLinesFormat,
+    ".parquet": ParquetFormat,
 }
 
 
 def format_of(name: str) -> str:
-    """The key in FORMATS of a file name, or "" if there is none."""
+    """The key in FORMATS for a file name; "" if its kind is not known."""
     path = Path(name)
     if path.suffix in COMPRESSIONS:
         path = path.with_suffix("")
@@ -234,22 +236,22 @@ def format_of(name: str) -> str:
 
 
 def open_bytes(path: Path, start: int = 0) -> BinaryIO | pyarrow.NativeFile:
-    """The file's bytes from `start` on, decompressed by its suffix."""
+    """A file opened at byte `start` of its content, decompressed if its suffix says so."""
     if path.suffix not in COMPRESSIONS:
         plain = path.open("rb")
         plain.seek(start)
         return plain
     file = pyarrow.input_stream(path, compression="detect", buffer_size=CHUNK_BYTES)
-    left = start
-    while left:
-        chunk = _read(file, path, min(CHUNK_BYTES, left))
+    remaining = start
+    while remaining:
+        chunk = _read(file, path, min(CHUNK_BYTES, remaining))
         if not chunk:
-            raise _shorter(path)
-        left -= len(chunk)
+            raise _became_shorter(path)
+        remaining -= len(chunk)
     return file
 
 
-def _shorter(path: Path) -> ValueError:
+def _became_shorter(path: Path) -> ValueError:
     return ValueError(
         f"{path} is shorter than when it was planned; it must not change while it is prepared: "
         "start again"
@@ -259,9 +261,9 @@ def _shorter(path: Path) -> ValueError:
 def split_file(
     path: Path, separator: bytes, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[bytes, bool]]:
-    """The parts between separators of bytes [start, stop), with whether a separator closes each."""
+    """The parts of bytes [start, stop) between separators; True if a separator follows the part."""
     buffer = bytearray()
-    searched = 0
+    searched = 0  # bytes of the buffer where no separator begins; a chunk may end inside one
     left = None if stop is None else stop - start
     with open_bytes(path, start) as file:
         while chunk := _read(file, path, CHUNK_BYTES if left is None else min(CHUNK_BYTES, left)):
@@ -273,7 +275,7 @@ def split_file(
                 searched = 0
             searched = max(0, len(buffer) - len(separator) + 1)
     if left:
-        raise _shorter(path)
+        raise _became_shorter(path)
     yield bytes(buffer), False
 
 
@@ -285,6 +287,7 @@ def _read(file: BinaryIO | pyarrow.NativeFile, path: Path, count: int) -> bytes:
 
 
 def _grouped(bounds: Iterator[tuple[int, int]], piece_bytes: int) -> Iterator[Piece]:
+    """Pieces of consecutive documents, given where each document begins and ends."""
     first = last = rows = 0
     for start, stop in bounds:
         first = start if rows == 0 else first

@@ -1,4 +1,4 @@
-"""From a step to its documents and back, on a run of more than one epoch."""
+"""lookup.py: from a step to its documents and back, on a run of more than one epoch."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def test_a_document_was_read_in_the_steps_that_list_it(made):
     assert not listed
 
 
-def test_a_whole_epoch_reads_every_document_once_and_drops_nothing(made):
+def test_a_complete_epoch_reads_every_document_once_and_drops_nothing(made):
     shards = train(made)
     epoch = ask(made, steps=":")[0]["epochs"][0]
     assert epoch == {"documents": shards.documents, "tokens": shards.tokens}
@@ -108,12 +108,12 @@ def test_a_document_is_found_by_file_and_row(made):
         ({"step": 1, "document": 1}, "--step and --document given"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(made, question, message):
+def test_a_question_without_an_answer_is_one_sentence(made, question, message):
     with pytest.raises(ValueError, match=message):
         ask(made, **question)
 
 
-def test_a_document_that_no_step_read_is_said_so(made, tmp_path):
+def test_a_document_that_no_step_read_is_reported_as_such(made, tmp_path):
     run_to_end(tiny_config(made / "data", tmp_path / "run", steps=3))
     answers = [
         look_up(LookupOptions(made / "data", tmp_path / "run", document=document))
@@ -133,7 +133,7 @@ def test_the_script_gives_one_json_value(made):
     assert value["documents"][0].keys() >= {"document", "epoch", "source", "row", "text"}
 
 
-def test_a_document_around_windows_left_out_is_read_once(tmp_path):
+def test_a_document_around_skipped_windows_counts_as_read_once(tmp_path):
     data = tiny_data_set(tmp_path / "data", lengths=[2000] * 20)
     steps = (StepRecord(0, 0, 8, "", False), StepRecord(1, 24, 8, "", False))
     run = RunRecord(tmp_path, 7, 16, 8, data.fingerprint, steps, (), ((8, 24),))

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,20 +14,18 @@ from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare
 from data_prep.sources.file_source import file_source
-from tests.data_prep.test_prepare import folder_bytes, story, write_lines
+from tests.data_prep.stories import folder_bytes, story, write_lines
 from tests.fake_hub import FakeHub, Fault
 from tests.hub_fixtures import Maker
-from tests.launching import python
-
-ROOT = Path(__file__).parents[2]
+from tests.launching import REPO, python
 
 
 def command(script: str, *words: object) -> list[str]:
-    return [sys.executable, str(ROOT / "data_prep" / script), *map(str, words)]
+    return [sys.executable, str(REPO / "data_prep" / script), *map(str, words)]
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", **more}
+    return {**os.environ, "PYTHONPATH": str(REPO), "PYTHONSAFEPATH": "1", **more}
 
 
 def run(script: str, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
@@ -146,7 +143,7 @@ def test_what_the_hub_does_not_have_is_one_sentence_and_exit_code_2(fineweb, wor
 def test_no_network_is_one_sentence_that_names_the_way_round(tmp_path):
     done = run("fineweb.py", "--out", tmp_path / "out", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 2
-    assert "cannot be had from the Hub" in done.stderr
+    assert "cannot be fetched from the Hub" in done.stderr
     assert "--source" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -224,7 +221,7 @@ def test_a_stopped_preparation_goes_on_to_the_same_bytes(tmp_path, long_source, 
     assert not out.exists()
     assert len(list(units.glob("0*/unit.json"))) < 15
     resumed = run("text.py", *words[:-1], 1)
-    assert "going on: " in resumed.stdout
+    assert "continuing: " in resumed.stdout
     assert folder_bytes(out) == folder_bytes(long_source / "reference")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -5,9 +5,9 @@ import pytest
 from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.hub.download import Downloader
 from data_prep.preparation.prepare import prepare
-from data_prep.tinystories import TinyStoriesOptions, local_source, run
-from tests.data_prep.test_hub_faults import IMPATIENT
-from tests.data_prep.test_prepare import folder_bytes, texts_of, write_lines
+from data_prep.tinystories import TinyStoriesOptions, local_source, prepare_tinystories
+from tests.data_prep.hub.test_faults import IMPATIENT
+from tests.data_prep.stories import folder_bytes, texts_of, write_lines
 from tests.fake_hub import FakeHub, Fault
 from tests.hub_fixtures import Maker
 
@@ -22,7 +22,7 @@ def hub(tmp_path_factory):
 
 def made(hub, out, **more):
     options = TinyStoriesOptions(out=out, revision="main", workers=1, encoder="tiktoken", **more)
-    run(options, Downloader(hub.url, IMPATIENT))
+    prepare_tinystories(options, Downloader(hub.url, IMPATIENT))
     data = open_data_set(out)
     check_data_set(data, "full")
     return data
@@ -43,7 +43,7 @@ def test_downloads_do_not_stay_beside_a_finished_data_set(hub, tmp_path):
     for more in ({"part": "1/2"}, {"part": "2/2"}, {"merge": True}, {}):
         options = {"revision": "main", "workers": 1, "encoder": "tiktoken", "shard_tokens": 3000}
         options = TinyStoriesOptions(version="v2", out=tmp_path / "out", **options, **more)
-        run(options, Downloader(hub.url, IMPATIENT))
+        prepare_tinystories(options, Downloader(hub.url, IMPATIENT))
         if "part" not in more:
             assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

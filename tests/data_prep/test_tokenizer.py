@@ -1,9 +1,9 @@
 """The tokenizer: GPT-2's ids, bytes and files, without any network."""
 
+import base64
 import json
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from storage import byte_pairs
+from tests.launching import REPO
 
-SHARED_CACHE = Path(__file__).parents[3] / "shared" / "data" / "tiktoken_cache"
+SHARED_CACHE = REPO.parent / "shared" / "data" / "tiktoken_cache"
 
 
 def test_gpt2_ids_are_openais():
@@ -23,7 +24,7 @@ def test_gpt2_ids_are_openais():
     assert tokenizer.encode("I'm 24, naïve  \n") == [40, 1101, 1987, 11, 41492, 220, 220, 198]
 
 
-@pytest.mark.skipif(not SHARED_CACHE.exists(), reason="tiktoken's own files are not at hand")
+@pytest.mark.skipif(not SHARED_CACHE.exists(), reason="tiktoken's own files are not here")
 @given(text=st.text())
 def test_ids_equal_tiktokens(text):
     with pytest.MonkeyPatch.context() as patch:
@@ -114,8 +115,6 @@ def test_damaged_shipped_ranks_are_an_error(tmp_path, monkeypatch):
 
 
 def test_more_ids_than_two_bytes_hold_are_an_error():
-    import base64
-
     tokens = (base64.b64encode(i.to_bytes(3, "big")).decode() for i in range(65_536))
     ranks = "\n".join(f"{token} {rank}" for rank, token in enumerate(tokens))
     with pytest.raises(ValueError, match="16 bits"):

@@ -1,4 +1,4 @@
-"""What a run was fed is proven from the shards; a forged line or a flipped byte is found."""
+"""verify.py: proves the training data of a run, and finds forged lines and flipped bytes."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from train.config import SaveConfig
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A data set, and a run on two ranks that was stopped at step 4 and went on with one.
+    """A data set, and a run on two ranks that was stopped at step 4 and continued on one.
 
     20 steps of 8 windows of 16: more than an epoch.
     """
@@ -74,7 +74,7 @@ def flip(path, place=-1):
 def test_a_run_stopped_and_continued_on_another_number_of_ranks_is_proven(both, caplog):
     check(both)
     assert "20 of 20 agree with the shards" in caplog.text
-    assert "16 steps were lost by a stop and done again: 16 agree" in caplog.text
+    assert "16 steps were lost in a stop and done again: 16 agree" in caplog.text
     assert "windows 0 to 159: no gap, no overlap" in caplog.text
 
 
@@ -86,9 +86,9 @@ def test_a_range_of_steps_is_proven(both, caplog, steps, count):
 
 def test_a_forged_digest_is_found(both, caplog):
     forge(both, 7, **{"data/digest": "0" * 16})
-    said = not_proven(both, caplog)
-    assert "19 of 20 agree" in said
-    assert "step 7: the line says 0000000000000000, the shards give" in said
+    printed = not_proven(both, caplog)
+    assert "19 of 20 agree" in printed
+    assert "step 7: metrics.jsonl has 0000000000000000, the shards give" in printed
 
 
 def test_a_flipped_byte_of_a_shard_is_found_in_the_step_that_read_it(both, caplog):
@@ -100,19 +100,19 @@ def test_a_flipped_byte_of_a_shard_is_found_in_the_step_that_read_it(both, caplo
 
 def test_a_shifted_window_is_a_gap_and_another_digest(both, caplog):
     forge(both, 7, **{"data/first_window": 57})
-    said = not_proven(both, caplog)
-    assert "gap: step 6 ends before window 56, step 7 begins at window 57" in said
-    assert "overlap: step 7 ends before window 65, step 8 begins at window 64" in said
-    assert "step 7: the line says" in said
+    printed = not_proven(both, caplog)
+    assert "gap: step 6 ends before window 56, step 7 begins at window 57" in printed
+    assert "overlap: step 7 ends before window 65, step 8 begins at window 64" in printed
+    assert "step 7: metrics.jsonl has" in printed
 
 
 def test_a_line_cut_out_is_a_gap(both, caplog):
     path = both / "run" / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:9] + lines[10:]))
-    said = not_proven(both, caplog)
-    assert "19 of 19 agree" in said
-    assert "step 8 is followed by step 10" in said
+    printed = not_proven(both, caplog)
+    assert "19 of 19 agree" in printed
+    assert "step 8 is followed by step 10" in printed
 
 
 def test_lines_missing_at_the_start_are_not_proven(both, caplog):
@@ -122,7 +122,7 @@ def test_lines_missing_at_the_start_are_not_proven(both, caplog):
     check(both, steps="4:")
 
 
-def test_a_line_that_claims_other_windows_is_found(both, caplog):
+def test_a_line_with_another_number_of_windows_is_found(both, caplog):
     forge(both, 19, **{"data/windows": 16})
     assert "step 19: 16 windows, the configuration says 8" in not_proven(both, caplog)
 
@@ -139,7 +139,7 @@ def test_a_run_of_other_data_is_refused(both):
         verify(VerifyOptions(both / "other", run=both / "run"))
 
 
-def test_a_torn_last_line_is_a_run_that_writes_and_any_other_is_damage(both):
+def test_a_torn_last_line_is_accepted_and_any_other_damaged_line_is_an_error(both):
     path = both / "run" / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole + '{"step": 20, "data/di')
@@ -159,9 +159,9 @@ def test_every_file_is_compared_and_every_differing_one_named(both, kind):
     assert "train_000001.npy" in str(error.value)
 
 
-def test_a_sound_data_set_verifies_and_shows_a_sample(both, caplog):
+def test_an_undamaged_data_set_verifies_and_prints_a_sample(both, caplog):
     verify(VerifyOptions(both / "data", tokens=3))
-    assert "all 9 files are as the manifest says" in caplog.text
+    assert "all 9 files match the manifest" in caplog.text
     assert "document 30, none row 35" in caplog.text
     assert "of 3 documents give the same tokens" in caplog.text
 
@@ -186,7 +186,7 @@ def test_exit_codes_and_messages_of_the_script(both):
         (["--threads", "0"], "threads=0"),
     ],
 )
-def test_what_makes_no_sense_is_one_sentence_and_exit_code_2(
+def test_options_that_do_not_fit_together_are_one_sentence_and_exit_code_2(
     made, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.setattr(sys, "argv", ["verify.py", str(made / "data"), *arguments])
@@ -211,8 +211,8 @@ def test_the_record_of_a_run_is_its_configuration_and_lines(made):
     assert not any(step.skipped for step in run.steps)
 
 
-def go_on(config, folder, back_to=None, **changes):
-    """Train further with another configuration, perhaps from an earlier step; is it proven?"""
+def continue_run(config, folder, back_to=None, **changes):
+    """Continue with a changed configuration, perhaps from an earlier step; then `prove_run`."""
     if back_to is not None:
         forget_after(config.out, back_to)
     steps = config.steps + 4
@@ -222,21 +222,21 @@ def go_on(config, folder, back_to=None, **changes):
     return config, prove_run(open_data_set(folder / "data"), run, steps=None, threads=1)
 
 
-def test_a_run_that_went_on_with_another_batch_is_proven(tmp_path, caplog):
+def test_a_run_continued_with_another_batch_size_is_proven(tmp_path, caplog):
     config = nano_config(tmp_path, steps=6, save=SaveConfig(2, 0, 99))
     run_to_end(config)
-    config, proven = go_on(config, tmp_path, back_to=4, batch_tokens=256)
+    config, proven = continue_run(config, tmp_path, back_to=4, batch_tokens=256)
     assert proven, caplog.text
     assert [step.windows for step in read_run(config.out).steps] == [8] * 4 + [16] * 6
-    assert go_on(config, tmp_path, batch_tokens=128)[1], caplog.text
+    assert continue_run(config, tmp_path, batch_tokens=128)[1], caplog.text
     forge(tmp_path, 5, **{"data/windows": 4})
     assert not prove_run(open_data_set(tmp_path / "data"), read_run(config.out), None, 1)
 
 
-def test_a_jump_that_an_earlier_start_named_is_proven(tmp_path, caplog):
+def test_a_jump_over_windows_that_an_earlier_start_skipped_is_proven(tmp_path, caplog):
     config = nano_config(tmp_path, steps=6, save=SaveConfig(2, 0, 99), skip_windows=("16:24",))
     run_to_end(config)
-    config, proven = go_on(config, tmp_path, skip_windows=("60:70",))
+    config, proven = continue_run(config, tmp_path, skip_windows=("60:70",))
     assert proven, caplog.text
     firsts = [step.first_window for step in read_run(config.out).steps]
     assert firsts == [0, 8, 24, 32, 40, 48, 70, 78, 86, 94]
@@ -244,7 +244,7 @@ def test_a_jump_that_an_earlier_start_named_is_proven(tmp_path, caplog):
     assert not prove_run(open_data_set(tmp_path / "data"), read_run(config.out), None, 1)
 
 
-def test_damage_that_a_run_survived_keeps_nobody_from_proving_it(tmp_path, caplog):
+def test_a_run_with_damaged_old_lines_is_still_proven(tmp_path, caplog):
     config = nano_config(tmp_path, steps=6, save=SaveConfig(2, 0, 99))
     run_to_end(config)
     with (config.out / "starts.jsonl").open("a") as file:
@@ -252,15 +252,20 @@ def test_damage_that_a_run_survived_keeps_nobody_from_proving_it(tmp_path, caplo
     metrics = config.out / "metrics.jsonl"
     content = metrics.read_bytes().splitlines(keepends=True)
     metrics.write_bytes(b"".join([*content[:4], b'{"step": 4, "\xff\n', *content[5:]]))
-    _, proven = go_on(config, tmp_path, back_to=4)
+    _, proven = continue_run(config, tmp_path, back_to=4)
     assert proven, caplog.text
     assert len((config.out / "starts.jsonl").read_bytes().splitlines()) == 3
 
 
-def test_a_step_was_fed_as_the_last_start_before_it_says(tmp_path):
+def test_the_settings_of_a_step_are_those_of_the_last_start_before_it(tmp_path):
     config = {"seed": 1, "context_length": 16, "batch_tokens": 64, "skip_windows": ["5:6"]}
     (tmp_path / "config.json").write_text(json.dumps({"config": config, "data_fingerprint": ""}))
-    starts = [(0, None), (8, 128), (4, 32), (6, None)]  # what each replaced; 8 windows never held
+    starts = [
+        (0, None),
+        (8, 128),
+        (4, 32),
+        (6, None),
+    ]  # what each replaced; 8 windows were never in force
     (tmp_path / "starts.jsonl").write_text(
         "".join(
             json.dumps(
@@ -273,4 +278,4 @@ def test_a_step_was_fed_as_the_last_start_before_it_says(tmp_path):
             for step, before in starts
         )
     )
-    assert [read_run(tmp_path).at(step).windows for step in range(9)] == [8] * 4 + [4] * 5
+    assert [read_run(tmp_path).settings_at(step).windows for step in range(9)] == [8] * 4 + [4] * 5

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset.shards import check_data_set, open_data_set
-from tests.data_prep.test_prepare import story, write_lines
+from tests.data_prep.stories import story, write_lines
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import flags, nano_config
 from train.config import SaveConfig

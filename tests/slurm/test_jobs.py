@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.data_prep.test_prepare import STORIES, folder_bytes, write_lines
+from tests.data_prep.stories import STORIES, folder_bytes, write_lines
 from tests.launching import python, torchrun
 from tests.runs import flags, lines, tiny_config
 from tests.slurm.cluster import NODES

@@ -116,10 +116,10 @@ def test_a_wrong_fast_encoder_is_dropped_and_the_bytes_are_tiktokens(
 
 def test_the_warning_names_the_document_and_the_ids(tmp_path, monkeypatch, caplog):
     made(tmp_path / "wrong", Faulty("Story 0:"), monkeypatch)
-    wanted = gpt2_tokenizer().encode(STORIES[0])[3:7]
-    found = [COMMA, *wanted[1:]]
-    assert f"in row 0 of a.jsonl: from token 3 on it says {found} and" in caplog.text
-    assert f"tiktoken {wanted};" in caplog.text
+    expected = gpt2_tokenizer().encode(STORIES[0])[3:7]
+    found = [COMMA, *expected[1:]]
+    assert f"in row 0 of a.jsonl: from token 3 on it gives {found} and" in caplog.text
+    assert f"tiktoken {expected};" in caplog.text
 
 
 def test_once_found_wrong_it_is_never_asked_again_and_its_units_are_made_anew(

@@ -1,6 +1,6 @@
 """The fault table: whatever the network does, a preparation ends in the same bytes or says why not.
 
-    python -m tests.data_prep.test_hub_faults
+    python -m tests.data_prep.hub.test_faults
 
 prints it as Markdown.
 """
@@ -16,18 +16,18 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.fineweb import FineWebOptions, run
+from data_prep.fineweb import FineWebOptions, prepare_fineweb
 from data_prep.hub.download import Downloader, RetryPolicy
 from data_prep.hub.supply import AHEAD
 from data_prep.preparation.unit import UnitWork
-from tests.data_prep.test_prepare import folder_bytes
+from tests.data_prep.stories import folder_bytes
 from tests.fake_hub import FakeHub, Fault
 from tests.hub_fixtures import Maker
 
 IMPATIENT = RetryPolicy(
     attempts=8,
     first_wait=0.02,
-    longest_wait=0.1,
+    max_wait=0.1,
     connect_seconds=0.5,
     read_seconds=0.4,
 )
@@ -36,7 +36,7 @@ SAME = "same bytes"
 FAULTS = [
     ("status:code=503,every=3", SAME),
     ("status:code=503,after=4,count=3", SAME),
-    ("status:code=503", r"00._00000\.parquet cannot be had.*status 503; 8 attempts.*--source"),
+    ("status:code=503", r"00._00000\.parquet cannot be fetched.*status 503; 8 attempts.*--source"),
     ("status:code=429,retry_after=0.3,every=3", SAME),
     ("status:code=504,path=cdn,every=2", SAME),
     ("status:code=404,path=001_", r"001_00000\.parquet is not on the Hub"),
@@ -44,27 +44,30 @@ FAULTS = [
     ("status:code=403,path=cdn.*002_", r"002_00000\.parquet needs a login"),
     ("status:code=410,path=000_", r"000_00000\.parquet is refused by the Hub \(status 410"),
     ("drop:path=cdn,every=2", SAME),
-    ("drop:path=cdn", r"000_00000\.parquet cannot be had .*8 attempts"),
+    ("drop:path=cdn", r"000_00000\.parquet cannot be fetched .*8 attempts"),
     ("reset:path=cdn,every=2", SAME),
-    ("reset:path=cdn,at=0", r"000_00000\.parquet cannot be had"),
+    ("reset:path=cdn,at=0", r"000_00000\.parquet cannot be fetched"),
     ("refuse:every=3", SAME),
-    ("refuse", r"000_00000\.parquet cannot be had"),
+    ("refuse", r"000_00000\.parquet cannot be fetched"),
     ("slow:seconds=0.1", SAME),
     ("slow:seconds=2,path=cdn,every=3", SAME),
-    ("slow:seconds=2", r"000_00000\.parquet cannot be had .*(timed out|Timeout)"),
+    ("slow:seconds=2", r"000_00000\.parquet cannot be fetched .*(timed out|Timeout)"),
     ("throttle:rate=400000", SAME),
     ("stall:path=cdn,seconds=2,every=3", SAME),
     ("truncate:path=cdn,bytes=99,every=2", SAME),
-    ("truncate:path=cdn", r"000_00000\.parquet cannot be had .*bytes came of"),
-    ("truncate:path=cdn,after=6", r"00._00000\.parquet cannot be had .*ended at byte"),
+    ("truncate:path=cdn", r"000_00000\.parquet cannot be fetched .*bytes came of"),
+    ("truncate:path=cdn,after=6", r"00._00000\.parquet cannot be fetched .*ended at byte"),
     ("corrupt:path=cdn,every=4", SAME),
-    ("corrupt:path=cdn", r"000_00000\.parquet cannot be had .*readings of it differ"),
+    ("corrupt:path=cdn", r"000_00000\.parquet cannot be fetched .*readings of it differ"),
     ("corrupt:path=cdn,after=6", r"arrived 3 times with another sha256 .*nothing of it was used"),
     ("norange", SAME),
     ("norange drop:path=cdn,every=2", SAME),
     ("norange corrupt:path=cdn,every=3", SAME),
     ("status:on=api,code=503,every=2", SAME),
-    ("status:on=api,code=500", r"fineweb-edu at revision=main cannot be had .*status 500; 3 att"),
+    (
+        "status:on=api,code=500",
+        r"fineweb-edu at revision=main cannot be fetched .*500; 3 att",
+    ),
     ("status:on=api,code=401", r"fineweb-edu needs a login"),
     ("refuse:on=api,every=2", SAME),
     ("slow:on=api,seconds=2,every=2", SAME),
@@ -81,7 +84,7 @@ def prepare_under(hub: FakeHub, out: Path, faults: str, **more) -> str:
     """How it ended: SAME is not yet known here, so "" or the error."""
     hub.faults.replace([Fault.parse(text) for text in faults.split()])
     try:
-        run(options(out, **more), Downloader(hub.url, IMPATIENT))
+        prepare_fineweb(options(out, **more), Downloader(hub.url, IMPATIENT))
     except ValueError as error:
         return str(error)
     finally:

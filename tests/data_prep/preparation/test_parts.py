@@ -1,4 +1,4 @@
-"""Parts share one folder: on any file system, by one plan, and nothing of another plan gets in."""
+"""Parts prepared by several processes in one folder: one plan, locks, and the merge."""
 
 import errno
 import fcntl
@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from data_prep.dataset.staging import _alone
+from data_prep.dataset.staging import staging_lock
 from data_prep.hub.supply import download_lock
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare, prepare_part
@@ -22,7 +24,7 @@ from eval.subject import EvalOptions
 from eval.watching.evals_file import EvalsFile
 from storage.locks import NO_LOCKS, take_lock
 from storage.run_folder import RunFolder
-from tests.data_prep.test_prepare import STORIES, folder_bytes, prepared, write_lines
+from tests.data_prep.stories import STORIES, folder_bytes, prepared, write_lines
 
 OPTIONS = PrepareOptions(workers=1, shard_tokens=300, val_tokens=500, part="1/2")
 OTHER = replace(OPTIONS, shard_tokens=200)
@@ -157,7 +159,7 @@ def running(run: RunFolder):
         lambda folder: part_lock(folder, Part(1, 2)),
         planning_lock,
         download_lock,
-        lambda folder: _alone(folder / "lock"),
+        lambda folder: staging_lock(folder / "lock"),
         lambda folder: RunFolder(folder).emergency_save_lock(),
         lambda folder: running(RunFolder(folder)),
         recording,
@@ -241,3 +243,52 @@ def test_what_went_wrong_is_told_even_if_its_folder_is_gone(tmp_path):
     with pytest.raises(ValueError, match="the Hub is away"), download_lock(tmp_path / "source"):
         shutil.rmtree(tmp_path / "source")
         raise ValueError("the Hub is away")
+
+
+def in_parts(folder: Path, *parts: str) -> None:
+    source = file_source([str(folder / "a.jsonl")])
+    for part in parts:
+        options = PrepareOptions(workers=1, shard_tokens=300, val_tokens=500, part=part)
+        prepare_part(source, folder / "parts", options)
+
+
+def test_parts_in_any_order_and_their_merge_are_the_bytes_of_one_run(tmp_path):
+    write_lines(tmp_path / "a.jsonl", STORIES)
+    prepared(tmp_path, "a.jsonl", shard_tokens=300, val_tokens=500)
+    in_parts(tmp_path, "2/3", "3/3", "2/3")
+    source = file_source([str(tmp_path / "a.jsonl")])
+    merge = PrepareOptions(workers=1, shard_tokens=300, val_tokens=500, merge=True)
+    with pytest.raises(ValueError, match=r"part 1/3: \d of .*run each missing part again"):
+        prepare(source, tmp_path / "parts", merge)
+    in_parts(tmp_path, "1/3")
+    prepare(source, tmp_path / "parts", merge)
+    assert folder_bytes(tmp_path / "parts") == folder_bytes(tmp_path / "out")
+    in_parts(tmp_path, "1/3")  # complete already
+    assert not (tmp_path / "parts.partial").exists()
+
+
+def test_parts_run_at_once_but_neither_twice_nor_beside_a_merge(tmp_path):
+    partial = tmp_path / "out.partial"
+    with part_lock(partial, Part(1, 3)), part_lock(partial, Part(2, 3)):
+        with pytest.raises(ValueError, match="preparing"), part_lock(partial, Part(2, 3)):
+            pass
+        with pytest.raises(ValueError, match="preparing"), exclusive_lock(partial):
+            pass
+    refused = pytest.raises(ValueError, match="preparing")
+    with exclusive_lock(partial), refused, part_lock(partial, Part(1, 3)):
+        pass
+
+
+def test_parts_of_two_ways_of_sharing_do_not_run_at_once(tmp_path):
+    partial = tmp_path / "out.partial"
+    refused = pytest.raises(ValueError, match="prepared in 3 parts, which overlap with part 1/2")
+    with part_lock(partial, Part(1, 3)), refused, part_lock(partial, Part(1, 2)):
+        pass
+    with part_lock(partial, Part(1, 2)):
+        pass
+
+
+@given(st.integers(1, 40), st.integers(0, 200))
+def test_parts_share_all_units(parts, units):
+    shares = [number for i in range(1, parts + 1) for number in Part(i, parts).units(units)]
+    assert shares == list(range(units))

@@ -1,0 +1,1 @@
+"""Tests of data_prep/audit/: what a run was trained on."""

@@ -1,0 +1,1 @@
+"""Tests of data_prep/dataset/: a data set on disk."""

@@ -1,0 +1,1 @@
+"""Tests of data_prep/sources/: files and other sources of documents."""
