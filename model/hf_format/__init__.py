@@ -1,4 +1,4 @@
-"""Models in Hugging Face's format, read and written: configuration, weights, tokenizer, card.
+"""Models in Hugging Face's format: configuration, weights, tokenizer and model card.
 
 The names say which side a value belongs to: `hf_…` is Hugging Face's, `ratchet_…` is ours.
 """

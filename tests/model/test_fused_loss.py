@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from model.fused_loss import fuses_loss, head_and_loss, softmax_minus_one_hot_
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import autocast
+from tests.launching import REPO
 
 CPU = torch.device("cpu")
 ROWS, WIDTH, VOCABULARY = 37, 24, 300
@@ -127,7 +127,7 @@ def test_logits_that_are_not_finite_give_a_loss_that_is_not_finite():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by its own compiler
-def test_it_compiles_whole_and_gives_the_same():
+def test_it_compiles_without_graph_breaks_and_gives_the_same():
     compiled = torch.compile(head_and_loss, backend="aot_eager", dynamic=False, fullgraph=True)
     eager = [part.double() for part in gradients(head_and_loss, *inputs())]
     assert_near(gradients(compiled, *inputs()), eager, 1e-6)
@@ -171,9 +171,8 @@ for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 def test_the_interpreted_kernel_agrees_with_float64():
-    root = Path(__file__).parents[2]
     command = ["env", "TRITON_INTERPRET=1", sys.executable, "-c", KERNEL_CHECK]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -1,6 +1,6 @@
-"""One bit changed or one file cut, anywhere in a checkpoint or a data set: it is found and named.
+"""A changed bit or a cut file in a checkpoint or a data set is found and named.
 
-Which bits and cuts follows from the seed alone. The short selection takes every file, the long one
+The seed determines the bits and cuts. The short selection takes every file; the long one takes
 every byte of the small files and many places of the large ones.
 """
 
@@ -23,7 +23,7 @@ HEADER_BYTES = 128  # of an .npy file; a safetensors file opens with the length 
 
 @dataclass(frozen=True)
 class Damage:
-    """What befalls one file: a flipped bit, a cut, or its loss."""
+    """Damage to one file: a flipped bit, a cut, or its loss."""
 
     name: str
     kind: str
@@ -46,7 +46,7 @@ def contents(folder):
 
 
 def few_damages(files):
-    """Of each file: two flips, one in its head; a cut of one byte, one to nothing; its loss."""
+    """Of each file: two flipped bits, one in its head; two cuts, by one byte and to 0; its loss."""
     dice = random.Random(5)
     for name, content in files.items():
         yield Damage(name, "lost")
@@ -70,7 +70,7 @@ def many_damages(files, head_bytes, anywhere):
 
 
 def means_the_same(before, after):
-    """Whether a JSON file still says the same: its last line's end is cut, or a digit too many."""
+    """Whether a JSON file still has the same value, as after a cut of its last newline."""
     try:
         return after is not None and json.loads(before) == json.loads(after)
     except ValueError:
@@ -78,7 +78,7 @@ def means_the_same(before, after):
 
 
 class Trial:
-    """A folder that is damaged again and again, and what was not found."""
+    """A folder that is damaged repeatedly, and the damage that was not found."""
 
     def __init__(self, folder, check):
         self.folder, self.check = folder, check
@@ -115,7 +115,7 @@ def run_folder(tmp_path_factory):
 
 @pytest.fixture
 def checkpoint_trial(run_folder, caplog):
-    """Damages the newest checkpoint; found if it is named and set aside for the one before."""
+    """Damages the newest checkpoint; found if it is named, renamed and the one before is used."""
     newest = run_folder.checkpoint(8)
     aside = newest.with_name(f"{newest.name}.broken")
 
@@ -160,7 +160,7 @@ CHECKPOINT_FILES = {
 
 
 def only_the_last_newline(trial):
-    """Whether all that was not found is a line end cut off behind a JSON text."""
+    """Whether the only damage not found is a missing last newline of a JSON file."""
     return all(
         damage == Damage(damage.name, "cut", len(trial.whole[damage.name]) - 1)
         and trial.whole[damage.name].endswith(b"}\n")

@@ -69,7 +69,7 @@ def test_a_value_that_is_not_finite_becomes_null_in_json(tmp_path):
     assert (tmp_path / "m.jsonl").read_text() == '{"step": 0, "train/loss": null}\n'
 
 
-def test_a_failing_writer_is_reported_once_and_the_others_go_on(tmp_path, caplog):
+def test_a_failing_writer_is_reported_once_and_the_others_continue(tmp_path, caplog):
     class Full(JsonLinesWriter):
         def write(self, step, metrics):
             raise OSError("no space left on device")

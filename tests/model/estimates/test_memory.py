@@ -1,4 +1,4 @@
-"""Predicted memory against what autograd keeps, what a real step holds, and what was measured."""
+"""Predicted memory against autograd, a real step and recorded measurements."""
 
 import weakref
 from contextlib import nullcontext
@@ -40,7 +40,7 @@ WINDOWS = 8
 
 
 def bytes_kept(config, dtype, compiled):
-    """Bytes of all tensors that the forward pass keeps for the backward pass, weights aside."""
+    """Bytes of all tensors that the forward pass keeps for the backward pass, except weights."""
     model = GPT(config)
     model.initialise(0)
     step = NextTokenLoss(model)
@@ -145,7 +145,7 @@ def test_the_peak_of_a_real_step_is_the_predicted_one(data, tmp_path, fields, dt
     assert found.peak - found.runtime == pytest.approx(live.peak, rel=0.02)
 
 
-def test_recorded_measurements_on_the_cpu_lie_within_15_percent():
+def test_recorded_measurements_on_the_cpu_are_within_15_percent():
     rows = read_json(OUT)["cases"]
     assert len(rows) >= 6
     for row in rows:
@@ -197,7 +197,7 @@ def test_several_ranks_hold_gradients_in_buckets_and_once_more_while_they_accumu
     assert (once.gradients, once.peak) == (0, alone.peak)
 
 
-def test_blocks_that_are_computed_again_keep_their_input_only():
+def test_recomputed_blocks_keep_only_their_input():
     step = StepShape(64)
     all_of_it = predict_memory(SHAPES["gpt2"], step)
     again = predict_memory(SHAPES["gpt2"], replace(step, recompute=True))

@@ -1,0 +1,71 @@
+"""FLOPs against what torch counts and what others publish; GPUs by their names."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import GPTConfig
+from model.estimates.flops import (
+    GPUS,
+    causal_flops_per_token,
+    forward_flops,
+    matmul_flops_per_token,
+    peak_flops,
+    training_flops_per_token,
+)
+from model.gpt import GPT
+from model.shapes import SHAPES
+
+LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
+XL_LLAMA = GPTConfig(48, 25, 1600, **LLAMA)
+
+
+def on_meta(config):
+    with torch.device("meta"):
+        return GPT(config)
+
+
+@pytest.mark.parametrize("fields", [{}, {"mlp": "swiglu", "mlp_width": 40}, LLAMA])
+def test_forward_flops_are_those_that_torch_counts(fields):
+    config = GPTConfig(2, 4, 32, 16, 300, **fields)
+    ids = torch.zeros(1, 16, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        on_meta(config)(ids)
+    assert sum(forward_flops(config).values()) == counter.get_total_flops()
+
+
+def test_forward_flops_of_the_large_llama_shape_are_the_published_ones():
+    assert sum(forward_flops(XL_LLAMA, padded=False).values()) == 4_513_336_524_800
+
+
+def test_the_three_conventions_of_gpt2_are_those_of_their_authors():
+    shape = SHAPES["gpt2"]
+    assert training_flops_per_token(shape) == 6 * 123_689_472 + 12 * 12 * 768 * 1024
+    products = 6 * (84_934_656 + 38_633_472)
+    assert matmul_flops_per_token(shape) == products + 12 * 12 * 768 * 1024
+    assert causal_flops_per_token(shape) == products + 6 * 12 * 768 * 1024
+
+
+def test_matmul_only_is_three_forward_passes():
+    per_window = matmul_flops_per_token(XL_LLAMA) * XL_LLAMA.context_length
+    assert per_window == 3 * sum(forward_flops(XL_LLAMA).values())
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("Tesla T4", None),
+    ],
+)
+def test_a_gpu_is_known_by_the_name_that_torch_gives_it(device, peak):
+    assert peak_flops(device) == peak
+
+
+def test_no_gpu_of_the_table_hides_a_later_one():
+    for name, gpu in GPUS.items():
+        found = next(n for n, other in GPUS.items() if other.part_of_name in gpu.part_of_name)
+        assert found == name

@@ -1,0 +1,1 @@
+"""Tests of model/hf_format."""

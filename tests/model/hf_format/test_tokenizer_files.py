@@ -1,0 +1,106 @@
+"""Exported tokenizers give the same ids in transformers, and come back."""
+
+import json
+
+import pytest
+import transformers
+
+from data_prep.tokenizer import gpt2_tokenizer, load_tokenizer
+from model.hf_format.tokenizer_files import byte_characters, read_hf_tokenizer
+from storage.atomic import write_json
+from tests.launching import REPO
+from tests.model.hf_format.models import (
+    CL100K_LIKE,
+    exported,
+    imported,
+    only,
+    our_checkpoint,
+    small_tokenizer,
+)
+
+SHARED_CACHE = REPO.parent / "shared" / "data" / "tiktoken_cache"
+TRICKY = [
+    "",
+    " ",
+    "Hello  world   \n\n\n  x",
+    "It's we'll THEY'VE 'S 'tis",
+    "naïve café — “quotes” ☃ 日本語テキスト مرحبا ไทย",
+    "🦜👩‍👩‍👧‍👦🇮🇸 e\u0301\u200b\u00a0\u3000x\ufeff",
+    "def f(x):\n\treturn {'a': x**2}  # 3.14159 0x1F\r\n",
+    "12345678 ½²³ ⅷ",
+    "aaaaaaaaaaaaaaaaaaaaaaa -------- \t\t\t \x00\x7f\x85",
+]
+
+
+@pytest.mark.parametrize(
+    "names", [("tokenizer.json", "tokenizer_config.json"), ("vocab.json", "merges.txt")]
+)
+def test_the_exported_tokenizer_gives_our_ids(gpt2_files, tmp_path, names):
+    theirs = transformers.AutoTokenizer.from_pretrained(only(gpt2_files, tmp_path / "t", *names))
+    ours = gpt2_tokenizer()
+    for text in [*TRICKY, (REPO / "README.md").read_text(), (REPO / "Makefile").read_text()]:
+        assert theirs.encode(text) == ours.encode(text)
+        assert theirs.decode(ours.encode(text)) == text
+    assert (len(theirs), theirs.eos_token_id, theirs.bos_token_id) == (50257, 50256, 50256)
+    assert theirs.encode("a<|endoftext|>b") == [64, 50256, 65]
+
+
+def test_the_exported_tokenizer_knows_the_context_length(gpt2_files):
+    theirs = transformers.AutoTokenizer.from_pretrained(gpt2_files)
+    assert theirs.model_max_length == 48
+    assert theirs.is_fast
+
+
+def test_a_tokenizer_with_another_pattern_gives_our_ids_and_comes_back(tmp_path):
+    ours = small_tokenizer(CL100K_LIKE)
+    our_checkpoint(tmp_path / "ours", ours)
+    exported(tmp_path / "ours", tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in [*TRICKY, "the then fox quick brown\n\n 1234"]:
+        assert theirs.encode(text) == ours.encode(text)
+    imported(tmp_path / "out", tmp_path / "again")
+    again = load_tokenizer(tmp_path / "again" / "tokenizer")
+    assert (again.pattern, again.ranks_sha256) == (ours.pattern, ours.ranks_sha256)
+
+
+@pytest.mark.skipif(not SHARED_CACHE.exists(), reason="OpenAI's own files are not available")
+def test_vocabulary_and_merges_are_openais(gpt2_files):
+    originals = {path.read_bytes().strip() for path in SHARED_CACHE.iterdir()}
+    assert (gpt2_files / "merges.txt").read_bytes().strip() in originals
+    vocabulary = json.loads((gpt2_files / "vocab.json").read_text())
+    assert any(json.loads(o) == vocabulary for o in originals if o.startswith(b"{"))
+
+
+def test_vocabulary_and_merges_alone_give_gpt2s_ranks(gpt2_files, tmp_path):
+    found = read_hf_tokenizer(only(gpt2_files, tmp_path / "t", "vocab.json", "merges.txt"), "x")
+    assert found is not None
+    assert found.ranks == gpt2_tokenizer().ranks
+    assert found.pattern == gpt2_tokenizer().pattern
+
+
+def test_every_byte_has_its_own_printable_character():
+    assert len(set(byte_characters().values())) == 256
+    assert byte_characters()[ord(" ")] == "Ġ"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["model"].update(type="Unigram"), "only byte-level BPE"),
+        (lambda t: t.update(normalizer={"type": "NFC"}), "without a normalizer"),
+        (lambda t: t["pre_tokenizer"].update(add_prefix_space=True), "in another way than GPT-2"),
+        (
+            lambda t: t["model"]["vocab"].pop("<|endoftext|>") and t["added_tokens"].clear(),
+            "the last",
+        ),
+        (lambda t: t["added_tokens"].append({"id": 50257, "content": "<pad>"}), "the last"),
+        (lambda t: t.pop("model"), "does not have the structure of a tokenizer"),
+        (lambda t: t["model"]["merges"].reverse(), "not those that its ids imply"),
+    ],
+)
+def test_tokenizers_of_other_kinds_are_refused(gpt2_files, tmp_path, change, message):
+    whole = json.loads((gpt2_files / "tokenizer.json").read_text())
+    change(whole)
+    write_json(tmp_path / "tokenizer.json", whole)
+    with pytest.raises(ValueError, match=message):
+        read_hf_tokenizer(tmp_path, "x")
