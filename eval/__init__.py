@@ -1,4 +1,4 @@
-"""What a model is worth: tasks that take a plain model and return numbers, and sampling.
+"""Evaluation: tasks that take a plain model and return numbers, and text generation.
 
-Floor 2: may import data_prep, model, parallel and storage. Knows no trainer.
+Layer 2: may import data_prep, model, parallel and storage. Knows nothing of the trainer.
 """

@@ -1,10 +1,11 @@
-"""Whether two checkpoints differ on the same items: paired tests, far sharper than two averages.
+"""Compares two checkpoints item by item with paired tests, which detect smaller differences.
 
     python eval/compare.py results/a results/b
 
-In: two folders (or two .npz files) from eval/main.py --items-out. Out: a table of differences, B
-less A; `--json FILE` writes it. McNemar's exact test takes the items that only one got right; the
-bootstrap draws items, both results of each together.
+Reads two folders (or two .npz files) written by eval/main.py --items-out. Prints a table of
+differences, B minus A; `--json FILE` also writes it. McNemar's exact test counts the items that
+only one checkpoint got right. The bootstrap resamples items and keeps both results of an item
+together.
 """
 
 import logging
@@ -19,27 +20,27 @@ from eval.result import ItemTable, load_items
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
-DRAWS_AT_ONCE = 1 << 22  # numbers drawn in one array
+MAX_DRAWS = 1 << 22  # random numbers in one array: 16 MB of int32
 
 log = logging.getLogger("eval")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare what two checkpoints made of the same items."""
+    """Compare the results of two checkpoints on the same items."""
 
     a: tyro.conf.Positional[Path]
-    """Folder of .npz files, or one of them."""
+    """Folder with .npz files, or one .npz file."""
     b: tyro.conf.Positional[Path]
-    """The other: differences are this one less the first."""
+    """The other folder or file. Differences are B minus A."""
     json: Path | None = None
-    """File to write the table to."""
+    """JSON file to write the table to."""
     resamples: int = 10_000
-    """Bootstrap draws."""
+    """Number of bootstrap resamples."""
     confidence: float = 0.95
-    """Share of the draws inside the interval."""
+    """Confidence level of the bootstrap interval."""
     seed: int = 1
-    """Of the draws."""
+    """Random seed of the bootstrap."""
 
     def __post_init__(self) -> None:
         if self.resamples < 1 or not 0 < self.confidence < 1:
@@ -51,49 +52,49 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two results of one number."""
+    """One number of both checkpoints. The fields are the keys of --json."""
 
     tag: str
-    """An accuracy, or `loss`: nats by word, or by item where the task says nothing else."""
+    """Task and accuracy; or task/loss, in nats per word or whatever else the task divides by."""
     items: int
     a: float
     b: float
     low: float
-    """Lower end of the difference's bootstrap interval."""
+    """Lower bound of the bootstrap interval of the difference."""
     high: float
     only_a: int | None
-    """Items that only A got right; None for a loss."""
+    """Number of items that only A got right; None for a loss."""
     only_b: int | None
     p: float | None
-    """Exact two-sided McNemar probability of such a split, were both equally good."""
+    """Exact two-sided p-value of McNemar's test; None for a loss."""
 
     @property
     def difference(self) -> float:
-        """B less A."""
+        """B minus A."""
         return self.b - self.a
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided exact probability of a split as uneven as this among fair coin throws.
+    """Exact two-sided p-value of McNemar's test: a binomial test with probability 1/2.
 
     Source: https://doi.org/10.1007/BF02295996
     """
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**n)  # whole numbers, so exact for any n
+    return min(1.0, 2 * tail / 2**n)  # integers up to this division, so exact for any n
 
 
 def bootstrap_interval(
     difference: np.ndarray, weight: np.ndarray, arguments: Arguments
 ) -> tuple[float, float]:
-    """Percentile interval of sum(difference) / sum(weight) over drawn items. Shapes (items,)."""
+    """Bootstrap percentile interval of sum(difference) / sum(weight). Shapes (items,)."""
     random = np.random.Generator(np.random.PCG64(arguments.seed))
     items, means = len(difference), []
     left = arguments.resamples
     while left:
-        count = min(left, max(1, DRAWS_AT_ONCE // items))
-        drawn = random.integers(0, items, (count, items), dtype=np.int32)
-        means.append(difference[drawn].sum(1) / weight[drawn].sum(1))
+        count = min(left, max(1, MAX_DRAWS // items))
+        resampled = random.integers(0, items, (count, items), dtype=np.int32)
+        means.append(difference[resampled].sum(1) / weight[resampled].sum(1))
         left -= count
     outside = (1 - arguments.confidence) / 2
     low, high = np.quantile(np.concatenate(means), [outside, 1 - outside])
@@ -101,12 +102,12 @@ def bootstrap_interval(
 
 
 def compare_tables(task: str, a: ItemTable, b: ItemTable, arguments: Arguments) -> list[Comparison]:
-    """Every number that both tables have. Raises: ValueError if their items differ."""
+    """Compare every number that both tables have. Raises: ValueError if their items differ."""
     if not np.array_equal(a.ids, b.ids):
         both = len(np.intersect1d(a.ids, b.ids))
         raise ValueError(
             f"{task}: A has {len(a.ids)} items and B {len(b.ids)}, of which {both} are the same, "
-            "but a paired test needs the same in the same order; evaluate both on one file"
+            "but a paired test needs the same items in the same order; evaluate both on one file"
         )
     one = np.ones(len(a.ids))
     found = []
@@ -127,9 +128,10 @@ def compare_tables(task: str, a: ItemTable, b: ItemTable, arguments: Arguments) 
 
 
 def compare(arguments: Arguments) -> list[Comparison]:
-    """Every number of every task that A and B both have. Raises: ValueError if there is none."""
+    """Compare every number that A and B both have. Raises: ValueError if there is none."""
     files = [_files_of(path) for path in (arguments.a, arguments.b)]
     if all(path.is_file() for path in (arguments.a, arguments.b)):
+        # Two files are compared whatever their names.
         files[1] = dict(zip(files[0], files[1].values(), strict=True))
     names = [name for name in files[0] if name in files[1]]
     if not names:
@@ -155,8 +157,8 @@ def _files_of(path: Path) -> dict[str, Path]:
     return {file.stem: file for file in files}
 
 
-def table_of(found: list[Comparison]) -> str:
-    """The comparisons, one a line."""
+def comparison_table(found: list[Comparison]) -> str:
+    """The comparisons as a table, one per line."""
     width = max(len(c.tag) for c in found)
     lines = [
         f"{'':{width}}  {'items':>6}  {'A':>8}  {'B':>8}  {'B - A':>8}  "
@@ -173,19 +175,19 @@ def table_of(found: list[Comparison]) -> str:
 
 
 def main() -> None:
-    """Read both, compare, report."""
+    """Parse the options, compare, print the table."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         found = compare(arguments)
-        log.info("%s", table_of(found))
+        log.info("%s", comparison_table(found))
         if arguments.json is not None:
             rows = [asdict(c) | {"difference": c.difference} for c in found]
-            write_json(arguments.json, {"settings": _plain(arguments), "comparisons": rows})
+            write_json(arguments.json, {"settings": _settings(arguments), "comparisons": rows})
 
 
-def _plain(arguments: Arguments) -> dict[str, str | int | float]:
-    """The arguments that the numbers depend on."""
+def _settings(arguments: Arguments) -> dict[str, str | int | float]:
+    """The arguments that the numbers depend on, for JSON."""
     return {
         "a": str(arguments.a),
         "b": str(arguments.b),

@@ -1,11 +1,11 @@
-"""Which evaluation items stand in the training text: n-grams of words, and whole endings.
+"""Finds evaluation items in the training text: n-grams of words, and whole endings.
 
     python eval/contamination.py --data data/fineweb_edu --tasks hellaswag --json contamination.json
 
-In: a data set and multiple-choice items. Out: a table, and a .json for an evaluation to cite.
-An item is found by any run of 13 words of its context and right ending that stands in one training
-document, as in GPT-3's appendix C (https://arxiv.org/abs/2005.14165); a shorter item, and an
-ending, only as a whole, if it has 8 words or more.
+Reads a data set and multiple-choice items. Prints a table and writes a .json that a report of an
+evaluation can cite. An item counts as found if any 13 consecutive words of its context and right
+ending occur in one training document, as in GPT-3's appendix C (https://arxiv.org/abs/2005.14165).
+A shorter item, and an ending, is only searched as a whole, and only if it has 8 words or more.
 """
 
 import logging
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -36,10 +36,15 @@ from storage.digest import fingerprint
 log = logging.getLogger("eval")
 
 ITEM_TASKS = ("hellaswag", "pydoc_choice")
-SHORTEST_WHOLE = 8  # GPT-3's least n: fewer words meet by chance
-ID_KEYS = ("val_index", "ind")
+TASKS_HELP = (
+    f"Tasks whose items to search for: {', '.join(ITEM_TASKS)}. Default: {ITEM_TASKS[0]}, unless "
+    "--items-file is given."
+)
+MIN_WHOLE_WORDS = 8  # GPT-3's smallest n: fewer words occur together by chance
+ID_KEYS = ("val_index", "ind")  # keys that may identify a row, in this order
 NO_ITEM = -1
-TESTS = {
+# Ways to find an item, by name, with their text in the report.
+RULES = {
     "ngram": "{words} words in a row of context and right ending, or a shorter item of {shortest} "
     "words or more as a whole",
     "right_ending": "the right ending as a whole, if it has {shortest} words or more",
@@ -49,31 +54,30 @@ TESTS = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """Look for evaluation items in the training text."""
+    """Search the training text for evaluation items."""
 
     data: Path
     """Data set folder, such as data/fineweb_edu."""
-    tasks: tuple[str, ...] = ()
-    """Whose items: hellaswag, pydoc_choice; default: hellaswag, if no --items-file is given."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=TASKS_HELP)] = ()
     hellaswag_file: Path | None = None
     """HellaSwag items as .jsonl, .jsonl.xz or .jsonl.gz; default: the Hugging Face Hub's."""
     items_file: tuple[Path, ...] = ()
-    """Other items in HellaSwag's schema: .jsonl, packed or not, or .parquet."""
+    """Files of other items in HellaSwag's schema: .jsonl, .jsonl.xz, .jsonl.gz or .parquet."""
     json: Path | None = None
-    """File to write the findings to."""
+    """JSON file to write the report to."""
     split: SplitName = "train"
-    """Which documents: train or val."""
+    """The documents to search: train or val."""
     words: int = 13
-    """Length of the n-grams."""
+    """Length of the n-grams in words."""
     workers: int | None = None
-    """Processes; default: one for each core. Does not change what is found."""
+    """Worker processes; default: one per core. Does not change what is found."""
 
     def __post_init__(self) -> None:
         for name in self.tasks:
             if name not in ITEM_TASKS:
                 raise ValueError(
-                    f"there are no items of a task {name}; those with items are "
-                    f"{', '.join(ITEM_TASKS)}, others can be given as --items-file"
+                    f"the items of {name} cannot be searched for; use "
+                    f"{', '.join(ITEM_TASKS)}, or give other items as --items-file"
                 )
         if self.words < 2 or (self.workers is not None and self.workers < 1):
             raise ValueError(
@@ -84,32 +88,32 @@ class Arguments:
 
     @property
     def shortest(self) -> int:
-        """Words that a text must have to be looked for as a whole."""
-        return min(SHORTEST_WHOLE, self.words)
+        """Number of words that a text needs to be searched as a whole."""
+        return min(MIN_WHOLE_WORDS, self.words)
 
 
 @dataclass(frozen=True)
 class ItemSet:
-    """The items of one task or file, and what to call each."""
+    """The items of one task or file, with an id for each."""
 
     name: str
     items: tuple[Item, ...]
     id_key: str
-    """The key in the items' file that `ids` are from, or `position`, counted from 0."""
+    """The key of the rows that holds `ids`, or "position" if they count the rows from 0."""
     ids: list[Any]
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise ValueError(f"{self.name} holds no items; give a file that holds some")
+            raise ValueError(f"{self.name} holds no items; give a file with some items")
 
     @property
     def sha256(self) -> str:
-        """Of the items as read, so the same for a packed file and for the Hub's."""
+        """Digest of the items' content: the same for a compressed file and the Hub's."""
         return fingerprint([[i.context, i.endings, i.label] for i in self.items])
 
 
 def item_sets(arguments: Arguments) -> list[ItemSet]:
-    """The items that the arguments ask for. Raises: ValueError if they cannot be had."""
+    """Read the items of --tasks and --items-file. Raises: ValueError if that fails."""
     files = {str(path): path for path in arguments.items_file}
     tasks = arguments.tasks or (() if files else ("hellaswag",))
     if "pydoc_choice" in tasks:
@@ -119,13 +123,13 @@ def item_sets(arguments: Arguments) -> list[ItemSet]:
     sets = [_from_file(name, path) for name, path in files.items()]
     if "hellaswag" in tasks and arguments.hellaswag_file is None:
         items = items_from_hub()
-        # The Hub's rows have no val_index: theirs is their position.
+        # The rows on the Hub have no val_index, but are in that order.
         sets.insert(0, ItemSet("hellaswag", items, "position", list(range(len(items)))))
     return sets
 
 
 def _from_file(name: str, path: Path) -> ItemSet:
-    """The items of a file, called by the first key that all have and that tells them apart."""
+    """The items of a file. Their ids are from the first of ID_KEYS that is unique in every row."""
     rows = list(rows_of_file(path))
     items = tuple(completion_item(where, row) for where, row in rows)
     for key in ID_KEYS:
@@ -137,19 +141,19 @@ def _from_file(name: str, path: Path) -> ItemSet:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one of TESTS came to; items are counted over all sets."""
+    """The result of one rule. Items are numbered over all sets."""
 
     testable: set[int]
-    """Items that are long enough."""
+    """Items that are long enough for the rule."""
     found: dict[int, tuple[int, str]]
-    """Of each item found, the first document that holds it, and the words in question."""
+    """For each item found: the first document that holds it, and the words found there."""
 
     def __or__(self, other: "Outcome") -> "Outcome":
         return Outcome(self.testable | other.testable, self.found | other.found)
 
 
 def _outcome(patterns: Patterns, items: np.ndarray, first: np.ndarray) -> Outcome:
-    """The outcome of needles, each from an item or NO_ITEM, first seen in these documents."""
+    """The outcome for patterns, given the item (or NO_ITEM) and first document of each."""
     seen = np.flatnonzero((items != NO_ITEM) & (first != NOT_FOUND))
     seen = seen[np.lexsort((patterns.starts[seen], first[seen], items[seen]))]
     _, earliest = np.unique(items[seen], return_index=True)
@@ -158,11 +162,12 @@ def _outcome(patterns: Patterns, items: np.ndarray, first: np.ndarray) -> Outcom
 
 
 def search_items(data: DataSet, items: Sequence[Item], arguments: Arguments) -> dict[str, Outcome]:
-    """Search the split for all items; the outcomes by the names of TESTS."""
+    """Search the split for all items. Returns one outcome per rule, by its name in RULES."""
     texts = [MARKS.sub(" ", f"{item.context} {item.endings[item.label]}") for item in items]
     runs = all_runs(texts, arguments.words)
     long = set(runs.texts.tolist())
-    # An empty text, which is never looked for, keeps the number of every item its own.
+    # An empty text is never searched for. It takes the place of a long item, so that the index of a
+    # text stays the number of its item.
     short = whole_texts(["" if i in long else t for i, t in enumerate(texts)], arguments.shortest)
     choices = [MARKS.sub(" ", ending) for item in items for ending in item.endings]
     endings = whole_texts(choices, arguments.shortest)
@@ -171,7 +176,7 @@ def search_items(data: DataSet, items: Sequence[Item], arguments: Arguments) -> 
     kinds = (runs, short, endings)
     in_runs, in_short, in_endings = search_split(data, arguments.split, kinds, workers)
 
-    # Of every ending, its item and whether it is the right one.
+    # For every ending: its item, and whether it is the right one.
     roles = [(i, c == item.label) for i, item in enumerate(items) for c in range(len(item.endings))]
     owners, are_right = np.array(roles).T[:, endings.texts]
     return {
@@ -184,7 +189,7 @@ def search_items(data: DataSet, items: Sequence[Item], arguments: Arguments) -> 
 def contamination_report(
     data: DataSet, sets: Sequence[ItemSet], outcomes: dict[str, Outcome], arguments: Arguments
 ) -> dict[str, Any]:
-    """All that another report may want to cite; the same for any number of workers."""
+    """The report as JSON; the same for any number of workers."""
     entry = data.manifest.split(arguments.split)
     by_set, begin = {}, 0
     for item_set in sets:
@@ -194,7 +199,7 @@ def contamination_report(
             "items": len(numbered),
             "items_sha256": item_set.sha256,
             "id_key": item_set.id_key,
-        } | {name: _test_report(outcome, numbered, entry) for name, outcome in outcomes.items()}
+        } | {name: _rule_report(outcome, numbered, entry) for name, outcome in outcomes.items()}
     return {
         "data": {
             "folder": str(data.folder),
@@ -207,7 +212,7 @@ def contamination_report(
         "rule": {
             **{
                 name: rule.format(words=arguments.words, shortest=arguments.shortest)
-                for name, rule in TESTS.items()
+                for name, rule in RULES.items()
             },
             "normalisation": FOLD_RULE,
             "left_out_of_items": MARKS.pattern,
@@ -219,8 +224,8 @@ def contamination_report(
     }
 
 
-def _test_report(outcome: Outcome, ids: dict[int, Any], entry: SplitEntry) -> dict[str, Any]:
-    """One test of the items whose ids are given by number."""
+def _rule_report(outcome: Outcome, ids: dict[int, Any], entry: SplitEntry) -> dict[str, Any]:
+    """The report of one rule on one set of items, whose ids are given by the item's number."""
     ends = list(accumulate(shard.documents for shard in entry.shards))
     first_found = []
     for i in sorted(ids.keys() & outcome.found.keys()):
@@ -238,26 +243,26 @@ def _test_report(outcome: Outcome, ids: dict[int, Any], entry: SplitEntry) -> di
     }
 
 
-def table_of(report: dict[str, Any]) -> str:
-    """The report's counts as a table."""
+def contamination_table(report: dict[str, Any]) -> str:
+    """The counts of the report as a table."""
     data = report["data"]
     lines = [
         f"{data['split']} documents of {data['folder']}: {data['documents']:,} of "
         f"{data['text_bytes']:,} bytes, fingerprint {data['fingerprint'][:16]}",
         f"{'found':>7} {'of testable':>12} {'share':>9}  what",
     ]
-    for name, entry in report["items"].items():
-        lines.append(f"{name}: {entry['items']:,} items")
-        for test in TESTS:
-            row, share = entry[test], entry[test]["share_of_testable"]
+    for set_name, entry in report["items"].items():
+        lines.append(f"{set_name}: {entry['items']:,} items")
+        for name in RULES:
+            row, share = entry[name], entry[name]["share_of_testable"]
             percent = "-" if share is None else f"{share:.3%}"
-            what = report["rule"][test]
+            what = report["rule"][name]
             lines.append(f"{row['found']:7,} {row['testable']:12,} {percent:>9}  {what}")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Read the items, search the shards, report."""
+    """Parse the options, read the items, search the data set, write the report."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
@@ -266,7 +271,7 @@ def main() -> None:
         check_data_set(data, "cached")
         items = [item for item_set in sets for item in item_set.items]
         report = contamination_report(data, sets, search_items(data, items, arguments), arguments)
-        log.info("%s", table_of(report))
+        log.info("%s", contamination_table(report))
         if arguments.json is not None:
             write_json(arguments.json, report)
 

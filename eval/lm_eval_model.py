@@ -1,17 +1,17 @@
-"""Any task of lm-evaluation-harness on a checkpoint of ours, without an export.
+"""Runs any task of lm-evaluation-harness on a checkpoint, without exporting it first.
 
     python eval/lm_eval_model.py --checkpoint runs/gpt2/checkpoints/latest --tasks blimp
 
-Alone or under torchrun. The harness (`pip install -c constraints.txt -e '.[lm-eval]'`) brings the
-tasks, their prompts and their numbers; the model, its tokenizer and the batches are ours: requests
-that share a context share a row. Importing this file registers the model `ratchet` there.
+Runs on one process or under torchrun. The harness (`pip install -c constraints.txt -e
+'.[lm-eval]'`) supplies the tasks, prompts and metrics; this file supplies the model. Requests with
+the same context share a row of a batch. Importing this file registers the model `ratchet`.
 """
 
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +32,22 @@ try:
     import lm_eval.models  # noqa: F401  # pyright: ignore[reportMissingImports]  (its own names)
     from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
     from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
-except ImportError:  # main() says so
+except ImportError:  # main() reports it
     LM: Any = object
     register_model: Any = None
 
-MAX_GENERATED = 256  # the harness's own default for Hugging Face models
+MAX_GENERATED = 256  # the harness's default for Hugging Face models
+# Names that tasks use for the limit of new tokens, in the order in which they are tried.
 TOKEN_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 log = logging.getLogger("eval")
 
 
 class RatchetLM(LM):
-    """A checkpoint as the harness's language model.
+    """A checkpoint as a language model of the harness.
 
-    Under torchrun every rank answers every request: the work is dealt out below, where the results
-    are the same for any number of ranks, and so the harness need not know of them.
+    Under torchrun every rank receives and answers every request. The scoring functions split the
+    work over the ranks, so the harness does not need to know about them.
     """
 
     def __init__(
@@ -55,64 +56,63 @@ class RatchetLM(LM):
         device: str = "auto",
         dtype: Precision = "auto",
         tokens_per_batch: int | None = None,
-        **_of_the_harness: object,  # batch_size and the like, which are ours to choose
+        **_unused: object,  # the harness passes batch_size and others to every model
     ) -> None:
         super().__init__()
         self.options = EvalOptions(dtype=dtype, tokens_per_batch=tokens_per_batch)
         self.subject: Subject = load_subject(Path(checkpoint), start(device))
         self.truncated = 0
-        """Requests so far whose context lost its beginning because it did not fit the model."""
+        """Number of requests so far whose context was cut from the left to fit the model."""
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """For each (context, continuation) its log probability, and whether greedy text is it."""
+        """Log probability of each continuation, and whether greedy decoding would give it."""
         pairs = [request.args for request in requests]
         tokenizer = self.subject.tokenizer
         encodings = (
             encode_together(tokenizer, context, [text for _, text in group])
             for context, group in groupby(pairs, key=lambda pair: pair[0])
         )
-        trees, truncated = contexts_of_ids(encodings, self.subject.model.config.context_length)
+        contexts, truncated = contexts_of_ids(encodings, self.subject.model.config.context_length)
         self.truncated += truncated
-        nats, unlikely = score_contexts(self.subject, trees, self.options).T
+        nats, missed = score_contexts(self.subject, contexts, self.options).T
         check_losses(nats, range(len(pairs)))
-        found = [(-float(loss), not missed) for loss, missed in zip(nats, unlikely, strict=True)]
-        return self._remember("loglikelihood", pairs, found)
+        found = [(-float(loss), not misses) for loss, misses in zip(nats, missed, strict=True)]
+        return self._cache("loglikelihood", pairs, found)
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        """The log probability of each whole text, in windows that predict every token once."""
+        """Log probability of each whole text, from windows that predict every token once."""
         texts = [request.args for request in requests]
         encode, end_of_text = self.subject.tokenizer.encode, self.subject.tokenizer.end_of_text
         T = self.subject.model.config.context_length
         windows = [list(text_windows(encode(text), end_of_text, T)) for (text,) in texts]
-        owners = np.repeat(np.arange(len(texts)), [len(trees) for trees in windows])
-        nats = score_contexts(self.subject, [t for trees in windows for t in trees], self.options)[
-            :, 0
-        ]
+        owners = np.repeat(np.arange(len(texts)), [len(found) for found in windows])
+        nats = score_contexts(self.subject, list(chain(*windows)), self.options)[:, 0]
         check_losses(nats, owners.tolist())
         totals = np.bincount(owners, nats, minlength=len(texts))
-        return self._remember("loglikelihood_rolling", texts, (-totals).tolist())
+        return self._cache("loglikelihood_rolling", texts, (-totals).tolist())
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """What follows each context, until end-of-text or one of the request's stop strings."""
+        """The generated text after each context, up to end-of-text or a stop string."""
         pairs = [request.args for request in requests]
         texts = [""] * len(pairs)
-        alike: dict[str, list[int]] = {}
+        by_settings: dict[str, list[int]] = {}
         for i, (_, settings) in enumerate(pairs):
-            alike.setdefault(json.dumps(settings, sort_keys=True), []).append(i)
-        for places in alike.values():
-            options = self._generation(pairs[places[0]][1])
-            drafts = [
+            by_settings.setdefault(json.dumps(settings, sort_keys=True), []).append(i)
+        for indices in by_settings.values():
+            options = self._generation_options(pairs[indices[0]][1])
+            unfinished = [
                 PartialSample(prompt, (i, 0), self.subject.tokenizer, options)
-                for i in places
+                for i in indices
                 for prompt in [self._prompt(pairs[i][0], options.max_tokens)]
             ]
-            drafts.sort(key=lambda draft: -len(draft.ids))  # so that a batch is of like lengths
-            for sample in sample_on_ranks(self.subject, drafts, options):
+            # Prompts of similar length in one batch need less room in the cache.
+            unfinished.sort(key=lambda sample: -len(sample.ids))
+            for sample in sample_on_ranks(self.subject, unfinished, options):
                 texts[sample.prompt_index] = sample.text
-        return self._remember("generate_until", pairs, texts)
+        return self._cache("generate_until", pairs, texts)
 
     def _prompt(self, context: str, max_tokens: int) -> list[int]:
-        """The context's last tokens, with room for what follows: the harness's rule."""
+        """The last tokens of the context, so that `max_tokens` more fit: the harness's rule."""
         room = self.subject.model.config.context_length - max_tokens
         if room < 1:
             raise ValueError(
@@ -124,8 +124,8 @@ class RatchetLM(LM):
         self.truncated += len(ids) > room
         return ids[-room:] or [self.subject.tokenizer.end_of_text]
 
-    def _generation(self, settings: dict[str, Any]) -> GenerateOptions:
-        """Our options for a task's; greedy unless it says otherwise."""
+    def _generation_options(self, settings: dict[str, Any]) -> GenerateOptions:
+        """Convert a task's generation settings; greedy unless they set a temperature."""
         limits = [int(settings[name]) for name in TOKEN_LIMITS if settings.get(name) is not None]
         stops = settings.get("until") or ()
         stops = (stops,) if isinstance(stops, str) else tuple(stops)
@@ -139,8 +139,8 @@ class RatchetLM(LM):
             dtype=self.options.dtype,
         )
 
-    def _remember(self, kind: str, arguments: Sequence[Any], found: list[Any]) -> list[Any]:
-        """`found`, known to the harness's own cache, if it keeps one."""
+    def _cache(self, kind: str, arguments: Sequence[Any], found: list[Any]) -> list[Any]:
+        """Give the answers to the harness's cache, if it has one, and return them."""
         for given, answer in zip(arguments, found, strict=True):
             self.cache_hook.add_partial(kind, given, answer)
         return found
@@ -157,29 +157,29 @@ class Arguments:
     checkpoint: Path
     """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
     tasks: tuple[str, ...]
-    """Names of the harness's tasks, groups or tags, or .yaml files; also with commas between."""
+    """Names of the harness's tasks, groups or tags, or .yaml files; separated by spaces or ,"""
     few_shot: int | None = None
-    """Solved examples before each question; default: each task's own number."""
+    """Number of solved examples before each question; default: as each task defines it."""
     limit: int | None = None
-    """Only the first so many items of each task; default: all."""
+    """Use only the first N items of each task; default: all."""
     include_path: Path | None = None
-    """Folder of more tasks, as .yaml files."""
+    """Folder with more tasks as .yaml files."""
     gen_kwargs: str | None = None
-    """Instead of the tasks' generation settings, such as max_gen_toks=64,temperature=0.7."""
+    """Replaces the tasks' generation settings, such as max_gen_toks=64,temperature=0.7."""
     json: Path | None = None
-    """File to write the numbers to, by task."""
+    """JSON file to write the numbers to, by task."""
     device: str = "auto"
-    """auto, cpu or cuda; auto takes CUDA where there is one."""
+    """auto, cpu or cuda; auto uses CUDA if it is available."""
     dtype: Precision = "auto"
-    """Arithmetic of matrix products; auto is bfloat16 on CUDA and float32 on the CPU."""
+    """Precision of matrix products; auto: bfloat16 on CUDA, float32 on the CPU."""
     tokens_per_batch: int | None = None
     """Tokens in one batch; default: 2,048 on the CPU, 16,384 on CUDA."""
 
 
-def evaluate(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
-    """The model and, on rank 0, what the harness found.
+def run_harness(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
+    """Run the harness. Returns the model and, on rank 0, the harness's results.
 
-    Raises: ValueError for a task that it does not know.
+    Raises: ValueError if the harness does not know a task.
     """
     from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
@@ -209,7 +209,7 @@ def evaluate(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
 
 
 def main() -> None:
-    """Evaluate, print the harness's own table."""
+    """Parse the options, run the harness, print its table."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments)
@@ -220,11 +220,11 @@ def main() -> None:
             )
         from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
 
-        model, found = evaluate(arguments)
+        model, found = run_harness(arguments)
         if model.subject.ranks.is_main:
             log.info("%s", make_table(found))
             if model.truncated:
-                log.warning("%d requests lost the beginning of their context", model.truncated)
+                log.warning("%d contexts were cut from the left to fit the model", model.truncated)
             if arguments.json is not None:
                 write_json(arguments.json, found["results"])
     stop()

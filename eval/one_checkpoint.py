@@ -1,4 +1,4 @@
-"""Evaluates one checkpoint: a table of numbers on the console, and in files if they are wanted."""
+"""Evaluates one checkpoint: prints a table of numbers and writes files on request."""
 
 import logging
 from dataclasses import dataclass
@@ -19,33 +19,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files to write."""
+    """The files to write; None: do not write."""
 
     numbers: Path | None = None
-    """JSON, by tag."""
+    """JSON file with the numbers by tag."""
     items: Path | None = None
-    """Folder for what became of each item."""
+    """Folder for per-item results."""
 
 
 def default_tasks(own_data: Path | None) -> tuple[str, ...]:
-    """DEFAULT_TASKS, but for validation where the checkpoint's own data are not at hand."""
+    """DEFAULT_TASKS, without val_loss if the data set of the training run is not available."""
     if own_data is not None and (own_data / MANIFEST_NAME).is_file():
         return DEFAULT_TASKS
-    lacking = "the checkpoint names no data set" if own_data is None else f"no data in {own_data}"
-    log.info("val_loss is left out (%s); give a data set with --data", lacking)
+    reason = "the checkpoint names no data set" if own_data is None else f"no data in {own_data}"
+    log.info("val_loss is left out (%s); give a data set with --data", reason)
     return tuple(task for task in DEFAULT_TASKS if task != "val_loss")
 
 
-def evaluate(
+def evaluate_checkpoint(
     checkpoint: Path,
     tasks: tuple[str, ...],
     options: EvalOptions,
     outputs: Outputs,
     ranks: Ranks,
 ) -> None:
-    """Load, measure (without `tasks` those of DEFAULT_TASKS that can be), report.
+    """Load a checkpoint, run tasks and report. No `tasks`: those of `default_tasks`.
 
-    Raises: ValueError if the checkpoint cannot be used, or none of the tasks run.
+    Raises: ValueError if the checkpoint cannot be loaded, or no task could run.
     """
     subject = load_subject(checkpoint, ranks)
     given, options = options.data, with_checkpoint_defaults(checkpoint, options)

@@ -1,6 +1,6 @@
-"""What a task gives: numbers by tag and, where it has items, what became of each.
+"""The result of a task: numbers by tag, and per-item results if it has items.
 
-A table of items is saved as .npz beside others of its evaluation; eval/compare.py reads it back.
+A table of items is saved as one .npz file per task; eval/compare.py reads it back.
 """
 
 import json
@@ -17,28 +17,28 @@ import numpy as np
 
 from storage.atomic import new_file
 
-PREDICTION = "prediction_"  # before the tag's last part, in the names of the arrays of a file
+PREDICTION = "prediction_"  # + the last part of a tag: an array's name in the .npz file
 ID_BYTES = 8
-MAX_NATS = math.log(sys.float_info.max)
+MAX_NATS = math.log(sys.float_info.max)  # e to this is the largest float
 
 
 @dataclass(frozen=True)
 class ItemTable:
-    """The items of one task, in their order."""
+    """Results of the items of one task, in the order of the items."""
 
     ids: np.ndarray
     """Digests of the items' text. Shape (items,)."""
     labels: np.ndarray
-    """Right answers; 0 where there are no choices. Shape (items,)."""
+    """Indices of the right choices; 0 if the task has no choices. Shape (items,)."""
     losses: np.ndarray
-    """Nats of every choice; inf where an item has fewer. Shape (items, choices)."""
+    """Loss of every choice in nats; inf if an item has fewer choices. Shape (items, choices)."""
     lengths: np.ndarray
-    """What a loss is divided by: tokens, characters or words, as the task says; 1 if nothing."""
+    """What the task divides a loss by (tokens, characters or words), or 1. Shape as `losses`."""
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
-    """Chosen answers by the last part of the tag, such as acc_norm. Shapes (items,)."""
+    """Indices of the chosen answers, by the last part of the tag: acc_norm. Shapes (items,)."""
 
     def save(self, path: Path, task: str) -> None:
-        """Write the table as .npz, whole or not at all."""
+        """Write the table as .npz, atomically."""
         arrays: dict[str, Any] = {
             "task": np.array(task),
             "ids": self.ids,
@@ -47,27 +47,27 @@ class ItemTable:
             "lengths": self.lengths,
         }
         arrays |= {PREDICTION + name: chosen for name, chosen in self.predictions.items()}
-        with new_file(path) as aside, aside.open("wb") as file:
+        with new_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What one task measured."""
+    """The results of one task, or of several."""
 
     tags: dict[str, float]
     """Numbers by tag, such as hellaswag/acc."""
     items: dict[str, ItemTable] = field(default_factory=dict)
-    """Tables of items by the first part of their tags."""
+    """Tables of items, by the first part of their tags."""
 
     def save_items(self, folder: Path) -> None:
-        """Write every table into `folder`, by its name."""
+        """Write each table into `folder` as NAME.npz."""
         for name, table in self.items.items():
             table.save(folder / f"{name}.npz", name)
 
 
 def load_items(path: Path) -> ItemTable:
-    """The table that `ItemTable.save` wrote. Raises: ValueError if the file is none."""
+    """Read a table that `ItemTable.save` wrote. Raises: ValueError if the file is not one."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = dict(found)
@@ -81,7 +81,7 @@ def load_items(path: Path) -> ItemTable:
 
 
 def item_ids(values: Sequence[Any]) -> np.ndarray:
-    """A digest of each value; a repeated one gets a number, so that all differ."""
+    """A digest of each value. A repeated value gets a number, so that all ids differ."""
     seen: dict[str, int] = {}
     ids = []
     for value in values:
@@ -93,15 +93,15 @@ def item_ids(values: Sequence[Any]) -> np.ndarray:
 
 
 def perplexity(nats: float) -> float:
-    """e to the `nats`; infinite where a float cannot hold it, as for weights that have diverged."""
+    """e to the power of `nats`; inf if that is too large for a float (diverged weights)."""
     return math.inf if nats >= MAX_NATS else math.exp(nats)
 
 
 def accuracy_tags(tag: str, right: np.ndarray) -> dict[str, float]:
-    """The share of right answers and its standard error. Shape of `right`: (items,) bool."""
+    """Accuracy and its standard error. Shape of `right`: (items,) bool."""
     accuracy, count = float(right.mean()), len(right)
     tags = {tag: accuracy}
-    if count > 1:  # one item has no spread
+    if count > 1:  # the standard error of one item is undefined
         # The sample standard error, as lm-evaluation-harness reports it.
         tags[f"{tag}_stderr"] = math.sqrt(accuracy * (1 - accuracy) / (count - 1))
     return tags

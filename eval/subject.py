@@ -60,17 +60,16 @@ class EvalOptions:
     hellaswag_file: Path | None = None
     """HellaSwag items as .jsonl, .jsonl.xz or .jsonl.gz; default: the Hugging Face Hub's."""
     task_file: tuple[str, ...] = ()
-    """Local files to use instead of the Hub, as NAME=PATH: .parquet, .jsonl, .jsonl.xz or
-    .jsonl.gz. NAME.train=PATH is the file from which --few-shot draws its examples."""
+    """Local files to use instead of the Hub, as NAME=PATH (.parquet, .jsonl, .jsonl.xz, .jsonl.gz).
+    NAME.train=PATH is the file from which --few-shot draws its examples."""
     few_shot: int = 0
-    """Number of solved examples before each question, for tasks with a training split (hellaswag:
-    harness style only). lm-evaluation-harness draws the same ones. The tags change: with 5 examples
-    piqa/acc becomes piqa_5shot/acc."""
+    """Solved examples before each question, the same ones as lm-evaluation-harness draws.
+    Applies to tasks with a training split (to hellaswag in harness style only).
+    Changes the tags: piqa/acc becomes piqa_5shot/acc."""
     items: int | None = None
     """Use only the first N items of each task; default: all."""
     val_tokens: int | None = None
-    """Validation tokens, rounded down to whole windows; default: as in training, or those of the
-    reference run."""
+    """Validation tokens, rounded down to whole windows; default: as in training, or 2,097,152."""
     micro_batch: int | None = None
     """Validation windows in one forward pass; default: 8, or with --watch the run's micro-batch."""
     tokens_per_batch: int | None = None

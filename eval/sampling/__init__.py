@@ -1,1 +1,1 @@
-"""Text from a model: prompts, decoding with a KV cache, the choice of each token, printing."""
+"""Text generation: prompts, batched decoding with a KV cache, token sampling, printing."""

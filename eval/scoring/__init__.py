@@ -1,1 +1,1 @@
-"""Losses of endings after a context, in batches that do not depend on the number of ranks."""
+"""Scoring: the loss of endings after a context, in batches, on any number of ranks."""

@@ -1,1 +1,1 @@
-"""Which n-grams of some texts occur in a data set."""
+"""Search for n-grams of some texts in a data set."""

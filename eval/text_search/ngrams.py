@@ -1,11 +1,12 @@
-"""Word sequences of a few texts, looked for in a long stream of other texts, exactly.
+"""Finds word sequences of some texts in a long stream of other texts, exactly.
 
-Texts to look for go in as Needles, the stream goes by in pieces, and out comes the first document
-that holds each needle. What a word is, is decided by `fold`; both sides are folded alike.
+Texts go in as `Patterns`, the stream goes in piece by piece (`Search.feed`), and the first document
+that holds each pattern comes out. `fold` decides what a word is, for both sides alike.
 
-A sequence is found by a polynomial hash of its first `key_words` words over NumPy arrays, then
-compared character by character, so the answer does not hang on the hash.
-Shape letters: C characters of a piece, W words in it, N needles.
+A pattern is found by a polynomial hash of its first `key_words` words (the rolling hash of Rabin
+and Karp, https://doi.org/10.1147/rd.312.0249) and then compared character by character, so a hash
+collision cannot change the result.
+Shape letters: C characters of a piece, W words in it, N patterns.
 """
 
 import sys
@@ -18,16 +19,18 @@ import numpy as np
 
 from data_prep.tokenizer import without_surrogates
 
-# What `fold` gives for characters that are no part of a word; folded letters are above 2.
+# Codes of `fold` for characters that are not part of a word; those of letters are larger.
 REMOVED, SPACE, BREAK = 0, 1, 2
-DOCUMENT_BREAK = "\ud800"  # opens a document: a lone surrogate, which no decoded text can hold
+# Comes before every document: a lone surrogate, which decoded text cannot contain.
+DOCUMENT_BREAK = "\ud800"
+# Is written into reports, so its wording is part of their format.
 FOLD_RULE = (
     "a word is what white space (Unicode) delimits; letters, marks and digits (Unicode categories "
     "L, M, N) are lower-cased one by one and all other characters are removed"
 )
 
-BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
-FILTER_BITS = 24  # a hash's upper bits, looked up first: 16 MB, of which few per cent are set
+BASE = 0x9E3779B97F4A7C15  # base of the hash; odd, so that it has an inverse modulo 2**64
+FILTER_BITS = 24  # upper bits of a hash, for a first test in a table of 16 MB
 NOT_FOUND = np.iinfo(np.int64).max
 TEXTS_AT_A_TIME = 2048
 
@@ -48,14 +51,14 @@ def _fold_table() -> np.ndarray:
 
 
 def fold(text: str) -> np.ndarray:
-    """The text's characters, normalised as FOLD_RULE says. Shape (C,) uint32."""
+    """The characters of a text, normalised by FOLD_RULE. Shape (C,) uint32."""
     characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     folded = _fold_table()[characters]
     return folded[folded != REMOVED]
 
 
 def _squeeze(folded: np.ndarray) -> np.ndarray:
-    """The same with one space for each run of them."""
+    """Replace each run of spaces by one space."""
     keep = np.ones(len(folded), bool)
     keep[1:] = (folded[1:] != SPACE) | (folded[:-1] > BREAK)
     return folded[keep]
@@ -69,7 +72,7 @@ def _powers(base: int, count: int) -> np.ndarray:
 
 
 class HashedWords:
-    """A folded text cut into words, with the hash of any run of them."""
+    """A folded text split into words, with the hash of any sequence of them."""
 
     def __init__(self, folded: np.ndarray) -> None:
         self.codes = _squeeze(folded)
@@ -79,44 +82,46 @@ class HashedWords:
         edges = np.flatnonzero(padded[1:] != padded[:-1])
         self.starts, self.ends = edges[::2], edges[1::2]  # (W,)
         self.breaks = np.flatnonzero(self.codes == BREAK)
-        # Rounded up, so that few sizes of tables are kept.
+        # Rounded up to a power of two, so that the cache of tables holds few sizes.
         count = 1 << len(self.codes).bit_length()
         self._inverse_powers = _powers(pow(BASE, -1, 1 << 64), count)
         self._sums = np.zeros(len(self.codes) + 1, np.uint64)
         np.cumsum(self.codes * _powers(BASE, count)[: len(self.codes)], out=self._sums[1:])
 
     def hashes(self, words: int) -> np.ndarray:
-        """Hash of each run of so many words, by the word it starts with. Shape (W - words + 1,)."""
+        """Hash of every sequence of `words` words, by its first word. Shape (W - words + 1,)."""
+        # Prefix sums give the hash of any slice. The inverse power shifts it to position 0, so that
+        # equal words have equal hashes wherever they are. All arithmetic is modulo 2**64.
         starts, ends = self.starts[: max(0, len(self.starts) - words + 1)], self.ends[words - 1 :]
         return (self._sums[ends] - self._sums[starts]) * self._inverse_powers[starts]
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """Word sequences to look for, in the order of their hashes."""
+    """Word sequences to search for, sorted by their hashes."""
 
     key_words: int
-    """How many words are hashed; every needle has as many or more."""
+    """Number of words that are hashed; no pattern is shorter."""
     codes: np.ndarray
-    """The folded texts that they are cut from."""
+    """The folded texts from which they are cut."""
     starts: np.ndarray
-    """Needle i is `codes[starts[i] : ends[i]]`. Shape (N,)."""
+    """Pattern i is `codes[starts[i] : ends[i]]`. Shape (N,)."""
     ends: np.ndarray
     hashes: np.ndarray
-    """Of the first `key_words` words, rising. Shape (N,)."""
+    """Hashes of the first `key_words` words, ascending. Shape (N,)."""
     texts: np.ndarray
-    """Which text each needle was cut from. Shape (N,)."""
+    """Index of the text from which each pattern was cut. Shape (N,)."""
     longest: int
-    """Words of the longest needle."""
+    """Words of the longest pattern."""
 
     def words(self, pattern: int) -> str:
-        """The needle as it was compared."""
+        """The words of a pattern, as they are compared."""
         codes = self.codes[self.starts[pattern] : self.ends[pattern]].tolist()
         return "".join(" " if code == SPACE else chr(code) for code in codes)
 
 
 def all_runs(texts: Sequence[str], length: int) -> Patterns:
-    """Every run of `length` words within each text."""
+    """Patterns for all n-grams of the texts, with n = `length` words."""
 
     def bounds(words: HashedWords) -> Bounds:
         owners = np.searchsorted(words.breaks, words.starts)
@@ -129,7 +134,7 @@ def all_runs(texts: Sequence[str], length: int) -> Patterns:
 
 
 def whole_texts(texts: Sequence[str], shortest: int) -> Patterns:
-    """Every text as a whole, if it has `shortest` words or more."""
+    """One pattern per text that has at least `shortest` words: the whole text."""
 
     def bounds(words: HashedWords) -> Bounds:
         counts = np.bincount(np.searchsorted(words.breaks, words.starts))
@@ -141,7 +146,7 @@ def whole_texts(texts: Sequence[str], shortest: int) -> Patterns:
 
 
 def _cut(texts: Sequence[str], key_words: int, bounds: Callable[[HashedWords], Bounds]) -> Patterns:
-    """Cut needles from the texts, so many texts at a time, at the first and last words given."""
+    """Cut patterns from the texts. `bounds` gives their first and last words."""
     parts = []
     seen = 0
     for begin in range(0, max(1, len(texts)), TEXTS_AT_A_TIME):
@@ -162,23 +167,27 @@ def _cut(texts: Sequence[str], key_words: int, bounds: Callable[[HashedWords], B
 
 
 class Finder:
-    """The documents in which some needles were first seen so far."""
+    """The first document found so far for each of some patterns."""
 
     def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
         self.first = np.full(len(patterns.hashes), NOT_FOUND)
-        """Document of each needle, or NOWHERE. Shape (N,)."""
-        self._settled = np.zeros(len(patterns.hashes), bool)  # needs no look any more
+        """Document of each pattern, or NOT_FOUND. Shape (N,)."""
+        # Per hash, at its first pattern: whether all patterns with this hash are found.
+        self._all_found = np.zeros(len(patterns.hashes), bool)
         self._filter = np.zeros(1 << FILTER_BITS, bool)
         self._filter[patterns.hashes >> np.uint64(64 - FILTER_BITS)] = True
 
-    def look(self, words: HashedWords, document: int, text_ends: bool) -> None:
-        """Find needles in `words`, which begin in `document` and end with the text or go on."""
+    def scan(self, words: HashedWords, document: int, text_ends: bool) -> None:
+        """Find patterns in `words`, whose first word is in `document`.
+
+        `text_ends`: whether the last word is complete, because no more text follows.
+        """
         hashes = words.hashes(self.patterns.key_words)
         maybe = np.flatnonzero(self._filter[hashes >> np.uint64(64 - FILTER_BITS)])
         places = np.searchsorted(self.patterns.hashes, hashes[maybe])
-        places = np.minimum(places, len(self._settled) - 1)
-        hit = (self.patterns.hashes[places] == hashes[maybe]) & ~self._settled[places]
+        places = np.minimum(places, len(self._all_found) - 1)
+        hit = (self.patterns.hashes[places] == hashes[maybe]) & ~self._all_found[places]
         for start, place in zip(words.starts[maybe[hit]], places[hit], strict=True):
             here = document + int(np.searchsorted(words.breaks, start))
             self._compare(words.codes, int(start), int(place), here, text_ends)
@@ -186,7 +195,7 @@ class Finder:
     def _compare(
         self, codes: np.ndarray, start: int, place: int, document: int, text_ends: bool
     ) -> None:
-        """Compare every needle of the same hash, the first at `place`, with what is at `start`."""
+        """Compare all patterns of one hash, the first at `place`, with the text at `start`."""
         patterns = self.patterns
         run_end = np.searchsorted(patterns.hashes, patterns.hashes[place], side="right")
         run = np.arange(place, run_end)
@@ -196,32 +205,33 @@ class Finder:
             complete = codes[end] <= BREAK if end < len(codes) else text_ends
             if complete and np.array_equal(codes[start:end], pattern):
                 self.first[i] = document
-        self._settled[place] = (self.first[run] != NOT_FOUND).all()
+        self._all_found[place] = (self.first[run] != NOT_FOUND).all()
 
 
 class Search:
-    """Looks for several kinds of needles in a stream of documents that comes in pieces.
+    """Searches a stream of documents, given in pieces, for several kinds of patterns.
 
-    Keeps of the last piece only what a needle may need to be found across the seam.
+    Of the last piece it keeps as many words as the longest pattern has, so that a pattern is found
+    that begins in one piece and ends in the next.
     """
 
     def __init__(self, kinds: Sequence[Patterns], first_document: int = 0) -> None:
         self.finders = [Finder(patterns) for patterns in kinds]
         self._longest = max((patterns.longest for patterns in kinds), default=1)
-        self._document = first_document - 1  # the stream's first break opens the first document
+        self._document = first_document - 1  # the first break of the stream adds 1
         self._tail = np.zeros(0, np.uint32)
 
     def feed(self, text: str, last: bool = False) -> None:
-        """Go on with `text`, in which DOCUMENT_BREAK stands before every document.
+        """Search the next piece of the stream, with a DOCUMENT_BREAK before every document.
 
-        It may end anywhere between two characters; `last` says that nothing follows.
+        A piece may end between any two characters. `last`: no more text follows.
         """
         words = HashedWords(np.concatenate([self._tail, fold(text)]))
         for finder in self.finders:
             if len(finder.first):
-                finder.look(words, self._document, last)
-        seam = len(words.codes)
+                finder.scan(words, self._document, last)
+        kept_from = len(words.codes)
         if len(words.starts):
-            seam = int(words.starts[max(0, len(words.starts) - self._longest)])
-        self._document += int(np.searchsorted(words.breaks, seam))
-        self._tail = words.codes[seam:]
+            kept_from = int(words.starts[max(0, len(words.starts) - self._longest)])
+        self._document += int(np.searchsorted(words.breaks, kept_from))
+        self._tail = words.codes[kept_from:]

@@ -1,7 +1,7 @@
-"""Word sequences looked for in all documents of a data set's split, over several processes.
+"""Searches all documents of a data set's split for patterns, in several processes.
 
-Tokens are decoded piece by piece, so memory does not grow with the data set. The workers divide
-stretches of whole documents among themselves; how many they are does not change what is found.
+Tokens are decoded piece by piece, so memory does not grow with the data set. Workers search ranges
+of whole documents; the number of workers does not change what is found.
 """
 
 import multiprocessing
@@ -21,43 +21,44 @@ from data_prep.tokenizer import Tokenizer
 from eval.text_search.ngrams import DOCUMENT_BREAK, NOT_FOUND, Patterns, Search
 
 RANGE_TOKENS = 1 << 22  # about 20 MB of text: half a second of work
-PIECE_TOKENS = 1 << 16  # arrays of a piece are a few MB each
-SPLIT_CHARACTER = "\ufffd"  # what a token decodes to that begins within a character
+PIECE_TOKENS = 1 << 16  # the arrays of a piece take a few MB each
+SPLIT_CHARACTER = "\ufffd"  # decoding gives this for a token that starts inside a character
 
 Found = list[tuple[np.ndarray, np.ndarray]]
+"""For each kind of patterns: the indices of those found, and the first document of each."""
 
 
 @dataclass(frozen=True)
 class DocumentRange:
-    """Documents that one worker searches at a time: some of one shard."""
+    """Consecutive documents of one shard that one worker searches at a time."""
 
     shard: int
     documents: range
-    """Counted within the shard."""
+    """Indices within the shard."""
     tokens: range
-    """Counted within the shard."""
+    """Indices within the shard."""
     shard_begins: int
-    """Documents of the split before the shard."""
+    """Number of documents in the shards before this one."""
 
 
 def search_split(
     data: DataSet, split: SplitName, kinds: Sequence[Patterns], workers: int
 ) -> list[np.ndarray]:
-    """The first document of the split that holds each needle, or NOWHERE, for each kind of them.
+    """For each kind of patterns, the first document of the split with each, or NOT_FOUND.
 
-    Raises: ValueError if the split has no documents or a worker died.
+    Raises: ValueError if the split has no documents or a worker process died.
     """
     entry = data.manifest.split(split)
-    data.split(split)  # says how to get one, if there is none
+    data.split(split)  # raises if the split is empty, and says how to prepare one
     firsts = [np.full(len(patterns.hashes), NOT_FOUND) for patterns in kinds]
     bar = ProgressBar(entry.text_bytes, 0)
     try:
-        for stretch, found in _searched(data, split, kinds, workers):
+        for searched, found in _searched(data, split, kinds, workers):
             for first, (patterns, documents) in zip(firsts, found, strict=True):
                 first[patterns] = np.minimum(first[patterns], documents)
-            # The manifest knows the text bytes of the split, not of a stretch.
-            text_bytes = entry.text_bytes * (bar.tokens + len(stretch.tokens)) // entry.tokens
-            bar.add(len(stretch.documents), len(stretch.tokens), text_bytes - bar.text_bytes)
+            # The manifest has the text bytes of the split only, not of a range of documents.
+            text_bytes = entry.text_bytes * (bar.tokens + len(searched.tokens)) // entry.tokens
+            bar.add(len(searched.documents), len(searched.tokens), text_bytes - bar.text_bytes)
     finally:
         bar.close()
     return firsts
@@ -66,11 +67,11 @@ def search_split(
 def _searched(
     data: DataSet, split: SplitName, kinds: Sequence[Patterns], workers: int
 ) -> Iterator[tuple[DocumentRange, Found]]:
-    """Every stretch with what was found in it."""
+    """Every range of documents with what was found in it, in order."""
     todo = list(_document_ranges(data, split))
     if min(workers, len(todo)) <= 1:
         searcher = Searcher(data, split, kinds)
-        yield from ((stretch, searcher.search(stretch)) for stretch in todo)
+        yield from ((part, searcher.search(part)) for part in todo)
         return
     executor = ProcessPoolExecutor(
         min(workers, len(todo)),
@@ -93,7 +94,7 @@ def _document_ranges(data: DataSet, split: SplitName) -> Iterator[DocumentRange]
     shard_begins = 0
     for number, shard in enumerate(data.manifest.split(split).shards):
         ends = np.cumsum(_one_shard(data, split, number).lengths, dtype=np.int64)
-        # A stretch ends with the document that fills it.
+        # A range ends with the document that reaches RANGE_TOKENS.
         marks = np.arange(RANGE_TOKENS, int(ends[-1]), RANGE_TOKENS)
         cuts = np.unique([0, *(np.searchsorted(ends, marks) + 1), shard.documents])
         for first, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
@@ -104,14 +105,14 @@ def _document_ranges(data: DataSet, split: SplitName) -> Iterator[DocumentRange]
 
 
 def _one_shard(data: DataSet, split: SplitName, number: int) -> TokenShards:
-    """A split of one shard: lengths of all shards together need not fit in memory."""
+    """The split reduced to one shard, so that only its document lengths are in memory."""
     shard = data.manifest.split(split).shards[number]
     totals = {"tokens": shard.tokens, "documents": shard.documents}
     return TokenShards(data.folder, replace(data.manifest.split(split), shards=(shard,), **totals))
 
 
 class Searcher:
-    """Searches stretches of a split; keeps the tokenizer between them."""
+    """Searches ranges of a split one after the other, with one tokenizer."""
 
     def __init__(self, data: DataSet, split: SplitName, kinds: Sequence[Patterns]) -> None:
         self._data = data
@@ -119,44 +120,42 @@ class Searcher:
         self._kinds = kinds
         self._tokenizer = data.tokenizer()
 
-    def search(self, stretch: DocumentRange) -> Found:
-        """Of each kind, the needles that occur in the stretch and the first document of each."""
-        shards = _one_shard(self._data, self._split, stretch.shard)
-        search = Search(self._kinds, stretch.shard_begins + stretch.documents.start)
-        for text in decode_range(shards, self._tokenizer, stretch):
+    def search(self, part: DocumentRange) -> Found:
+        """Search one range of documents."""
+        shards = _one_shard(self._data, self._split, part.shard)
+        search = Search(self._kinds, part.shard_begins + part.documents.start)
+        for text in decode_range(shards, self._tokenizer, part):
             search.feed(text)
         search.feed("", last=True)
         seen = [np.flatnonzero(finder.first != NOT_FOUND) for finder in search.finders]
         return [(i, f.first[i]) for i, f in zip(seen, search.finders, strict=True)]
 
 
-def decode_range(
-    shards: TokenShards, tokenizer: Tokenizer, stretch: DocumentRange
-) -> Iterator[str]:
-    """The stretch's text in pieces of some 300,000 characters, DOCUMENT_BREAK before documents."""
-    lengths = shards.lengths[stretch.documents.start : stretch.documents.stop]
-    opens = stretch.tokens.start + np.cumsum(lengths, dtype=np.int64) - lengths
-    start, stop = stretch.tokens.start, stretch.tokens.stop
+def decode_range(shards: TokenShards, tokenizer: Tokenizer, part: DocumentRange) -> Iterator[str]:
+    """The text in pieces of about 300,000 characters, a DOCUMENT_BREAK before each document."""
+    lengths = shards.lengths[part.documents.start : part.documents.stop]
+    starts = part.tokens.start + np.cumsum(lengths, dtype=np.int64) - lengths
+    start, stop = part.tokens.start, part.tokens.stop
     while start < stop:
-        # One token more, to see whether the piece ends between two characters.
+        # One token more than a piece shows whether the piece ends between two characters.
         ids = shards.read(start, min(PIECE_TOKENS + 1, stop - start)).tolist()
         if start + len(ids) < stop:
             ids = ids[: _last_boundary(ids, tokenizer)]
-        inside = opens[slice(*np.searchsorted(opens, (start, start + len(ids))))] - start
+        inside = starts[slice(*np.searchsorted(starts, (start, start + len(ids))))] - start
         bounds = [*inside.tolist(), len(ids)]
         texts = [tokenizer.decode(ids[: bounds[0]])]
-        # The token that opens a document is no text.
-        texts += [tokenizer.decode(ids[opening + 1 : end]) for opening, end in pairwise(bounds)]
+        # The first token of a document is end-of-text, which is not text.
+        texts += [tokenizer.decode(ids[begin + 1 : end]) for begin, end in pairwise(bounds)]
         yield DOCUMENT_BREAK.join(texts)
         start += len(ids)
 
 
 def _last_boundary(ids: list[int], tokenizer: Tokenizer) -> int:
-    """The last position within `ids` before which a character ends."""
-    seam = len(ids) - 1
-    while seam > 1 and tokenizer.decode([ids[seam]]).startswith(SPLIT_CHARACTER):
-        seam -= 1
-    return seam
+    """The last index within `ids` at which a character starts."""
+    boundary = len(ids) - 1
+    while boundary > 1 and tokenizer.decode([ids[boundary]]).startswith(SPLIT_CHARACTER):
+        boundary -= 1
+    return boundary
 
 
 _searcher: Searcher | None = None
@@ -168,6 +167,6 @@ def _start_worker(data: DataSet, split: SplitName, kinds: Sequence[Patterns]) ->
     _searcher = Searcher(data, split, kinds)
 
 
-def _search(stretch: DocumentRange) -> Found:
+def _search(part: DocumentRange) -> Found:
     assert _searcher is not None
-    return _searcher.search(stretch)
+    return _searcher.search(part)

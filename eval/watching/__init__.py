@@ -1,1 +1,1 @@
-"""Evaluation beside a training run: each new checkpoint once, results in evals.jsonl."""
+"""Evaluation of each new checkpoint of a training run, recorded in evals.jsonl."""

@@ -15,10 +15,10 @@ from data_prep.tokenizer import gpt2_tokenizer
 from eval.contamination import (
     Arguments,
     contamination_report,
+    contamination_table,
     item_sets,
     main,
     search_items,
-    table_of,
 )
 from eval.text_search.ngrams import DOCUMENT_BREAK, NOT_FOUND, Search, all_runs, whole_texts
 from tests.data_sets import rewrite_manifest, save_shard, tiny_data_set
@@ -66,7 +66,7 @@ def report(folder: Path, shards: list[list[str]], *rows: dict, **arguments) -> d
     sets = item_sets(chosen)
     items = [item for item_set in sets for item in item_set.items]
     whole = contamination_report(data, sets, search_items(data, items, chosen), chosen)
-    assert table_of(whole)
+    assert contamination_table(whole)
     return whole["items"][str(path)]
 
 

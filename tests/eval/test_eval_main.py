@@ -112,7 +112,7 @@ def test_a_half_pruned_checkpoint_ends_with_one_sentence(tmp_path, capsys, monke
     [
         ([], "give one of --checkpoint FOLDER and --watch RUN"),
         (["--checkpoint", "a", "--watch", "b"], "give one of --checkpoint FOLDER and --watch RUN"),
-        (["--watch", "b", "--json", "c"], "--json has no place in a watch; read b/evals.jsonl"),
+        (["--watch", "b", "--json", "c"], "--json cannot be used with --watch; read b/evals.jsonl"),
         (["--watch", "b", "--idle-minutes", "0"], "idle_minutes=0.0 ends the watch at once"),
     ],
 )

@@ -114,12 +114,12 @@ import sys
 import numpy as np
 from dataclasses import replace
 from eval.subject import EvalOptions
-from eval.scoring.shared_context import score_trees
+from eval.scoring.shared_context import score_contexts
 from parallel.ranks import start, stop
 from tests.eval.test_trees import SUBJECT, some_trees
 ranks = start("cpu")
 options = EvalOptions(tokens_per_batch=64)
-found = score_trees(replace(SUBJECT, ranks=ranks), some_trees(), options)
+found = score_contexts(replace(SUBJECT, ranks=ranks), some_trees(), options)
 if ranks.is_main:
     np.save(sys.argv[1], found)
 stop()
