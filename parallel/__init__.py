@@ -1,4 +1,4 @@
-"""Which rank this is, and what ranks do together.
+"""Several processes as one job: start and end, device, collectives, shared errors, stop requests.
 
-Floor 1: may import storage. The only reader of torchrun's environment variables.
+May import storage. Only ranks.py reads torchrun's environment variables.
 """

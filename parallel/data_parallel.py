@@ -1,4 +1,4 @@
-"""Data-parallel training: one replica a rank, gradients summed on the last micro-step only."""
+"""Data-parallel training by DDP: one replica per rank, gradients exchanged once per step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +16,16 @@ from parallel.ranks import Ranks
 def replicate(
     module: nn.Module, ranks: Ranks, compression: Literal["none", "bfloat16"] = "none"
 ) -> nn.Module:
-    """`module` with its gradients averaged over ranks; itself where there is one rank.
+    """Wrap `module` so that its gradients are averaged over ranks. With one rank, return it as is.
 
-    A module that goes through torch.compile is cut where DDP's buckets end, so that a bucket
-    travels while the backward pass goes on: torch sees to that where the *first* call is DDP's.
-    `compression` is the type in which they travel.
+    `compression` is the number format in which gradients are exchanged.
     """
     if ranks.world_size == 1:
         return module
-    torch.compiler.reset()  # a graph from a call outside of DDP is whole and would be taken again
+    # torch cuts a compiled module where DDP's buckets end, so that a bucket is exchanged while the
+    # backward pass continues. It does so only if the *first* call goes through DDP. The graph of an
+    # earlier call is not cut and would be used again, without any overlap (bench/LOG.md).
+    torch.compiler.reset()
     devices = [ranks.device] if ranks.device.type == "cuda" else None
     replica = DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
     if compression == "bfloat16":
@@ -33,11 +34,11 @@ def replicate(
 
 
 def mean_in_bfloat16(_: None, bucket: dist.GradBucket) -> Future[torch.Tensor]:  # type: ignore[reportPrivateImportUsage]
-    """DDP's hook for half the bytes: gradients are rounded, summed over ranks and widened again.
+    """DDP hook that exchanges gradients in bfloat16: half the bytes, but rounded.
 
-    The sum is bfloat16's too (gloo's, or what NCCL makes of it), the same bits on every rank.
-    torch's own bf16_compress_hook refuses gloo, and rounds before it divides.
+    The sum over ranks is also in bfloat16. Every rank gets the same bits.
     """
+    # torch's own bf16_compress_hook does not work with gloo, and it rounds before it divides.
     gradients = bucket.buffer()
     narrow = gradients.div_(dist.get_world_size()).bfloat16()
     work = dist.all_reduce(narrow, async_op=True)
@@ -49,7 +50,7 @@ def mean_in_bfloat16(_: None, bucket: dist.GradBucket) -> Future[torch.Tensor]: 
 def gradient_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
     """Average gradients over ranks inside the block only if `enabled`.
 
-    Wrap forward *and* backward: DDP reads the flag in the forward pass
+    Must enclose forward *and* backward: DDP reads the flag in the forward pass
     (https://github.com/karpathy/build-nanogpt/pull/30).
     """
     if enabled or not isinstance(module, DistributedDataParallel):
@@ -60,15 +61,18 @@ def gradient_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
 
 
 def fix_bucket_layout(module: nn.Module, tokens: torch.Tensor) -> None:
-    """Two throw-away backward passes, after which DDP's bucket layout never changes again.
+    """Run two dummy backward passes, after which DDP's bucket layout does not change any more.
 
-    DDP lays its gradient buckets out anew after the first backward pass; with four ranks or more a
-    resumed run would otherwise add in another order than the run it continues, and differ in bits.
-    Shapes: tokens (B, T + 1) integers, cut as the loader does (other strides would be compiled
-    apart). Gradients are dropped.
+    The gradients are discarded.
+    Shapes: tokens (B, T + 1) integers.
     """
+    # DDP rebuilds its gradient buckets after the first backward pass. A resumed run on four or more
+    # ranks would otherwise add gradients in another order than the uninterrupted run, and so differ
+    # in the last bits. torch fixed a test of its own for it:
+    # https://github.com/pytorch/pytorch/pull/197890
     if not isinstance(module, DistributedDataParallel):
         return
     for _ in range(2):
+        # Sliced as the loader does it: with other strides torch.compile would compile once more.
         module(tokens[:, :-1], tokens[:, 1:]).backward()
         module.zero_grad(set_to_none=True)

@@ -1,7 +1,7 @@
-"""Which rank this process is, its device, and the few things ranks do together.
+"""Starts and ends this process as one rank of a job: rank, device, process group, logging.
 
-The only reader of torchrun's environment variables. One process without torchrun is world size 1
-and needs no process group: every function here then returns its input.
+Only this file reads torchrun's environment variables. A process without torchrun is a job of one
+rank and has no process group.
 """
 
 import ctypes
@@ -26,10 +26,12 @@ from parallel.shared_errors import UserErrorReport
 # Of a GPU's memory, the hard limit of torch's allocator: NCCL and Triton allocate beside it.
 # USABLE_SHARE in model/estimates/memory.py is something else: what a predicted peak may take.
 TORCH_SHARE = 0.95
-PR_SET_PDEATHSIG = 1  # of prctl(2)
-# NCCL's threads would end a process at a peer's death, or after 480 s without a sign of life,
-# before it has saved its state, or free a stuck update to run on garbage. Where ours watch:
-NCCL_WATCHES_NOTHING = {
+PR_SET_PDEATHSIG = 1  # see https://man7.org/linux/man-pages/man2/prctl.2.html
+# NCCL's watchdog threads would end a process when a peer dies, or after 480 s without a heartbeat,
+# and so before it has saved its state. They could also abort a collective that hangs, so that the
+# update behind it runs with garbage. A caller that watches for hangs itself turns them off:
+# https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html
+NCCL_WITHOUT_WATCHDOGS = {
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
     "TORCH_NCCL_ENABLE_MONITORING": "0",
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "0",
@@ -42,7 +44,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where this process stands among all processes of the job."""
+    """Rank and device of this process, and the number of processes."""
 
     rank: int
     world_size: int
@@ -54,52 +56,51 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one rank that writes files and talks."""
+        """Whether this is rank 0, the only one that writes files and logs at INFO."""
         return self.rank == 0
 
 
 def rank_from_environment() -> int:
-    """This process's global rank before any process group exists; 0 without torchrun."""
+    """Global rank of this process, known before a process group exists; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
 def job_id() -> str:
-    """The batch job that this process belongs to; empty without one."""
+    """Id of the SLURM job of this process; empty without one."""
     return os.environ.get("SLURM_JOB_ID", "")
 
 
 def is_restart() -> bool:
-    """Whether no person started this process: torchrun did after a failure, or SLURM's requeue."""
+    """Whether torchrun restarted this process after a failure, or SLURM requeued its job."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
 
 
 def allocator_chosen() -> bool:
-    """Whether the user has said by glibc's own variables what becomes of freed memory."""
+    """Whether the user has set glibc's own variables for freed memory."""
     names = ("MMAP_MAX_", "MMAP_THRESHOLD_", "TOP_PAD_", "TRIM_THRESHOLD_")
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     return any(f"MALLOC_{name}" in os.environ for name in names) or "glibc.malloc" in tunables
 
 
-def exit_with_launcher() -> None:
-    """Let the kernel kill this process when its torchrun dies, however that happens.
-
-    Workers without it train on as orphans, and the job that replaces them finds the folder taken.
-    """
+def exit_with_torchrun() -> None:
+    """Let the kernel kill this process when its torchrun process ends for any reason."""
+    # Without it the workers of a torchrun that gets SIGKILL continue to train as orphans, and the
+    # job that replaces them finds the run folder locked.
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if "TORCHELASTIC_RUN_ID" not in os.environ or prctl is None:
         return
-    launcher = os.getppid()
+    torchrun = os.getppid()
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:  # it died before the kernel knew
+    if os.getppid() != torchrun:  # it ended before the call above took effect
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def prevent_restart() -> None:
-    """Ask torchrun not to start the job again, for this end is meant; it would restart any failure.
-
-    It then ends with code 1, whatever the ranks return.
-    """
+    """Ask torchrun not to restart the job, because this exit is intentional."""
+    # torchrun restarts on any non-zero exit code, but on SIGTERM it ends all ranks and itself (see
+    # SignalException in torch/distributed/elastic/agent/server/api.py). Its exit code is then 1,
+    # whatever the ranks return.
     most = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     left = most > int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if "TORCHELASTIC_RUN_ID" in os.environ and left and os.environ.get("LOCAL_RANK") == "0":
@@ -107,13 +108,13 @@ def prevent_restart() -> None:
 
 
 def silence_other_ranks() -> None:
-    """Log at INFO on rank 0, at ERROR and on standard error elsewhere."""
+    """Log at INFO to standard output on rank 0, at ERROR to standard error on the others."""
     rank = rank_from_environment()
     prefix = "" if rank == 0 else f"[rank {rank}] "
     stream = sys.stdout if rank == 0 else sys.stderr
-    # Libraries only warn: the Hub's would log every request.
-    quietest = logging.WARNING if rank == 0 else logging.ERROR
-    logging.basicConfig(level=quietest, format=f"{prefix}%(message)s", stream=stream)
+    # Other libraries log at WARNING: the Hub's library would log every request at INFO.
+    level = logging.WARNING if rank == 0 else logging.ERROR
+    logging.basicConfig(level=level, format=f"{prefix}%(message)s", stream=stream)
     if rank == 0:
         for ours in ("storage", "data_prep", "model", "parallel", "eval", "train"):
             logging.getLogger(ours).setLevel(logging.INFO)
@@ -121,14 +122,14 @@ def silence_other_ranks() -> None:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn a ValueError into one sentence on standard error and exit code 2, told by one rank."""
-    mistake = UserErrorReport(rank_from_environment(), int(os.environ.get("LOCAL_RANK", "0")))
+    """Turn a ValueError into one sentence on standard error, printed once, and exit code 2."""
+    report = UserErrorReport(rank_from_environment(), int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        with mistake.print_on_rank_0():
+        with report.print_on_rank_0():
             yield
     except SystemExit as end:
         try:
-            mistake.print_own(end.code)  # if torchrun stops it meanwhile, that needs no dismissal
+            report.print_own(end.code)  # may wait; if torchrun stops this rank, it does not restart
             prevent_restart()
         finally:
             stop()
@@ -141,59 +142,61 @@ def start(
     deterministic: bool = False,
     watched: bool = False,
 ) -> Ranks:
-    """Join the job that torchrun started (or stand alone) and pick this rank's device.
+    """Join the job that torchrun started, or be a job of one rank, and choose the device.
 
-    `device` is auto, cpu or cuda; auto takes CUDA where there is one. `deterministic` makes CUDA
-    give the same bits each time, as the CPU always does. `watched` says that the caller ends a
-    process which waits for NCCL too long; otherwise NCCL does, after `timeout_seconds`.
-    Raises: ValueError for a device that is not there or has too few GPUs for the local ranks, or
-    naming the ranks that do not come.
+    `device` is auto, cpu or cuda; auto is CUDA if there is a GPU. `deterministic` makes CUDA give
+    the same bits each time, as the CPU always does. `watched`: the caller detects hangs itself;
+    otherwise NCCL ends a process that waits longer than `timeout_seconds`.
+    Raises: ValueError if the device is missing or has too few GPUs for the local ranks, or if some
+    ranks do not arrive (it names them).
     """
-    exit_with_launcher()
+    exit_with_torchrun()
     if deterministic:
         enable_determinism()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     use_cuda = _wants_cuda(device, local_world_size)
-    place = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    own = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
-        for name, value in NCCL_WATCHES_NOTHING.items() if watched else ():
+        for name, value in NCCL_WITHOUT_WATCHDOGS.items() if watched else ():
             os.environ.setdefault(name, value)
-        torch.cuda.set_device(place)
-        # NCCL and Triton take memory beside torch's; where it has left them none, their error is
-        # not torch's OutOfMemoryError (https://github.com/rwth-i6/returnn/issues/1626).
-        torch.cuda.set_per_process_memory_fraction(TORCH_SHARE, place)
-        torch.set_float32_matmul_precision("high")  # TF32, alike in training and evaluation
+        torch.cuda.set_device(own)
+        # NCCL and Triton allocate memory outside of torch. If torch leaves them none, their error
+        # is not torch's OutOfMemoryError: https://github.com/rwth-i6/returnn/issues/1626
+        torch.cuda.set_per_process_memory_fraction(TORCH_SHARE, own)
+        torch.set_float32_matmul_precision("high")  # TF32, the same in training and evaluation
     elif not allocator_chosen():
         keep_large_blocks()
     rank = rank_from_environment()
     if world_size > 1:
-        store = rendezvous(_meeting_place(world_size == local_world_size), rank, world_size)
+        store = rendezvous(_rendezvous_store(world_size == local_world_size), rank, world_size)
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",
             timeout=timedelta(seconds=timeout_seconds),
-            device_id=place if use_cuda else None,
+            device_id=own if use_cuda else None,
         )
-        del store  # now torch holds the server, if it is rank 0's
+        del store  # from here on the process group keeps the server alive, if rank 0 serves it
         if use_cuda and watched:
-            # Until the caller sets another time. Data may be staged meanwhile, which takes long.
-            told = sys.__stderr__ or sys.stderr
-            faulthandler.dump_traceback_later(2 * timeout_seconds, exit=True, file=told)
-    return Ranks(rank, world_size, local_rank, local_world_size, place)
+            # Ends a start that hangs, until the caller sets its own time. Long, because the data
+            # set may be copied to the local disk meanwhile.
+            stderr = sys.__stderr__ or sys.stderr
+            faulthandler.dump_traceback_later(2 * timeout_seconds, exit=True, file=stderr)
+    return Ranks(rank, world_size, local_rank, local_world_size, own)
 
 
-def _meeting_place(one_machine: bool) -> RendezvousStore:
-    """Where torchrun lets the ranks find each other."""
+def _rendezvous_store(one_machine: bool) -> RendezvousStore:
+    """The address of the store in which the ranks find each other, from torchrun's variables."""
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if host is None or port is None:
         raise ValueError(
             "WORLD_SIZE is above 1 but MASTER_ADDR or MASTER_PORT is not set; start with torchrun"
         )
-    # Each machine's torchrun counts for itself, and only the failures of its own ranks.
+    # With several machines the restart count differs: each torchrun counts only failures of its own
+    # ranks.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if one_machine else ""
-    by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return RendezvousStore(host, int(port), attempt, by_launcher)
+    by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return RendezvousStore(host, int(port), attempt, by_torchrun)
 
 
 def _wants_cuda(device: str, local_world_size: int) -> bool:
@@ -213,9 +216,13 @@ def _wants_cuda(device: str, local_world_size: int) -> bool:
 
 
 def enable_determinism() -> None:
-    """Only kernels and reductions that give the same bits each time; before CUDA is first used."""
+    """Use only kernels and reductions that give the same bits each time.
+
+    Must be called before CUDA is first used.
+    """
+    # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # NVLS adds in varying order: https://github.com/NVIDIA/nccl/issues/1497
+    # NVLS adds in a varying order: https://github.com/NVIDIA/nccl/issues/1497
     os.environ["NCCL_NVLS_ENABLE"] = "0"
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -224,11 +231,10 @@ def enable_determinism() -> None:
 
 
 def stop() -> None:
-    """Leave the process group, if there is one; nobody may hold a replica any more.
-
-    A replica that is freed last takes the group along while it holds Python's lock, which a thread
-    of gloo's may want for a last tensor: neither ever ends (met in 3 of 110 runs of two ranks).
-    """
+    """Leave the process group, if there is one. Every DDP replica must have been freed before."""
+    # A replica that is freed after this call destroys the group while it holds Python's lock. A
+    # thread of gloo may wait for that lock to free a last tensor, and both hang for ever (in 3 of
+    # 110 runs of two ranks, see bench/LOG.md).
     if dist.is_initialized():
         gc.collect()
         dist.destroy_process_group()

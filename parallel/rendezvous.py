@@ -1,4 +1,4 @@
-"""Which ranks are missing at the start, and which do not respond after a failed collective."""
+"""Finds ranks that are missing at the start or do not respond after a failed collective."""
 
 import threading
 import time
@@ -17,66 +17,69 @@ from torch.distributed import (
 
 from parallel.shared_errors import SharedError
 
-ARRIVAL_SECONDS = 300.0
+ARRIVAL_SECONDS = 300.0  # for all ranks to arrive at the start
 POLL_SECONDS = 0.02
-PATIENCE_SECONDS = 3.0
-SHORT_PATIENCE_SECONDS = 1.0  # where a peer's kernel has said already that it is gone
+PATIENCE_SECONDS = 3.0  # for all ranks to answer a liveness check
+SHORT_PATIENCE_SECONDS = 1.0  # the same if the connection was closed, so that a peer is dead
 ANSWER_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class RendezvousStore:
-    """The store in which ranks say that they are there."""
+    """Address of the key-value store in which ranks announce themselves."""
 
     host: str
     port: int
     attempt: str
-    """Which start of the job this is, if all ranks know: a launcher's store outlives one."""
-    by_launcher: bool
-    """Whether the launcher serves the store; otherwise rank 0 does."""
+    """Number of this start, because torchrun's store outlives one; empty if ranks may disagree."""
+    by_torchrun: bool
+    """Whether torchrun serves the store; otherwise rank 0 does."""
 
 
 def rendezvous(place: RendezvousStore, rank: int, world_size: int) -> Store:
-    """Wait until every rank has come this far; returns the store, which rank 0 may be serving.
+    """Wait until every rank has arrived here; returns the store, which rank 0 may be serving.
 
-    Comes before the process group: to build one, NCCL waits without limit and names nobody.
-    Raises: ValueError naming the ranks that have not come in time, told by rank 0 if it has.
+    Raises: ValueError naming the ranks that did not arrive in time. If rank 0 arrived, it prints
+    the error; the other ranks raise a SharedError.
     """
+    # Called before the process group is made: that waits for NCCL without a limit and does not name
+    # the missing ranks.
     address = f"{place.host}:{place.port}"
     try:
         store = _store(place, rank, world_size)
     except RuntimeError as error:
         why = str(error).splitlines()[0]
-        if rank == 0 and not place.by_launcher:
+        if rank == 0 and not place.by_torchrun:
             taken = "EADDRINUSE" in why
-            cure = "free that port" if taken else "look whether its machine reaches that address"
+            cure = "free that port" if taken else "check that its machine can use that address"
             raise ValueError(f"rank 0 cannot serve at {address} ({why}); {cure}") from error
-        server = "torchrun" if place.by_launcher else "rank 0"
+        server = "torchrun" if place.by_torchrun else "rank 0"
         raise ValueError(
-            f"{server} does not answer at {address} ({why}); look at its log, and whether this "
+            f"{server} does not answer at {address} ({why}); look at its log, and check that this "
             "machine reaches that address"
         ) from error
     try:
         missing = _missing_ranks(store, rank, world_size)
     except RuntimeError as error:
-        raise SharedError(f"the server at {address} has left; look at its log") from error
+        raise SharedError(f"the server at {address} has ended; look at its log") from error
     if missing:
         kind = ValueError if 0 in missing else SharedError
         raise kind(
-            f"not all {world_size} ranks came to the start within {ARRIVAL_SECONDS:.0f} s; "
-            f"missing: rank {', '.join(map(str, missing))}; look at the logs of those that are "
-            f"named, and whether their machines reach {address}"
+            f"not all {world_size} ranks started within {ARRIVAL_SECONDS:.0f} s; missing: rank "
+            f"{', '.join(map(str, missing))}; look at the logs of these ranks, and check that "
+            f"their machines reach {address}"
         )
     return store
 
 
 def _store(place: RendezvousStore, rank: int, world_size: int) -> Store:
-    """The store, whose server torch's own of the same port will share in this process."""
+    """A client of the store, and on rank 0 also its server if torchrun does not serve it."""
+    # multi_tenant: torch's own store of the same port will share this server.
     store = TCPStore(
         place.host,
         place.port,
         world_size,
-        is_master=rank == 0 and not place.by_launcher,
+        is_master=rank == 0 and not place.by_torchrun,
         timeout=timedelta(seconds=ARRIVAL_SECONDS),
         wait_for_workers=False,
         multi_tenant=True,
@@ -85,7 +88,8 @@ def _store(place: RendezvousStore, rank: int, world_size: int) -> Store:
 
 
 def _missing_ranks(store: Store, rank: int, world_size: int) -> list[int]:
-    """The ranks that do not come within ARRIVAL_SECONDS; signals are heard meanwhile."""
+    """Wait for all ranks; returns those that did not arrive within ARRIVAL_SECONDS."""
+    # Polls instead of a blocking wait, so that Python can handle signals.
     store.set(f"rank {rank}", "here")
     if store.add("ranks", 1) == world_size:
         store.set("everyone", "here")
@@ -95,7 +99,8 @@ def _missing_ranks(store: Store, rank: int, world_size: int) -> list[int]:
             missing = [n for n in range(world_size) if not store.check([f"rank {n}"])]
             if rank == 0 and missing:
                 store.set("given up", "yes")
-            # Rank 0 tells; torchrun would end it if another one left before it has.
+            # Rank 0 prints the error. The others stay until it has given up too: torchrun would end
+            # rank 0 when another rank exits before.
             if rank == 0 or 0 in missing or store.check(["given up"]):
                 return missing
         time.sleep(POLL_SECONDS)
@@ -103,9 +108,9 @@ def _missing_ranks(store: Store, rank: int, world_size: int) -> list[int]:
 
 
 def dump_flight_record(path: Path) -> bool:
-    """Write what NCCL's flight recorder holds of this rank's last collectives; False without one.
+    """Write NCCL's flight record of this rank's last collectives; returns False without one.
 
-    Which collective a rank hangs in, and which ranks never joined it, is in there.
+    The record shows in which collective a rank hangs, and which ranks never joined it.
     """
     dump = getattr(getattr(distributed_c10d, "torch", None), "_C", None)
     dump = getattr(getattr(dump, "_distributed_c10d", None), "_dump_nccl_trace_json", None)
@@ -118,20 +123,23 @@ def dump_flight_record(path: Path) -> bool:
 
 
 class LivenessCheck:
-    """Every survivor makes one; it answers and listens on a thread, for the store may hang too."""
+    """Finds ranks that do not respond. Every remaining rank makes one after a failed collective.
+
+    It runs on a thread, because the store may hang too.
+    """
 
     def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
         self.patience = patience
-        self._silent: list[int] | None = None
-        self._thread = threading.Thread(target=self._call, daemon=True)
+        self._unresponsive: list[int] | None = None
+        self._thread = threading.Thread(target=self._check, daemon=True)
         self._thread.start()
 
     def unresponsive_ranks(self) -> list[int]:
-        """Ranks that did not answer in time; none if nobody can say."""
+        """Ranks that did not answer in time; empty if that cannot be known."""
         self._thread.join(self.patience + 1)
-        return self._silent or []
+        return self._unresponsive or []
 
-    def _call(self) -> None:
+    def _check(self) -> None:
         try:
             store: Any = distributed_c10d._get_default_store()
             store.set(f"alive/{dist.get_rank()}", "yes")
@@ -140,6 +148,6 @@ class LivenessCheck:
             while waiting and time.monotonic() < deadline:
                 waiting = {rank for rank in waiting if not store.check([f"alive/{rank}"])}
                 time.sleep(ANSWER_POLL_SECONDS)
-        except (RuntimeError, ValueError, AttributeError):  # rank 0 held the store, or no group
+        except (RuntimeError, ValueError, AttributeError):  # rank 0's store is gone, or no group
             return
-        self._silent = sorted(waiting)
+        self._unresponsive = sorted(waiting)

@@ -1,4 +1,4 @@
-"""A user's mistake under torchrun: which rank tells it, so that it is told, and told once."""
+"""Prints a user error once under torchrun, by rank 0 or by the rank where it occurred."""
 
 import io
 import socket
@@ -9,15 +9,15 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 
 from storage.user_errors import USER_ERROR, exit_on_user_error
 
-LAST_WORD_SECONDS = 3.0
+RANK_0_SECONDS = 3.0  # other ranks wait this long before they exit, so that rank 0 can print
 
 
 class SharedError(ValueError):
-    """One rank's mistake, which every rank has been told and raises: it is rank 0's to tell."""
+    """A user error of one rank that all ranks know and raise, so that rank 0 prints it."""
 
 
 class UserErrorReport:
-    """What a rank has to say of a mistake, if it made one."""
+    """Captures the user error of a rank and prints it if no other rank does."""
 
     def __init__(self, rank: int, local_rank: int) -> None:
         self.rank = rank
@@ -28,8 +28,8 @@ class UserErrorReport:
     @contextmanager
     def print_on_rank_0(self) -> Iterator[None]:
         """Turn a ValueError into exit code 2, and on rank 0 into one sentence on standard error."""
-        silence = nullcontext() if self.rank == 0 else redirect_stderr(self.captured)
-        with silence, exit_on_user_error(ValueError):
+        capture = nullcontext() if self.rank == 0 else redirect_stderr(self.captured)
+        with capture, exit_on_user_error(ValueError):
             try:
                 yield
             except SharedError:
@@ -37,17 +37,15 @@ class UserErrorReport:
                 raise
 
     def print_own(self, code: object) -> None:
-        """Before other ranks than 0 leave with this code: tell a mistake that is not shared.
-
-        The first rank of each machine tells it at once: all of it may have made it. The others
-        wait, for torchrun ends them when the first one leaves; who is still there after that made
-        a mistake of its own.
-        """
+        """Print an error of this rank alone. Ranks other than 0 call this before they exit."""
+        # The first rank of each machine prints at once, because all ranks of the machine may have
+        # the same error. The others wait: torchrun ends them when the first one exits. A rank that
+        # is still running after that has an error of its own.
         own = code == USER_ERROR and not self.shared
         if self.rank == 0:
             return
         if not (own and self.local_rank == 0):
-            time.sleep(LAST_WORD_SECONDS)
+            time.sleep(RANK_0_SECONDS)
         if own:
             text = self.captured.getvalue()
             sys.stderr.write(f"[rank {self.rank} on {socket.gethostname()}] {text}")

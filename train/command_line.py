@@ -1,4 +1,4 @@
-"""The command line of a run: a preset's name, then changes to it."""
+"""Parses the command line of a run: the name of a preset, then flags that change it."""
 
 import tyro
 
@@ -11,9 +11,10 @@ def parse(
     prog: str = "train/main.py",
     description: str = "Train a language model.",
 ) -> Config:
-    """The configuration on the command line: a preset's name (or none), then changes to it.
+    """The configuration that the command line describes.
 
-    `prog` and `description` are of the script whose command line it is.
+    `prog` and `description` of the calling script appear in its --help.
+    Raises: ValueError for an unknown preset.
     """
     names = ", ".join(PRESETS)
     named = bool(arguments) and not arguments[0].startswith("-")
@@ -25,7 +26,7 @@ def parse(
         default=PRESETS[preset],
         args=arguments[1:] if named else arguments,
         prog=f"{prog} {preset}",
-        description=f"{description} First word, default gpt2: {names}.",
+        description=f"{description} First argument: a preset (default: gpt2), one of {names}.",
         config=(tyro.conf.FlagConversionOff,),
     )
     check_one_length(config, PRESETS[preset])
@@ -33,10 +34,10 @@ def parse(
 
 
 def check_one_length(config: Config, preset: Config) -> None:
-    """Raises: ValueError if `config`, made of `preset`, was given two context lengths."""
+    """Raises: ValueError if the flags set two different context lengths. `preset` has no flags."""
     given, of_model = config.context_length, config.model.context_length
     if given not in (None, of_model) and of_model != preset.model.context_length:
         raise ValueError(
-            f"context_length={given} and model.context_length={of_model} say two things; "
+            f"context_length={given} and model.context_length={of_model} contradict each other; "
             "give only --context-length"
         )

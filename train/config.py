@@ -159,8 +159,8 @@ class Config:
     deterministic: bool = False
     """Give the same bits each time on CUDA too, which is slower. The CPU always does."""
     data_check: Literal["full", "cached", "size"] = "cached"
-    """Check of the data files before the first step. full: hash every file. cached: hash only files
-    whose size, modification time or inode changed. size: compare sizes only."""
+    """Check of the data files before the first step. full: hash every file.
+    cached: hash files whose size, modification time or inode changed. size: compare sizes only."""
     skip_windows: tuple[str, ...] = ()
     """Ranges a:b of training windows to skip (b excluded), such as those around a loss spike."""
     rehearsal: bool = True
@@ -172,8 +172,8 @@ class Config:
     profile: str | None = None
     """Range a:b of steps, such as 20:24, whose profiler trace rank 0 writes to the run folder."""
     hang_seconds: int = 300
-    """Seconds to wait for a rank that does not respond, after the first step. Then the others save
-    and exit."""
+    """Seconds to wait for a rank that does not respond, after the first step.
+    Then the others save and exit."""
     model: GPTConfig = GPTConfig()
     """Shape of the network."""
     optimizer: OptimizerConfig = AdamWConfig()

@@ -1,4 +1,4 @@
-"""Whole runs by name: `torchrun ... train/main.py NAME`."""
+"""Presets: complete runs by name, for `train/main.py NAME`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,8 @@ from train.schedule import ScheduleConfig
 
 REFERENCE = Config()
 
-# Larger shapes take GPT-3's learning rates of the nearest size: https://arxiv.org/abs/2005.14165
+# Larger shapes have the learning rate of GPT-3's model of the nearest size (table 2.1):
+# https://arxiv.org/abs/2005.14165
 PRESETS = {
     "gpt2": REFERENCE,
     "gpt2-medium": replace(
@@ -40,7 +41,8 @@ PRESETS = {
         schedule=ScheduleConfig(warmup_steps=100),
         sample=SampleConfig(prompts=("Once upon a time", "")),
     ),
-    # What `make run` uses: Python's own documentation, minutes on two CPU cores.
+    # `make run` uses this preset: Python's own documentation, minutes on two CPU cores. Twice the
+    # learning rate or twice the batch gave a higher validation loss (bench/LOG.md).
     "demo": Config(
         data=Path("data/python_docs"),
         out=Path("runs/demo"),

@@ -1,4 +1,7 @@
-"""`--profile a:b`: a profiler trace of steps a to b - 1, for https://ui.perfetto.dev."""
+"""Writes a profiler trace of the steps that `--profile a:b` names.
+
+The trace covers steps a to b - 1 and can be opened at https://ui.perfetto.dev.
+"""
 
 import logging
 from pathlib import Path
@@ -10,15 +13,15 @@ log = logging.getLogger(__name__)
 
 
 def parse_span(span: str) -> range:
-    """The steps that "a:b" names: a, a + 1, ... b - 1. Raises: ValueError if it names none."""
+    """The steps a, a + 1, ... b - 1 of a text "a:b". Raises: ValueError if there are none."""
     first, _, end = span.partition(":")
     if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
-        raise ValueError(f"profile={span} is not a span of steps; use first:end, such as 20:24")
+        raise ValueError(f"profile={span} is not a range of steps; use first:end, such as 20:24")
     return range(int(first), int(end))
 
 
 class ProfiledSteps:
-    """Traces a span of steps of this process into one file; without a span it does nothing."""
+    """Traces a range of steps of this process into one file; does nothing if `span` is None."""
 
     def __init__(self, span: str | None, folder: Path, device: torch.device) -> None:
         self.steps = range(0) if span is None else parse_span(span)
@@ -27,25 +30,25 @@ class ProfiledSteps:
         self._profiler: profile | None = None
 
     def before(self, step: int) -> None:
-        """To be called before every step: begins and ends the trace where the span does."""
+        """Start or end the trace if needed; must be called before every step."""
         if step in self.steps and self._profiler is None:
             self._begin()
         elif step not in self.steps:
             self.close()
 
     def close(self) -> None:
-        """Write what was traced; also where training ends inside the span."""
+        """End the trace and write it; must also be called at the end of training."""
         if self._profiler is None:
             return
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # kernels of the last step still run
+            torch.cuda.synchronize(self.device)  # kernels of the last step may still run
         self._profiler.stop()
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._profiler.export_chrome_trace(str(self.file))
             log.info("profiler trace in %s", self.file)
-        except (OSError, RuntimeError) as error:  # a trace never stops training
-            log.warning("no profiler trace: %s", error)
+        except (OSError, RuntimeError) as error:  # must not stop training
+            log.warning("the profiler trace could not be written: %s", error)
         self._profiler, self.steps = None, range(0)
 
     def _begin(self) -> None:

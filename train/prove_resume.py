@@ -1,14 +1,13 @@
-"""Prove on this machine and configuration that a killed run ends as if nothing had happened.
+"""Prove on this machine that a killed run ends with the same numbers as an undisturbed run.
 
     python train/prove_resume.py [PRESET] [--nproc 4] [--kills 25] [--resume-nproc 2] [flags]
 
-A straight run, then one with SIGKILLs at random moments; their losses, data and final weights are
-compared bit for bit. Flags of train/main.py follow; PRESET is demo if none is given. The verdict is
-Markdown for an issue; exit code 0 means that everything held. A line a kill goes to standard error;
-Ctrl-C ends the runs and judges the kills so far.
+Trains once undisturbed and once with SIGKILLs at random moments. Then it compares losses, data and
+final weights bit for bit. PRESET (default: demo) and all other flags are those of train/main.py.
+Each kill prints one line on standard error. The verdict is Markdown, for example for an issue.
+Ctrl-C ends the runs and gives the verdict on the kills so far. Exit code 0: everything was equal.
 """
 
-import json
 import random
 import sys
 import time
@@ -19,6 +18,7 @@ import tyro
 
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_text
+from storage.json_lines import append_line
 from train.command_line import parse
 from train.resume_proof.comparison import (
     ProofResult,
@@ -36,20 +36,20 @@ STEPS_PER_KILL = 4
 
 @dataclass(frozen=True)
 class ProofOptions:
-    """How it is proven, besides what is trained."""
+    """Options of the proof. All other options are those of the training run."""
 
     nproc: int = 4
-    """Ranks; four, because two add up alike in any order."""
+    """Number of ranks. With two, a sum in another order gives the same bits, so four prove more."""
     kills: int = 25
-    """SIGKILLs, in turn to one rank, all processes, all inside a save, and torchrun alone."""
+    """Number of kills, in turn of one rank, all processes, all in a save, and torchrun alone."""
     resume_nproc: int | None = None
-    """Also stop a run half-way and continue it with so many ranks."""
+    """Also stop a run half-way and continue it on this number of ranks. Default: skip this part."""
     deterministic: bool = False
-    """Compute the same bits each time (needed on CUDA); a run without shows what that costs."""
+    """Train with deterministic kernels; CUDA needs it. One more run without them shows the cost."""
     kill_seed: int = 0
-    """Decides when and whom to kill; `--seed` is the training's."""
+    """Seed of the kill schedule; `--seed` is the seed of the training run."""
     proof_out: Path = Path("runs/prove_resume")
-    """Folder of the runs; must not exist yet."""
+    """Folder for the runs and the verdict; it must not exist yet."""
 
     def __post_init__(self) -> None:
         for name, least in (("nproc", 1), ("kills", 0), ("resume_nproc", 1)):
@@ -59,7 +59,7 @@ class ProofOptions:
 
 
 class Proof:
-    """The runs of one proof, and what the kills did so far."""
+    """The runs of one proof and the kills so far."""
 
     def __init__(self, options: ProofOptions, words: list[str], steps: int) -> None:
         self.options = options
@@ -71,27 +71,29 @@ class Proof:
         self._began = time.monotonic()
 
     def job(self, name: str, processes: int, flags: list[str] | None = None) -> Job:
-        """One of the runs, by its name."""
+        """One of the runs, in the folder of its name; `flags` replace --deterministic."""
         out = self.options.proof_out / name
         flags = ["--deterministic", str(self.options.deterministic)] if flags is None else flags
         restarts = self.options.kills + 1
         return Job([*self.words, *flags, "--out", str(out)], out, processes, restarts)
 
-    def tell(self, kill: Kill) -> None:
-        """A line to standard error, and one to `kills.jsonl`, which outlives this process."""
+    def record(self, kill: Kill) -> None:
+        """Keep a kill, print a line on standard error and append one to `kills.jsonl`."""
         self.kills.append(kill)
         done, wanted = len(self.kills), self.options.kills
         left = (time.monotonic() - self._began) / done * (wanted - done)
         sys.stderr.write(
             f"kill {done} of {wanted}: {kill.victim}{' in a save' * (kill.kind == 'save')} at step "
-            f"{kill.step} of {self.steps}, on from {kill.resumed} after {kill.seconds:.1f} s; "
+            f"{kill.step} of {self.steps}, resumed at {kill.resumed} after {kill.seconds:.1f} s; "
             f"about {left / 3600:.1f} h left\n"
         )
-        with (self.options.proof_out / "kills.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(kill)) + "\n")
+        append_line(self.options.proof_out / "kills.jsonl", asdict(kill))
 
     def measure(self) -> list[ProofResult]:
-        """Run straight, run under fire, and compare. Raises: KeyboardInterrupt, all runs ended."""
+        """Train undisturbed, train with kills, and compare.
+
+        Raises: KeyboardInterrupt after a Ctrl-C, when all runs have ended.
+        """
         options = self.options
         self.job("straight", options.nproc).run_to_end()
         straight = options.proof_out / "straight"
@@ -102,10 +104,10 @@ class Proof:
             self.notes.append(f"{plain:.1f} ms without --deterministic")
         kinds = [KINDS[n % len(KINDS)] for n in range(options.kills)]
         seconds = time.monotonic() - self._began
-        sys.stderr.write(f"the straight run took {seconds:.0f} s; {len(kinds)} kills begin\n")
+        sys.stderr.write(f"the undisturbed run took {seconds:.0f} s; now {len(kinds)} kills\n")
         self._began = time.monotonic()
-        dice = random.Random(options.kill_seed)
-        run_with_kills(self.job("killed", options.nproc), kinds, self.steps, dice, self.tell)
+        generator = random.Random(options.kill_seed)
+        run_with_kills(self.job("killed", options.nproc), kinds, self.steps, generator, self.record)
         self.finished = True
         found = self.findings()
         if options.resume_nproc is not None:
@@ -114,21 +116,24 @@ class Proof:
         return found
 
     def findings(self) -> list[ProofResult]:
-        """What can be said by now of the killed run against the straight one."""
+        """Compare the killed run, as far as it got, with the undisturbed one."""
         folders = [self.options.proof_out / name for name in ("straight", "killed")]
         wanted = self.options.kills if self.finished else len(self.kills)
         found = compare_exactly(*folders, finished=self.finished)
         return found + check_kills(self.kills, wanted, survivors=self.options.nproc > 1)
 
     def text(self, findings: list[ProofResult]) -> str:
-        """The verdict."""
-        many = len(self.kills) if self.finished else f"{len(self.kills)} of {self.options.kills}"
-        title = f"{' '.join(self.words)}, {self.options.nproc} ranks, {many} kills"
+        """The verdict as Markdown."""
+        count = len(self.kills) if self.finished else f"{len(self.kills)} of {self.options.kills}"
+        title = f"{' '.join(self.words)}, {self.options.nproc} ranks, {count} kills"
         return verdict(title, findings, self.kills, self.notes, self.finished)
 
 
 def prove(options: ProofOptions, words: list[str], steps: int) -> tuple[str, bool]:
-    """The verdict, and whether everything held; after a Ctrl-C among the kills, that so far."""
+    """Run the proof; returns the verdict, and whether everything was equal.
+
+    After a Ctrl-C the verdict is that on the kills so far.
+    """
     proof = Proof(options, words, steps)
     try:
         found = proof.measure()
@@ -142,7 +147,7 @@ def prove(options: ProofOptions, words: list[str], steps: int) -> tuple[str, boo
 
 
 def change_ranks(first: Job, second: Job, steps: int) -> list[ProofResult]:
-    """Stop a run at half its steps by SIGTERM, and let the other job finish it."""
+    """Stop the `first` job at half the steps by SIGTERM, and finish the run with the `second`."""
     process = first.start()
     try:
         while process.poll() is None and first.steps_done() < steps // 2:
@@ -155,7 +160,7 @@ def change_ranks(first: Job, second: Job, steps: int) -> list[ProofResult]:
 
 
 def main() -> None:
-    """Parse, prove, print."""
+    """Read the options, run the proof, print the verdict."""
     silence_other_ranks()
     with user_errors():
         named = sys.argv[1:2] if sys.argv[1:] and not sys.argv[1].startswith("-") else ["demo"]
@@ -163,9 +168,11 @@ def main() -> None:
         options, flags = tyro.cli(
             ProofOptions, args=rest, return_unknown_args=True, prog=PROG, description=__doc__
         )
-        config = parse([*named, *flags], PROG, "The training that is killed.")
+        config = parse([*named, *flags], PROG, "Options of the training run.")
         if config.steps is None:
-            raise ValueError("steps=None is a whole epoch for each run; give --steps 200 or so")
+            raise ValueError(
+                "steps=None is a whole epoch for each run; give fewer, such as --steps 200"
+            )
         if config.steps < STEPS_PER_KILL * options.kills:
             least = STEPS_PER_KILL * options.kills
             raise ValueError(

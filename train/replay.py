@@ -1,10 +1,10 @@
-"""Run the step of a black box again, window by window, and say whether the fault is still there.
+"""Repeat the bad step of a black box, one window at a time, and report whether it is bad again.
 
     python train/replay.py runs/gpt2/blackbox/step_000123 [--help]
 
-Weights come from the box, or else from the run's nearest checkpoint. Exit code 0: the fault is
-there again; 1: it is not (so suspect the machine, or the weights were other ones); 2: the box, its
-data or its weights cannot be used.
+The weights come from the black box, else from the run's last checkpoint before the step.
+Exit code 0: the fault is reproduced. 1: it is not (the machine may be faulty, or the weights were
+others). 2: the black box, its data or its weights cannot be used.
 """
 
 import logging
@@ -28,29 +28,31 @@ from storage.run_folder import RunFolder
 from train.black_box import FORMAT
 from train.guards.window_by_window import Findings, layers, score_windows
 
-GONE = 1
+NOT_REPRODUCED_CODE = 1
 log = logging.getLogger("train")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Run the step of a black box again, window by window."""
+    """Repeat the bad step of a black box, one window at a time."""
 
     box: tyro.conf.Positional[Path]
-    """Folder such as runs/gpt2/blackbox/step_000123."""
+    """Folder of the black box, such as runs/gpt2/blackbox/step_000123."""
     checkpoint: Path | None = None
-    """Weights to use instead: a checkpoint folder."""
+    """Checkpoint folder whose weights to use instead of those in the black box."""
     data: Path | None = None
-    """Data set folder, if it has moved."""
+    """Data set folder. Default: the one that the run used."""
     device: str = "auto"
-    """auto, cpu or cuda; another one than the run's tells a machine's fault from the data's."""
+    """auto, cpu or cuda. If the fault is gone on another device, the machine caused it."""
 
 
 def read_box(folder: Path) -> dict[str, Any]:
-    """The content of a black box. Raises: ValueError if it is none."""
+    """The content of a black box. Raises: ValueError if the folder is not one."""
     path = folder / "box.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no black box (no box.json); name one like runs/x/blackbox/y")
+        raise ValueError(
+            f"{folder} is not a black box (no box.json); give one like runs/x/blackbox/y"
+        )
     box = read_json(path)
     if not isinstance(box, dict) or box.get("format") != FORMAT:
         raise ValueError(f"{path} is not of format {FORMAT}; use the version that wrote it")
@@ -58,7 +60,7 @@ def read_box(folder: Path) -> dict[str, Any]:
 
 
 def weights_of(arguments: Arguments, box: dict[str, Any]) -> tuple[Path, str]:
-    """The folder to take weights from, and what they are.
+    """The folder to take the weights from, and a description of them.
 
     Raises: ValueError if there is none.
     """
@@ -67,30 +69,30 @@ def weights_of(arguments: Arguments, box: dict[str, Any]) -> tuple[Path, str]:
         verify_checkpoint(arguments.checkpoint)
         return arguments.checkpoint, f"weights of {arguments.checkpoint}"
     if (folder / "model.safetensors").is_file():
-        state = "as the step met them" if box["weights_are_the_steps"] else "newer than the step"
+        state = "those of the step" if box["weights_are_the_steps"] else "newer than the step"
         return folder, f"weights of the box, {state}"
     checkpoints = RunFolder(folder.resolve().parent.parent).all_checkpoints()
     for checkpoint in (c for c in checkpoints if step_of(c) <= box["step"]):
         verify_checkpoint(checkpoint)
         return checkpoint, f"weights of {checkpoint.name}, before step {box['step']}"
     raise ValueError(
-        f"{folder} holds no weights and its run no checkpoint up to step {box['step']}; "
-        "name one with --checkpoint"
+        f"{folder} contains no weights and its run has no checkpoint up to step {box['step']}; "
+        "give one with --checkpoint"
     )
 
 
 def read_step(arguments: Arguments, box: dict[str, Any]) -> dict[int, np.ndarray]:
-    """All windows of the step, by number. Raises: ValueError for other data."""
+    """All windows of the step, by number. Raises: ValueError if the data set is another one."""
     data = open_data_set(arguments.data or Path(box["data"]))
     if data.fingerprint != box["data_fingerprint"]:
-        raise ValueError(f"{data.folder} is not the run's data set; name the right one with --data")
+        raise ValueError(f"{data.folder} is not the run's data set; give the right one with --data")
     stream = TrainingStream(data.split("train"), box["seed"])
     first, length = box["first_window"], box["context_length"]
     return dict(enumerate(read_windows(stream, first, box["windows"], length), start=first))
 
 
 def is_reproduced(box: dict[str, Any], findings: Findings, windows: int) -> bool:
-    """Whether the fault that the box tells of shows in these findings."""
+    """Whether these results show the fault that the black box records."""
     if box["kind"] == "not finite":
         return not all(finding.finite for finding in findings.windows)
     loss = math.fsum(finding.loss for finding in findings.windows) / windows
@@ -99,7 +101,7 @@ def is_reproduced(box: dict[str, Any], findings: Findings, windows: int) -> bool
 
 
 def replay(arguments: Arguments) -> bool:
-    """Whether the fault is there again; tells each window."""
+    """Run the step again and log each window; returns whether the fault is reproduced."""
     box = read_box(arguments.box)
     windows = read_step(arguments, box)
     folder, what = weights_of(arguments, box)
@@ -116,18 +118,18 @@ def replay(arguments: Arguments) -> bool:
     damaged = [n for n, x in layers(model, findings.gradient).items() if x.weights_not_finite]
     if damaged:
         log.info("weights that are not finite: %s", ", ".join(damaged))
-    again = is_reproduced(box, findings, len(windows))
-    log.info("the fault %s", "is there again" if again else "is NOT there any more")
-    return again
+    reproduced = is_reproduced(box, findings, len(windows))
+    log.info("the fault is %s", "reproduced" if reproduced else "NOT reproduced")
+    return reproduced
 
 
 def main() -> None:
     """Read the options and replay."""
     silence_other_ranks()
     with user_errors():
-        found = replay(tyro.cli(Arguments, description=__doc__))
-    if not found:
-        sys.exit(GONE)
+        reproduced = replay(tyro.cli(Arguments, description=__doc__))
+    if not reproduced:
+        sys.exit(NOT_REPRODUCED_CODE)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""On the CPU, freed memory stays with the process, unless the user has decided otherwise."""
+"""The allocator on the CPU keeps freed memory, unless the user has set glibc's variables."""
 
 import ctypes
 import platform
@@ -22,14 +22,14 @@ def faults():
 
 before = faults()
 start("cpu")
-faults()  # the pages that will be kept are cleared once, and again where small blocks lie between
+faults()  # pages that will be kept are cleared once more, some of them twice
 print(before, faults())
 """
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc")
 
 
 def page_faults(**environment: str) -> tuple[int, int]:
-    """Minor faults of twenty 64 MiB tensors one after another, before and after `start`."""
+    """Minor page faults of twenty 64 MiB tensors in sequence, before and after `start`."""
     done = subprocess.run(
         [sys.executable, "-c", FAULTS],
         env=ENVIRONMENT | environment,
@@ -43,19 +43,19 @@ def page_faults(**environment: str) -> tuple[int, int]:
 
 
 @glibc
-def test_after_the_start_large_tensors_reuse_their_pages_though_torch_was_there_before():
+def test_after_the_start_large_tensors_reuse_their_pages():
     before, after = page_faults()
     assert before >= 20 * 32  # pages of 2 MiB; of small ones a tensor has 16,384
     assert after < before / 4
 
 
 @glibc
-def test_variables_of_the_users_own_are_left_in_force():
+def test_the_users_own_variables_stay_in_effect():
     before, after = page_faults(MALLOC_TRIM_THRESHOLD_="131072")
     assert after > before / 2
 
 
-def test_without_glibc_nothing_is_touched(monkeypatch):
+def test_without_glibc_nothing_is_changed(monkeypatch):
     monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("there is no mallopt"))
     assert not allocator.keep_large_blocks()

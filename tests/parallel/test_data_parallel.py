@@ -1,4 +1,4 @@
-"""Gradients of two ranks: their mean, plain or in bfloat16, and a backward pass that overlaps."""
+"""Gradients of two ranks: exact mean, mean in bfloat16, and a backward pass cut at the buckets."""
 
 import json
 
@@ -42,7 +42,7 @@ parts = [gradients(plain, rank).double() for rank in range(2)]
 exact, largest = sum(parts) / 2, sum(part.abs() for part in parts) / 2
 found = {}
 compiled = torch.compile(plain, backend=counted, dynamic=False)
-gradients(compiled, 0)  # as a try-out of the micro-batch does, before there is DDP
+gradients(compiled, 0)  # as the search for a micro-batch does, before DDP wraps the module
 found["pieces outside"] = len(pieces)
 ways = {"none": (plain, "none"), "bfloat16": (plain, "bfloat16"), "compiled": (compiled, "none")}
 for name, (module, compression) in ways.items():
@@ -75,7 +75,7 @@ def test_gradients_are_the_mean_over_ranks(found):
     assert found["none"]["gap"] < 1e-6
 
 
-def test_in_bfloat16_they_are_the_mean_but_for_its_rounding(found):
+def test_gradients_in_bfloat16_are_the_mean_up_to_rounding(found):
     assert 1e-4 < found["bfloat16"]["gap"] < 1e-2
     assert found["bfloat16"]["roundings"] < 2.01  # of either part, and of the sum
 
@@ -89,6 +89,6 @@ def test_a_compiled_replica_gives_the_same_gradients(found):
     assert found["compiled"]["gap"] < 1e-6
 
 
-def test_its_backward_pass_is_cut_at_the_buckets_even_after_a_call_outside(found):
+def test_the_compiled_backward_pass_is_cut_at_the_buckets_even_after_a_call_outside_of_ddp(found):
     assert found["pieces outside"] == 1
     assert found["compiled"]["pieces"] == 2

@@ -1,4 +1,4 @@
-"""What befalls the processes of a job: what it costs, and that nothing else differs."""
+"""Faults of the processes of a job: how many steps they cost, and that the numbers are equal."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from train.resume_proof.comparison import compare_exactly
 from train.resume_proof.kills import POLL_SECONDS, Job, workers_of
 
 STEPS, SAVE_EVERY = 60, 5
-IN_FLIGHT = 2  # updates done whose line is not yet written
+IN_FLIGHT = 2  # updates that are done but have no metric line yet
 
 pytestmark = pytest.mark.long
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def job(folder, name, restarts=0):
-    """A paced run of two ranks."""
+    """A run of two ranks with slow steps."""
     config = nano_config(folder, steps=STEPS, save=SaveConfig(SAVE_EVERY, 0))
     words = flags(config, "--rehearsal", "False")[1:]
     words[words.index("--out") + 1] = str(folder / name)
@@ -48,14 +48,14 @@ def straight(folder):
 
 
 def reaches(made, process, step):
-    """Wait until so many updates are written down."""
+    """Wait until `step` updates have a metric line."""
     while process.poll() is None and made.steps_done() < step:
         time.sleep(POLL_SECONDS)
     assert process.poll() is None, made.log.read_text()[-3000:]
 
 
 def children_of(process):
-    """Process ids of those that it started."""
+    """Process ids of the children of a process."""
     return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
 
@@ -68,7 +68,7 @@ def assert_identical(straight, made):
 @pytest.mark.fault(
     "S8", injected="steps done again after a kill of all", lost="≤ 5", identical=True
 )
-def test_all_processes_killed_cost_the_steps_since_the_last_save(folder, straight):
+def test_a_kill_of_all_processes_costs_the_steps_since_the_last_save(folder, straight):
     made = job(folder, "all")
     process = made.start()
     reaches(made, process, 23)
@@ -83,7 +83,7 @@ def test_all_processes_killed_cost_the_steps_since_the_last_save(folder, straigh
 
 @pytest.mark.fault("P3", injected="SIGKILL of torchrun alone", lost="≤ 7", identical=True)
 @pytest.mark.fault("P13", injected="a second start right behind it", lost="≤ 7", identical=True)
-def test_a_killed_torchrun_leaves_no_second_writer_behind(folder, straight):
+def test_a_killed_torchrun_leaves_no_second_writer(folder, straight):
     made = job(folder, "launcher")
     process = made.start()
     reaches(made, process, 23)
@@ -98,7 +98,7 @@ def test_a_killed_torchrun_leaves_no_second_writer_behind(folder, straight):
 
 
 @pytest.mark.fault("P4", injected="SIGTERM to one rank of two", lost="0", identical=True)
-def test_a_stop_asked_of_one_rank_is_agreed_by_all_and_loses_no_step(folder, straight):
+def test_a_stop_request_to_one_rank_stops_all_and_loses_no_step(folder, straight):
     made = job(folder, "term", restarts=3)
     process = made.start()
     reaches(made, process, 20)
@@ -116,13 +116,13 @@ def test_a_stop_asked_of_one_rank_is_agreed_by_all_and_loses_no_step(folder, str
 @pytest.mark.parametrize(
     ("how", "said"), [("exit", "no answer from rank 1"), ("raise", "a mistake of rank 1")]
 )
-def test_a_rank_that_leaves_is_named_and_costs_no_step(folder, straight, monkeypatch, how, said):
+def test_a_rank_that_exits_is_named_and_costs_no_step(folder, straight, monkeypatch, how, said):
     monkeypatch.setenv("LEAVE", how)
     made = job(folder, how, restarts=1)
     made.run_to_end()
     assert said in made.log.read_text()
     assert made.starts()[0] == 0
-    assert made.starts()[1] >= 19  # the 20th update was whole on rank 0, or was done again
+    assert made.starts()[1] >= 19  # rank 0 saved the 20th update, or it was repeated
     assert not made.folder.discarded_metrics.exists()
     assert_identical(straight, made)
 
@@ -140,12 +140,12 @@ def test_every_restart_inside_torchrun_succeeds_at_the_first_try(folder, straigh
             time.sleep(POLL_SECONDS)
         assert made.starts()[-1] >= done
     assert process.wait() == 0
-    assert len(made.starts()) == 3  # with 2 restarts allowed, none was spent in vain
+    assert len(made.starts()) == 3  # no restart failed
     assert_identical(straight, made)
 
 
 @pytest.mark.fault("P12", injected="SIGKILL of a worker, as the kernel does without memory")
-def test_a_preparation_whose_worker_is_killed_says_so_and_goes_on_from_there(tmp_path):
+def test_a_preparation_whose_worker_is_killed_reports_it_and_can_be_resumed(tmp_path):
     write_lines(tmp_path / "a.jsonl", [story(number, 400) for number in range(3000)])
     words = ("--out", "out", "--shard-tokens", "60000", "--workers", "2")
     command = [sys.executable, str(REPO / "data_prep/text.py"), "a.jsonl", *words]

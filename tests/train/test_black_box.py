@@ -166,5 +166,5 @@ def test_a_second_box_of_a_step_gets_another_name(tmp_path):
 def test_what_is_no_box_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "box.json").write_text(content)
-    with pytest.raises(ValueError, match=r"no black box|not of format 1"):
+    with pytest.raises(ValueError, match=r"not a black box|not of format 1"):
         read_box(tmp_path)

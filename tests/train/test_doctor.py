@@ -1,4 +1,4 @@
-"""The doctor tells in a table what is well and what is wrong, and its exit code says it too."""
+"""The doctor: its table of checks, its exit code, and that it leaves nothing behind."""
 
 import errno
 import json
@@ -19,15 +19,13 @@ from train import doctor
 from train.config import SaveConfig
 from train.doctor import (
     check_data,
-    check_rehearsal,
-    check_room,
+    check_dry_run,
+    check_free_space,
     check_run_folder,
+    format_table,
     run_checks,
-    table,
 )
-from train.preflight import machine_checks as symptoms
 from train.preflight.inputs import check_inputs
-from train.preflight.machine_checks import agreement_verdict
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +40,27 @@ def doctor_flags(config):
 
 
 def verdicts(found):
-    return {finding.name: finding.verdict for finding in found}
+    return {check.name: check.verdict for check in found}
 
 
-def test_a_sound_machine_and_run_are_well_and_nothing_is_left_behind(data, tmp_path):
+def test_on_a_sound_machine_all_checks_pass_and_nothing_is_left_behind(data, tmp_path):
     config = tiny_config(data, tmp_path / "runs" / "run")
     found = run_checks(config, alone())
-    assert set(verdicts(found).values()) == {"ok"}, table(found)
+    assert set(verdicts(found).values()) == {"ok"}, format_table(found)
     assert list(verdicts(found)) == [
         *("versions", "devices", "clocks", "arithmetic", "all-reduce", "run folder"),
-        *("data and configuration", "free space", "rehearsal"),
+        *("data and configuration", "free space", "dry run"),
     ]
     assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []
 
 
-def test_two_ranks_are_examined_together_with_exit_code_0(data, tmp_path):
+def test_two_ranks_are_checked_together_with_exit_code_0(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", micro_batch=1)
     done = together(2, *doctor_flags(config))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "ready to start" in done.stdout
     assert re.search(r"ok +all-reduce +\d+\.\d+ GB/s on the bus \(8 MB in .* gloo\)", done.stdout)
-    assert re.search(r"ok +rehearsal +training step, checkpoint, logs in", done.stdout)
+    assert re.search(r"ok +dry run +training step, checkpoint, logs in", done.stdout)
 
 
 def test_a_damaged_shard_is_named_with_exit_code_1(tmp_path, monkeypatch, caplog):
@@ -78,15 +76,15 @@ def test_a_damaged_shard_is_named_with_exit_code_1(tmp_path, monkeypatch, caplog
     assert "do not start: data and configuration" in caplog.text
 
 
-def test_a_run_folder_that_somebody_writes_is_said(data, tmp_path):
+def test_a_run_folder_that_another_process_writes_is_reported(data, tmp_path):
     config = tiny_config(data, tmp_path / "run")
     other = built(config)
     assert check_run_folder(config, alone()).text.endswith("is being written by another run")
     other.close()
-    assert "holds a run, running at step 0" in check_run_folder(config, alone()).text
+    assert "contains a run, running at step 0" in check_run_folder(config, alone()).text
 
 
-def test_where_nobody_can_tell_a_second_writer_that_is_a_warning(data, tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_a_warning(data, tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -97,7 +95,7 @@ def test_where_nobody_can_tell_a_second_writer_that_is_a_warning(data, tmp_path,
     assert (found.verdict, "has no locks" in found.text) == ("warn", True)
 
 
-def test_a_damaged_status_fails(data, tmp_path):
+def test_a_damaged_status_is_a_failed_check(data, tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     folder.status.write_text("{")
@@ -106,89 +104,57 @@ def test_a_damaged_status_fails(data, tmp_path):
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(10**12, "ok"), (5 * 10**7, "warn"), (10, "fail")])
-def test_free_space_is_counted_in_checkpoints(data, tmp_path, monkeypatch, free, verdict):
+def test_free_space_is_compared_with_the_checkpoints(data, tmp_path, monkeypatch, free, verdict):
     config = tiny_config(data, tmp_path / "run", save=SaveConfig(keep=2, keep_best=0))
     inputs = check_inputs(config, alone())
     usage = shutil.disk_usage(tmp_path)._replace(free=free)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
-    found = check_room(config, inputs, alone())
+    found = check_free_space(config, inputs, alone())
     assert found.verdict == verdict
     assert "for 3 checkpoints of 0.01 GB" in found.text
 
 
-def test_checkpoints_that_lie_there_already_are_not_counted_again(data, tmp_path):
+def test_existing_checkpoints_are_not_counted_again(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", save=SaveConfig(2, 0, keep=2, keep_best=0))
     run_to_end(config)
-    found = check_room(config, check_inputs(config, alone()), alone())
+    found = check_free_space(config, check_inputs(config, alone()), alone())
     assert "for 2 checkpoints of 0.01 GB" in found.text
 
 
-def test_a_configuration_that_cannot_be_is_a_row_like_any_other(data, tmp_path):
+def test_an_impossible_configuration_is_a_failed_check(data, tmp_path):
     config = replace(tiny_config(data, tmp_path / "run"), batch_tokens=100)
     inputs, found = check_data(config, alone())
     assert inputs is None
     assert (found.verdict, "not a multiple of" in found.text) == ("fail", True)
 
 
-def test_a_rehearsal_that_fails_is_told_and_cleaned_up(data, tmp_path, monkeypatch):
+def test_a_dry_run_that_fails_is_a_failed_check_and_leaves_nothing_behind(
+    data, tmp_path, monkeypatch
+):
     config = tiny_config(data, tmp_path / "run")
     monkeypatch.setattr("train.preflight.dry_run.write_checkpoint", lambda *_: json.loads("{"))
-    found = check_rehearsal(config, alone(), check_inputs(config, alone()))
+    found = check_dry_run(config, alone(), check_inputs(config, alone()))
     assert (found.verdict, "checkpoint failed" in found.text) == ("fail", True)
     assert list(tmp_path.glob(".run*")) == []
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_run_that_cannot_be_built_is_a_row_like_any_other(
-    data, tmp_path, monkeypatch, caplog, rank
-):
+def test_a_run_that_cannot_be_built_is_a_failed_check(data, tmp_path, monkeypatch, caplog, rank):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     config = tiny_config(data, tmp_path / "run")
     monkeypatch.setattr(doctor, "build_run", fail)
     ranks = replace(alone(), rank=rank)
-    found = check_rehearsal(config, ranks, check_inputs(config, alone()))
+    found = check_dry_run(config, ranks, check_inputs(config, alone()))
     assert (found.verdict, found.text) == ("fail", "OutOfMemoryError: CUDA out of memory")
-    assert ("rehearsal: OutOfMemoryError" in caplog.text) == (rank == 1)
+    assert ("dry run: OutOfMemoryError" in caplog.text) == (rank == 1)
 
 
-def test_help_and_mistakes_name_the_doctor(capsys, monkeypatch):
+def test_the_help_text_names_the_doctor(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train/doctor.py", "demo", "--help"])
     with pytest.raises(SystemExit, match="0"):
         doctor.main()
     page = capsys.readouterr().out
     assert page.startswith("usage: train/doctor.py demo")
-    assert "Check a machine and a run" in page
-
-
-@pytest.mark.parametrize(
-    ("exact", "bits", "verdict", "text"),
-    [
-        ([True, True], [5, 5], "ok", "the same on all ranks"),
-        ([True, True, True], [5, 6, 5], "warn", "other bits on rank 1"),
-        ([True, False], [5, 5], "fail", "rank 1 multiplies whole numbers wrongly"),
-    ],
-)
-def test_a_rank_that_computes_otherwise_is_named(exact, bits, verdict, text):
-    found = agreement_verdict(exact, bits)
-    assert (found.verdict, text in found.text) == (verdict, True)
-
-
-@pytest.mark.parametrize(
-    ("celsius", "text"),
-    [
-        ([31, 40], "at most 40 degrees Celsius"),
-        ([None], "the temperature of rank 0 cannot be read (by nvidia-smi)"),
-        ([31, None], "at most 31 degrees Celsius, the temperature of rank 1 cannot be read"),
-    ],
-)
-def test_a_temperature_that_cannot_be_read_is_said(celsius, text):
-    assert symptoms.temperature_verdict(celsius).startswith(text)
-
-
-def test_clocks_apart_and_an_old_torch_are_found(monkeypatch):
-    monkeypatch.setattr(symptoms, "all_gather_object", lambda own: [own, own + 60])
-    assert symptoms.check_clocks(alone()).verdict == "warn"
-    monkeypatch.setattr(symptoms.torch, "__version__", "2.9.1+cu130")
-    assert symptoms.check_versions()[0].verdict == "fail"
+    assert "Check a run before it starts" in page

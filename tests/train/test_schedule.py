@@ -1,4 +1,4 @@
-"""The learning rate stays within its bounds, moves smoothly and ends where it should."""
+"""The learning rate stays within its bounds, has no jumps and ends at the right value."""
 
 from itertools import pairwise
 

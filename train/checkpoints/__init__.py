@@ -1,2 +1,1 @@
-"""Checkpoints of a run: contents, host copy, background writing, disk space, and what a resume may
-change."""
+"""Checkpoints of a run: contents, copy, writing, disk space, and changes allowed on a resume."""

@@ -1,6 +1,9 @@
-"""A run that can be continued: optimizer state, data position and results beside the weights.
+"""Contents of a run's checkpoint: what is written, and how it is read back on a resume.
 
-Everything random derives from (seed, step, sample), so there is no random state to save.
+A folder such as `checkpoints/step_000500/` contains the weights and the shape (`model.*`), the
+tokenizer, the optimizer state, the position in the data (`state.json`), the last results and a
+manifest with the digest of each file. Everything random derives from (seed, step, sample), so there
+is no random state to save.
 """
 
 import errno
@@ -29,34 +32,34 @@ FORMAT = 4
 
 @dataclass(frozen=True)
 class RunPosition:
-    """Where a run stands."""
+    """Position of a run in training and data: the content of `state.json`."""
 
     step: int
-    """Updates done."""
+    """Number of updates done."""
     next_window: int
-    """First window of the training stream that no step has taken."""
+    """Number of the first window of the training stream that no step has used."""
     seed: int
     data: str
-    """Data set folder, for tools that read the checkpoint alone."""
+    """Data set folder, for tools that read only the checkpoint."""
     data_fingerprint: str
     context_length: int
     val_tokens: int
-    """Validation tokens of each validation, for evaluating the checkpoint alone."""
+    """Number of tokens of each validation, for tools that evaluate only the checkpoint."""
     lines: list[dict[str, Any]] = field(default_factory=list)
-    """The last metric lines: rank 0 may have died before it wrote them (since format 2)."""
+    """The last metric lines, in case rank 0 died before it wrote them (since format 2)."""
     micro_batch: int | None = None
-    """Windows of one forward pass of the steps before, which decide the bits (since format 3)."""
+    """Micro-batch of the last steps; it affects rounding (since format 3)."""
     windows: int | None = None
-    """Windows that the steps took: `next_window` less those left out (since format 4)."""
+    """Number of windows used so far: `next_window` minus skipped windows (since format 4)."""
 
     @property
     def windows_taken(self) -> int:
-        """`windows`; where an older version did not count them, as if none had been left out."""
+        """`windows`; for a checkpoint of an older format, as if no window had been skipped."""
         return self.next_window if self.windows is None else self.windows
 
 
 def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
-    """Restore the optimizer's state, `<key>.<parameter name>` each.
+    """Restore the optimizer's state from tensors that are named `<key>.<parameter name>`.
 
     Raises: ValueError if the file is damaged or belongs to another model or optimizer.
     """
@@ -70,8 +73,8 @@ def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
         parameter = parameters.get(name)
         if parameter is None or (tensor.dim() > 0 and tensor.shape != parameter.shape):
             raise ValueError(
-                f"{path}: {full_name} of shape {tuple(tensor.shape)} fits no parameter; "
-                "the checkpoint is of another model"
+                f"{path}: {full_name} of shape {tuple(tensor.shape)} matches no parameter; "
+                "use a checkpoint of this model"
             )
         if tensor.dtype != parameter.dtype:
             raise ValueError(
@@ -82,9 +85,9 @@ def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
 
 
 def load_position(checkpoint: Path) -> RunPosition:
-    """Where the run stood at this checkpoint; an older format is brought up to this one.
+    """The position of the run at this checkpoint; older formats are converted.
 
-    Raises: ValueError if its format is newer than this version's.
+    Raises: ValueError if the format is newer than this version reads, or the file is damaged.
     """
     path = checkpoint / "state.json"
     found = read_json(path)
@@ -94,21 +97,25 @@ def load_position(checkpoint: Path) -> RunPosition:
             f"{path} is of format {version}, this version reads 1 to {FORMAT}; update Ratchet"
         )
     try:
-        return RunPosition(**found)  # format 1 had no lines, 2 no micro-batch, 3 no windows
+        # Format 1 has no `lines`, 2 no `micro_batch`, 3 no `windows`: they get their defaults.
+        return RunPosition(**found)
     except TypeError as error:
-        raise ValueError(f"{path} does not say where a run stood ({error}); damaged") from error
+        raise ValueError(f"{path} is damaged ({error}); use another checkpoint") from error
 
 
 def load_checkpoint(
     checkpoint: Path, model: GPT, optimizer: Optimizer, fingerprint: str
 ) -> RunPosition:
-    """Restore weights and optimizer; the data must be the ones the run has been fed so far."""
+    """Restore weights and optimizer, and return the position of the run.
+
+    Raises: ValueError if the run used other data than `fingerprint`, or if a file is damaged.
+    """
     position = load_position(checkpoint)
     if position.data_fingerprint != fingerprint:
         raise ValueError(
             f"{checkpoint} was trained on data {position.data_fingerprint[:12]} "
             f"({position.data}), but --data is {fingerprint[:12]}; give the same data set, or "
-            "start anew with another --out"
+            "start a new run with another --out"
         )
     load_weights(checkpoint, model)
     load_optimizer(checkpoint / "optimizer.safetensors", model, optimizer)
@@ -120,49 +127,49 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckpointContents:
-    """What a checkpoint holds, on the host."""
+    """Contents of a checkpoint, in host memory."""
 
     position: RunPosition
     network: GPTConfig
     tensors: dict[str, Tensor]
-    """As `state_tensors` names them."""
+    """Weights and optimizer state, named as in `state_tensors`."""
     tokenizer: Tokenizer
     results: dict[str, Any]
-    """The last evaluation: its step and metrics."""
+    """Step and metrics of the last evaluation."""
 
     def under(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin so, without that beginning."""
+        """The tensors whose names begin with `prefix`, by the rest of their names."""
         found = {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
         return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
 
     @property
     def bytes(self) -> int:
-        """Size of all tensors."""
+        """Size of all tensors in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
-    """Write everything a run needs to go on, and point `latest` at it.
+    """Write everything that a resume needs, and point `latest` at it; returns the folder.
 
-    Raises: OSError if it cannot be written; what was there before is untouched then.
+    Raises: OSError if it cannot be written; earlier checkpoints are unchanged then.
     """
     path = folder.checkpoint(contents.position.step)
-    if not _is_there(path):
-        _check_room(folder, contents.bytes)
-        with new_folder(path) as aside:
-            save_weights(aside, contents.network, contents.under(WEIGHTS))
-            (aside / "tokenizer").mkdir()
-            contents.tokenizer.save(aside / "tokenizer")
-            write_tensors(aside / "optimizer.safetensors", contents.under(OPTIMIZER))
-            write_json(aside / "results.json", contents.results)
-            write_json(aside / "state.json", {"format": FORMAT, **asdict(contents.position)})
-            write_manifest(aside)
+    if not _is_complete(path):
+        _check_free_space(folder, contents.bytes)
+        with new_folder(path) as temporary:
+            save_weights(temporary, contents.network, contents.under(WEIGHTS))
+            (temporary / "tokenizer").mkdir()
+            contents.tokenizer.save(temporary / "tokenizer")
+            write_tensors(temporary / "optimizer.safetensors", contents.under(OPTIMIZER))
+            write_json(temporary / "results.json", contents.results)
+            write_json(temporary / "state.json", {"format": FORMAT, **asdict(contents.position)})
+            write_manifest(temporary)
     folder.point_latest_at(path)
     return path
 
 
-def _is_there(path: Path) -> bool:
-    """Whether this very state was saved before; a damaged one of that name is set aside."""
+def _is_complete(path: Path) -> bool:
+    """Whether this state was saved before. A damaged checkpoint of that name is renamed."""
     if not path.exists():
         return False
     try:
@@ -173,15 +180,16 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _check_room(folder: RunFolder, size: int) -> None:
-    """A disk filled to the last byte would take the metrics and the status with it."""
+def _check_free_space(folder: RunFolder, size: int) -> None:
+    """Raises: OSError if `size` bytes are not free."""
+    # Checked before writing: on a full disk the metrics and the status would be lost as well.
     free = shutil.disk_usage(folder.path).free
     if free < size:
         raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB free, {size / 1e9:.2f} GB needed")
 
 
 def validation_loss_of(checkpoint: Path) -> float | None:
-    """The validation loss measured on just these weights, if it was."""
+    """The validation loss of exactly these weights; None if it was not measured."""
     try:
         results = read_json(checkpoint / "results.json")
     except (OSError, ValueError):

@@ -1,6 +1,7 @@
-"""Continuing a run with another configuration: what may change, what must be named, what never can.
+"""Rules for resuming a run with a changed configuration.
 
-Every key of the configuration is of one kind; TABLE is the only place that says which.
+TABLE gives the rule of every configuration key: "free" to change, "named" (it may change if the
+user names it with --allow), or "never".
 """
 
 import logging
@@ -12,10 +13,10 @@ from storage.run_folder import RunFolder
 
 Kind = Literal["free", "named", "never"]
 
-# The longest matching beginning of a key decides. `never` comes with its reason.
+# The longest matching prefix of a key decides. The text is the reason of a `never`.
 TABLE: dict[str, tuple[Kind, str]] = {
-    # Which tokens a step sees and what the optimizer does with them stay as they are.
-    "data": ("free", ""),  # the folder; its content is compared by fingerprint
+    # These change neither the tokens of a step nor what the optimizer does with them.
+    "data": ("free", ""),  # only the folder's path: its content is compared by fingerprint
     "data_check": ("free", ""),
     "stage": ("free", ""),
     "out": ("free", ""),
@@ -34,7 +35,8 @@ TABLE: dict[str, tuple[Kind, str]] = {
     "rehearsal": ("free", ""),
     "guard.every": ("free", ""),
     "guard.box_weights": ("free", ""),
-    # Another run from here on, which some want: a longer schedule, a smaller rate after a spike.
+    # These make another run from here on, which can be wanted: a longer schedule, or a smaller
+    # learning rate after a spike.
     "steps": ("named", ""),
     "batch_tokens": ("named", ""),
     "dtype": ("named", ""),
@@ -44,18 +46,18 @@ TABLE: dict[str, tuple[Kind, str]] = {
     "gradient_compression": ("named", ""),
     "optimizer": ("named", ""),
     "schedule": ("named", ""),
-    # Later fields are another run too, until someone decides.
+    # The rule of every field that has no row here, such as one that is added later.
     "": ("named", ""),
-    "seed": ("never", "it decides which windows were seen"),
-    "context_length": ("never", "the data are counted in windows of it"),
-    "init": ("never", "a run starts from weights only once"),
-    "model": ("never", "the weights have its shape"),
+    "seed": ("never", "it determines which windows were used so far"),
+    "context_length": ("never", "the data position is counted in windows of this length"),
+    "init": ("never", "it only sets the weights at the first start"),
+    "model": ("never", "the weights in the checkpoint have its shape"),
 }
 
 
 @dataclass(frozen=True)
 class Change:
-    """One key that is not what it was."""
+    """One configuration key whose value has changed."""
 
     key: str
     before: Any
@@ -63,13 +65,13 @@ class Change:
 
     @property
     def rule(self) -> tuple[Kind, str]:
-        """Its kind and the reason, from the table."""
+        """Kind and reason of the key, from TABLE."""
         parts = self.key.split(".")
         names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
         return next((TABLE[name] for name in names if name in TABLE), TABLE[""])
 
     def is_named_by(self, allowed: tuple[str, ...]) -> bool:
-        """Whether `--allow` lists it, or a group that it belongs to."""
+        """Whether `--allow` names the key or a group that contains it."""
         return any(self.key == name or self.key.startswith(name + ".") for name in allowed)
 
     def __str__(self) -> str:
@@ -82,35 +84,35 @@ def check_same_run(
     defaults: dict[str, Any],
     allowed: tuple[str, ...] = (),
 ) -> list[Change]:
-    """What differs from the run that lies in the folder, if all of it may.
+    """Compare with the configuration of the run in the folder; returns the allowed changes.
 
-    `defaults` stand for keys that the recorded configuration is too old to have.
-    Raises: ValueError listing every difference that may not be, with the cure; or if the folder
-    holds something else.
+    `defaults` are the values of keys that an older version did not record.
+    Raises: ValueError if some change is not allowed (it lists all of them), if --allow names an
+    unknown key, or if the folder contains something that is no run.
     """
     known = flatten(config)
     for name in allowed:
         if not any(Change(key, None, None).is_named_by((name,)) for key in known):
-            raise ValueError(f"--allow {name} is no setting; settings are {', '.join(known)}")
+            raise ValueError(f"--allow {name} is not a setting; settings are {', '.join(known)}")
     if foreign := folder.unexpected_files():
         raise ValueError(f"--out {folder.path} holds {foreign[0]} but no run; choose another --out")
     if not folder.config.is_file():
         return []
     record = read_json(folder.config)
     before = flatten(defaults) | flatten(record["config"])
-    if before["micro_batch"] is None:  # so an older version wrote what it chose itself
+    if before["micro_batch"] is None:  # format 1 recorded an automatic choice in "run" only
         before["micro_batch"] = record["run"]["micro_batch"]
     changes = [
         Change(key, before.get(key), known.get(key))
         for key in sorted(before.keys() | known.keys())
         if before.get(key) != known.get(key)
     ]
-    refuse(folder, changes, allowed)
+    check_allowed(folder, changes, allowed)
     return changes
 
 
-def refuse(folder: RunFolder, changes: list[Change], allowed: tuple[str, ...]) -> None:
-    """Raises: ValueError if one of the changes may not be, or only if it is named."""
+def check_allowed(folder: RunFolder, changes: list[Change], allowed: tuple[str, ...]) -> None:
+    """Raises: ValueError if a change is never allowed, or is allowed only when it is named."""
     never = [c for c in changes if c.rule[0] == "never"]
     unnamed = [c for c in changes if c.rule[0] == "named" and not c.is_named_by(allowed)]
     if not never and not unnamed:
@@ -118,10 +120,10 @@ def refuse(folder: RunFolder, changes: list[Change], allowed: tuple[str, ...]) -
     differences = "; ".join(map(str, never + unnamed))
     if never:
         reasons = "; ".join(f"{c.key} can never change ({c.rule[1]})" for c in never)
-        cure = f"{reasons}: give the same values to continue it, or choose another --out"
+        cure = f"{reasons}: give the same values to resume it, or choose another --out"
     else:
         names = " ".join(c.key for c in unnamed)
-        cure = f"give the same values to continue it, --allow {names} to change them from here on"
+        cure = f"give the same values to resume it, --allow {names} to change them from here on"
         cure += ", or choose another --out"
     raise ValueError(
         f"--out {folder.path} holds a run with another configuration ({differences}); {cure}"
@@ -139,7 +141,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-BITWISE_SETTINGS = (  # of the settings that config.json records
+# Settings in config.json that affect rounding. A change of one gives other last bits.
+BITWISE_SETTINGS = (
     *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
     *("torch", "threads"),
 )
@@ -147,18 +150,18 @@ log = logging.getLogger(__name__)
 
 
 def warn_if_not_bitwise_same(folder: RunFolder, settings: dict[str, Any]) -> None:
-    """Warn if the start before this one computed by other means, which round otherwise."""
+    """Warn if hardware or settings that affect rounding have changed since the last start."""
     if not folder.config.is_file():
         return
     before = read_json(folder.config).get("run", {})
-    unlike = [
+    changed = [
         f"{key} {before[key]} -> {settings[key]}"
         for key in BITWISE_SETTINGS
         if key in before and before[key] != settings[key]
     ]
-    if unlike:
+    if changed:
         log.warning(
-            "the run goes on, but from here its last bits may not be those of an undisturbed one: "
-            "%s",
-            ", ".join(unlike),
+            "the run continues, but from here on its numbers may differ from those of an "
+            "undisturbed run in the last bits: %s",
+            ", ".join(changed),
         )

@@ -1,6 +1,7 @@
-"""The tensors of a run, copied to host memory while training goes on.
+"""Copies the state of a run to host memory while training continues.
 
-A run's state is a flat dict: `weights.NAME` and `optimizer.KEY.NAME`, by GPT-2's parameter names.
+The state is a flat dict of tensors: `weights.NAME` and `optimizer.KEY.NAME`, with GPT-2's parameter
+names.
 """
 
 import torch
@@ -14,7 +15,7 @@ WEIGHTS, OPTIMIZER = "weights.", "optimizer."
 
 
 def state_tensors(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Everything that an update changes, where it lies."""
+    """All tensors that an update changes (weights and optimizer state), without a copy."""
     tensors = {}
     for name, parameter in named_weights(model):
         tensors[WEIGHTS + name] = parameter.detach()
@@ -24,10 +25,11 @@ def state_tensors(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 class HostCopy:
-    """Copies a state into buffers that are kept between saves.
+    """Copies a state into buffers in host memory, which are reused for every save.
 
-    On CUDA the copy runs on a stream of its own beside the next forward and backward passes; only
-    the next update waits for it, on the device. On the CPU the copy is done when `take` returns.
+    On CUDA the copy runs on its own stream, in parallel with the next forward and backward passes.
+    Only the next update waits for it, on the device. On the CPU the copy is done when `take`
+    returns.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,12 +42,13 @@ class HostCopy:
         self._updates: dict[int, torch.cuda.Event] = {}
 
     def take(self, tensors: dict[str, Tensor], queued_first: bool = True) -> dict[str, Tensor]:
-        """Begin to copy; the buffers are whole after `wait`. The copy before must be done with.
+        """Start a copy and return the buffers; they are complete after `wait`.
 
-        `queued_first` lets the work that the device has been given come first, as it should unless
-        that work hangs. To pin memory would wait for it too, while a copy into other memory waits
-        for its own stream only.
+        The caller must not need the previous copy any more. With `queued_first` the copy waits for
+        the work that is queued on the device; set it to False only if that work hangs.
         """
+        # Allocating pinned memory synchronizes with the device and would wait for work that hangs.
+        # A copy into pageable memory waits for its own stream only.
         pin = self.on_cuda and queued_first
         for name in self._buffers.keys() - tensors.keys():
             del self._buffers[name]
@@ -67,12 +70,12 @@ class HostCopy:
         return dict(self._buffers)
 
     def wait(self) -> None:
-        """Wait until the copy is whole."""
+        """Wait until the copy is complete."""
         if self._copied is not None:
             self._copied.synchronize()
 
     def before_update(self, step: int) -> None:
-        """Let the device's update `step` wait for the copy, and mark where it begins."""
+        """Make update `step` wait on the device for the copy, and record an event before it."""
         if not self.on_cuda:
             return
         stream = torch.cuda.current_stream()
@@ -83,6 +86,6 @@ class HostCopy:
         self._updates[step].record()
 
     def update_has_begun(self, step: int) -> bool:
-        """Whether the device has come as far as update `step`; then weights are no longer whole."""
+        """Whether the device has reached update `step`, after which the state is not consistent."""
         event = self._updates.get(step)
         return event is not None and event.query()

@@ -29,8 +29,8 @@ class GuardConfig:
     # not finite, so one NaN makes it skip the next 128 good steps. Here they are never counted.
     # https://github.com/allenai/OLMo-core/blob/main/src/olmo_core/optim/skip_step_optimizer.py
     skip_spikes: float = 0.0
-    """Skip an update whose loss or gradient norm is this many standard deviations above the recent
-    mean (OLMo uses 6). 0 disables it."""
+    """Skip an update whose loss or gradient norm is this many standard deviations
+    above the recent mean (OLMo uses 6). 0 disables it."""
     every: int = 100
     """Compare the ranks every N steps: weights bit for bit, and compute time. 0 disables it."""
     box_weights: bool = True

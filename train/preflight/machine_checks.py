@@ -1,6 +1,6 @@
-"""What a machine shows before it trains: versions, devices, clocks, equal arithmetic, the network.
+"""Checks of the machine before training: versions, devices, clocks, arithmetic, network.
 
-Every check is made by all ranks together and tells each of them the same.
+All ranks must call each check together. Each returns the same result on every rank.
 """
 
 import platform
@@ -18,19 +18,20 @@ from parallel.ranks import Ranks
 from train.guards.replicas import checksum
 
 Verdict = Literal["ok", "warn", "fail"]
-TORCH_FLOOR = (2, 10)  # older ones run code from files: CVE-2025-32434, CVE-2026-24747
-CLOCK_SECONDS = 2.0
-FOREIGN_BYTES = 2 << 30  # beyond what CUDA and NCCL take for themselves
-HOT_CELSIUS = 55  # of a GPU that does nothing
-DRIVER_SECONDS = 20.0  # that the driver may take to tell a temperature
-PRODUCT = 512
+# Older versions can run code that is hidden in a checkpoint file: CVE-2025-32434, CVE-2026-24747.
+MIN_TORCH = (2, 10)
+MAX_CLOCK_SECONDS = 2.0  # difference between machines
+FOREIGN_BYTES = 2 << 30  # GPU memory used by others; CUDA and NCCL themselves take less
+HOT_CELSIUS = 55  # for an idle GPU
+NVIDIA_SMI_SECONDS = 20.0
+PRODUCT_SIZE = 512  # rows and columns of the matrices in `check_arithmetic`
 REDUCED_BYTES = {"cuda": 256 << 20, "cpu": 8 << 20}
-ROUNDS = 5
+ROUNDS = 5  # of the timed all-reduce; the fastest counts
 
 
 @dataclass(frozen=True)
 class MachineCheck:
-    """One row of the table."""
+    """The result of one check: a row of the doctor's table."""
 
     name: str
     verdict: Verdict
@@ -38,50 +39,51 @@ class MachineCheck:
 
 
 def check_versions() -> list[MachineCheck]:
-    """Python, torch and what torch brings."""
+    """Versions of Python, torch, CUDA and NCCL."""
     parts = torch.__version__.split("+")[0].split(".")
-    old = tuple(int(part) for part in parts[:2] if part.isdigit()) < TORCH_FLOOR
-    brings = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    old = tuple(int(part) for part in parts[:2] if part.isdigit()) < MIN_TORCH
+    libraries = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
     if torch.cuda.is_available() and dist.is_nccl_available():
-        brings += f", NCCL {'.'.join(map(str, nccl.version()))}"
-    text = f"Python {platform.python_version()}, torch {torch.__version__}{brings}"
-    cure = f"; torch must be {'.'.join(map(str, TORCH_FLOOR))} or newer" if old else ""
+        libraries += f", NCCL {'.'.join(map(str, nccl.version()))}"
+    text = f"Python {platform.python_version()}, torch {torch.__version__}{libraries}"
+    cure = f"; torch must be {'.'.join(map(str, MIN_TORCH))} or newer" if old else ""
     return [MachineCheck("versions", "fail" if old else "ok", text + cure)]
 
 
 def check_devices(ranks: Ranks) -> list[MachineCheck]:
-    """Each kind of device once; GPUs that somebody else uses, or that are hot doing nothing."""
-    told = all_gather_object(_own_device(ranks.device))
-    names = sorted({name for name, *_ in told})
+    """The devices of all ranks. Warns of GPUs that are in use by others or hot while idle."""
+    devices = all_gather_object(_own_device(ranks.device))
+    names = sorted({name for name, *_ in devices})
     text = f"{ranks.world_size} ranks on {', '.join(names)}"
     if ranks.device.type == "cuda":
-        text += f"; {temperature_verdict([celsius for _, celsius, _ in told])}"
+        text += f"; {temperature_verdict([celsius for _, celsius, _ in devices])}"
     found = [MachineCheck("devices", "ok" if len(names) == 1 else "warn", text)]
-    for rank, (name, _, trouble) in enumerate(told):
+    for rank, (name, _, trouble) in enumerate(devices):
         if trouble:
             found.append(MachineCheck("devices", "warn", f"rank {rank}, {name}: {trouble}"))
     return found
 
 
 def temperature_verdict(celsius: list[int | None]) -> str:
-    """How warm the GPUs are, and which of them do not say."""
+    """The highest temperature, and the ranks whose GPU's temperature is unknown."""
     known = [degrees for degrees in celsius if degrees is not None]
-    mute = [str(rank) for rank, degrees in enumerate(celsius) if degrees is None]
+    unknown = [str(rank) for rank, degrees in enumerate(celsius) if degrees is None]
     parts = [f"at most {max(known)} degrees Celsius"] if known else []
-    if mute:
-        parts.append(f"the temperature of rank {', '.join(mute)} cannot be read (by nvidia-smi)")
+    if unknown:
+        names = ", ".join(unknown)
+        parts.append(f"the temperature of rank {names} cannot be read (by nvidia-smi)")
     return ", ".join(parts)
 
 
 def _own_device(device: torch.device) -> tuple[str, int | None, str]:
-    """Its name, its temperature, and what is odd about it."""
+    """Name and temperature of this rank's device, and a text about what is wrong with it."""
     if device.type != "cuda":
         return f"CPU ({torch.get_num_threads()} threads)", None, ""
     free, total = torch.cuda.mem_get_info(device)
     foreign = total - free - torch.cuda.memory_reserved(device)
     trouble = []
     if foreign > FOREIGN_BYTES:
-        trouble.append(f"{foreign / 2**30:.1f} GiB are in use by others")
+        trouble.append(f"{foreign / 2**30:.1f} GiB are in use by other processes")
     celsius = _celsius(device)
     if celsius is not None and celsius >= HOT_CELSIUS:
         trouble.append(f"{celsius} degrees Celsius before any work")
@@ -89,59 +91,61 @@ def _own_device(device: torch.device) -> tuple[str, int | None, str]:
 
 
 def _celsius(device: torch.device) -> int | None:
-    """A GPU's temperature; None where nobody tells it, as for a slice of one.
-
-    From the driver's own program: torch's function needs a package that torch does not bring.
-    """
+    """Temperature of a GPU; None if it cannot be read, as for a MIG slice."""
+    # torch.cuda.temperature() would need the package nvidia-ml-py, which torch does not install.
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     query = [f"--id=GPU-{uuid}", "--query-gpu=temperature.gpu", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(
-            ["nvidia-smi", *query], capture_output=True, text=True, timeout=DRIVER_SECONDS
+        done = subprocess.run(
+            ["nvidia-smi", *query], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS
         )
-        return int(told.stdout)
+        return int(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
 
 
 def check_clocks(ranks: Ranks) -> MachineCheck:
-    """Whether all machines have the same time: rank 0's clock decides on saves and `--stop-at`."""
-    sum_over_ranks(torch.zeros(1, device=ranks.device)).item()  # all of them are here
+    """Whether the clocks of all machines agree."""
+    # Clocks decide when to save and, with `--stop-at`, when to stop.
+    sum_over_ranks(torch.zeros(1, device=ranks.device)).item()  # brings all ranks to this line
     times = all_gather_object(time.time())
     apart = max(times) - min(times)
-    verdict = "ok" if apart < CLOCK_SECONDS else "warn"
+    verdict = "ok" if apart < MAX_CLOCK_SECONDS else "warn"
     return MachineCheck("clocks", verdict, f"{apart:.2f} s apart over {len(times)} ranks")
 
 
-def check_agreement(ranks: Ranks) -> MachineCheck:
-    """A product of whole numbers is exact on every rank; one of fractions is the same on all."""
+def check_arithmetic(ranks: Ranks) -> MachineCheck:
+    """Whether matrix products are right on every rank, and the same on all ranks bit for bit."""
     generator = torch.Generator().manual_seed(1)
-    whole = torch.randint(-8, 8, (2, PRODUCT, PRODUCT), generator=generator)
-    a, b = whole.float().to(ranks.device)
-    exact = torch.equal((a @ b).cpu(), (whole[0] @ whole[1]).float())
-    a, b = torch.rand((2, PRODUCT, PRODUCT), generator=generator).to(ranks.device)
-    told = all_gather_object((exact, int(checksum(a @ b))))
-    return agreement_verdict([right for right, _ in told], [bits for _, bits in told])
+    # Sums of products of integers below 2^24 are exact in float32 (and TF32) in any order, so they
+    # can be compared with integer arithmetic.
+    integers = torch.randint(-8, 8, (2, PRODUCT_SIZE, PRODUCT_SIZE), generator=generator)
+    a, b = integers.float().to(ranks.device)
+    exact = torch.equal((a @ b).cpu(), (integers[0] @ integers[1]).float())
+    a, b = torch.rand((2, PRODUCT_SIZE, PRODUCT_SIZE), generator=generator).to(ranks.device)
+    results = all_gather_object((exact, int(checksum(a @ b))))
+    return agreement_verdict([right for right, _ in results], [bits for _, bits in results])
 
 
 def agreement_verdict(exact: list[bool], bits: list[int]) -> MachineCheck:
-    """The verdict on what every rank computed."""
+    """Compare the ranks: whether each product was exact, and the checksum of the other product."""
     name = "arithmetic"
     wrong = [str(rank) for rank, right in enumerate(exact) if not right]
     if wrong:
-        text = f"rank {', '.join(wrong)} multiplies whole numbers wrongly: do not use that device"
+        text = f"rank {', '.join(wrong)} multiplies integers wrongly: do not use that device"
         return MachineCheck(name, "fail", text)
     if len(set(bits)) > 1:
-        odd = [str(rank) for rank, found in enumerate(bits) if found != bits[0]]
-        text = f"a product has other bits on rank {', '.join(odd)} than on rank 0: unlike devices?"
+        other = [str(rank) for rank, found in enumerate(bits) if found != bits[0]]
+        text = (
+            f"a product has other bits on rank {', '.join(other)} than on rank 0: "
+            "are these other devices?"
+        )
         return MachineCheck(name, "warn", text)
-    return MachineCheck(
-        name, "ok", "a small product is exact, and the same on all ranks to the bit"
-    )
+    return MachineCheck(name, "ok", "a small product is exact, and the same bits on all ranks")
 
 
 def check_reduction(ranks: Ranks) -> MachineCheck:
-    """How fast the ranks add up a gradient's worth of numbers, and over what."""
+    """Speed of an all-reduce over the ranks, and whether its sum is right."""
     if ranks.world_size == 1:
         return MachineCheck("all-reduce", "ok", "one rank: nothing to reduce")
     size = REDUCED_BYTES[ranks.device.type]
@@ -151,7 +155,9 @@ def check_reduction(ranks: Ranks) -> MachineCheck:
     total = float(numbers[-1])
     if total != ranks.world_size:
         return MachineCheck("all-reduce", "fail", f"the sum of {ranks.world_size} ones is {total}")
-    share = 2 * (ranks.world_size - 1) / ranks.world_size  # what a ring sends for each byte
+    # "Bus bandwidth" as NCCL's tests report it, which does not depend on the number of ranks:
+    # https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md
+    share = 2 * (ranks.world_size - 1) / ranks.world_size
     text = (
         f"{share * size / seconds / 1e9:.2f} GB/s on the bus ({size >> 20} MB in "
         f"{1000 * seconds:.1f} ms, {dist.get_backend()}{_transport(ranks)})"
@@ -167,7 +173,7 @@ def _timed_sum(numbers: torch.Tensor) -> float:
 
 
 def _transport(ranks: Ranks) -> str:
-    """Whether the GPUs of this machine reach each other's memory."""
+    """Whether the GPUs of this machine can access each other's memory, as a text."""
     gpus = range(ranks.local_world_size)
     if ranks.device.type != "cuda" or len(gpus) < 2:
         return ""

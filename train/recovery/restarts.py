@@ -1,4 +1,4 @@
-"""How often a run was started, from where, and when to stop starting it by itself."""
+"""Counts automatic restarts of a run, and stops them if they make no progress."""
 
 import logging
 import time
@@ -11,26 +11,27 @@ log = logging.getLogger(__name__)
 
 
 def count_restart(
-    folder: RunFolder, step: int, by_itself: bool, halves: bool = False
+    folder: RunFolder, step: int, is_automatic: bool, halves: bool = False
 ) -> dict[str, int]:
-    """Count this start at `step`; `by_itself` says that no person started it.
+    """Count this start at `step`; returns the fields that status.json keeps.
 
-    The count starts anew with progress, and with a person. A start that `halves` the micro-batch is
-    not counted: it is not the same again, and ends at one window. Before another start at the same
-    step a pause gives a busy disk or network time. The holder of the folder's lock calls this.
-    Raises: ValueError after MAX_RESTARTS restarts that brought the run no step further.
+    The caller must hold the folder's lock. `is_automatic`: torchrun or SLURM started the run again,
+    not a person. Progress or a manual start resets the count. A start that `halves` the micro-batch
+    does not count: it is another attempt, and the micro-batch cannot fall below one window.
+    Raises: ValueError after MAX_RESTARTS restarts without progress.
     """
     last = folder.read_status() or {}
-    stuck = by_itself and last.get("state") in ("running", "failed")
+    stuck = is_automatic and last.get("state") in ("running", "failed")
     stuck = stuck and last.get("started_at_step") == step
     count = int(last.get("attempts", 0)) + (not halves) if stuck else 1
     if count > 1 + MAX_RESTARTS:
         raise ValueError(
-            f"{folder.path} was started {count - 1} times at step {step} and came no further (last "
+            f"{folder.path} was started {count - 1} times at step {step} without progress (last "
             f"reason: {last.get('reason') or 'none recorded'}); start it yourself once that is "
-            "mended"
+            "fixed"
         )
     if count > 1 and not halves:
+        # A busy disk or network may have recovered after the pause.
         pause = FIRST_PAUSE_SECONDS * 2 ** (count - 2)
         log.warning("start %d at step %d without progress: pausing %.0f s", count, step, pause)
         time.sleep(pause)

@@ -1,1 +1,1 @@
-"""The proof that a killed run equals an undisturbed one."""
+"""Proof that a run whose processes are killed ends like an undisturbed run."""

@@ -1,4 +1,4 @@
-"""Compares a run that was killed with one that was not, and says so in Markdown."""
+"""Compares a run whose processes were killed with an undisturbed run; the report is Markdown."""
 
 import platform
 from dataclasses import dataclass
@@ -13,12 +13,14 @@ from storage.json_lines import column, read_lines
 from train.resume_proof.kills import Kill
 
 STATE_FILES = ("model.safetensors", "optimizer.safetensors")
-OTHER_RANKS_TOLERANCE = 1e-3  # another number of ranks adds in another order
+# Another number of ranks adds the gradients in another order. Fifty steps of a small model were
+# within 1.2e-7 (bench/LOG.md); a real error, such as other data, is far above this.
+OTHER_RANKS_TOLERANCE = 1e-3  # relative difference of losses
 
 
 @dataclass(frozen=True)
 class ProofResult:
-    """One thing that was compared."""
+    """The outcome of one comparison: what was compared, and whether it is as it must be."""
 
     what: str
     holds: bool
@@ -26,14 +28,14 @@ class ProofResult:
 
 
 def facts(line: dict[str, Any]) -> dict[str, Any]:
-    """What of a metric line must repeat: all but how fast it was."""
+    """The entries of a metric line that must be reproduced: all but the speeds."""
     return {key: value for key, value in line.items() if not key.startswith("speed/")}
 
 
 def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list[ProofResult]:
-    """Every line and the final state of two run folders, bit for bit.
+    """Compare every metric line and the final state of two run folders, bit for bit.
 
-    If the killed run has not finished, its lines so far.
+    If the killed run has not `finished`, only its metric lines so far are compared.
     """
     lines = [[facts(line) for line in read_lines(p / "metrics.jsonl")] for p in (straight, killed)]
     if not finished:
@@ -41,9 +43,9 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
     found = []
     for tag in ("train/loss", "train/grad_norm", "data/digest", "val/loss"):
         one, two = (column(run, tag) for run in lines)
-        unlike = sum(a != b for a, b in zip(one[1], two[1], strict=False))
+        different = sum(a != b for a, b in zip(one[1], two[1], strict=False))
         holds = one == two
-        detail = f"{len(one[1])} values" if holds else f"{unlike} of {len(one[1])} differ"
+        detail = f"{len(one[1])} values" if holds else f"{different} of {len(one[1])} differ"
         if one[1] or two[1]:
             found.append(ProofResult(f"`{tag}` of every step", holds, detail))
     found.append(ProofResult("every metric line", lines[0] == lines[1], f"{len(lines[0])} lines"))
@@ -54,7 +56,10 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
 
 
 def compare_order(straight: Path, other: Path, resumed: int) -> list[ProofResult]:
-    """A run that went on with another number of ranks: same data, losses up to rounding."""
+    """Compare with a run that was continued on another number of ranks at step `resumed`.
+
+    The data must be the same; losses may differ by rounding.
+    """
     lines = [read_lines(p / "metrics.jsonl") for p in (straight, other)]
     digests = [column(run, "data/digest") for run in lines]
     losses = [column(run, "train/loss")[1] for run in lines]
@@ -69,12 +74,15 @@ def compare_order(straight: Path, other: Path, resumed: int) -> list[ProofResult
 
 
 def check_kills(kills: list[Kill], wanted: int, survivors: bool) -> list[ProofResult]:
-    """That the kills struck, and that the run went on from where it stood."""
+    """Check that all kills happened and that the run resumed from a checkpoint after each.
+
+    With `survivors` (more than one rank) the kill of a single rank must not lose a step.
+    """
     restarted = [k for k in kills if k.resumed <= 0]
     of_ranks = [k for k in kills if k.kind == "rank"]
     lost = sum(k.lost for k in of_ranks)
     found = [
-        ProofResult("all kills struck", len(kills) == wanted, f"{len(kills)} of {wanted}"),
+        ProofResult("all kills done", len(kills) == wanted, f"{len(kills)} of {wanted}"),
         ProofResult(
             "resumed, never restarted from 0", not restarted, f"{len(restarted)} restarted"
         ),
@@ -86,7 +94,7 @@ def check_kills(kills: list[Kill], wanted: int, survivors: bool) -> list[ProofRe
 
 
 def step_milliseconds(folder: Path) -> float:
-    """Median time of a step."""
+    """Median time of a step, from a run folder."""
     values = column(read_lines(folder / "metrics.jsonl"), "speed/step_milliseconds")[1]
     return median(values)
 
@@ -98,7 +106,7 @@ def verdict(
     notes: list[str],
     finished: bool = True,
 ) -> str:
-    """The proof as Markdown for an issue."""
+    """The proof as a Markdown text, for example for an issue."""
     holds = all(finding.holds for finding in findings)
     outcome = ("PASSED" if finished else "INTERRUPTED, all held so far") if holds else "FAILED"
     rows = [f"| {f.what} | {'yes' if f.holds else '**NO**'} | {f.detail} |" for f in findings]
@@ -125,7 +133,7 @@ def verdict(
 
 
 def machine() -> str:
-    """What it ran on."""
+    """Versions of torch and Python, and the devices of this machine."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = f"{gpus} x {torch.cuda.get_device_name(0)}" if gpus else f"CPU, {platform.machine()}"
     return f"torch {torch.__version__}, Python {platform.python_version()}, {device}"

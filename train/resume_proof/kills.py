@@ -1,4 +1,8 @@
-"""A run under torchrun whose processes are killed at random moments, and what became of it."""
+"""Runs train/main.py under torchrun and kills its processes at random moments.
+
+In: the command line of a run, the kinds of kills, a random generator. Out: the run folder, and one
+`Kill` for each kill with the step at which the run resumed and the time that it took.
+"""
 
 import os
 import random
@@ -15,36 +19,38 @@ from storage.json_lines import read_last_line, read_lines
 from storage.run_folder import RunFolder
 
 REPO = Path(__file__).resolve().parents[2]
+# What a kill ends: one rank, all processes, all processes inside a save, or torchrun alone. The
+# names are written to kills.jsonl.
 KINDS = ("rank", "all", "save", "launcher")
 POLL_SECONDS = 0.002
-SAVE_PATIENCE_SECONDS = 10.0
-LOST_PATIENCE_SECONDS = 600.0
-FAREWELL_SECONDS = 90.0  # that a run may take to save and end when it is asked to
+SAVE_WAIT_SECONDS = 10.0  # to wait for the next save, so that the kill happens inside it
+RECOVERY_SECONDS = 600.0  # to wait for the next step after a kill
+SHUTDOWN_SECONDS = 90.0  # for a run to save and exit after SIGTERM
 
 
 @dataclass
 class Kill:
-    """One kill and how the run got over it."""
+    """One kill, and how the run recovered from it. A line of `kills.jsonl`."""
 
     kind: str
     step: int
-    """Updates that were done for sure when it struck."""
+    """Updates that had a metric line at the time of the kill."""
     victim: str
     resumed: int = -1
-    """The step from which the run went on."""
+    """The step at which the run resumed."""
     seconds: float = 0.0
-    """From the kill to the next step's line."""
+    """Seconds from the kill to the metric line of the next step."""
     at: float = 0.0
-    """When it struck, in Unix seconds."""
+    """Time of the kill in Unix seconds."""
 
     @property
     def lost(self) -> int:
-        """Updates that had to be done again."""
+        """Updates that had to be repeated."""
         return max(0, self.step - self.resumed)
 
 
 class Job:
-    """`train/main.py` with some arguments, as often as it takes; or `script` in its place."""
+    """A run of `train/main.py` (or of another `script`) that can be started several times."""
 
     def __init__(
         self,
@@ -59,6 +65,8 @@ class Job:
         self.process: subprocess.Popen[bytes] | None = None
         self.command = [
             "env",
+            # Without it, restarts inside torchrun can read addresses of the previous attempt:
+            # https://github.com/pytorch/pytorch/issues/135712
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
             f"PYTHONPATH={REPO}",
             "PYTHONSAFEPATH=1",
@@ -69,7 +77,7 @@ class Job:
         ]
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Begin, or go on where the run stands."""
+        """Start torchrun. It resumes the run if the folder has a checkpoint."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -79,22 +87,26 @@ class Job:
 
     @property
     def running(self) -> "subprocess.Popen[bytes]":
-        """The torchrun that was started last."""
+        """The torchrun process that was started last."""
         assert self.process is not None
         return self.process
 
     def end(self) -> None:
-        """Have the run save and end, if it has not ended: it hears no Ctrl-C of ours."""
+        """Ask the run to save and exit, and wait for it."""
+        # torchrun has a session of its own, so it does not receive a Ctrl-C of this terminal.
         if self.process is None:
             return
         self.process.terminate()
         try:
-            self.process.wait(FAREWELL_SECONDS)
+            self.process.wait(SHUTDOWN_SECONDS)
         finally:
-            self.process.kill()  # its workers die with it
+            self.process.kill()  # also ends its workers, see parallel.ranks.exit_with_torchrun
 
     def run_to_end(self) -> None:
-        """Start and wait. Raises: RuntimeError with the end of the log if it does not finish."""
+        """Start the run and wait for its end.
+
+        Raises: RuntimeError with the end of the log if the run does not finish.
+        """
         try:
             self.check(self.start().wait())
         finally:
@@ -105,46 +117,50 @@ class Job:
         state = (self.folder.read_status() or {}).get("state")
         if state != "finished":
             end = self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
-            raise RuntimeError(f"the run ended with code {code}, {state or 'not begun'}:\n{end}")
+            raise RuntimeError(f"the run ended with code {code}, {state or 'not started'}:\n{end}")
 
     def starts(self) -> list[int]:
-        """The step that each start so far began at."""
+        """The step at which each start so far began."""
         return [line["started_at_step"] for line in read_lines(self.folder.starts)]
 
     def steps_done(self) -> int:
-        """Updates that have a line in metrics.jsonl."""
+        """Number of updates that have a line in metrics.jsonl."""
         last = read_last_line(self.folder.metrics)
         return 0 if last is None else last["step"] + 1
 
 
-def workers_of(launcher: int) -> dict[int, int]:
-    """Process ids of a torchrun's workers by rank."""
+def workers_of(torchrun: int) -> dict[int, int]:
+    """Process ids of the workers of a torchrun process (given by its id), by rank."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parent = int(entry.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            if parent == launcher:
+            if parent == torchrun:
                 settings = entry.joinpath("environ").read_bytes().split(b"\0")
                 ranks = [s[5:] for s in settings if s.startswith(b"RANK=")]
                 found |= {int(rank): int(entry.name) for rank in ranks}
         except (OSError, IndexError):
-            continue  # it ended meanwhile
+            continue  # the process has ended since the listing
     return found
 
 
-def kill(kind: str, job: Job, launcher: int, dice: random.Random) -> Kill | None:
-    """Kill with SIGKILL what `kind` says; None if there is nothing to kill yet."""
+def kill(kind: str, job: Job, torchrun: int, generator: random.Random) -> Kill | None:
+    """Send SIGKILL to the processes that `kind` names (see KINDS).
+
+    Returns None if there is nothing to kill yet. `torchrun` is the process id.
+    """
     if kind == "save" and not _wait_for_save(job):
         return None
-    workers = workers_of(launcher)
+    workers = workers_of(torchrun)
     if not workers:
         return None
     done = job.steps_done()
     if kind == "rank":
-        rank = dice.choice(sorted(workers))
+        rank = generator.choice(sorted(workers))
         os.kill(workers[rank], signal.SIGKILL)
         return Kill(kind, done, f"rank {rank}")
-    os.kill(launcher, signal.SIGKILL)  # its workers die with it; all at once if they are named too
+    # The workers end with torchrun. Killing them here too makes all processes end at once.
+    os.kill(torchrun, signal.SIGKILL)
     for pid in workers.values() if kind != "launcher" else ():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -152,7 +168,7 @@ def kill(kind: str, job: Job, launcher: int, dice: random.Random) -> Kill | None
 
 
 def _wait_for_save(job: Job) -> bool:
-    deadline = time.monotonic() + SAVE_PATIENCE_SECONDS
+    deadline = time.monotonic() + SAVE_WAIT_SECONDS
     while time.monotonic() < deadline:
         if any(job.folder.checkpoints.glob(".step_*.partial")):
             return True
@@ -161,34 +177,41 @@ def _wait_for_save(job: Job) -> bool:
 
 
 def run_with_kills(
-    job: Job, kinds: list[str], steps: int, dice: random.Random, tell: Callable[[Kill], None]
+    job: Job,
+    kinds: list[str],
+    steps: int,
+    generator: random.Random,
+    on_kill: Callable[[Kill], None],
 ) -> None:
-    """Run to the end with a kill of each kind at random steps; `tell` hears what each did.
+    """Run to the end with a kill of each kind at random steps; call `on_kill` after each.
 
-    Raises: RuntimeError if the run ends otherwise than finished, or makes no progress for long.
+    Raises: RuntimeError if the run ends without having finished.
     """
-    last = max(steps * 4 // 5, 3 + len(kinds))  # one more save must follow each
-    points = sorted(dice.sample(range(2, last), len(kinds)))
+    last = max(steps * 4 // 5, 3 + len(kinds))  # leaves room for one more save after the last kill
+    points = sorted(generator.sample(range(2, last), len(kinds)))
     pending = list(zip(points, kinds, strict=True))
     try:
         job.start()
         while (code := job.running.poll()) is None:
             if pending and job.steps_done() >= pending[0][0]:
-                time.sleep(dice.random() * 0.2)
-                done = kill_once(pending[0][1], job, dice)
+                time.sleep(generator.random() * 0.2)
+                done = kill_once(pending[0][1], job, generator)
                 if done is not None:
                     del pending[0]
-                    tell(done)
+                    on_kill(done)
             time.sleep(POLL_SECONDS)
     finally:
         job.end()
     job.check(code)
 
 
-def kill_once(kind: str, job: Job, dice: random.Random) -> Kill | None:
-    """Kill, start again what torchrun does not, wait for the next step; None if nothing was hit."""
+def kill_once(kind: str, job: Job, generator: random.Random) -> Kill | None:
+    """Kill once, start torchrun again if it was killed, and wait for the next step.
+
+    Returns None if there was nothing to kill yet.
+    """
     process, before = job.running, len(job.starts())
-    done = kill(kind, job, process.pid, dice)
+    done = kill(kind, job, process.pid, generator)
     if done is None:
         return None
     done.at, began = time.time(), time.monotonic()
@@ -201,8 +224,8 @@ def kill_once(kind: str, job: Job, dice: random.Random) -> Kill | None:
 
 
 def _recover(job: Job, process: "subprocess.Popen[bytes]", kill: Kill, starts: int) -> None:
-    """Wait until the run has started again and done a step."""
-    deadline = time.monotonic() + LOST_PATIENCE_SECONDS
+    """Wait until the run has resumed and finished a step; fill in `kill.resumed`."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         now = job.starts()
         if len(now) > starts:

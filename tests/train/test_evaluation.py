@@ -1,4 +1,4 @@
-"""Samples drawn while training: a file a step, TensorBoard text."""
+"""Samples during training: one file per step, and the same text in TensorBoard."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def config(tmp_path_factory):
     return config
 
 
-def test_each_step_that_samples_leaves_one_file(config):
+def test_each_step_with_samples_writes_one_file(config):
     files = sorted((config.out / "samples").iterdir())
     assert [file.name for file in files] == [f"step_{step:06d}.txt" for step in (0, 4, 8)]
     pages = [file.read_text(encoding="utf-8") for file in files]

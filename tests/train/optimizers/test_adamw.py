@@ -1,4 +1,4 @@
-"""AdamW: which parameters decay, and what a skipped update leaves untouched."""
+"""AdamW: which parameters decay, and what a skipped update leaves unchanged."""
 
 import copy
 
@@ -33,7 +33,7 @@ def test_the_groups_partition_the_parameters_and_only_matrices_decay():
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
 
 
-def test_an_update_is_that_of_plain_adamw_in_float64():
+def test_an_update_equals_plain_adamw_in_float64():
     model = model_with_gradients()
     reference = copy.deepcopy(model).double()
     groups = parameter_groups(reference, 0.1)
@@ -48,7 +48,7 @@ def test_an_update_is_that_of_plain_adamw_in_float64():
         torch.testing.assert_close(own.double(), other, atol=1e-6, rtol=1e-5)
 
 
-def test_a_skipped_update_leaves_weights_moments_and_count_and_the_next_one_works():
+def test_a_skipped_update_changes_nothing_and_the_next_one_works():
     model, twin = model_with_gradients(), model_with_gradients()
     skipping, straight = (build_optimizer(m, AdamWConfig()) for m in (model, twin))
     update(skipping, 1e-3, torch.zeros(()))

@@ -1,4 +1,4 @@
-"""A save killed anywhere, a disk full at any byte: there is always a whole checkpoint."""
+"""Saves that are killed or meet a full disk: there is always a complete checkpoint."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 from tests.launching import python
 
 
-def play(folder, *more):
-    """What came of every kill and every limit; see tests/saving_faults.py."""
+def results(folder, *more):
+    """The results of all kills and limits, see tests/saving_faults.py."""
     (folder / "limits").mkdir()
     (folder / "kills").mkdir()
     done = python("tests/saving_faults.py", str(folder), *more, timeout=300)
@@ -18,16 +18,16 @@ def play(folder, *more):
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    return play(tmp_path_factory.mktemp("few"))
+    return results(tmp_path_factory.mktemp("few"))
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    return play(tmp_path_factory.mktemp("many"), "all")
+    return results(tmp_path_factory.mktemp("many"), "all")
 
 
 def assert_old_or_new(found, least):
-    """After each kill the old or the new checkpoint is there, and nothing half-made was seen."""
+    """After each kill the old or the new checkpoint is used, and no damaged one was seen."""
     *killed, again = found["kills"]
     assert len(killed) >= least
     assert {kill["way"] for kill in killed} == {"call", "byte"}
@@ -40,8 +40,8 @@ def assert_old_or_new(found, least):
     assert (again["resumed"], again["latest"], again["status"]) == (6, 6, 6)
 
 
-def assert_went_on(found, least):
-    """At each limit the old checkpoint stays and the failure is told; then the next is saved."""
+def assert_continued(found, least):
+    """At each limit the old checkpoint stays and the failure is logged; the next one is saved."""
     limits = found["limits"]
     assert limits["end"] == "finished"
     limited = [step for step in limits["steps"] if step["limit"] is not None]
@@ -60,26 +60,26 @@ def test_a_save_killed_at_many_points_leaves_the_old_or_the_new_checkpoint(few):
 
 @pytest.mark.long
 @pytest.mark.fault("S1", injected="SIGKILL before each touch of the disk", lost="interval")
-def test_a_save_killed_before_every_touch_of_the_disk_leaves_one_whole(many):
+def test_a_save_killed_before_every_touch_of_the_disk_leaves_a_complete_one(many):
     assert_old_or_new(many, least=150)
 
 
 @pytest.mark.fault("S4", injected="RLIMIT_FSIZE at 4 sizes, then lifted", lost="0", identical=True)
 def test_a_full_disk_at_some_bytes_costs_only_the_save(few):
-    assert_went_on(few, least=4)
+    assert_continued(few, least=4)
     assert few["limits"]["same"]
 
 
 @pytest.mark.long
 @pytest.mark.fault("S4", injected="RLIMIT_FSIZE at 32 sizes, then lifted", lost="0", identical=True)
 def test_a_full_disk_at_any_byte_costs_only_the_save(many):
-    assert_went_on(many, least=32)
+    assert_continued(many, least=32)
     assert many["limits"]["same"]
 
 
 @pytest.mark.fault(
     "S7", injected="RLIMIT_FSIZE under TensorBoard and metrics", lost="0", identical=True
 )
-def test_logs_on_a_full_disk_are_told_once_and_training_is_the_same(few):
+def test_logs_on_a_full_disk_are_reported_once_and_training_is_the_same(few):
     assert sorted(few["limits"]["dropped"]) == ["JsonLinesWriter", "TensorBoard"]
     assert few["limits"]["same"]

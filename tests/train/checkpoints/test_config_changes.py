@@ -1,4 +1,4 @@
-"""Going on with another configuration: free, named by a flag, or never."""
+"""Resuming with a changed configuration: free, named by a flag, or never."""
 
 from dataclasses import fields, replace
 
@@ -12,18 +12,18 @@ from train.loop import train
 
 @pytest.fixture
 def config(tmp_path):
-    """A run that was begun."""
+    """The configuration of a run that has started."""
     made = nano_config(tmp_path, save=SaveConfig(4, 0, 9))
     built(made).close()
     return made
 
 
-def test_every_field_of_the_configuration_stands_in_the_table():
+def test_every_field_of_the_configuration_is_in_the_table():
     assert {field.name for field in fields(Config)} == {key.split(".")[0] for key in TABLE} - {""}
 
 
 @pytest.mark.parametrize("changes", [{"micro_batch": 4}, {"save": SaveConfig(2, 0, 3)}])
-def test_what_changes_no_number_is_free_and_said(config, changes, caplog):
+def test_a_change_that_affects_no_number_is_free_and_logged(config, changes, caplog):
     caplog.set_level("INFO")
     run_to_end(replace(config, **changes))
     assert "changed: " in caplog.text
@@ -31,7 +31,7 @@ def test_what_changes_no_number_is_free_and_said(config, changes, caplog):
 
 
 @pytest.mark.fault("R4", injected="another rate and clipping")
-def test_what_makes_another_run_of_it_needs_its_name(config):
+def test_a_change_that_affects_numbers_must_be_named(config):
     warmer = replace(config, optimizer=replace(config.optimizer, lr=0.02, clip=None))
     message = r"optimizer\.clip: 1\.0 -> None; optimizer\.lr: 0\.01 -> 0\.02\); .*--allow opti"
     with pytest.raises(ValueError, match=message):
@@ -47,47 +47,47 @@ def test_what_makes_another_run_of_it_needs_its_name(config):
     "changes",
     [{"seed": 5}, {"model": replace(NANO, n_layer=2)}, {"context_length": 8}],
 )
-def test_what_would_make_the_checkpoint_meaningless_can_never_change(config, changes):
+def test_a_change_that_makes_the_checkpoint_useless_is_never_allowed(config, changes):
     with pytest.raises(ValueError, match=r"can never change .*choose another --out"):
         built(replace(config, **changes, allow=("model", "seed", "context_length")))
 
 
 def test_a_misspelt_name_is_refused(config):
-    with pytest.raises(ValueError, match=r"--allow optimiser is no setting; settings are data"):
+    with pytest.raises(ValueError, match=r"--allow optimiser is not a setting; settings are data"):
         built(replace(config, allow=("optimiser",)))
 
 
-def test_another_batch_goes_on_with_the_next_window(config):
+def test_another_batch_continues_with_the_next_window(config):
     run_to_end(replace(config, steps=4, allow=("steps",)))
     run_to_end(replace(config, batch_tokens=256, allow=("batch_tokens", "steps")))
     found = [(x["data/first_window"], x["data/windows"]) for x in lines(config.out)[3:6]]
     assert found == [(24, 8), (32, 16), (48, 16)]
 
 
-def test_the_longest_matching_name_decides_and_a_later_field_needs_a_flag():
+def test_the_longest_matching_prefix_decides_and_a_field_without_a_row_must_be_named():
     assert Change("optimizer.lr", 1, 2).rule[0] == "named"
     assert Change("model.n_layer", 1, 2).rule[0] == "never"
     assert Change("eval.every", 1, 2).rule[0] == "free"
     assert Change("invented.later", 1, 2).rule[0] == "named"
 
 
-def begun(config):
-    """What a start that is refused must leave as it was."""
+def written(config):
+    """The files that a refused start must not change."""
     return [(config.out / name).read_bytes() for name in ("config.json", "status.json")]
 
 
-def test_fewer_steps_than_are_done_are_refused_and_nothing_is_written(tmp_path):
+def test_fewer_steps_than_done_are_refused_and_nothing_is_written(tmp_path):
     config = nano_config(tmp_path, steps=4)
     run_to_end(config)
-    before = begun(config)
+    before = written(config)
     message = r"step_000004 is at step 4 but steps=3; .*--steps above 4 and --allow steps"
-    for _ in range(2):  # the folder's lock is free again
+    for _ in range(2):  # twice: the folder must be unlocked again
         with pytest.raises(ValueError, match=message):
             built(replace(config, steps=3, allow=("steps",)))
-    assert begun(config) == before
+    assert written(config) == before
 
 
-def test_an_epoch_of_larger_steps_that_is_over_already_says_so(tmp_path):
+def test_larger_steps_whose_epoch_has_ended_are_refused(tmp_path):
     config = nano_config(tmp_path, steps=None)
     run = built(config)
     epoch, run.steps = run.steps, run.steps * 3 // 4

@@ -1,0 +1,45 @@
+"""Collectives: sums, broadcasts, and errors and stops that all ranks share."""
+
+import pytest
+import torch
+
+from parallel import collectives, ranks
+from tests.launching import torchrun
+
+TOGETHER = """
+import sys, torch
+from parallel.ranks import start, stop, user_errors
+from parallel.collectives import sum_over_ranks, broadcast_object, raise_on_all_ranks
+with user_errors():
+    me = start("cpu")
+    total = sum_over_ranks(torch.tensor(float(me.rank + 1)))
+    assert total.item() == 3.0, total
+    assert broadcast_object(me.rank) == 0
+    raise_on_all_ranks(ValueError("disk 7 is missing") if me.rank == 1 else None)
+"""
+
+
+def test_with_one_rank_every_function_returns_its_input():
+    me = ranks.start("cpu")
+    assert (me.rank, me.world_size, me.is_main) == (0, 1, True)
+    assert collectives.sum_over_ranks(torch.tensor(2.0)).item() == 2.0
+    assert collectives.broadcast_object("x") == "x"
+    collectives.raise_on_all_ranks(None)
+    with pytest.raises(ValueError, match="^bad$"):
+        collectives.raise_on_all_ranks(ValueError("bad"))
+
+
+def test_two_ranks_sum_and_an_error_of_one_is_printed_once(tmp_path):
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    done = torchrun(2, str(script))
+    assert done.returncode != 0
+    assert done.stderr.count("error: rank 1: disk 7 is missing") == 1
+    assert "exitcode  : 2" in done.stderr
+
+
+def test_a_stop_request_ends_the_work_of_all_ranks():
+    me = ranks.start("cpu")
+    collectives.stop_on_all_ranks(me)
+    with pytest.raises(collectives.StopAgreed):
+        collectives.stop_on_all_ranks(ranks.Ranks(0, 1, 0, 1, me.device, poll_stop=lambda: True))

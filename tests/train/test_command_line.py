@@ -1,0 +1,56 @@
+"""The command line of a run: a preset, flags that change it, and errors."""
+
+import pytest
+
+from train.command_line import parse
+from train.config import Config
+from train.presets import PRESETS
+
+
+def test_without_arguments_it_is_the_reference_run():
+    config = parse([])
+    assert config == PRESETS["gpt2"] == Config()
+    assert (config.batch_tokens, config.network.context_length) == (524_288, 1024)
+    assert (config.optimizer.lr, config.schedule.warmup_steps) == (6e-4, 715)
+
+
+def test_the_first_argument_is_a_preset_and_flags_change_it():
+    config = parse(["gpt2-tinystories", "--batch-tokens", "65536", "--eval.every", "7"])
+    assert config.optimizer.weight_decay == 0.001
+    assert (config.steps, config.batch_tokens, config.eval.every) == (3000, 65536, 7)
+
+
+def test_the_context_length_is_that_of_the_network():
+    assert parse(["--context-length", "256"]).network.context_length == 256
+    assert parse(["--model.context-length", "256"]).network.context_length == 256
+
+
+def test_two_context_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"256 and model\.context_length=512 contradict"):
+        parse(["--context-length", "256", "--model.context-length", "512"])
+
+
+def test_the_micro_batch_is_auto_or_a_number():
+    assert parse([]).micro_batch == "auto"
+    assert parse(["--micro-batch", "32"]).micro_batch == 32
+    assert parse(["demo", "--micro-batch", "auto"]).micro_batch == "auto"
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="preset gtp2 is not known; choose one of gpt2, gpt2-medi"):
+        parse(["gtp2"])
+
+
+def test_a_misspelt_flag_exits_with_code_2_and_a_suggestion(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--batch-token", "5"])
+    assert ended.value.code == 2
+    assert "--batch-tokens" in capsys.readouterr().err
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Tokens of one optimizer step over all ranks" in text
+    assert "Steps between validations" in text
