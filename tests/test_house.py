@@ -64,6 +64,7 @@ COMMON_NAMES = {
     "main": "of each script",
     "Arguments": "the command line of each script",
     "log": "the logger of each file",
+    "REVISION": "the commit at which each data set of the Hub is read",
 }
 # Private metaphors (patterns), each with the word of the field.
 BANNED = {
@@ -83,7 +84,6 @@ BANNED = {
     "lies": "is",
     "meeting place": "rendezvous store",
     "none is all": "default: all",
-    "outlive": "exit after a failure",
     "patiently": "with retries",
     "rides? out": "tolerate",
     "roll call": "liveness check",
@@ -91,7 +91,7 @@ BANNED = {
     "so many": "N",
     "stop wish": "stop request",
     "strangers": "unexpected files",
-    "told": "printed, reported",
+    "told (?:by|in|of|once)": "printed, reported",
     "under fire": "with kills",
     "vitals": "liveness",
     "worth keeping": "should cache",
@@ -720,10 +720,10 @@ RULES = list(dict.fromkeys(rule for rule, _ in OFFENDERS))
 # Rules that the project does not meet yet, with the places where it may break them ("" is all).
 # Remove a line to hold the whole project to its rule.
 COMING: dict[Rule, tuple[str, ...]] = {
-    re_exports: ("",),
+    re_exports: ("tests/",),
     names_with_two_meanings: ("",),
     files_named_outside_their_owner: ("model/hf_format/card.py", "eval/subject.py", "train/"),
-    queries_that_act: ("data_prep/", "parallel/", "eval/", "train/"),
+    queries_that_act: ("parallel/stop_signals.py", "eval/watching/live_run.py"),
     public_names_of_one_file: ("",),
     private_metaphors: ("",),
 }
