@@ -30,6 +30,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     # Pairs are (i, i + D/2) as in Hugging Face's Llama, not (2i, 2i + 1) as in the paper, so that
     # exported weights need no permutation.
     half = x.size(-1) // 2
+    # Angles in float32: bfloat16 does not have every integer above 256.
     steps = torch.arange(half, device=x.device, dtype=torch.float32)
     angles = positions.float()[..., None] * ROPE_BASE ** (-steps / half)  # ([B,] T, D/2)
     angles = angles if positions.dim() == 1 else angles[:, None]
@@ -62,6 +63,7 @@ class Attention(nn.Module):
             k, v = cache.extend(self.layer, k, v)
         # A single token, with a cache, attends to everything before it: no mask at all.
         causal = mask is None and T > 1
+        # `is_causal` rather than a mask tensor: with a mask torch cannot take its flash kernel.
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, H, T, D) -> (B, T, C)
 
@@ -81,6 +83,7 @@ class MLP(nn.Module):
         """Shapes: (B, T, C) -> (B, T, C)."""
         if self.gated:
             return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))
+        # The tanh form, as in https://github.com/openai/gpt-2/blob/master/src/model.py
         return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
 
 

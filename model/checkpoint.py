@@ -78,6 +78,7 @@ def load_weights(folder: Path, model: GPT) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            # Everything is checked before the first weight of the model is overwritten.
             _check_shapes(path, shapes, {name: tuple(value.shape) for name, value in own.items()})
             _check_types(path, {name: file.get_slice(name).get_dtype() for name in own})
             with torch.no_grad():

@@ -43,6 +43,7 @@ class GPT(nn.Module):
                 nn.init.ones_(parameter)
             else:
                 std = residual_std if name.endswith("c_proj.weight") else INIT_STD
+                # On the CPU first: a CUDA generator draws other numbers from the same seed.
                 drawn = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
                 parameter.data.copy_(drawn)
 
@@ -78,6 +79,7 @@ class GPT(nn.Module):
         x = self.wte(ids)  # (B, T) -> (B, T, C)
         if self.config.position == "learned":
             x = x + self.wpe(positions)
+        # float32 unless asked for: a bfloat16 stream shifted the loss curve (bench/LOG.md).
         x = x.to(residual or x.dtype)
         for block in self.h:
             x = block(x, positions, mask, cache)
@@ -112,6 +114,8 @@ class GPT(nn.Module):
     def masked_logits(self, hidden: Tensor) -> Tensor:
         """float32 logits to sample and score, padding ids -inf. Shapes: (..., C) -> (..., V)."""
         logits = self.float32_head(hidden)
+        # A sampled padding id has no text, and tiktoken fails to decode it:
+        # https://github.com/karpathy/build-nanogpt/issues/80
         logits[..., self.config.vocab_size :] = -math.inf
         return logits
 

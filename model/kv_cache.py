@@ -21,6 +21,7 @@ class KVCache:
         # Zeros, not empty: a masked slot counts 0 times its value, and 0 times a stray NaN is NaN.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        # On the host: `make_room` needs numbers, and reading a GPU tensor would wait for it.
         self.lengths = [0] * shape[1]
         self.end = 0
         self.slots = torch.empty(0, dtype=torch.long, device=device)

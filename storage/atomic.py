@@ -63,6 +63,7 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         yield temporary
+        # Content before name: otherwise a power cut may leave an empty file of this name.
         sync_file(temporary)
         temporary.replace(path)
         sync_folder(path.parent)

@@ -44,6 +44,7 @@ class DigestCache:
     def sha256(self, file: Path) -> str:
         """The file's sha256, from the cache if the file is unchanged."""
         stat = file.stat()
+        # The inode too: a file that replaced another one may have its size and modification time.
         unchanged_if = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         entry = self.known.get(file.name)
         if entry is not None and entry[:3] == unchanged_if:

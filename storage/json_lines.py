@@ -26,6 +26,7 @@ def read_every_line(path: Path) -> list[dict[str, Any] | None]:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
+    # Not str.splitlines, which also splits at characters that a JSON string may contain.
     lines = content.split(b"\n")
     if not lines[-1]:  # after the end of the last line
         del lines[-1]

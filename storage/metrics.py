@@ -170,6 +170,7 @@ class MetricLog:
         self._each(lambda writer: writer.close())
 
     def _each(self, action: Callable[[Writer], None]) -> None:
+        # A copy of the list: a failing writer is removed from it inside the loop.
         for writer in list(self.writers):
             try:
                 action(writer)

@@ -1,9 +1,12 @@
 """The folder of a run: its paths, lock, status, checkpoints and record of starts.
 
-config.json        settings of the last start   metrics.jsonl  one line for each step
-status.json        state of the run             evals.jsonl    results of a watching evaluation
-lock               held by the process that     starts.jsonl   one line for each start
-                   writes to this folder        samples/ tensorboard/ blackbox/ loss.png
+config.json       settings of the last start
+status.json       state of the run, for scripts and watchers
+lock              held by the process that writes to the folder
+metrics.jsonl     one line for each step
+starts.jsonl      one line for each start
+evals.jsonl       one line for each evaluation by a watching process
+samples/, tensorboard/, blackbox/, loss.png
 checkpoints/step_000500/{model.json, model.safetensors, …, MANIFEST.json}
 checkpoints/latest -> step_000500
 """
@@ -38,9 +41,9 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The paths of a run, and the lock that makes one process their only writer.
+    """The paths of a run, the lock that makes one process their only writer, and the status.
 
-    Without `lock`, only read: paths, `read_status`, `is_locked`, `all_checkpoints`.
+    A process that has not called `lock` may only read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,7 +146,7 @@ class RunFolder:
         for folder in self.all_checkpoints():
             try:
                 verify_checkpoint(folder)
-            except OSError as error:  # perhaps only for now: it keeps its name
+            except OSError as error:  # it may be readable later, so it keeps its name
                 log.warning("%s cannot be read now (%s), trying the one before", folder, error)
             except ValueError as error:
                 log.warning("%s; moved to %s, trying the one before", error, set_aside(folder))
@@ -159,6 +162,7 @@ class RunFolder:
         temporary.symlink_to(folder.name)
         if link.is_dir() and not link.is_symlink():  # after a copy that followed links
             link.rename(free_path(link.with_name("latest.copied")))
+        # Rename over the old link: between unlink and symlink a reader would find no `latest`.
         temporary.replace(link)
         sync_folder(self.checkpoints)
 
@@ -170,7 +174,7 @@ class RunFolder:
     @contextmanager
     def emergency_save_lock(self) -> Iterator[None]:
         """Let one process at a time into the block: after a rank died, all others try to save."""
-        # Not `lock`, which rank 0 holds: it may be alive, or be the one that died.
+        # A second lock file, because rank 0 holds the first one until its process ends.
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         with (self.checkpoints / ".survivors").open("a+") as file:
             take_lock(file)

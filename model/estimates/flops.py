@@ -66,6 +66,8 @@ def _matrix_elements(config: GPTConfig) -> int:
 
 
 # The first one is the convention of every MFU that this project prints.
+# Compare other projects by tokens/s, not by MFU: they use other conventions, and some the peak of
+# another GPU (nanoGPT: 312e12, an A100).
 CONVENTIONS = {
     "6N + 12LCT (PaLM; MFU)": training_flops_per_token,
     "causal-exact": causal_flops_per_token,

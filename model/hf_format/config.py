@@ -84,6 +84,7 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
             "n_ctx": config.context_length,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": LAYER_NORM_EPSILON,
+            # Our network has no dropout; the defaults of GPT2Config are 0.1.
             **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
         }
     return common | {

@@ -89,6 +89,7 @@ def _from_vocabulary(
     Raises: ValueError if they are not, or if a token is no sequence of bytes.
     """
     last = len(vocabulary) - 1
+    # An id is a row of the embedding and a rank of tiktoken, which puts end-of-text last.
     if sorted(vocabulary.values()) != list(range(last + 1)) or vocabulary.get(END_OF_TEXT) != last:
         raise ValueError(
             f"{path} has {last + 1} tokens and {END_OF_TEXT} at {vocabulary.get(END_OF_TEXT)}; "
@@ -173,10 +174,12 @@ def write_hf_tokenizer(folder: Path, pairs: BytePairs, context_length: int) -> N
     specials = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     is_gpt2s = pairs.pattern == GPT2_PATTERN
     settings = {
+        # GPT2Tokenizer always splits by GPT-2's pattern; the generic class reads tokenizer.json.
         "tokenizer_class": "GPT2Tokenizer" if is_gpt2s else "PreTrainedTokenizerFast",
         **specials,
         "add_prefix_space": False,
         "model_max_length": context_length,
+        # Otherwise decoding removes spaces before punctuation, and text does not round-trip.
         "clean_up_tokenization_spaces": False,
     }
     write_json(folder / "tokenizer_config.json", settings)

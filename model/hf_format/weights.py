@@ -16,6 +16,7 @@ from model.config import GPTConfig
 from model.gpt import GPT
 from model.hf_format.config import CLASSES, family_of
 
+# Causal masks and rotary frequencies, which some published files contain and no model needs.
 BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 VOCABULARY_ROWS = ("wte.weight", "lm_head.weight")

@@ -87,9 +87,9 @@ def test_chunks_are_as_large_as_allowed_and_alike(rows, chunk):
 
 
 def test_chunks_change_the_sums_only_by_rounding(monkeypatch):
-    whole = gradients(head_and_loss, *inputs())
+    in_one_chunk = gradients(head_and_loss, *inputs())
     monkeypatch.setattr(fused_loss, "CPU_CHUNK_BYTES", 1)  # one row at a time
-    assert_near(gradients(head_and_loss, *inputs()), [part.double() for part in whole], 1e-6)
+    assert_near(gradients(head_and_loss, *inputs()), [part.double() for part in in_one_chunk], 1e-6)
 
 
 def test_huge_logits_neither_overflow_nor_lose_the_loss():

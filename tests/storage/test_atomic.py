@@ -10,16 +10,16 @@ from storage.atomic import new_file, new_folder, read_json, write_json
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"x": 1})
-    with pytest.raises(RuntimeError), new_file(path) as aside:
-        aside.write_text("half")
+    with pytest.raises(RuntimeError), new_file(path) as temporary:
+        temporary.write_text("half")
         raise RuntimeError
     assert read_json(path) == {"x": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
 
 def test_a_failed_folder_never_appears(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "run") as aside:
-        (aside / "file").write_text("half")
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "run") as temporary:
+        (temporary / "file").write_text("half")
         raise RuntimeError
     assert os.listdir(tmp_path) == []
 

@@ -82,14 +82,14 @@ class Trial:
 
     def __init__(self, folder, check):
         self.folder, self.check = folder, check
-        self.whole = contents(folder)
+        self.undamaged = contents(folder)
         self.found = 0
         self.harmless: list[Damage] = []
         self.silent: list[Damage] = []
 
     def go_through(self, damages):
         for damage in damages:
-            path, before = self.folder / damage.name, self.whole[damage.name]
+            path, before = self.folder / damage.name, self.undamaged[damage.name]
             after = damage.apply(before)
             if after is None:
                 path.unlink()
@@ -117,7 +117,7 @@ def run_folder(tmp_path_factory):
 def checkpoint_trial(run_folder, caplog):
     """Damages the newest checkpoint; found if it is named, renamed and the one before is used."""
     newest = run_folder.checkpoint(8)
-    aside = newest.with_name(f"{newest.name}.broken")
+    renamed = newest.with_name(f"{newest.name}.broken")
 
     def is_found(damage):
         caplog.clear()
@@ -127,7 +127,7 @@ def checkpoint_trial(run_folder, caplog):
         named = damage.name if damage.name != "MANIFEST.json" else newest.name
         assert f"{newest.name}/" in caplog.text or "not a complete checkpoint" in caplog.text
         assert named in caplog.text or "not a complete checkpoint" in caplog.text
-        aside.rename(newest)
+        renamed.rename(newest)
         return True
 
     return Trial(newest, is_found)
@@ -162,8 +162,8 @@ CHECKPOINT_FILES = {
 def only_the_last_newline(trial):
     """Whether the only damage not found is a missing last newline of a JSON file."""
     return all(
-        damage == Damage(damage.name, "cut", len(trial.whole[damage.name]) - 1)
-        and trial.whole[damage.name].endswith(b"}\n")
+        damage == Damage(damage.name, "cut", len(trial.undamaged[damage.name]) - 1)
+        and trial.undamaged[damage.name].endswith(b"}\n")
         for damage in trial.harmless
     )
 
@@ -173,8 +173,8 @@ def only_the_last_newline(trial):
 )
 @pytest.mark.fault("S3", injected="2 bits in each file of a checkpoint", lost="interval")
 def test_damage_to_any_file_of_a_checkpoint_is_named_and_the_one_before_is_used(checkpoint_trial):
-    trial = checkpoint_trial.go_through(few_damages(checkpoint_trial.whole))
-    assert trial.whole.keys() == CHECKPOINT_FILES
+    trial = checkpoint_trial.go_through(few_damages(checkpoint_trial.undamaged))
+    assert trial.undamaged.keys() == CHECKPOINT_FILES
     assert trial.silent == []
     assert len(trial.harmless) <= 1
     assert only_the_last_newline(trial)
@@ -184,8 +184,8 @@ def test_damage_to_any_file_of_a_checkpoint_is_named_and_the_one_before_is_used(
 @pytest.mark.fault("S2", injected="every file of a data set cut or lost (3 a file)", lost="0")
 @pytest.mark.fault("S3", injected="2 bits in each file of a data set", lost="0")
 def test_damage_to_any_file_of_a_data_set_is_refused_by_its_name(data_trial):
-    trial = data_trial.go_through(few_damages(data_trial.whole))
-    assert len(trial.whole) == 12
+    trial = data_trial.go_through(few_damages(data_trial.undamaged))
+    assert len(trial.undamaged) == 12
     assert trial.silent == []
     assert only_the_last_newline(trial)
     assert trial.found >= 58
@@ -197,7 +197,7 @@ def test_damage_to_any_file_of_a_data_set_is_refused_by_its_name(data_trial):
     "S3", injected="a bit in each byte of the manifest, 36 elsewhere in each file", lost="interval"
 )
 def test_thousands_of_damages_to_a_checkpoint_are_all_found(checkpoint_trial):
-    trial = checkpoint_trial.go_through(many_damages(checkpoint_trial.whole, 16, 20))
+    trial = checkpoint_trial.go_through(many_damages(checkpoint_trial.undamaged, 16, 20))
     assert trial.silent == []
     assert only_the_last_newline(trial)
     assert trial.found > 300
@@ -207,7 +207,7 @@ def test_thousands_of_damages_to_a_checkpoint_are_all_found(checkpoint_trial):
 @pytest.mark.fault("S2", injected="20 cuts of each file of a data set", lost="0")
 @pytest.mark.fault("S3", injected="a bit in every byte of manifest and heads", lost="0")
 def test_thousands_of_damages_to_a_data_set_are_all_found(data_trial):
-    trial = data_trial.go_through(many_damages(data_trial.whole, HEADER_BYTES, 20))
+    trial = data_trial.go_through(many_damages(data_trial.undamaged, HEADER_BYTES, 20))
     assert trial.silent == []
     assert only_the_last_newline(trial)
     assert trial.found > 300

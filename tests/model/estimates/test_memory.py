@@ -84,11 +84,11 @@ def test_a_compiled_block_keeps_what_the_partitioned_graph_keeps():
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive, and their peak."""
+    """Counts the bytes of the tensors that exist, and their peak."""
 
     def __init__(self):
         super().__init__()
-        self.alive, self.now, self.peak = {}, 0, 0
+        self.existing, self.now, self.peak = {}, 0, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
@@ -99,14 +99,14 @@ class LiveBytes(TorchDispatchMode):
 
     def see(self, tensor):
         storage = tensor.untyped_storage()
-        if storage._cdata not in self.alive:
-            self.alive[storage._cdata] = storage.nbytes()
+        if storage._cdata not in self.existing:
+            self.existing[storage._cdata] = storage.nbytes()
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self.free, storage._cdata)
 
     def free(self, key):
-        self.now -= self.alive.pop(key, 0)
+        self.now -= self.existing.pop(key, 0)
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_the_card_has_the_results_in_evals_jsonl_of_this_step_and_these_weights(
     rounded = {**here, "piqa/acc": 0.52, "options": "dtype=bfloat16"}
     evals = [
         {**here, "piqa/acc": 0.11, "step": 400},
-        {**here, "piqa/acc": 0.22, "weights": "0" * 64},  # before the step was taken anew
+        {**here, "piqa/acc": 0.22, "weights": "0" * 64},  # before the step was done again
         {**here, "piqa/acc": 0.62, "piqa/acc_stderr": 0.01},
         asked,
         rounded,

@@ -83,8 +83,8 @@ def test_an_export_that_is_imported_again_has_the_same_bits(tmp_path, shape):
     ours = load_model(tmp_path / "ours")
     assert again.config == ours.config
     for name, value in ours.state_dict().items():
-        alive = name in ("wte.weight", "lm_head.weight")
-        rows = ours.config.vocab_size if alive else len(value)
+        padded = name in ("wte.weight", "lm_head.weight")
+        rows = ours.config.vocab_size if padded else len(value)
         assert torch.equal(again.state_dict()[name][:rows], value[:rows])
     tokenizers = [load_tokenizer(tmp_path / f / "tokenizer") for f in ("ours", "again")]
     assert tokenizers[0].ranks_sha256 == tokenizers[1].ranks_sha256

@@ -99,8 +99,8 @@ def test_every_byte_has_its_own_printable_character():
     ],
 )
 def test_tokenizers_of_other_kinds_are_refused(gpt2_files, tmp_path, change, message):
-    whole = json.loads((gpt2_files / "tokenizer.json").read_text())
-    change(whole)
-    write_json(tmp_path / "tokenizer.json", whole)
+    content = json.loads((gpt2_files / "tokenizer.json").read_text())
+    change(content)
+    write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(ValueError, match=message):
         read_hf_tokenizer(tmp_path, "x")
