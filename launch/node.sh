@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Train on this machine: one process per GPU; without a GPU, two processes on the CPU.
+# Train on this machine with one process per GPU, or with two processes on the CPU if it has none.
 #
 #   launch/node.sh                           the reference run (preset gpt2)
 #   launch/node.sh gpt2-medium --steps 1000  a preset, then any flags of train/main.py
 #   NPROC=4 launch/node.sh                   four processes
-#   MAX_RESTARTS=0 launch/node.sh            end when a process dies, instead of starting again
+#   MAX_RESTARTS=0 launch/node.sh            exit when a process dies, without a restart
 #   SCRIPT=eval/main.py launch/node.sh --checkpoint runs/gpt2/checkpoints/latest
 #
-# Start the same command again to continue a run. The SLURM scripts start this file once on every
+# To continue a run, start the same command again. The SLURM scripts start this file once on every
 # node, with RDZV_ENDPOINT (host:port), RDZV_ID, NODES and LOG_DIR set.
 set -euo pipefail
 
@@ -25,8 +25,9 @@ else
     options+=(--standalone)
 fi
 options+=(--nproc_per_node="$processes")
-# A dead rank: the others save, torchrun starts all again. It counts every restart of a run, however
-# far apart; the run itself gives up after three that brought it no step further.
+# When a rank dies, the others save and torchrun restarts all of them. torchrun counts all restarts
+# of a run, even if they are days apart, so the limit is high. The run itself ends after three
+# restarts without progress.
 script=${SCRIPT:-train/main.py}
 if [[ $script == train/main.py ]]; then
     MAX_RESTARTS=${MAX_RESTARTS:-20}
@@ -35,9 +36,9 @@ options+=(--max-restarts="${MAX_RESTARTS:-0}")
 if [[ -n ${LOG_DIR:-} ]]; then
     options+=(--log-dir="$LOG_DIR/node_${SLURM_NODEID:-0}" --tee=3)
 fi
-# An unhandled warning signal would kill torchrun and leave its workers running; one that nohup has
-# us ignore stays ignored. Older torchruns lack the flag. (No pipe into grep: it would close early
-# and look like a failure.)
+# A warning signal that torchrun does not handle kills it and leaves its workers running. SIGHUP
+# stays ignored under nohup. Older versions of torchrun lack the flag. (No pipe into grep -q: it
+# closes early, torchrun could not write, and pipefail would take that for a failure.)
 signals=SIGTERM,SIGINT,SIGQUIT,SIGUSR1,SIGUSR2
 if [[ -z $(trap -p HUP) ]]; then
     signals+=,SIGHUP

@@ -1,6 +1,6 @@
-"""Faults to inject into a small run, and what several ranks make of them.
+"""Faults to inject into a small run; as a script, it trains two ranks with each of them.
 
-As a script under torchrun it plays every scene once and writes what came of it as JSON:
+Under torchrun it runs every scene once and writes the results as JSON:
 python -m torch.distributed.run --nproc_per_node=2 tests/faults.py DATA FOLDER
 """
 
@@ -29,7 +29,7 @@ from train.preflight.inputs import check_inputs
 
 
 class Faulty(nn.Module):
-    """Network and loss; `fault(run, loss)` may put another loss in its place."""
+    """Network and loss; `fault(run, loss)` returns the loss to use."""
 
     def __init__(self, run, fault):
         super().__init__()
@@ -43,18 +43,18 @@ class Faulty(nn.Module):
 
 
 def with_fault(run, fault):
-    """The same run, whose every loss goes through `fault`."""
+    """The same run, with every loss replaced by `fault(run, loss)`."""
     run.learner.step_model = Faulty(run, fault)
     return run
 
 
 def scaled(step, factor):
-    """A fault: the loss of one step, times a factor."""
+    """A fault that multiplies the loss of one step by a factor."""
     return lambda run, loss: loss * factor if run.step == step else loss
 
 
 def poison(run):
-    """Make every loss and gradient of this run something that is no number."""
+    """Make every loss and gradient of this run NaN."""
     run.model.ln_f.weight.data[0] = float("nan")
 
 
@@ -64,22 +64,22 @@ def flip_bit(tensor, bit=0):
     bits[0] = int(bits[0]) ^ (1 << bit)
 
 
-class Heard(logging.Handler):
-    """Keeps what is logged."""
+class LogCapture(logging.Handler):
+    """Keeps the messages that are logged."""
 
     def __init__(self):
         super().__init__()
-        self.said = []
+        self.messages = []
 
     def emit(self, record):
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
-def play(config, ranks, before=lambda run: None, fault=None):
-    """Train with a fault; how it ended on this rank, and what the folder says."""
+def train_with(config, ranks, before=lambda run: None, fault=None):
+    """Train with a fault; returns how it ended on each rank, and what the run folder contains."""
     run = build_run(config, ranks, check_inputs(config, ranks))
-    heard, logger = Heard(), logging.getLogger("train")
-    logger.addHandler(heard)
+    captured, logger = LogCapture(), logging.getLogger("train")
+    logger.addHandler(captured)
     logger.setLevel(logging.INFO)
     before(run)
     if fault is not None:
@@ -88,7 +88,7 @@ def play(config, ranks, before=lambda run: None, fault=None):
         end = train(run)
     except StopTraining as error:
         end = str(error)
-    logger.removeHandler(heard)
+    logger.removeHandler(captured)
     sums = checksums(state_tensors(run.model, run.learner.optimizer), torch.device("cpu")).tolist()
     run.close()
     everyone = all_gather_object((end, run.step, sums))
@@ -97,8 +97,8 @@ def play(config, ranks, before=lambda run: None, fault=None):
         "ends": [end for end, _, _ in everyone],
         "steps": [step for _, step, _ in everyone],
         "sums": everyone[0][2],
-        "alike": all(sums == everyone[0][2] for *_, sums in everyone),
-        "said": heard.said,
+        "equal": all(sums == everyone[0][2] for *_, sums in everyone),
+        "messages": captured.messages,
         "saved": saved,
         "lines": lines(config.out) if ranks.is_main else [],
         "boxes": sorted(p.name for p in (config.out / "blackbox").glob("*")),
@@ -106,7 +106,7 @@ def play(config, ranks, before=lambda run: None, fault=None):
 
 
 def scenes(data, folder, ranks):
-    """Every scene by name."""
+    """The name and result of each scene."""
 
     def config(name, **changes):
         return tiny_config(data, folder / name, micro_batch=1, **changes)
@@ -128,19 +128,21 @@ def scenes(data, folder, ranks):
             run.loader.next_step = lambda: (time.sleep(0.3), fast())[1]
 
     save = SaveConfig(every=1, every_minutes=0, keep=99)
-    yield "flip", play(config("flip", save=save), ranks, fault=on_rank_1(flips_at_3))
+    yield "flip", train_with(config("flip", save=save), ranks, fault=on_rank_1(flips_at_3))
     guard = GuardConfig(every=4)
-    yield "slow", play(config("slow", guard=guard), ranks, before=slow_loader)
+    yield "slow", train_with(config("slow", guard=guard), ranks, before=slow_loader)
     nan = scaled(3, float("nan"))
-    yield "nan", play(config("nan"), ranks, fault=on_rank_1(nan))
+    yield "nan", train_with(config("nan"), ranks, fault=on_rank_1(nan))
     guard = GuardConfig(window=8, skip_spikes=6)
-    spike = play(config("spike", steps=14, guard=guard), ranks, fault=on_rank_1(scaled(10, 1e4)))
+    spike = train_with(
+        config("spike", steps=14, guard=guard), ranks, fault=on_rank_1(scaled(10, 1e4))
+    )
     yield "spike", spike
-    yield "poison", play(config("poison", steps=40), ranks, before=poison)
+    yield "poison", train_with(config("poison", steps=40), ranks, before=poison)
     skips = config("skips", skip_windows=("20:50",))
-    yield "skips", play(skips, ranks)
-    yield "plain", play(config("plain", steps=3), ranks)
-    yield "rehearsed", play(config("rehearsed", steps=3), ranks, before=dry_run)
+    yield "skips", train_with(skips, ranks)
+    yield "plain", train_with(config("plain", steps=3), ranks)
+    yield "dry_run", train_with(config("dry_run", steps=3), ranks, before=dry_run)
 
 
 def main():

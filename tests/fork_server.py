@@ -1,8 +1,8 @@
-"""Runs scripts in processes forked from one that has imported torch and our files already.
+"""Runs scripts in processes that are forked from one that has imported torch and the project.
 
-Importing torch takes seconds, a fork milliseconds. A script so started is a process of its own: its
-environment, folder, output and exit code are its own, and only the imports were done before.
-Reading its address and offline switch at import, the Hub's library is not among them.
+Importing torch takes seconds, a fork milliseconds. A script that is started so has its own process,
+environment, folder, output and exit code; only the imports are shared. The Hub's library is not
+imported before, because it reads its address and offline switch at import.
 """
 
 import atexit
@@ -18,7 +18,7 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-LARGEST_MESSAGE = 1 << 17
+MAX_MESSAGE = 1 << 17
 PRELOADED = (
     "torch._dynamo",
     "torch.distributed.run",
@@ -31,12 +31,12 @@ PRELOADED = (
 
 
 def serve(channel: socket.socket) -> list[str]:
-    """Fork for every list of jobs that comes, and answer with the pids, then the exit codes.
+    """Fork once for each job of every list that arrives; answer with pids, then with exit codes.
 
-    Returns in a child, with the words it is to run. Ends when the other side does.
+    Returns in a child, with the command that it must run. Ends when the other side closes.
     """
     while True:
-        message, files, _, _ = socket.recv_fds(channel, LARGEST_MESSAGE, 3)
+        message, files, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 3)
         if not message:
             os._exit(0)
         pids = []
@@ -52,7 +52,7 @@ def serve(channel: socket.socket) -> list[str]:
 
 
 def become(job: dict[str, Any], files: list[int]) -> list[str]:
-    """Take on a job's input, output, environment and folder."""
+    """Use the input, output, environment and folder of a job."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -63,7 +63,7 @@ def become(job: dict[str, Any], files: list[int]) -> list[str]:
 
 
 def exit_codes(pids: list[int]) -> list[int]:
-    """Wait for all; one that fails takes the others along, as under torchrun."""
+    """Wait for all processes. If one fails, stop the others, as torchrun does."""
     codes: dict[int, int] = {}
     while len(codes) < len(pids):
         pid, status = os.wait()
@@ -75,7 +75,7 @@ def exit_codes(pids: list[int]) -> list[int]:
 
 
 def run(words: list[str]) -> int:
-    """The exit code of a script, as Python itself would give it."""
+    """Run a script; returns the exit code that Python would give."""
     try:
         if words[0] == "-c":
             sys.argv, sys.path[0] = ["-c", *words[2:]], ""
@@ -96,7 +96,7 @@ def run(words: list[str]) -> int:
 
 
 def leave(code: int) -> None:
-    """End as Python does, but without taking apart what was imported."""
+    """Exit as Python does, but without destroying the imported modules."""
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -108,6 +108,6 @@ if __name__ == "__main__":
     for name in PRELOADED:
         __import__(name)
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
-    assert threads == 1, f"{threads} threads: a fork would have one, and the others' locks"
-    gc.freeze()  # or every collection in a child would copy all of it
+    assert threads == 1, f"{threads} threads: a fork has one, but the locks of all"
+    gc.freeze()  # otherwise a garbage collection in a child would copy all memory
     leave(run(serve(socket.socket(fileno=int(sys.argv[1])))))

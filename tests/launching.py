@@ -1,4 +1,4 @@
-"""Starts the project's scripts as a user would: in processes of their own."""
+"""Starts the project's scripts in processes of their own, as a user would."""
 
 import atexit
 import json
@@ -12,10 +12,10 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from tests.fork_server import LARGEST_MESSAGE
+from tests.fork_server import MAX_MESSAGE
 
 REPO = Path(__file__).parent.parent
-# Two processes on two cores: one thread each, and no download counters or telemetry.
+# One thread for each of two processes on two cores. HF_HUB_OFFLINE also turns telemetry off.
 ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
@@ -23,7 +23,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
-# Below those that the kernel deals out, so that nobody is given one between our look and its use.
+# Below the range from which the kernel assigns ports, so that no other process gets one between
+# the check and its use.
 PORTS = range(20_000, 32_000)
 
 Done = subprocess.CompletedProcess[str]
@@ -50,21 +51,21 @@ def torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
 def python(
     *arguments: str, timeout: float = 180, typed: str = "", folder: Path = REPO, **variables: str
 ) -> Done:
-    """What `python SCRIPT` or `python -c CODE` does, without the seconds of its imports.
+    """Run `python SCRIPT` or `python -c CODE` in a fork, which saves the seconds of its imports.
 
-    `typed` is its standard input, and `variables` come on top of the environment.
+    `typed` is its standard input, and `variables` are added to the environment.
     """
     return _forked([ENVIRONMENT | variables], arguments, timeout, typed, folder)
 
 
 def together(processes: int, *arguments: str, timeout: float = 180) -> Done:
-    """What the ranks under torchrun do, without torchrun; for tests in which it has no part."""
+    """Run several ranks without torchrun, for tests that do not depend on it."""
     size = str(processes)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     environments = [
         ENVIRONMENT
         | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        | meeting
+        | address
         for rank in map(str, range(processes))
     ]
     return _forked(environments, arguments, timeout)
@@ -80,11 +81,11 @@ def _free_port() -> int:
 
 @cache
 def _fork_server() -> socket.socket:
-    """The one of this test process, started when it is first needed."""
+    """The fork server of this test process, started when it is first needed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     number = str(theirs.fileno())
     command = [sys.executable, "-m", "tests.fork_server", number]
-    # A thread that pyarrow's allocator starts would be lost in every fork.
+    # pyarrow's allocator would start a thread, which does not exist in a fork.
     environment = ENVIRONMENT | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
     server = subprocess.Popen(command, cwd=REPO, env=environment, pass_fds=[theirs.fileno()])
     theirs.close()
@@ -99,7 +100,7 @@ def _forked(
     typed: str = "",
     folder: Path = REPO,
 ) -> Done:
-    """The same words once in each environment, all at once, with one output."""
+    """Run the same command in each environment, all at the same time, with a common output."""
     script = words[0] if words[0] == "-c" else str(REPO / words[0])
     words = (script, *words[1:])
     jobs = [{"environment": e, "folder": str(folder), "words": words} for e in environments]
@@ -113,7 +114,7 @@ def _forked(
         stdin.seek(0)
         streams = (stdin, stdout, stderr)
         socket.send_fds(server, [json.dumps(jobs).encode()], [file.fileno() for file in streams])
-        pids = json.loads(server.recv(LARGEST_MESSAGE))
+        pids = json.loads(server.recv(MAX_MESSAGE))
         codes = _codes(server, pids, timeout)
         for file in (stdout, stderr):
             file.seek(0)
@@ -124,15 +125,15 @@ def _forked(
 
 
 def _codes(server: socket.socket, pids: list[int], timeout: float) -> list[int] | None:
-    """The exit codes, None if they did not come in time."""
+    """The exit codes; None if the processes did not end in time."""
     server.settimeout(timeout)
     try:
-        return json.loads(server.recv(LARGEST_MESSAGE))
+        return json.loads(server.recv(MAX_MESSAGE))
     except TimeoutError:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         server.settimeout(None)
-        server.recv(LARGEST_MESSAGE)
+        server.recv(MAX_MESSAGE)
         return None
     finally:
         server.settimeout(None)

@@ -1,4 +1,7 @@
-"""train/main.py with slow steps, whose rank 1 leaves once, after its 20th update, as LEAVE says."""
+"""train/main.py with slow steps, whose rank 1 exits once after its 20th update.
+
+The environment variable LEAVE decides how: "exit" with code 0, or "raise" an error.
+"""
 
 import os
 import time
@@ -7,15 +10,15 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from train.main import main
 
-PACE_SECONDS = 0.02
+STEP_SECONDS = 0.02
 LEAVES_AFTER = 20
 
 
 def leave(how):
-    """End this rank: quietly with code 0, or by an error of its own."""
+    """End this rank with code 0, or by an error."""
     if how == "exit":
         os._exit(0)
-    raise RuntimeError("a mistake of rank 1")
+    raise RuntimeError("an error of rank 1")
 
 
 if __name__ == "__main__":
@@ -26,7 +29,7 @@ if __name__ == "__main__":
     def after_update(*_):
         global updates
         updates += 1
-        time.sleep(PACE_SECONDS)
+        time.sleep(STEP_SECONDS)
         if how and is_it and updates == LEAVES_AFTER:
             leave(how)
 

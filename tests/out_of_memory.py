@@ -1,6 +1,6 @@
-"""train/main.py whose rank 1 has memory for one window at a time, from step 3 on.
+"""train/main.py whose rank 1 has memory for one window at a time from step 3 on.
 
-Under torchrun: tests/out_of_memory.py WORDS OF train/main.py
+Under torchrun: tests/out_of_memory.py, then the arguments of train/main.py
 """
 
 import torch
@@ -9,11 +9,11 @@ from model.loss import NextTokenLoss
 from parallel.ranks import rank_from_environment
 from train.main import main
 
-FORWARD_PASSES = 5  # that go well: two to settle the buckets, and three steps
+FORWARD_PASSES = 5  # that succeed: two that fix the bucket layout, and three steps
 
 
 def without_memory(passes: int, windows: int):
-    """A forward pass that fails for more than so many windows, once so many passes are done."""
+    """A forward method that fails for more than `windows` windows after `passes` passes."""
     plain, done = NextTokenLoss.forward, []
 
     def forward(self, ids, targets):

@@ -1,6 +1,7 @@
-"""Saves that are killed at every phase, or meet a full disk at any byte; what is left afterwards.
+"""Kills saves at every phase or lets them meet a full disk, and records what is left afterwards.
 
-A process of its own, for it forks and limits itself: python tests/saving_faults.py FOLDER [all]
+It needs a process of its own, because it forks and limits itself:
+python tests/saving_faults.py FOLDER [all]
 """
 
 import json
@@ -24,7 +25,7 @@ from train.checkpoints.host_copy import state_tensors
 from train.config import SaveConfig
 from train.loop import train
 
-# Calls into C that touch the disk, by name: a save is killed before each of them.
+# Names of C functions that access the disk. A save is killed before each call of them.
 TOUCHES = {
     *("open", "write", "flush", "close", "fsync", "mkdir", "rename", "replace", "symlink"),
     *("unlink", "rmdir", "remove", "chmod", "serialize_file", "scandir", "__exit__"),
@@ -33,7 +34,7 @@ UNLIMITED = resource.RLIM_INFINITY
 
 
 def save(run, step):
-    """Save as the saver's thread does: checkpoint, status, retention."""
+    """Save as the background thread does: checkpoint, status, retention."""
     saver = BackgroundSave(run.folder, Retention(1, 0, 0, lambda path: None), run.saver.host_copy)
     set_step(run, step)
     saver._write(run.contents(state_tensors(run.model, run.learner.optimizer)), 0.0)
@@ -41,7 +42,7 @@ def save(run, step):
 
 
 def killed_before_call(run, step, number):
-    """Fork a save that is killed before its n-th touch of the disk; whether there was one."""
+    """Fork a save that is killed before its n-th access to the disk; False if it has fewer."""
     child = os.fork()
     if child == 0:
         touched = 0
@@ -61,7 +62,7 @@ def killed_before_call(run, step, number):
 
 
 def killed_at_byte(run, step, byte):
-    """Fork a save that dies when a file of it grows beyond so many bytes; whether one did."""
+    """Fork a save that is killed when a file grows beyond `byte` bytes; False if none does."""
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -71,8 +72,8 @@ def killed_at_byte(run, step, byte):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGXFSZ
 
 
-def look_at(run):
-    """What a start would find: the step it resumes from, `latest`, the status, what is broken."""
+def state_after(run):
+    """What a start would find: the checkpoint to resume from, `latest`, status, broken ones."""
     folder = RunFolder(run.folder.path)
     newest = folder.recover_newest_checkpoint()
     return {
@@ -83,38 +84,38 @@ def look_at(run):
     }
 
 
-def put_back(run, old):
-    """As it was before the save of the step after `old`."""
+def restore(run, old):
+    """Restore the folder as it was before the save: `old` is the only checkpoint."""
     run.folder.remove_unfinished()
     for path in run.folder.all_checkpoints():
         shutil.rmtree(path)
     assert save(run, old) is None
 
 
-def play_kills(folder, every):
-    """Kill saves of step 6 while step 4 is the newest; what is found after each."""
+def run_kills(folder, every):
+    """Kill saves of step 6 while step 4 is the newest checkpoint; returns the state after each."""
     run = built(nano_config(folder, steps=4))
     train(run)
     found = []
     for number in range(1, 1000, 1 if every else 5):
         if not killed_before_call(run, 6, number):
             break
-        found.append({"way": "call", "at": number, **look_at(run)})
+        found.append({"way": "call", "at": number, **state_after(run)})
         if run.folder.recover_newest_checkpoint() != run.folder.checkpoint(4):
-            put_back(run, 4)
-    put_back(run, 4)
+            restore(run, 4)
+    restore(run, 4)
     for byte in range(0, 36_000, 1_500 if every else 7_000):
         if killed_at_byte(run, 6, byte):
-            found.append({"way": "byte", "at": byte, **look_at(run)})
+            found.append({"way": "byte", "at": byte, **state_after(run)})
     run.folder.remove_unfinished()
     assert save(run, 6) is None
-    found.append({"way": "none", "at": 0, **look_at(run)})
+    found.append({"way": "none", "at": 0, **state_after(run)})
     run.close()
     return found
 
 
-class Heard(logging.Handler):
-    """Counts what is said of failed saves and keeps the names of logs that failed."""
+class LogCapture(logging.Handler):
+    """Counts messages about failed saves and keeps the names of metric writers that failed."""
 
     def __init__(self):
         super().__init__()
@@ -122,21 +123,21 @@ class Heard(logging.Handler):
         self.dropped = []
 
     def emit(self, record):
-        said = record.getMessage()
-        self.failed += "could not be written" in said
-        if "can no longer be written" in said:
-            self.dropped.append(said.split()[0])
+        message = record.getMessage()
+        self.failed += "could not be written" in message
+        if "can no longer be written" in message:
+            self.dropped.append(message.split()[0])
 
 
-def play_limits(folder, limits):
-    """A run with a save before each step; every second step no file may grow beyond a limit."""
+def run_limits(folder, limits):
+    """Train with a save before each step. In every second step the size of files is limited."""
     config = nano_config(folder, steps=2 * len(limits) + 2, save=SaveConfig(1, 0, keep=3))
-    run, heard, found = built(config), Heard(), []
-    logging.getLogger().addHandler(heard)
+    run, captured, found = built(config), LogCapture(), []
+    logging.getLogger().addHandler(captured)
     take = run.loader.next_step
 
     def limited():
-        """Called once a step, behind the save of its state: looks back, and sets the limit."""
+        """Called once per step after its save has begun: records the last one, sets the limit."""
         run.saver.wait()
         odd = run.step % 2
         resource.setrlimit(resource.RLIMIT_FSIZE, (UNLIMITED, UNLIMITED))
@@ -146,11 +147,11 @@ def play_limits(folder, limits):
                 "step": run.step,
                 "limit": limits[run.step // 2 - 1] if run.step and not odd else None,
                 "newest": newest and step_of(newest),
-                "failed": heard.failed,
+                "failed": captured.failed,
                 "litter": len(list(run.folder.checkpoints.glob(".step_*"))),
             }
         )
-        heard.failed = 0
+        captured.failed = 0
         if odd and run.step // 2 < len(limits):
             limit = limits[run.step // 2]
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, UNLIMITED))
@@ -167,19 +168,19 @@ def play_limits(folder, limits):
     return {
         "end": end,
         "steps": found,
-        "dropped": heard.dropped,
+        "dropped": captured.dropped,
         "same": all(torch.equal(x, y) for x, y in pairs),
     }
 
 
 def main():
     folder, every = Path(sys.argv[1]), sys.argv[2:] == ["all"]
-    os.fsync = lambda descriptor: None  # what is killed is a process, not the machine
+    os.fsync = lambda descriptor: None  # only a process is killed, not the machine
     few = [0, 300, 9_000, 20_000]
     many = [*range(0, 3_000, 200), *range(3_000, 37_000, 2_000)]
     found = {
-        "limits": play_limits(folder / "limits", many if every else few),
-        "kills": play_kills(folder / "kills", every),
+        "limits": run_limits(folder / "limits", many if every else few),
+        "kills": run_kills(folder / "kills", every),
     }
     (folder / "found.json").write_text(json.dumps(found))
 

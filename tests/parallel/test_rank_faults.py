@@ -114,7 +114,7 @@ def test_a_stop_request_to_one_rank_stops_all_and_loses_no_step(folder, straight
 
 @pytest.mark.fault("P9", injected="rank 1 leaves with code 0, or raises", lost="0", identical=True)
 @pytest.mark.parametrize(
-    ("how", "said"), [("exit", "no answer from rank 1"), ("raise", "a mistake of rank 1")]
+    ("how", "said"), [("exit", "no answer from rank 1"), ("raise", "an error of rank 1")]
 )
 def test_a_rank_that_exits_is_named_and_costs_no_step(folder, straight, monkeypatch, how, said):
     monkeypatch.setenv("LEAVE", how)

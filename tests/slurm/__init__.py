@@ -1,1 +1,1 @@
-"""launch/slurm/*.sbatch on a real SLURM cluster of two nodes, thrown away at the end."""
+"""Tests of launch/slurm/*.sbatch on a real SLURM cluster of two nodes on this machine."""

@@ -1,9 +1,9 @@
-"""A real SLURM cluster of two nodes on this machine, in a temporary folder, for one test session.
+"""Starts a real SLURM cluster of two nodes on this machine, in a temporary folder, for the tests.
 
-Debian's packages, as root. The nodes are called 127.0.0.2 and 127.0.0.3, names that resolve
-everywhere without touching /etc/hosts; each claims 64 cores and 4 GPUs, which nobody checks.
-proctrack/pgid signals like the usual proctrack/cgroup (a SIGTERM at a job's end is for the batch
-shell and each task, not for all their children) and needs no cgroups.
+It needs root and Debian's packages. The nodes are named 127.0.0.2 and 127.0.0.3, which resolve
+without an entry in /etc/hosts. Each claims to have 64 cores and 4 GPUs, which SLURM does not check.
+proctrack/pgid needs no cgroups and sends signals like the usual proctrack/cgroup: a SIGTERM at the
+end of a job goes to the batch shell and each task, not to all their children.
 """
 
 import os
@@ -20,16 +20,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.launching import REPO
 from tests.slurm.keeper import kill_marked
 
-REPO = Path(__file__).parents[2]
 NODES = ("127.0.0.2", "127.0.0.3")
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel")
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
-LOOKS_BEFORE_START = 50  # at ten a second, or fewer
+POLLS_BEFORE_START = 50  # at most ten polls a second
 
-# GPUs need device files; these four exist on every machine, and nobody opens them.
+# GPUs need device files. These four exist on every machine, and no process opens them.
 GPUS = "AutoDetect=off\n" + "".join(
     f"Name=gpu File=/dev/{n}\n" for n in ("null", "zero", "full", "tty")
 )
@@ -67,7 +67,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str:
-    """Why there can be no cluster here, or nothing; installs SLURM where apt can."""
+    """Why no cluster can run here; empty if one can. Installs SLURM with apt if needed."""
     if os.geteuid() != 0:
         return "a throw-away SLURM needs root"
     lacking = [command for command in COMMANDS if shutil.which(command) is None]
@@ -83,7 +83,7 @@ def missing() -> str:
 
 
 def wait_until(holds: Callable[[], object], seconds: float, what: Callable[[], str]) -> None:
-    """Look every tenth of a second; `what` words the failure."""
+    """Poll every tenth of a second until `holds()`; `what` gives the text of the failure."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what()}"
@@ -91,7 +91,7 @@ def wait_until(holds: Callable[[], object], seconds: float, what: Callable[[], s
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
+    """Ports on which no process listens at the moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -109,7 +109,7 @@ class Job:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What `scontrol show job` knows."""
+        """The fields of `scontrol show job`."""
         line = self.cluster.command("scontrol", "show", "job", "-o", self.id)
         return dict(re.findall(r"(\S+?)=(\S*)", line))
 
@@ -120,45 +120,44 @@ class Job:
 
     @property
     def restarts(self) -> int:
-        """How often it went back into the queue."""
+        """Number of times that the job was requeued."""
         return int(self.facts["Restarts"])
 
     @property
     def text(self) -> str:
-        """All it printed so far."""
+        """The output of the job so far."""
         return self.output.read_text() if self.output.exists() else ""
 
     def wait_for(self, holds: Callable[[], object], seconds: float = 60) -> None:
-        """Wait, and start a requeued job soon: SLURM leaves it lying for two minutes.
-
-        Not at once: the exit of the old batch script may still be on its way to the controller,
-        which would take it for the new one's (seen in 3 of 36 requeued jobs).
-        """
-        lying = 0
+        """Wait until `holds()`. A requeued job is started after five seconds."""
+        # SLURM would start a requeued job after two minutes. Starting it at once fails: the exit of
+        # the old batch script may still be on its way to the controller, which would take it for
+        # the exit of the new one (in 3 of 36 requeued jobs, see bench/LOG.md).
+        polls = 0
 
         def looked() -> object:
-            nonlocal lying
+            nonlocal polls
             facts = self.facts
             waits = facts["JobState"] == "PENDING" and facts["Reason"] == "BeginTime"
-            lying = lying + 1 if waits else 0
-            if lying > LOOKS_BEFORE_START:
+            polls = polls + 1 if waits else 0
+            if polls > POLLS_BEFORE_START:
                 self.cluster.command("scontrol", "update", f"JobId={self.id}", "StartTime=now")
             return holds()
 
         wait_until(looked, seconds, lambda: f"{self.facts}\n{self.text}")
 
     def ends(self, seconds: float = 240) -> str:
-        """Wait for the end; the state."""
+        """Wait for the end of the job; returns its state."""
         self.wait_for(lambda: self.state in ENDED, seconds)
         return self.state
 
 
 class Cluster:
-    """The daemons and their folder. Whatever happens, keeper.py ends them after us."""
+    """The daemons and their folder. keeper.py ends them when this process ends for any reason."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm_"))
-        self.folder.chmod(0o755)  # munge wants its socket reachable
+        self.folder.chmod(0o755)  # munge requires that its socket is accessible
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.keeper = subprocess.Popen(
@@ -177,7 +176,7 @@ class Cluster:
     def start(self) -> "Cluster":
         """Configure, start the daemons, wait for both nodes."""
         controller_port, *ports = free_ports(3)
-        # The rendezvous port follows from the job's number: another number for each cluster.
+        # The rendezvous port is computed from the job's number, so each cluster has other numbers.
         first_job = random.randrange(1000, 9000)
         text = CONFIG.format(
             folder=self.folder,
@@ -204,7 +203,7 @@ class Cluster:
         return self
 
     def stop(self) -> None:
-        """End everything and wait until it is gone."""
+        """End all processes and wait for them."""
         assert self.keeper.stdin is not None
         self.keeper.stdin.close()
         for process in (self.keeper, *self.daemons.values()):
@@ -216,7 +215,7 @@ class Cluster:
         wait_until(lambda: self.node_state(node) in {"IDLE", "MIXED", "ALLOCATED"}, 60, self.logs)
 
     def lose_node(self, node: str) -> None:
-        """Kill all that runs on a node, as when its power fails: daemon, steps and ranks."""
+        """Kill all processes of a node, like a power failure: daemon, steps and ranks."""
         self.daemons[node].kill()
         kill_marked(f"SLURMD_NODENAME={node}", f"SLURM_CONF={self.folder}/slurm.conf")
         self.daemons[node].wait()
@@ -234,7 +233,7 @@ class Cluster:
         return Job(self, self.command("sbatch", *words, **more).strip(), folder / "output")
 
     def command(self, *words: str, **more: str) -> str:
-        """Run one of SLURM's commands; what it printed."""
+        """Run one of SLURM's commands; returns its output."""
         done = self._run(*words, **more)
         assert done.returncode == 0, f"{words}: {done.stderr}\n{self.logs()}"
         return done.stdout

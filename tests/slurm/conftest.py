@@ -1,4 +1,4 @@
-"""One cluster for all tests of this folder, and the run that nothing disturbed."""
+"""Fixtures of the SLURM tests: one cluster for all of them, and an undisturbed run."""
 
 import json
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ STEPS = 80
 
 @dataclass(frozen=True)
 class Outcome:
-    """What must not depend on what happened on the way."""
+    """The numbers of a run, which no fault may change."""
 
     losses: list[float]
     weights: str
 
 
 def outcome(folder: Path) -> Outcome:
-    """Of a finished run."""
+    """Losses and the digest of the weights of a finished run."""
     weights = folder / "checkpoints/latest/model.safetensors"
     return Outcome(losses(folder), file_sha256(weights))
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes, until the last test is done."""
+    """Two nodes, for all tests."""
     if why := missing():
         pytest.skip(why)
     cluster = Cluster()
@@ -68,26 +68,26 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome
 
 @dataclass(frozen=True)
 class Training:
-    """A training job on two nodes, a process each, and its run folder."""
+    """A training job with one process on each of two nodes, and its run folder."""
 
     job: Job
     out: Path
 
     @property
     def step(self) -> int:
-        """Steps written down so far."""
+        """Number of metric lines so far."""
         path = self.out / "metrics.jsonl"
         return path.read_text().count("\n") if path.exists() else 0
 
     @property
     def status(self) -> dict:
-        """How the run stands."""
+        """The content of status.json."""
         path = self.out / "status.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
     @property
     def resumed_at(self) -> list[int]:
-        """The steps at which it went on, as it said."""
+        """The steps at which the run was resumed, from the job's output."""
         return [
             int(line.split(": step ")[1].split()[0])
             for line in self.job.text.splitlines()
@@ -95,13 +95,13 @@ class Training:
         ]
 
     @property
-    def done_again(self) -> int:
-        """Steps whose first result was thrown away."""
+    def repeated(self) -> int:
+        """Number of steps that were repeated."""
         path = self.out / "metrics.discarded.jsonl"
         return path.read_text().count('"train/loss"') if path.exists() else 0
 
     def reaches(self, step: int, seconds: float = 90) -> None:
-        """Wait until so many steps are written down."""
+        """Wait until the run has `step` metric lines."""
         self.job.wait_for(lambda: self.step >= step or self.job.state == "FAILED", seconds)
         assert self.step >= step, self.job.text
 

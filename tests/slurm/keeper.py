@@ -1,4 +1,4 @@
-"""Ends a throw-away cluster as soon as its owner does, however that ends, SIGKILL included.
+"""Ends a test cluster when its owner ends for any reason, also by SIGKILL.
 
     python tests/slurm/keeper.py FOLDER
 
@@ -32,10 +32,9 @@ def marked(*marks: str) -> set[int]:
 
 
 def kill_marked(*marks: str) -> None:
-    """Kill them as when the power fails: stopped first, so that none tells of another's death.
-
-    Repeats until nothing is left, for one may have started another meanwhile.
-    """
+    """Kill these processes like a power failure; repeat until none is left."""
+    # SIGSTOP first, so that no process can report the death of another. Repeated, because a process
+    # may have started another one in between.
     while pids := marked(*marks):
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
@@ -46,7 +45,7 @@ def kill_marked(*marks: str) -> None:
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a Ctrl-C is for pytest, whose end we wait for
+        signal.signal(number, signal.SIG_IGN)  # a Ctrl-C ends pytest, and this process after it
     sys.stdin.read()
     kill_marked(f"SLURM_CONF={sys.argv[1]}/slurm.conf")
     shutil.rmtree(sys.argv[1])

@@ -1,6 +1,6 @@
-"""The batch scripts at work: training under every fault that SLURM knows, evaluation, data.
+"""The batch scripts on a cluster: training under the faults of SLURM, evaluation, preparation.
 
-One file, for all of them share one cluster, and a file runs in one process.
+All tests are in one file, because they share one cluster and a file runs in one process.
 """
 
 import json
@@ -37,7 +37,7 @@ def two_by_two(cluster, data, tmp_path_factory):
     return config, train, evaluation, folder
 
 
-def test_two_nodes_meet_and_train_as_one_machine_would(two_by_two, tmp_path):
+def test_two_nodes_train_like_one_machine(two_by_two, tmp_path):
     config, _, _, _ = two_by_two
     assert json.loads((config.out / "config.json").read_text())["run"]["world_size"] == 4
     alone = tmp_path / "alone"
@@ -57,18 +57,18 @@ def test_every_rank_has_its_own_log(two_by_two):
         ("node_1", "1"),
     ]
     assert "finished at step 8" in train.text
-    told = [path for path in folder.rglob("stdout.log") if "world_size 4" in path.read_text()]
-    assert len(told) == 1
+    logs = [path for path in folder.rglob("stdout.log") if "world_size 4" in path.read_text()]
+    assert len(logs) == 1
 
 
-def test_evaluation_starts_after_training_and_finds_its_numbers(two_by_two):
+def test_evaluation_starts_after_training_and_gives_the_same_numbers(two_by_two):
     config, train, evaluation, folder = two_by_two
     assert evaluation.facts["StartTime"] >= train.facts["EndTime"]
     found = json.loads((folder / "found.json").read_text())
     assert found["val/loss"] == lines(config.out)[-1]["val/loss"]
 
 
-def test_a_wrong_path_fails_the_job_and_holds_back_its_evaluation(cluster, data, tmp_path):
+def test_with_a_wrong_path_the_job_fails_and_its_evaluation_does_not_start(cluster, data, tmp_path):
     config = tiny_config(tmp_path / "nowhere", tmp_path / "run")
     options = ["--nodes=2", "--gpus-per-node=0"]
     train = cluster.submit("train.sbatch", *flags(config)[1:], sbatch=options)
@@ -80,13 +80,13 @@ def test_a_wrong_path_fails_the_job_and_holds_back_its_evaluation(cluster, data,
     evaluation.wait_for(lambda: evaluation.facts["Reason"] == "DependencyNeverSatisfied")
 
 
-def test_an_evaluation_of_nothing_fails(cluster, tmp_path):
+def test_an_evaluation_of_a_missing_checkpoint_fails(cluster, tmp_path):
     words = ["--checkpoint", tmp_path / "nothing", "--device", "cpu"]
     evaluation = cluster.submit("eval.sbatch", *words, sbatch=["--gpus-per-node=0"])
     assert evaluation.ends() == "FAILED", evaluation.text
 
 
-def test_data_of_an_array_and_its_merge_are_the_bytes_of_one_machine(cluster, tmp_path):
+def test_an_array_of_jobs_prepares_the_same_bytes_as_one_machine(cluster, tmp_path):
     source, alone, shared = tmp_path / "stories.jsonl", tmp_path / "alone", tmp_path / "an array"
     write_lines(source, STORIES)
     words = ["--source", str(source), "--shard-tokens", "300", "--val-tokens", "500"]
@@ -104,29 +104,29 @@ def test_data_of_an_array_and_its_merge_are_the_bytes_of_one_machine(cluster, tm
     assert len(list(shared.glob("train_*.npy"))) > 3
 
 
-def assert_whole(training, undisturbed):
-    """The job ended well, and the run is bit for bit the undisturbed one."""
+def assert_undisturbed(training, undisturbed):
+    """The job completed, and the run equals the undisturbed one bit for bit."""
     assert training.job.ends() == "COMPLETED", f"{training.job.facts}\n{training.job.text}"
     assert training.status["state"] == "finished"
     assert training.status["step"] == STEPS
     assert outcome(training.out) == undisturbed
 
 
-def assert_resumed_once(training, done_again):
-    """It went on from a step after the 20th, and did at most so many steps twice."""
+def assert_resumed_once(training, repeated):
+    """The run was resumed once, at step 20 or later, and repeated at most `repeated` steps."""
     assert training.job.restarts == 1
     assert len(training.resumed_at) == 1, training.job.text
     assert training.resumed_at[0] >= 20
-    assert training.done_again <= done_again
+    assert training.repeated <= repeated
 
 
 @pytest.mark.fault("P4", injected="scontrol requeue, two nodes", lost="0", identical=True)
-def test_a_requeued_job_goes_on_at_the_step_where_it_was(train, undisturbed):
+def test_a_requeued_job_continues_at_the_same_step(train, undisturbed):
     training = train()
     training.reaches(20)
     training.job.cluster.command("scontrol", "requeue", training.job.id)
-    assert_whole(training, undisturbed)
-    assert_resumed_once(training, done_again=0)
+    assert_undisturbed(training, undisturbed)
+    assert_resumed_once(training, repeated=0)
 
 
 @pytest.mark.fault(
@@ -137,8 +137,8 @@ def test_a_signal_to_the_steps_saves_and_requeues(train, undisturbed, signal):
     training = train()
     training.reaches(20)
     training.job.cluster.command("scancel", f"--signal={signal}", training.job.id)
-    assert_whole(training, undisturbed)
-    assert_resumed_once(training, done_again=0)
+    assert_undisturbed(training, undisturbed)
+    assert_resumed_once(training, repeated=0)
 
 
 def test_a_cancelled_job_saves_and_stays_cancelled(train):
@@ -162,34 +162,34 @@ def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(train, undisturbe
     training.job.cluster.lose_node(node)
     training.job.wait_for(lambda: training.job.restarts == 1)
     training.job.cluster.start_node(node)
-    assert_whole(training, undisturbed)
-    assert_resumed_once(training, done_again=10)
+    assert_undisturbed(training, undisturbed)
+    assert_resumed_once(training, repeated=10)
 
 
-def test_a_killed_rank_puts_the_job_back_into_the_queue(train, undisturbed):
+def test_a_killed_rank_requeues_the_job(train, undisturbed):
     training = train(save=10)
     training.reaches(25)
     kill_marked(f"SLURM_JOB_ID={training.job.id}", "RANK=1")
-    assert_whole(training, undisturbed)
-    assert_resumed_once(training, done_again=10)
+    assert_undisturbed(training, undisturbed)
+    assert_resumed_once(training, repeated=10)
 
 
 @pytest.mark.fault("P1", injected="SIGKILL of a rank on the second node", lost="0", identical=True)
-def test_a_killed_rank_is_started_again_inside_the_job_and_costs_no_step(train, undisturbed):
+def test_a_killed_rank_is_restarted_inside_the_job_and_costs_no_step(train, undisturbed):
     training = train(save=10, MAX_RESTARTS="3")
     training.reaches(25)
     kill_marked(f"SLURM_JOB_ID={training.job.id}", "RANK=1")
-    assert_whole(training, undisturbed)
+    assert_undisturbed(training, undisturbed)
     assert training.job.restarts == 0
     assert len(training.resumed_at) == 1, training.job.text
-    assert training.done_again == 0
+    assert training.repeated == 0
 
 
 @pytest.mark.fault("P5", injected="the time limit of a job, two nodes", lost="0", identical=True)
 def test_the_time_limit_saves_requeues_and_finishes(train, undisturbed):
     training = train("--time=2", "--signal=B:USR1@60", pace=0.8)
-    assert_whole(training, undisturbed)
+    assert_undisturbed(training, undisturbed)
     assert training.job.restarts >= 1
-    assert training.job.text.count("time is nearly up") >= training.job.restarts
+    assert training.job.text.count("the time limit is near") >= training.job.restarts
     assert len(training.resumed_at) == training.job.restarts
-    assert training.done_again == 0
+    assert training.repeated == 0

@@ -98,9 +98,10 @@ def test_a_flipped_bit_stops_both_ranks_before_the_next_checkpoint(found):
 @pytest.mark.fault("P8", injected="300 ms more in each step of rank 1", lost="0")
 def test_a_slow_rank_is_named_with_its_ratio(found):
     assert any(
-        "rank 1 computes" in said and "times the median" in said for said in found["slow"]["said"]
+        "rank 1 computes" in text and "times the median" in text
+        for text in found["slow"]["messages"]
     )
-    assert not any("rank 0 computes" in said for said in found["slow"]["said"])
+    assert not any("rank 0 computes" in text for text in found["slow"]["messages"])
     assert found["slow"]["ends"] == ["finished", "finished"]
 
 
@@ -108,7 +109,7 @@ def test_a_slow_rank_is_named_with_its_ratio(found):
 def test_nan_on_one_rank_is_skipped_on_both_and_the_next_step_is_not(found):
     nan = found["nan"]
     assert [line.get("train/skipped") for line in nan["lines"]] == [0, 0, 0, 1, 0, 0, 0, 0, None]
-    assert nan["alike"]
+    assert nan["equal"]
     assert nan["ends"] == ["finished", "finished"]
 
 
@@ -117,7 +118,7 @@ def test_a_spike_on_one_rank_is_skipped_on_both(found):
     spike = found["spike"]
     skipped = [line["step"] for line in spike["lines"] if line.get("train/skipped")]
     assert skipped == [10]
-    assert spike["alike"]
+    assert spike["equal"]
     assert spike["boxes"] == ["step_000010"]
 
 
@@ -136,9 +137,9 @@ def test_skipped_windows_are_the_same_on_two_ranks(found):
 
 def test_a_dry_run_on_two_ranks_does_not_change_training(found):
     assert any(
-        "every part works: training step, check" in said for said in found["rehearsed"]["said"]
+        "every part works: training step, check" in text for text in found["dry_run"]["messages"]
     )
-    assert found["rehearsed"]["sums"] == found["plain"]["sums"]
+    assert found["dry_run"]["sums"] == found["plain"]["sums"]
 
 
 def test_flipping_a_bit_changes_one_number():
