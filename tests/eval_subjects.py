@@ -1,7 +1,8 @@
-"""Tiny models to evaluate, and checkpoint folders that hold them."""
+"""Tiny models to evaluate, and checkpoint folders with them."""
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from data_prep.dataset.shards import DataSet
@@ -18,7 +19,7 @@ ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 
 
 def tiny_model(context_length: int = 48, seed: int = 1, **changes) -> GPT:
-    """A model with an opinion: larger weights than fresh ones, so that losses differ."""
+    """A model with larger weights than fresh ones, so that the losses of endings differ."""
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "context_length": context_length}
     model = GPT(GPTConfig(**{**shape, **changes}))
     model.initialise(seed)
@@ -29,12 +30,12 @@ def tiny_model(context_length: int = 48, seed: int = 1, **changes) -> GPT:
 
 
 def tiny_subject(**changes) -> Subject:
-    """A tiny model with GPT-2's tokenizer, alone on the CPU."""
+    """A tiny model with GPT-2's tokenizer, on one CPU rank."""
     return Subject(tiny_model(**changes), gpt2_tokenizer(), ALONE)
 
 
 def tiny_checkpoint(folder: Path, data: DataSet | None = None, **state) -> Path:
-    """A checkpoint folder as the trainer leaves it, less the optimizer."""
+    """A checkpoint folder as the trainer writes it, without the optimizer."""
     folder.mkdir()
     save_model(folder, tiny_model())
     gpt2_tokenizer().save(folder / "tokenizer")
@@ -43,3 +44,20 @@ def tiny_checkpoint(folder: Path, data: DataSet | None = None, **state) -> Path:
     write_json(folder / "state.json", state)
     write_manifest(folder)
     return folder
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, model: GPT, tokens: int) -> list[int]:
+    """Make forward passes of more than `tokens` tokens run out of memory.
+
+    Returns a list to which every pass adds its number of tokens.
+    """
+    passes = []
+
+    def hidden(ids, *arguments, plain=model.hidden, **named):
+        passes.append(ids.numel())
+        if ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(ids, *arguments, **named)
+
+    monkeypatch.setattr(model, "hidden", hidden)
+    return passes

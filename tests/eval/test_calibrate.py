@@ -1,4 +1,4 @@
-"""The verdict on this evaluation: given only where the published figures can be reached."""
+"""The verdicts on the published scores, and the cases in which there is none."""
 
 import json
 from dataclasses import replace
@@ -36,8 +36,8 @@ MARKED_ROW = {**ROW, "ctx": "[header] How to bake [title] Heat.", "source_id": "
 
 
 @pytest.fixture
-def at_hand(monkeypatch):
-    """A tiny model in place of the one that would have to be imported."""
+def tiny_import(monkeypatch):
+    """A tiny model instead of the one that would be downloaded."""
     monkeypatch.setattr("eval.calibrate.import_subject", lambda *_: tiny_subject())
 
 
@@ -56,7 +56,7 @@ def split_as_published():
 
 
 def result_with(right: dict[str, int]) -> TaskResult:
-    """As if the evaluation had got so many of the 10,042 items right."""
+    """A result of 10,042 items with these numbers of right answers."""
     tables = {}
     for task in {tag.split("/")[0] for tag in right}:
         chosen = {
@@ -68,7 +68,7 @@ def result_with(right: dict[str, int]) -> TaskResult:
     return TaskResult({}, tables)
 
 
-def test_the_counts_are_the_published_figures_and_nothing_else():
+def test_the_counts_round_to_the_published_scores_and_no_others_do():
     figures = [round(count / ITEMS, 4) for count in PUBLISHED.values()]
     assert figures == [0.2859, 0.2955, 0.2892, 0.3114]
     for count in PUBLISHED.values():
@@ -79,19 +79,19 @@ def test_the_counts_are_the_published_figures_and_nothing_else():
 @pytest.mark.parametrize(("off", "allowed", "verdict"), [
     (10, 10, "agrees"), (-10, 10, "agrees"), (11, 10, "MISSED"), (-31, 30, "MISSED"),
 ])  # fmt: skip
-def test_a_number_agrees_within_the_tolerance_and_not_beyond(off, allowed, verdict):
+def test_a_number_agrees_only_within_the_tolerance(off, allowed, verdict):
     result = result_with({**PUBLISHED, "hellaswag/acc_norm": 2967 + off})
     found = {one.tag: one for one in make_verdicts(result, allowed, [])}
     assert found["hellaswag/acc_norm"].verdict == verdict
     assert {one.verdict for tag, one in found.items() if tag != "hellaswag/acc_norm"} == {"agrees"}
 
 
-def test_reasons_take_the_verdict_away():
+def test_with_a_reason_against_it_no_number_gets_a_verdict():
     verdicts = make_verdicts(result_with(PUBLISHED), 10, ["it is another model"])
     assert [one.verdict for one in verdicts] == ["not comparable"] * 4
 
 
-def test_a_file_with_what_the_published_split_holds_can_be_compared(items_file):
+def test_a_file_with_the_content_of_the_published_split_can_be_compared(items_file):
     assert reasons_not_comparable(GPTConfig(), split_as_published(), items_file) == []
 
 
@@ -107,7 +107,7 @@ def test_other_items_are_not_the_published_split(items_file, change, reason):
     assert reason in found
 
 
-def test_another_model_and_a_few_items_are_shown_but_not_judged(items_file, tmp_path, caplog):
+def test_another_model_and_a_few_items_get_no_verdict(items_file, tmp_path, caplog):
     caplog.set_level("INFO")
     export_model(tiny_checkpoint(tmp_path / "ours"), tmp_path / "published")
     asked = Arguments(
@@ -122,8 +122,8 @@ def test_another_model_and_a_few_items_are_shown_but_not_judged(items_file, tmp_
     assert {v["verdict"] for v in written["verdicts"]} == {"not comparable"}
 
 
-def test_a_model_that_misses_the_figures_is_told_by_the_exit_code(
-    at_hand, items_file, monkeypatch, caplog
+def test_a_model_that_misses_the_scores_has_its_own_exit_code(
+    tiny_import, items_file, monkeypatch, caplog
 ):
     caplog.set_level("INFO")
     monkeypatch.setattr("eval.calibrate.reasons_not_comparable", lambda *_: [])
@@ -132,7 +132,7 @@ def test_a_model_that_misses_the_figures_is_told_by_the_exit_code(
     assert "calibrated: all four" not in caplog.text
 
 
-def test_stripped_text_is_named_in_the_table(at_hand, tmp_path, caplog):
+def test_stripped_text_is_named_in_the_table(tiny_import, tmp_path, caplog):
     caplog.set_level("INFO")
     path = tmp_path / "stripped.jsonl"
     path.write_text(json.dumps({**ROW, "text_exact": False}) + "\n")
@@ -141,7 +141,7 @@ def test_stripped_text_is_named_in_the_table(at_hand, tmp_path, caplog):
     assert "hellaswag/acc" not in caplog.text
 
 
-def test_without_items_nothing_is_calibrated_and_that_is_said(at_hand, monkeypatch):
+def test_without_items_the_error_says_that_nothing_was_calibrated(tiny_import, monkeypatch):
     def absent(*_):
         raise DataUnavailable("Rowan/hellaswag cannot be downloaded from the Hub")
 
@@ -150,7 +150,7 @@ def test_without_items_nothing_is_calibrated_and_that_is_said(at_hand, monkeypat
         calibrate(Arguments("tiny", device="cpu"), ALONE)
 
 
-def test_without_weights_nothing_is_calibrated_and_that_is_said(tmp_path, monkeypatch):
+def test_without_weights_the_error_says_that_nothing_was_calibrated(tmp_path, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "HF_HOME", str(tmp_path / "hub"))
     done = python("eval/calibrate.py", "--device", "cpu")
     assert done.returncode == INCOMPARABLE

@@ -1,4 +1,4 @@
-"""Paired tests of two results, against counting by hand and a second way to compute."""
+"""Paired tests of two results, compared with enumeration and with a second formula."""
 
 import json
 from fractions import Fraction
@@ -30,7 +30,7 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_mcnemar_is_the_share_of_coin_throws_at_least_as_uneven():
+def test_mcnemar_equals_an_enumeration_of_all_outcomes():
     for b, c in product(range(5), range(5)):
         n = b + c
         throws = [sum(t) for t in product((0, 1), repeat=n)]
@@ -40,7 +40,7 @@ def test_mcnemar_is_the_share_of_coin_throws_at_least_as_uneven():
     assert 0 < mcnemar(1800, 2200) < 1e-9
 
 
-def test_a_table_of_items_comes_back_as_it_was(folders):
+def test_a_table_of_items_is_read_back_unchanged(folders):
     before = table(np.arange(5) % 2 == 0)
     before.save(folders / "x.npz", "x")
     after = load_items(folders / "x.npz")
@@ -49,7 +49,7 @@ def test_a_table_of_items_comes_back_as_it_was(folders):
     np.testing.assert_array_equal(after.predictions["acc"], before.predictions["acc"])
 
 
-def test_discordant_pairs_and_difference_are_counted_and_the_interval_holds_it(folders):
+def test_discordant_pairs_are_counted_and_the_interval_contains_the_difference(folders):
     acc, acc_norm = compare(Arguments(folders / "a", folders / "b"))
     a, b = (load_items(folders / x / "toy.npz").predictions["acc"] == 1 for x in "ab")
     assert (acc.only_a, acc.only_b) == ((a & ~b).sum(), (b & ~a).sum())
@@ -59,7 +59,7 @@ def test_discordant_pairs_and_difference_are_counted_and_the_interval_holds_it(f
     assert (acc_norm.difference, acc_norm.low, acc_norm.high, acc_norm.p) == (0, 0, 0, 1)
 
 
-def test_the_interval_is_that_of_the_normal_law_for_many_items():
+def test_for_many_items_the_interval_is_that_of_a_normal_distribution():
     random = np.random.default_rng(1)
     difference = random.normal(0.1, 1, 2000)
     options = Arguments(None, None, resamples=4000)
@@ -69,7 +69,7 @@ def test_the_interval_is_that_of_the_normal_law_for_many_items():
     assert high == pytest.approx(difference.mean() + half, abs=0.005)
 
 
-def test_losses_are_compared_by_what_they_are_divided_by(tmp_path):
+def test_losses_are_compared_per_word(tmp_path):
     ids, none = item_ids(["x", "y"]), np.zeros(2, int)
     for name, losses in (("a", [[30.0], [10.0]]), ("b", [[20.0], [10.0]])):
         ItemTable(ids, none, np.array(losses), np.array([[10], [30]])).save(
@@ -105,5 +105,5 @@ def test_the_script_prints_a_table_and_writes_the_same_numbers_every_time(folder
     assert len(json.loads((folders / "1.json").read_text())["comparisons"]) == 2
 
 
-def test_repeated_items_are_told_apart():
+def test_repeated_items_get_different_ids():
     assert len(set(item_ids(["same", "same", "other"]))) == 3

@@ -1,13 +1,10 @@
-"""Evaluation items are found in the training text: all that are there, and no others."""
+"""eval/contamination.py finds all evaluation items in the training text, and no others."""
 
 import json
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from data_prep.dataset.manifest import SplitEntry, split_entry
 from data_prep.dataset.shards import DataSet, open_data_set, shard_entry
@@ -20,7 +17,6 @@ from eval.contamination import (
     main,
     search_items,
 )
-from eval.text_search.ngrams import DOCUMENT_BREAK, NOT_FOUND, Search, all_runs, whole_texts
 from tests.data_sets import rewrite_manifest, save_shard, tiny_data_set
 from tests.launching import python
 
@@ -32,7 +28,7 @@ FILLER = "Nothing of interest is told on this page. " * 3
 
 
 def data_of(folder: Path, *shards: list[str]) -> DataSet:
-    """A data set with these documents in its train shards."""
+    """A data set whose train shards have these documents."""
     tiny_data_set(folder, lengths=[4] * len(shards), val_fraction=0, shards=len(shards))
     tokenizer = gpt2_tokenizer()
     entries = []
@@ -59,7 +55,7 @@ def items_file(path: Path, *rows: dict) -> Path:
 
 
 def report(folder: Path, shards: list[list[str]], *rows: dict, **arguments) -> dict:
-    """The items' part of the report on these documents and items."""
+    """The part of the report about these items, searched for in these documents."""
     data = data_of(folder / "set", *shards)
     path = items_file(folder / "items.jsonl", *(rows or ({},)))
     chosen = Arguments(data.folder, items_file=(path,), **{"workers": 1} | arguments)
@@ -74,7 +70,7 @@ def words(text: str, first: int, count: int) -> str:
     return " ".join(text.split()[first : first + count])
 
 
-def test_a_planted_ngram_is_found_with_its_item_shard_and_document(tmp_path):
+def test_an_ngram_is_found_with_its_item_shard_and_document(tmp_path):
     planted = f"{FILLER} {words(f'{CONTEXT} {ENDING}', 3, 13)} {FILLER}"
     other = {"ctx": "Quite another story " * 5, "ind": 4}
     found = report(tmp_path, [[FILLER] * 3, [FILLER, planted, planted]], other, {"ind": 9})
@@ -98,7 +94,7 @@ def test_twelve_of_thirteen_words_are_not_enough(tmp_path, count, found):
     assert report(tmp_path, [[planted]])["ngram"]["found"] == found
 
 
-def test_part_of_a_word_is_not_the_word(tmp_path):
+def test_part_of_a_word_is_not_found(tmp_path):
     planted = f"{words(CONTEXT, 0, 13)}like {FILLER}"
     assert report(tmp_path, [[planted]])["ngram"]["found"] == 0
 
@@ -128,13 +124,13 @@ def test_an_ngram_across_a_document_boundary_does_not_count(tmp_path):
     assert report(tmp_path, [halves])["ngram"]["found"] == 0
 
 
-def test_the_text_of_end_of_text_inside_a_document_is_no_boundary(tmp_path):
+def test_the_text_of_end_of_text_inside_a_document_is_not_a_boundary(tmp_path):
     text = f"{words(CONTEXT, 0, 7)} <|endoftext|> {words(CONTEXT, 7, 7)}"
     item = {"ctx": text}
     assert report(tmp_path, [[text]], item)["ngram"]["found"] == 1
 
 
-def test_a_whole_right_ending_and_a_whole_wrong_one_are_told_apart(tmp_path):
+def test_a_right_ending_and_a_wrong_ending_are_distinguished(tmp_path):
     shards = [[FILLER, f"He {OTHERS[1]} Then"], [f"He {ENDING}"]]
     found = report(tmp_path, shards, {}, {"label": 2})
     right, either = found["right_ending"], found["any_ending"]
@@ -148,7 +144,7 @@ def test_an_ending_of_which_the_last_word_is_missing_is_not_found(tmp_path):
     assert report(tmp_path, [[words(ENDING, 0, 9)]])["right_ending"]["found"] == 0
 
 
-def test_a_short_item_is_looked_for_as_a_whole_and_a_shorter_one_is_reported(tmp_path):
+def test_a_short_item_is_searched_as_a_whole_and_a_shorter_one_is_reported(tmp_path):
     nine = {"ctx": "A cat walks slowly over the", "endings": ["warm garden wall.", "sea."]}
     seven = {"ctx": "A cat walks over the", "endings": ["garden wall.", "sea."]}
     text = "See: a cat walks slowly over the warm garden wall, and a cat walks over the garden wall"
@@ -159,7 +155,7 @@ def test_a_short_item_is_looked_for_as_a_whole_and_a_shorter_one_is_reported(tmp
     assert found["any_ending"]["share_of_testable"] is None
 
 
-def test_any_number_of_workers_and_any_size_of_pieces_finds_the_same(tmp_path, monkeypatch):
+def test_neither_workers_nor_piece_size_change_what_is_found(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     vocabulary = ["caf\u00e9", "\u6c34", "na\u00efve", "\U0001f600x", "plain", "words", "\u2014"]
     texts = [" ".join(random.choice(vocabulary, 80)) for _ in range(60)]
@@ -172,44 +168,6 @@ def test_any_number_of_workers_and_any_size_of_pieces_finds_the_same(tmp_path, m
     monkeypatch.setattr("eval.text_search.shard_search.PIECE_TOKENS", 3)
     small = report(tmp_path / "3", shards, *rows, words=5)
     assert expected == two == small
-
-
-def naive_words(text: str) -> list[str]:
-    kept = (c for c in text if c.isspace() or unicodedata.category(c)[0] in "LMN")
-    return "".join(c if c.isspace() else c.lower()[0] for c in kept).split()
-
-
-def runs_of(words: list[str], length: int) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
-
-
-TEXT = st.text(alphabet="aAb  \n.\u2019\u00c9\u00e9\u0130\u00b2\u3000", max_size=40)
-
-
-@given(
-    items=st.lists(TEXT, min_size=1, max_size=4),
-    documents=st.lists(TEXT, min_size=1, max_size=4),
-    length=st.integers(1, 4),
-    piece=st.integers(1, 30),
-)
-def test_the_search_equals_sets_of_words_in_plain_python(items, documents, length, piece):
-    runs, wholes = all_runs(items, length), whole_texts(items, length)
-    search = Search((runs, wholes))
-    stream = "".join(DOCUMENT_BREAK + text for text in documents)
-    for start in range(0, len(stream), piece):
-        search.feed(stream[start : start + piece])
-    search.feed("", last=True)
-
-    in_documents = [naive_words(text) for text in documents]
-    for patterns, finder in zip((runs, wholes), search.finders, strict=True):
-        for i, first in enumerate(finder.first):
-            pattern = tuple(patterns.words(i).split())
-            holders = [d for d, w in enumerate(in_documents) if pattern in runs_of(w, len(pattern))]
-            assert first == min(holders, default=NOT_FOUND)
-    texts = [naive_words(text) for text in items]
-    found_runs = sorted((t, *runs.words(i).split()) for i, t in enumerate(runs.texts))
-    assert {*found_runs} == {(t, *r) for t, w in enumerate(texts) for r in runs_of(w, length)}
-    assert sorted(wholes.texts) == [t for t, w in enumerate(texts) if len(w) >= length]
 
 
 @pytest.mark.parametrize(

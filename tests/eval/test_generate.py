@@ -1,176 +1,80 @@
-"""Samples drawn with a cache, against recomputation of the whole window for every token."""
+"""eval/generate.py as a user starts it: on one rank, under torchrun, with two checkpoints."""
 
-import math
-from dataclasses import replace
+import json
 
 import pytest
-import torch
 
-from data_prep.tokenizer import gpt2_tokenizer
-from eval.sampling.decoding import generate, sample_batches, split_into_batches, start_samples
-from eval.sampling.next_token import (
-    GenerateOptions,
-    apply_repetition_penalty,
-    sample_token,
-    uniform_numbers,
-)
-from tests.eval_subjects import tiny_model
-
-MODEL = tiny_model(context_length=24).eval()
-TOKENIZER = gpt2_tokenizer()
-END = TOKENIZER.end_of_text
-PROMPTS = ["A list", "", "word " * 40, "One two three four", "Five six"]
+from data_prep.tokenizer import Tokenizer
+from eval.generate import Arguments, print_comparison, print_samples
+from eval.sampling.next_token import GenerateOptions
+from eval.subject import load_subject
+from model.checkpoint import save_model
+from storage.byte_pairs import ranks_file
+from storage.checkpoint_folder import write_manifest
+from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_model
+from tests.launching import python, together
 
 
-@torch.no_grad()
-def recomputed(prompt, options, where=(0, 0), model=MODEL):
-    """The same tokens without a cache, by the stated rule for a full window."""
-    uniforms, ids = uniform_numbers(options.seed, *where, options.max_tokens), list(prompt)
-    window, context_length = list(prompt), model.config.context_length
-    for step in range(options.max_tokens):
-        window = window[-(context_length // 2) :] if len(window) > context_length else window
-        logits = model.masked_logits(model.hidden(torch.tensor([window])))[:, -1]
-        seen = torch.zeros_like(logits, dtype=torch.bool).index_fill(1, torch.tensor(ids), True)
-        logits = apply_repetition_penalty(logits, seen, options.repetition_penalty)
-        token = sample_token(logits, uniforms[step : step + 1], options).item()
-        if token == END:
-            break
-        window, ids = [*window, token], [*ids, token]
-    return ids[len(prompt) :]
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("generate") / "checkpoint")
 
 
-def drawn(prompts, options, model=MODEL):
-    """The finished samples."""
-    samples = start_samples(TOKENIZER, prompts, options)
-    sample_batches(model, split_into_batches(samples, options), options)
-    return [sample.to_sample() for sample in samples]
+@pytest.mark.slow
+def test_one_and_two_ranks_write_the_same_json_and_nothing_else(checkpoint):
+    command = ["eval/generate.py", "--checkpoint", str(checkpoint), "--prompt", "A list", "",
+               "--samples", "3", "--max-tokens", "60", "--batch-size", "2", "--json"]  # fmt: skip
+    alone, two = python(*command), together(2, *command)
+    assert (alone.returncode, two.returncode) == (0, 0), alone.stderr + two.stderr
+    lines = [json.loads(line) for line in alone.stdout.splitlines()]
+    order = [(line["prompt_index"], line["sample_index"]) for line in lines]
+    assert order == [(p, s) for p in range(2) for s in range(3)]
+    assert two.stdout == alone.stdout
+    assert "360 tokens in" in alone.stderr
+    assert alone.stderr.count("tokens/s") == two.stderr.count("tokens/s") == 1
 
 
-def tokens_of(samples):
-    return [sample.token_ids for sample in samples]
+def test_the_script_reads_standard_input_and_logs_its_speed(checkpoint):
+    words = ["--checkpoint", str(checkpoint), "--prompt-file", "-", "--max-tokens", "4"]
+    done = python("eval/generate.py", *words, typed="One\nTwo\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("One")
+    assert "\n---\nTwo" in done.stdout
+    assert "8 tokens in" in done.stderr
 
 
-@pytest.mark.parametrize("shape", [{}, {"position": "rope", "norm": "rmsnorm", "tied": False}])
-@pytest.mark.parametrize(
-    "change", [{"temperature": 0.0}, {}, {"temperature": 0.7, "repetition_penalty": 1.4}]
-)
-def test_text_with_a_cache_equals_recomputation_past_the_window(shape, change):
-    options = GenerateOptions(max_tokens=60, **change)
-    model = tiny_model(context_length=24, **shape).eval()
-    samples = drawn(PROMPTS, options, model)
-    for index, prompt in enumerate(PROMPTS):
-        ids = TOKENIZER.encode(prompt) or [END]
-        assert list(samples[index].token_ids) == recomputed(ids, options, (index, 0), model)
+def test_a_checkpoint_compared_with_itself_gives_equal_columns(checkpoint, capsys):
+    arguments = Arguments(checkpoint, sampling=GenerateOptions(max_tokens=20))
+    print_comparison(arguments, checkpoint, ["A list"], ALONE)
+    head, page = capsys.readouterr().out.split("\n---\n")
+    assert str(checkpoint)[-20:] in head.replace(" ", "").replace("│", "").replace("\n", "")
+    halves = [line.split("│") for line in page.splitlines()[2:]]
+    assert len(halves) > 1
+    assert all(left.strip() == right.strip() for left, right in halves)
 
 
-def test_the_smallest_window_goes_on_too():
-    model = tiny_model(context_length=1).eval()
-    options = GenerateOptions(max_tokens=5)
-    [sample] = drawn(["A list"], options, model)
-    window, expected = TOKENIZER.encode("A list")[-1], []
-    for uniform in uniform_numbers(options.seed, 0, 0, 5):
-        logits = model.masked_logits(model.hidden(torch.tensor([[window]])))[:, -1]
-        window = sample_token(logits, uniform[None], options).item()
-        expected.append(window)
-    assert list(sample.token_ids) == expected
+def test_each_checkpoint_uses_its_own_tokenizer(checkpoint, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    save_model(other, tiny_model(vocab_size=257))
+    bytes_alone = Tokenizer("bytes", r".+|\s+", ranks_file(bytes([i]) for i in range(256)))
+    bytes_alone.save(other / "tokenizer")
+    write_manifest(other)
+    options = GenerateOptions(max_tokens=20)
+    for folder in (checkpoint, other):
+        print_samples(
+            load_subject(folder, ALONE), ["Aé"], Arguments(folder, json=True, sampling=options)
+        )
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert max(first["token_ids"]) > 257 > max(second["token_ids"])
+    assert second["text"] == bytes_alone.decode(second["token_ids"])
+    print_comparison(Arguments(checkpoint, sampling=options), other, ["Aé"], ALONE)
+    assert "│" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 15])
-def test_a_sample_depends_on_seed_prompt_and_sample_alone(batch_size):
-    options = GenerateOptions(max_tokens=26, samples=3)
-    together = tokens_of(drawn(PROMPTS, options))
-    assert len(set(together)) == 15
-    assert tokens_of(drawn(PROMPTS, replace(options, batch_size=batch_size))) == together
-    assert tokens_of(drawn(PROMPTS, replace(options, samples=1))) == together[::3]
-    assert tokens_of(drawn(PROMPTS[:2], options)) == together[:6]
-    assert tokens_of(drawn(PROMPTS[:1], replace(options, seed=1)))[0] != together[0]
-
-
-def test_a_longer_text_begins_like_a_shorter_one():
-    short, long = (drawn(["A"], GenerateOptions(max_tokens=n))[0].token_ids for n in (10, 40))
-    assert long[:10] == short
-
-
-def test_samples_that_end_leave_the_others_as_they_were():
-    options = GenerateOptions(max_tokens=25, samples=6)
-    whole = drawn(["A list"], options)
-    stop = next(x for x in "zqjxkvw" if 0 < sum(x in sample.text for sample in whole) < 5)
-    stopped = drawn(["A list"], replace(options, stop=(stop,)))
-    assert {sample.finish_reason for sample in stopped} == {"stop", "length"}
-    for one, other in zip(whole, stopped, strict=True):
-        assert other.text == one.text.split(stop)[0]
-        assert other.token_ids == one.token_ids[: len(other.token_ids)]
-
-
-def test_sampling_leaves_torch_and_the_model_as_they_were():
-    MODEL.train()
-    before = torch.get_rng_state()
-    generate(MODEL, TOKENIZER, ["A", ""], GenerateOptions(max_tokens=5))
-    assert torch.equal(before, torch.get_rng_state())
-    assert MODEL.training
-    MODEL.eval()
-
-
-def test_generation_ends_at_end_of_text():
-    model = tiny_model(bias=True)
-    with torch.no_grad():
-        model.ln_f.weight.zero_()
-        model.ln_f.bias.copy_(model.wte.weight[END])
-        model.wte.weight[END] *= 1e3
-    assert generate(model, TOKENIZER, ["A word"], GenerateOptions(max_tokens=9)) == [""]
-    [sample] = drawn(["A word"], GenerateOptions(), model)
-    assert (sample.token_ids, sample.finish_reason) == ((), "end_of_text")
-
-
-def test_the_sum_of_log_probabilities_is_the_models_own():
-    [sample] = drawn(["A list"], GenerateOptions(max_tokens=8, temperature=0.5, top_p=0.9))
-    prompt = TOKENIZER.encode("A list")
-    ids = torch.tensor([[*prompt, *sample.token_ids]])
-    nats = MODEL.masked_logits(MODEL.hidden(ids[:, :-1])).log_softmax(-1)
-    own = nats.gather(2, ids[:, 1:, None])[0, len(prompt) - 1 :].sum().item()
-    assert sample.logprob_sum == pytest.approx(own, rel=1e-5)
-
-
-def test_after_running_out_of_memory_half_as_many_go_on(monkeypatch, caplog):
-    options = GenerateOptions(max_tokens=30, samples=2)
-    wanted = tokens_of(drawn(PROMPTS, options))
-    model = tiny_model(context_length=24).eval()
-    calls = []
-
-    def hidden(ids, cache, plain=model.hidden):
-        calls.append(len(ids))
-        if len(ids) > 4 and len(calls) > 12:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(ids, cache=cache)
-
-    monkeypatch.setattr(model, "hidden", hidden)
-    assert tokens_of(drawn(PROMPTS, options, model)) == wanted
-    assert "out of memory: 5 samples per batch from now on" in caplog.text
-
-
-def test_one_sample_that_is_too_much_is_an_error(monkeypatch):
-    def hidden(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    model = tiny_model()
-    monkeypatch.setattr(model, "hidden", hidden)
-    with pytest.raises(ValueError, match="one sample does not fit the memory of cpu"):
-        generate(model, TOKENIZER, ["A", "B"], GenerateOptions())
-
-
-def test_weights_that_are_not_numbers_are_an_error():
-    model = tiny_model()
-    with torch.no_grad():
-        model.ln_f.weight[3] = math.nan
-    for temperature in (0.0, 1.0):
-        with pytest.raises(ValueError, match="logits are not numbers"):
-            generate(model, TOKENIZER, ["A"], GenerateOptions(temperature=temperature))
-
-
-def test_a_prompt_longer_than_the_context_is_cut_by_the_rule_and_said(caplog):
-    long = [1000 + i for i in range(60)]
-    options = GenerateOptions(max_tokens=10, temperature=0)
-    texts = generate(MODEL, TOKENIZER, [TOKENIZER.decode(long)], options)
-    ids = TOKENIZER.encode(TOKENIZER.decode(long))
-    assert texts == [TOKENIZER.decode(recomputed(ids[-12:], options))]
-    assert f"prompt 1 has {len(ids)} tokens" in caplog.text
+@pytest.mark.parametrize("pruned", ["model.safetensors", "tokenizer/meta.json", "MANIFEST.json"])
+def test_an_incomplete_checkpoint_is_an_error_that_names_the_file(tmp_path, pruned):
+    folder = tiny_checkpoint(tmp_path / "checkpoint")
+    (folder / pruned).unlink()
+    with pytest.raises(ValueError, match=rf"{pruned}.*|complete checkpoint"):
+        load_subject(folder, ALONE)

@@ -1,4 +1,4 @@
-"""Our checkpoint as the harness's language model answers what its own one answers on the export."""
+"""A checkpoint as the harness's model answers like the harness's own model on the export."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from eval.lm_eval_model import RatchetLM
 from model.hf_format.convert import export_model
-from tests.eval.test_lm_eval import texts, write
+from tests.eval.tasks.test_lm_eval_agreement import texts, write
 from tests.eval_subjects import tiny_checkpoint
 from tests.launching import python, torchrun
 
@@ -79,7 +79,7 @@ def test_generated_text_is_equal_with_and_without_stop_strings(both):
     assert sum(len(s) < len(w) for s, w in zip(stopped, whole, strict=True)) > 20
 
 
-def test_sampling_gives_the_same_text_again_and_text_of_another_kind(both):
+def test_sampling_is_reproducible_and_differs_from_greedy_decoding(both):
     settings = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
     asked = requests("generate_until", [(c, settings) for c in CONTEXTS[:4]])
     first = both[0].generate_until(asked)
@@ -88,7 +88,7 @@ def test_sampling_gives_the_same_text_again_and_text_of_another_kind(both):
     assert first != both[0].generate_until(requests("generate_until", greedy))
 
 
-def test_a_prompt_that_generation_leaves_no_room_for_is_an_error(both):
+def test_generation_that_leaves_no_room_for_a_prompt_is_an_error(both):
     with pytest.raises(
         ValueError, match="generates 256 tokens, which leaves a context_length of 48"
     ):
@@ -96,7 +96,7 @@ def test_a_prompt_that_generation_leaves_no_room_for_is_an_error(both):
 
 
 def task_yaml(tmp_path) -> str:
-    """A task of the harness that reads a file here."""
+    """A task of the harness that reads a local file."""
     rows = [{"q": c, "a": SHORT[4 * i : 4 * i + 2], "y": i % 2} for i, c in enumerate(CONTEXTS)]
     data = write(tmp_path / "rows.jsonl", rows)
     spec = {"task": "own_task", "dataset_path": "json", "test_split": "test",
@@ -108,7 +108,7 @@ def task_yaml(tmp_path) -> str:
     return str(tmp_path / "own_task.yaml")
 
 
-def test_the_script_gives_the_harness_s_numbers_on_one_rank_and_on_two(folder, tmp_path):
+def test_the_script_gives_the_numbers_of_the_harness_on_one_and_two_ranks(folder, tmp_path):
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -127,7 +127,7 @@ def test_the_script_gives_the_harness_s_numbers_on_one_rank_and_on_two(folder, t
         out.unlink()
 
 
-def test_the_harness_finds_the_model_by_its_name(folder):
+def test_the_harness_knows_the_model_by_name(folder):
     from lm_eval.api.registry import get_model
 
     model = get_model("ratchet").create_from_arg_string(

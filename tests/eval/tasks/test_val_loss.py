@@ -1,4 +1,4 @@
-"""Validation loss and bits per byte, against sums done by hand."""
+"""Validation loss and bits per byte, compared with sums computed by hand."""
 
 import math
 
@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import eval.tasks.val_loss
 from eval.subject import EvalOptions
 from eval.tasks.val_loss import check_validation, val_loss, validation_loss
 from tests.data_sets import tiny_data_set
-from tests.eval_subjects import tiny_subject
+from tests.eval_subjects import limit_memory, tiny_subject
 
 T = 48
 
@@ -25,14 +24,14 @@ def measure(subject, data, windows=13, micro_batch=4, dtype=torch.float32):
     return validation_loss(subject, data.split("val"), windows * T, T, micro_batch, dtype)
 
 
-def test_the_loss_is_the_mean_over_all_targets_and_all_logits(data):
+def test_the_loss_is_the_mean_over_all_targets_with_all_logits(data):
     subject, tokens = tiny_subject(), data.split("val").read(0, 13 * T + 1).astype(np.int64)
     logits = subject.model(torch.from_numpy(tokens[:-1].reshape(13, T))).double()
     wanted = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(tokens[1:]))
     assert measure(subject, data)["val/loss"] == pytest.approx(wanted.item(), abs=1e-5)
 
 
-def test_bits_per_byte_leave_end_of_text_out_of_both_sums(data):
+def test_bits_per_byte_ignores_end_of_text(data):
     subject, tokens = tiny_subject(), data.split("val").read(0, 13 * T + 1).astype(np.int64)
     logits = subject.model(torch.from_numpy(tokens[:-1].reshape(13, T))).double()
     targets = torch.from_numpy(tokens[1:])
@@ -51,32 +50,20 @@ def test_another_micro_batch_gives_the_same_loss(data, micro_batch):
     assert other == pytest.approx(one, abs=1e-5)
 
 
-def memory_for(tokens, passes):
-    """The losses of tokens as usual, but only of so many at once."""
-    real = eval.tasks.val_loss._token_losses
-
-    def limited(subject, ids, targets):
-        passes.append(ids.numel())
-        if ids.numel() > tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(subject, ids, targets)
-
-    return limited
-
-
-def test_out_of_memory_halves_the_micro_batch_and_the_loss_stays(data, monkeypatch, caplog):
-    subject, passes = tiny_subject(), []
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_loss(data, monkeypatch, caplog):
+    subject = tiny_subject()
     whole = measure(subject, data)
-    monkeypatch.setattr("eval.tasks.val_loss._token_losses", memory_for(3 * T, passes))
+    passes = limit_memory(monkeypatch, subject.model, 3 * T)
     assert measure(subject, data, micro_batch=8) == pytest.approx(whole, abs=1e-5)
     assert passes == [n * T for n in (8, 4, 2, 2, 2, 2, 2, 1, 2)]
     assert caplog.text.count("out of memory: batches of at most") == 2
 
 
 def test_a_window_that_does_not_fit_alone_is_an_error_with_the_cure(data, monkeypatch):
-    monkeypatch.setattr("eval.tasks.val_loss._token_losses", memory_for(T - 1, []))
+    subject = tiny_subject()
+    limit_memory(monkeypatch, subject.model, T - 1)
     with pytest.raises(ValueError, match=f"one row of {T} tokens does not fit the memory of cpu"):
-        measure(tiny_subject(), data)
+        measure(subject, data)
 
 
 def test_the_task_reads_the_data_set_it_is_given(data):
@@ -84,7 +71,7 @@ def test_the_task_reads_the_data_set_it_is_given(data):
     assert val_loss(tiny_subject(), options).tags == measure(tiny_subject(), data)
 
 
-def test_measuring_leaves_the_model_as_it_was(data):
+def test_validation_does_not_change_the_model(data):
     subject = tiny_subject()
     subject.model.train()
     before = torch.get_rng_state()
@@ -101,7 +88,7 @@ def test_bfloat16_is_close_to_float32(data):
     assert rounded == pytest.approx(exact, rel=2e-2)
 
 
-def test_too_few_validation_tokens_are_refused_with_the_number_that_fits(data):
+def test_too_many_windows_are_refused_with_the_number_that_fits(data):
     shards = data.split("val")
     most = (shards.tokens - 1) // T * T
     assert check_validation(shards, most, T) == most // T
@@ -111,7 +98,7 @@ def test_too_few_validation_tokens_are_refused_with_the_number_that_fits(data):
         check_validation(shards, T - 1, T)
 
 
-def test_weights_that_are_not_numbers_give_an_error_and_no_loss(data):
+def test_weights_that_are_not_finite_are_an_error(data):
     subject = tiny_subject()
     torch.nn.init.constant_(subject.model.ln_f.weight, math.nan)
     with pytest.raises(ValueError, match="validation loss is nan"):
@@ -125,6 +112,6 @@ def test_a_data_set_of_another_tokenizer_is_refused(data, monkeypatch):
         val_loss(subject, EvalOptions(data=data.folder, val_tokens=T))
 
 
-def test_without_a_data_set_the_task_says_what_to_give():
+def test_without_a_data_set_the_error_names_the_option():
     with pytest.raises(ValueError, match="give its folder as --data"):
         val_loss(tiny_subject(), EvalOptions())

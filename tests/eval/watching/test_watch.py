@@ -1,4 +1,4 @@
-"""A watcher gives the loop's numbers, once for each checkpoint, whatever becomes of the run."""
+"""A watcher gives the training loop's numbers, once per checkpoint, whatever happens to the run."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ SAVE = SaveConfig(every=4, every_minutes=0, keep=99)
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A run that evaluated nothing itself, finished; its checkpoints are those of steps 4 and 8."""
+    """A finished run without evaluations, with checkpoints of steps 4 and 8."""
     folder = tmp_path_factory.mktemp("watch")
     tiny_data_set(folder / "data", documents=100)
     config = tiny_config(folder / "data", folder / "run", eval=NEVER, save=SAVE)
@@ -49,7 +49,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture
 def run(config, tmp_path, caplog, monkeypatch):
-    """That run to itself. The tokenizer, which takes most of the time, is read once for all."""
+    """A copy of that run. The tokenizer, which takes most of the time, is loaded only once."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(subject, "load_tokenizer", lambda _: gpt2_tokenizer())
     shutil.copytree(config.out, tmp_path / "run", symlinks=True)
@@ -58,13 +58,13 @@ def run(config, tmp_path, caplog, monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A task that takes no time, as pydoc_choice."""
+    """Replace pydoc_choice by a task that takes no time."""
     instant = EvalTask(lambda *_: TaskResult({"pydoc_choice/acc": 0.5}))
     monkeypatch.setitem(TASKS, "pydoc_choice", instant)
 
 
-def look(run, *tasks, idle_minutes=None, items_out=None, **options):
-    """Watch until it ends; why it did."""
+def watch_run(run, *tasks, idle_minutes=None, items_out=None, **options):
+    """Watch until the watch ends. Returns why it ended."""
     tasks = tasks or ("pydoc_choice",)
     return watch(
         WatchRequest(run.path, tasks, EvalOptions(**options), items_out, idle_minutes), ALONE
@@ -90,7 +90,7 @@ def scalars(folder, tag):
 
 
 def on_sleep(monkeypatch, *happenings, seconds=2.0):
-    """Each time the watcher sleeps, so many seconds pass and the next of these happens."""
+    """Each time the watcher sleeps, `seconds` pass and the next of `happenings` is called."""
     clock = {"now": 0.0}
     left = iter(happenings)
 
@@ -104,10 +104,10 @@ def on_sleep(monkeypatch, *happenings, seconds=2.0):
 
 
 def nothing():
-    """Nothing happens."""
+    """A happening that does nothing."""
 
 
-def test_a_watcher_finds_the_numbers_of_the_loop_bit_for_bit(config, run, tmp_path):
+def test_a_watcher_gives_the_numbers_of_the_training_loop_bit_for_bit(config, run, tmp_path):
     looped = replace(config, out=tmp_path / "looped", eval=EVAL)
     run_to_end(looped)
     asked = WatchRequest(run.path, (), EvalOptions(), None, None)  # as its config.json says
@@ -121,24 +121,24 @@ def test_a_watcher_finds_the_numbers_of_the_loop_bit_for_bit(config, run, tmp_pa
     assert steps(run) == [4, 8]
 
 
-def test_the_curves_of_trainer_and_watcher_stand_in_folders_of_their_own(run):
-    look(run, "val_loss")
+def test_trainer_and_watcher_write_their_curves_to_separate_folders(run):
+    watch_run(run, "val_loss")
     measured = [(line["step"], pytest.approx(line["val/loss"])) for line in evals(run)]
     assert scalars(run.eval_tensorboard, "val/loss") == measured
     assert [step for step, _ in scalars(run.tensorboard, "train/loss")] == [*range(8)]
 
 
 def test_a_second_watch_evaluates_only_what_is_new(run, quick):
-    look(run)
-    assert "evaluated 0 checkpoints" in look(run)
-    look(run, *BOTH)
+    watch_run(run)
+    assert "evaluated 0 checkpoints" in watch_run(run)
+    watch_run(run, *BOTH)
     assert [line["tasks"] for line in evals(run)] == ["pydoc_choice"] * 2 + ["val_loss"] * 2
-    look(run, items=2)
+    watch_run(run, items=2)
     assert [line["options"] for line in evals(run)[4:]] == ["items=2"] * 2
 
 
-def retake(run, seed):
-    """Step 4 is taken anew, and ends at the weights that this seed gives."""
+def repeat_step(run, seed):
+    """Replace the weights of step 4 by those of this seed, as if the step had been repeated."""
     checkpoint = run.checkpoint(4)
     weights = load_model(checkpoint)
     weights.initialise(seed)
@@ -146,44 +146,44 @@ def retake(run, seed):
     write_manifest(checkpoint)
 
 
-def test_a_step_taken_anew_is_evaluated_again_if_its_weights_are_others(run, quick, caplog):
-    retake(run, seed=1)
-    look(run)
-    retake(run, seed=1)  # bit for bit, as a resume on as many ranks does
-    assert "evaluated 0 checkpoints" in look(run)
+def test_a_repeated_step_is_evaluated_again_if_its_weights_differ(run, quick, caplog):
+    repeat_step(run, seed=1)
+    watch_run(run)
+    repeat_step(run, seed=1)  # bit for bit, as after a resume on the same number of ranks
+    assert "evaluated 0 checkpoints" in watch_run(run)
     assert "other weights" not in caplog.text
-    retake(run, seed=2)
-    assert "evaluated 1 checkpoint" in look(run)
+    repeat_step(run, seed=2)
+    assert "evaluated 1 checkpoint" in watch_run(run)
     assert "step 4 has other weights than were measured; it is measured again" in caplog.text
     assert [(line["step"], line["weights"]) for line in evals(run)[2:]] == [(4, digest(run, 4))]
 
 
-def test_a_step_taken_anew_while_it_is_watched_is_evaluated_again(run, quick, monkeypatch):
+def test_a_step_repeated_during_a_watch_is_evaluated_again(run, quick, monkeypatch):
     run.write_status("running", 8)
-    on_sleep(monkeypatch, lambda: retake(run, seed=3), lambda: run.write_status("finished", 8))
-    assert "evaluated 3 checkpoints" in look(run)
+    on_sleep(monkeypatch, lambda: repeat_step(run, seed=3), lambda: run.write_status("finished", 8))
+    assert "evaluated 3 checkpoints" in watch_run(run)
     assert steps(run) == [4, 8, 4]
 
 
-def test_a_record_of_before_digests_counts_for_any_weights(run, quick):
+def test_a_line_without_a_digest_counts_for_any_weights(run, quick):
     old = '{"step": %d, "pydoc_choice/acc": 0.5, "tasks": "pydoc_choice", "options": ""}\n'
     run.evals.write_text(old % 4 + old % 8)
-    assert "evaluated 0 checkpoints" in look(run)
+    assert "evaluated 0 checkpoints" in watch_run(run)
 
 
-def test_a_line_cut_short_is_dropped_and_measured_again(run, quick, caplog):
-    look(run)
+def test_a_torn_last_line_is_dropped_and_measured_again(run, quick, caplog):
+    watch_run(run)
     whole = run.evals.read_text()
     run.evals.write_text(whole[:-20])
-    assert "evaluated 1 checkpoint" in look(run)
+    assert "evaluated 1 checkpoint" in watch_run(run)
     assert run.evals.read_text() == whole
     assert "cut short" in caplog.text
 
 
-def test_a_line_that_is_no_evaluation_is_named(run):
+def test_a_line_that_is_not_an_evaluation_is_named(run):
     run.evals.write_text('{"step": 2, "tasks": "val_loss", "options": ""}\n{"step": 4}\n')
     with pytest.raises(ValueError, match=r"evals.jsonl line 2 is no evaluation"):
-        look(run)
+        watch_run(run)
 
 
 def test_checkpoints_are_evaluated_as_they_appear_until_the_run_ends(run, quick, monkeypatch):
@@ -200,22 +200,22 @@ def test_checkpoints_are_evaluated_as_they_appear_until_the_run_ends(run, quick,
         run.write_status("finished", 8)
 
     on_sleep(monkeypatch, nothing, lambda: appear(4), finish)
-    assert "finished at step 8; evaluated 2 checkpoints" in look(run)
+    assert "finished at step 8; evaluated 2 checkpoints" in watch_run(run)
     assert steps(run) == [4, 8]
 
 
-def test_a_checkpoint_pruned_while_it_is_read_is_evaluated_all_the_same(run, quick, monkeypatch):
+def test_a_checkpoint_pruned_while_it_is_read_is_still_evaluated(run, quick, monkeypatch):
     def prune(folder):
         assert folder.name.startswith(PINNED_PREFIX)
         shutil.rmtree(run.checkpoints / folder.name.removeprefix(PINNED_PREFIX))
 
     monkeypatch.setattr(subject, "verify_checkpoint", prune)
-    look(run)
+    watch_run(run)
     assert steps(run) == [4, 8]
     assert [path.name for path in run.checkpoints.iterdir()] == ["latest"]
 
 
-def test_without_links_a_pruned_checkpoint_is_skipped_with_a_word(run, quick, monkeypatch, caplog):
+def test_without_hard_links_a_pruned_checkpoint_is_skipped(run, quick, monkeypatch, caplog):
     def refuse(*_):
         raise PermissionError("no links here")
 
@@ -224,16 +224,16 @@ def test_without_links_a_pruned_checkpoint_is_skipped_with_a_word(run, quick, mo
     checks = iter([lambda: [shutil.rmtree(run.checkpoint(step)) for step in (2, 3)]])
     monkeypatch.setattr(live_run.os, "link", refuse)
     monkeypatch.setattr(subject, "verify_checkpoint", lambda _: next(checks, nothing)())
-    look(run)
+    watch_run(run)
     assert steps(run) == [4, 8]
-    for step in (2, 3):  # while it was read, and while it waited for that
+    for step in (2, 3):  # one while it was read, one while it waited
         assert caplog.messages.count(f"step {step} was pruned, skipped") == 1
 
 
-def test_a_damaged_checkpoint_is_skipped_and_the_reason_said_once(run, quick, caplog):
+def test_a_damaged_checkpoint_is_skipped_and_the_reason_logged_once(run, quick, caplog):
     weights = run.checkpoint(4) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-7])
-    look(run)
+    watch_run(run)
     assert steps(run) == [8]
     said = [text for text in caplog.messages if text.startswith("step 4 is skipped: ")]
     assert len(said) == 1
@@ -249,49 +249,49 @@ def test_a_task_that_fails_on_one_checkpoint_does_not_end_the_watch(run, monkeyp
 
     scores = []
     monkeypatch.setitem(TASKS, "pydoc_choice", EvalTask(choice))
-    look(run, *BOTH)
+    watch_run(run, *BOTH)
     assert [line["tasks"] for line in evals(run)] == ["val_loss", "val_loss pydoc_choice"]
     assert "step 4: pydoc_choice failed (scores are not finite)" in caplog.text
 
 
-def test_what_cannot_be_had_for_any_checkpoint_ends_the_watch(run):
+def test_an_option_that_no_checkpoint_can_satisfy_ends_the_watch(run):
     with pytest.raises(ValueError, match="val_tokens=9999999 is .* windows"):
-        look(run, "val_loss", val_tokens=9999999)
+        watch_run(run, "val_loss", val_tokens=9999999)
     assert steps(run) == []
 
 
-def test_a_file_that_is_not_there_ends_the_watch_before_a_checkpoint_is_passed_over(run):
+def test_a_missing_file_ends_the_watch_before_a_checkpoint_is_skipped(run):
     record = json.loads(run.config.read_text())
     record["config"]["eval"]["hellaswag_file"] = "gone.jsonl"
     run.config.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"gone\.jsonl, the file for hellaswag, does not exist"):
-        look(run, "hellaswag")
+        watch_run(run, "hellaswag")
     assert steps(run) == []
 
 
 def test_a_preempted_run_is_waited_for(run, quick, monkeypatch, caplog):
     run.write_status("preempted", 8, "SIGTERM")
     on_sleep(monkeypatch, nothing, lambda: run.write_status("finished", 8), seconds=1e6)
-    assert "finished at step 8" in look(run)
+    assert "finished at step 8" in watch_run(run)
     assert "was preempted at step 8 (SIGTERM); waiting for it" in caplog.text
 
 
-def test_an_idle_limit_ends_the_wait_once_nothing_has_changed_for_so_long(run, quick, monkeypatch):
+def test_idle_minutes_without_a_change_end_the_watch(run, quick, monkeypatch):
     run.write_status("preempted", 8)
     alive = [lambda: run.write_status("preempted", 8)] * 3
     on_sleep(monkeypatch, *alive, nothing, nothing, seconds=31.0)
-    end = look(run, idle_minutes=1.0)
+    end = watch_run(run, idle_minutes=1.0)
     assert "has not changed for 1 minutes; evaluated 2 checkpoints" in end
 
 
-def test_a_run_that_died_without_a_word_is_noticed_by_its_lock(run, quick, monkeypatch, caplog):
+def test_a_killed_run_is_recognised_by_its_free_lock(run, quick, monkeypatch, caplog):
     run.write_status("running", 6)
     other = RunFolder(run.path)
     other.lock()
-    was_said = []
+    noticed = []
 
     def note():
-        was_said.append("no process holds its lock: it died after step 6" in caplog.text)
+        noticed.append("no process holds its lock: it died after step 6" in caplog.text)
 
     def die():
         note()
@@ -302,21 +302,21 @@ def test_a_run_that_died_without_a_word_is_noticed_by_its_lock(run, quick, monke
         run.write_status("finished", 8)
 
     on_sleep(monkeypatch, nothing, nothing, die, finish, seconds=31.0)
-    look(run)
-    assert was_said == [False, True]
+    watch_run(run)
+    assert noticed == [False, True]
 
 
-def test_a_failed_run_ends_the_watch_unless_it_is_started_again(run, quick, monkeypatch):
+def test_a_failed_run_ends_the_watch_unless_it_restarts(run, quick, monkeypatch):
     def fail(step):
         return lambda: run.write_status("failed", step, "OSError: disk full")
 
     fail(6)()
     again = [lambda: run.write_status("running", 6), fail(7), nothing]
     on_sleep(monkeypatch, *again, nothing, seconds=31.0)
-    assert "failed at step 7 (OSError: disk full); evaluated 2 checkpoints" in look(run)
+    assert "failed at step 7 (OSError: disk full); evaluated 2 checkpoints" in watch_run(run)
 
 
-def test_a_stop_keeps_what_was_measured_and_the_rest_is_done_next_time(run, quick, monkeypatch):
+def test_a_stop_request_keeps_results_and_the_next_watch_does_the_rest(run, quick, monkeypatch):
     def stopped(*_):
         os.kill(os.getpid(), signal.SIGTERM)
         return TaskResult({"pydoc_choice/acc": 0.5})
@@ -324,43 +324,43 @@ def test_a_stop_keeps_what_was_measured_and_the_rest_is_done_next_time(run, quic
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as inside:
         inside.setitem(TASKS, "pydoc_choice", EvalTask(stopped))
-        assert "SIGTERM received; evaluated 1 checkpoint" in look(run, *reversed(BOTH))
+        assert "SIGTERM received; evaluated 1 checkpoint" in watch_run(run, *reversed(BOTH))
     assert signal.getsignal(signal.SIGTERM) is handler
-    look(run, *reversed(BOTH))
+    watch_run(run, *reversed(BOTH))
     done = [(line["step"], line["tasks"]) for line in evals(run)]
     assert done == [(4, "pydoc_choice"), (4, "val_loss"), (8, "pydoc_choice val_loss")]
 
 
-def test_a_folder_is_left_alone_until_a_run_begins_there(tmp_path, monkeypatch):
+def test_nothing_is_written_until_a_run_starts(tmp_path, monkeypatch):
     later = RunFolder(tmp_path / "later")
     on_sleep(monkeypatch, nothing, nothing, seconds=31.0)
-    assert "has not changed" in look(later, idle_minutes=1.0)
+    assert "has not changed" in watch_run(later, idle_minutes=1.0)
     assert not later.path.exists()
 
 
 @pytest.mark.parametrize("name", ["", "checkpoints"])
-def test_a_folder_that_is_no_runs_is_refused(run, name):
+def test_a_folder_that_is_not_a_runs_is_refused(run, name):
     run.config.write_text('{"model_type": "gpt2"}')  # as an export has it
     with pytest.raises(ValueError, match="give (one|a folder) such as runs/gpt2"):
-        look(RunFolder(run.path / name))
+        watch_run(RunFolder(run.path / name))
 
 
 def test_a_second_watcher_at_the_same_time_is_refused(run, quick):
     first = EvalsFile(run.evals, EvalOptions())
     with pytest.raises(ValueError, match="written by another process that watches this run"):
-        look(run)
+        watch_run(run)
     first.close()
-    assert "evaluated 2" in look(run)
+    assert "evaluated 2" in watch_run(run)
 
 
-def test_items_are_kept_in_a_folder_for_each_step(run, tmp_path):
-    look(run, items=3, items_out=tmp_path / "items")
+def test_items_are_written_to_one_folder_per_step(run, tmp_path):
+    watch_run(run, items=3, items_out=tmp_path / "items")
     tables = sorted((tmp_path / "items").rglob("*.npz"))
     assert [path.parent.name for path in tables] == ["step_000004", "step_000008"]
     assert len(load_items(tables[0]).ids) == 3
 
 
-def test_options_left_open_are_the_runs_and_given_ones_win():
+def test_options_not_given_are_those_of_the_run():
     own = {"items": 7, "hellaswag_file": "/gone/h.jsonl", "task_file": ["piqa=/gone/p.jsonl"]}
     record = {"config": {"eval": own}, "run": {"micro_batch": 2, "dtype": "bfloat16"}}
     filled = with_run_defaults(record, EvalOptions(), ("val_loss",))
@@ -374,9 +374,9 @@ def test_options_left_open_are_the_runs_and_given_ones_win():
     assert found == {"hellaswag": Path(__file__)}
 
 
-def test_two_ranks_find_the_same_bits(run, tmp_path):
+def test_two_ranks_give_the_same_bits(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "both", symlinks=True)
-    look(run, *BOTH)
+    watch_run(run, *BOTH)
     command = ["--watch", str(tmp_path / "both"), "--tasks", *BOTH, "--device", "cpu"]
     done = together(2, "eval/main.py", *command)
     assert done.returncode == 0, done.stderr

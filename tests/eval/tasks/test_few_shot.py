@@ -1,4 +1,4 @@
-"""Solved examples before a question: drawn by the harness's rule, named, and cut from the left."""
+"""Few-shot examples: drawn by lm-evaluation-harness's rule, named in tags, cut from the left."""
 
 import json
 import random
@@ -44,7 +44,7 @@ def test_an_example_is_its_question_its_right_answer_and_a_blank_line():
 
 
 @pytest.mark.parametrize(("source", "drawn"), [(ARC_EASY, 2), (PIQA, 3), (HELLASWAG, 3)])
-def test_one_random_stream_serves_the_items_in_their_order(source, drawn):
+def test_items_draw_their_examples_in_order_from_one_random_stream(source, drawn):
     pool = [question(i) for i in range(100, 140)]
     stream = random.Random(SEED)
     for item in with_examples(source, [question(i) for i in range(5)], pool, 2):
@@ -52,14 +52,14 @@ def test_one_random_stream_serves_the_items_in_their_order(source, drawn):
         assert item.context.startswith(f"{first.context} {first.endings[1]}\n\n{second.context} ")
 
 
-def test_a_question_is_never_an_example_of_itself_where_one_is_drawn_to_spare():
+def test_with_a_spare_example_a_question_is_never_an_example_of_itself():
     pool = [question(i) for i in range(4)]
     for item, plain in zip(with_examples(PIQA, pool, pool, 3), pool, strict=True):
         assert item.context.count(plain.context) == 1
         assert item.context.count("\n\n") == 3
 
 
-def test_a_question_that_is_in_the_pool_leaves_the_draws_of_those_after_it_as_they_were():
+def test_a_question_that_is_in_the_pool_does_not_change_later_draws():
     pool = [question(i) for i in range(4)]
     known, new = (
         with_examples(ARC_EASY, [first, question(9)], pool, 3)[1]
@@ -69,19 +69,19 @@ def test_a_question_that_is_in_the_pool_leaves_the_draws_of_those_after_it_as_th
 
 
 @pytest.mark.parametrize(("source", "count"), [(ARC_EASY, 5), (PIQA, 4)])
-def test_more_examples_than_there_are_is_an_error_with_the_cure(source, count):
+def test_too_many_examples_are_an_error_with_the_cure(source, count):
     pool = [question(i) for i in range(4)]
     with pytest.raises(ValueError, match=rf"few_shot={count} needs .* use fewer, or a larger"):
         with_examples(source, [question(9)], pool, count)
 
 
-def test_tags_and_items_say_how_many_examples_there_were(tmp_path):
+def test_tags_and_items_name_the_number_of_examples(tmp_path):
     result = measure(SUBJECT, piqa_options(tmp_path, few_shot=2), ["piqa", "pydoc_choice"])
     assert {tag.split("/")[0] for tag in result.tags} == {"piqa_2shot", "pydoc_choice"}
     assert set(result.items) == {"piqa_2shot", "pydoc_choice"}
 
 
-def test_a_prompt_that_does_not_fit_loses_its_oldest_examples_and_is_counted(tmp_path):
+def test_a_prompt_that_does_not_fit_loses_its_first_examples_and_is_counted(tmp_path):
     options = piqa_options(tmp_path, few_shot=7)
     result = question_task(PIQA, SUBJECT, options)
     assert result.tags["piqa_7shot/truncated_rows"] == 12

@@ -1,4 +1,4 @@
-"""The choice of one token, against transformers' and by its own rules."""
+"""Sampling of one token, compared with transformers and by its own rules."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ from eval.sampling.next_token import (
 
 @settings(max_examples=60)
 @given(st.floats(0, 3), st.integers(0, 60), st.floats(0.01, 1), st.floats(0, 1, exclude_max=True))
-def test_dead_ids_and_impossible_tokens_are_never_picked(temperature, top_k, top_p, uniform):
+def test_padding_ids_and_filtered_tokens_are_never_sampled(temperature, top_k, top_p, uniform):
     options = GenerateOptions(temperature=temperature, top_k=top_k, top_p=top_p)
     logits = torch.linspace(5, -5, 40).repeat(2, 1)
     logits[:, 33:] = -math.inf
@@ -30,7 +30,7 @@ def test_dead_ids_and_impossible_tokens_are_never_picked(temperature, top_k, top
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_penalty_wakes_no_dead_id(temperature):
+def test_a_repetition_penalty_never_makes_a_padding_id_possible(temperature):
     options = GenerateOptions(temperature=temperature, top_k=0, repetition_penalty=0.01)
     logits, seen = torch.linspace(2, -2, 40)[None], torch.ones(1, 40, dtype=torch.bool)
     logits[:, 33:] = -math.inf
@@ -43,7 +43,7 @@ def test_a_penalty_wakes_no_dead_id(temperature):
         assert max(picks) < 33
 
 
-def test_top_p_keeps_the_fewest_tokens_that_reach_it():
+def test_top_p_keeps_the_smallest_set_of_tokens_that_reaches_it():
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
     for top_p, kept in [(0.4, {1}), (0.79, {1, 3}), (0.81, {0, 1, 3}), (1.0, {0, 1, 2, 3})]:
         options = GenerateOptions(top_p=top_p, top_k=0)
@@ -52,7 +52,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
         } == kept
 
 
-def test_almost_equal_tokens_that_change_places_leave_the_choice_alone():
+def test_rounding_of_almost_equal_tokens_does_not_change_the_choice():
     logits = torch.tensor([0.1, 1.0, 1.0, 0.9])
     for number in torch.linspace(0, 0.99, 34).double():
         nudged = [logits + torch.tensor([0, x, -x, 0]) for x in (1e-6, -1e-6)]
@@ -97,7 +97,7 @@ def test_log_probabilities_are_the_log_softmax():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_not_numbers_are_refused(bad):
+def test_logits_that_are_not_finite_are_refused(bad):
     check_logits(torch.tensor([[-math.inf, 1.0]]))
     with pytest.raises(ValueError, match="logits are not numbers"):
         check_logits(torch.tensor([[0.0, 1.0], [bad, 1.0]]))

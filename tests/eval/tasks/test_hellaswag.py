@@ -38,7 +38,7 @@ def write(path: Path, *rows: dict) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["", ".xz", ".gz"])
-def test_items_are_read_packed_or_not_with_labels_as_text_or_number(tmp_path, suffix):
+def test_items_are_read_compressed_or_not_with_labels_as_text_or_number(tmp_path, suffix):
     path = write(tmp_path / f"items.jsonl{suffix}", ROW, {**ROW, "label": 3})
     first, second = items_from_file(path)
     assert first.context == ROW["ctx"]
@@ -57,7 +57,7 @@ def test_items_are_read_packed_or_not_with_labels_as_text_or_number(tmp_path, su
         ({"ctx": 5}, "line 2 must have a text as ctx and a list"),
     ],
 )
-def test_a_line_that_is_no_item_is_named_with_the_rule(tmp_path, change, message):
+def test_a_bad_line_is_named_with_the_rule(tmp_path, change, message):
     path = write(tmp_path / "items.jsonl", ROW, {**ROW, **change})
     with pytest.raises(ValueError, match=message):
         items_from_file(path)
@@ -75,12 +75,12 @@ def test_another_schema_or_a_damaged_file_is_refused(tmp_path):
         items_from_file(tmp_path / "short.jsonl.xz")
 
 
-def test_a_file_that_is_not_there_is_an_error_before_anything_runs(tmp_path):
+def test_a_missing_file_is_an_error_before_anything_runs(tmp_path):
     with pytest.raises(ValueError, match=r"does not exist; give a \.jsonl"):
         EvalOptions(hellaswag_file=tmp_path / "nothing.jsonl")
 
 
-def test_an_empty_file_has_nothing_to_score(tmp_path):
+def test_an_empty_file_is_an_error(tmp_path):
     options = EvalOptions(hellaswag_file=write(tmp_path / "empty.jsonl"))
     with pytest.raises(ValueError, match="no items to score"):
         hellaswag(tiny_subject(), options)
@@ -113,7 +113,7 @@ def hub_folder(tmp_path_factory):
 
 
 def fetch(url: str, home: Path, sha256: str) -> str:
-    """Ask for the items in a process of its own: the Hub's library reads its address at import."""
+    """Fetch in another process, because huggingface_hub reads its address at import."""
     settings = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
     done = python("-c", FETCH, sha256, **settings)
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def fetch(url: str, home: Path, sha256: str) -> str:
 
 
 @pytest.mark.fault("D9", injected="a damaged download of HellaSwag")
-def test_items_come_from_the_hub_again_if_damaged_and_later_from_the_cache(hub_folder, tmp_path):
+def test_damaged_items_are_downloaded_again_and_later_come_from_the_cache(hub_folder, tmp_path):
     sha256 = file_sha256(hub_folder / "Rowan/hellaswag" / VALIDATION_FILE)
     with FakeHub(hub_folder, faults=["corrupt:count=1,path=cdn"]) as hub:
         assert fetch(hub.url, tmp_path, sha256) == "20"
@@ -131,7 +131,7 @@ def test_items_come_from_the_hub_again_if_damaged_and_later_from_the_cache(hub_f
     assert fetch(url, tmp_path, sha256) == "20"
 
 
-def test_a_hub_that_is_gone_or_serves_something_else_is_said_in_one_sentence(hub_folder, tmp_path):
+def test_an_unreachable_hub_or_wrong_data_is_one_sentence(hub_folder, tmp_path):
     with FakeHub(hub_folder) as hub:
         wrong = fetch(hub.url, tmp_path / "a", "0" * 64)
         url = hub.url

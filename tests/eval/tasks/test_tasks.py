@@ -1,4 +1,4 @@
-"""The smaller tasks from local files and from a Hub on this machine, and rows that are none."""
+"""The other tasks, from local files and from a Hub on this machine; rows with a bad schema."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def write(path: Path, *rows: dict) -> Path:
     return path
 
 
-def test_prompts_are_the_harness_s():
+def test_prompts_are_those_of_the_harness():
     assert piqa_item("x", PIQA).context == "Question: Boil water\nAnswer:"
     arc = arc_item("x", ARC)
     assert (arc.context, arc.endings, arc.label) == (
@@ -53,7 +53,7 @@ def test_prompts_are_the_harness_s():
     assert (word.context, word.endings) == ("He went ", ("home.",))
 
 
-def test_hellaswag_is_read_both_ways():
+def test_hellaswag_is_read_in_both_styles():
     plain, harness = both_items("x", SWAG)
     assert (plain.context, plain.endings) == (SWAG["ctx"], tuple(SWAG["endings"]))
     assert harness.context == "Baking: How to bake. Heat. Then The cook"
@@ -63,7 +63,7 @@ def test_hellaswag_is_read_both_ways():
     assert harness.harness
 
 
-def test_one_call_gives_both_styles_with_their_errors_and_items(tmp_path):
+def test_one_call_scores_both_styles_with_standard_errors_and_items(tmp_path):
     path = write(tmp_path / "swag.jsonl", SWAG, {**SWAG, "label": 2})
     result = hellaswag(SUBJECT, EvalOptions(hellaswag_file=path))
     tags = {f"{t}{e}" for t in ("acc", "acc_norm") for e in ("", "_stderr")}
@@ -91,12 +91,12 @@ def test_one_call_gives_both_styles_with_their_errors_and_items(tmp_path):
         (both_items, {k: SWAG[k] for k in ("ctx", "endings", "label")}, "activity_label"),
     ],
 )
-def test_a_row_in_another_schema_is_named_with_the_rule(read, row, message):
+def test_a_row_with_another_schema_is_named_with_the_rule(read, row, message):
     with pytest.raises(ValueError, match=message):
         read("here", row)
 
 
-def test_parquet_and_lines_of_json_are_the_same_rows(tmp_path):
+def test_parquet_and_json_lines_give_the_same_rows(tmp_path):
     lines = write(tmp_path / "a.jsonl", ARC, ARC)
     pq.write_table(pa.Table.from_pylist([ARC, ARC]), tmp_path / "a.parquet")
     both = [[row for _, row in rows_of_file(p)] for p in (lines, tmp_path / "a.parquet")]
@@ -106,7 +106,7 @@ def test_parquet_and_lines_of_json_are_the_same_rows(tmp_path):
         list(rows_of_file(tmp_path / "b.parquet"))
 
 
-def test_any_task_takes_a_local_file_by_the_same_option(tmp_path):
+def test_every_task_accepts_a_local_file_by_the_same_option(tmp_path):
     files = {"piqa": PIQA, "arc_easy": ARC, "openbookqa": BOOK, "lambada": {"text": "a b c"},
              "wikitext": {"page": " = A = \n b c \n"}}  # fmt: skip
     options = EvalOptions(
@@ -119,7 +119,7 @@ def test_any_task_takes_a_local_file_by_the_same_option(tmp_path):
     assert files.keys() < TASKS.keys()
 
 
-def test_an_option_for_no_task_or_no_file_is_refused(tmp_path):
+def test_an_option_for_an_unknown_task_or_missing_file_is_refused(tmp_path):
     path = write(tmp_path / "x.jsonl", PIQA)
     with pytest.raises(ValueError, match="there is no task pika"):
         run_tasks(SUBJECT, EvalOptions(task_file=(f"pika={path}",)), ["pydoc_choice"])
@@ -129,7 +129,7 @@ def test_an_option_for_no_task_or_no_file_is_refused(tmp_path):
         EvalOptions(task_file=(f"piqa={tmp_path / 'nothing'}",))
 
 
-def test_lambada_counts_a_word_right_if_all_its_tokens_are_the_likeliest(tmp_path):
+def test_lambada_counts_a_word_as_right_if_greedy_decoding_gives_it(tmp_path):
     text = "The cat sat on the"
     ids = SUBJECT.tokenizer.encode(text)
     logits = SUBJECT.model.masked_logits(SUBJECT.model.hidden(torch.tensor([ids])))[0, -1]
@@ -149,7 +149,7 @@ def test_lambada_counts_a_word_right_if_all_its_tokens_are_the_likeliest(tmp_pat
 
 
 @pytest.mark.parametrize("length", [1, 5, 6, 7, 12, 13])
-def test_windows_predict_every_token_once_and_are_full(length):
+def test_windows_are_full_and_predict_every_token_once(length):
     ids = list(range(100, 100 + length))
     windows = list(text_windows(ids, 0, 6))
     assert [t for w in windows for t in w.continuations[0]] == ids
@@ -173,13 +173,13 @@ def test_wikitext_divides_by_the_words_and_bytes_of_the_original(tmp_path):
     )
 
 
-def test_a_perplexity_that_no_float_can_hold_is_infinite():
+def test_a_perplexity_too_large_for_a_float_is_infinite():
     assert perplexity(710.0) == math.inf
     assert math.isnan(perplexity(math.nan))
     assert perplexity(1.0) == math.e
 
 
-def test_what_comes_from_the_hub_comes_from_a_commit_and_not_from_what_is_newest():
+def test_data_from_the_hub_is_pinned_to_a_commit():
     sources = [task.data for task in TASKS.values() if isinstance(task.data, ItemSource)]
     assert len(sources) == len(TASKS) - 2  # val_loss and pydoc_choice read no items of the Hub
     hubs = [hub for source in sources for hub in (source.hub, source.examples) if hub]
@@ -199,7 +199,7 @@ except ValueError as error:
 
 
 def fetch(url: str, home: Path, commit: str) -> str:
-    """Ask in a process of its own: the Hub's library reads its address at import."""
+    """Fetch in another process, because huggingface_hub reads its address at import."""
     settings = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
     done = python("-c", FETCH, commit, **settings)
     assert done.returncode == 0, done.stderr

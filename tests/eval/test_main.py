@@ -1,4 +1,4 @@
-"""The evaluation scripts, alone and under torchrun, and running tasks by name."""
+"""eval/main.py on one rank and under torchrun, and the registry of tasks."""
 
 import json
 import logging
@@ -38,9 +38,7 @@ def quiet_hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_and_two_ranks_give_the_same_bits_and_go_on_without_hellaswag(
-    checkpoint, tmp_path, quiet_hub
-):
+def test_one_and_two_ranks_give_the_same_bits_and_skip_hellaswag(checkpoint, tmp_path, quiet_hub):
     command = ["eval/main.py", "--checkpoint", str(checkpoint), *ALL_TASKS, "--micro-batch", "3"]
     out = [["--json", f"{tmp_path}/{n}.json", "--items-out", f"{tmp_path}/{n}"] for n in "12"]
     alone = python(*command, *out[0])
@@ -61,13 +59,13 @@ def test_one_and_two_ranks_give_the_same_bits_and_go_on_without_hellaswag(
 
 
 @pytest.mark.parametrize("own", [None, "data that are elsewhere"])
-def test_without_the_data_of_its_training_a_checkpoint_is_still_scored(own, caplog):
+def test_without_its_training_data_a_checkpoint_is_still_scored(own, caplog):
     caplog.set_level(logging.INFO)
     assert default_tasks(own and Path(own)) == ("hellaswag",)
     assert "val_loss is left out" in caplog.text
 
 
-def test_with_its_data_at_hand_a_checkpoint_is_validated_by_default(checkpoint):
+def test_if_its_data_exists_a_checkpoint_is_validated_by_default(checkpoint):
     assert default_tasks(with_checkpoint_defaults(checkpoint, EvalOptions()).data) == (
         "hellaswag",
         "val_loss",
@@ -94,7 +92,7 @@ def test_a_damaged_checkpoint_ends_with_one_sentence(tmp_path):
         (".", "there is no checkpoint at"),
     ],
 )
-def test_a_half_pruned_checkpoint_ends_with_one_sentence(tmp_path, capsys, monkeypatch, lost, said):
+def test_an_incomplete_checkpoint_ends_with_one_sentence(tmp_path, capsys, monkeypatch, lost, said):
     folder = tiny_checkpoint(tmp_path / "checkpoint")
     shutil.rmtree(folder) if lost == "." else (folder / lost).unlink()
     words = ["--checkpoint", str(folder), "--tasks", "pydoc_choice", "--device", "cpu"]
@@ -116,11 +114,11 @@ def test_a_half_pruned_checkpoint_ends_with_one_sentence(tmp_path, capsys, monke
         (["--watch", "b", "--idle-minutes", "0"], "idle_minutes=0.0 ends the watch at once"),
     ],
 )
-def test_flags_that_do_not_go_together_are_said(capsys, monkeypatch, words, said):
+def test_flags_that_exclude_each_other_are_an_error(capsys, monkeypatch, words, said):
     monkeypatch.setattr("sys.argv", ["eval/main.py", *words, "--device", "cpu"])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert said in capsys.readouterr().err
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_the_script_continues_prompts(checkpoint):
@@ -131,7 +129,7 @@ def test_the_script_continues_prompts(checkpoint):
     assert done.stdout.count("---") == 3
 
 
-def test_a_misspelt_task_ends_with_the_known_ones(checkpoint):
+def test_a_misspelt_task_is_an_error_that_lists_all_tasks(checkpoint):
     done = python("eval/main.py", "--checkpoint", str(checkpoint), "--tasks", "helaswag")
     assert done.returncode == 2
     assert "there is no task helaswag" in done.stderr
@@ -140,7 +138,7 @@ def test_a_misspelt_task_ends_with_the_known_ones(checkpoint):
         check_tasks(["val_loss", "loss"])
 
 
-def test_a_task_without_data_is_left_out_and_that_is_said_once(monkeypatch, caplog):
+def test_a_task_without_data_is_skipped_with_one_warning(monkeypatch, caplog):
     def absent(subject, options):
         raise DataUnavailable("no network")
 
@@ -153,7 +151,7 @@ def test_a_task_without_data_is_left_out_and_that_is_said_once(monkeypatch, capl
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_what_a_task_lacks_is_found_before_any_task_is_scored(monkeypatch):
+def test_missing_data_is_reported_before_any_task_runs(monkeypatch):
     monkeypatch.setitem(TASKS, "pydoc_choice", EvalTask(pytest.fail))
     with pytest.raises(ValueError, match="give its folder as --data"):
         run_tasks(tiny_subject(), EvalOptions(), ["pydoc_choice", "val_loss"])
@@ -164,7 +162,7 @@ def test_another_tokenizer_is_refused(checkpoint, tmp_path):
         Subject(tiny_subject(vocab_size=300).model, tiny_subject().tokenizer, ALONE)
 
 
-def test_a_data_set_that_changed_since_training_is_said(checkpoint, tmp_path, caplog):
+def test_a_data_set_that_changed_since_training_gives_a_warning(checkpoint, tmp_path, caplog):
     data = tiny_data_set(tmp_path / "data", documents=20)
     folder = tiny_checkpoint(tmp_path / "checkpoint", data)
     assert with_checkpoint_defaults(folder, EvalOptions()).data == data.folder
@@ -178,3 +176,10 @@ def test_a_data_set_that_changed_since_training_is_said(checkpoint, tmp_path, ca
 def test_an_option_below_one_is_refused(field):
     with pytest.raises(ValueError, match=f"{field}=0"):
         EvalOptions(**{field: 0})
+
+
+def test_help_lists_every_task(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["eval/main.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert ", ".join(TASKS) in " ".join(capsys.readouterr().out.replace("│", " ").split())

@@ -1,7 +1,7 @@
-"""Whatever is wrong with items, weights, tokenizer or memory: an error that says so, or it goes on.
+"""Bad items, weights, tokenizers or too little memory: an error that says so, or it continues.
 
-More of the kind: test_hellaswag.py and test_eval_tasks.py (schemas), test_multiple_choice.py
-(endings), test_trees.py (memory), test_few_shot.py and test_calibrate.py (theirs).
+More such tests: tasks/test_hellaswag.py and tasks/test_tasks.py (schemas), scoring/ (endings,
+memory), tasks/test_few_shot.py and test_calibrate.py.
 """
 
 import json
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-import eval.scoring.shared_context
 from data_prep.tokenizer import Tokenizer
 from eval.scoring.shared_context import SharedContext, score_contexts
 from eval.subject import EvalOptions, load_subject
@@ -21,7 +20,7 @@ from eval.tasks.questions import arc_item, openbookqa_item, piqa_item
 from eval.tasks.registry import measure
 from storage.byte_pairs import ranks_file
 from storage.checkpoint_folder import write_manifest
-from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_subject
+from tests.eval_subjects import ALONE, limit_memory, tiny_checkpoint, tiny_subject
 
 SUBJECT = tiny_subject()
 CHOICES = {"text": ["ice", "steam"], "label": ["1", "2"]}
@@ -59,7 +58,7 @@ def test_a_passage_longer_than_the_context_is_scored_by_its_last_tokens_and_coun
     np.testing.assert_allclose(result.items["lambada"].losses[0, 0], nats, rtol=1e-5)
 
 
-def test_an_ending_that_becomes_no_tokens_is_named(tmp_path):
+def test_an_ending_without_tokens_is_named_in_the_error(tmp_path):
     options = given(tmp_path, "hellaswag", SWAG, {**SWAG, "endings": ["a", "b", " ", "d"]})
     with pytest.raises(ValueError, match="ending 2 of item 1 has 0 tokens"):
         hellaswag(SUBJECT, options)
@@ -70,7 +69,7 @@ def test_an_ending_that_becomes_no_tokens_is_named(tmp_path):
     [("lambada", {"text": "He went home"}), ("wikitext", {"page": " = A = \n b c \n"}),
      ("piqa", {**PIQA, "label": 1}), ("hellaswag", SWAG)],
 )  # fmt: skip
-def test_logits_that_are_not_numbers_are_an_error_and_no_score(tmp_path, task, row):
+def test_logits_that_are_not_finite_are_an_error(tmp_path, task, row):
     subject = tiny_subject()
     torch.nn.init.constant_(subject.model.ln_f.weight, math.nan)
     with pytest.raises(ValueError, match="is nan, .* the weights are damaged or have diverged"):
@@ -94,7 +93,7 @@ def copy_without(checkpoint, folder, *names):
     "gone",
     [["MANIFEST.json"], ["model.safetensors"], ["tokenizer"], ["MANIFEST.json", "model.json"]],
 )
-def test_a_checkpoint_half_pruned_is_refused(checkpoint, tmp_path, gone):
+def test_an_incomplete_checkpoint_is_refused(checkpoint, tmp_path, gone):
     with pytest.raises(
         ValueError, match="step_000010.*not a complete checkpoint|step_000010.*missing"
     ):
@@ -102,9 +101,7 @@ def test_a_checkpoint_half_pruned_is_refused(checkpoint, tmp_path, gone):
 
 
 @pytest.mark.parametrize("gone", ["model.safetensors", "model.json", "tokenizer"])
-def test_a_checkpoint_pruned_while_it_is_read_is_an_error_too(
-    checkpoint, tmp_path, monkeypatch, gone
-):
+def test_a_checkpoint_pruned_while_it_is_read_is_an_error(checkpoint, tmp_path, monkeypatch, gone):
     monkeypatch.setattr("eval.subject.verify_checkpoint", lambda folder: None)
     with pytest.raises(ValueError, match="step_000010"):
         load_subject(copy_without(checkpoint, tmp_path, gone), ALONE)
@@ -119,17 +116,11 @@ def test_a_checkpoint_with_another_models_tokenizer_is_refused(checkpoint, tmp_p
         load_subject(folder, ALONE)
 
 
-def test_out_of_memory_halves_the_batches_of_a_task_which_goes_on(tmp_path, monkeypatch, caplog):
+def test_out_of_memory_halves_the_batches_and_the_task_continues(tmp_path, monkeypatch, caplog):
     rows = [{**SWAG, "ctx_a": f"She bakes {i}", "ctx": f"She bakes {i}"} for i in range(12)]
     options = given(tmp_path, "hellaswag", *rows)
-    whole, real = hellaswag(SUBJECT, options), eval.scoring.shared_context._score_batch
-
-    def small(subject, trees, shape, dtype):
-        if shape[0] * shape[1] > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(subject, trees, shape, dtype)
-
-    monkeypatch.setattr("eval.scoring.shared_context._score_batch", small)
+    whole = hellaswag(SUBJECT, options)
+    limit_memory(monkeypatch, SUBJECT.model, 100)
     halved = hellaswag(SUBJECT, options)
     assert "out of memory: batches of at most" in caplog.text
     assert halved.tags == whole.tags
@@ -137,7 +128,7 @@ def test_out_of_memory_halves_the_batches_of_a_task_which_goes_on(tmp_path, monk
         np.testing.assert_allclose(halved.items[name].losses, table.losses, rtol=1e-5)
 
 
-def test_the_adapter_without_the_harness_says_how_to_get_it(checkpoint, monkeypatch, capsys):
+def test_without_the_harness_the_script_says_how_to_install_it(checkpoint, monkeypatch, capsys):
     import eval.lm_eval_model as script
 
     monkeypatch.setattr(script, "register_model", None)

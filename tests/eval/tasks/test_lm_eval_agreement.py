@@ -1,6 +1,6 @@
-"""Item by item against lm-evaluation-harness, where it is installed, on files in the real schemas.
+"""Every item of every task compared with lm-evaluation-harness, if that is installed.
 
-Both read one exported model: ours as it is, the harness by transformers.
+Both evaluate one model: ours from the checkpoint, the harness from its export by transformers.
 """
 
 import json
@@ -28,7 +28,7 @@ WORDS = "the cat sat on a mat, 'then' slept [header] in Paris ; [title] it's 3.5
 
 
 def texts(seed: int, count: int, words: int) -> list[str]:
-    """Made-up sentences with the marks that the harness's cleaning is about."""
+    """Made-up sentences with the marks that the harness removes."""
     draw = random.Random(seed)
     return [
         " ".join(draw.choices(WORDS.split(" "), k=draw.randint(1, words))).strip() or "cat"
@@ -76,7 +76,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 
 def harness(folder, name: str, path, train=None, few_shot=0) -> tuple[list[dict], dict[str, float]]:
-    """The harness's own samples, in the order of the file, and its numbers."""
+    """The harness's samples, in the order of the file, and its numbers."""
     from lm_eval import tasks
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -102,7 +102,7 @@ def subject_of(exported: Path) -> Subject:
 
 
 def check_items(tag: str, ours: TaskResult, samples: list[dict], theirs: dict[str, float]) -> None:
-    """Every loss, every right or wrong answer, and the numbers."""
+    """Compare every loss, every answer and the numbers."""
     table = ours.items[tag]
     answers = [s["filtered_resps"] for s in samples]
     losses = -np.array([[float(answer[0]) for answer in item] for item in answers])
@@ -140,7 +140,7 @@ def test_every_item_is_scored_as_the_harness_scores_it(exported, tmp_path, monke
 
 
 @pytest.mark.parametrize("task", ["hellaswag", "piqa", "arc_easy", "openbookqa"])
-def test_few_shot_prompts_and_scores_are_the_harness_s(exported, tmp_path, monkeypatch, task):
+def test_few_shot_prompts_and_scores_equal_the_harness(exported, tmp_path, monkeypatch, task):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = TASKS[task].data
     assert isinstance(source, ItemSource)

@@ -1,4 +1,4 @@
-"""Batched completion scoring, against one ending at a time in float64."""
+"""Batched multiple choice, compared with one ending at a time in float64."""
 
 import math
 from copy import deepcopy
@@ -25,7 +25,7 @@ SHORT = [
 
 
 def naive(context: str, ending: str) -> tuple[float, int]:
-    """Sum of the ending's losses, no batch, no padding, nothing left out; and its tokens."""
+    """Summed loss and number of tokens of an ending, without batches or padding."""
     before = SUBJECT.tokenizer.encode(context) or [SUBJECT.tokenizer.end_of_text]
     after = SUBJECT.tokenizer.encode(" " + ending)
     ids = (before + after)[-SUBJECT.model.config.context_length - 1 :]
@@ -55,7 +55,7 @@ def test_neither_padding_nor_neighbours_change_a_score(tokens_per_batch, order):
 
 
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=60), st.integers(1, 4096))
-def test_every_row_is_in_one_batch_whose_shape_holds_it(lengths, capacity):
+def test_every_row_is_in_exactly_one_batch_and_fits_it(lengths, capacity):
     batches = make_batches(lengths, capacity)
     assert sorted(row for batch in batches for row in batch.contexts) == list(range(len(lengths)))
     for batch in batches:
@@ -72,7 +72,7 @@ def test_items_may_have_different_numbers_of_endings():
     assert scores.sums[1, 1] == pytest.approx(naive("She", "ran.")[0], rel=1e-5)
 
 
-def test_accuracy_goes_by_the_smallest_sum_and_the_smallest_mean():
+def test_accuracy_uses_the_smallest_sum_and_the_smallest_mean():
     sums = np.array([[4.0, 9.0], [5.0, 2.0], [1.0, 3.0]])
     tokens = np.array([[2, 9], [1, 1], [1, 1]])
     items = tuple(Item("a", ("b", "c"), 0) for _ in range(3))
@@ -85,7 +85,7 @@ def test_accuracy_goes_by_the_smallest_sum_and_the_smallest_mean():
     assert set(tags) == {f"toy/{t}{e}" for t in ("acc", "acc_norm") for e in ("", "_stderr")}
 
 
-def test_a_long_context_loses_its_beginning_and_is_counted():
+def test_a_long_context_is_cut_from_the_left_and_counted():
     item = Item("one two three four five " * 12, ("six.", "seven eight."), 0)
     scores = score_items(SUBJECT, [item], EvalOptions())
     assert scores.truncated_rows == 2
@@ -93,7 +93,7 @@ def test_a_long_context_loses_its_beginning_and_is_counted():
     assert scores.sums[0, 1] == pytest.approx(naive(item.context, item.endings[1])[0], rel=1e-5)
 
 
-def test_an_empty_context_is_the_beginning_of_a_document():
+def test_an_empty_context_is_the_start_of_a_document():
     scores = score_items(SUBJECT, [Item("", ("Once upon", "A time"), 0)], EvalOptions())
     assert scores.sums[0, 0] == pytest.approx(naive("", "Once upon")[0], rel=1e-5)
 
@@ -105,19 +105,19 @@ def test_an_ending_without_tokens_or_longer_than_the_context_names_its_item(endi
         score_items(SUBJECT, items, EvalOptions())
 
 
-def test_logits_that_are_not_numbers_are_an_error_and_no_score():
+def test_logits_that_are_not_finite_are_an_error():
     subject = tiny_subject()
     torch.nn.init.constant_(subject.model.ln_f.weight, math.nan)
     with pytest.raises(ValueError, match="loss of item 0 is nan, like that of 5 of 5 endings"):
         score_items(subject, SHORT, EvalOptions())
 
 
-def test_a_label_that_is_no_ending_is_refused():
+def test_a_label_without_an_ending_is_refused():
     with pytest.raises(ValueError, match="label 2 is not one of 2 endings"):
         Item("A", ("b", "c"), 2)
 
 
-def test_dead_vocabulary_rows_never_change_a_score():
+def test_padding_rows_of_the_vocabulary_never_change_a_score():
     before = score_items(SUBJECT, SHORT, EvalOptions()).sums
     loud = tiny_subject()
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_dead_vocabulary_rows_never_change_a_score():
     np.testing.assert_array_equal(score_items(loud, SHORT, EvalOptions()).sums, before)
 
 
-def test_the_shipped_items_are_balanced_and_their_endings_alike():
+def test_the_items_of_pydoc_choice_are_balanced_with_endings_of_similar_length():
     items = items_from_file(ITEMS)
     assert len(items) >= 40
     assert np.bincount([item.label for item in items]).tolist() == [len(items) // 4] * 4
@@ -135,7 +135,7 @@ def test_the_shipped_items_are_balanced_and_their_endings_alike():
         assert lengths[-1] <= 1.6 * lengths[0]
 
 
-def test_only_the_first_items_are_scored_for_a_quick_look():
+def test_with_items_only_the_first_ones_are_scored():
     tags = pydoc_choice(SUBJECT, EvalOptions(items=10)).tags
     assert tags["pydoc_choice/acc"] * 10 == pytest.approx(round(tags["pydoc_choice/acc"] * 10))
     first = score_items(SUBJECT, items_from_file(ITEMS)[:10], EvalOptions())
