@@ -1,4 +1,4 @@
-"""Makes data sets of token shards from text, and defines the order in which training reads them.
+"""Makes data sets of token shards from text, and defines the order of training.
 
 Layer 1: may import storage.
 """

@@ -1,1 +1,1 @@
-"""Which data a run was trained on, from its own records: steps to windows, windows to documents."""
+"""Which data a run was trained on: from its records to windows and documents."""

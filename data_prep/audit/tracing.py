@@ -1,4 +1,4 @@
-"""Which documents a step read, and which steps read a document; used by lookup.py and verify.py.
+"""Which documents a step read, and which steps read a document (for lookup.py, verify.py).
 
 A token counts in the window that has it as an input. Window w has the inputs [wT, wT + T) of the
 stream (and one more token as its last target), so every token belongs to exactly one window.

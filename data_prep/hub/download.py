@@ -1,8 +1,8 @@
 """Downloads files over HTTP: with retries, resume, and a check of each file's sha256.
 
-A file has its final name only when it is complete. The downloader of huggingface_hub is not used:
-it fails at the first status 503 of a body, discards a partial file when the connection is reset,
-and compares only sizes, so a flipped byte would get into the shards.
+A file has its final name only when it is complete. The downloader of huggingface_hub (2.4.0) is not
+used: it fails at the first status 503 of a body, discards a partial file when the connection is
+reset, and compares only sizes, so a flipped byte would get into the shards.
 """
 
 import hashlib

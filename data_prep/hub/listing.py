@@ -1,4 +1,4 @@
-"""Lists a data set's files on the Hugging Face Hub at one commit, and fetches parquet footers.
+"""Lists the files of a data set on the Hub at one commit, and fetches parquet footers.
 
 Only the footers of parquet files are needed to divide them into units. So work can begin when the
 first file is downloaded, and a resumed preparation fetches only the files of unfinished units.

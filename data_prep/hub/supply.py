@@ -1,4 +1,4 @@
-"""Downloads files of the Hub just before the units that need them, and deletes them afterwards.
+"""Downloads files just before the units that need them, and deletes them afterwards.
 
 At most two files are downloaded ahead of the work. So disk space for a few files is enough even for
 10 billion tokens.

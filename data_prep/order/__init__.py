@@ -1,4 +1,4 @@
-"""Which tokens each training step reads: a pure function of the data set, the seed and a position.
+"""Which tokens each training step reads: a function of data set, seed and position.
 
 ARCHITECTURE.md, "The order of training", defines it completely.
 """

@@ -9,9 +9,9 @@ import numpy as np
 ROUNDS = 6
 
 WORD = (1 << 64) - 1
-# The three constants of splitmix64: its increment and its two multipliers. Borrowed from it are
-# the constants and, in `_mix`, the whole finalizer with its shifts 30, 27 and 31. The round
-# function of the Feistel network uses the same multipliers but shifts of its own (32 and 29).
+# The increment and the two multipliers of splitmix64. The key schedule uses its complete finalizer
+# (`_mix`, with the shifts 30, 27 and 31). The round function of the Feistel network is our own: it
+# has the same two multipliers, but the shifts 32 and 29.
 # Source: https://prng.di.unimi.it/splitmix64.c
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9

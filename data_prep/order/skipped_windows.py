@@ -1,4 +1,4 @@
-"""Ranges of windows that a run leaves out, for example around a loss spike (`--skip-windows`).
+"""Ranges of windows that a run leaves out, such as around a loss spike (--skip-windows).
 
 The windows of a step are always consecutive, so a step that would touch a range begins after it.
 The order stays a pure function: of the data set, the seed, the cursor and these ranges.

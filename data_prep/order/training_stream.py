@@ -1,4 +1,4 @@
-"""The order of training: the tokens of any window, from the data set, the seed and its number.
+"""The order of training: the tokens of any window, from data set, seed and its number.
 
 Each epoch permutes the documents with a keyed Feistel network. The epochs follow one another as one
 endless stream of tokens, and window w is tokens [wT, wT + T] of it. It makes no difference which

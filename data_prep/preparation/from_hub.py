@@ -1,4 +1,4 @@
-"""Makes a data set from files of the Hugging Face Hub; shared by fineweb.py and tinystories.py."""
+"""Makes a data set from files of the Hub; shared by fineweb.py and tinystories.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

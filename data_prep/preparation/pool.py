@@ -1,7 +1,8 @@
-"""Runs units in worker processes that share a progress bar, stop cleanly and end with their parent.
+"""Runs units in worker processes.
 
-Workers are forked from a server process that has only imported modules. So they start fast and
-inherit neither threads nor locks. Each loads its own tokenizer.
+Workers share a progress bar, stop cleanly, and end when their parent ends. They are forked from a
+server process that has only imported modules. So they start fast and inherit neither threads nor
+locks. Each loads its own tokenizer.
 """
 
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The whole preparation of a data set: documents to tokens to shards, in parallel and resumable.
+"""The whole preparation of a data set: from a source to shards, parallel and resumable.
 
 Work happens in `OUT.partial/`, with one folder for each finished unit. At the end the shards are
 numbered, the manifest is written, and the folder is renamed to `OUT`. The bytes are the same for

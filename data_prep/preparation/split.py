@@ -1,4 +1,4 @@
-"""Chooses the validation documents: by text hash, the first ones, the source's own, or a tail.
+"""Chooses the validation documents: by hash, the first ones, the source's, or a tail.
 
 The rule is decided once, from the whole source and the options. Then it is applied to each document
 independently.

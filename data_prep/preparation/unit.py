@@ -1,4 +1,4 @@
-"""Turns one unit of the source into a train shard and, if it has any such documents, a val shard.
+"""Turns one unit of the source into a train shard, and a val shard if it has validation.
 
 This runs in a worker process. The folder of a unit is complete or absent, since it is written under
 a temporary name and then renamed. Tokens are written to disk batch by batch: memory holds a few

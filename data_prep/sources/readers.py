@@ -1,4 +1,4 @@
-"""Readers of .txt, .jsonl and .parquet files: cut a file into pieces, read the texts of a range.
+"""Readers of .txt, .jsonl and .parquet files: cut a file into pieces, read its texts.
 
 A piece consists of whole documents. Positions are decompressed bytes in text and JSON-lines files,
 and row groups in parquet files.

@@ -5,8 +5,6 @@ import shutil
 
 import pytest
 
-from data_prep.audit.run_record import RunRecord, StepRecord
-from data_prep.audit.tracing import Tracer
 from data_prep.dataset.shards import open_data_set
 from data_prep.lookup import LookupOptions, look_up
 from data_prep.order.training_stream import TrainingStream
@@ -131,13 +129,3 @@ def test_the_script_gives_one_json_value(made):
     value = json.loads(done.stdout)
     assert value["tokens"] == 128
     assert value["documents"][0].keys() >= {"document", "epoch", "source", "row", "text"}
-
-
-def test_a_document_around_skipped_windows_counts_as_read_once(tmp_path):
-    data = tiny_data_set(tmp_path / "data", lengths=[2000] * 20)
-    steps = (StepRecord(0, 0, 8, "", False), StepRecord(1, 24, 8, "", False))
-    run = RunRecord(tmp_path, 7, 16, 8, data.fingerprint, steps, (), ((8, 24),))
-    found = Tracer(data).coverage(run, steps)
-    assert found["documents_by_times_seen"] == {0: 17, 1: 1}
-    assert (found["most_times_in_one_epoch"], found["tokens_dropped"]) == (1, 256)
-    assert found["epochs"] == {0: {"documents": 1, "tokens": 256}}

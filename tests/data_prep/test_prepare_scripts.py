@@ -1,4 +1,4 @@
-"""The scripts as a person starts them: the Hub, exit codes, kills and interrupts."""
+"""The data scripts as processes: the Hub, exit codes, kills and interrupts."""
 
 import os
 import signal
@@ -86,7 +86,7 @@ def test_the_same_files_from_a_folder_give_the_same_tokens(fineweb, tmp_path):
         pytest.param("drop:path=cdn,every=7", marks=pytest.mark.long),
     ],
 )
-def test_a_stream_makes_the_same_shards_and_says_so(fineweb, hub, tmp_path, faults):
+def test_a_stream_makes_the_same_shards_and_its_manifest_names_it(fineweb, hub, tmp_path, faults):
     hub.faults.replace([Fault.parse(fault) for fault in faults.split()])
     done = fineweb("--revision", "main", "--stream", "--out", tmp_path / "streamed")
     hub.faults.replace([])
@@ -99,7 +99,7 @@ def test_a_stream_makes_the_same_shards_and_says_so(fineweb, hub, tmp_path, faul
     assert not (tmp_path / "streamed.source").exists()
 
 
-def test_a_killed_download_goes_on_at_the_byte_it_had_reached(fineweb, hub, tmp_path):
+def test_a_killed_download_continues_at_the_byte_it_had_reached(fineweb, hub, tmp_path):
     hub.faults.replace([Fault.parse("throttle:path=cdn,after=6,rate=60000")])
     words = command("fineweb.py", "--out", tmp_path / "out", "--revision", "main", "--workers", 1)
     home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
@@ -132,7 +132,9 @@ def test_only_the_files_that_hold_the_wanted_documents_are_fetched(fineweb, tmp_
         (["--source", "/nowhere/at/all"], "there is no /nowhere/at/all; give"),
     ],
 )
-def test_what_the_hub_does_not_have_is_one_sentence_and_exit_code_2(fineweb, words, message):
+def test_a_request_that_the_hub_cannot_serve_is_one_sentence_and_exit_code_2(
+    fineweb, words, message
+):
     done = fineweb(*words)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
@@ -140,7 +142,7 @@ def test_what_the_hub_does_not_have_is_one_sentence_and_exit_code_2(fineweb, wor
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_no_network_is_one_sentence_that_names_the_way_round(tmp_path):
+def test_without_a_network_one_sentence_names_the_alternative(tmp_path):
     done = run("fineweb.py", "--out", tmp_path / "out", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 2
     assert "cannot be fetched from the Hub" in done.stderr
@@ -148,7 +150,7 @@ def test_no_network_is_one_sentence_that_names_the_way_round(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_any_text_becomes_a_data_set_and_the_summary_says_what_it_is(tmp_path):
+def test_any_text_becomes_a_data_set_with_a_summary(tmp_path):
     write_lines(tmp_path / "a.jsonl", [story(number) for number in range(200)])
     done = run("text.py", tmp_path / "a.jsonl", "--out", tmp_path / "out", "--split", "first")
     assert done.returncode == 0, done.stderr
@@ -168,7 +170,7 @@ def test_any_text_becomes_a_data_set_and_the_summary_says_what_it_is(tmp_path):
         (["a.txt", "--no-such-flag"], "no-such-flag"),
     ],
 )
-def test_a_wrong_word_is_exit_code_2_without_a_traceback(tmp_path, words, message):
+def test_a_wrong_option_is_exit_code_2_without_a_traceback(tmp_path, words, message):
     (tmp_path / "a.txt").write_text("text")
     done = python("data_prep/text.py", *words, folder=tmp_path)
     assert done.returncode == 2
@@ -187,7 +189,7 @@ def test_an_error_in_a_worker_process_is_one_sentence(tmp_path):
 
 
 def interruptible() -> None:
-    """Shells start what they put into the background with SIGINT ignored."""
+    """Undo the ignored SIGINT of processes that a shell starts in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -232,7 +234,9 @@ def test_three_kills_at_random_moments_change_no_byte():
     assert killed_and_compared(options)
 
 
-def test_parts_in_processes_at_once_and_their_merge_are_the_bytes_of_one_run(tmp_path, long_source):
+def test_parts_in_parallel_processes_and_their_merge_are_the_bytes_of_one_run(
+    tmp_path, long_source
+):
     words = (long_source / "a.jsonl", "--out", tmp_path / "out", "--shard-tokens", 60_000)
     words = (*words, "--workers", 1)
     parts = [

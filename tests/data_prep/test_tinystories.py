@@ -1,4 +1,4 @@
-"""TinyStories: both versions from the Hub, local files, the validation that the data set gives."""
+"""tinystories.py: both versions from the Hub, local files, and the validation files."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def made(hub, out, **more):
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_the_validation_is_what_the_data_set_gives(hub, tmp_path, version):
+def test_the_validation_files_of_the_data_set_are_the_validation_split(hub, tmp_path, version):
     data = made(hub, tmp_path / "out", version=version)
     # Some made-up stories hold the separator, which cuts them in two in the text files.
     assert 150 <= data.manifest.train.documents <= 155
@@ -39,7 +39,7 @@ def test_the_validation_is_what_the_data_set_gives(hub, tmp_path, version):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_downloads_do_not_stay_beside_a_finished_data_set(hub, tmp_path):
+def test_no_downloads_stay_beside_a_finished_data_set(hub, tmp_path):
     for more in ({"part": "1/2"}, {"part": "2/2"}, {"merge": True}, {}):
         options = {"revision": "main", "workers": 1, "encoder": "tiktoken", "shard_tokens": 3000}
         options = TinyStoriesOptions(version="v2", out=tmp_path / "out", **options, **more)
@@ -48,7 +48,7 @@ def test_downloads_do_not_stay_beside_a_finished_data_set(hub, tmp_path):
             assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_kept_downloads_outlive_a_start_that_finds_all_done(hub, tmp_path):
+def test_kept_downloads_stay_when_the_data_set_is_complete_already(hub, tmp_path):
     made(hub, tmp_path / "out", version="v2", keep_source=True)
     kept = folder_bytes(tmp_path / "out.source")
     made(hub, tmp_path / "out", version="v2")
@@ -56,7 +56,7 @@ def test_kept_downloads_outlive_a_start_that_finds_all_done(hub, tmp_path):
     assert len(kept) == 2
 
 
-def test_both_versions_hold_the_same_stories_here(hub, tmp_path):
+def test_both_versions_hold_the_same_stories(hub, tmp_path):
     one, two = (made(hub, tmp_path / version, version=version) for version in ("v1", "v2"))
     literal = [text for text in texts_of(one) if "<|endoftext|>" not in text]
     assert set(literal) <= set(texts_of(two))
@@ -95,6 +95,6 @@ def test_blank_stories_are_skipped_and_counted(tmp_path):
         ({"part": "1/3", "merge": True}, "part=1/3 with merge"),
     ],
 )
-def test_what_cannot_be_meant_is_an_error(options, message):
+def test_options_that_contradict_each_other_are_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         TinyStoriesOptions(**options)

@@ -1,4 +1,4 @@
-"""Own tokenizers: what is learned, and the way from a text to a model that speaks through one."""
+"""train_tokenizer.py: the learned merges, and the way from a text to a trained model."""
 
 import base64
 from collections import Counter
@@ -95,7 +95,7 @@ def test_the_same_text_gives_the_same_tokenizer(tmp_path):
     assert load_tokenizer(tmp_path / "a" / "own").ranks_sha256 == second.ranks_sha256
 
 
-def test_documents_are_kept_apart_and_cut_at_the_limit(tmp_path):
+def test_documents_are_separated_and_cut_at_the_limit(tmp_path):
     path = tmp_path / "text"
     assert module._write_texts(path, [b"ab", "né".encode(), b"c"], None) == 6
     assert path.read_bytes() == b"ab\xffn\xc3\xa9\xffc\xff"
@@ -103,7 +103,7 @@ def test_documents_are_kept_apart_and_cut_at_the_limit(tmp_path):
     assert path.read_bytes() == b"ab\xffn"
 
 
-def test_nothing_else_is_left_behind(tmp_path, capfd):
+def test_no_other_files_are_left(tmp_path, capfd):
     trained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "stories.txt"]
     files = sorted(path.name for path in (tmp_path / "own").iterdir())
@@ -132,13 +132,13 @@ def test_a_folder_that_exists_is_never_overwritten(tmp_path):
         trained(tmp_path)
 
 
-def test_without_gigatoken_the_error_says_how_to_have_it(tmp_path, monkeypatch):
+def test_without_gigatoken_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "gigatoken", None)
     with pytest.raises(ValueError, match=r"\[fast\]"):
         trained(tmp_path)
 
 
-def test_from_a_text_to_a_model_that_speaks_through_its_own_tokenizer(tmp_path):
+def test_from_a_text_to_samples_of_a_model_with_its_own_tokenizer(tmp_path):
     tokenizer = trained(tmp_path, 400)
     source = file_source([str(tmp_path / "stories.txt")])
     options = PrepareOptions(workers=1, val_tokens=1000, tokenizer=tmp_path / "own")

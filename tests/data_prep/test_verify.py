@@ -255,27 +255,3 @@ def test_a_run_with_damaged_old_lines_is_still_proven(tmp_path, caplog):
     _, proven = continue_run(config, tmp_path, back_to=4)
     assert proven, caplog.text
     assert len((config.out / "starts.jsonl").read_bytes().splitlines()) == 3
-
-
-def test_the_settings_of_a_step_are_those_of_the_last_start_before_it(tmp_path):
-    config = {"seed": 1, "context_length": 16, "batch_tokens": 64, "skip_windows": ["5:6"]}
-    (tmp_path / "config.json").write_text(json.dumps({"config": config, "data_fingerprint": ""}))
-    starts = [
-        (0, None),
-        (8, 128),
-        (4, 32),
-        (6, None),
-    ]  # what each replaced; 8 windows were never in force
-    (tmp_path / "starts.jsonl").write_text(
-        "".join(
-            json.dumps(
-                {
-                    "started_at_step": step,
-                    "changed": [{"key": "batch_tokens", "before": before}] if before else [],
-                }
-            )
-            + "\n"
-            for step, before in starts
-        )
-    )
-    assert [read_run(tmp_path).settings_at(step).windows for step in range(9)] == [8] * 4 + [4] * 5

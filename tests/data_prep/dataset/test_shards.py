@@ -1,4 +1,4 @@
-"""A data set on disk: what was written is read back, and every kind of damage is named."""
+"""A data set on disk: it is read back as written, and every kind of damage is an error."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def folder(untouched, tmp_path):
 
 
 def reseal(folder, name: str, **changes) -> None:
-    """Describe a re-made shard in the manifest, as someone would who recomputes the digests."""
+    """Put a changed shard into the manifest, with new digests."""
     train = read_manifest(folder).train
     entry = {**vars(shard_entry(folder, name, 1)), **changes}
     shards = tuple(type(s)(**entry) if s.name == name else s for s in train.shards)
@@ -56,7 +56,7 @@ def test_a_data_set_gives_its_tokenizer_and_both_splits(folder):
 
 
 @pytest.mark.parametrize("mode", ["full", "cached", "size"])
-def test_a_sound_data_set_passes_every_check(folder, mode):
+def test_an_undamaged_data_set_passes_every_check(folder, mode):
     for _ in range(2):
         check_data_set(open_data_set(folder), mode)
 
@@ -156,12 +156,12 @@ def test_a_flipped_byte_is_an_error(folder, kind, mode):
         check_data_set(open_data_set(folder), mode)
 
 
-def test_a_byte_flipped_after_the_digest_was_remembered_is_found(folder):
+def test_a_byte_flipped_after_the_digest_was_cached_is_found(folder):
     check_data_set(open_data_set(folder), "cached")
     test_a_flipped_byte_is_an_error(folder, "", "cached")
 
 
-def test_a_sound_shard_is_not_accused_by_a_wrong_memory(folder):
+def test_a_wrong_cached_digest_does_not_condemn_an_undamaged_shard(folder):
     check_data_set(open_data_set(folder), "cached")
     memory = folder / ".digests-0-of-1.json"
     right = memory.read_text()
@@ -171,7 +171,7 @@ def test_a_sound_shard_is_not_accused_by_a_wrong_memory(folder):
     assert json.loads(memory.read_text()) == json.loads(right)
 
 
-def test_shares_cover_every_shard_and_look_at_no_other(folder):
+def test_a_share_checks_its_own_shards_and_no_other(folder):
     content = bytearray((folder / "train_000001.npy").read_bytes())
     content[-1] ^= 1
     (folder / "train_000001.npy").write_bytes(content)
@@ -199,7 +199,7 @@ def test_an_id_beyond_the_vocabulary_is_found_though_the_manifest_fits_it(folder
             check_data_set(open_data_set(folder), mode)
 
 
-def test_an_id_beyond_the_vocabulary_that_the_manifest_admits_is_an_error_at_once(folder):
+def test_an_id_beyond_the_vocabulary_in_the_manifest_is_an_error_on_opening(folder):
     reseal(folder, "train_000000", max_id=60000)
     with pytest.raises(ValueError, match="holds the id 60000"):
         open_data_set(folder)

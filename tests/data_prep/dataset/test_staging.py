@@ -1,4 +1,4 @@
-"""Shards copied to a machine's own disk: whole, checked, used again, made anew when damaged."""
+"""A staged copy of a data set: complete, checked, used again, and replaced when damaged."""
 
 import os
 from collections import namedtuple
@@ -39,14 +39,14 @@ def test_a_staged_data_set_is_the_data_set(data, tmp_path):
     assert content(copy.folder) == content(data.folder)
 
 
-def test_a_copy_that_lies_there_is_used_again(data, tmp_path, monkeypatch):
+def test_a_complete_copy_is_used_again(data, tmp_path, monkeypatch):
     stage_data_set(data, tmp_path / "stage")
     monkeypatch.setattr(staging, "_copy", None)
     stage_data_set(data, tmp_path / "stage")
 
 
 @pytest.mark.parametrize("damage", [flip, os.unlink])
-def test_a_damaged_copy_is_made_anew(data, tmp_path, damage):
+def test_a_damaged_copy_is_made_again(data, tmp_path, damage):
     stage_data_set(data, tmp_path / "stage")
     copy = staged_folder(data, tmp_path / "stage")
     damage(copy / "train_000001.npy")
@@ -54,7 +54,7 @@ def test_a_damaged_copy_is_made_anew(data, tmp_path, damage):
     assert content(copy) == content(data.folder)
 
 
-def test_a_copy_that_was_cut_off_goes_on(data, tmp_path, monkeypatch):
+def test_an_interrupted_copy_is_continued(data, tmp_path, monkeypatch):
     copied = []
     real = staging._copy_file
 
@@ -85,7 +85,7 @@ def test_a_file_that_arrives_damaged_is_named_and_nothing_is_published(data, tmp
     assert not staged_folder(data, tmp_path / "stage").exists()
 
 
-def test_too_little_room_is_said_before_copying(data, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_before_copying(data, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")(10)
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ValueError, match=r"has 0\.0 GB free and .* takes"):
@@ -93,7 +93,7 @@ def test_too_little_room_is_said_before_copying(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_run_reads_the_copy_and_is_fed_the_same(data, tmp_path):
+def test_a_run_that_reads_the_copy_reads_the_same_data(data, tmp_path):
     plain = tiny_config(data.folder, tmp_path / "plain")
     staged = replace(plain, out=tmp_path / "staged", stage=tmp_path / "stage")
     run_to_end(plain)

@@ -1,4 +1,4 @@
-"""The fault table: whatever the network does, a preparation ends in the same bytes or says why not.
+"""The fault table: under each network fault, the same bytes or one clear error.
 
     python -m tests.data_prep.hub.test_faults
 
@@ -32,7 +32,7 @@ IMPATIENT = RetryPolicy(
     read_seconds=0.4,
 )
 SAME = "same bytes"
-# Faults, and how the preparation ends. A fetch is two requests: a redirect, then the CDN's answer.
+# Each fault, and how the preparation ends. A download is two requests: a redirect, then the CDN.
 FAULTS = [
     ("status:code=503,every=3", SAME),
     ("status:code=503,after=4,count=3", SAME),
@@ -81,7 +81,7 @@ def options(out: Path, **more) -> FineWebOptions:
 
 
 def prepare_under(hub: FakeHub, out: Path, faults: str, **more) -> str:
-    """How it ended: SAME is not yet known here, so "" or the error."""
+    """Prepare under the faults; returns the error, or "" if there was none."""
     hub.faults.replace([Fault.parse(text) for text in faults.split()])
     try:
         prepare_fineweb(options(out, **more), Downloader(hub.url, IMPATIENT))
@@ -139,7 +139,7 @@ def bodies(hub: FakeHub) -> list[dict]:
     return [record for record in hub.requests if record["path"].startswith("/cdn/")]
 
 
-def test_a_reset_body_goes_on_where_it_ended(hub, tmp_path):
+def test_a_reset_download_continues_where_it_ended(hub, tmp_path):
     hub.reset()
     assert prepare_under(hub, tmp_path / "out", "reset:path=cdn,after=2,count=1") == ""
     whole = sum(len(path.read_bytes()) for path in hub.repos.root.rglob("10BT/*.parquet"))
@@ -147,7 +147,7 @@ def test_a_reset_body_goes_on_where_it_ended(hub, tmp_path):
     assert sum(record["bytes"] for record in bodies(hub)) < whole + footers + 200_000
 
 
-def test_a_preparation_that_goes_on_fetches_no_finished_file_again(hub, tmp_path):
+def test_a_resumed_preparation_fetches_no_finished_file_again(hub, tmp_path):
     out = tmp_path / "out"
     assert "002_" in prepare_under(hub, out, "status:code=404,path=cdn.*002_,after=2")
     assert len(list(tmp_path.glob("out.partial/units/*/unit.json"))) >= 3
@@ -156,30 +156,30 @@ def test_a_preparation_that_goes_on_fetches_no_finished_file_again(hub, tmp_path
     assert not any("/000_00000" in record["path"] for record in hub.requests)
 
 
-def test_sources_are_deleted_unless_they_are_to_be_kept(hub, tmp_path):
+def test_sources_are_deleted_unless_keep_source_is_set(hub, tmp_path):
     assert prepare_under(hub, tmp_path / "out", "", keep_source=True) == ""
     kept = sorted(path.name for path in (tmp_path / "out.source").rglob("*") if path.is_file())
     assert kept == ["000_00000.parquet", "001_00000.parquet", "002_00000.parquet"]
 
 
-def test_at_most_two_files_lie_ahead_of_the_work(tmp_path, monkeypatch):
+def test_at_most_two_files_are_downloaded_ahead_of_the_work(tmp_path, monkeypatch):
     Maker(tmp_path / "hub", seed=0).fineweb_edu(docs=60, files=6, row_group=5)
     source = tmp_path / "data" / "out.source" / "sample"
-    lying = []
+    downloaded = []
     real = UnitWork.run
 
     def look(*words):
         time.sleep(0.1)
-        lying.append(len(list(source.rglob("0*.parquet"))))
+        downloaded.append(len(list(source.rglob("0*.parquet"))))
         return real(*words)
 
     monkeypatch.setattr(UnitWork, "run", look)
     with FakeHub(tmp_path / "hub") as six_files:
         assert prepare_under(six_files, tmp_path / "data" / "out", "") == ""
-    assert max(lying) == 1 + AHEAD
+    assert max(downloaded) == 1 + AHEAD
 
 
-def test_no_room_is_said_before_the_first_file_comes(hub, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_before_the_first_download(hub, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     hub.reset()
@@ -202,7 +202,7 @@ def test_parts_and_a_merge_give_the_bytes_of_one_run(hub, undisturbed, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_repository_that_is_not_there_is_said_at_once(tmp_path):
+def test_a_missing_repository_is_reported_after_one_request(tmp_path):
     (tmp_path / "hub").mkdir()
     with FakeHub(tmp_path / "hub") as empty:
         error = prepare_under(empty, tmp_path / "out", "")
@@ -219,17 +219,17 @@ def main() -> None:
 
 
 def print_table() -> None:
-    """One row a fault."""
+    """Print one row for each fault."""
     sys.stdout.write("| fault | result | seconds |\n| --- | --- | --- |\n")
     with tempfile.TemporaryDirectory() as folder, make_hub(Path(folder) / "hub") as hub:
         prepare_under(hub, Path(folder) / "undisturbed", "")
-        wanted = folder_bytes(Path(folder) / "undisturbed")
+        expected = folder_bytes(Path(folder) / "undisturbed")
         for number, (faults, _) in enumerate(FAULTS):
             out = Path(folder) / str(number)
             start = time.monotonic()
             error = prepare_under(hub, out, faults)
             seconds = time.monotonic() - start
-            same = not error and folder_bytes(out) == wanted
+            same = not error and folder_bytes(out) == expected
             result = f"error: {error}" if error else SAME if same else "WRONG BYTES"
             sys.stdout.write(f"| `{faults}` | {result} | {seconds:.1f} |\n")
 

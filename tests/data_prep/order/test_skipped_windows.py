@@ -1,4 +1,4 @@
-"""Skipped windows are in no step, also after a resume, and `verify` proves it from the records."""
+"""Skipped windows are in no step, also after a resume, and `verify` can prove it."""
 
 import json
 from dataclasses import replace

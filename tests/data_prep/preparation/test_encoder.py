@@ -1,4 +1,4 @@
-"""The fast encoder proves itself against tiktoken while it works, and is dropped when it fails."""
+"""The fast encoder is compared with tiktoken while it works, and disabled when it fails."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ STORIES = [f"Story {number}: the river ran under stone {number * 7}." for number
 
 
 class Faulty:
-    """tiktoken in the guise of a fast encoder, with faults in the documents that contain `bad`."""
+    """A fast encoder that is tiktoken with a fault in the documents that contain `bad`."""
 
     name = "faulty"
 
@@ -49,8 +49,8 @@ class Faulty:
         return ids
 
 
-class Silent:
-    """A progress bar that shows nothing."""
+class NoProgress:
+    """A progress reporter that discards everything."""
 
     def add(self, documents: int, tokens: int, text_bytes: int) -> None:
         pass
@@ -73,7 +73,7 @@ def made(folder: Path, fast, monkeypatch) -> dict[str, bytes]:
     monkeypatch.setattr(unit_module, "fast_encoder", lambda tokenizer: fast)
     work = UnitWork(source, SplitRule("hash", threshold=1 << 60), folder / "units", "a plan")
     [unit] = source.plan(1 << 40)
-    work.run(0, unit, gpt2_tokenizer(), Silent())
+    work.run(0, unit, gpt2_tokenizer(), NoProgress())
     result = work.result(0)
     assert result is not None
     assert result.encoder == (
@@ -83,27 +83,27 @@ def made(folder: Path, fast, monkeypatch) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files if path.suffix == ".npy"}
 
 
-def test_a_batch_is_the_documents_one_by_one_each_opened_by_end_of_text():
+def test_a_batch_is_its_documents_in_order_each_opened_by_end_of_text():
     tokens, lengths = encode(["Hello world", "", "a<|endoftext|>b"])
     rows = [gpt2_tokenizer().encode(text) for text in ("Hello world", "", "a<|endoftext|>b")]
     assert tokens == [token for row in rows for token in (50256, *row)]
     assert lengths == [3, 1, 10]
 
 
-def test_without_gigatoken_tiktoken_does_it_all(monkeypatch):
+def test_without_gigatoken_tiktoken_encodes_everything(monkeypatch):
     monkeypatch.setattr("data_prep.preparation.encoder.gigatoken", None)
     assert fast_encoder.__wrapped__(gpt2_tokenizer()) is None
     assert Encoder(gpt2_tokenizer(), None).name == "tiktoken"
 
 
-def test_a_tokenizer_that_cuts_words_otherwise_is_left_to_tiktoken():
+def test_a_tokenizer_with_another_pattern_is_encoded_by_tiktoken():
     ranks = gpt2_tokenizer().ranks
     assert fast_encoder(Tokenizer("other", r"\w+|\W", ranks)) is None
 
 
 @pytest.mark.parametrize("fault", ["ids", "high", "panic"])
 @pytest.mark.parametrize("number", [0, 3, 150, 399])
-def test_a_wrong_fast_encoder_is_dropped_and_the_bytes_are_tiktokens(
+def test_a_wrong_fast_encoder_is_disabled_and_the_bytes_are_those_of_tiktoken(
     tmp_path, monkeypatch, caplog, fault, number
 ):
     right = made(tmp_path / "right", None, monkeypatch)
@@ -122,7 +122,7 @@ def test_the_warning_names_the_document_and_the_ids(tmp_path, monkeypatch, caplo
     assert f"tiktoken {expected};" in caplog.text
 
 
-def test_once_found_wrong_it_is_never_asked_again_and_its_units_are_made_anew(
+def test_once_found_wrong_it_is_never_used_again_and_its_units_are_made_again(
     tmp_path, monkeypatch
 ):
     made(tmp_path / "wrong", Faulty("Story 0:"), monkeypatch)
@@ -134,31 +134,31 @@ def test_once_found_wrong_it_is_never_asked_again_and_its_units_are_made_anew(
     assert work.result(0) is None
     faulty = Faulty("Story 0:")
     monkeypatch.setattr(unit_module, "fast_encoder", lambda tokenizer: faulty)
-    work.run(0, source.plan(1 << 40)[0], gpt2_tokenizer(), Silent())
+    work.run(0, source.plan(1 << 40)[0], gpt2_tokenizer(), NoProgress())
     assert faulty.calls == 0
     result = work.result(0)
     assert result is not None
     assert result.encoder == "tiktoken"
 
 
-def test_a_right_fast_encoder_makes_the_same_bytes(tmp_path, monkeypatch):
+def test_a_correct_fast_encoder_makes_the_same_bytes(tmp_path, monkeypatch):
     right = made(tmp_path / "right", None, monkeypatch)
     faulty = Faulty("no story has this")
     assert made(tmp_path / "fast", faulty, monkeypatch) == right
     assert faulty.calls > 0
 
 
-def test_a_pattern_that_leaves_text_out_is_one_sentence(tmp_path):
+def test_a_pattern_that_does_not_cover_the_text_is_one_sentence(tmp_path):
     (tmp_path / "a.txt").write_text("one, two")
     source = file_source([str(tmp_path / "a.txt")])
     work = UnitWork(source, SplitRule("hash"), tmp_path / "units", "a plan")
     letters = Tokenizer("letters", r"\p{L}+", gpt2_tokenizer().ranks)
     with pytest.raises(ValueError, match=r"tokenizer letters loses text .* cover the text; use an"):
-        work.run(0, source.plan(100)[0], letters, Silent())
+        work.run(0, source.plan(100)[0], letters, NoProgress())
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 1000, 1 << 22])
-def test_tokens_written_as_they_come_are_the_file_that_numpy_writes(
+def test_tokens_written_in_batches_make_the_file_that_numpy_writes(
     tmp_path, monkeypatch, batch_bytes
 ):
     monkeypatch.setattr(unit_module, "BATCH_BYTES", batch_bytes)
@@ -188,12 +188,12 @@ def test_the_first_documents_and_a_fixed_sample_are_checked(monkeypatch):
     assert 0.8 < found * CHECKED_SHARE / 100_000 < 1.2
 
 
-def test_a_text_that_tiktoken_gives_up_on_is_named():
+def test_a_text_that_tiktoken_cannot_encode_is_named():
     with pytest.raises(ValueError, match="row 8 of the source's file 0 .*runs of whitespace"):
         encode(["fine", " " * 1_000_000 + "x"], first_row=7)
 
 
-def test_the_ids_of_a_shard_must_stand_for_as_many_bytes_as_its_text():
+def test_the_ids_of_a_shard_must_decode_to_as_many_bytes_as_its_text():
     encoder = Encoder(gpt2_tokenizer(), Faulty(""))
     counts = np.bincount(gpt2_tokenizer().encode_to_numpy("Hello world"), minlength=50257)
     encoder.check_bytes(counts, 11)
@@ -201,7 +201,7 @@ def test_the_ids_of_a_shard_must_stand_for_as_many_bytes_as_its_text():
         encoder.check_bytes(counts, 12)
 
 
-# Unicode of all kinds, with what tokenizers get wrong more often than chance would bring up.
+# Unicode of all kinds, with the texts that tokenizers often get wrong.
 TEXT = st.lists(
     st.one_of(
         st.text(max_size=40),
@@ -228,17 +228,19 @@ TEXT = st.lists(
 @pytest.mark.skipif(fast_encoder(gpt2_tokenizer()) is None, reason="gigatoken is not installed")
 @given(texts=st.lists(TEXT, min_size=1, max_size=12))
 @example(texts=["a" * 5000, " " * 3000 + "b", "<|endoftext|>", "", "\ud83d\ude00"])
-def test_gigatokens_ids_are_tiktokens_for_any_unicode(texts):
+def test_gigatoken_gives_the_ids_of_tiktoken_for_any_unicode(texts):
     fast = fast_encoder(gpt2_tokenizer())
     assert isinstance(fast, Gigatoken)
     assert encode(texts, fast) == encode(texts)
-    rows = [fast.encode(utf8(text)).tolist() for text in texts]  # those it is never given as well
+    rows = [
+        fast.encode(utf8(text)).tolist() for text in texts
+    ]  # also the texts that it is never given in practice
     assert rows == [gpt2_tokenizer().encode(utf8(text).decode()) for text in texts]
 
 
 @pytest.mark.skipif(fast_encoder(gpt2_tokenizer()) is None, reason="gigatoken is not installed")
 @given(text=TEXT)
-def test_gigatoken_knows_any_vocabulary_with_gpt2s_words(text):
+def test_gigatoken_works_with_any_vocabulary_of_gpt2s_pattern(text):
     lines = gpt2_tokenizer().ranks.splitlines(keepends=True)
     small = Tokenizer("small", gpt2_tokenizer().pattern, b"".join(lines[:700]))
     fast = Gigatoken(small)

@@ -42,7 +42,7 @@ def source(tmp_path):
 
 
 def merged(source, out: Path, options: PrepareOptions) -> dict[str, bytes]:
-    """The bytes of a data set whose part 2 was not made yet."""
+    """Make part 2, merge, and return the bytes of the data set."""
     prepare_part(source, out, replace(options, part="2/2"))
     prepare(source, out, replace(options, part=None, merge=True))
     return folder_bytes(out)
@@ -71,11 +71,11 @@ def test_a_part_with_other_options_is_refused_while_one_is_at_work(source, tmp_p
     assert made == right(source, tmp_path / "right", OPTIONS)
 
 
-def test_parts_that_begin_together_replace_a_plan_that_nobody_follows(source, tmp_path):
+def test_parts_that_start_together_replace_a_plan_that_is_not_in_use(source, tmp_path):
     partial = tmp_path / "out.partial"
     prepare_part(source, tmp_path / "out", OPTIONS)
     shutil.rmtree(partial / "units")
-    with part_lock(partial, Part(2, 2)):  # which is still to plan
+    with part_lock(partial, Part(2, 2)):  # which has not planned yet
         prepare_part(source, tmp_path / "out", OTHER)
     assert merged(source, tmp_path / "out", OTHER) == right(source, tmp_path / "right", OTHER)
 
@@ -93,7 +93,7 @@ def test_a_unit_of_another_plan_does_not_count(source, tmp_path):
     assert merged(source, tmp_path / "out", OTHER) == right(source, tmp_path / "right", OTHER)
 
 
-def test_units_of_an_older_version_are_made_anew(source, tmp_path):
+def test_units_of_an_older_version_are_made_again(source, tmp_path):
     prepare_part(source, tmp_path / "out", OPTIONS)
     described = sorted(tmp_path.glob("out.partial/units/*/unit.json"))
     for path in described:
@@ -106,7 +106,7 @@ def test_units_of_an_older_version_are_made_anew(source, tmp_path):
     assert made == right(source, tmp_path / "right", OPTIONS)
 
 
-def test_the_newest_way_of_sharing_says_which_part_is_missing(source, tmp_path):
+def test_the_latest_number_of_parts_decides_which_part_is_missing(source, tmp_path):
     for part in ("1/3", "1/4", "2/4", "4/4"):
         prepare_part(source, tmp_path / "out", replace(OPTIONS, part=part))
     with pytest.raises(ValueError, match=r"part 3/4: \d of"):
@@ -114,7 +114,7 @@ def test_the_newest_way_of_sharing_says_which_part_is_missing(source, tmp_path):
 
 
 def refusing(*numbers: int):
-    """A `flock` that always fails so."""
+    """A `flock` that always fails with the first of these error numbers."""
     errors = list(numbers)
 
     def flock(file, how):
@@ -124,7 +124,7 @@ def refusing(*numbers: int):
 
 
 @pytest.mark.parametrize("number", NO_LOCKS)
-def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, caplog, number):
+def test_a_file_system_without_locks_is_reported_once(tmp_path, monkeypatch, caplog, number):
     monkeypatch.setattr(fcntl, "flock", refusing(number))
     for name in "ab":
         with (tmp_path / name).open("a+") as file:
@@ -164,7 +164,7 @@ def running(run: RunFolder):
         lambda folder: running(RunFolder(folder)),
         recording,
     ],
-    ids=["whole", "part", "plan", "listing", "stage", "survivor", "run", "evals"],
+    ids=["all", "part", "plan", "listing", "stage", "emergency save", "run", "evals"],
 )
 def test_no_lock_of_ours_is_needed(tmp_path, monkeypatch, caplog, locked):
     monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOSYS))
@@ -174,7 +174,7 @@ def test_no_lock_of_ours_is_needed(tmp_path, monkeypatch, caplog, locked):
 
 
 def test_parts_are_prepared_where_a_lock_needs_the_mode_of_its_file(source, tmp_path, monkeypatch):
-    """As on NFSv4."""
+    # As on NFSv4, where an exclusive lock needs a file open for writing, a shared one for reading.
     real = fcntl.flock
 
     def flock(file, how):
@@ -203,21 +203,21 @@ def is_open(status: os.stat_result) -> bool:
 
 @pytest.fixture
 def nfs(monkeypatch):
-    """A removed file that is still open keeps its folder, under another name."""
+    """As on NFS: a file that is removed while open stays in its folder, under another name."""
     unlink, rmdir = os.unlink, os.rmdir
 
     def silly_unlink(path, *, dir_fd=None):
         status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
         if not is_open(status):
             return unlink(path, dir_fd=dir_fd)
-        aside = os.path.join(os.path.dirname(path), f".nfs{status.st_ino:016x}")
-        return os.rename(path, aside, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        hidden = os.path.join(os.path.dirname(path), f".nfs{status.st_ino:016x}")
+        return os.rename(path, hidden, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
     def late_rmdir(path, *, dir_fd=None):
         if dir_fd is None:
-            for aside in Path(path).glob(".nfs*"):
-                if not is_open(aside.stat()):
-                    unlink(aside)
+            for hidden in Path(path).glob(".nfs*"):
+                if not is_open(hidden.stat()):
+                    unlink(hidden)
         rmdir(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "unlink", silly_unlink)
@@ -225,7 +225,7 @@ def nfs(monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
-def test_a_preparation_ends_well_where_an_open_file_keeps_its_folder(tmp_path, nfs):
+def test_a_preparation_ends_normally_where_an_open_file_keeps_its_folder(tmp_path, nfs):
     write_lines(tmp_path / "a.jsonl", STORIES)
     for _ in range(2):
         prepared(tmp_path, "a.jsonl", shard_tokens=300)
@@ -233,16 +233,22 @@ def test_a_preparation_ends_well_where_an_open_file_keeps_its_folder(tmp_path, n
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
-def test_nothing_stays_of_a_listing_that_failed_there(tmp_path, nfs):
-    with pytest.raises(ValueError, match="the Hub is away"), download_lock(tmp_path / "source"):
-        raise ValueError("the Hub is away")
+def test_a_failed_listing_leaves_no_files_there(tmp_path, nfs):
+    with (
+        pytest.raises(ValueError, match="the Hub does not answer"),
+        download_lock(tmp_path / "source"),
+    ):
+        raise ValueError("the Hub does not answer")
     assert os.listdir(tmp_path) == []
 
 
-def test_what_went_wrong_is_told_even_if_its_folder_is_gone(tmp_path):
-    with pytest.raises(ValueError, match="the Hub is away"), download_lock(tmp_path / "source"):
+def test_an_error_is_raised_even_if_the_folder_of_the_lock_is_gone(tmp_path):
+    with (
+        pytest.raises(ValueError, match="the Hub does not answer"),
+        download_lock(tmp_path / "source"),
+    ):
         shutil.rmtree(tmp_path / "source")
-        raise ValueError("the Hub is away")
+        raise ValueError("the Hub does not answer")
 
 
 def in_parts(folder: Path, *parts: str) -> None:
@@ -267,7 +273,7 @@ def test_parts_in_any_order_and_their_merge_are_the_bytes_of_one_run(tmp_path):
     assert not (tmp_path / "parts.partial").exists()
 
 
-def test_parts_run_at_once_but_neither_twice_nor_beside_a_merge(tmp_path):
+def test_parts_run_in_parallel_but_neither_twice_nor_beside_a_merge(tmp_path):
     partial = tmp_path / "out.partial"
     with part_lock(partial, Part(1, 3)), part_lock(partial, Part(2, 3)):
         with pytest.raises(ValueError, match="preparing"), part_lock(partial, Part(2, 3)):
@@ -279,7 +285,7 @@ def test_parts_run_at_once_but_neither_twice_nor_beside_a_merge(tmp_path):
         pass
 
 
-def test_parts_of_two_ways_of_sharing_do_not_run_at_once(tmp_path):
+def test_parts_of_different_numbers_of_parts_do_not_run_in_parallel(tmp_path):
     partial = tmp_path / "out.partial"
     refused = pytest.raises(ValueError, match="prepared in 3 parts, which overlap with part 1/2")
     with part_lock(partial, Part(1, 3)), refused, part_lock(partial, Part(1, 2)):
@@ -289,6 +295,6 @@ def test_parts_of_two_ways_of_sharing_do_not_run_at_once(tmp_path):
 
 
 @given(st.integers(1, 40), st.integers(0, 200))
-def test_parts_share_all_units(parts, units):
+def test_the_parts_together_have_every_unit_once(parts, units):
     shares = [number for i in range(1, parts + 1) for number in Part(i, parts).units(units)]
     assert shares == list(range(units))

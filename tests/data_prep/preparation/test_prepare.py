@@ -37,7 +37,7 @@ def _no_waiting_for_the_disk():
         yield
 
 
-def test_the_source_index_leads_back_to_file_and_row(tmp_path):
+def test_the_source_index_gives_file_and_row(tmp_path):
     write_lines(tmp_path / "a.jsonl", ["a0", "", "a2"])
     write_lines(tmp_path / "b.jsonl", ["b0", "b1"])
     data = prepared(tmp_path, "a.jsonl", "b.jsonl")
@@ -51,13 +51,13 @@ def test_empty_documents_are_skipped_and_counted(tmp_path):
     assert (data.manifest.skipped_empty, texts_of(data)) == (3, ["x"])
 
 
-def test_a_document_longer_than_a_shard_stays_whole(tmp_path):
+def test_a_document_longer_than_a_shard_is_not_divided(tmp_path):
     texts = [story(1, 3000), "short", story(2, 3000)]
     write_lines(tmp_path / "a.jsonl", texts)
     assert texts_of(prepared(tmp_path, "a.jsonl", shard_tokens=100)) == texts
 
 
-def test_max_documents_takes_the_first_ones_of_the_whole_source(tmp_path):
+def test_max_documents_takes_the_first_documents_of_the_source(tmp_path):
     path = write_as(".parquet", tmp_path, STORIES)
     data = prepared(tmp_path, path.name, max_documents=23, shard_tokens=300)
     assert texts_of(data) == STORIES[:23]
@@ -74,7 +74,7 @@ def test_two_workers_give_the_bytes_of_one(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out1", "out2"]
 
 
-def test_the_same_files_elsewhere_give_the_same_bytes(tmp_path):
+def test_the_same_files_in_another_folder_give_the_same_bytes(tmp_path):
     for name in "ab":
         (tmp_path / name / name).mkdir(parents=True)
         write_lines(tmp_path / name / name / "x.jsonl", STORIES)
@@ -82,7 +82,7 @@ def test_the_same_files_elsewhere_give_the_same_bytes(tmp_path):
     assert folder_bytes(tmp_path / "a" / "out") == folder_bytes(tmp_path / "b" / "out")
 
 
-def test_a_finished_data_set_is_left_alone(tmp_path, caplog):
+def test_a_finished_data_set_is_not_changed(tmp_path, caplog):
     write_lines(tmp_path / "a.jsonl", STORIES)
     first = prepared(tmp_path, "a.jsonl")
     before = (first.folder / "manifest.json").stat()
@@ -115,7 +115,7 @@ def test_the_same_text_by_another_tokenizer_is_another_data_set(tmp_path):
     assert texts_of(prepare(source, tmp_path / "letters", options, letters)) == STORIES
 
 
-def test_a_folder_of_other_things_is_an_error_and_an_empty_one_is_not(tmp_path):
+def test_a_folder_with_other_files_is_an_error_and_an_empty_one_is_not(tmp_path):
     write_lines(tmp_path / "a.jsonl", STORIES)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("do not lose me")
@@ -158,7 +158,7 @@ def test_an_impossible_option_is_an_error(options, message):
         PrepareOptions(**options)
 
 
-def test_finished_units_are_kept_after_an_error_and_used_by_the_same_plan_only(tmp_path):
+def test_finished_units_are_kept_after_an_error_and_used_only_by_the_same_plan(tmp_path):
     bad = ["x" * 300, *STORIES, 3]
     write_lines(tmp_path / "a.jsonl", bad)
     for _ in range(2):
@@ -169,7 +169,7 @@ def test_finished_units_are_kept_after_an_error_and_used_by_the_same_plan_only(t
         prepared(tmp_path, "a.jsonl", shard_tokens=400)
 
 
-def test_a_source_that_changes_meanwhile_is_an_error(tmp_path):
+def test_a_source_that_changes_during_the_preparation_is_an_error(tmp_path):
     write_lines(tmp_path / "a.jsonl", STORIES)
 
     class Shrinking(type(file_source([str(tmp_path)]))):
@@ -211,7 +211,7 @@ def test_copies_are_counted_over_all_units(tmp_path, monkeypatch, split):
     assert prepared(tmp_path, "a.jsonl", **options).fingerprint == data.fingerprint
 
 
-def test_what_a_crash_left_beside_a_complete_data_set_is_removed(tmp_path):
+def test_a_work_folder_left_by_a_crash_beside_a_complete_data_set_is_removed(tmp_path):
     write_lines(tmp_path / "a.jsonl", STORIES)
     prepared(tmp_path, "a.jsonl")
     (tmp_path / "out.partial" / "units" / "000000").mkdir(parents=True)

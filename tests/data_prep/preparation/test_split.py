@@ -56,7 +56,7 @@ def test_the_tail_of_a_single_document_is_validation(tmp_path):
     assert texts_of(data, "val") == ["0123456789" * 2]
 
 
-def test_the_default_validation_is_a_twentieth(tmp_path):
+def test_the_default_validation_is_one_token_in_twenty(tmp_path):
     write_lines(tmp_path / "a.jsonl", [story(number) for number in range(1500)])
     data = prepared(tmp_path, "a.jsonl", val_tokens=None)
     share = data.manifest.val.tokens / (data.manifest.val.tokens + data.manifest.train.tokens)
@@ -70,13 +70,13 @@ def test_the_tail_of_two_documents_is_an_error(tmp_path):
         prepared(tmp_path, "a.txt", split="tail", val_tokens=None)
 
 
-def test_more_validation_than_there_is_text_is_an_error(tmp_path):
+def test_more_validation_tokens_than_the_source_has_is_an_error(tmp_path):
     write_lines(tmp_path / "a.jsonl", STORIES)
     with pytest.raises(ValueError, match=r"val_tokens=1000000 is not less than the about"):
         prepared(tmp_path, "a.jsonl", val_tokens=1_000_000)
 
 
-def test_a_split_without_documents_is_an_error_and_leaves_nothing(tmp_path):
+def test_a_split_without_documents_is_an_error_and_leaves_no_files(tmp_path):
     write_lines(tmp_path / "a.jsonl", ["only one " * 50])
     with pytest.raises(ValueError, match="no document fell to validation"):
         prepared(tmp_path, "a.jsonl", val_tokens=1)

@@ -81,12 +81,12 @@ def test_a_glob_finds_files_and_none_is_taken_twice(tmp_path):
         (b"\xef\xbb\xbfone", ["one"]),
     ],
 )
-def test_a_separator_takes_the_newline_on_either_side(tmp_path, content, documents):
+def test_a_newline_beside_a_separator_is_no_text(tmp_path, content, documents):
     (tmp_path / "a.txt").write_bytes(content)
     assert texts_of(prepared(tmp_path, "a.txt")) == documents
 
 
-def test_another_separator_and_another_key_can_be_named(tmp_path):
+def test_another_separator_and_another_text_key_can_be_given(tmp_path):
     (tmp_path / "a.txt").write_text("one\n---\ntwo")
     write_lines(tmp_path / "b.jsonl", ["three"], key="body")
     data = prepared(tmp_path, "a.txt", "b.jsonl", separator="---", text_key="body")
@@ -143,7 +143,7 @@ def test_a_parquet_file_without_text_is_an_error(tmp_path, column, values, messa
 
 
 @pytest.mark.parametrize("kind", [".parquet", ".jsonl.gz", ".jsonl.zst"])
-def test_a_cut_file_is_an_error(tmp_path, kind):
+def test_a_truncated_file_is_an_error(tmp_path, kind):
     path = write_as(kind, tmp_path, STORIES)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"source.* again"):
@@ -158,7 +158,7 @@ def test_a_place_without_readable_files_is_an_error(tmp_path, name):
 
 
 @pytest.mark.parametrize(("name", "packed"), [("a.jsonl", bytes), ("a.jsonl.gz", gzip.compress)])
-def test_a_file_that_became_shorter_meanwhile_is_named(tmp_path, name, packed):
+def test_a_file_that_became_shorter_after_planning_is_named(tmp_path, name, packed):
     (tmp_path / name).write_bytes(packed(b'{"text": "abc"}\n' * 1000))
     source = file_source([str(tmp_path / name)])
     units = source.plan(4000)
@@ -169,7 +169,7 @@ def test_a_file_that_became_shorter_meanwhile_is_named(tmp_path, name, packed):
             list(source.documents(unit))
 
 
-def test_a_piece_of_a_plain_file_is_read_without_what_lies_before_it(tmp_path, monkeypatch):
+def test_a_piece_of_a_plain_file_is_read_without_the_bytes_before_it(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_bytes(b"x" * 5_000_000 + b"\nthe end")
     read = []
     real = readers._read
@@ -178,7 +178,7 @@ def test_a_piece_of_a_plain_file_is_read_without_what_lies_before_it(tmp_path, m
     assert (parts, read) == ([(b"the end", False)], [b"the end", b""])
 
 
-def test_a_large_row_group_is_not_held_whole(tmp_path):
+def test_a_large_row_group_is_not_completely_in_memory(tmp_path):
     texts = [os.urandom(400).hex() for _ in range(20_000)]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", compression="zstd")
     assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 1

@@ -1,0 +1,64 @@
+"""The record of a run, read from its folder while it may still be written."""
+
+import json
+
+import pytest
+
+from data_prep.audit.run_record import parse_range, read_run
+
+
+def test_the_settings_of_a_step_are_those_of_the_last_start_before_it(tmp_path):
+    config = {"seed": 1, "context_length": 16, "batch_tokens": 64, "skip_windows": ["5:6"]}
+    (tmp_path / "config.json").write_text(json.dumps({"config": config, "data_fingerprint": ""}))
+    starts = [
+        (0, None),
+        (8, 128),
+        (4, 32),
+        (6, None),
+    ]  # what each replaced; 8 windows were never in force
+    (tmp_path / "starts.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "started_at_step": step,
+                    "changed": [{"key": "batch_tokens", "before": before}] if before else [],
+                }
+            )
+            + "\n"
+            for step, before in starts
+        )
+    )
+    assert [read_run(tmp_path).settings_at(step).windows for step in range(9)] == [8] * 4 + [4] * 5
+
+
+def folder_with(folder, *lines):
+    """A run folder whose metrics.jsonl has these lines."""
+    config = {"seed": 1, "context_length": 16, "batch_tokens": 64}
+    (folder / "config.json").write_text(json.dumps({"config": config, "data_fingerprint": ""}))
+    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    return folder
+
+
+def step_line(step):
+    numbers = {"step": step, "data/first_window": 4 * step, "data/windows": 4}
+    return json.dumps(numbers | {"data/digest": "0" * 16})
+
+
+def test_only_lines_of_steps_are_steps(tmp_path):
+    folder = folder_with(tmp_path, step_line(0), '{"step": 1, "val/loss": 2.0}', step_line(1))
+    assert [step.step for step in read_run(folder).steps] == [0, 1]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "data/digest": "x"}', "[]", '{"step": 1'])
+def test_a_damaged_line_is_an_error_unless_it_is_the_last(tmp_path, line):
+    assert len(read_run(folder_with(tmp_path, step_line(0), line)).steps) == 1
+    with pytest.raises(ValueError, match=r"line 1 of .*metrics\.jsonl is damaged"):
+        read_run(folder_with(tmp_path, line, step_line(0)))
+
+
+def test_a_range_may_be_open_at_either_end():
+    assert parse_range("5:") == (5, None)
+    assert parse_range(":7") == (0, 7)
+    assert parse_range(None) == (0, None)
+    with pytest.raises(ValueError, match="--steps 5 is no range"):
+        parse_range("5")
