@@ -34,7 +34,7 @@ def job(folder, name, restarts=0):
     words = flags(config, "--rehearsal", "False")[1:]
     words[words.index("--out") + 1] = str(folder / name)
     made = Job(words, folder / name, processes=2, restarts=restarts)
-    made.command = [REPO / "tests/leaver.py" if "main.py" in w else w for w in made.command]
+    made.command = [REPO / "tests/programs/leaver.py" if "main.py" in w else w for w in made.command]
     made.command = list(map(str, made.command))
     return made
 

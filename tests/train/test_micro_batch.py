@@ -14,7 +14,7 @@ from parallel.shared_errors import SharedError
 from storage.atomic import read_json
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
-from tests.out_of_memory import without_memory
+from tests.programs.out_of_memory import without_memory
 from tests.runs import alone, built, flags, lines, losses, nano_config, run_to_end
 from tests.train.test_resume import final_bytes
 from train.batch_plan import BatchPlan
@@ -223,7 +223,7 @@ def test_a_run_folder_that_rank_0_cannot_read_is_told_to_all(tmp_path, monkeypat
 def test_one_of_two_ranks_out_of_memory_starts_all_again_with_half(tmp_path):
     config = nano_config(tmp_path, steps=6, batch_tokens=64, save=SAVE)
     words = flags(config, "--micro-batch", "auto", "--rehearsal", "False")[1:]
-    done = torchrun(2, "--max-restarts=1", "tests/out_of_memory.py", *words)
+    done = torchrun(2, "--max-restarts=1", "tests/programs/out_of_memory.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     starts = [json.loads(x) for x in (config.out / "starts.jsonl").read_text().splitlines()]
     assert [start["micro_batch"] for start in starts] == [2, 1]

@@ -66,7 +66,7 @@ def test_what_the_run_never_does_is_not_rehearsed(data, tmp_path):
 @pytest.mark.parametrize(
     ("part", "broken"),
     [
-        ("training step", "update"),
+        ("training step", "trial_step"),
         ("validation", "validation_loss"),
         ("tasks", "run_tasks"),
         ("samples", "generate"),
@@ -79,7 +79,8 @@ def test_a_part_that_fails_stops_the_run_and_is_named(data, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     run = built(whole(data, tmp_path / "run"))
-    monkeypatch.setattr(rehearsal, broken, fail)
+    owner = run.learner if part == "training step" else rehearsal
+    monkeypatch.setattr(owner, broken, fail)
     with pytest.raises(ValueError, match=f"the dry run's {part} failed .*No space left"):
         dry_run(run)
     status = RunFolder(tmp_path / "run").read_status()
@@ -155,7 +156,7 @@ def test_of_a_rank_that_is_gone_the_cause_is_asked_for_and_no_way_around(
 
     monkeypatch.setattr(rehearsal, "PARTS", [("training step", lost, True)])
     run = built(tiny_config(data, tmp_path / "run"))
-    with pytest.raises(SharedError, match=r"training step lost another rank .*said$") as told:
+    with pytest.raises(SharedError, match=r"training step lost another rank .*log$") as told:
         dry_run(run)
     assert "--rehearsal" not in str(told.value)
     assert "lost another rank" in caplog.text  # for rank 0 may be the one that is gone

@@ -97,7 +97,9 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_counts_as_an_update():
 
 
 def test_a_skipped_step_of_a_run_takes_its_windows(data, tmp_path):
-    run = built(tiny_config(data, tmp_path / "run", steps=1, schedule=ScheduleConfig(0)))
+    run = built(
+        tiny_config(data, tmp_path / "run", steps=1, schedule=ScheduleConfig(warmup_steps=0))
+    )
     run.model.ln_f.weight.data[0] = float("nan")
     train(run)
     run.close()

@@ -128,7 +128,7 @@ def test_of_two_survivors_the_one_that_is_further_has_the_last_word(tmp_path):
     set_step(ahead, 6)
     ahead.saver.saved_step = -1
     assert emergency_checkpoint(ahead, "a peer died") == 6
-    ahead.step = 5
+    set_step(ahead, 5)
     assert emergency_checkpoint(ahead, "a peer died") is None
     assert ahead.folder.recover_newest_checkpoint() == ahead.folder.checkpoint(6)
     status = RunFolder(ahead.folder.path).read_status()

@@ -1,6 +1,6 @@
 """train/main.py whose rank 1 has memory for one window at a time from step 3 on.
 
-Under torchrun: tests/out_of_memory.py, then the arguments of train/main.py
+Under torchrun: tests/programs/out_of_memory.py, then the arguments of train/main.py
 """
 
 import torch
