@@ -83,7 +83,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ScoreVerdict:
     """One score next to the published one. These fields are the rows of --json."""
 
     tag: str
@@ -97,7 +97,7 @@ class Verdict:
     verdict: Literal["agrees", "MISSED", "not comparable"]
 
 
-def make_verdicts(result: TaskResult, allowed: int, reasons: list[str]) -> list[Verdict]:
+def make_verdicts(result: TaskResult, allowed: int, reasons: list[str]) -> list[ScoreVerdict]:
     """Compare each published number; with any of the `reasons` all are "not comparable"."""
     verdicts = []
     for tag, published in PUBLISHED.items():
@@ -108,7 +108,7 @@ def make_verdicts(result: TaskResult, allowed: int, reasons: list[str]) -> list[
         right = int((table.predictions[name] == table.labels).sum())
         agrees = abs(right - published) <= allowed
         verdict = "not comparable" if reasons else "agrees" if agrees else "MISSED"
-        verdicts.append(Verdict(tag, right, len(table.labels), published, allowed, verdict))
+        verdicts.append(ScoreVerdict(tag, right, len(table.labels), published, allowed, verdict))
     return verdicts
 
 
@@ -159,7 +159,7 @@ def import_subject(model: str, ranks: Ranks) -> Subject:
         return load_subject(folder, ranks)
 
 
-def verdict_table(verdicts: list[Verdict]) -> str:
+def verdict_table(verdicts: list[ScoreVerdict]) -> str:
     """The verdicts as a table, one per line."""
     head = f"{'':28}{'published':>16}{'here':>16}{'off by':>8}{'allowed':>9}  verdict"
     lines = [head]

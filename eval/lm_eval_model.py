@@ -157,7 +157,7 @@ class Arguments:
     checkpoint: Path
     """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
     tasks: tuple[str, ...]
-    """Names of the harness's tasks, groups or tags, or .yaml files; separated by spaces or ,"""
+    """Tasks, groups or tags of the harness, or .yaml files; separated by spaces or commas."""
     few_shot: int | None = None
     """Number of solved examples before each question; default: as each task defines it."""
     limit: int | None = None

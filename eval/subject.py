@@ -67,7 +67,7 @@ class EvalOptions:
     Applies to tasks with a training split (to hellaswag in harness style only).
     Changes the tags: piqa/acc becomes piqa_5shot/acc."""
     items: int | None = None
-    """Use only the first N items of each task; default: all."""
+    """Use only the first N items of each task that has items; default: all."""
     val_tokens: int | None = None
     """Validation tokens, rounded down to whole windows; default: as in training, or 2,097,152."""
     micro_batch: int | None = None

@@ -20,7 +20,7 @@ from storage.digest import file_sha256
 
 T = TypeVar("T")
 R = TypeVar("R")
-Row = tuple[str, Any]
+LocatedRow = tuple[str, Any]
 """Its place (file and line, for error messages) and its content."""
 
 PROBE_SECONDS = 3.0
@@ -116,7 +116,7 @@ def _load_on_rank_0(
     return broadcast_object(found)
 
 
-def rows_of_file(path: Path) -> Iterator[Row]:
+def rows_of_file(path: Path) -> Iterator[LocatedRow]:
     """The rows of a .parquet, .jsonl, .jsonl.xz or .jsonl.gz file.
 
     Raises: ValueError naming the bad line.
@@ -142,7 +142,7 @@ def _parquet_rows(path: Path) -> list[Any]:
         raise OSError(str(error)) from error
 
 
-def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
+def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[LocatedRow]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{path} line {number}"
@@ -152,7 +152,7 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
                 raise ValueError(f"{where} is not JSON ({error}); copy the file again") from error
 
 
-def rows_of_hub(hub: HubFile | HubTable, option: str) -> Iterator[Row]:
+def rows_of_hub(hub: HubFile | HubTable, option: str) -> Iterator[LocatedRow]:
     """The rows of a data set from the Hub or its cache on this machine.
 
     Raises: DataUnavailable, after a few seconds, if it is in neither.
