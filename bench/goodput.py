@@ -8,7 +8,6 @@ the undisturbed run's median, over all the time from the first step on. Prints M
 JSON.
 """
 
-import json
 import random
 import statistics
 import sys
@@ -84,17 +83,6 @@ def job_of(arguments: Arguments, folder: Path) -> Job:
     return Job(words, folder / "run", arguments.nproc, restarts, script)
 
 
-def read_marks(path: Path) -> list[dict[str, Any]]:
-    """The stages that were noted so far; the last line may be torn by a kill."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
 def shares(marks: list[dict[str, Any]], kill: Kill) -> dict[str, float]:
     """Seconds of each stage of a recovery, each from the slowest rank's last to its own."""
     after = [mark for mark in marks if kill.at <= mark["at"] <= kill.at + kill.seconds]
@@ -150,7 +138,7 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
     finally:
         job.end()
     milliseconds = calm_milliseconds(read_lines(folder / "run" / "metrics.jsonl"), arguments)
-    marks = read_marks(folder / "marks.jsonl")
+    marks = read_lines(folder / "marks.jsonl")
     told = [asdict(k) | {"repeated": k.lost, "stages": shares(marks, k)} for k in kills]
     return {
         "seconds": seconds,

@@ -6,6 +6,7 @@ import pytest
 
 from bench import goodput, guard_cost, save_stall
 from bench.timed_start import Marks
+from storage.json_lines import read_lines
 from tests.runs import built, lines, nano_config
 from train.guards.spikes import GuardConfig
 from train.loop import train
@@ -72,6 +73,6 @@ def test_a_stage_is_noted_once_and_lines_torn_by_a_kill_are_passed_over(tmp_path
     assert [step(1), step(2)] == [2, 3]
     with path.open("a") as file:
         file.write('{"stage": "bu')
-    found = goodput.read_marks(path)
+    found = read_lines(path)
     assert [mark["stage"] for mark in found] == ["stepped"]
     assert json.loads(path.read_text().splitlines()[0])["rank"] == 0
