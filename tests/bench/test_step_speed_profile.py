@@ -45,5 +45,5 @@ def test_without_a_span_nothing_is_traced(tmp_path):
 
 @pytest.mark.parametrize("span", ["", "5", "5:5", "7:3", "a:b", "-1:3"])
 def test_a_span_that_names_no_steps_is_refused(span):
-    with pytest.raises(ValueError, match=f"profile={span} is not a span of steps"):
+    with pytest.raises(ValueError, match=f"profile={span} is not a range of steps"):
         parse_span(span)

@@ -34,17 +34,19 @@ def job(folder, name, restarts=0):
     words = flags(config, "--rehearsal", "False")[1:]
     words[words.index("--out") + 1] = str(folder / name)
     made = Job(words, folder / name, processes=2, restarts=restarts)
-    made.command = [REPO / "tests/programs/leaver.py" if "main.py" in w else w for w in made.command]
+    made.command = [
+        REPO / "tests/programs/leaver.py" if "main.py" in w else w for w in made.command
+    ]
     made.command = list(map(str, made.command))
     return made
 
 
 @pytest.fixture(scope="module")
-def straight(folder):
+def uninterrupted(folder):
     """The undisturbed run."""
-    made = job(folder, "straight")
+    made = job(folder, "uninterrupted")
     made.run_to_end()
-    return folder / "straight"
+    return folder / "uninterrupted"
 
 
 def reaches(made, process, step):
@@ -59,16 +61,16 @@ def children_of(process):
     return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
 
-def assert_identical(straight, made):
+def assert_identical(uninterrupted, made):
     made.check(0)
-    assert [f.what for f in compare_exactly(straight, made.folder.path) if not f.holds] == []
+    assert [f.what for f in compare_exactly(uninterrupted, made.folder.path) if not f.holds] == []
 
 
 @pytest.mark.fault("P2", injected="SIGKILL of both ranks and torchrun", lost="≤ 5", identical=True)
 @pytest.mark.fault(
     "S8", injected="steps done again after a kill of all", lost="≤ 5", identical=True
 )
-def test_a_kill_of_all_processes_costs_the_steps_since_the_last_save(folder, straight):
+def test_a_kill_of_all_processes_costs_the_steps_since_the_last_save(folder, uninterrupted):
     made = job(folder, "all")
     process = made.start()
     reaches(made, process, 23)
@@ -78,12 +80,12 @@ def test_a_kill_of_all_processes_costs_the_steps_since_the_last_save(folder, str
     done = made.steps_done()
     made.run_to_end()
     assert 0 < done - made.starts()[-1] <= SAVE_EVERY
-    assert_identical(straight, made)
+    assert_identical(uninterrupted, made)
 
 
 @pytest.mark.fault("P3", injected="SIGKILL of torchrun alone", lost="≤ 7", identical=True)
 @pytest.mark.fault("P13", injected="a second start right behind it", lost="≤ 7", identical=True)
-def test_a_killed_torchrun_leaves_no_second_writer(folder, straight):
+def test_a_killed_torchrun_leaves_no_second_writer(folder, uninterrupted):
     made = job(folder, "launcher")
     process = made.start()
     reaches(made, process, 23)
@@ -94,11 +96,11 @@ def test_a_killed_torchrun_leaves_no_second_writer(folder, straight):
     again = made.folder.discarded_metrics.read_text().count('"train/loss"')
     assert done == STEPS + 1
     assert again <= SAVE_EVERY + IN_FLIGHT
-    assert_identical(straight, made)
+    assert_identical(uninterrupted, made)
 
 
 @pytest.mark.fault("P4", injected="SIGTERM to one rank of two", lost="0", identical=True)
-def test_a_stop_request_to_one_rank_stops_all_and_loses_no_step(folder, straight):
+def test_a_stop_request_to_one_rank_stops_all_and_loses_no_step(folder, uninterrupted):
     made = job(folder, "term", restarts=3)
     process = made.start()
     reaches(made, process, 20)
@@ -109,27 +111,29 @@ def test_a_stop_request_to_one_rank_stops_all_and_loses_no_step(folder, straight
     made.run_to_end()
     assert made.starts()[-1] == status["step"] >= 20
     assert not made.folder.discarded_metrics.exists()
-    assert_identical(straight, made)
+    assert_identical(uninterrupted, made)
 
 
 @pytest.mark.fault("P9", injected="rank 1 leaves with code 0, or raises", lost="0", identical=True)
 @pytest.mark.parametrize(
-    ("how", "said"), [("exit", "no answer from rank 1"), ("raise", "an error of rank 1")]
+    ("how", "message"), [("exit", "no answer from rank 1"), ("raise", "an error of rank 1")]
 )
-def test_a_rank_that_exits_is_named_and_costs_no_step(folder, straight, monkeypatch, how, said):
+def test_a_rank_that_exits_is_named_and_costs_no_step(
+    folder, uninterrupted, monkeypatch, how, message
+):
     monkeypatch.setenv("LEAVE", how)
     made = job(folder, how, restarts=1)
     made.run_to_end()
-    assert said in made.log.read_text()
+    assert message in made.log.read_text()
     assert made.starts()[0] == 0
     assert made.starts()[1] >= 19  # rank 0 saved the 20th update, or it was repeated
     assert not made.folder.discarded_metrics.exists()
-    assert_identical(straight, made)
+    assert_identical(uninterrupted, made)
 
 
 @pytest.mark.fault("P1", injected="SIGKILL of rank 1, then 0, of two", lost="0", identical=True)
 @pytest.mark.fault("P11", injected="2 restarts inside one torchrun", lost="0", identical=True)
-def test_every_restart_inside_torchrun_succeeds_at_the_first_try(folder, straight):
+def test_every_restart_inside_torchrun_succeeds_at_the_first_try(folder, uninterrupted):
     made = job(folder, "restarts", restarts=2)
     process = made.start()
     for number, rank in enumerate((1, 0)):
@@ -141,7 +145,7 @@ def test_every_restart_inside_torchrun_succeeds_at_the_first_try(folder, straigh
         assert made.starts()[-1] >= done
     assert process.wait() == 0
     assert len(made.starts()) == 3  # no restart failed
-    assert_identical(straight, made)
+    assert_identical(uninterrupted, made)
 
 
 @pytest.mark.fault("P12", injected="SIGKILL of a worker, as the kernel does without memory")
@@ -156,9 +160,9 @@ def test_a_preparation_whose_worker_is_killed_reports_it_and_can_be_resumed(tmp_
         assert process.poll() is None
         time.sleep(POLL_SECONDS)
     os.kill(int(children_of(process.pid)[-1]), signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
+    _, output = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "died, perhaps for lack of memory" in said.splitlines()[-1]
+    assert "died, perhaps for lack of memory" in output.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True)
     check_data_set(open_data_set(tmp_path / "out"), "full")

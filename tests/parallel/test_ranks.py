@@ -81,8 +81,14 @@ def is_alive(pid):
 def test_a_worker_ends_when_its_torchrun_is_killed(tmp_path):
     (tmp_path / "orphan.py").write_text(ORPHAN)
     pid = tmp_path / "pid"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
-    command = [*launcher, str(tmp_path / "orphan.py"), str(pid)]
+    torchrun_command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=1",
+    ]
+    command = [*torchrun_command, str(tmp_path / "orphan.py"), str(pid)]
     with subprocess.Popen(command, cwd=REPO, env=ENVIRONMENT) as process:
         while not pid.exists() or not pid.read_text():
             time.sleep(0.02)

@@ -138,7 +138,7 @@ def test_another_number_is_said_and_recorded(tmp_path, caplog):
     run_to_end(nano_config(tmp_path, micro_batch="auto", steps=3, save=SAVE))
     run = built(nano_config(tmp_path, micro_batch=2, steps=4, allow=("steps",)))
     run.close()
-    assert "last bits may not be those of an undisturbed one: micro_batch 8 -> 2" in caplog.text
+    assert "undisturbed run in the last bits: micro_batch 8 -> 2" in caplog.text
     changed = json.loads(run.folder.starts.read_text().splitlines()[-1])["changed"]
     assert {"key": "micro_batch", "before": 8, "now": 2} in changed
 
@@ -192,7 +192,7 @@ def test_starts_that_each_take_half_are_not_given_up_and_the_others_are(tmp_path
     monkeypatch.setattr("train.recovery.restarts.FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("train.build.is_restart", lambda: True)
     config, sizes = nano_config(tmp_path, micro_batch="auto", batch_tokens=16 * 64), []
-    with pytest.raises(ValueError, match="started 4 times at step 0 and came no further"):
+    with pytest.raises(ValueError, match="started 4 times at step 0 without progress"):
         while True:
             shutil.rmtree(config.out / "tensorboard", ignore_errors=True)  # it waits for a second
             run = built(config)
