@@ -19,7 +19,7 @@ from typing import Any
 import tyro
 
 from data_prep.audit.run_record import RunRecord, parse_range, read_run
-from data_prep.audit.tracing import Tracer, as_json
+from data_prep.audit.tracing import Tracer, as_dicts
 from data_prep.dataset.shards import open_data_set
 from data_prep.preparation.console import run_script
 
@@ -80,7 +80,7 @@ def _step(tracer: Tracer, run: RunRecord, number: int, characters: int) -> tuple
         "first_window": step.first_window,
         "windows": step.windows,
         "tokens": sum(part.tokens for part in parts),
-        "documents": as_json(parts),
+        "documents": as_dicts(parts),
     }
     lines = [
         f"step {number}: windows {step.first_window} to {step.stop_window - 1}, "
@@ -108,7 +108,7 @@ def _document(
         "row": row,
         "document_tokens": len(ids),
         "text": text,
-        "seen": as_json(occurrences),
+        "seen": as_dicts(occurrences),
     }
     lines = [f"document {document} ({name}:{row}), {len(ids)} tokens: {text!r}"]
     for seen in occurrences:

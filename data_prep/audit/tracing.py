@@ -186,6 +186,6 @@ def _consecutive_windows(steps: Sequence[StepRecord]) -> list[tuple[int, int]]:
     return ranges
 
 
-def as_json(values: Sequence[DocumentPart] | Sequence[Occurrence]) -> list[dict[str, Any]]:
+def as_dicts(values: Sequence[DocumentPart] | Sequence[Occurrence]) -> list[dict[str, Any]]:
     """The values as plain dictionaries."""
     return [asdict(value) for value in values]

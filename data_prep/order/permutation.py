@@ -8,7 +8,7 @@ import numpy as np
 
 ROUNDS = 6
 
-WORD = (1 << 64) - 1
+WORD_MASK = (1 << 64) - 1
 # The increment and the two multipliers of splitmix64. The key schedule uses its complete finalizer
 # (`_mix`, with the shifts 30, 27 and 31). The round function of the Feistel network is our own: it
 # has the same two multipliers, but the shifts 32 and 29.
@@ -20,8 +20,8 @@ MIX_2 = 0x94D049BB133111EB
 
 def _mix(word: int) -> int:
     """The finalizer of splitmix64: a bijection of 64-bit words that mixes all bits."""
-    word = ((word ^ (word >> 30)) * MIX_1) & WORD
-    word = ((word ^ (word >> 27)) * MIX_2) & WORD
+    word = ((word ^ (word >> 30)) * MIX_1) & WORD_MASK
+    word = ((word ^ (word >> 27)) * MIX_2) & WORD_MASK
     return word ^ (word >> 31)
 
 
@@ -31,10 +31,10 @@ def round_keys(seed: int, epoch: int) -> list[int]:
     # Seed and epoch are mixed in one after the other. If they were added, (seed 1, epoch 0) and
     # (seed 0, epoch 1) would give the same order.
     for word in (seed, epoch):
-        if not 0 <= word <= WORD:
+        if not 0 <= word <= WORD_MASK:
             raise ValueError(f"seed={seed}, epoch={epoch}: both must be from 0 to 2**64 - 1")
-        state = _mix(((state ^ word) + GOLDEN_GAMMA) & WORD)
-    return [_mix((state + (index + 1) * GOLDEN_GAMMA) & WORD) for index in range(ROUNDS)]
+        state = _mix(((state ^ word) + GOLDEN_GAMMA) & WORD_MASK)
+    return [_mix((state + (index + 1) * GOLDEN_GAMMA) & WORD_MASK) for index in range(ROUNDS)]
 
 
 class FeistelPermutation:

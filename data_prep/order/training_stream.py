@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep.dataset.shards import TokenShards
 from data_prep.order.epoch_index import EpochIndex, open_index, should_cache
-from data_prep.order.permutation import WORD
+from data_prep.order.permutation import WORD_MASK
 
 # The index of this epoch, of the next one, and of the last one for a thread that still reads it.
 MAX_INDICES = 3
@@ -135,4 +135,4 @@ def windows_digest(first: int, windows: np.ndarray) -> int:
         digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8)
         digest.update(window)
         total += int.from_bytes(digest.digest(), "little")
-    return total & WORD
+    return total & WORD_MASK
