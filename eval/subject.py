@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.dataset.manifest import read_manifest
+from data_prep.dataset.manifest import MANIFEST_NAME, read_manifest
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from model.checkpoint import load_model
 from model.gpt import GPT
@@ -158,7 +158,7 @@ def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOpti
     data = options.data
     if data is None and state.get("data"):
         data = Path(state["data"])
-        known = (data / "manifest.json").is_file()
+        known = (data / MANIFEST_NAME).is_file()
         if known and read_manifest(data).fingerprint != state.get("data_fingerprint"):
             log.warning("%s has changed since the training run: its loss will differ", data)
     return replace(options, data=data, val_tokens=options.val_tokens or state.get("val_tokens"))
