@@ -44,8 +44,13 @@ def fresh_python(*arguments: str, timeout: float = 180) -> Done:
 
 def torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
     """Run `torchrun --nproc_per_node=PROCESSES ARGUMENTS` in the repository."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return fresh_python(*launcher, *arguments, timeout=timeout)
+    torchrun_command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+    ]
+    return fresh_python(*torchrun_command, *arguments, timeout=timeout)
 
 
 def python(

@@ -27,6 +27,7 @@ def parse(
         args=arguments[1:] if named else arguments,
         prog=f"{prog} {preset}",
         description=f"{description} First argument: a preset (default: gpt2), one of {names}.",
+        # Booleans take a value (--rehearsal False), so every flag has the name of its field.
         config=(tyro.conf.FlagConversionOff,),
     )
     check_one_length(config, PRESETS[preset])

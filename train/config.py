@@ -21,7 +21,7 @@ from train.profile_steps import parse_span
 from train.schedule import ScheduleConfig
 
 
-def _at_least(name: str, value: float, smallest: int) -> None:
+def _check_at_least(name: str, value: float, smallest: int) -> None:
     if not smallest <= value < float("inf"):
         raise ValueError(f"{name}={value} is out of range; use {smallest} or more")
 
@@ -46,11 +46,11 @@ class EvalConfig:
     """Local files for other tasks, each as NAME=PATH. Default: from the Hugging Face Hub."""
 
     def __post_init__(self) -> None:
-        _at_least("eval.every", self.every, 0)
-        _at_least("eval.tasks_every", self.tasks_every, 0)
-        _at_least("eval.val_tokens", self.val_tokens, 1)
+        _check_at_least("eval.every", self.every, 0)
+        _check_at_least("eval.tasks_every", self.tasks_every, 0)
+        _check_at_least("eval.val_tokens", self.val_tokens, 1)
         if self.items is not None:
-            _at_least("eval.items", self.items, 1)
+            _check_at_least("eval.items", self.items, 1)
         check_tasks(self.tasks)
 
     def options(self, micro_batch: int, dtype: Precision) -> EvalOptions:
@@ -89,10 +89,10 @@ class SampleConfig:
     """Sample only from the N most likely tokens. 0 disables it."""
 
     def __post_init__(self) -> None:
-        _at_least("sample.every", self.every, 0)
-        _at_least("sample.max_tokens", self.max_tokens, 1)
-        _at_least("sample.temperature", self.temperature, 0)
-        _at_least("sample.top_k", self.top_k, 0)
+        _check_at_least("sample.every", self.every, 0)
+        _check_at_least("sample.max_tokens", self.max_tokens, 1)
+        _check_at_least("sample.temperature", self.temperature, 0)
+        _check_at_least("sample.top_k", self.top_k, 0)
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ class SaveConfig:
 
     every: int = 0
     """Steps between checkpoints. 0 disables it."""
+    # On two CPU cores a step waits 0.12 s for the copy of a 124M model: 0.1 % of two minutes
+    # (bench/LOG.md).
     every_minutes: float = 2.0
     """Minutes between checkpoints. 0 disables it."""
     keep: int = 2
@@ -111,11 +113,11 @@ class SaveConfig:
     """Keep the N checkpoints with the smallest validation loss. 0 disables it."""
 
     def __post_init__(self) -> None:
-        _at_least("save.every", self.every, 0)
-        _at_least("save.every_minutes", self.every_minutes, 0)
-        _at_least("save.keep", self.keep, 1)
-        _at_least("save.keep_every", self.keep_every, 0)
-        _at_least("save.keep_best", self.keep_best, 0)
+        _check_at_least("save.every", self.every, 0)
+        _check_at_least("save.every_minutes", self.every_minutes, 0)
+        _check_at_least("save.keep", self.keep, 1)
+        _check_at_least("save.keep_every", self.keep_every, 0)
+        _check_at_least("save.keep_best", self.keep_best, 0)
 
     def max_kept(self, steps: int) -> int:
         """Largest number of checkpoints on the disk after `steps` steps."""
@@ -138,6 +140,7 @@ class Config:
     """Random seed of the initial weights, the document order and the samples."""
     steps: int | None = None
     """Total number of optimizer steps. None: one epoch (all training tokens once)."""
+    # 0.5M, as for GPT-3's smallest model (table 2.1 of https://arxiv.org/abs/2005.14165).
     batch_tokens: int = 524_288
     """Tokens of one optimizer step over all ranks, whatever their number."""
     micro_batch: int | Literal["auto"] = "auto"
@@ -150,6 +153,8 @@ class Config:
     """Use torch.compile for network and loss. auto: on CUDA only."""
     fused_loss: Literal["auto", "on", "off"] = "auto"
     """Output layer and loss in one operator, which needs less memory. auto: on the CPU only."""
+    # bfloat16 in either of the next two moved the loss further than half the micro-batch does, so
+    # both are off by default (bench/LOG.md, "loss curves of what is faster").
     residual: Literal["float32", "bfloat16"] = "float32"
     """Number format of the residual stream. bfloat16 is possible only with that dtype."""
     gradient_compression: Literal["none", "bfloat16"] = "none"
@@ -190,9 +195,9 @@ class Config:
     """Checks for loss spikes, and for ranks whose weights differ."""
 
     def __post_init__(self) -> None:
-        _at_least("seed", self.seed, 0)
-        _at_least("batch_tokens", self.batch_tokens, 1)
-        _at_least("hang_seconds", self.hang_seconds, 1)
+        _check_at_least("seed", self.seed, 0)
+        _check_at_least("batch_tokens", self.batch_tokens, 1)
+        _check_at_least("hang_seconds", self.hang_seconds, 1)
         if self.stop_at is not None:
             parse_time(self.stop_at)
         if self.profile is not None:
@@ -200,7 +205,7 @@ class Config:
         parse_skips(self.skip_windows)
         for name in ("steps", "micro_batch", "context_length"):
             if getattr(self, name) not in (None, "auto"):
-                _at_least(name, getattr(self, name), 1)
+                _check_at_least(name, getattr(self, name), 1)
         if self.steps is not None:
             self.check_warmup(self.steps)
 

@@ -95,6 +95,7 @@ def _run_folder(out: Path) -> MachineCheck:
 
 def scratch_of(out: Path) -> Path:
     """A folder on the run's disk for the files that the doctor writes and deletes."""
+    # Next to the run folder, not in it: the doctor must not change a run.
     return out.absolute().with_name(f".{out.name}.doctor")
 
 
@@ -117,7 +118,7 @@ def check_free_space(config: Config, inputs: Inputs, ranks: Ranks) -> MachineChe
     )
     text = (
         f"{space.free / 1e9:.1f} GB for {space.checkpoints + 1} checkpoints of "
-        f"{space.of_one / 1e9:.2f} GB = {space.needed / 1e9:.1f} GB"
+        f"{space.checkpoint_bytes / 1e9:.2f} GB = {space.needed / 1e9:.1f} GB"
     )
     too_little, tight = space.free < space.needed, space.free < 2 * space.needed
     return MachineCheck("free space", "fail" if too_little else "warn" if tight else "ok", text)

@@ -31,13 +31,15 @@ from train.resume_proof.comparison import (
 from train.resume_proof.kills import KINDS, POLL_SECONDS, Job, Kill, run_with_kills
 
 PROG = "train/prove_resume.py"
-STEPS_PER_KILL = 4
+STEPS_PER_KILL = 4  # at least, so that the run makes progress between two kills
 
 
 @dataclass(frozen=True)
 class ProofOptions:
     """Options of the proof. All other options are those of the training run."""
 
+    # With four ranks the order of gradient sums matters: there a resumed run without a fixed bucket
+    # layout of DDP differed from the uninterrupted one. With two ranks it never did.
     nproc: int = 4
     """Number of ranks. With two, a sum in another order gives the same bits, so four prove more."""
     kills: int = 25
@@ -74,7 +76,7 @@ class Proof:
         """One of the runs, in the folder of its name; `flags` replace --deterministic."""
         out = self.options.proof_out / name
         flags = ["--deterministic", str(self.options.deterministic)] if flags is None else flags
-        restarts = self.options.kills + 1
+        restarts = self.options.kills + 1  # more than torchrun will need
         return Job([*self.words, *flags, "--out", str(out)], out, processes, restarts)
 
     def record(self, kill: Kill) -> None:

@@ -95,6 +95,8 @@ def is_reproduced(box: dict[str, Any], findings: Findings, windows: int) -> bool
     """Whether these results show the fault that the black box records."""
     if box["kind"] == "not finite":
         return not all(finding.finite for finding in findings.windows)
+    # All windows have the same length, so the mean over them is the loss of the step. The condition
+    # is negated because comparisons with NaN are false, and NaN must count as reproduced.
     loss = math.fsum(finding.loss for finding in findings.windows) / windows
     norm = float(torch.nn.utils.get_total_norm(findings.gradient)) / windows
     return not (loss <= float(box["loss_limit"]) and norm <= float(box["grad_norm_limit"]))

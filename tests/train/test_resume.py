@@ -1,4 +1,4 @@
-"""A run continued is the run never stopped: bit for bit on the CPU, for one and for four ranks."""
+"""Resumed runs equal uninterrupted ones: bit for bit on the CPU, on one and on four ranks."""
 
 import os
 import random
@@ -49,20 +49,22 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.fault("S8", injected="4 steps are done again", lost="4", identical=True)
-def test_a_resumed_run_repeats_the_straight_one_bit_for_bit(data, tmp_path):
+@pytest.mark.fault("S8", injected="4 steps are repeated", lost="4", identical=True)
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
     run_to_end(config)
-    straight, weights = lines(config.out), final_bytes(config.out)
+    uninterrupted, weights = lines(config.out), final_bytes(config.out)
     forget_after(config.out, 4)
     run_to_end(config)
-    assert [deterministic(x) for x in lines(config.out)] == [deterministic(x) for x in straight]
+    assert [deterministic(x) for x in lines(config.out)] == [
+        deterministic(x) for x in uninterrupted
+    ]
     assert final_bytes(config.out) == weights
     discarded = (config.out / "metrics.discarded.jsonl").read_text().splitlines()
-    assert len(discarded) == len(straight) - 4  # the steps were done again, not skipped
+    assert len(discarded) == len(uninterrupted) - 4  # the steps were repeated, not skipped
 
 
-def test_evaluation_and_sampling_leave_training_untouched_by_a_bit(data, tmp_path):
+def test_evaluation_and_sampling_do_not_change_training_by_a_bit(data, tmp_path):
     quiet = tiny_config(data, tmp_path / "quiet")
     busy = replace(
         quiet,
@@ -91,7 +93,7 @@ def test_a_resume_does_not_evaluate_the_same_weights_again(data, tmp_path):
 @pytest.mark.fault(
     "S3", injected="a bit in the newest checkpoint of a run", lost="interval", identical=True
 )
-def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_used(data, tmp_path):
+def test_a_damaged_newest_checkpoint_is_renamed_and_the_one_before_is_used(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
     run_to_end(config)
     weights = final_bytes(config.out)
@@ -105,7 +107,7 @@ def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_used(data, t
 
 
 @pytest.mark.fault("R6", injected="a finished run started again", lost="0", identical=True)
-def test_a_finished_run_is_left_as_it_is(data, tmp_path, monkeypatch, caplog):
+def test_a_finished_run_is_not_changed(data, tmp_path, monkeypatch, caplog):
     config = tiny_config(data, tmp_path / "run")
     run_to_end(config)
     before = {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}
@@ -115,7 +117,7 @@ def test_a_finished_run_is_left_as_it_is(data, tmp_path, monkeypatch, caplog):
     assert "is finished (8 steps). To train longer, give a larger --steps and" in caplog.text
 
 
-def test_a_run_killed_between_its_last_save_and_its_end_only_ends(data, tmp_path):
+def test_a_run_killed_between_its_last_save_and_its_end_is_only_marked_as_finished(data, tmp_path):
     config = tiny_config(data, tmp_path / "run")
     config = replace(config, eval=replace(config.eval, every=4))
     run_to_end(config)
@@ -128,21 +130,21 @@ def test_a_run_killed_between_its_last_save_and_its_end_only_ends(data, tmp_path
 
 @pytest.mark.fault("R1", injected="resumed at step 4 of 8, four ranks", identical=True)
 @pytest.mark.long
-def test_four_ranks_resumed_repeat_four_ranks_straight_bit_for_bit(data, tmp_path):
+def test_four_resumed_ranks_equal_four_uninterrupted_ones_bit_for_bit(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", micro_batch=1, save=KEEP_ALL)
     command = flags(config, "--save.keep", "99")
     done = torchrun(4, *command)
     assert done.returncode == 0, done.stderr[-2000:]
-    straight, weights = losses(config.out), final_bytes(config.out)
+    uninterrupted, weights = losses(config.out), final_bytes(config.out)
     forget_after(config.out, 4)
     done = torchrun(4, *command)
     assert "step 4 of 8" in done.stdout
-    assert losses(config.out) == straight
+    assert losses(config.out) == uninterrupted
     assert final_bytes(config.out) == weights
 
 
 @pytest.mark.fault("R2", injected="two ranks continued on one: same data, losses to 1e-5")
-def test_two_ranks_train_like_one_and_a_run_may_change_the_number_of_ranks(data, tmp_path):
+def test_two_ranks_train_like_one_and_a_resume_may_change_the_number_of_ranks(data, tmp_path):
     one = tiny_config(data, tmp_path / "one")
     two = tiny_config(data, tmp_path / "two", save=KEEP_ALL)
     run_to_end(one)
@@ -162,11 +164,11 @@ def wait_for_lines(folder, count, process):
         if (folder / "metrics.jsonl").is_file() and len(lines(folder)) >= count:
             return
         time.sleep(0.02)
-    raise AssertionError("the run never got there")
+    raise AssertionError(f"the run has not written {count} lines")
 
 
 def start_and_signal(command, folder, number):
-    """Start a run, and send it a signal once it has done a few steps."""
+    """Start a run and send it a signal after a few steps."""
     with subprocess.Popen(
         command, cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -175,7 +177,7 @@ def start_and_signal(command, folder, number):
 
 
 @pytest.mark.long
-def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_path):
+def test_a_killed_run_that_is_started_again_equals_an_uninterrupted_one(data, tmp_path):
     config = tiny_config(data, tmp_path / "killed", steps=60, save=SaveConfig(5, 0))
     command = [sys.executable, *flags(config)]
     start_and_signal(command, config.out, signal.SIGKILL)
@@ -183,27 +185,27 @@ def test_a_killed_run_started_again_ends_as_if_nothing_had_happened(data, tmp_pa
     assert status["state"] == "running"
     assert 0 < status["step"] < 60
     subprocess.run(command, cwd=REPO, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
-    straight = replace(config, out=tmp_path / "straight")
-    run_to_end(straight)
-    assert losses(config.out) == losses(straight.out)
-    assert final_bytes(config.out) == final_bytes(straight.out)
+    uninterrupted = replace(config, out=tmp_path / "uninterrupted")
+    run_to_end(uninterrupted)
+    assert losses(config.out) == losses(uninterrupted.out)
+    assert final_bytes(config.out) == final_bytes(uninterrupted.out)
     assert RunFolder(config.out).read_status() == {"state": "finished", "step": 60, "reason": ""}
 
 
 @pytest.mark.fault("P4", injected="SIGTERM to torchrun of two ranks", lost="0")
 @pytest.mark.long
-def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_none(data, tmp_path):
+def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_no_step(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", steps=60)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc_per_node=2", *flags(config)]
+    torchrun_command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun_command, "--nproc_per_node=2", *flags(config)]
     start_and_signal(command, config.out, signal.SIGTERM)
     status = RunFolder(config.out).read_status()
     assert (status["state"], status["reason"]) == ("preempted", "SIGTERM")
     assert 12 <= status["step"] == len(losses(config.out)) < 60
     run_to_end(config)  # the rest on one rank
-    straight = replace(config, out=tmp_path / "straight")
-    run_to_end(straight)
-    assert losses(config.out) == pytest.approx(losses(straight.out), rel=1e-5)
+    uninterrupted = replace(config, out=tmp_path / "uninterrupted")
+    run_to_end(uninterrupted)
+    assert losses(config.out) == pytest.approx(losses(uninterrupted.out), rel=1e-5)
 
 
 @pytest.mark.fault(
@@ -211,7 +213,7 @@ def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_none(dat
 )
 @pytest.mark.parametrize(("nohup", "state"), [([], "preempted"), (["nohup"], "finished")])
 @pytest.mark.long
-def test_a_terminal_that_closes_is_saved_for_and_under_nohup_does_not_matter(
+def test_when_the_terminal_closes_the_run_saves_and_under_nohup_it_continues(
     data, tmp_path, nohup, state
 ):
     config = tiny_config(data, tmp_path / "run", steps=60)
@@ -221,7 +223,7 @@ def test_a_terminal_that_closes_is_saved_for_and_under_nohup_does_not_matter(
         command, cwd=REPO, env=variables, stdout=subprocess.DEVNULL, start_new_session=True
     ) as process:
         wait_for_lines(config.out, 12, process)
-        os.killpg(process.pid, signal.SIGHUP)  # what a terminal does
+        os.killpg(process.pid, signal.SIGHUP)  # as a terminal does when it closes
     status = RunFolder(config.out).read_status()
     assert (status["state"], status["step"]) == (state, len(losses(config.out)))
 
@@ -237,7 +239,7 @@ def test_fine_tuning_starts_from_the_weights_alone(data, tmp_path):
     tuned.close()
 
 
-def test_a_checkpoint_carries_the_moments_and_count_of_every_parameter(data, tmp_path):
+def test_a_checkpoint_has_the_moments_and_step_count_of_every_parameter(data, tmp_path):
     config = tiny_config(data, tmp_path / "run")
     model = run_to_end(config).model
     tensors = load_file(config.out / "checkpoints" / "latest" / "optimizer.safetensors")
@@ -273,16 +275,16 @@ def _no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-def resumed_at(straight, copy, step):
-    """A copy of a finished run without its checkpoints after `step`, and continued from there."""
-    shutil.copytree(straight.out, copy, ignore=shutil.ignore_patterns("tensorboard"))
+def resumed_at(uninterrupted, copy, step):
+    """Copy a finished run without its checkpoints after `step` and resume it; returns the step."""
+    shutil.copytree(uninterrupted.out, copy, ignore=shutil.ignore_patterns("tensorboard"))
     forget_after(copy, step)
-    run_to_end(replace(straight, out=copy))
+    run_to_end(replace(uninterrupted, out=copy))
     return starts(copy)[-1]
 
 
 def assert_resumes_at_every_step(folder, steps, every=1, **changes):
-    """Whichever step it goes on from, and really from that one, the run ends in the same bits."""
+    """Resume the run at every step: it resumes at that step and ends with the same bits."""
     save = SaveConfig(1, 0, keep=99)
     config = nano_config(folder, steps=steps, save=save, rehearsal=False, **changes)
     run_to_end(config)
@@ -297,7 +299,7 @@ def assert_resumes_at_every_step(folder, steps, every=1, **changes):
 
 @pytest.mark.fault("R1", injected="resumed at 3 of 10 steps, one rank", lost="0", identical=True)
 @pytest.mark.usefixtures("_no_waiting_for_the_disk")
-def test_a_run_resumed_at_any_step_ends_in_the_same_bits(tmp_path):
+def test_a_run_resumed_at_any_step_ends_with_the_same_bits(tmp_path):
     assert_resumes_at_every_step(tmp_path, 10, every=4)
 
 
@@ -305,12 +307,12 @@ def test_a_run_resumed_at_any_step_ends_in_the_same_bits(tmp_path):
 @pytest.mark.fault("R1", injected="resumed at each of 20 steps, one rank", lost="0", identical=True)
 @pytest.mark.usefixtures("_no_waiting_for_the_disk")
 @pytest.mark.parametrize("changes", [{"micro_batch": 4}, {"micro_batch": 2, "dtype": "bfloat16"}])
-def test_a_run_resumed_at_each_step_ends_in_the_same_bits(tmp_path, changes):
+def test_a_run_resumed_at_each_step_ends_with_the_same_bits(tmp_path, changes):
     assert_resumes_at_every_step(tmp_path, 20, **changes)
 
 
 @pytest.mark.fault("N5", injected="global random states changed in each step", identical=True)
-def test_the_state_of_global_generators_has_no_say_in_the_numbers(tmp_path):
+def test_the_state_of_global_random_generators_does_not_affect_the_numbers(tmp_path):
     config = nano_config(tmp_path, rehearsal=False)
     run_to_end(config)
     other = built(replace(config, out=tmp_path / "other"))
@@ -331,7 +333,7 @@ def test_the_state_of_global_generators_has_no_say_in_the_numbers(tmp_path):
 
 @pytest.mark.fault("R7", injected="torch 2.10 and another thread count in the record", lost="0")
 @pytest.mark.fault("N5", injected="another thread count in the record", lost="0")
-def test_other_means_of_computing_are_warned_of_and_the_run_goes_on(tmp_path, caplog):
+def test_settings_that_affect_rounding_are_warned_of_and_the_run_continues(tmp_path, caplog):
     config = nano_config(tmp_path, save=KEEP_ALL)
     run_to_end(config)
     forget_after(config.out, 4)
@@ -360,8 +362,10 @@ def test_another_clock_host_and_folder_change_nothing(tmp_path, monkeypatch):
     assert (losses(moved.out), final_bytes(moved.out)) == (curve, weights)
 
 
-@pytest.mark.fault("S12", injected="a step that was saved is done and saved again", lost="0")
-def test_a_sound_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_set_aside(tmp_path, caplog):
+@pytest.mark.fault("S12", injected="a step that was saved is repeated and saved again", lost="0")
+def test_a_complete_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_is_renamed(
+    tmp_path, caplog
+):
     config = nano_config(tmp_path, save=KEEP_ALL)
     run_to_end(config)
     run = built(replace(config, out=tmp_path / "other"))

@@ -20,7 +20,7 @@ TABLE: dict[str, tuple[Kind, str]] = {
     "data_check": ("free", ""),
     "stage": ("free", ""),
     "out": ("free", ""),
-    "micro_batch": ("free", ""),
+    "micro_batch": ("free", ""),  # affects only rounding
     "compile": ("free", ""),
     "fused_loss": ("free", ""),
     "device": ("free", ""),
@@ -91,6 +91,7 @@ def check_same_run(
     unknown key, or if the folder contains something that is no run.
     """
     known = flatten(config)
+    # A misspelt name would otherwise allow nothing without a message.
     for name in allowed:
         if not any(Change(key, None, None).is_named_by((name,)) for key in known):
             raise ValueError(f"--allow {name} is not a setting; settings are {', '.join(known)}")

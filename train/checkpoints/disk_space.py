@@ -19,12 +19,12 @@ class DiskSpace:
     free: int
     checkpoints: int
     """Largest number of complete checkpoints that the run will add."""
-    of_one: int
+    checkpoint_bytes: int
 
     @property
     def needed(self) -> int:
         """Space for these checkpoints and for one more that is being written."""
-        return (self.checkpoints + 1) * self.of_one
+        return (self.checkpoints + 1) * self.checkpoint_bytes
 
 
 def space_for_checkpoints(
@@ -35,6 +35,7 @@ def space_for_checkpoints(
     Checkpoints that exist already do not count: they are removed as new ones are written.
     """
     path = folder.path.absolute()
+    # The run folder does not exist before the first start: ask the nearest folder that does.
     disk = next(p for p in (path, *path.parents) if p.exists())
     more = save.max_kept(steps) - len(folder.all_checkpoints())
     free = shutil.disk_usage(disk).free

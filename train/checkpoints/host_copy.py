@@ -60,6 +60,7 @@ class HostCopy:
             for name, tensor in tensors.items():
                 self._buffers[name].copy_(tensor)
             return dict(self._buffers)
+        # Copy the state after the updates that are queued now, not a state in the middle of one.
         if queued_first:
             self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -81,6 +82,7 @@ class HostCopy:
         stream = torch.cuda.current_stream()
         if self._copied is not None:
             stream.wait_event(self._copied)
+        # Only this step and the one before can be in flight, so older events are not needed.
         self._updates = {s: e for s, e in self._updates.items() if s >= step - 2}
         self._updates[step] = torch.cuda.Event()
         self._updates[step].record()

@@ -67,6 +67,7 @@ def score_windows(
         gradient = torch.autograd.grad(loss, parameters)  # unlike backward(): no hooks of DDP
         for total, part in zip(found.gradient, gradient, strict=True):
             total += part
+        # float() waits for the device, so the deadline above counts finished work.
         norm = float(torch.nn.utils.get_total_norm(gradient))
         finding = WindowFinding(number, float(loss.detach()), norm)
         if not finding.finite:
@@ -80,6 +81,7 @@ def window_loss(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> Tensor:
     """Mean loss of one window. Shapes: tokens (T + 1,) -> ()."""
     device = next(model.parameters()).device
     ids = torch.from_numpy(tokens.astype(np.int64)).to(device)
+    # Not through the fused or compiled loss of the step, which may be what is wrong.
     with autocast(dtype, device):
         logits = model.head(model.hidden(ids[None, :-1]))
         return F.cross_entropy(logits.flatten(0, 1).float(), ids[1:])

@@ -15,7 +15,7 @@ WITHOUT_PROC = 8 * 2**30  # assumed to be available where there is no /proc
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
     """Resident memory of this process: now (VmRSS) or its peak (VmHWM); 0 without /proc."""
-    return _named_line(PROCESS / "status", field) or 0
+    return _bytes_in_line(PROCESS / "status", field) or 0
 
 
 def forget_peak() -> None:
@@ -27,8 +27,8 @@ def forget_peak() -> None:
 
 def available() -> int:
     """Memory that new work can use: of the machine, or of the job's control group if less."""
-    free = _named_line(Path("/proc/meminfo"), "MemAvailable") or WITHOUT_PROC
-    return min([free, *_left_in_groups()])
+    free = _bytes_in_line(Path("/proc/meminfo"), "MemAvailable") or WITHOUT_PROC
+    return min([free, *_available_in_groups()])
 
 
 def keeps_large_blocks() -> bool:
@@ -59,7 +59,7 @@ class _MallInfo(ctypes.Structure):
     ]
 
 
-def _left_in_groups() -> list[int]:
+def _available_in_groups() -> list[int]:
     """Memory that each control group (version 2) around this process still allows."""
     try:
         lines = (PROCESS / "cgroup").read_text().splitlines()
@@ -72,11 +72,13 @@ def _left_in_groups() -> list[int]:
             limit = int((folder / "memory.max").read_text())
             used = int((folder / "memory.current").read_text())
             # Files in the page cache count as used, but the kernel drops them on demand.
-            left.append(limit - used + (_named_line(folder / "memory.stat", "inactive_file") or 0))
+            left.append(
+                limit - used + (_bytes_in_line(folder / "memory.stat", "inactive_file") or 0)
+            )
     return left
 
 
-def _named_line(path: Path, name: str) -> int | None:
+def _bytes_in_line(path: Path, name: str) -> int | None:
     """Value in bytes of the line that begins with `name`, also if it is in kB; None without one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

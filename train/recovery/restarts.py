@@ -5,8 +5,10 @@ import time
 
 from storage.run_folder import RunFolder
 
+# Without progress. nvidia-resiliency-ext stops after the same number (fault_tolerance/config.py in
+# https://github.com/NVIDIA/nvidia-resiliency-ext).
 MAX_RESTARTS = 3
-FIRST_PAUSE_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = 2.0  # doubled with each restart
 log = logging.getLogger(__name__)
 
 

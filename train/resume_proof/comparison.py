@@ -27,7 +27,7 @@ class ProofResult:
     detail: str
 
 
-def facts(line: dict[str, Any]) -> dict[str, Any]:
+def reproducible(line: dict[str, Any]) -> dict[str, Any]:
     """The entries of a metric line that must be reproduced: all but the speeds."""
     return {key: value for key, value in line.items() if not key.startswith("speed/")}
 
@@ -37,7 +37,9 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
 
     If the killed run has not `finished`, only its metric lines so far are compared.
     """
-    lines = [[facts(line) for line in read_lines(p / "metrics.jsonl")] for p in (straight, killed)]
+    lines = [
+        [reproducible(line) for line in read_lines(p / "metrics.jsonl")] for p in (straight, killed)
+    ]
     if not finished:
         lines[0] = lines[0][: len(lines[1])]
     found = []
@@ -119,7 +121,7 @@ def verdict(
         [
             f"### Resume proof: {title}: {outcome}",
             "",
-            *(f"* {note}" for note in [*notes, machine()]),
+            *(f"* {note}" for note in [*notes, machine_description()]),
             "",
             "| the same as in the undisturbed run | holds | |",
             "| --- | --- | --- |",
@@ -132,7 +134,7 @@ def verdict(
     )
 
 
-def machine() -> str:
+def machine_description() -> str:
     """Versions of torch and Python, and the devices of this machine."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = f"{gpus} x {torch.cuda.get_device_name(0)}" if gpus else f"CPU, {platform.machine()}"

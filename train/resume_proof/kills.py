@@ -134,6 +134,7 @@ def workers_of(torchrun: int) -> dict[int, int]:
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
+            # The name in parentheses may contain spaces: the fields after it are safe to split.
             parent = int(entry.joinpath("stat").read_text().rpartition(")")[2].split()[1])
             if parent == torchrun:
                 settings = entry.joinpath("environ").read_bytes().split(b"\0")
@@ -149,6 +150,7 @@ def kill(kind: str, job: Job, torchrun: int, generator: random.Random) -> Kill |
 
     Returns None if there is nothing to kill yet. `torchrun` is the process id.
     """
+    # A checkpoint is written in a folder .step_N.….partial, see storage/atomic.py.
     if kind == "save" and not _wait_for_save(job):
         return None
     workers = workers_of(torchrun)
@@ -194,7 +196,7 @@ def run_with_kills(
         job.start()
         while (code := job.running.poll()) is None:
             if pending and job.steps_done() >= pending[0][0]:
-                time.sleep(generator.random() * 0.2)
+                time.sleep(generator.random() * 0.2)  # so that kills hit any moment of a step
                 done = kill_once(pending[0][1], job, generator)
                 if done is not None:
                     del pending[0]

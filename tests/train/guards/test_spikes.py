@@ -161,12 +161,12 @@ def test_a_run_resumed_among_spikes_repeats_the_uninterrupted_run(data, tmp_path
     config = tiny_config(data, tmp_path / "run", steps=14, save=KEEP_ALL)
     config = replace(config, guard=GuardConfig(window=8, skip_spikes=1.0, box_weights=False))
     run_to_end(config)
-    straight = [(x.get("train/skipped"), x.get("guard/loss_z")) for x in lines(config.out)]
+    uninterrupted = [(x.get("train/skipped"), x.get("guard/loss_z")) for x in lines(config.out)]
     curve = losses(config.out)
-    assert sum(skipped or 0 for skipped, _ in straight) > 0
+    assert sum(skipped or 0 for skipped, _ in uninterrupted) > 0
     forget_after(config.out, 12)
     run_to_end(config)
     again = [(x.get("train/skipped"), x.get("guard/loss_z")) for x in lines(config.out)]
-    assert (again, losses(config.out)) == (straight, curve)
+    assert (again, losses(config.out)) == (uninterrupted, curve)
     assert len((config.out / "metrics.discarded.jsonl").read_text().splitlines()) == 3
     assert json.loads((config.out / "config.json").read_text())["config"]["guard"]["window"] == 8
