@@ -59,7 +59,7 @@ def rendezvous(place: RendezvousStore, rank: int, world_size: int) -> Store:
             "machine reaches that address"
         ) from error
     try:
-        missing = _missing_ranks(store, rank, world_size)
+        missing = _wait_for_ranks(store, rank, world_size)
     except RuntimeError as error:
         raise SharedError(f"the server at {address} has ended; look at its log") from error
     if missing:
@@ -87,7 +87,7 @@ def _store(place: RendezvousStore, rank: int, world_size: int) -> Store:
     return PrefixStore(f"ratchet/arrival/{place.attempt}", store)
 
 
-def _missing_ranks(store: Store, rank: int, world_size: int) -> list[int]:
+def _wait_for_ranks(store: Store, rank: int, world_size: int) -> list[int]:
     """Wait for all ranks; returns those that did not arrive within ARRIVAL_SECONDS."""
     # Polls instead of a blocking wait, so that Python can handle signals.
     store.set(f"rank {rank}", "here")

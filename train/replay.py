@@ -43,7 +43,7 @@ class Arguments:
     data: Path | None = None
     """Data set folder. Default: the one that the run used."""
     device: str = "auto"
-    """auto, cpu or cuda. If the fault is gone on another device, the machine caused it."""
+    """auto, cpu or cuda. Another device shows whether the machine or the data caused the fault."""
 
 
 def read_box(folder: Path) -> dict[str, Any]:

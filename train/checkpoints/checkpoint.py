@@ -157,7 +157,8 @@ def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
     """
     path = folder.checkpoint(contents.position.step)
     # A step that is repeated after a resume may have a checkpoint already. A complete one is kept.
-    if not _is_complete(path):
+    _rename_if_damaged(path)
+    if not path.exists():
         _check_free_space(folder, contents.bytes)
         with new_folder(path) as temporary:
             save_weights(temporary, contents.network, contents.under(WEIGHTS))
@@ -173,16 +174,14 @@ def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
     return path
 
 
-def _is_complete(path: Path) -> bool:
-    """Whether this state was saved before. A damaged checkpoint of that name is renamed."""
+def _rename_if_damaged(path: Path) -> None:
+    """Rename a checkpoint that exists but is damaged, so that it can be written again."""
     if not path.exists():
-        return False
+        return
     try:
         verify_checkpoint(path)
     except ValueError as error:
         log.warning("%s; moved to %s", error, set_aside(path))
-        return False
-    return True
 
 
 def _check_free_space(folder: RunFolder, size: int) -> None:
