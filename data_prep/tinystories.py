@@ -9,6 +9,7 @@ only are skipped. Output: a data set folder for `train/main.py --data`. If it is
 same command continues where it stopped.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
@@ -23,6 +24,7 @@ from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import FileSource, file_source
+from storage.boolean_flags import with_flags
 
 REPOSITORY = "roneneldan/TinyStories"
 REVISION = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
@@ -110,7 +112,8 @@ def prepare_tinystories(options: TinyStoriesOptions, downloader: Downloader | No
 
 def main() -> None:
     """Read the options and prepare."""
-    options = tyro.cli(TinyStoriesOptions, description=__doc__)
+    words = with_flags(TinyStoriesOptions, sys.argv[1:])
+    options = tyro.cli(TinyStoriesOptions, args=words, description=__doc__)
     run_script(lambda: prepare_tinystories(options))
 
 

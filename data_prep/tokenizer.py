@@ -50,6 +50,7 @@ class Tokenizer:
         """The ids that `encode` gives, as uint16."""
         # On one core, tiktoken gives 5.1M tokens/s this way and 3.8M by way of a list.
         try:
+            # With the default, tiktoken refuses a text that contains <|endoftext|>.
             ids = self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:
             text = without_surrogates(text)

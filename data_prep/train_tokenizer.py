@@ -133,7 +133,7 @@ def learn(path: Path, vocab_size: int) -> list[bytes]:
         raise ValueError("training a tokenizer needs gigatoken; `pip install -e '.[fast]'`")
     with _silenced():
         text = gigatoken.TextFileSource([path], separator=NO_TEXT)
-        vocabulary, _ = gigatoken.train_bpe(text, vocab_size - 1, [])
+        vocabulary, _ = gigatoken.train_bpe(text, vocab_size - 1, [])  # one id is end-of-text
     tokens = [vocabulary[token] for token in sorted(vocabulary)]
     if len(tokens) + 1 < vocab_size:
         raise ValueError(

@@ -92,6 +92,7 @@ def verify_files(data: DataSet, threads: int) -> None:
             "set again:\n" + "\n".join(differing)
         )
     seconds = time.perf_counter() - start
+    # Digests show damage. This also finds invalid content with a manifest made to match it.
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda shard: check_content(data, shard), shards))
     log.info(

@@ -144,6 +144,7 @@ def _check_header(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
     if not path.is_file():
         raise ValueError(f"{path} is missing; copy it again or prepare the data set again")
     cure = "prepare the data set again"
+    # Only the header is read, and nothing is unpickled, whatever the file holds.
     try:
         with path.open("rb") as file:
             found_shape, fortran, found_dtype = _read_header(file)
@@ -190,6 +191,7 @@ def check_data_set(data: DataSet, mode: CheckMode, share: tuple[int, int] = (0, 
     if mode == "size":
         return
     index, count = share
+    # One file of cached digests for each process, so that none overwrites another's.
     cache = DigestCache(data.folder / f".digests-{index}-of-{count}.json")
     if mode == "full":
         cache.known = {}
@@ -220,7 +222,7 @@ def _check_shard(data: DataSet, shard: ShardEntry, cache: DigestCache) -> None:
         try:
             check_content(data, shard)
         except ValueError:
-            for name in shard.files():
+            for name in shard.files():  # otherwise the next check would skip these files
                 del cache.known[name]
             raise
 

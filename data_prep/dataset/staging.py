@@ -91,6 +91,7 @@ def _copy(data: DataSet, target: Path) -> None:
 
     with ThreadPoolExecutor(COPYING_THREADS) as threads:
         list(threads.map(copy, files))
+    # These need no check here: both are verified by their own digests whenever they are read.
     shutil.copytree(data.folder / "tokenizer", partial / "tokenizer", dirs_exist_ok=True)
     shutil.copyfile(data.folder / MANIFEST_NAME, partial / MANIFEST_NAME)
     publish_folder(partial, target)
@@ -104,7 +105,7 @@ def _copy_file(source: Path, target: Path, digest: str) -> None:
         return
     with new_file(target) as temporary:
         shutil.copyfile(source, temporary)
-        found = file_sha256(temporary)
+        found = file_sha256(temporary)  # of the copy, as it is on this disk
         if found != digest:
             raise ValueError(
                 f"{source} arrives with sha256 {found}, the manifest says {digest}; run "

@@ -138,11 +138,16 @@ class Downloader:
     def answer(self, url: str, **headers: str) -> Iterator[Any]:
         """A successful response with unread body. Raises: RetryableError or PermanentError."""
         connect, read = self.retries.connect_seconds, self.retries.read_seconds
+        # Without compression, so that byte counts and ranges are those of the file.
         sent = {**build_hf_headers(), "Accept-Encoding": "identity", **headers}
-        timeout = (connect, read, read, connect)
+        timeout = (connect, read, read, connect)  # connect, read, write, connection pool
         try:
             with get_session().stream(
-                "GET", url, headers=sent, timeout=timeout, follow_redirects=True
+                "GET",
+                url,
+                headers=sent,
+                timeout=timeout,
+                follow_redirects=True,  # to the CDN
             ) as response:
                 _check_status(response)
                 yield response
@@ -181,7 +186,7 @@ class Downloader:
             if self._matches(file, partial):
                 sync_file(partial)
                 partial.replace(path)
-                sync_folder(path.parent)
+                sync_folder(path.parent)  # so that the rename survives a power failure
                 seconds = time.monotonic() - start
                 log.info("%s: %.1f MB in %.1f s, checked", file.name, file.size / 1e6, seconds)
                 return

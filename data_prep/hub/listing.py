@@ -62,6 +62,7 @@ class Hub:
 
         Raises: ValueError if the Hub cannot be reached, or does not have repository or revision.
         """
+        # First the commit: a branch may move between two requests.
         commit = self._resolve(revision)
         entries = [
             entry

@@ -127,6 +127,7 @@ class Downloads:
         sizes = sorted((self.source.files[n].bytes for n in missing), reverse=True)
         if self.keep:
             return sum(sizes)
+        # Files that the workers read now, at the mean number of files per unit, and one more.
         in_use = -(-workers * len(numbers) // max(1, len(todo))) + 1
         return sum(sizes[: AHEAD + in_use])
 

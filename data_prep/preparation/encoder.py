@@ -64,6 +64,7 @@ class Gigatoken:
         """Raises: any exception, if gigatoken cannot use the ranks."""
         assert gigatoken is not None
         self.name = "gigatoken"
+        # `from_tiktoken` takes the path of a file.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "ranks.tiktoken"
             path.write_bytes(tokenizer.ranks)

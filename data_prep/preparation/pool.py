@@ -124,6 +124,7 @@ class _UnitQueue:
             except ValueError as error:
                 missing = error
             if self._running:
+                # With a timeout, to update the bar and to look for files that have arrived.
                 done, _ = wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
             else:
                 done = set()
@@ -219,7 +220,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for_connection([parent.sentinel])
-        os._exit(1)
+        os._exit(1)  # not sys.exit, which would end only this thread
 
 
 def _run_unit(number: int, unit: Unit) -> None:

@@ -67,6 +67,7 @@ def prepare(
         else:
             bar = job.run(work, units)
         manifest = assemble(work, len(units), source.identity(), job.settings(), job.tokenizer)
+        # The manifest is last: until the rename, a crash leaves a work folder and no data set.
         manifest.write(work.data_folder)
         _check_complete(work.data_folder)
         publish_folder(work.data_folder, out)

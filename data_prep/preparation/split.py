@@ -62,7 +62,7 @@ class SplitRule:
         `ordinal` and `file` are its numbers in the source, and `hashed` is its text hash.
         """
         if self.split == "tail":
-            characters = text.decode()
+            characters = text.decode()  # cut between characters, not inside one
             cut = int((1 - self.val_fraction) * len(characters))
             yield "train", characters[:cut].encode()
             yield "val", characters[cut:].encode()
@@ -109,7 +109,7 @@ def decide_split(
             )
         return SplitRule("tail", val_fraction=val_fraction)
     text_bytes = sum(unit.text_bytes for unit in units)
-    estimate = round(text_bytes / BYTES_PER_TOKEN) + documents
+    estimate = round(text_bytes / BYTES_PER_TOKEN) + documents  # one end-of-text per document
     if val_tokens is None:
         val_tokens = min(MAX_DEFAULT_VAL_TOKENS, estimate // DEFAULT_VAL_SHARE)
     if val_tokens >= estimate:

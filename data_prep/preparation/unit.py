@@ -104,8 +104,10 @@ class ShardWriter:
         return self._folder / f"{self._name}.npy"
 
     def _write_header(self) -> None:
-        """Write the header of `np.save`. It has the same length for any number of tokens."""
+        """Write the header of `np.save`; it is written again when the number of tokens is known."""
         assert self._file is not None
+        # Both have the same length, since NumPy pads a header so that an axis can grow to 21 digits
+        # (GROWTH_AXIS_MAX_DIGITS in numpy/lib/format.py).
         self._file.seek(0)
         header = {"descr": TOKEN.str, "fortran_order": False, "shape": (self._tokens,)}
         np.lib.format.write_array_header_1_0(self._file, header)
@@ -215,6 +217,7 @@ class UnitWork:
         self, unit: Unit, hashes: DocumentHashes
     ) -> Iterator[tuple[Literal["train", "val"], Document, bytes]]:
         found = 0
+        # --max-documents may have shortened the unit, but not its spans.
         for document in islice(self.source.documents(unit), unit.documents):
             text, ordinal = document.text, unit.first_document + found
             for name, part in self.rule.parts(ordinal, document.file, text, hashes.add(text)):

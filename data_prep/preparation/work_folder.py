@@ -115,6 +115,7 @@ def exclusive_lock(partial: Path) -> Iterator[None]:
                 if not any(partial.glob("units/*/unit.json")):
                     shutil.rmtree(partial, ignore_errors=True)
     finally:
+        # After the lock file is closed: on NFS, a file that is removed while open keeps its folder.
         remove_if_empty(partial)
 
 
@@ -201,6 +202,8 @@ def planning_lock(partial: Path) -> Iterator[None]:
 @contextmanager
 def _locked(partial: Path, lock: Path, how: int) -> Iterator[None]:
     partial.mkdir(parents=True, exist_ok=True)
+    # For reading and writing: on NFS, a shared lock needs the first, an exclusive one the second.
+    # Source: https://man7.org/linux/man-pages/man2/flock.2.html
     with lock.open("a+") as file:
         try:
             take_lock_within(file, how, LOCK_PATIENCE_SECONDS)

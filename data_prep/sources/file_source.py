@@ -157,6 +157,7 @@ def file_source(
     if not paths:
         raise ValueError("no source was named; give at least one file, folder or glob")
     root = Path(os.path.commonpath([path.parent for path in paths]))
+    # Threads are enough: hashlib releases the interpreter's lock.
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
         digests = list(threads.map(file_sha256, paths))
     files = tuple(

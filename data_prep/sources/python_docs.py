@@ -51,6 +51,7 @@ def python_documents() -> tuple[str, ...]:
     library = Path(sysconfig.get_path("stdlib"))
     for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).parts):
         parts = path.relative_to(library).parts
+        # config-VERSION-PLATFORM holds scripts of Python's build, which differ between machines.
         if SKIPPED_FOLDERS.isdisjoint(parts) and not parts[0].startswith("config-"):
             texts.append(module_documentation(path, parts))
     prose = map(unwrap, texts)

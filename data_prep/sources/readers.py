@@ -17,7 +17,7 @@ from data_prep.tokenizer import utf8
 
 CHUNK_BYTES = 1 << 20
 ROWS_PER_BATCH = 1000
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some Windows programs put it at the start of a UTF-8 file
 # A compressed file is decompressed from its start to reach a piece: that is 20 to 100 times
 # faster than tokenizing.
 COMPRESSIONS = (".gz", ".zst")
