@@ -26,7 +26,7 @@ REFERENCE = "tiktoken"
 CHECKED_FIRST = 8  # documents at the start of every unit are encoded by both
 CHECKED_SHARE = 256  # and one in this many of the others
 # Documents with either of these go to tiktoken. gigatoken would encode a special token in a text as
-# one id if it knew of any. It is not told of one, and this makes sure. NUL ends a string in C.
+# one id if it had one. Ours has none, and this makes sure. NUL ends a string in C.
 SPECIAL = END_OF_TEXT.encode()
 NUL = b"\0"
 

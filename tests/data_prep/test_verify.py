@@ -14,8 +14,7 @@ from data_prep.dataset.shards import open_data_set
 from data_prep.verify import VerifyOptions, main, prove_run, verify
 from tests.data_sets import tiny_data_set
 from tests.launching import python, together
-from tests.runs import flags, nano_config, run_to_end, tiny_config
-from tests.train.test_resume import forget_after
+from tests.runs import flags, forget_after, nano_config, run_to_end, tiny_config
 from train.config import SaveConfig
 
 

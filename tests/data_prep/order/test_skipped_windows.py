@@ -14,8 +14,16 @@ from data_prep.order.skipped_windows import after_skips, parse_skips
 from data_prep.order.training_stream import TrainingStream, read_windows
 from data_prep.verify import prove_run
 from tests.data_sets import tiny_data_set
-from tests.runs import built, lines, losses, run_to_end, tiny_config
-from tests.train.test_resume import KEEP_ALL, deterministic, forget_after
+from tests.runs import (
+    KEEP_ALL,
+    built,
+    deterministic,
+    forget_after,
+    lines,
+    losses,
+    run_to_end,
+    tiny_config,
+)
 
 
 @pytest.fixture(scope="module")
