@@ -42,7 +42,7 @@ TASKS_HELP = (
 )
 MIN_WHOLE_WORDS = 8  # GPT-3's smallest n: fewer words occur together by chance
 ID_KEYS = ("val_index", "ind")  # keys that may identify a row, in this order
-NO_ITEM = -1
+NO_ITEM = -1  # in place of an item's number, where a rule ignores a pattern
 # Ways to find an item, by name, with their text in the report.
 RULES = {
     "ngram": "{words} words in a row of context and right ending, or a shorter item of {shortest} "

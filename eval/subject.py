@@ -39,6 +39,9 @@ class DataUnavailable(ValueError):
 class Subject:
     """A model to evaluate, not compiled and not wrapped by DDP, on its rank's device."""
 
+    # Evaluation has many input shapes. Under torch.compile build-nanogpt's HellaSwag and sampling
+    # failed: https://github.com/karpathy/build-nanogpt/issues/56 and four more reports.
+
     model: GPT
     tokenizer: Tokenizer
     ranks: Ranks

@@ -215,7 +215,7 @@ def _sample_batch(
     context_length = model.config.context_length
     active = list(batch)
     longest = max(len(sample.window(context_length)) for sample in active)
-    slots = min(context_length, longest + options.max_tokens)
+    slots = min(context_length, longest + options.max_tokens)  # positions that a row can need
     cache = model.new_cache(len(active), slots, dtype)
     while active:
         with autocast(dtype, device):

@@ -25,6 +25,8 @@ from eval.tasks.items import (
     rows_of_hub,
 )
 
+# The copy on the Hub, because the original files on GitHub have been blocked since September 2026
+# (https://github.com/sgl-project/sglang/pull/39481).
 REPOSITORY = "Rowan/hellaswag"
 REVISION = "218ec52e09a7e7462a5400043bb9a69a41d06b76"
 VALIDATION_FILE = "data/validation-00000-of-00001.parquet"
@@ -81,6 +83,7 @@ def both_items(where: str, row: Any) -> tuple[Item, Item]:
             f"{where} must have texts as activity_label, ctx_a and ctx_b; give the validation "
             "split as published"
         )
+    # `capitalize` also makes the other letters lower-case. The harness does the same.
     context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
     endings = tuple(without_marks(text) for text in plain.endings)
     return plain, Item(without_marks(context), endings, plain.label, harness=True)

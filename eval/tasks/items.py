@@ -201,6 +201,7 @@ def _with_retries(repository: str, option: str, ask: Callable[[], R]) -> R:
 
 def _verified_file(hub: HubFile, option: str) -> Path:
     """The file on this machine. If its digest is wrong, it is downloaded once more."""
+    # huggingface_hub checks the size of a download, not its digest: a flipped byte goes unnoticed.
     path = _hub_file(hub, option)
     if hub.sha256 is not None and file_sha256(path) != hub.sha256:
         path = _hub_file(hub, option, again=True)

@@ -1,6 +1,8 @@
 """LAMBADA in OpenAI's version: predict the last word of a passage.
 
 Prompt, accuracy and perplexity are those of lm-evaluation-harness's `lambada_openai`, version 1.0.
+GPT-2 124M gets accuracy 0.3256 and perplexity 40.06 there
+(https://github.com/EleutherAI/lm-evaluation-harness/issues/2159).
 Source: https://arxiv.org/abs/1606.06031
 """
 

@@ -56,7 +56,7 @@ TASKS: dict[str, EvalTask] = {
 }
 
 log = logging.getLogger(__name__)
-_reported: set[str] = set()
+_reported: set[str] = set()  # tasks whose missing data this process has already logged
 
 
 def check_tasks(names: Sequence[str]) -> None:

@@ -84,6 +84,7 @@ def validation_loss(
     """
     windows = check_validation(shards, tokens, context_length)
     model, device = subject.model, subject.ranks.device
+    # Bytes of the tokens themselves: in decoded text, half a character would count as 3 bytes.
     token_bytes = subject.tokenizer.token_bytes()
     limit = MemoryLimit(device)
 

@@ -88,7 +88,7 @@ class EvalsFile:
         names = " ".join(tasks)
         line: Metrics = {**tags, "tasks": names, "options": self.options, "weights": weights}
         self._lines.write(step, line)
-        os.fsync(self._lines.file.fileno())
+        os.fsync(self._lines.file.fileno())  # a line may be hours of work
         self._add_tasks(step, weights, names.split())
 
     def close(self) -> None:

@@ -74,7 +74,7 @@ class CheckpointJob:
 
 @dataclass(frozen=True)
 class WatchEnd:
-    """Tells every rank that the watch ends."""
+    """The decision to end the watch, and its reason."""
 
     reason: str
 
