@@ -1,4 +1,4 @@
-"""Several processes as one job: start and end, device, collectives, shared errors, stop requests.
+"""Several processes as one job: start, end, devices, collectives, errors, stop requests.
 
 May import storage. Only ranks.py reads torchrun's environment variables.
 """

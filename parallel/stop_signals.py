@@ -84,7 +84,7 @@ class StopRequest:
         ]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._is_second_key_press():
+        if number == signal.SIGINT and self._register_interrupt():
             raise KeyboardInterrupt
         first = not self.wanted
         self._request(signal.Signals(number).name)
@@ -92,7 +92,8 @@ class StopRequest:
         if self.nothing_to_save and first:
             raise SystemExit(PREEMPTED_CODE)
 
-    def _is_second_key_press(self) -> bool:
+    def _register_interrupt(self) -> bool:
+        """Note a SIGINT; returns whether it is a second key press."""
         now = time.monotonic()
         first, self.interrupted_at = self.interrupted_at, self.interrupted_at or now
         return first is not None and now - first >= SAME_KEYPRESS_SECONDS

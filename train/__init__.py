@@ -1,4 +1,4 @@
-"""A run: configuration, the training step, the loop, and everything that lets a run continue.
+"""Training runs: configuration, the step, the loop, and what lets a run continue.
 
-Floor 3: may import eval, data_prep, model, parallel and storage.
+May import eval, data_prep, model, parallel and storage.
 """

@@ -44,7 +44,7 @@ def evaluate(run: Run) -> None:
             return
         # A measurement fails on every rank alike. Samples fail on rank 0, and nobody waits for it.
         except (ValueError, OSError) as error:
-            log.error("%s at step %d failed (%s); training goes on", name, run.step, error)
+            log.error("%s at step %d failed (%s); training continues", name, run.step, error)
     run.results = {"step": run.step, "metrics": metrics}
 
 

@@ -1,7 +1,7 @@
-"""The training loop: step, metrics, and what is due. The line of step `s` is about one state.
+"""The training loop: make a step, write its metrics, and do what is due.
 
-It holds everything measured on the weights after `s` updates: validation, tasks, and the training
-loss of update `s` before it changes them.
+The metric line of step `s` describes one state, the weights after `s` updates: validation, tasks,
+and the training loss of update `s` before it changes them.
 """
 
 from storage.run_folder import State

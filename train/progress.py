@@ -1,4 +1,4 @@
-"""The step in flight: its timing, the detection of a hang, and its metric line, one step late."""
+"""The step in flight: its timing, detection of a hang, and its metric line, one step late."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""A Run: a training run in progress. It owns what belongs to the run and not to a single step."""
+"""A Run: what belongs to a training run in progress and not to a single step."""
 
 import faulthandler
 import logging

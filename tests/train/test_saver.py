@@ -156,7 +156,7 @@ def test_a_failing_disk_is_told_and_training_goes_on(config, number, monkeypatch
     failing(monkeypatch, OSError(number, "no luck"), steps=(4, 6))
     run = run_to_end(config)
     assert (run.step, steps_of(config)) == (8, [2, 8])
-    assert caplog.text.count("no luck); training goes on, the older ones are kept") == 2
+    assert caplog.text.count("no luck); training continues, the older ones are kept") == 2
     assert list(config.out.glob("checkpoints/.*partial*")) == []
 
 

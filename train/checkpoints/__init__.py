@@ -1,1 +1,1 @@
-"""Checkpoints of a run: contents, copy, writing, disk space, and changes allowed on a resume."""
+"""Checkpoints of a run: contents, writing, disk space, and what a resume may change."""

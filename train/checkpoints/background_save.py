@@ -67,7 +67,7 @@ class BackgroundSave:
         if not self.busy and self._error is not None:
             error, self._error = self._error, None
             log.error(
-                "a checkpoint could not be written (%s); training goes on, the older ones are "
+                "a checkpoint could not be written (%s); training continues, the older ones are "
                 "kept, and it is tried again at the next save",
                 error,
             )
@@ -109,7 +109,7 @@ class BackgroundSave:
             self.folder.write_status("running", step)
             self.retention.sweep(self.folder)
         except (OSError, ValueError) as error:
-            log.error("after %s: %s; training goes on", path.name, error)
+            log.error("after %s: %s; training continues", path.name, error)
 
 
 def _as_disk_error(error: Exception) -> Exception:

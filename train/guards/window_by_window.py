@@ -1,4 +1,4 @@
-"""Runs the windows of a bad step one at a time through the plain network, to find the bad one.
+"""Runs the windows of a bad step one by one through the plain network.
 
 In: the network and the windows of a step. Out: loss and gradient norm of each window, the first
 module with a value that is not finite, and the norms of all parameters and gradients.
