@@ -1,8 +1,9 @@
 """Chooses the micro-batch, tries it, and halves it when memory runs out.
 
-The micro-batch is the number of windows in one forward pass. It never changes which tokens form a step, but the order in which floats are added, and so the last
-bits. A run therefore keeps the number that its config.json records. `auto` chooses again only if
-none is recorded, or if the number of ranks no longer allows it.
+The micro-batch is the number of windows in one forward pass. It never changes which tokens form a
+step, but the order in which floats are added, and so the last bits. A run therefore keeps the
+number that its config.json records. `auto` chooses again only if none is recorded, or if the number
+of ranks no longer allows it.
 """
 
 import logging
