@@ -14,6 +14,7 @@ MANIFEST = "MANIFEST.json"
 MANIFEST_FORMAT = 1
 PREFIX = "step_"
 WEIGHTS_FILE = "model.safetensors"
+STATE_FILE = "state.json"  # of training: its content belongs to train/checkpoints/checkpoint.py
 
 
 def step_name(step: int) -> str:

@@ -7,24 +7,24 @@ import pytest
 
 from storage.checkpoint_folder import write_manifest
 from tests.runs import GOLDEN, NANO, built, losses, nano_config, run_to_end
-from train.checkpoints.checkpoint import FORMAT, load_position
+from train.checkpoints.checkpoint import STATE_FORMAT, load_position
 from train.config import SaveConfig
 
 
 def test_there_is_a_golden_run_of_every_format():
     assert [path.name for path in sorted(GOLDEN.parent.glob("format_*"))] == [
-        f"format_{number}" for number in range(1, FORMAT + 1)
+        f"format_{number}" for number in range(1, STATE_FORMAT + 1)
     ]
 
 
 @pytest.mark.fault("R5", injected="a run of each older format", lost="0")
-@pytest.mark.parametrize("number", range(1, FORMAT))
+@pytest.mark.parametrize("number", range(1, STATE_FORMAT))
 def test_a_run_of_an_older_format_is_resumed_and_ends_as_it_did(tmp_path, number):
     check_resumed(tmp_path, number)
 
 
 def test_a_run_of_the_present_format_is_resumed_and_ends_as_it_did(tmp_path):
-    check_resumed(tmp_path, FORMAT)
+    check_resumed(tmp_path, STATE_FORMAT)
 
 
 def check_resumed(tmp_path, number):
@@ -39,7 +39,7 @@ def check_resumed(tmp_path, number):
     assert json.loads(start)["started_at_step"] == 4
 
 
-@pytest.mark.parametrize("change", [{"format": FORMAT + 1}, {"format": None}, {"depth": 3}])
+@pytest.mark.parametrize("change", [{"format": STATE_FORMAT + 1}, {"format": None}, {"depth": 3}])
 def test_a_state_that_this_version_does_not_know_is_refused_in_one_sentence(tmp_path, change):
     checkpoint = tmp_path / "step_000004"
     shutil.copytree(GOLDEN / "run" / "checkpoints" / "step_000004", checkpoint)
@@ -55,7 +55,7 @@ def test_a_newer_checkpoint_is_never_passed_over_for_an_older_one(tmp_path):
     config = nano_config(tmp_path, save=SaveConfig(4, 0, 9))
     run_to_end(config)
     newest = config.out / "checkpoints" / "step_000008"
-    state = json.loads((newest / "state.json").read_text()) | {"format": FORMAT + 1}
+    state = json.loads((newest / "state.json").read_text()) | {"format": STATE_FORMAT + 1}
     (newest / "state.json").write_text(json.dumps(state))
     write_manifest(newest)
     with pytest.raises(ValueError, match="update Ratchet"):

@@ -38,7 +38,7 @@ from train.preflight.machine_checks import (
 )
 from train.recovery.ending import is_peer_failure
 
-FAILED_CODE = 1
+CHECK_FAILED_CODE = 1
 log = logging.getLogger("train")
 
 
@@ -171,7 +171,7 @@ def main() -> None:
     if failed:
         if not ranks.is_main:  # torchrun ends rank 0, which prints the table, when another exits
             time.sleep(RANK_0_SECONDS)
-        sys.exit(FAILED_CODE)
+        sys.exit(CHECK_FAILED_CODE)
 
 
 if __name__ == "__main__":

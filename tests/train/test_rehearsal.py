@@ -11,8 +11,16 @@ from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.faults import poison
 from tests.launching import python
-from tests.runs import built, flags, lines, run_to_end, set_step, tiny_config
-from tests.train.test_resume import deterministic, final_bytes
+from tests.runs import (
+    built,
+    deterministic,
+    final_bytes,
+    flags,
+    lines,
+    run_to_end,
+    set_step,
+    tiny_config,
+)
 from train.config import EvalConfig, SampleConfig
 from train.loop import train
 from train.preflight import dry_run as rehearsal

@@ -35,7 +35,7 @@ from tests.runs import (
     starts,
     tiny_config,
 )
-from train.checkpoints.checkpoint import FORMAT, write_checkpoint
+from train.checkpoints.checkpoint import STATE_FORMAT, write_checkpoint
 from train.checkpoints.host_copy import state_tensors
 from train.config import SaveConfig
 from train.loop import train
@@ -263,9 +263,11 @@ def test_a_checkpoint_of_a_newer_format_is_refused(data, tmp_path):
     config = tiny_config(data, tmp_path / "run")
     run_to_end(config)
     folder = config.out / "checkpoints" / "step_000008"
-    write_json(folder / "state.json", read_json(folder / "state.json") | {"format": FORMAT + 1})
+    write_json(
+        folder / "state.json", read_json(folder / "state.json") | {"format": STATE_FORMAT + 1}
+    )
     write_manifest(folder)
-    refused = f"is of format {FORMAT + 1}, this version reads 1 to {FORMAT}; update"
+    refused = f"is of format {STATE_FORMAT + 1}, this version reads 1 to {STATE_FORMAT}; update"
     with pytest.raises(ValueError, match=refused):
         built(config)
 

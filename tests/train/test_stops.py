@@ -21,8 +21,7 @@ from parallel.stop_signals import (
 )
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
-from tests.runs import built, flags, losses, nano_config, run_to_end
-from tests.train.test_resume import final_bytes
+from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_end
 from train.config import Config, EvalConfig, SaveConfig
 from train.recovery.ending import INTERRUPTED_CODE, finish, record_early_preemption
 

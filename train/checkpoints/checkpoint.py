@@ -23,11 +23,17 @@ from model.checkpoint import load_weights, named_weights, save_weights, write_te
 from model.config import GPTConfig
 from model.gpt import GPT
 from storage.atomic import new_folder, read_json, write_json
-from storage.checkpoint_folder import set_aside, step_of, verify_checkpoint, write_manifest
+from storage.checkpoint_folder import (
+    STATE_FILE,
+    set_aside,
+    step_of,
+    verify_checkpoint,
+    write_manifest,
+)
 from storage.run_folder import RunFolder
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS
 
-FORMAT = 4  # of state.json; load_position converts older ones
+STATE_FORMAT = 4  # of state.json; load_position converts older ones
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,12 @@ def load_position(checkpoint: Path) -> RunPosition:
 
     Raises: ValueError if the format is newer than this version reads, or the file is damaged.
     """
-    path = checkpoint / "state.json"
+    path = checkpoint / STATE_FILE
     found = read_json(path)
     version = found.pop("format", None)
-    if version not in range(1, FORMAT + 1):
+    if version not in range(1, STATE_FORMAT + 1):
         raise ValueError(
-            f"{path} is of format {version}, this version reads 1 to {FORMAT}; update Ratchet"
+            f"{path} is of format {version}, this version reads 1 to {STATE_FORMAT}; update Ratchet"
         )
     try:
         # Format 1 has no `lines`, 2 no `micro_batch`, 3 no `windows`: they get their defaults.
@@ -166,7 +172,9 @@ def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
             contents.tokenizer.save(temporary / "tokenizer")
             write_tensors(temporary / "optimizer.safetensors", contents.under(OPTIMIZER))
             write_json(temporary / "results.json", contents.results)
-            write_json(temporary / "state.json", {"format": FORMAT, **asdict(contents.position)})
+            write_json(
+                temporary / STATE_FILE, {"format": STATE_FORMAT, **asdict(contents.position)}
+            )
             # Last: a folder without a manifest is incomplete. It has digests because no file format
             # detects a flipped bit: 298 of 300 such safetensors files load without an error.
             write_manifest(temporary)

@@ -10,6 +10,7 @@ import torch
 
 from storage.digest import file_sha256
 from storage.json_lines import column, read_lines
+from storage.run_folder import RunFolder
 from train.resume_proof.kills import Kill
 
 STATE_FILES = ("model.safetensors", "optimizer.safetensors")
@@ -37,9 +38,8 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
 
     If the killed run has not `finished`, only its metric lines so far are compared.
     """
-    lines = [
-        [reproducible(line) for line in read_lines(p / "metrics.jsonl")] for p in (straight, killed)
-    ]
+    folders = RunFolder(straight), RunFolder(killed)
+    lines = [[reproducible(line) for line in read_lines(folder.metrics)] for folder in folders]
     if not finished:
         lines[0] = lines[0][: len(lines[1])]
     found = []
@@ -52,7 +52,7 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
             found.append(ProofResult(f"`{tag}` of every step", holds, detail))
     found.append(ProofResult("every metric line", lines[0] == lines[1], f"{len(lines[0])} lines"))
     for name in STATE_FILES if finished else ():
-        one, two = (file_sha256(p / "checkpoints/latest" / name) for p in (straight, killed))
+        one, two = (file_sha256(folder.checkpoints / "latest" / name) for folder in folders)
         found.append(ProofResult(f"final `{name}`", one == two, f"{one[:12]} / {two[:12]}"))
     return found
 
@@ -62,7 +62,7 @@ def compare_order(straight: Path, other: Path, resumed: int) -> list[ProofResult
 
     The data must be the same; losses may differ by rounding.
     """
-    lines = [read_lines(p / "metrics.jsonl") for p in (straight, other)]
+    lines = [read_lines(RunFolder(path).metrics) for path in (straight, other)]
     digests = [column(run, "data/digest") for run in lines]
     losses = [column(run, "train/loss")[1] for run in lines]
     worst = max((abs(a - b) / abs(a) for a, b in zip(*losses, strict=False)), default=float("inf"))
@@ -97,7 +97,7 @@ def check_kills(kills: list[Kill], wanted: int, survivors: bool) -> list[ProofRe
 
 def step_milliseconds(folder: Path) -> float:
     """Median time of a step, from a run folder."""
-    values = column(read_lines(folder / "metrics.jsonl"), "speed/step_milliseconds")[1]
+    values = column(read_lines(RunFolder(folder).metrics), "speed/step_milliseconds")[1]
     return median(values)
 
 
