@@ -15,6 +15,7 @@ after the last finished one, which OUT.rounds.npz holds.
 
 import logging
 import statistics
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from model.gpt import GPT
 from model.shapes import SHAPES
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
+from storage.boolean_flags import with_flags
 
 OUT = Path(__file__).parent / "results" / "hellaswag_speed.json"
 PACKAGES = ("torch", "numpy", "lm_eval", "transformers")
@@ -188,7 +190,8 @@ def main() -> None:
     """Build a model, time all ways, report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        words = with_flags(Arguments, sys.argv[1:])
+        arguments = tyro.cli(Arguments, args=words, description=__doc__)
         ranks = start(arguments.device)
         report: dict[str, Any] = provenance(PACKAGES)
         items, subject = items_of(arguments), subject_of(arguments, ranks)

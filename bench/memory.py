@@ -26,6 +26,7 @@ from bench.bare_run import BARE, NETWORKS
 from bench.provenance import device_name, provenance
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
+from storage.boolean_flags import with_flags
 from train.build import build_run
 from train.preflight.inputs import check_inputs
 from train.schedule import learning_rate
@@ -157,7 +158,7 @@ def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, A
         out = Path(folder) / "case.json"
         command = [
             *(("env", GLIBC_AS_IT_COMES) if as_it_comes else ()),
-            *(sys.executable, str(Path(__file__).resolve()), "--here", "True"),
+            *(sys.executable, str(Path(__file__).resolve()), "--here"),
             *("--data", str(arguments.data), "--device", device),
             *("--cases", case.name, "--out", str(out)),
         ]
@@ -195,7 +196,8 @@ def main() -> None:
     """Measure every case in a process of its own, report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+        words = with_flags(Arguments, sys.argv[1:])
+        arguments = tyro.cli(Arguments, args=words, description=__doc__)
         ranks = start(arguments.device)
         device = ranks.device.type
         cases = chosen(arguments, device)

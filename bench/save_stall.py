@@ -1,7 +1,7 @@
 """What a checkpoint costs: the copy that a step waits for, and how long until it is safe on disk.
 
     python bench/save_stall.py --data data/python_docs
-    python bench/save_stall.py --data data/python_docs --shape demo --rehearsal False
+    python bench/save_stall.py --data data/python_docs --shape demo --no-rehearsal
 
 The trainer's own run and `save`, each checkpoint awaited. A run that has rehearsed has its copy's
 memory from there; one that is resumed meets it at the first save. On CUDA the wait is that of the
@@ -11,6 +11,7 @@ Markdown, writes one JSON.
 
 import logging
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from bench.provenance import provenance
 from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
+from storage.boolean_flags import with_flags
 from train.build import build_run
 from train.config import SaveConfig
 from train.preflight.dry_run import dry_run, training_step
@@ -46,7 +48,7 @@ class Arguments:
     shape: str = "gpt2"
     """Model shape by name."""
     rehearsal: bool = True
-    """As the first start of a run; False is as a resumed one."""
+    """Save as after the first start of a run; --no-rehearsal: as after a resume."""
     saves: int = 6
     """Checkpoints to write."""
     scratch: Path | None = None
@@ -139,7 +141,8 @@ def main() -> None:
     """Save, report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+        words = with_flags(Arguments, sys.argv[1:])
+        arguments = tyro.cli(Arguments, args=words, description=__doc__)
         origin = provenance(("torch", "safetensors"))
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
             run = measured_run(arguments, Path(folder))

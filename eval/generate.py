@@ -28,6 +28,7 @@ from eval.sampling.printing import JsonPrinter, Printer, write_pairs
 from eval.sampling.prompts import gather_prompts
 from eval.subject import Subject, load_subject
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
+from storage.boolean_flags import with_flags
 
 log = logging.getLogger("eval")
 
@@ -111,7 +112,8 @@ def main() -> None:
     silence_other_ranks()
     log_to_stderr()
     with user_errors():
-        arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+        words = with_flags(Arguments, sys.argv[1:], prefixed=False)
+        arguments = tyro.cli(Arguments, args=words, config=(tyro.conf.OmitArgPrefixes,))
         ranks = start(arguments.device)
         prompts = gather_prompts(arguments.prompt, arguments.prompt_file)
         if arguments.compare is None or arguments.json:

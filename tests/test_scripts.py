@@ -71,6 +71,28 @@ def test_the_help_of_a_script_is_the_recorded_one(script):
     assert help_of(script) == help_file(script).read_text()
 
 
+def test_a_boolean_is_a_flag_in_every_script_and_both_old_spellings_mean_it():
+    meant, commands = [], []
+    for script in SCRIPTS:
+        text = asked_for_help(script).stdout
+        assert "{True,False}" not in text, script
+        for flag, negated in re.findall(r"│ (--[\w.-]+), (--(?:[\w-]+\.)*no-[\w-]+) ", text):
+            for word, value in ((flag, "True"), (negated, "False")):
+                commands += [[script, flag, value], [script, f"{flag}={value}"]]
+                meant += [[word], [word]]
+    assert len({script for script, *_ in commands}) > 10
+    done = python("tests/programs/words_for_tyro.py", typed=json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == meant
+
+
+def test_the_proof_of_resuming_takes_old_spellings_of_its_own_options_and_of_the_run():
+    words = ["--rehearsal", "False", "--guard.box-weights=False", "--deterministic", "True"]
+    done = python("train/prove_resume.py", "demo", *words, "--steps", "30", "--kills", "40")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "steps=30 are too few for kills=40" in done.stderr
+
+
 def test_no_help_is_recorded_of_a_script_that_is_gone():
     recorded = {path.name for path in help_file("").parent.iterdir()}
     assert recorded == {help_file(script).name for script in scripts()}

@@ -2,6 +2,7 @@
 
 import tyro
 
+from storage.boolean_flags import with_flags
 from train.config import Config
 from train.presets import PRESETS
 
@@ -24,11 +25,9 @@ def parse(
     config = tyro.cli(
         Config,
         default=PRESETS[preset],
-        args=arguments[1:] if named else arguments,
+        args=with_flags(PRESETS[preset], arguments[1:] if named else arguments),
         prog=f"{prog} {preset}",
         description=f"{description} First argument: a preset (default: gpt2), one of {names}.",
-        # Booleans take a value (--rehearsal False), so every flag has the name of its field.
-        config=(tyro.conf.FlagConversionOff,),
     )
     check_one_length(config, PRESETS[preset])
     return config

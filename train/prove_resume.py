@@ -18,6 +18,7 @@ import tyro
 
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_text
+from storage.boolean_flags import with_flags
 from storage.json_lines import append_line
 from train.command_line import parse
 from train.resume_proof.comparison import (
@@ -75,7 +76,8 @@ class Proof:
     def job(self, name: str, processes: int, flags: list[str] | None = None) -> Job:
         """One of the runs, in the folder of its name; `flags` replace --deterministic."""
         out = self.options.proof_out / name
-        flags = ["--deterministic", str(self.options.deterministic)] if flags is None else flags
+        deterministic = "--deterministic" if self.options.deterministic else "--no-deterministic"
+        flags = [deterministic] if flags is None else flags
         restarts = self.options.kills + 1  # more than torchrun will need
         return Job([*self.words, *flags, "--out", str(out)], out, processes, restarts)
 
@@ -168,7 +170,11 @@ def main() -> None:
         named = sys.argv[1:2] if sys.argv[1:] and not sys.argv[1].startswith("-") else ["demo"]
         rest = sys.argv[2:] if sys.argv[1:2] == named else sys.argv[1:]
         options, flags = tyro.cli(
-            ProofOptions, args=rest, return_unknown_args=True, prog=PROG, description=__doc__
+            ProofOptions,
+            args=with_flags(ProofOptions, rest),
+            return_unknown_args=True,
+            prog=PROG,
+            description=__doc__,
         )
         config = parse([*named, *flags], PROG, "Options of the training run.")
         if config.steps is None:

@@ -9,7 +9,7 @@ from model.estimates.flops import GPUS
 from model.estimates.table import format_report
 from tests.launching import python
 
-LLAMA_FLAGS = "--norm rmsnorm --mlp swiglu --position rope --bias False --tied False"
+LLAMA_FLAGS = "--norm rmsnorm --mlp swiglu --position rope --no-bias --no-tied"
 
 
 def printed(*words):

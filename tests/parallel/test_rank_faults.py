@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 def job(folder, name, restarts=0):
     """A run of two ranks with slow steps."""
     config = nano_config(folder, steps=STEPS, save=SaveConfig(SAVE_EVERY, 0))
-    words = flags(config, "--rehearsal", "False")[1:]
+    words = flags(config, "--no-rehearsal")[1:]
     words[words.index("--out") + 1] = str(folder / name)
     made = Job(words, folder / name, processes=2, restarts=restarts)
     made.command = [

@@ -1,6 +1,8 @@
 """The command line of a run: a preset, flags that change it, and errors."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from train.command_line import parse
 from train.config import Config
@@ -34,6 +36,26 @@ def test_the_micro_batch_is_auto_or_a_number():
     assert parse([]).micro_batch == "auto"
     assert parse(["--micro-batch", "32"]).micro_batch == 32
     assert parse(["demo", "--micro-batch", "auto"]).micro_batch == "auto"
+
+
+BOOLEANS = {
+    "deterministic": "no-deterministic",
+    "rehearsal": "no-rehearsal",
+    "model.bias": "model.no-bias",
+    "model.tied": "model.no-tied",
+    "guard.box-weights": "guard.no-box-weights",
+}
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(BOOLEANS, st.booleans())))
+@settings(max_examples=10)
+def test_a_boolean_is_a_flag_and_its_old_spellings_give_the_same_run(values):
+    flags = [f"--{name if value else BOOLEANS[name]}" for name, value in values.items()]
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    config = parse(flags)
+    assert config == parse(words) == parse([f"--{name}={values[name]}" for name in values])
+    found = (config.deterministic, config.rehearsal, config.model.bias, config.model.tied)
+    assert (*found, config.guard.box_weights) == tuple(values[name] for name in BOOLEANS)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

@@ -94,7 +94,7 @@ def part_error(name: str, error: Exception) -> ValueError:
     kind = SharedError if isinstance(error, SharedError) else ValueError
     return kind(
         f"the dry run's {name} failed {what}, so the run would have failed later; mend that, or "
-        "leave the dry run out with --rehearsal False"
+        "leave the dry run out with --no-rehearsal"
     )
 
 
