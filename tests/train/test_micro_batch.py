@@ -15,8 +15,7 @@ from storage.atomic import read_json
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
 from tests.programs.out_of_memory import without_memory
-from tests.runs import alone, built, flags, lines, losses, nano_config, run_to_end
-from tests.train.test_resume import final_bytes
+from tests.runs import alone, built, final_bytes, flags, lines, losses, nano_config, run_to_end
 from train.batch_plan import BatchPlan
 from train.config import Config, SaveConfig
 from train.memory import micro_batch
