@@ -7,9 +7,9 @@ INSTALL := $(IN_VENV) pip install --disable-pip-version-check -c constraints.txt
 RECIPE  := setup.cfg pyproject.toml constraints.txt
 SHELL_SCRIPTS := .ci/run launch/node.sh launch/environment.sh launch/slurm/*.sbatch
 
-# A file of tests runs in one process, so that what it prepares is made once.
+# All tests of a file run in one process, so that its fixtures are made once.
 TEST_PROCESSES := -n auto --maxprocesses 8 --dist loadfile
-# Those of SLURM wait most of the time; the others share a second process.
+# One process for the SLURM tests, which mostly wait, and one for the others.
 LONG_PROCESSES := -n 2 --dist loadfile
 
 .DELETE_ON_ERROR:
@@ -17,46 +17,46 @@ LONG_PROCESSES := -n 2 --dist loadfile
 
 help: ## list these targets
 	@awk -F ' *## *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "PYTHON=python3.12 picks another Python; NPROC=4 and ARGS='--steps 50' go to make run."
+	@echo "PYTHON=python3.12 selects another Python. make run takes NPROC=4 and ARGS='--steps 50'."
 
 setup: .venv/.installed ## make .venv and install the project into it
 
-setup-dev: .venv/.installed-dev ## the same with what tests and checks need
+setup-dev: .venv/.installed-dev ## the same, and what tests and checks need
 
-run: .venv/.installed data/python_docs/manifest.json ## train a small model now, or continue it: a few minutes on a laptop
+run: .venv/.installed data/python_docs/manifest.json ## train a small model, or continue it: a few minutes on a laptop
 	launch/node.sh demo $(ARGS)
 	@echo "Curves: .venv/bin/tensorboard --logdir runs"
 
 test: .venv/.installed-dev ## run the test suite
 	$(IN_VENV) pytest $(TEST_PROCESSES) $(ARGS)
 
-test-long: .venv/.installed-dev ## tests of many minutes: SLURM (installed by apt where we are root), faults
+test-long: .venv/.installed-dev ## run the slow tests: faults, SLURM (apt-get installs it if you are root)
 	$(IN_VENV) pytest -m long $(LONG_PROCESSES) $(ARGS)
 
-soak: data/python_docs/manifest.json ## five hundred kills: hours
+soak: data/python_docs/manifest.json ## kill a run five hundred times; takes hours
 	.venv/bin/python train/prove_resume.py demo --nproc 4 --kills 500 --steps 2000 --save.every 20 --data data/python_docs $(ARGS)
 
-check: .venv/.installed-dev ## ruff, pyright, the house rules, shellcheck
+check: .venv/.installed-dev ## run ruff, pyright, the layout rules and shellcheck
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright --pythonpath .venv/bin/python
 	$(IN_VENV) pytest tests/test_house.py
 	.venv/bin/shellcheck -x $(SHELL_SCRIPTS)
 
-tree: .venv/.installed ## write the list of every file in ARCHITECTURE.md
+tree: .venv/.installed ## write the list of every file into ARCHITECTURE.md
 	$(IN_VENV) tests.file_tree
 
-clean: ## remove .venv and caches; data/ and runs/ are never touched
+clean: ## remove .venv and caches, but never data/ and runs/
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build ratchet.egg-info
 	find . -name __pycache__ -type d -not -path './data/*' -not -path './runs/*' -prune -exec rm -rf {} +
 
-# --- what the targets above stand on ---
+# --- what the targets above need ---
 
 .venv/bin/pip:
 	@command -v "$(PYTHON)" >/dev/null || { \
-	    echo "$(PYTHON) is not on PATH; install Python 3.11 or newer, or say which: make PYTHON=python3.12" >&2; exit 1; }
+	    echo "$(PYTHON) is not on PATH; install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "$$("$(PYTHON)" --version) is too old: Ratchet needs 3.11 or newer; say which: make PYTHON=python3.12" >&2; exit 1; }
+	    echo "$$("$(PYTHON)" --version) is too old: Ratchet needs 3.11 or newer; name another one: make PYTHON=python3.12" >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
 
 .venv/.installed: $(RECIPE) | .venv/bin/pip
