@@ -68,7 +68,9 @@ class Loader:
 
     def _read_ahead(self) -> Future[tuple[int, int, int]]:
         self._turn = 1 - self._turn
-        first = after_skips(self.next_window, self.windows_per_step, self.skips)
+        first = self.next_window
+        if self.skips:
+            first = after_skips(first, self.windows_per_step, self.skips)
         return self._thread.submit(self._read, first, self._turn)
 
     def _read(self, first: int, turn: int) -> tuple[int, int, int]:

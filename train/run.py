@@ -26,7 +26,7 @@ from train.checkpoints.config_changes import Change
 from train.config import Config
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
-from train.memory.forecast import Forecast
+from train.memory.forecast import FIRST_STEPS, Forecast
 from train.memory.micro_batch import halved, record_micro_batch, request_smaller_micro_batch
 from train.progress import Progress
 from train.step import Learner, StepBatch
@@ -133,8 +133,11 @@ class Run:
         if found is None:
             return
         step, metrics = found
-        clock, host_copy = self.progress.clock, bool(self.saver.host_copy.allocated_bytes)
-        self.metrics.write(step, metrics | self.forecast.compare(clock, self.plan, host_copy))
+        clock = self.progress.clock
+        if clock.timed_steps <= FIRST_STEPS:
+            host_copy = self.saver.host_copy.allocated_bytes > 0
+            metrics |= self.forecast.compare(clock, self.plan, host_copy)
+        self.metrics.write(step, metrics)
         if clock.timed_steps == 1:
             self._first_step_done()
 
