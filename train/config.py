@@ -17,6 +17,7 @@ from parallel.stop_signals import parse_time
 from train.guards.spikes import GuardConfig
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.config import OptimizerConfig
+from train.optimizers.registry import optimizer_name
 from train.profile_steps import parse_span
 from train.schedule import ScheduleConfig
 
@@ -246,7 +247,9 @@ class Config:
         """The configuration as JSON values, with the network and micro-batch that the run uses."""
         chosen = {"context_length": network.context_length, "micro_batch": micro_batch}
         own = replace(self, model=network, eval=self.eval.with_absolute_paths(), **chosen)
-        return _as_json_value(asdict(own))
+        values = _as_json_value(asdict(own))
+        values["optimizer"] = {"name": optimizer_name(self.optimizer), **values["optimizer"]}
+        return values
 
 
 def _as_json_value(value: Any) -> Any:

@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
 from train.command_line import parse
 from train.config import Config
+from train.optimizers.adamw import AdamWConfig
+from train.optimizers.registry import OPTIMIZERS
 from train.presets import PRESETS
 
 
@@ -76,3 +79,48 @@ def test_help_explains_every_field(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Tokens of one optimizer step over all ranks" in text
     assert "Steps between validations" in text
+
+
+@pytest.fixture
+def two_optimizers(monkeypatch):
+    """A second optimizer in the registry."""
+    monkeypatch.setitem(OPTIMIZERS, "sgd", SGD_KIND)
+
+
+@pytest.mark.parametrize("choice", [["--optimizer", "sgd"], ["--optimizer=sgd"]])
+def test_an_optimizer_is_chosen_by_name_with_its_own_defaults(two_optimizers, choice):
+    assert parse(choice).optimizer == SGDConfig()
+    config = parse(["demo", "--optimizer.momentum", "0.9", *choice, "--steps", "30"])
+    assert config.optimizer == SGDConfig(momentum=0.9)
+    assert (config.steps, config.batch_tokens) == (30, PRESETS["demo"].batch_tokens)
+
+
+def test_without_a_name_and_by_its_name_the_optimizer_is_that_of_the_preset(two_optimizers):
+    wanted = AdamWConfig(lr=1e-3, beta1=0.8)
+    assert parse(["demo", "--optimizer.beta1", "0.8"]).optimizer == wanted
+    assert parse(["demo", "--optimizer", "adamw", "--optimizer.beta1", "0.8"]).optimizer == wanted
+
+
+@pytest.mark.parametrize("choice", [[], ["--optimizer", "sgd"]])
+def test_with_two_optimizers_the_learning_rate_is_a_flag_and_no_sub_command(
+    two_optimizers, choice, capsys
+):
+    with pytest.raises(SystemExit):
+        parse([*choice, "--help"])
+    text = capsys.readouterr().out
+    assert "--optimizer.lr FLOAT" in text
+    assert ("--optimizer.momentum" in text) == bool(choice)
+    assert "optimizer:" not in text
+    assert "one of adamw, sgd." in " ".join(text.split())
+
+
+def test_a_setting_of_another_optimizer_is_an_unknown_flag(two_optimizers, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--optimizer", "sgd", "--optimizer.beta1", "0.9"])
+    assert (ended.value.code, "--optimizer.beta1" in capsys.readouterr().err) == (2, True)
+
+
+@pytest.mark.parametrize("words", [["--optimizer", "sgd"], ["--optimizer"], ["--optimizer=", "x"]])
+def test_an_unknown_optimizer_is_refused_with_the_known_ones(words):
+    with pytest.raises(ValueError, match="^optimizer=.* is not known; .* one of adamw$"):
+        parse(words)

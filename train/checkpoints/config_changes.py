@@ -13,6 +13,8 @@ from storage.run_folder import RunFolder
 
 Kind = Literal["free", "named", "never"]
 
+OPTIMIZER_NAME = "optimizer.name"
+
 # The longest matching prefix of a key decides. The text is the reason of a `never`.
 TABLE: dict[str, tuple[Kind, str]] = {
     # These change neither the tokens of a step nor what the optimizer does with them.
@@ -52,6 +54,7 @@ TABLE: dict[str, tuple[Kind, str]] = {
     "context_length": ("never", "the data position is counted in windows of this length"),
     "init": ("never", "it only sets the weights at the first start"),
     "model": ("never", "the weights in the checkpoint have its shape"),
+    OPTIMIZER_NAME: ("never", "the state in the checkpoint belongs to the optimizer it began with"),
 }
 
 
@@ -100,7 +103,8 @@ def check_same_run(
     if not folder.config.is_file():
         return []
     record = read_json(folder.config)
-    before = flatten(defaults) | flatten(record["config"])
+    # Older versions did not record the optimizer's name: there was only one.
+    before = flatten(defaults) | {OPTIMIZER_NAME: "adamw"} | flatten(record["config"])
     if before["micro_batch"] is None:  # format 1 recorded an automatic choice in "run" only
         before["micro_batch"] = record["run"]["micro_batch"]
     changes = [
@@ -108,6 +112,12 @@ def check_same_run(
         for key in sorted(before.keys() | known.keys())
         if before.get(key) != known.get(key)
     ]
+    if before[OPTIMIZER_NAME] != known[OPTIMIZER_NAME]:  # then their settings do not compare
+        changes = [
+            change
+            for change in changes
+            if change.key == OPTIMIZER_NAME or not change.key.startswith("optimizer.")
+        ]
     check_allowed(folder, changes, allowed)
     return changes
 

@@ -4,7 +4,8 @@
 class OptimizerConfig:
     """Base of the frozen dataclasses that configure an optimizer, one for each.
 
-    The command line shows the fields of the preset's own optimizer as `--optimizer.FIELD`.
+    Every field has a default. The command line shows the fields of the preset's optimizer, or of
+    the one that `--optimizer NAME` chooses, as `--optimizer.FIELD`.
     """
 
     lr: float

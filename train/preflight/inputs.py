@@ -94,7 +94,7 @@ def _check_run(
         _check_init(config, config.init, data, network)
     if config.stage is None:
         _check_shards(data, config, ranks)
-    defaults = Config().as_json(network, micro_batch)
+    defaults = Config(optimizer=type(config.optimizer)()).as_json(network, micro_batch)
     now = config.as_json(network, micro_batch)
     changes = check_same_run(folder, now, defaults, config.allow)
     parameters = count_parameters(network).total

@@ -1,13 +1,16 @@
 """Resuming with a changed configuration: free, named by a flag, or never."""
 
+import shutil
 from dataclasses import fields, replace
 
 import pytest
 
-from tests.runs import NANO, built, lines, nano_config, run_to_end, set_step
+from tests.runs import GOLDEN, NANO, built, lines, nano_config, run_to_end, set_step
+from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
 from train.checkpoints.config_changes import TABLE, Change
 from train.config import Config, SaveConfig
 from train.loop import train
+from train.optimizers.registry import OPTIMIZERS
 
 
 @pytest.fixture
@@ -50,6 +53,32 @@ def test_a_change_that_affects_numbers_must_be_named(config):
 def test_a_change_that_makes_the_checkpoint_useless_is_never_allowed(config, changes):
     with pytest.raises(ValueError, match=r"can never change .*choose another --out"):
         built(replace(config, **changes, allow=("model", "seed", "context_length")))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_another_optimizer_cannot_continue_a_run(tmp_path, monkeypatch, recorded):
+    monkeypatch.setitem(OPTIMIZERS, "sgd", SGD_KIND)
+    config = nano_config(tmp_path)
+    if recorded:
+        built(config).close()
+    else:  # older versions had no other optimizer, and did not record its name
+        shutil.copytree(GOLDEN / "run", config.out)
+    message = r"\(optimizer\.name: adamw -> sgd\); .*belongs to the optimizer it began with\): give"
+    with pytest.raises(ValueError, match=message):
+        built(replace(config, optimizer=SGDConfig(), allow=("optimizer",)))
+
+
+def test_a_run_of_another_optimizer_than_adamw_is_resumed_and_its_changes_are_named(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(OPTIMIZERS, "sgd", SGD_KIND)
+    config = nano_config(tmp_path, optimizer=SGDConfig())
+    built(config).close()
+    built(config).close()
+    with pytest.raises(
+        ValueError, match=r"configuration \(optimizer\.lr: 0\.5 -> 0\.4\); .*--allow"
+    ):
+        built(replace(config, optimizer=SGDConfig(lr=0.4)))
 
 
 def test_a_misspelt_name_is_refused(config):
