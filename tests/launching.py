@@ -54,13 +54,20 @@ def torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
 
 
 def python(
-    *arguments: str, timeout: float = 180, typed: str = "", folder: Path = REPO, **variables: str
+    *arguments: str,
+    timeout: float = 180,
+    typed: str = "",
+    folder: Path = REPO,
+    repo: Path = REPO,
+    **variables: str,
 ) -> Done:
     """Run `python SCRIPT` or `python -c CODE` in a fork, which saves the seconds of its imports.
 
-    `typed` is its standard input, and `variables` are added to the environment.
+    `typed` is its standard input, and `variables` are added to the environment. `repo` may be a
+    copy of the repository; it must not change after the first call.
     """
-    return _forked([ENVIRONMENT | variables], arguments, timeout, typed, folder)
+    environment = ENVIRONMENT | {"PYTHONPATH": str(repo)} | variables
+    return _forked([environment], arguments, timeout, typed, folder, repo)
 
 
 def together(processes: int, *arguments: str, timeout: float = 180) -> Done:
@@ -85,14 +92,15 @@ def _free_port() -> int:
 
 
 @cache
-def _fork_server() -> socket.socket:
-    """The fork server of this test process, started when it is first needed."""
+def _fork_server(repo: Path) -> socket.socket:
+    """The fork server of this test process for `repo`, started when it is first needed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     number = str(theirs.fileno())
     command = [sys.executable, "-m", "tests.fork_server", number]
     # pyarrow's allocator would start a thread, which does not exist in a fork.
-    environment = ENVIRONMENT | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-    server = subprocess.Popen(command, cwd=REPO, env=environment, pass_fds=[theirs.fileno()])
+    variables = {"PYTHONPATH": str(repo), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    environment = ENVIRONMENT | variables
+    server = subprocess.Popen(command, cwd=repo, env=environment, pass_fds=[theirs.fileno()])
     theirs.close()
     atexit.register(lambda: (ours.close(), server.wait(10)))
     return ours
@@ -104,12 +112,13 @@ def _forked(
     timeout: float,
     typed: str = "",
     folder: Path = REPO,
+    repo: Path = REPO,
 ) -> Done:
     """Run the same command in each environment, all at the same time, with a common output."""
-    script = words[0] if words[0] == "-c" else str(REPO / words[0])
+    script = words[0] if words[0] == "-c" else str(repo / words[0])
     words = (script, *words[1:])
     jobs = [{"environment": e, "folder": str(folder), "words": words} for e in environments]
-    server = _fork_server()
+    server = _fork_server(repo)
     with (
         tempfile.TemporaryFile("w+") as stdin,
         tempfile.TemporaryFile("w+", errors="replace") as stdout,
