@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on this machine with one process per GPU, or with two processes on the CPU if it has none.
+# Train on this machine: one process per GPU, or two processes on the CPU if it has none.
 #
 #   launch/node.sh                           the reference run (preset gpt2)
 #   launch/node.sh gpt2-medium --steps 1000  a preset, then any flags of train/main.py

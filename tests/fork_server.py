@@ -1,4 +1,4 @@
-"""Runs scripts in processes that are forked from one that has imported torch and the project.
+"""Runs scripts in processes forked from one that has imported torch and the project.
 
 Importing torch takes seconds, a fork milliseconds. A script that is started so has its own process,
 environment, folder, output and exit code; only the imports are shared. The Hub's library is not

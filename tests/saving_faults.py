@@ -1,4 +1,4 @@
-"""Kills saves at every phase or lets them meet a full disk, and records what is left afterwards.
+"""Kills saves at every phase or fills the disk, and records what is left afterwards.
 
 It needs a process of its own, because it forks and limits itself:
 python tests/saving_faults.py FOLDER [all]

@@ -1,4 +1,4 @@
-"""Repeat the bad step of a black box, one window at a time, and report whether it is bad again.
+"""Repeat the bad step of a black box window by window, and report whether it is bad again.
 
     python train/replay.py runs/gpt2/blackbox/step_000123 [--help]
 

@@ -1,4 +1,4 @@
-"""Gradients of two ranks: exact mean, mean in bfloat16, and a backward pass cut at the buckets."""
+"""Gradients of two ranks: mean, mean in bfloat16, and a backward pass cut at the buckets."""
 
 import json
 

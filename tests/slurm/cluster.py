@@ -1,4 +1,4 @@
-"""Starts a real SLURM cluster of two nodes on this machine, in a temporary folder, for the tests.
+"""Starts a real SLURM cluster of two nodes on this machine, in a temporary folder.
 
 It needs root and Debian's packages. The nodes are named 127.0.0.2 and 127.0.0.3, which resolve
 without an entry in /etc/hosts. Each claims to have 64 cores and 4 GPUs, which SLURM does not check.

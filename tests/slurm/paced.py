@@ -1,4 +1,4 @@
-"""train/main.py with steps that take at least PACE seconds, so that a fault happens in the run."""
+"""train/main.py with steps of at least PACE seconds, so that a fault happens in the run."""
 
 import os
 import time

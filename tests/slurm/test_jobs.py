@@ -1,4 +1,4 @@
-"""The batch scripts on a cluster: training under the faults of SLURM, evaluation, preparation.
+"""The batch scripts on a cluster: training under faults of SLURM, evaluation, preparation.
 
 All tests are in one file, because they share one cluster and a file runs in one process.
 """

@@ -1,4 +1,4 @@
-"""Compares a run whose processes were killed with an undisturbed run; the report is Markdown."""
+"""Compares a run whose processes were killed with an undisturbed run, in Markdown."""
 
 import platform
 from dataclasses import dataclass
