@@ -1,4 +1,4 @@
-"""Faults of the processes of a job: how many steps they cost, and that the numbers are equal."""
+"""Faults of a job's processes: how many steps they cost, and that the numbers are equal."""
 
 import os
 import signal
