@@ -63,6 +63,14 @@ def built(config: Config) -> Run:
     return build_run(config, ranks, check_inputs(config, ranks))
 
 
+def stopped_at(tmp_path, step):
+    """A run that has done so many of its steps."""
+    run = built(nano_config(tmp_path, steps=8))
+    run.steps = step
+    train(run)
+    return run
+
+
 def set_step(run: Run, step: int) -> None:
     """Make a run believe that it has done `step` updates."""
     run.learner.updates, run.cursor = step, replace(run.cursor, updates=step)

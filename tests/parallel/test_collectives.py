@@ -4,17 +4,33 @@ import pytest
 import torch
 
 from parallel import collectives, ranks
+from parallel.shared_errors import SharedError
 from tests.launching import torchrun
 
 TOGETHER = """
 import sys, torch
 from parallel.ranks import start, stop, user_errors
-from parallel.collectives import sum_over_ranks, broadcast_object, raise_on_all_ranks
+from parallel.collectives import (
+    broadcast_object, on_main, raise_on_all_ranks, sum_over_ranks, together
+)
+from parallel.shared_errors import SharedError
 with user_errors():
     me = start("cpu")
     total = sum_over_ranks(torch.tensor(float(me.rank + 1)))
     assert total.item() == 3.0, total
     assert broadcast_object(me.rank) == 0
+    assert on_main(lambda: f"of rank {me.rank}") == "of rank 0"
+    assert together(lambda: me.rank) == me.rank
+    for share, bad in ((together, 1), (on_main, 0)):
+        def fail():
+            if me.rank == bad:
+                raise OSError(f"disk {bad} is full")
+        try:
+            share(fail)
+        except SharedError as error:
+            assert str(error).endswith(f"disk {bad} is full"), error
+        else:
+            raise AssertionError(f"{share.__name__} did not raise on rank {me.rank}")
     raise_on_all_ranks(ValueError("disk 7 is missing") if me.rank == 1 else None)
 """
 
@@ -36,6 +52,22 @@ def test_two_ranks_sum_and_an_error_of_one_is_printed_once(tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("error: rank 1: disk 7 is missing") == 1
     assert "exitcode  : 2" in done.stderr
+
+
+def test_with_one_rank_an_action_runs_here_and_its_error_is_shared():
+    assert collectives.together(lambda: 7) == collectives.on_main(lambda: 7) == 7
+
+    def fail():
+        raise OSError("disk 7 is full")
+
+    for share in (collectives.together, collectives.on_main):
+        with pytest.raises(SharedError, match="^disk 7 is full$"):
+            share(fail)
+
+
+def test_an_error_of_another_kind_is_not_shared():
+    with pytest.raises(ZeroDivisionError):
+        collectives.together(lambda: 1 / 0)
 
 
 def test_a_stop_request_ends_the_work_of_all_ranks():

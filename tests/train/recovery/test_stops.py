@@ -1,11 +1,10 @@
-"""Signals and times: agreed by all ranks, saved, non-zero, and true in status.json."""
+"""A stop during a run: agreed by all ranks, saved, and recorded in status.json."""
 
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from datetime import datetime
 
 import pytest
 
@@ -14,21 +13,14 @@ import train.evaluation as duties
 import train.main as script
 from parallel.stop_signals import (
     PREEMPTED_CODE,
-    SAME_KEYPRESS_SECONDS,
     STOP_SIGNALS,
     StopRequest,
-    parse_time,
 )
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_end
-from train.config import Config, EvalConfig, SaveConfig
+from train.config import EvalConfig, SaveConfig
 from train.recovery.ending import INTERRUPTED_CODE, finish, record_early_preemption
-
-
-@pytest.fixture
-def config(tmp_path):
-    return nano_config(tmp_path, steps=30)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +30,11 @@ def _restore_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return nano_config(tmp_path, steps=30)
 
 
 def at_step(run, step, action):
@@ -78,13 +75,6 @@ def test_a_signal_is_saved_for_and_loses_no_step(config, number):
     run_to_end(straight)
     assert losses(config.out) == losses(straight.out)
     assert final_bytes(config.out) == final_bytes(straight.out)
-
-
-def test_a_hangup_that_nohup_lets_us_ignore_is_ignored():
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    StopRequest().listen()
-    with StopRequest().listening():
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_before_the_first_step_a_stop_ends_at_once_for_nothing_is_lost(config):
@@ -141,22 +131,6 @@ def test_a_run_is_done_and_saved_by_the_time_it_was_given(config):
     state, step, reason = status_of(slow)
     assert (state, reason) == ("preempted", "stop-at")
     assert run.folder.recover_newest_checkpoint() == run.folder.checkpoint(step)
-
-
-def test_a_longer_save_is_begun_earlier():
-    signals = StopRequest(stop_at=time.time() + 60)
-    signals.check_time_limit(50)
-    assert not signals.wanted
-    signals.check_time_limit(61)
-    assert signals.wanted
-
-
-def test_a_time_is_unix_seconds_or_iso():
-    assert parse_time("1800000000.5") == 1800000000.5
-    assert parse_time("2026-11-21T18:30+00:00") == 1795285800
-    assert parse_time("2026-11-21T18:30") == datetime(2026, 11, 21, 18, 30).timestamp()
-    with pytest.raises(ValueError, match=r"stop_at=tomorrow is no time; give Unix seconds or ISO"):
-        Config(stop_at="tomorrow")
 
 
 def test_the_script_ends_with_the_code_of_a_preemption(config):
@@ -243,21 +217,3 @@ def test_what_a_start_leaves_that_was_killed_early_is_no_obstacle(config):
     (config.out / "config.json").unlink()
     (config.out / ".config.json.host.1.partial").write_text("{")
     assert run_to_end(config).step == 30
-
-
-def test_a_sigint_after_another_signal_is_the_first_of_its_kind():
-    signals = StopRequest()
-    signals.nothing_to_save = False
-    signals._receive(signal.SIGTERM, None)
-    signals._receive(signal.SIGINT, None)
-    signals._receive(signal.SIGINT, None)
-    signals.interrupted_at -= SAME_KEYPRESS_SECONDS
-    with pytest.raises(KeyboardInterrupt):
-        signals._receive(signal.SIGINT, None)
-
-
-def test_before_the_first_step_only_the_first_signal_ends_the_process():
-    signals = StopRequest()
-    with pytest.raises(SystemExit, match=str(PREEMPTED_CODE)):
-        signals._receive(signal.SIGINT, None)
-    signals._receive(signal.SIGINT, None)  # torchrun's: must not cut short what the first began

@@ -1,0 +1,66 @@
+"""Stop requests by signal and by a time limit."""
+
+import signal
+import time
+from datetime import datetime
+
+import pytest
+
+from parallel.stop_signals import (
+    PREEMPTED_CODE,
+    SAME_KEYPRESS_SECONDS,
+    STOP_SIGNALS,
+    StopRequest,
+    parse_time,
+)
+from train.config import Config
+
+
+@pytest.fixture(autouse=True)
+def _restore_handlers():
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_hangup_that_nohup_lets_us_ignore_is_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    StopRequest().listen()
+    with StopRequest().listening():
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_longer_save_is_begun_earlier():
+    signals = StopRequest(stop_at=time.time() + 60)
+    signals.check_time_limit(50)
+    assert not signals.wanted
+    signals.check_time_limit(61)
+    assert signals.wanted
+
+
+def test_a_time_is_unix_seconds_or_iso():
+    assert parse_time("1800000000.5") == 1800000000.5
+    assert parse_time("2026-11-21T18:30+00:00") == 1795285800
+    assert parse_time("2026-11-21T18:30") == datetime(2026, 11, 21, 18, 30).timestamp()
+    with pytest.raises(ValueError, match=r"stop_at=tomorrow is no time; give Unix seconds or ISO"):
+        Config(stop_at="tomorrow")
+
+
+def test_a_sigint_after_another_signal_is_the_first_of_its_kind():
+    signals = StopRequest()
+    signals.nothing_to_save = False
+    signals._receive(signal.SIGTERM, None)
+    signals._receive(signal.SIGINT, None)
+    signals._receive(signal.SIGINT, None)
+    signals.interrupted_at -= SAME_KEYPRESS_SECONDS
+    with pytest.raises(KeyboardInterrupt):
+        signals._receive(signal.SIGINT, None)
+
+
+def test_before_the_first_step_only_the_first_signal_ends_the_process():
+    signals = StopRequest()
+    with pytest.raises(SystemExit, match=str(PREEMPTED_CODE)):
+        signals._receive(signal.SIGINT, None)
+    signals._receive(signal.SIGINT, None)  # torchrun's: must not cut short what the first began
