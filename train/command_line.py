@@ -68,7 +68,7 @@ def _optimizers() -> str:
 
 
 def check_one_length(config: Config, preset: Config) -> None:
-    """Raises: ValueError if the flags set two different context lengths. `preset` has no flags."""
+    """Raises: ValueError if the flags give two context lengths that contradict each other."""
     given, of_model = config.context_length, config.model.context_length
     if given not in (None, of_model) and of_model != preset.model.context_length:
         raise ValueError(

@@ -184,7 +184,7 @@ def main() -> None:
         if config.steps < STEPS_PER_KILL * options.kills:
             least = STEPS_PER_KILL * options.kills
             raise ValueError(
-                f"steps={config.steps} are too few for kills={options.kills}; give --steps {least}"
+                f"steps={config.steps} is too few for kills={options.kills}; give --steps {least}"
             )
         if options.proof_out.exists():
             raise ValueError(f"{options.proof_out} exists already; remove it or give --proof-out")
