@@ -1,4 +1,4 @@
 """Benchmarks: each measures one thing by calling the project's real code.
 
-Floor 4: may import everything below, and nothing imports it.
+Layer 4: it may import every lower layer, and no other folder imports it.
 """

@@ -1,4 +1,8 @@
-"""What benchmarks train: network shapes by name, learners and loaders without a run."""
+"""What benchmarks train: network shapes by name, learners and loaders without a run.
+
+A learner needs no data set and no folder; a loader needs a data set. `BARE` is a configuration in
+which a step does nothing but train.
+"""
 
 from dataclasses import replace
 
@@ -19,10 +23,11 @@ LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, 
 NETWORKS = SHAPES | {
     "30M": SMALL,
     "30M-llama": replace(SMALL, **LLAMA),
-    # As deep as GPT-2 124M (bfloat16 rounds a residual stream once a layer), a sixth as wide.
+    # As deep as GPT-2 124M, because bfloat16 rounds a residual stream once in each layer. A sixth
+    # as wide, so that hundreds of steps on a CPU take minutes.
     "deep": GPTConfig(n_layer=12, n_head=4, n_embd=128, context_length=128),
 }
-# No warm-up, evaluation, samples or saves by the clock; take it with dataclasses.replace.
+# No warm-up, no evaluation, no samples, no saves by time. Change it with dataclasses.replace.
 BARE = Config(
     schedule=ScheduleConfig(warmup_steps=0),
     eval=EvalConfig(every=0, tasks_every=0, tasks=()),
@@ -32,9 +37,12 @@ BARE = Config(
 
 
 def bare_learner(config: Config, ranks: Ranks) -> Learner:
-    """What makes the steps of `config`, ready for the first one; nothing on disk is needed."""
+    """The learner that `config` describes, before its first step. It reads nothing from disk.
+
+    Raises: ValueError if the micro-batch is "auto", which a run would choose by trial.
+    """
     if config.micro_batch == "auto":
-        raise ValueError("a benchmark gives its micro-batch as a number")
+        raise ValueError("micro_batch=auto cannot be used in a benchmark; set a number")
     plan = plan_batch(config, ranks.world_size, config.micro_batch)
     network = new_network(config, config.network, ranks)
     learner = build_learner(config, network, plan, ranks)
@@ -43,7 +51,7 @@ def bare_learner(config: Config, ranks: Ranks) -> Learner:
 
 
 def bare_loader(config: Config, learner: Learner) -> Loader:
-    """The windows of `config.data`, which must have GPT-2's tokenizer, from the first one on."""
+    """A loader that starts at the first window of `config.data`, a data set with GPT-2's tokens."""
     stream = TrainingStream(open_data_set(config.data).split("train"), config.seed)
     return Loader(stream, learner.plan, learner.ranks, first_window=0)
 

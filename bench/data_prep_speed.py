@@ -1,12 +1,13 @@
-"""From parquet files on disk to finished shards: ours against a pool of the build-nanogpt kind.
+"""Time of data preparation, compared with a process pool like build-nanogpt's.
 
     python bench/data_prep_speed.py --source DOCS.parquet
     python bench/data_prep_speed.py --source prose.*.jsonl.zst --copies 4
 
-In: parquet files, or others that data_prep/text.py reads, which are made into parquet first.
-Out: results/data_prep_speed.json and a table. Every run is a process of its own, timed from its
-start to its end, imports and all; the ways take turns. A third of the text is prepared as well:
-what the rest adds is the rate that counts for a source of 46 GB, without the start.
+In: parquet files, or other files that data_prep/text.py reads and that are converted to parquet
+first. Out: results/data_prep_speed.json and a table. Every run is a process of its own, timed from
+its start to its end, imports included. The methods alternate. Each method also prepares a third of
+the text. The difference between both times is free of start-up costs, so its rate is the one to
+expect for a source of 46 GB.
 """
 
 import multiprocessing
@@ -36,13 +37,13 @@ from storage.atomic import write_json
 RESULTS = ROOT / "bench" / "results"
 POOL_SHARD_TOKENS = 100_000_000
 CHUNK_SIZE = 16
-ROWS_OF_A_GROUP = 1000
+ROW_GROUP_SIZE = 1000
 PACKAGES = ("tiktoken", "gigatoken", "numpy", "pyarrow", "datasets")
 
-Way = Literal["shipped", "pool", "tiktoken", "auto"]
-WAYS: dict[Way, str] = {
-    "shipped": "pool in the manner of build-nanogpt, on half the cores as it ships",
-    "pool": "the same on all cores",
+Method = Literal["shipped", "pool", "tiktoken", "auto"]
+METHODS: dict[Method, str] = {
+    "shipped": "pool like build-nanogpt's, on half of the cores as published",
+    "pool": "the same pool on all cores",
     "tiktoken": "ours, tiktoken alone",
     "auto": "ours, gigatoken checked by tiktoken",
 }
@@ -50,28 +51,29 @@ WAYS: dict[Way, str] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Measure the preparation of data."""
+    """Measure how fast text becomes shards."""
 
     source: tuple[str, ...] = ()
-    """Files, folders or globs: .parquet, or .txt and .jsonl to make parquet of."""
+    """Files, folders or globs: .parquet, or .txt and .jsonl, which are converted to parquet."""
     copies: int = 1
-    """Read every file so often: more work, but text that is met again is faster to encode."""
+    """Read every file N times. This gives more work, but repeated text is faster to encode."""
     repeats: int = 3
-    """Runs of each way; all are kept, the table shows the median."""
+    """Runs of each method. The result has all of them, the table their median."""
     processes: int = 2
     """Worker processes."""
     shard_tokens: int = 10_000_000
-    """Tokens of our shards, of which one is one worker's unit; the pool's have 100,000,000."""
+    """Tokens of one of our shards, the unit of work of one process; the pool's have 100,000,000."""
     scratch: Path | None = None
-    """Folder for data sets and copies; None is the system's."""
+    """Folder for data sets and copies; default: the system's temporary folder."""
     out: Path = RESULTS / "data_prep_speed.json"
-    """The result."""
+    """Result file."""
     pool: Path | None = None
-    """For the run itself: prepare by the pool into this folder."""
+    """Used by the script itself: prepare with the pool into this folder."""
 
 
-# The stand-in, written from a description of build-nanogpt: rows of `datasets` go whole through a
-# multiprocessing pool and come back as arrays. It takes half the cores; here it may have all, too.
+# A substitute written from a description of build-nanogpt (https://github.com/karpathy/
+# build-nanogpt): a multiprocessing pool gets each row of `datasets` and returns it as an array.
+# build-nanogpt uses half of the cores. Here a second run uses all of them.
 
 _tokenizer: Tokenizer | None = None
 
@@ -91,7 +93,7 @@ def _tokenize_row(row: dict[str, Any]) -> np.ndarray:
 
 
 def prepare_by_pool(paths: list[Path], out: Path, processes: int) -> int:
-    """One consumer fills shards with what the pool's processes send it; the number of tokens."""
+    """Fill shards with the rows that the pool's processes encode; returns the number of tokens."""
     out.mkdir()
     rows: Any = load_dataset(
         "parquet",
@@ -115,11 +117,11 @@ def prepare_by_pool(paths: list[Path], out: Path, processes: int) -> int:
 
 
 def make_parquet(places: tuple[str, ...], copies: int, folder: Path) -> list[Path]:
-    """The source as parquet files, each `copies` times (as links)."""
+    """The source as parquet files, each `copies` times as a symbolic link."""
     source = file_source(places)
     paths = [source.root / file.name for file in source.files]
     if any(path.suffix != ".parquet" for path in paths):
-        paths = [_as_parquet(places, folder / "made.parquet")]
+        paths = [_convert_to_parquet(places, folder / "made.parquet")]
     links = []
     for copy in range(copies):
         for number, path in enumerate(paths):
@@ -128,7 +130,7 @@ def make_parquet(places: tuple[str, ...], copies: int, folder: Path) -> list[Pat
     return links
 
 
-def _as_parquet(places: tuple[str, ...], path: Path) -> Path:
+def _convert_to_parquet(places: tuple[str, ...], path: Path) -> Path:
     source = file_source(places)
     schema = pyarrow.schema([("text", pyarrow.string()), ("id", pyarrow.string())])
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -136,12 +138,12 @@ def _as_parquet(places: tuple[str, ...], path: Path) -> Path:
             texts = [document.text.decode() for document in source.documents(unit)]
             names = [f"{unit.first_document + row}" for row in range(len(texts))]
             table = pyarrow.table({"text": texts, "id": names}, schema=schema)
-            writer.write_table(table, row_group_size=ROWS_OF_A_GROUP)
+            writer.write_table(table, row_group_size=ROW_GROUP_SIZE)
     return path
 
 
 def first_third(paths: list[Path], folder: Path) -> list[Path]:
-    """The row groups that hold about the first third of the rows, in a file of their own."""
+    """A new file of the first row groups, with about a third of all rows."""
     files = [parquet.ParquetFile(path) for path in paths]
     left = sum(file.metadata.num_rows for file in files) // 3
     made = folder / "third.parquet"
@@ -155,38 +157,41 @@ def first_third(paths: list[Path], folder: Path) -> list[Path]:
     return [made]
 
 
-def run_once(way: Way, paths: list[Path], out: Path, options: Options) -> dict[str, Any]:
-    """Prepare once by one way, in a process of its own."""
+def run_once(method: Method, paths: list[Path], out: Path, options: Options) -> dict[str, Any]:
+    """Prepare the files once, in a process of its own.
+
+    Raises: ValueError with the end of its output if it fails.
+    """
     names = [str(path) for path in paths]
-    if way in ("shipped", "pool"):
-        share = options.processes if way == "pool" else max(1, options.processes // 2)
+    if method in ("shipped", "pool"):
+        share = options.processes if method == "pool" else max(1, options.processes // 2)
         words = ["bench/data_prep_speed.py", "--source", *names, "--pool", str(out)]
         words += ["--processes", str(share)]
     else:
-        words = ["data_prep/text.py", *names, "--out", str(out), "--encoder", way]
+        words = ["data_prep/text.py", *names, "--out", str(out), "--encoder", method]
         words += ["--workers", str(options.processes), "--shard-tokens", str(options.shard_tokens)]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *words], cwd=ROOT, stdout=said, stderr=said, start_new_session=True
+            [sys.executable, *words], cwd=ROOT, stdout=output, stderr=output, start_new_session=True
         )
         session = Session(process.pid)
         process.wait()
         seconds = time.perf_counter() - start
         cpu_seconds = session.end()
         if process.returncode:
-            said.seek(0)
-            raise ValueError(f"{way} failed: {said.read()[-2000:].decode(errors='replace')}")
+            output.seek(0)
+            raise ValueError(f"{method} failed: {output.read()[-2000:].decode(errors='replace')}")
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "peak_mb": session.peak_bytes / 1e6,
-        **_what_was_made(way, out),
+        **_data_set_figures(method, out),
     }
 
 
-def _what_was_made(way: Way, out: Path) -> dict[str, Any]:
-    if way in ("shipped", "pool"):
+def _data_set_figures(method: Method, out: Path) -> dict[str, Any]:
+    if method in ("shipped", "pool"):
         shards = [np.load(path, mmap_mode="r") for path in out.glob("*.npy")]
         return {"tokens": sum(len(shard) for shard in shards)}
     manifest = read_manifest(out)
@@ -197,67 +202,73 @@ def _what_was_made(way: Way, out: Path) -> dict[str, Any]:
     }
 
 
-Runs = dict[Way, list[dict[str, Any]]]
+Runs = dict[Method, list[dict[str, Any]]]
 
 
 def measure(sizes: dict[str, list[Path]], folder: Path, options: Options) -> dict[str, Runs]:
-    """All runs by size and way; raises ValueError if two ways do not make the same tokens."""
-    runs: dict[str, Runs] = {size: {way: [] for way in WAYS} for size in sizes}
+    """All runs by size and method.
+
+    Raises: ValueError if two methods give different numbers of tokens, or ours different data sets.
+    """
+    runs: dict[str, Runs] = {size: {method: [] for method in METHODS} for size in sizes}
     for turn in range(options.repeats):
         for size, paths in sizes.items():
-            for way in WAYS:
-                out = folder / f"{size}-{way}-{turn}"
-                runs[size][way].append(run_once(way, paths, out, options))
+            for method in METHODS:
+                out = folder / f"{size}-{method}-{turn}"
+                runs[size][method].append(run_once(method, paths, out, options))
                 for made in folder.glob(f"{out.name}*"):
                     shutil.rmtree(made)
     for found in runs.values():
-        tokens = {run["tokens"] for way in WAYS for run in found[way]}
+        tokens = {run["tokens"] for method in METHODS for run in found[method]}
         if len(tokens) != 1:
-            raise ValueError(f"the ways made {tokens} tokens")
+            raise ValueError(f"the methods gave different numbers of tokens: {sorted(tokens)}")
         if len({run["fingerprint"] for run in found["tiktoken"] + found["auto"]}) != 1:
-            raise ValueError("our ways made different data sets")
+            raise ValueError("our two encoders gave different data sets")
     return runs
 
 
 def table(runs: dict[str, Runs]) -> str:
-    """Medians as Markdown, with ratios to the first; CPU time counts on a busy machine."""
+    """Medians as Markdown, with ratios to the first method.
+
+    On a machine with other work, the ratios of CPU time are the reliable ones.
+    """
     text_mb = {size: found["auto"][0]["text_bytes"] / 1e6 for size, found in runs.items()}
     rest_mb = text_mb["whole"] - text_mb["third"]
 
-    def middle(way: Way, key: str, size: str = "whole") -> float:
-        return statistics.median(run[key] for run in runs[size][way])
+    def median(method: Method, key: str, size: str = "whole") -> float:
+        return statistics.median(run[key] for run in runs[size][method])
 
-    def rest(way: Way, key: str) -> float:
-        return middle(way, key) - middle(way, key, "third")
+    def rest(method: Method, key: str) -> float:
+        return median(method, key) - median(method, key, "third")
 
     lines = [
-        f"{text_mb['whole']:.0f} MB of text, and what the last {rest_mb:.0f} of them add:",
+        f"{text_mb['whole']:.0f} MB of text; the rest is the last {rest_mb:.0f} MB of it:",
         "",
         "| | seconds | tokens/s | first / it | CPU seconds | first / it "
         "| peak of all processes, MB | seconds of the rest | MB/s | first / it | CPU: first / it |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for way, title in WAYS.items():
-        seconds, cpu = middle(way, "seconds"), middle(way, "cpu_seconds")
+    for method, title in METHODS.items():
+        seconds, cpu = median(method, "seconds"), median(method, "cpu_seconds")
         cells = [
             title,
             f"{seconds:.2f}",
-            f"{middle(way, 'tokens') / seconds:,.0f}",
-            f"{middle('shipped', 'seconds') / seconds:.2f}",
+            f"{median(method, 'tokens') / seconds:,.0f}",
+            f"{median('shipped', 'seconds') / seconds:.2f}",
             f"{cpu:.1f}",
-            f"{middle('shipped', 'cpu_seconds') / cpu:.2f}",
-            f"{middle(way, 'peak_mb'):,.0f}",
-            f"{rest(way, 'seconds'):.2f}",
-            f"{rest_mb / rest(way, 'seconds'):.1f}",
-            f"{rest('shipped', 'seconds') / rest(way, 'seconds'):.2f}",
-            f"{rest('shipped', 'cpu_seconds') / rest(way, 'cpu_seconds'):.2f}",
+            f"{median('shipped', 'cpu_seconds') / cpu:.2f}",
+            f"{median(method, 'peak_mb'):,.0f}",
+            f"{rest(method, 'seconds'):.2f}",
+            f"{rest_mb / rest(method, 'seconds'):.1f}",
+            f"{rest('shipped', 'seconds') / rest(method, 'seconds'):.2f}",
+            f"{rest('shipped', 'cpu_seconds') / rest(method, 'cpu_seconds'):.2f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, write the JSON, print the table."""
+    """Measure every method, write the JSON file, print the table."""
     options = tyro.cli(Options, description=__doc__)
     if options.pool is not None:
         prepare_by_pool([Path(name) for name in options.source], options.pool, options.processes)

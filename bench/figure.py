@@ -1,4 +1,4 @@
-"""A plot of a benchmark: one or more panels in one file, drawn without a screen."""
+"""A plot of a benchmark with one or more panels, drawn into a file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,8 @@ DOTS_PER_INCH = 120
 
 @contextmanager
 def figure(file: Path, size: tuple[float, float], panels: int = 1) -> Iterator[list[Axes]]:
-    """The panels, one above the other; with the end of the block they are finished and saved."""
+    """The panels, one above the other. The file is written at the end of the `with` block."""
+    # Unlike matplotlib.pyplot, Figure needs no screen and keeps no global state.
     drawn = Figure(figsize=size, layout="tight")
     axes = list(drawn.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
     yield axes

@@ -1,12 +1,13 @@
-"""Drawing text with the KV cache against reading the whole text again for every token.
+"""Speed of sampling with the KV cache, compared with a full forward pass for every token.
 
     python bench/generate_speed.py
 
-Random weights of GPT-2's shape, float32, one prompt, 512 new tokens, 1 and 8 samples side by side.
-The baseline computes the head at the last position only. Every cached token is drawn and timed; of
-the recomputation, whose passes differ in length alone, `probes` evenly spread ones are timed for
-each round and their mean taken for all (`--probes 512` times every one, which takes an hour).
-Each probe must choose the very token that the cache led to. Prints Markdown, writes one JSON.
+It samples 512 tokens after one prompt, 1 and 8 samples in parallel, in float32 with random weights
+of GPT-2's shape. The baseline recomputes the whole text for each token, with the head at the last
+position only. All cached tokens are timed. The passes of the baseline differ only in length, so
+`--probes` evenly spaced ones are timed in each round and their mean is used for all (`--probes 512`
+times every pass, which takes an hour). The result counts the probes that chose the same token as
+the cache. Prints Markdown and writes one JSON file.
 """
 
 import logging
@@ -40,20 +41,20 @@ log = logging.getLogger("eval")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time both ways of drawing the same text."""
+    """Time the sampling of the same text with and without the KV cache."""
 
     shape: str = "gpt2"
     """Model shape by name, with random weights."""
     max_tokens: int = 512
     """New tokens of each sample."""
     samples: tuple[int, ...] = (1, 8)
-    """Samples side by side, one measurement each."""
+    """Numbers of samples in parallel, one measurement for each number."""
     rounds: int = 2
-    """Times that each measurement is made, by turns; each gives one ratio."""
+    """Rounds of measurements. Each round gives one ratio for each number of samples."""
     probes: int = 12
-    """Passes of the recomputation timed in a round, of max_tokens."""
+    """Passes without the cache that are timed in a round, at most max_tokens."""
     threads: int = 2
-    """Threads of the CPU."""
+    """Threads on the CPU."""
     device: str = "auto"
     """auto, cpu or cuda."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -71,14 +72,17 @@ class Arguments:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, all work on `device` being done."""
+    """The time in seconds, after all work on `device` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def draw_cached(model: GPT, options: GenerateOptions) -> tuple[float, list[PartialSample]]:
-    """Seconds for the whole text of all samples, by the project's own code, and the texts."""
+def sample_with_cache(model: GPT, options: GenerateOptions) -> tuple[float, list[PartialSample]]:
+    """Sample with the project's own code; returns the seconds for all samples, and the samples.
+
+    Raises: ValueError if a sample ends before max_tokens.
+    """
     device = model.wte.weight.device
     samples = start_samples(gpt2_tokenizer(), [PROMPT], options)
     begin = now(device)
@@ -90,7 +94,7 @@ def draw_cached(model: GPT, options: GenerateOptions) -> tuple[float, list[Parti
 
 
 def recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOptions) -> Tensor:
-    """The next token of each row from its whole text. Shapes: (B, T), (B,) -> (B,)."""
+    """The next token of each row, computed from its whole text. Shapes: (B, T), (B,) -> (B,)."""
     dtype = choose_dtype(options.dtype, window.device)
     with autocast(dtype, window.device):
         logits = model.masked_logits(model.hidden(window)[:, -1])
@@ -100,13 +104,11 @@ def recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOpt
 def time_probes(
     model: GPT, samples: Sequence[PartialSample], steps: Sequence[int], options: GenerateOptions
 ) -> tuple[list[float], int]:
-    """Seconds of the recomputed steps, and how many of their tokens are the cached ones."""
+    """Seconds of each recomputed step, and how many of the tokens equal those of the cache."""
     device = model.wte.weight.device
-    ids = torch.tensor(
-        [sample.ids for sample in samples], device=device
-    )  # (B, prompt + max_tokens)
+    ids = torch.tensor([sample.ids for sample in samples], device=device)  # (B, prompt + new)
     rows = [uniform_numbers(options.seed, *sample.index, options.max_tokens) for sample in samples]
-    uniforms = torch.stack(rows).to(device)  # (B, max_tokens)
+    uniforms = torch.stack(rows).to(device)  # (B, new)
     prompt = ids.size(1) - options.max_tokens
     seconds, same = [], 0
     with evaluating(model):
@@ -119,35 +121,33 @@ def time_probes(
 
 
 def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
-    """Both ways for each number of samples, round by round, after one of each that does not count.
-
-    The first passes load kernels and allocate.
-    """
+    """Time both methods for each number of samples, round by round; one row for each."""
     rows = []
     spacing = arguments.max_tokens / arguments.probes
     steps = [int((i + 0.5) * spacing) for i in range(arguments.probes)]
+    # A first round is not counted, because the first passes load kernels and allocate memory.
     for number in range(-1, arguments.rounds):
-        for samples in arguments.samples:
+        for count in arguments.samples:
             options = GenerateOptions(
                 max_tokens=arguments.max_tokens,
-                samples=samples,
-                batch_size=samples,
+                samples=count,
+                batch_size=count,
                 dtype=arguments.dtype,
             )
-            cached, samples = draw_cached(model, options)
+            cached, samples = sample_with_cache(model, options)
             probes, same = time_probes(model, samples, steps, options)
             if number < 0:
                 continue
             recomputed = statistics.mean(probes) * arguments.max_tokens
             rows.append(
                 {
-                    "samples": samples,
+                    "samples": count,
                     "cached_seconds": cached,
                     "recomputed_seconds": recomputed,
                     "ratio": recomputed / cached,
                     "probed_steps": steps,
                     "probed_seconds": probes,
-                    "tokens_checked": samples * len(steps),
+                    "tokens_checked": count * len(steps),
                     "tokens_equal": same,
                 }
             )
@@ -156,7 +156,7 @@ def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
 
 
 def line_of(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> str:
-    """The median of rounds as a row of the table."""
+    """The medians of several rounds as a row of the table."""
     samples = rows[0]["samples"]
     speed, again, ratio = (
         statistics.median(samples * arguments.max_tokens / row["cached_seconds"] for row in rows),
@@ -181,7 +181,7 @@ def table_of(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Build a model, time both ways, report."""
+    """Build a model, time both methods, report."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
@@ -190,7 +190,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
         model = GPT(SHAPES[arguments.shape])
         model.initialise(1)
-        with torch.no_grad():  # a logit of 0 is never among the likeliest: no text ends early
+        # A logit of 0 is never among the most likely ones, so no sample ends early.
+        with torch.no_grad():
             model.wte.weight[gpt2_tokenizer().end_of_text] = 0
         rows = measure(model.to(ranks.device), arguments)
         report |= {

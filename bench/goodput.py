@@ -1,11 +1,11 @@
-"""What is left of a run at one fault a minute, and where the seconds of a recovery go.
+"""Goodput of a run with one fault a minute, and how long each stage of a recovery takes.
 
     python bench/goodput.py --data data/python_docs --minutes 20
 
-A run of real processes under torchrun is killed once a minute, in turn one rank (torchrun starts
-all again) and all processes (this script does). Goodput is the time of the steps that count, at
-the undisturbed run's median, over all the time from the first step on. Prints Markdown, writes one
-JSON.
+It starts a run under torchrun and kills it once a minute. Kills alternate between one rank, after
+which torchrun restarts all ranks, and all processes, which this script starts again. Goodput is the
+number of steps that the run has at the end, times the median time of an undisturbed step, divided
+by the wall time since the first step. Prints Markdown and writes one JSON file.
 """
 
 import random
@@ -28,14 +28,16 @@ from train.resume_proof.kills import POLL_SECONDS, Job, Kill, kill_once
 
 OUT = Path(__file__).resolve().parent / "results" / "goodput.json"
 KINDS = ("rank", "all")
+# The stages of a recovery in their order, by the names that bench/timed_start.py writes, each with
+# what happens in it.
 STAGES = {
-    "survived": "the survivors note it and save",
-    "began": "they end, torchrun starts all again",
+    "survived": "the remaining ranks notice the kill and save",
+    "began": "they exit, new processes start",
     "imported": "Python and its imports",
-    "met": "the ranks meet",
-    "checked": "data and configuration",
+    "met": "rendezvous of the ranks",
+    "checked": "checks of data and configuration",
     "built": "checkpoint, network, buckets",
-    "rehearsed": "rehearsal",
+    "rehearsed": "dry run",
     "stepped": "the first step",
 }
 FLAGS = ("--eval.every", "0", "--eval.tasks-every", "0", "--sample.every", "0", "--save.every", "0")
@@ -44,24 +46,24 @@ ENDLESS = 10**6
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train under faults."""
+    """Train while processes are killed, and measure the goodput."""
 
     data: Path = Path("data/python_docs")
     """Data set folder."""
     preset: str = "demo"
-    """Run by name; its evaluation and samples are left out."""
+    """Preset of the run, without its evaluation and samples."""
     nproc: int = 2
     """Ranks."""
     minutes: float = 20.0
-    """How long to go on killing."""
+    """Minutes in which kills happen."""
     every_seconds: float = 60.0
-    """From one kill to the next, at least."""
+    """Seconds from one kill to the next, at least."""
     save_seconds: float = 10.0
-    """Time between checkpoints; at this rate of faults two minutes would be far too long."""
+    """Seconds between checkpoints. The usual two minutes are too long for a fault each minute."""
     calm_steps: int = 200
-    """Steps before the first kill, by which an undisturbed step is measured."""
+    """Steps before the first kill. They give the median time of an undisturbed step."""
     scratch: Path | None = None
-    """Folder to run in; None is the system's for temporary files."""
+    """Folder for the run; default: the system's temporary folder."""
     out: Path = OUT
     """Result file."""
 
@@ -69,12 +71,13 @@ class Arguments:
         if self.calm_steps < 2 or self.every_seconds <= 0 or self.minutes <= 0:
             raise ValueError(
                 f"calm_steps={self.calm_steps}, every_seconds={self.every_seconds} and "
-                f"minutes={self.minutes}: use 2 or more, and more than 0"
+                f"minutes={self.minutes} are too small; use calm_steps of 2 or more, the others "
+                "above 0"
             )
 
 
 def job_of(arguments: Arguments, folder: Path) -> Job:
-    """The run, whose stages are noted in `marks.jsonl`."""
+    """The run. Its processes write the time of each stage to `marks.jsonl`."""
     words = [str(folder / "marks.jsonl"), arguments.preset, "--data", str(arguments.data)]
     words += [*FLAGS, "--steps", str(ENDLESS), "--out", str(folder / "run")]
     words += ["--save.every-minutes", str(arguments.save_seconds / 60)]
@@ -83,8 +86,8 @@ def job_of(arguments: Arguments, folder: Path) -> Job:
     return Job(words, folder / "run", arguments.nproc, restarts, script)
 
 
-def shares(marks: list[dict[str, Any]], kill: Kill) -> dict[str, float]:
-    """Seconds of each stage of a recovery, each from the slowest rank's last to its own."""
+def stage_seconds(marks: list[dict[str, Any]], kill: Kill) -> dict[str, float]:
+    """Seconds of each stage of a recovery. A stage ends when the slowest rank has ended it."""
     after = [mark for mark in marks if kill.at <= mark["at"] <= kill.at + kill.seconds]
     found, last = {}, kill.at
     for stage in STAGES:
@@ -96,9 +99,12 @@ def shares(marks: list[dict[str, Any]], kill: Kill) -> dict[str, float]:
     return found
 
 
-def under_fire(arguments: Arguments, job: Job) -> tuple[list[Kill], float]:
-    """Kill in turn until the time is over; the kills, and the seconds from the first step on."""
-    dice, kills = random.Random(0), []
+def run_with_kills(arguments: Arguments, job: Job) -> tuple[list[Kill], float]:
+    """Start the run and kill it until the time is over.
+
+    Returns the kills, and the seconds since the first step. Raises: RuntimeError if the run ends.
+    """
+    generator, kills = random.Random(0), []
     job.start()
     wait_for_steps(job, 1)
     began = time.monotonic()
@@ -106,12 +112,12 @@ def under_fire(arguments: Arguments, job: Job) -> tuple[list[Kill], float]:
     due = time.monotonic()
     end = due + 60 * arguments.minutes
     while due < end:
-        kill = kill_once(KINDS[len(kills) % len(KINDS)], job, dice)
+        kill = kill_once(KINDS[len(kills) % len(KINDS)], job, generator)
         if kill is not None:
             kills.append(kill)
             sys.stderr.write(
-                f"kill {len(kills)}: {kill.victim} at step {kill.step}, on from {kill.resumed} "
-                f"after {kill.seconds:.1f} s\n"
+                f"kill {len(kills)}: {kill.victim} at step {kill.step}, resumed at step "
+                f"{kill.resumed} after {kill.seconds:.1f} s\n"
             )
         due += arguments.every_seconds
         while time.monotonic() < due and job.running.poll() is None:
@@ -122,7 +128,7 @@ def under_fire(arguments: Arguments, job: Job) -> tuple[list[Kill], float]:
 
 
 def wait_for_steps(job: Job, steps: int) -> None:
-    """Until so many are done. Raises: RuntimeError if the run ends before."""
+    """Wait until the run has done `steps` steps. Raises: RuntimeError if it ends before."""
     while job.steps_done() < steps:
         if job.running.poll() is not None:
             raise RuntimeError(f"the run ended by itself:\n{job.log.read_text()[-3000:]}")
@@ -130,27 +136,30 @@ def wait_for_steps(job: Job, steps: int) -> None:
 
 
 def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
-    """Run, kill, and sum up."""
+    """Run with kills; returns the goodput and the recovery from each kill."""
     job = job_of(arguments, folder)
     try:
-        kills, seconds = under_fire(arguments, job)
+        kills, seconds = run_with_kills(arguments, job)
         steps = job.steps_done()
     finally:
         job.end()
     milliseconds = calm_milliseconds(read_lines(folder / "run" / "metrics.jsonl"), arguments)
     marks = read_lines(folder / "marks.jsonl")
-    told = [asdict(k) | {"repeated": k.lost, "stages": shares(marks, k)} for k in kills]
+    recoveries = [
+        asdict(kill) | {"repeated": kill.lost, "stages": stage_seconds(marks, kill)}
+        for kill in kills
+    ]
     return {
         "seconds": seconds,
         "steps": steps,
         "step_milliseconds": milliseconds,
         "goodput": steps * milliseconds / 1000 / seconds,
-        "kills": told,
+        "kills": recoveries,
     }
 
 
 def calm_milliseconds(lines: Sequence[dict[str, Any]], arguments: Arguments) -> float:
-    """Median time of a step before the first kill, without the first, which also compiles."""
+    """Median time of a step before the first kill, without step 0, which also compiles."""
     return statistics.median(
         line["speed/step_milliseconds"]
         for line in lines
@@ -159,20 +168,20 @@ def calm_milliseconds(lines: Sequence[dict[str, Any]], arguments: Arguments) -> 
 
 
 def medians(kills: list[dict[str, Any]], kind: str) -> dict[str, float]:
-    """Of seconds, repeated steps and every stage after kills of one kind."""
-    mine = [kill for kill in kills if kill["kind"] == kind]
-    rows = [kill["stages"] | {k: kill[k] for k in ("seconds", "repeated")} for kill in mine]
+    """Medians of the seconds, the repeated steps and each stage, over kills of one kind."""
+    same = [kill for kill in kills if kill["kind"] == kind]
+    rows = [kill["stages"] | {k: kill[k] for k in ("seconds", "repeated")} for kill in same]
     keys = ("seconds", "repeated", *STAGES, "line")
     return {key: statistics.median(row.get(key, 0.0) for row in rows) for key in keys}
 
 
 def table_of(found: dict[str, Any]) -> str:
-    """Goodput, and the recoveries by kind, as Markdown."""
+    """Goodput, and the recoveries from each kind of kill, as Markdown."""
     kinds = [kind for kind in KINDS if any(k["kind"] == kind for k in found["kills"])]
     columns = [medians(found["kills"], kind) for kind in kinds]
     heads = {"rank": "one rank killed", "all": "all killed"}
-    names = {"seconds": "**from the kill to the next step's line**"} | STAGES
-    names |= {"line": "its line", "repeated": "steps repeated"}
+    names = {"seconds": "**from the kill to the metric line of the next step**"} | STAGES
+    names |= {"line": "its metric line", "repeated": "steps repeated"}
     rows = [
         f"| seconds, median | {' | '.join(heads[kind] for kind in kinds)} |",
         f"| --- |{' --: |' * len(kinds)}",
@@ -190,7 +199,7 @@ def table_of(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, report."""
+    """Run with kills, print the table, write the JSON file."""
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
     origin = provenance(("torch",))

@@ -1,12 +1,13 @@
-"""What all guards of a run cost: its own loop with them and without, by turns, and each alone.
+"""Time that a run's guards cost: the training loop with and without them, and each alone.
 
     python bench/guard_cost.py --data data/python_docs
     torchrun --nproc_per_node=2 bench/guard_cost.py --data data/python_docs
 
-Blocks of steps go with, without, without, with: neighbours that differ give the whole's ratio,
-neighbours alike the noise that it is to be judged by. Where that drowns it, the guards' own times
-count. With several ranks a block has one comparison of replicas, many more than usual; with one
-there is none, as in its runs. Prints Markdown, writes one JSON.
+The run alternates blocks of steps: with guards, without, without, with. Adjacent blocks that differ
+give the ratio of all guards together. Adjacent blocks of the same kind give the noise. If the noise
+is larger than the cost, use the times of the single guards. With several ranks, each block has one
+comparison of replicas, which is far more often than in a normal run. A run of one rank has none.
+Prints Markdown and writes one JSON file.
 """
 
 import faulthandler
@@ -40,23 +41,23 @@ from train.run import Run
 from train.step import NO_LIMITS, VALUES, Learner, StepBatch, is_sound
 
 OUT = Path(__file__).resolve().parent / "results" / "guard_cost.json"
-GOAL = 0.005
-PATTERN = (True, False, False, True)
-WARM_UP = 3
-CALLS = 2000
+GOAL = 0.005  # of the CPU time of a step
+PATTERN = (True, False, False, True)  # whether the guards are on, for the four blocks of a round
+WARM_UP = 3  # steps before the first block
+CALLS = 2000  # of one guard, to measure its own time
 log = logging.getLogger("train")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train with guards and without."""
+    """Measure what the guards of a run cost."""
 
     data: Path = Path("data/python_docs")
     """Data set folder."""
     shape: str = "30M"
     """Model shape by name, as in train_speed.py."""
     batch: int = 8
-    """Windows of a step over all ranks."""
+    """Windows of a step, over all ranks."""
     block: int = 20
     """Steps of a block."""
     rounds: int = 4
@@ -73,7 +74,7 @@ class Arguments:
 
 
 class Switch:
-    """Takes a run's guards out and puts them back, where the loop and the step look them up."""
+    """Removes a run's guards and restores them, by replacing the functions that the loop calls."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -86,7 +87,7 @@ class Switch:
         self.kept = [dict(hooks) for hooks in self.hooks]
 
     def turn(self, on: bool) -> None:
-        """All guards on or off from the next step on."""
+        """Switch all guards on or off, from the next step on."""
         guard, run = self.run.progress.guard, self.run
         loop, step = train.__globals__, Learner.step.__globals__
         loop["check"] = check if on else lambda run: None
@@ -96,15 +97,15 @@ class Switch:
             hooks.update(kept if on else {})
         for owner, names in ((guard, ("z_scores", "record")), (run, ("heartbeat",))):
             for name in names:
-                vars(owner).pop(name, None)  # the class's own method shows again
+                vars(owner).pop(name, None)  # from now on, calls reach the method of the class
         if not on:
             vars(guard).update(z_scores=lambda *_: {}, record=lambda *_: None)
             vars(run).update(heartbeat=lambda: None)
         run.compute_time.forget()
 
 
-class Turns:
-    """Stands where the loop asks for its next batch: switches and takes the time between blocks."""
+class Blocks:
+    """Replaces the loader's `next_step`: switches the guards and takes the time at each block."""
 
     def __init__(self, run: Run, block: int, order: list[bool]) -> None:
         self.switch = Switch(run)
@@ -113,10 +114,10 @@ class Turns:
         self.order = order
         self.steps = -WARM_UP
         self.clocks: list[tuple[float, float]] = []
-        run.loader.next_step = self.take
+        run.loader.next_step = self.next_batch
 
-    def take(self) -> StepBatch:
-        """The next batch; at a block's beginning with the clocks read."""
+    def next_batch(self) -> StepBatch:
+        """The next batch. At the beginning of a block, note the time and switch the guards."""
         number, inside = divmod(self.steps, self.block)
         if self.steps >= 0 and inside == 0:
             self.clocks.append((time.perf_counter(), time.process_time()))
@@ -126,13 +127,13 @@ class Turns:
         return self.next_step()
 
     def seconds(self, clock: int) -> list[float]:
-        """Of a step, for each block; clock 0 is the wall's, 1 this process's."""
+        """Seconds of a step in each block; clock 0 is wall time, 1 the CPU time of this process."""
         marks = [pair[clock] for pair in self.clocks]
         return [(b - a) / self.block for a, b in pairwise(marks)]
 
 
 def build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
-    """The run: nothing but steps and guards."""
+    """A run that has steps and guards, and nothing else."""
     network = NETWORKS[arguments.shape]
     steps = WARM_UP + len(PATTERN) * arguments.rounds * arguments.block + 1
     config = replace(
@@ -150,7 +151,7 @@ def build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
 
 
 def cpu_seconds(function: Callable[[], Any], calls: int = CALLS) -> float:
-    """Of this process, for one call; the median of five tries."""
+    """CPU seconds of one call in this process, the median of five series of calls."""
     tries = []
     for _ in range(5):
         began = time.process_time()
@@ -161,34 +162,34 @@ def cpu_seconds(function: Callable[[], Any], calls: int = CALLS) -> float:
 
 
 def alone(run: Run) -> dict[str, float]:
-    """CPU seconds that each guard takes for a step."""
+    """CPU seconds of a step that each guard takes."""
     guard = Guard(GuardConfig())
     steps = count()
     values = torch.ones(VALUES, dtype=torch.float64, device=run.ranks.device)
     state = state_tensors(run.model, run.learner.optimizer)
 
-    def look_back() -> None:
+    def record_and_judge() -> None:
         step = next(steps)
         loss, norm = 3.0 + step % 7, 1.0 + step % 5
         guard.z_scores(step, loss, norm)
         guard.record(step, 0, loss, norm, skipped=False)
 
-    def mark() -> None:
+    def note_compute_time() -> None:
         run.compute_time._forward_done()
         run.compute_time._updated()
 
-    def watch() -> None:  # a quiet rank's own stderr is no file
+    def watch() -> None:  # a rank other than 0 has no file as its sys.stderr
         faulthandler.dump_traceback_later(600, exit=True, file=sys.__stderr__ or sys.stderr)
 
     for _ in range(guard.config.window):
-        look_back()
+        record_and_judge()
 
     every = GuardConfig().every
     found = {
         "finite or not": cpu_seconds(lambda: is_sound(values, NO_LIMITS)),
-        "z-scores": cpu_seconds(look_back, CALLS // 10),
+        "z-scores": cpu_seconds(record_and_judge, CALLS // 10),
         "skips, is a comparison due": cpu_seconds(lambda: check(run)),
-        "pace": cpu_seconds(mark),
+        "pace": cpu_seconds(note_compute_time),
         "heartbeat": cpu_seconds(run.heartbeat),
         "CUDA's watchdog": cpu_seconds(watch),
         f"replica checksum, every {every} steps": (
@@ -201,14 +202,14 @@ def alone(run: Run) -> dict[str, float]:
 
 
 def compare_once(run: Run) -> float:
-    """Wall seconds of one comparison with the other ranks."""
+    """Wall seconds of one comparison of the replicas of all ranks."""
     began = time.perf_counter()
     compare_ranks(run)
     return time.perf_counter() - began
 
 
 def summary(seconds: list[float]) -> dict[str, Any]:
-    """Ratios with / without of neighbours, and of neighbours alike."""
+    """The ratio with / without of adjacent blocks, and the ratio of adjacent blocks of one kind."""
     pairs = [(seconds[i], seconds[i + 1]) for i in range(0, len(seconds), 2)]
     ratios = [a / b if n % 2 == 0 else b / a for n, (a, b) in enumerate(pairs)]
     noise = [seconds[i] / seconds[i + 1] for i in range(1, len(seconds) - 1, 2)]
@@ -222,7 +223,7 @@ def summary(seconds: list[float]) -> dict[str, Any]:
 
 
 def table_of(found: dict[str, Any]) -> str:
-    """The guards' own times and the whole's ratio as Markdown."""
+    """The time of each guard, and the ratio of all together, as Markdown."""
     step = found["step_cpu_seconds"]
     rows = ["| guard | CPU microseconds a step | of the step |", "| --- | --: | --: |"]
     for name, seconds in (found["alone"] | {"all": found["sum_seconds"]}).items():
@@ -231,21 +232,21 @@ def table_of(found: dict[str, Any]) -> str:
         one = found[name]
         rows.append(
             f"\nwith / without, {name}: {one['median_ratio']:.4f} "
-            f"({min(one['ratios']):.3f} to {max(one['ratios']):.3f}); alike neighbours differ by "
-            f"{one['median_noise']:.2%} (median)"
+            f"({min(one['ratios']):.3f} to {max(one['ratios']):.3f}); adjacent blocks of the same "
+            f"kind differ by {one['median_noise']:.2%} (median)"
         )
     return "\n".join([*rows, f"\ngoal: {GOAL:.1%}"])
 
 
 def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
-    """Train by turns, then time the guards."""
+    """Train with and without guards in blocks, then time each guard alone."""
     with tempfile.TemporaryDirectory() as folder:
         run = build(arguments, ranks, Path(broadcast_object(folder)))
-        turns = Turns(run, arguments.block, list(PATTERN) * arguments.rounds)
+        blocks = Blocks(run, arguments.block, list(PATTERN) * arguments.rounds)
         train(run)
         found: dict[str, Any] = {
-            "wall": summary(turns.seconds(0)),
-            "cpu": summary(turns.seconds(1)),
+            "wall": summary(blocks.seconds(0)),
+            "cpu": summary(blocks.seconds(1)),
             "alone": alone(run),
             "comparison_wall_seconds": [compare_once(run) for _ in range(3)],
         }
@@ -257,7 +258,7 @@ def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, report."""
+    """Measure, print the table, write the JSON file."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)

@@ -1,6 +1,7 @@
-"""Whether two ways of scoring multiple choice agree, item by item, but for rounding.
+"""Compares the answers of two methods of scoring multiple choice, item by item.
 
-Items and nats of every ending go in, numbers come out.
+In: items, and the loss of every ending in nats by each method. Out: accuracies, differences, and
+the items that the methods answer differently for another reason than rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,16 +11,17 @@ import numpy as np
 
 from eval.scoring.multiple_choice import Item
 
-# Two scores so close, as a share of themselves, are a float tie: float32 rounds each loss of a
-# token to 6e-8 of itself, and sums and matrix products add up some tens of such roundings.
+# Two scores with a smaller relative difference are a float tie: float32 rounds the loss of a token
+# with a relative error of 6e-8, and sums and matrix products add up some tens of such errors.
 TIE = 1e-5
 
 
 def scores_of(
     items: Sequence[Item], nats: np.ndarray, encode: Callable[[str], list[int]]
 ) -> dict[str, np.ndarray]:
-    """What the smallest of decides: the sum, and the mean in the style of the items.
+    """The scores by tag; the smallest one decides. `acc`: the summed loss. `acc_norm`: its mean.
 
+    The mean is over tokens in completion style and over characters in harness style.
     Shapes: (items, endings) each.
     """
     lengths = [[len(e) if i.harness else len(encode(" " + e)) for e in i.endings] for i in items]
@@ -27,16 +29,16 @@ def scores_of(
 
 
 def accuracies(items: Sequence[Item], scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """The share of items whose right ending has the smallest score, by tag."""
+    """The share of items whose correct ending has the smallest score, by tag."""
     labels = np.array([item.label for item in items])
     return {tag: float((found.argmin(1) == labels).mean()) for tag, found in scores.items()}
 
 
 def agreement(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
-    """How far the losses lie apart at most, and the items on which the choices differ, by tag.
+    """The largest difference of two losses, and the items with different choices, by tag.
 
-    Those among them whose two chosen endings have the same score in either way, but for rounding,
-    are float ties.
+    Such an item is a float tie if one of the methods gives both chosen endings the same score,
+    except for rounding.
     """
     gaps = np.abs(ours["acc"] - theirs["acc"])
     found: dict[str, Any] = {"largest_difference": float(gaps.max())}

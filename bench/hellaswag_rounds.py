@@ -1,6 +1,7 @@
-"""What ways of scoring took and found, round by round: kept on disk until all rounds are done.
+"""Times and losses of scoring methods by round, in a file from which a call can resume.
 
-Round k of n has the items k, k + n, k + 2n and so on, so that the rounds are alike.
+Round k of n has the items k, k + n, k + 2n and so on, so that all rounds have similar items. The
+file is removed after the last round.
 """
 
 import json
@@ -15,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.hellaswag_ways import Way
+from bench.hellaswag_methods import Method
 from eval.scoring.multiple_choice import Item
 from eval.subject import Subject, evaluating
 from storage.atomic import new_file
 
-SETTINGS = "settings"  # the array's name; the others bear a way's and a field's
+SETTINGS = "settings"  # name of an array in the file; the others are called METHOD_FIELD
 FIELDS = ("seconds", "cpu_seconds", "nats")
 
 log = logging.getLogger("eval")
@@ -28,29 +29,32 @@ log = logging.getLogger("eval")
 
 @dataclass
 class Timed:
-    """What one way took, by round, and what it found."""
+    """The times of one method, one for each finished round, and its losses."""
 
-    way: Way
+    method: Method
     seconds: np.ndarray
     cpu_seconds: np.ndarray
     """User and system time of all threads."""
     nats: np.ndarray
-    """Of every ending; NaN in rounds to come. Shape (items, 4)."""
+    """The loss of every ending; NaN in unfinished rounds. Shape (items, 4)."""
 
 
 class Rounds:
-    """The rounds of all ways over the items, and the file they are kept in."""
+    """The rounds of all methods over the items, and the file that has the finished ones."""
 
     def __init__(self, file: Path, settings: dict[str, Any], count: int) -> None:
-        """`settings` are what the figures depend on: a file of other ones is not taken up."""
+        """`settings` is what the figures depend on. A file with other settings is not continued."""
         self.file = file
         self.settings = json.dumps(settings, sort_keys=True)
         self.count = count
         self.done = 0
         self.runs: list[Timed] = []
 
-    def take_up(self, ways: Sequence[Way], items: int, endings: int = 4) -> None:
-        """What an interrupted call with the same settings left, or nothing yet."""
+    def load(self, methods: Sequence[Method], items: int, endings: int = 4) -> None:
+        """Read the rounds that an interrupted call has finished, or start without any.
+
+        Raises: ValueError if the file has other settings.
+        """
         left: dict[str, np.ndarray] = {}
         if self.file.exists():
             with np.load(self.file, allow_pickle=False) as found:
@@ -62,59 +66,59 @@ class Rounds:
                 )
         empty = {name: np.zeros(0) for name in FIELDS} | {"nats": np.full((items, endings), np.nan)}
         self.runs = [
-            Timed(way, *(left.get(f"{way.name}_{name}", empty[name]) for name in FIELDS))
-            for way in ways
+            Timed(method, *(left.get(f"{method.name}_{name}", empty[name]) for name in FIELDS))
+            for method in methods
         ]
         self.done = len(self.runs[0].seconds)
         if self.done:
-            log.info("going on after round %d of %d of %s", self.done, self.count, self.file)
+            log.info("continuing after round %d of %d in %s", self.done, self.count, self.file)
 
-    def keep(self) -> None:
-        """Write all of it, whole or not at all."""
+    def save(self) -> None:
+        """Write all finished rounds atomically."""
         arrays: dict[str, Any] = {SETTINGS: np.array(self.settings)}
         for run in self.runs:
-            arrays |= {f"{run.way.name}_{name}": getattr(run, name) for name in FIELDS}
-        with new_file(self.file) as aside, aside.open("wb") as file:
+            arrays |= {f"{run.method.name}_{name}": getattr(run, name) for name in FIELDS}
+        with new_file(self.file) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
 
     def finished(self) -> list[Timed]:
-        """The runs, with the nats of the finished rounds only."""
-        places = self.places(len(self.runs[0].nats))
-        return [replace(run, nats=run.nats[places]) for run in self.runs]
+        """The times of all methods, with the losses of the finished rounds only."""
+        indices = self.finished_items(len(self.runs[0].nats))
+        return [replace(run, nats=run.nats[indices]) for run in self.runs]
 
-    def places(self, items: int) -> np.ndarray:
-        """The items of the finished rounds. Shape (items done,)."""
+    def finished_items(self, items: int) -> np.ndarray:
+        """Indices of the items of the finished rounds. Shape (items done,)."""
         return np.flatnonzero(np.arange(items) % self.count < self.done)
 
-    def measured(self, subject: Subject, items: dict[str, list[Item]]) -> Iterator[int]:
-        """Score round after round, every way by turns; yields how many are done and kept.
+    def measure(self, subject: Subject, items: dict[str, list[Item]]) -> Iterator[int]:
+        """Score the remaining rounds with all methods; yields the number of finished rounds.
 
-        The order changes from round to round, so that a slow moment hits no way more. The file is
-        removed when the caller has used the last round.
+        The order of the methods changes from round to round, so that a slow period of the machine
+        affects all of them. The file is removed when the caller has used the last round.
         """
         with evaluating(subject.model):
             for run in self.runs:
-                run.way.score(items[run.way.style][:4])  # the first pass allocates
+                run.method.score(items[run.method.style][:4])  # the first pass allocates memory
             if self.done:
                 yield self.done
             for number in range(self.done, self.count):
                 for run in self.runs[:: 1 if number % 2 else -1]:
-                    part = items[run.way.style][number :: self.count]
+                    part = items[run.method.style][number :: self.count]
                     run.nats[number :: self.count] = self._score(run, subject.ranks.device, part)
                 self.done += 1
-                self.keep()
+                self.save()
                 yield self.done
         self.file.unlink()
 
     def _score(self, run: Timed, device: torch.device, items: list[Item]) -> np.ndarray:
-        took, cpu, found = timed(device, lambda: run.way.score(items))
+        took, cpu, found = timed(device, lambda: run.method.score(items))
         run.seconds, run.cpu_seconds = np.append(run.seconds, took), np.append(run.cpu_seconds, cpu)
-        log.info("round %d of %d: %s %.1f s", self.done + 1, self.count, run.way.name, took)
+        log.info("round %d of %d: %s %.1f s", self.done + 1, self.count, run.method.name, took)
         return found
 
 
 def timed(device: torch.device, work: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
-    """Seconds and CPU seconds that `work` takes, and what it gives."""
+    """Seconds and CPU seconds that `work` takes, and its result."""
 
     def now() -> np.ndarray:
         if device.type == "cuda":

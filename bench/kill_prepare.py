@@ -1,9 +1,10 @@
-"""Kill a preparation at random moments until it is done: do the bytes stay the same?
+"""Kill a data preparation at random moments and compare its bytes with an undisturbed one.
 
     python bench/kill_prepare.py --kills 50
 
-Each kill is SIGKILL to the whole process group, workers included. Prints a table and writes
-`results/kill_prepare.json`; exit code 1 if the bytes differ.
+Each kill sends SIGKILL to the whole process group, workers included. After the last kill, the
+preparation runs to its end. Prints a table and writes `results/kill_prepare.json`. The exit code is
+1 if the bytes differ, if temporary folders are left, or if it ended before all kills.
 """
 
 import hashlib
@@ -33,29 +34,29 @@ class KillOptions:
     """Kill a preparation at random moments and compare its bytes with an undisturbed one."""
 
     kills: int = 50
-    """How often it is killed."""
+    """Number of kills."""
     megabytes: float = 24.0
-    """Size of the made-up source, over all its files."""
+    """Size of all files of the synthetic source."""
     files: int = 12
-    """Files of the source: JSON lines and text by turns."""
+    """Files of the source, alternately JSON lines and text."""
     shard_tokens: int = 25_000
-    """Small, so that there are many units."""
+    """Tokens of a shard. Small shards give many units of work."""
     workers: int = 2
-    """Processes of the preparation."""
+    """Worker processes of the preparation."""
     seed: int = 0
-    """Of the moments and of the text."""
+    """Random seed of the text and of the moments of kills."""
     result: Path | None = ROOT / "bench/results/kill_prepare.json"
-    """Where the figures go."""
+    """Result file."""
 
 
 def write_source(folder: Path, options: KillOptions) -> None:
-    """Made-up stories in JSON lines and text files."""
-    chance = random.Random(options.seed)
+    """Write random words as documents into JSON-lines and text files."""
+    generator = random.Random(options.seed)
     size = round(options.megabytes * 1e6 / options.files)
     for number in range(options.files):
         texts, written = [], 0
         while written < size:
-            text = f"{chance.random()} " + " ".join(chance.choices(WORDS, k=400))
+            text = f"{generator.random()} " + " ".join(generator.choices(WORDS, k=400))
             texts.append(text)
             written += len(text)
         if number % 2:
@@ -67,7 +68,7 @@ def write_source(folder: Path, options: KillOptions) -> None:
 
 
 def start(source: Path, out: Path, options: KillOptions) -> subprocess.Popen[bytes]:
-    """The preparation as a person starts it, in a process group of its own."""
+    """Start the preparation by its command line, in a process group of its own."""
     words = ["--out", out, "--shard-tokens", options.shard_tokens, "--workers", options.workers]
     command = [sys.executable, ROOT / "data_prep/text.py", source, *words]
     return subprocess.Popen(
@@ -80,7 +81,7 @@ def start(source: Path, out: Path, options: KillOptions) -> subprocess.Popen[byt
 
 
 def digest(folder: Path) -> str:
-    """One sha256 over the names and bytes of all files."""
+    """The sha256 of the names and bytes of all files."""
     found = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
@@ -88,23 +89,26 @@ def digest(folder: Path) -> str:
 
 
 def finished_units(out: Path) -> int:
-    """Units that the next start finds done."""
+    """Number of finished units, which the next start will not repeat."""
     return len(list(out.with_name(f"{out.name}.partial").glob("units/[0-9]*/unit.json")))
 
 
 def kill_until_done(source: Path, out: Path, options: KillOptions, units: int) -> list[int]:
-    """Kill at random moments, then let one start end. Returns the units kept at each kill."""
-    chance = random.Random(options.seed + 1)
+    """Kill at random moments, then let a last start run to its end.
+
+    Returns the number of finished units at each kill. Raises: RuntimeError if the last start fails.
+    """
+    generator = random.Random(options.seed + 1)
     kept: list[int] = []
     while len(kept) < options.kills:
         before = finished_units(out)
-        # So that there is work left for every kill, however fast the machine is.
-        enough = chance.uniform(0, 2 * (units - before) / (options.kills - len(kept) + 1))
-        moment = time.monotonic() + chance.uniform(0, LONGEST_LIFE)
+        # A limit of units, so that a fast machine also has work left for the later kills.
+        enough = generator.uniform(0, 2 * (units - before) / (options.kills - len(kept) + 1))
+        moment = time.monotonic() + generator.uniform(0, LONGEST_LIFE)
         process = start(source, out, options)
         while process.poll() is None and time.monotonic() < moment:
             if finished_units(out) - before > enough:
-                moment = min(moment, time.monotonic() + chance.uniform(0, 0.05))
+                moment = min(moment, time.monotonic() + generator.uniform(0, 0.05))
             time.sleep(0.002)
         if process.poll() is not None:
             break
@@ -117,7 +121,7 @@ def kill_until_done(source: Path, out: Path, options: KillOptions, units: int) -
 
 
 def run(options: KillOptions) -> bool:
-    """One undisturbed preparation, one killed over and over. Returns whether the bytes agree."""
+    """Prepare once undisturbed and once with kills; returns whether everything was as expected."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "source"

@@ -1,16 +1,16 @@
-"""Loss curves of each step optimisation on and off: same data, same weights, one plot.
+"""Loss curves with each optimisation of the step on and off, from the same weights and data.
 
     SCRIPT=bench/loss_curves.py launch/node.sh --data data/python_docs
     python bench/loss_curves.py --data data/fineweb_edu --shape gpt2 --batch-tokens 65536 \
         --micro-batch 64 --device cuda
 
-How far two curves may be apart is set by what changes no mathematics at all: the plain path at half
-the micro-batch, which only adds in another order. An optimisation passes if over the last 50 steps
-its mean absolute difference from the plain path is no larger than that one's. Gradient compression
-needs several ranks, which launch/node.sh starts.
+A reference curve shows how much rounding alone changes the loss: the plain step with half of the
+micro-batch, which only adds in another order. An optimisation passes if its mean absolute
+difference from the plain curve, over the last 50 steps, is at most that of the reference.
+Compression of gradients needs several ranks, which launch/node.sh starts.
 
-Every curve is written as soon as it is done; the same call again goes on with the next. Prints
-Markdown, writes one JSON and one plot.
+The result is written after every curve, and the same command continues an interrupted call.
+Prints Markdown and writes one JSON file and one plot.
 """
 
 import logging
@@ -37,46 +37,49 @@ from train.step import LOSS
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "loss_curves.json"
-LAST = 50  # steps that are compared
-PLAIN, YARDSTICK = "plain", "plain, half the micro-batch"
-SAME = ("settings", "versions", "commit", "ranks", "threads")  # or it is another measurement
+LAST = 50  # steps of a curve that are compared
+PLAIN, REFERENCE = "plain", "plain, half the micro-batch"
+# Keys of the report that must be the same to continue an earlier call.
+SAME = ("settings", "versions", "commit", "ranks", "threads")
 
 log = logging.getLogger("train")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train the same model with each optimisation on and off."""
+    """Train the same model with each optimisation on and off, and compare the losses."""
 
     data: Path = Path("data/python_docs")
     """Data set folder."""
     shape: str = "deep"
-    """Model shape by name; deep has 12 layers, is 128 wide and 128 tokens long."""
+    """Model shape by name; deep has 12 layers, width 128 and context length 128."""
     steps: int = 300
     """Optimizer steps of each curve."""
     batch_tokens: int = 512
     """Tokens of one step."""
     micro_batch: int = 2
-    """Windows of a micro-step; the yardstick takes half."""
+    """Windows of a micro-step; the reference curve uses half."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Arithmetic of the matrix products; the residual stream is tried with bfloat16 only."""
+    """Arithmetic of the matrix products. Only bfloat16 includes a curve of the residual stream."""
     lr: float = 1e-3
     """Largest learning rate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
+    """Device to train on."""
     out: Path = OUT
-    """Result file; the plot lies beside it."""
+    """Result file; the plot is written beside it."""
 
     def __post_init__(self) -> None:
         check_shape(self.shape)
         if self.micro_batch % 2:
-            raise ValueError(f"micro_batch={self.micro_batch} has no half; take an even number")
+            raise ValueError(f"micro_batch={self.micro_batch} has no half; use an even number")
         if self.steps < LAST:
-            raise ValueError(f"steps={self.steps} is less than the last {LAST} that are compared")
+            raise ValueError(
+                f"steps={self.steps} is less than the {LAST} that are compared; use {LAST} or more"
+            )
 
 
-def curves_wanted(arguments: Arguments, world_size: int) -> dict[str, Config]:
-    """The plain path, the yardstick, every optimisation, and all of them together, by name."""
+def curve_configs(arguments: Arguments, world_size: int) -> dict[str, Config]:
+    """By name: the plain step, the reference, each optimisation, all optimisations together."""
     plain = replace(
         BARE,
         data=arguments.data,
@@ -101,7 +104,7 @@ def curves_wanted(arguments: Arguments, world_size: int) -> dict[str, Config]:
         changes["bf16 gradients between ranks"] = {"gradient_compression": "bfloat16"}
     changes["all of these"] = {key: value for one in changes.values() for key, value in one.items()}
     half = replace(plain, micro_batch=arguments.micro_batch // 2)
-    return {PLAIN: plain, YARDSTICK: half} | {
+    return {PLAIN: plain, REFERENCE: half} | {
         name: replace(plain, **change) for name, change in changes.items()
     }
 
@@ -120,11 +123,12 @@ def curve(config: Config, ranks: Ranks) -> list[float]:
     return torch.stack(found).tolist()
 
 
-def judged(curves: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """How far the last steps are from the plain path's, and the verdict.
+def verdicts_of(curves: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """How much each curve differs from the plain one in its last steps, and whether it passes.
 
-    `gap` is the mean absolute difference that decides; `shift` the mean one, with its standard
-    error as if steps were independent. They are not: the yardstick's own shift is many errors.
+    `gap`, the mean absolute difference, decides. `shift` is the mean difference, `shift_error` its
+    standard error if steps were independent. They are not: the shift of the reference, which
+    should be zero, is many standard errors.
     """
     found = {}
     for name in curves.keys() - {PLAIN}:
@@ -135,7 +139,7 @@ def judged(curves: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
             "shift": statistics.fmean(differences),
             "shift_error": statistics.stdev(differences) / math.sqrt(LAST),
         }
-    bound = found[YARDSTICK]["gap"]
+    bound = found[REFERENCE]["gap"]
     return {
         name: found[name] | {"passes": found[name]["gap"] <= bound}
         for name in curves
@@ -144,7 +148,7 @@ def judged(curves: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
 
 
 def table_of(curves: dict[str, list[float]], verdicts: dict[str, dict[str, Any]]) -> str:
-    """The end of every curve as Markdown."""
+    """The last steps of every curve as Markdown."""
     lines = [
         f"| | mean loss of the last {LAST} steps | mean absolute difference from plain | passes "
         "| mean difference |",
@@ -161,7 +165,7 @@ def table_of(curves: dict[str, list[float]], verdicts: dict[str, dict[str, Any]]
 
 
 def plot(curves: dict[str, list[float]], file: Path) -> None:
-    """All curves, and below them their differences from the plain one."""
+    """Plot all curves, and below them their differences from the plain one."""
     with figure(file, (8, 7), panels=2) as (above, below):
         for name, losses in curves.items():
             above.plot(losses, label=name, linewidth=0.9)
@@ -173,35 +177,35 @@ def plot(curves: dict[str, list[float]], file: Path) -> None:
         below.set(ylabel="difference from plain, nats", xlabel="step", yscale="log")
 
 
-def begun(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
-    """The report that an interrupted call of the same kind left, or a new one."""
+def earlier_or_new_report(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
+    """The report of an interrupted call with the same settings, or a new one."""
     settings = asdict(arguments) | {"data": arguments.data.name, "out": arguments.out.name}
     report = provenance(("torch",)) | {"settings": settings, "ranks": ranks.world_size}
     report |= {"threads": torch.get_num_threads(), "seconds": {}, "curves": {}}
     if arguments.out.exists():
         earlier = read_json(arguments.out)
         if all(earlier.get(key) == report[key] for key in SAME):
-            log.info("going on with %s: %s", arguments.out, ", ".join(earlier["curves"]))
+            log.info("continuing %s, which has: %s", arguments.out, ", ".join(earlier["curves"]))
             return earlier
     return report
 
 
 def main() -> None:
-    """Train every curve that is missing, compare, report."""
+    """Train every missing curve, compare, report."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)
-        report = broadcast_object(begun(arguments, ranks))
+        report = broadcast_object(earlier_or_new_report(arguments, ranks))
         curves = report["curves"]
-        for name, config in curves_wanted(arguments, ranks.world_size).items():
+        for name, config in curve_configs(arguments, ranks.world_size).items():
             if name in curves:
                 continue
             begin = time.perf_counter()
             curves[name] = curve(config, ranks)
             report["seconds"][name] = time.perf_counter() - begin
             if len(curves) > 1:
-                report["verdicts"] = judged(curves)
+                report["verdicts"] = verdicts_of(curves)
             if ranks.is_main:
                 write_json(arguments.out, report)
                 log.info("%s: %.0f s", name, report["seconds"][name])

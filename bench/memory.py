@@ -1,14 +1,14 @@
-"""Peak memory of real training steps against what model/estimates/memory.py predicts.
+"""Peak memory of real training steps, compared with the prediction.
 
-    python bench/memory.py                          the cases of this machine's device
-    python bench/memory.py --cases 30M-8-bf16       only these
-    python bench/memory.py --allocator glibc        with glibc's own ways, not the trainer's
+    python bench/memory.py                          # all cases of this machine's device
+    python bench/memory.py --cases 30M-8-bf16       # only one case
+    python bench/memory.py --allocator glibc        # glibc's defaults, not the trainer's settings
 
-Each case is a process of its own: it builds a run as the trainer does, on a prepared data set, and
-takes a few steps. CPU: peak resident size less that after imports. CUDA: what torch allocated at
-most, and reserved. Measured and predicted by what the trainer itself prints
-(train/memory/forecast.py).
-Prints Markdown, writes one JSON.
+Each case has a process of its own. It builds a run as the trainer does, on a prepared data set, and
+takes a few steps. On the CPU it measures the peak resident size minus the size after imports. On
+CUDA it measures the peak that torch allocated and the peak that it reserved. The prediction is that
+of model/estimates/memory.py. Both are calculated by train/memory/forecast.py, as in the trainer.
+Prints Markdown and writes one JSON file.
 """
 
 import logging
@@ -33,16 +33,16 @@ from train.schedule import learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "memory.json"
-STEPS = 3  # the optimizer's moments are there from the second on
-# Changes nothing; but where a variable of glibc's is set, parallel/ranks.py leaves all as it is.
-GLIBC_AS_IT_COMES = "GLIBC_TUNABLES=glibc.malloc.perturb=0"
+STEPS = 3  # the first update allocates the optimizer's moments
+# The value is glibc's default. If a variable of glibc is set, parallel/ranks.py changes no setting.
+GLIBC_DEFAULTS = "GLIBC_TUNABLES=glibc.malloc.perturb=0"
 
 log = logging.getLogger("train")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One network, how its step runs, and how many micro-steps there are."""
+    """One network, the settings of its step, and the number of micro-steps."""
 
     network: str
     micro_batch: int
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """How it is asked for."""
+        """The name for `--cases`."""
         dtype = {"float32": "f32", "bfloat16": "bf16"}[self.dtype]
         how = "-compiled" if self.compiled else ""
         once = "-once" if self.micro_steps == 1 else ""
@@ -95,19 +95,19 @@ class Arguments:
     data: Path = Path("data/python_docs")
     """Data set folder with GPT-2's tokenizer, such as `data_prep/text.py --embedded` makes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
+    """Device to train on."""
     cases: tuple[str, ...] = ()
-    """Cases by name; none is all of the device's."""
+    """Cases by name; default: all cases of the device."""
     allocator: Literal["trainer", "glibc"] = "trainer"
-    """On the CPU: memory kept as the trainer does (parallel/allocator.py), or glibc as it comes."""
+    """On the CPU: the trainer's settings (parallel/allocator.py), or the defaults of glibc."""
     out: Path = OUT
     """Result file."""
     here: bool = False
-    """Measure the one case in this very process and write only its record (used by itself)."""
+    """Used by the script itself: measure one case in this process and write only its record."""
 
 
 def chosen(arguments: Arguments, device: str) -> tuple[Case, ...]:
-    """The cases asked for. Raises: ValueError for a name that is none."""
+    """The requested cases. Raises: ValueError for a name that is not a case of the device."""
     known = {case.name: case for case in CASES[device]}
     wrong = [name for name in arguments.cases if name not in known]
     if wrong:
@@ -116,7 +116,7 @@ def chosen(arguments: Arguments, device: str) -> tuple[Case, ...]:
 
 
 def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
-    """One case's bytes at the peak of a few real steps, and what the trainer predicted."""
+    """The peak memory of a few real steps in bytes, and the trainer's prediction."""
     network = NETWORKS[case.network]
     with tempfile.TemporaryDirectory() as folder:
         config = replace(
@@ -153,11 +153,11 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
 
 def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, Any]:
     """Measure one case in a fresh process. Raises: ValueError if it fails."""
-    as_it_comes = device == "cpu" and arguments.allocator == "glibc"
+    glibc_defaults = device == "cpu" and arguments.allocator == "glibc"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "case.json"
         command = [
-            *(("env", GLIBC_AS_IT_COMES) if as_it_comes else ()),
+            *(("env", GLIBC_DEFAULTS) if glibc_defaults else ()),
             *(sys.executable, str(Path(__file__).resolve()), "--here"),
             *("--data", str(arguments.data), "--device", device),
             *("--cases", case.name, "--out", str(out)),
@@ -169,7 +169,7 @@ def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, A
 
 
 def header(arguments: Arguments, device: str) -> dict[str, Any]:
-    """Where and of what the numbers are; taken before the measuring."""
+    """The provenance of the numbers. Call it before the measurement, because it has the load."""
     return provenance(["torch"]) | {
         "device": device_name(torch.device(device)),
         "threads": torch.get_num_threads(),
@@ -193,7 +193,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure every case in a process of its own, report."""
+    """Measure every case in a process of its own, print a table, write the JSON file."""
     silence_other_ranks()
     with user_errors():
         words = with_flags(Arguments, sys.argv[1:])

@@ -1,7 +1,8 @@
-"""nanoGPT's training step, on its own model read from its own checkout (none of it is kept here).
+"""nanoGPT's training step, on nanoGPT's own model read from a checkout of it.
 
-What its `train.py` does in one iteration (commit 3adf61e): forward, the next batch from a memory
-map, backward, clip to 1.0, AdamW as its `configure_optimizers` builds it, gradients dropped.
+The step does what one iteration of nanoGPT's `train.py` does (commit 3adf61e of
+https://github.com/karpathy/nanoGPT): forward, the next batch from a memory map, backward, clip to
+1.0, the AdamW that its `configure_optimizers` builds, gradients set to None.
 """
 
 import importlib.util
@@ -18,11 +19,11 @@ from model.config import GPTConfig
 from model.precision import autocast
 
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0
-SEED = 1337  # as its train.py has it
+SEED = 1337  # of nanoGPT's train.py
 
 
 def read_model_file(checkout: Path) -> ModuleType:
-    """The peer's `model.py` as a module. Raises: ValueError if it is not there."""
+    """nanoGPT's `model.py` as a module. Raises: ValueError if the folder has none."""
     file = checkout / "model.py"
     if not file.exists():
         raise ValueError(
@@ -32,20 +33,20 @@ def read_model_file(checkout: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up
+    sys.modules[spec.name] = module  # the dataclass decorator looks its module up here
     spec.loader.exec_module(module)
     return module
 
 
 def write_tokens(data: DataSet, file: Path) -> None:
-    """The training tokens as the flat uint16 file that nanoGPT reads."""
+    """Write the training tokens as the flat uint16 file that nanoGPT reads."""
     with file.open("wb") as out:
         for shard in data.manifest.train.shards:
             out.write(np.load(data.folder / f"{shard.name}.npy").tobytes())
 
 
 class NanoStep:
-    """The peer, ready for its next step."""
+    """nanoGPT's model and optimizer with the next batch."""
 
     def __init__(
         self,
@@ -78,8 +79,10 @@ class NanoStep:
         self.ready = self.next_batch()
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random windows, copied out of a fresh memory map and widened on the host."""
+        """Random windows, converted to int64 on the host. Shapes: twice (B, T)."""
         T = self.shape.context_length
+        # nanoGPT opens a new memory map for each batch, against a memory leak:
+        # https://stackoverflow.com/questions/45132940/numpy-memmap-memory-usage-want-to-iterate-once
         data = np.memmap(self.tokens, dtype=np.uint16, mode="r")
         starts = torch.randint(len(data) - T, (self.batch,)).tolist()
         pair = [
@@ -93,7 +96,7 @@ class NanoStep:
         return pair[0], pair[1]
 
     def step(self) -> torch.Tensor:
-        """One optimizer step; returns the loss of its last micro-step."""
+        """One optimizer step; returns the loss of the last micro-step."""
         loss = torch.zeros(())
         for _ in range(self.accumulate):
             with autocast(self.dtype, self.device):

@@ -1,9 +1,10 @@
-"""The order of training: seconds to index an epoch, milliseconds to a window, tokens/s of a rank.
+"""Speed of the training order: index of an epoch, access to a window, reading of a rank.
 
     python bench/order.py
 
-In: nothing; lengths of synthetic documents as many as FineWeb-Edu's samples have, and a scratch
-file of random tokens that stands for their shards. Out: results/order.json and a table.
+It needs no data set. It makes up the lengths of documents, by default as many as FineWeb-Edu's
+samples have, and reads tokens from a scratch file of random ones. Out: results/order.json and a
+table.
 """
 
 import os
@@ -30,27 +31,28 @@ RESULTS = Path(__file__).parent / "results"
 T = 1024
 MICRO_BATCH = 64
 MEAN_TOKENS = 1029.1  # sample-10BT: 9,953,989,344 tokens in 9,672,101 documents
-SIGMA = 1.0  # of the logarithm: its mean is 1.65 times its median, the samples' 1.61 times
+# Of the logarithm of lengths. The mean is then 1.65 times the median, in FineWeb-Edu 1.61 times.
+SIGMA = 1.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measure the order of training."""
+    """Measure how fast the training order is computed and read."""
 
     documents: tuple[int, ...] = (9_672_101, 97_270_686)
     """Documents of each synthetic data set: sample-10BT's and sample-100BT's."""
     file_tokens: int = 400_000_000
-    """Tokens of the scratch file; reads hit all of it at random, so it fits the page cache."""
+    """Tokens of the scratch file. It must fit the page cache, because reads are random."""
     repeats: int = 3
-    """Every number is measured so often; all are kept, the table shows the median."""
+    """Number of measurements. The result has all of them, the table their median."""
     scratch: Path | None = None
-    """Folder for the scratch file; None is the system's."""
+    """Folder for the scratch file; default: the system's temporary folder."""
     out: Path = RESULTS / "order.json"
-    """The result."""
+    """Result file."""
 
 
 class SyntheticShards(TokenShards):
-    """Documents by their lengths alone; their tokens come from somewhere in one scratch file."""
+    """Shards with given document lengths, whose tokens are read from one scratch file."""
 
     def __init__(self, folder: Path, lengths: np.ndarray, tokens: int) -> None:
         self.folder = folder
@@ -62,17 +64,17 @@ class SyntheticShards(TokenShards):
         self._within = tokens - int(lengths.max())
 
     def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The real reading, of places folded into the scratch file."""
+        """Read as the project does, at positions modulo the size of the scratch file."""
         return super().gather(starts % self._within, counts)
 
 
 class MappedShards(SyntheticShards):
-    """The same read from a mapped file, for comparison."""
+    """The same shards read through a memory map, for comparison."""
 
     mapped: np.ndarray | None = None
 
     def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The usual way: slices of a mapped file."""
+        """Copy slices of a memory map, the usual method."""
         if self.mapped is None:
             self.mapped = np.memmap(self.file, np.uint16, "r").view(np.ndarray)
         found, filled = np.empty(int(counts.sum()), np.uint16), 0
@@ -84,7 +86,7 @@ class MappedShards(SyntheticShards):
 
 
 def synthetic_lengths(documents: int) -> np.ndarray:
-    """Lengths like those of web text."""
+    """Log-normal document lengths, similar to those of web text."""
     random = np.random.default_rng(0)
     logs = random.standard_normal(documents, dtype=np.float32) * np.float32(SIGMA)
     lengths = np.exp(logs) * (MEAN_TOKENS / np.exp(SIGMA**2 / 2))
@@ -92,13 +94,13 @@ def synthetic_lengths(documents: int) -> np.ndarray:
 
 
 def write_tokens(path: Path, tokens: int) -> None:
-    """A file of random ids."""
+    """Write a file of random token ids."""
     random = np.random.default_rng(1)
     with path.open("wb") as file:
         for first in range(0, tokens, 1 << 24):
             ids = random.integers(0, 50257, min(1 << 24, tokens - first), np.uint16)
             file.write(ids.tobytes())
-        os.fsync(file.fileno())  # only clean pages can be dropped
+        os.fsync(file.fileno())  # the kernel drops only pages that are on the disk
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -109,13 +111,13 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def numpy_order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What a full permutation keeps: every document's id and end, in the order of the epoch."""
+    """A full permutation in NumPy: the id and the end of every document in the epoch's order."""
     order = np.random.default_rng(0).permutation(len(lengths)).astype(np.uint32)
     return order, np.cumsum(lengths[order], dtype=np.int64)
 
 
 def measure_index(shards: SyntheticShards, repeats: int) -> dict[str, Any]:
-    """Building an epoch's index, opening the kept one, and finding a window from cold."""
+    """Time to build the index of an epoch, to open a stored index, and to find a new window."""
     lengths, random = shards.lengths, np.random.default_rng(2)
     built = [seconds(lambda e=e: EpochIndex(lengths, 1337, e)) for e in range(repeats)]
     index = open_index(shards, 1337, 0)
@@ -143,7 +145,7 @@ def measure_index(shards: SyntheticShards, repeats: int) -> dict[str, Any]:
 def read_steps(shards: TokenShards, world_size: int, tokens: int, digest: bool, skip: int) -> float:
     """Tokens/s of one rank that reads its micro-batches as the loader does."""
     stream = TrainingStream(shards, 1337)
-    read_windows(stream, 0, 1, T)  # the index is there
+    read_windows(stream, 0, 1, T)  # builds or opens the index
     first, count = skip * MICRO_BATCH * world_size, tokens // (MICRO_BATCH * T)
     start = time.perf_counter()
     for turn in range(count):
@@ -155,7 +157,7 @@ def read_steps(shards: TokenShards, world_size: int, tokens: int, digest: bool, 
 
 
 def measure_reading(shards: SyntheticShards, mapped: MappedShards, repeats: int) -> dict[str, Any]:
-    """One rank's reading, from the page cache and from a cold disk."""
+    """Tokens/s of one rank, read from the page cache and from the disk."""
     found: dict[str, Any] = {}
     warm, cold = 100_000_000, 8_000_000
     shards.file.read_bytes()
@@ -169,47 +171,47 @@ def measure_reading(shards: SyntheticShards, mapped: MappedShards, repeats: int)
     for name, kind in (("", shards), ("mapped_", mapped)):
         rates = found[f"{name}cold_tokens_per_second"] = []
         for turn in range(repeats):
-            mapped.mapped = None  # a mapped page stays
+            mapped.mapped = None  # mapped pages would stay in the cache
             drop_from_page_cache(shards.file)
             rates.append(read_steps(kind, 1, cold, False, 1000 * (turn + 1)))
     return found
 
 
 def drop_from_page_cache(path: Path) -> None:
-    """Make the next read of a file come from the disk."""
+    """Drop a file's pages from the cache, so that the next read comes from the disk."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The results as Markdown, medians; NumPy's full permutation beside ours."""
+    """Medians as Markdown, with NumPy's full permutation and memory maps for comparison."""
 
-    def middle(row: dict[str, Any], key: str) -> float:
+    def median(row: dict[str, Any], key: str) -> float:
         return float(np.median(row[key]))
 
     lines = ["| | " + " | ".join(f"{row['documents']:,} documents" for row in rows) + " |"]
     lines.append("| --- |" + " ---: |" * len(rows))
     for title, key, scale, form in (
         ("index of an epoch, s", "build_seconds", 1, ".2f"),
-        ("... by a full NumPy permutation, s", "numpy_build_seconds", 1, ".2f"),
-        ("its size, MB", "index_mb", 1, ".2f"),
-        ("... by a full NumPy permutation, MB", "numpy_index_mb", 1, ",.0f"),
-        ("open the kept index, ms", "open_kept_seconds", 1e3, ".2f"),
-        ("window of 1024, its place not yet known, ms", "cold_window_ms", 1, ".2f"),
-        ("one rank, from page cache, M tokens/s", "tokens_per_second_alone", 1e-6, ".0f"),
-        ("... rank 0 of 8", "tokens_per_second_of_8", 1e-6, ".0f"),
-        ("... with the digest", "tokens_per_second_with_digest", 1e-6, ".0f"),
-        ("... through mapped files", "mapped_tokens_per_second", 1e-6, ".0f"),
+        ("index as a full NumPy permutation, s", "numpy_build_seconds", 1, ".2f"),
+        ("size of the index, MB", "index_mb", 1, ".2f"),
+        ("size as a full NumPy permutation, MB", "numpy_index_mb", 1, ",.0f"),
+        ("open the stored index, ms", "open_kept_seconds", 1e3, ".2f"),
+        ("find and read a new window of 1024, ms", "cold_window_ms", 1, ".2f"),
+        ("one rank, page cache, M tokens/s", "tokens_per_second_alone", 1e-6, ".0f"),
+        ("rank 0 of 8, page cache, M tokens/s", "tokens_per_second_of_8", 1e-6, ".0f"),
+        ("one rank with the digest, M tokens/s", "tokens_per_second_with_digest", 1e-6, ".0f"),
+        ("one rank, memory map, M tokens/s", "mapped_tokens_per_second", 1e-6, ".0f"),
         ("one rank, cold disk, M tokens/s", "cold_tokens_per_second", 1e-6, ".1f"),
-        ("... through mapped files", "mapped_cold_tokens_per_second", 1e-6, ".1f"),
+        ("one rank, cold memory map, M tokens/s", "mapped_cold_tokens_per_second", 1e-6, ".1f"),
     ):
-        cells = " | ".join(format(middle(row, key) * scale, form) for row in rows)
+        cells = " | ".join(format(median(row, key) * scale, form) for row in rows)
         lines.append(f"| {title} | {cells} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, write the JSON, print the table."""
+    """Measure each synthetic data set, write the JSON file, print the table."""
     options = tyro.cli(Options, description=__doc__)
     found = provenance(("numpy",))
     rows = []

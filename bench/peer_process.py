@@ -1,4 +1,4 @@
-"""A trainer beside ours, in a process of its own: each has the allocator that it ships with."""
+"""Runs another trainer in a process of its own, so that its allocator settings are its own."""
 
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -9,7 +9,7 @@ import torch
 
 
 class Steps(Protocol):
-    """Something that trains."""
+    """A trainer that takes one step at a time."""
 
     def step(self) -> torch.Tensor:
         """One optimizer step; returns its loss."""
@@ -17,7 +17,7 @@ class Steps(Protocol):
 
 
 class PeerProcess:
-    """`build(*arguments)` in a new process, with as many threads as this one has."""
+    """A trainer that `build(*arguments)` makes in a new process, with the threads of this one."""
 
     def __init__(self, build: Callable[..., Steps], *arguments: Any) -> None:
         context = get_context("spawn")
@@ -28,27 +28,27 @@ class PeerProcess:
         theirs.close()
 
     def step(self) -> torch.Tensor:
-        """One optimizer step over there, waited for. Raises: EOFError if the process has ended."""
+        """One optimizer step in that process. Raises: EOFError if the process has ended."""
         self._ours.send(True)
         return torch.tensor(self._ours.recv())
 
     @property
     def exit_code(self) -> int | None:
-        """Of the process; None while it lives."""
+        """The exit code of the process; None while it runs."""
         return self._process.exitcode
 
     def close(self) -> None:
-        """End the process."""
+        """End the process and wait for it."""
         self._ours.close()
         self._process.join()
 
 
-def _serve(asked: Connection, threads: int, build: Callable[..., Steps], *arguments: Any) -> None:
+def _serve(parent: Connection, threads: int, build: Callable[..., Steps], *arguments: Any) -> None:
     torch.set_num_threads(threads)
-    side = build(*arguments)
+    trainer = build(*arguments)
     while True:
         try:
-            asked.recv()
-        except EOFError:
+            parent.recv()
+        except EOFError:  # the parent has closed its end
             return
-        asked.send(side.step().item())
+        parent.send(trainer.step().item())

@@ -1,12 +1,12 @@
-"""Whole trainers side by side: each runs by its own command in its own checkout, by turns.
+"""Compares the speed of whole trainers, each run by its own command in its own checkout.
 
     python bench/peers.py --side "ours; .; python train/main.py gpt2 --data data/prose ..." \
         "llm.c; ../llm.c; python train_gpt2.py --model d12 ..."
 
-bench/README.md has the commands of every peer. What is timed is the same for all: the moments at
-which their own lines of a step arrive here, the first ones (compilation) left out; tokens of a step
-over the median between two lines. None of a peer's own figures is used. Prints Markdown, writes one
-JSON after every turn.
+The trainers alternate (A-B-A-B). bench/README.md has the command of every peer. All are timed in
+the same way: this script notes when the log line of each step arrives, leaves out the first steps
+(compilation), and divides the tokens of a step by the median time between two lines. It uses no
+speed that a trainer prints itself. Prints Markdown and writes one JSON file after every turn.
 """
 
 import logging
@@ -33,7 +33,7 @@ from storage.atomic import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "peers.json"
-# One line a step: ours, build-nanogpt, both trainers of llm.c; nanoGPT; modded-nanogpt.
+# The line of a step of: ours, build-nanogpt and both trainers of llm.c; nanoGPT; modded-nanogpt.
 STEP_LINE = re.compile(r"step +\d+(/\d+)? \| (train )?loss|iter \d+: loss|step:\d+/\d+ train_time")
 GRACE_SECONDS = 20  # from SIGTERM to SIGKILL
 
@@ -51,28 +51,28 @@ class Side:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time trainers side by side."""
+    """Compare the speed of whole trainers."""
 
     side: tuple[str, ...]
-    """Trainers as "NAME; FOLDER; COMMAND", the first is compared with the others."""
+    """Trainers as "NAME; FOLDER; COMMAND". The first one is compared with each of the others."""
     seconds: float = 60.0
-    """Time of each turn after its first steps."""
+    """Seconds to time in each turn, after its first steps."""
     skip: int = 10
-    """First steps of a turn that do not count: compilation, warm-up."""
+    """First steps of a turn that are not timed (compilation, warm-up)."""
     rounds: int = 2
-    """Turns of each: 2 is A-B-A-B."""
+    """Turns of each trainer. 2 gives A-B-A-B."""
     patience: float = 420.0
-    """Seconds after which a turn ends in any case."""
+    """Time limit of a turn in seconds."""
     tokens: int = 524_288
-    """Tokens of a step, the same for all."""
+    """Tokens of a step, the same for all trainers."""
     out: Path = OUT
     """Result file."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.skip < 1 or self.seconds <= 0:
             raise ValueError(
-                f"rounds={self.rounds}, skip={self.skip} and seconds={self.seconds} must be 1 or "
-                "more; the first lines of a turn tell nothing"
+                f"rounds={self.rounds} and skip={self.skip} must be 1 or more, and "
+                f"seconds={self.seconds} above 0"
             )
         for side in self.sides:
             if not side.folder.is_dir():
@@ -80,7 +80,7 @@ class Arguments:
 
     @property
     def sides(self) -> list[Side]:
-        """The trainers. Raises: ValueError for one that is not three parts."""
+        """The trainers. Raises: ValueError for one that does not have three parts."""
         found = []
         for text in self.side:
             parts = [part.strip() for part in text.split(";", 2)]
@@ -91,24 +91,16 @@ class Arguments:
 
 
 def step_seconds(arrivals: Iterable[tuple[float, str]], skip: int) -> list[float]:
-    """Seconds between the lines of two steps, without the first `skip` of them."""
+    """Seconds between the log lines of two steps, without the first `skip` steps."""
     moments = [at for at, line in arrivals if STEP_LINE.match(line)]
     return [later - at for at, later in zip(moments[skip:], moments[skip + 1 :], strict=False)]
 
 
 def turn(side: Side, arguments: Arguments) -> tuple[list[float], list[str]]:
-    """One run of `side`: seconds of its counted steps, and its last lines."""
-    # Their output would stay in a buffer, and a command that hangs would never end.
-    words = [
-        "timeout",
-        "-k",
-        str(GRACE_SECONDS),
-        str(arguments.patience),
-        "env",
-        "PYTHONUNBUFFERED=1",
-        "stdbuf",
-        "-oL",
-    ]
+    """Run a trainer once; returns the seconds of its timed steps, and its last lines."""
+    # `timeout` ends a command that hangs. Without the others, a pipe's buffer delays the lines.
+    words = ["timeout", "-k", str(GRACE_SECONDS), str(arguments.patience)]
+    words += ["env", "PYTHONUNBUFFERED=1", "stdbuf", "-oL"]
     arrivals: list[tuple[float, str]] = []
     process = subprocess.Popen(
         [*words, "bash", "-c", side.command],
@@ -132,7 +124,7 @@ def turn(side: Side, arguments: Arguments) -> tuple[list[float], list[str]]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """End the trainer with all its processes."""
+    """End the trainer and all of its processes."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -142,7 +134,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def rates(found: dict[str, list[list[float]]], tokens: int) -> dict[str, dict[str, Any]]:
-    """Tokens per second of each side by all its turns and by each, its MFU, and our ratio to it."""
+    """For each trainer: tokens per second (all turns, each turn), MFU, and our speed over its."""
     result: dict[str, dict[str, Any]] = {}
     peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     for name, turns in found.items():
@@ -152,7 +144,7 @@ def rates(found: dict[str, list[list[float]]], tokens: int) -> dict[str, dict[st
         rate = tokens / statistics.median(every)
         by_turn = [tokens / statistics.median(one) for one in turns if one]
         result[name] = {"tokens_per_second": rate, "by_turn": by_turn, "steps": len(every)}
-        if peak is not None:  # GPT-2 124M's FLOPs for all, whatever else their shape adds
+        if peak is not None:  # the FLOPs of GPT-2 124M for all, so that MFUs compare like the rates
             result[name]["mfu"] = rate * training_flops_per_token(GPTConfig()) / peak
     first = next(iter(found))
     for name in result.keys() - {first}:
@@ -163,8 +155,8 @@ def rates(found: dict[str, list[list[float]]], tokens: int) -> dict[str, dict[st
 
 
 def table_of(summary: dict[str, dict[str, Any]]) -> str:
-    """The sides as Markdown."""
-    lines = ["| | tokens/s (turns) | MFU | times as fast |", "| --- | --: | --: | --: |"]
+    """Every trainer as a row of Markdown."""
+    lines = ["| | tokens/s (turns) | MFU | ours / it |", "| --- | --: | --: | --: |"]
     for name, found in summary.items():
         turns = ", ".join(f"{rate:,.0f}" for rate in found["by_turn"])
         mfu = f"{found['mfu']:.1%}" if "mfu" in found else ""
@@ -174,11 +166,12 @@ def table_of(summary: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Take turns, report."""
+    """Run the trainers in turns, report."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the trainer ends too
+        # With the default action, this process would end and leave its trainer running.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         sides = arguments.sides
         found: dict[str, list[list[float]]] = {side.name: [] for side in sides}
         settings = asdict(arguments) | {"out": arguments.out.name}
@@ -189,7 +182,7 @@ def main() -> None:
                 steps, last = turn(side, arguments)
                 found[side.name].append(steps)
                 if not steps:
-                    log.warning("%s: no steps; its last lines:\n%s", side.name, "".join(last))
+                    log.warning("%s: no timed steps; last lines:\n%s", side.name, "".join(last))
                 report["summary"] = rates(found, arguments.tokens)
                 write_json(arguments.out, report)
         log.info("%s", table_of(report["summary"]))

@@ -1,6 +1,7 @@
-"""What a measured program uses with all its child processes, read from Linux's /proc.
+"""CPU time and memory of a program with all its child processes, read from Linux's /proc.
 
-`wait4` counts only children that the program itself waited for, and no two at the same time.
+`wait4` would not do: it counts only children that the program itself has waited for, and its peak
+memory is that of one process.
 """
 
 import os
@@ -11,7 +12,7 @@ SAMPLE_SECONDS = 0.05
 
 
 class Session:
-    """What all processes of a session use: their CPU seconds, and their peak memory together."""
+    """Samples all processes of a session: the CPU seconds of each, and the peak of their memory."""
 
     def __init__(self, leader: int) -> None:
         self._leader = leader
@@ -27,8 +28,9 @@ class Session:
             for place in Path("/proc").glob("[0-9]*/stat"):
                 try:
                     fields = place.read_text().rpartition(")")[2].split()
-                except (OSError, ValueError):  # it has just ended
+                except (OSError, ValueError):  # the process has just ended
                     continue
+                # Fields of proc(5) less 3: session, utime, stime, rss.
                 if int(fields[3]) == self._leader:
                     ticks = int(fields[11]) + int(fields[12])
                     self._seconds[int(place.parent.name)] = ticks / os.sysconf("SC_CLK_TCK")
@@ -36,7 +38,7 @@ class Session:
             self.peak_bytes = max(self.peak_bytes, resident)
 
     def end(self) -> float:
-        """Stop looking; the CPU seconds, but for the last SAMPLE_SECONDS of every process."""
+        """Stop sampling; returns the CPU seconds, without each process's last SAMPLE_SECONDS."""
         self._ended.set()
         self._thread.join()
         return sum(self._seconds.values())

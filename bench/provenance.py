@@ -1,4 +1,4 @@
-"""Where and of what a benchmark's numbers are: commit, date, command, machine, versions."""
+"""Provenance of a benchmark's numbers: commit, date, command, machine, versions."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def provenance(packages: Iterable[str]) -> dict[str, Any]:
-    """What belongs into every results file; `load` is the machine's, before the measuring."""
+    """The head of every results file. Call it before the measurement, because it has the load."""
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name
     return {
@@ -35,7 +35,7 @@ def provenance(packages: Iterable[str]) -> dict[str, Any]:
 
 
 def commit_of_sources() -> str:
-    """The commit, and whether code differs from it; results and notes are no code."""
+    """The commit, with `-dirty` if code differs from it. Results and notes do not count as code."""
     changed = ["diff", "--quiet", "HEAD", "--", ".", ":(exclude)bench/results", ":(exclude)*.md"]
     try:
         head = _git("rev-parse", "--short", "HEAD")
@@ -50,12 +50,12 @@ def _git(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or cpu."""
+    """The name of the GPU, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def cpu_model() -> str:
-    """The processor's name where Linux tells it, otherwise its kind."""
+    """The name of the processor from /proc/cpuinfo, or else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = (line.split(":")[1].strip() for line in lines if "model name" in line)
@@ -63,14 +63,17 @@ def cpu_model() -> str:
 
 
 def _launcher() -> list[str]:
-    """What started this process, as one would type it."""
+    """The words of the command line before the script."""
     if dist.is_initialized():
         return ["torchrun", f"--nproc_per_node={dist.get_world_size()}"]
     return ["python"]
 
 
 def _without_folder(word: str) -> str:
-    """A path out of the project would tell where this machine keeps things."""
+    """The word, with the folder removed from a path outside the project.
+
+    Results are published, and such a path would show how this machine is organised.
+    """
     head, sign, path = word.rpartition("=")
     place = Path(path)
     if place.is_absolute() and place.is_relative_to(ROOT):

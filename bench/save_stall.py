@@ -1,12 +1,13 @@
-"""What a checkpoint costs: the copy that a step waits for, and how long until it is safe on disk.
+"""Time that a step waits for a checkpoint, and time until the checkpoint is on disk.
 
     python bench/save_stall.py --data data/python_docs
     python bench/save_stall.py --data data/python_docs --shape demo --no-rehearsal
 
-The trainer's own run and `save`, each checkpoint awaited. A run that has rehearsed has its copy's
-memory from there; one that is resumed meets it at the first save. On CUDA the wait is that of the
-launch alone: the copy runs beside the next step, whose update waits for it (`copied_ms`). Prints
-Markdown, writes one JSON.
+It builds a run as the trainer does, calls the trainer's `save`, and waits for each checkpoint. A
+dry run (the `--rehearsal`) allocates the memory of the copy; a resumed run has no dry run and
+allocates it at the first save. On CUDA a step waits only for the launch of the copy. The copy runs
+during the next step, whose update waits for it (`copied_ms`). Prints Markdown and writes one JSON
+file.
 """
 
 import logging
@@ -35,13 +36,13 @@ from train.run import Run
 from train.saving import save
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PERIOD_SECONDS = 120.0  # of saves, by default
+PERIOD_SECONDS = 120.0  # from one save to the next, the trainer's default
 log = logging.getLogger("train")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Save a run again and again."""
+    """Save a run several times and time each save."""
 
     data: Path = Path("data/python_docs")
     """Data set folder with GPT-2's tokenizer."""
@@ -52,21 +53,21 @@ class Arguments:
     saves: int = 6
     """Checkpoints to write."""
     scratch: Path | None = None
-    """Folder on the disk to write to; None is the system's for temporary files."""
+    """Folder on the disk to write to; default: the system's temporary folder."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the state lies."""
+    """Device of the weights and moments."""
     out: Path | None = None
-    """Result file; None is bench/results/save_stall_SHAPE_FRESH-OR-RESUMED.json."""
+    """Result file; default: bench/results/save_stall_SHAPE_FRESH-OR-RESUMED.json."""
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(SHAPES)}")
         if self.saves < 2:
-            raise ValueError(f"saves={self.saves} are too few; use 2 or more")
+            raise ValueError(f"saves={self.saves} is too small; use 2 or more")
 
 
 def measured_run(arguments: Arguments, folder: Path) -> Run:
-    """A run with weights and moments, which has rehearsed or not."""
+    """A run with weights and moments, after a dry run or after one training step."""
     network = SHAPES[arguments.shape]
     config = replace(
         BARE,
@@ -90,7 +91,7 @@ def measured_run(arguments: Arguments, folder: Path) -> Run:
 
 
 def timed_save(run: Run) -> dict[str, float]:
-    """Save the next step; milliseconds that it waits, seconds until the checkpoint is durable."""
+    """Save as after another step; the time that a step waits, and until the files are durable."""
     run.learner.updates += 1
     run.cursor = replace(run.cursor, updates=run.learner.updates)
     if run.ranks.device.type == "cuda":
@@ -113,7 +114,7 @@ def timed_save(run: Run) -> dict[str, float]:
 
 
 def summary(saves: list[dict[str, float]]) -> dict[str, Any]:
-    """The first save, the median of the later ones, and their share of a period."""
+    """The first save, the median of the later ones, and their share of the time between saves."""
     first, later = saves[0], saves[1:]
     usual = {key: statistics.median(one[key] for one in later) for key in first}
     share = usual["stall_ms"] / 1000 / PERIOD_SECONDS
@@ -121,7 +122,7 @@ def summary(saves: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def table_of(found: dict[str, Any]) -> str:
-    """First and later saves as Markdown."""
+    """The first save and the later ones as Markdown."""
     rows = [
         "| | the step waits, ms | of CPU time, ms | durable after, s | writing, CPU s | MB |",
         "| --- | --: | --: | --: | --: | --: |",
@@ -134,11 +135,11 @@ def table_of(found: dict[str, Any]) -> str:
             f"| {one['bytes'] / 1e6:.1f} |"
         )
     share = found["share_every_two_minutes"]
-    return "\n".join([*rows, "", f"{share:.3%} of the time at a save every two minutes"])
+    return "\n".join([*rows, "", f"{share:.3%} of the time, with a save every two minutes"])
 
 
 def main() -> None:
-    """Save, report."""
+    """Save several times, print a table, write the JSON file."""
     silence_other_ranks()
     with user_errors():
         words = with_flags(Arguments, sys.argv[1:])

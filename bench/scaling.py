@@ -1,16 +1,16 @@
-"""Step time and efficiency on 1 to 64 GPUs, predicted from one GPU's; the model checked with gloo.
+"""Predicts step time and efficiency on 1 to 64 GPUs from the step time on one GPU.
 
     python bench/scaling.py --step-seconds 1.073 --source "assumed: the public best on one H200"
     python bench/scaling.py --step-seconds 1.073 --source "..." --update-seconds 0.003 --check 2 4
     python bench/scaling.py --step-seconds 0.9 --source "results/h200_fused.json" \
         --nvlink-gbytes 400 --network-gbytes 42
 
-The model is bench/scaling_model.py's and is stated there: what it prints is a prediction. `--check`
-measures it where that needs no GPU: so many processes on this machine's CPU take a step of compute,
-then all-reduce gradients of three sizes; the link's two figures are fitted to the smallest and the
-largest, and the step with the middle one is predicted and measured. That tries the law of bytes and
-latency, of several processes on one core too; efficiency, overlap and real networks it does not.
-Prints Markdown, writes one JSON and one plot.
+All printed times are predictions of the model in bench/scaling_model.py. `--check N` tests a part
+of it on this machine's CPU, without a GPU: N gloo processes compute, then all-reduce gradients of
+three sizes. Bandwidth and latency of the link are fitted to the smallest and the largest gradient.
+The step with the middle one is predicted and measured. The check tests how time depends on bytes
+and latency. It does not test efficiency, overlap or a real network.
+Prints Markdown and writes one JSON file and one plot.
 """
 
 import logging
@@ -51,53 +51,53 @@ GPUS = (1, 2, 4, 8, 16, 32, 64)
 # parameters (https://github.com/KellerJordan/modded-nanogpt, records/track_1_short and track_3).
 PUBLIC_8 = (0.93, 0.947)
 SMALL, MIDDLE, LARGE = 1 << 12, 1 << 22, 1 << 24  # float32 elements of the check's gradients
-REPEATS = 15
-PRODUCT = 768  # side of the matrices that stand for compute in the check
+REPEATS = 15  # of each part of the check
+MATRIX_SIZE = 768  # of the matrix products that are the check's compute
 
 log = logging.getLogger("train")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Predict how a training step scales."""
+    """Predict how a training step scales to several GPUs."""
 
     step_seconds: float
     """Seconds of one optimizer step on one GPU."""
     source: str
-    """Where they are from, in words: a results file, or what is assumed; stands in the plot."""
+    """Source of step_seconds in words: a results file, or an assumption. The plot shows it."""
     update_seconds: float = 0.0
-    """Part of it that is clipping and optimizer."""
+    """Seconds of step_seconds for clipping and the optimizer."""
     micro_steps: int = 8
-    """Its micro-steps."""
+    """Micro-steps of the step on one GPU."""
     shape: str = "gpt2"
     """Model shape by name."""
     per_node: int = 8
     """GPUs of a node."""
     nvlink_gbytes: float | None = None
-    """Measured all-reduce bus bandwidth inside a node, GB/s; None is the model's assumption."""
+    """Measured all-reduce bus bandwidth inside a node in GB/s; default: the model's assumption."""
     network_gbytes: float | None = None
-    """Measured all-reduce bus bandwidth of one network port, GB/s; None is 200 and 400 Gb/s."""
+    """Measured all-reduce bus bandwidth of a port in GB/s; default: ports of 200 and 400 Gb/s."""
     check: tuple[int, ...] = ()
     """Numbers of gloo processes to check the model with, such as 2 4."""
     out: Path = OUT
-    """Result file; the plot lies beside it."""
+    """Result file; the plot is written beside it."""
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ValueError(f"there is no shape {self.shape}; choose from {', '.join(SHAPES)}")
         if not 0 <= self.update_seconds < self.step_seconds:
             raise ValueError(
-                f"update_seconds={self.update_seconds} is no part of "
-                f"step_seconds={self.step_seconds}; give 0 <= update_seconds < step_seconds"
+                f"update_seconds={self.update_seconds} must be a part of "
+                f"step_seconds={self.step_seconds}; use 0 <= update_seconds < step_seconds"
             )
         if not self.source.strip():
-            raise ValueError("source is empty; say where step_seconds is from, or what is assumed")
+            raise ValueError("source is empty; give the source of step_seconds, or the assumption")
         if any(number < 2 for number in self.check):
-            raise ValueError(f"check={self.check} has less than two processes; try --check 2 4")
+            raise ValueError(f"check={self.check} needs 2 or more processes; try --check 2 4")
 
 
 def predictions(arguments: Arguments) -> list[dict[str, Any]]:
-    """Every number of GPUs, network, with and without overlap and compression."""
+    """A row for each network and number of GPUs, with and without overlap and compression."""
     counts = count_parameters(SHAPES[arguments.shape])
     work = Workload(
         arguments.step_seconds,
@@ -134,13 +134,13 @@ def predictions(arguments: Arguments) -> list[dict[str, Any]]:
 
 
 def _rank(rank: int, ranks: int, port: int, found: Any) -> None:
-    """One process of the check: seconds of compute, of three all-reduces, and of a whole step."""
+    """One process of the check. Rank 0 puts the median times of all parts into `found`."""
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group(
         "gloo", address, rank=rank, world_size=ranks, timeout=timedelta(seconds=300)
     )
-    a = torch.randn(PRODUCT, PRODUCT)
+    a = torch.randn(MATRIX_SIZE, MATRIX_SIZE)
     gradients = {size: torch.ones(size) for size in (SMALL, MIDDLE, LARGE)}
 
     def compute() -> None:
@@ -158,7 +158,7 @@ def _rank(rank: int, ranks: int, port: int, found: Any) -> None:
             dist.barrier()
             begin = time.perf_counter()
             work()
-            dist.barrier()  # a step takes as long as its slowest rank's
+            dist.barrier()  # a step ends when the slowest rank has ended it
             if repeat:
                 times.setdefault(str(name), []).append(time.perf_counter() - begin)
     if rank == 0:
@@ -168,20 +168,19 @@ def _rank(rank: int, ranks: int, port: int, found: Any) -> None:
 
 
 def check(ranks: int) -> dict[str, Any]:
-    """A step's time as the model says it and as gloo takes it, on `ranks` processes."""
+    """Predict and measure a step with gloo on `ranks` processes of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     found = mp.get_context("spawn").SimpleQueue()
     mp.spawn(_rank, (ranks, port, found), nprocs=ranks)  # type: ignore[attr-defined]
-    took = found.get()
-    return judged(took, ranks)
+    return fit_and_predict(found.get(), ranks)
 
 
-def judged(took: dict[str, float], ranks: int) -> dict[str, Any]:
-    """The link fitted to the smallest and largest all-reduce, and the step it predicts."""
+def fit_and_predict(took: dict[str, float], ranks: int) -> dict[str, Any]:
+    """The link fitted to the smallest and largest all-reduce, and the step that it predicts."""
     small, large = took[str(SMALL)], took[str(LARGE)]
-    unit = Link(1.0, 0.0)  # seconds at one byte a second are the bytes that each rank moves
+    unit = Link(1.0, 0.0)  # with one byte per second, the seconds are the bytes that a rank moves
     moved = ring_seconds(4 * LARGE, ranks, unit) - ring_seconds(4 * SMALL, ranks, unit)
     bandwidth = moved / max(large - small, 1e-9)
     bytes_only = ring_seconds(4 * SMALL, ranks, Link(bandwidth, 0.0))
@@ -223,14 +222,14 @@ def table_of(rows: list[dict[str, Any]], checks: list[dict[str, Any]], basis: st
             f"gloo, {found['processes']} processes on {found['cores']} cores: predicted "
             f"{1e3 * found['predicted_step']:.1f} ms, measured "
             f"{1e3 * found['measured_step']:.1f} ms, error {found['ratio'] - 1:+.0%}, "
-            f"of the exchange alone {found['exchange_ratio'] - 1:+.0%}"
-            f"{'; they wait for cores, links included' if found['oversubscribed'] else ''}."
+            f"of the all-reduce alone {found['exchange_ratio'] - 1:+.0%}"
+            f"{'; the processes wait for cores' if found['oversubscribed'] else ''}."
         )
     return "\n".join(lines)
 
 
 def plot(rows: list[dict[str, Any]], basis: str, file: Path) -> None:
-    """Efficiency over GPUs, one line for each way."""
+    """Plot efficiency over GPUs, a line for each network and setting."""
     with figure(file, (7.5, 5)) as (axes,):
         for start in range(0, len(rows), len(GPUS)):
             group = rows[start : start + len(GPUS)]
@@ -239,16 +238,16 @@ def plot(rows: list[dict[str, Any]], basis: str, file: Path) -> None:
             label += ", bf16 gradients" if first["compressed"] else ""
             style = "--" if first["compressed"] else "-"
             axes.plot(GPUS, [100 * r["efficiency"] for r in group], style, marker=".", label=label)
-        low, high = (100 * reached for reached in PUBLIC_8)
-        axes.plot([8, 8], [low, high], "k", linewidth=4, label="reached by others on 8 GPUs")
+        low, high = (100 * share for share in PUBLIC_8)
+        axes.plot([8, 8], [low, high], "k", linewidth=4, label="other trainers on 8 GPUs")
         axes.set_xscale("log", base=2)
         axes.set_xticks(GPUS, [str(n) for n in GPUS])
         axes.set(xlabel="GPUs", ylabel="efficiency, % (predicted)", ylim=(0, 102))
-        axes.set_title(f"A model, not a measurement. {basis}", fontsize=8)
+        axes.set_title(f"A prediction, not a measurement. {basis}", fontsize=8)
 
 
 def main() -> None:
-    """Check if asked to, predict, report."""
+    """Check the model if requested, predict, report."""
     silence_other_ranks()
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)

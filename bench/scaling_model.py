@@ -1,11 +1,11 @@
-"""What a training step takes on several GPUs: a stated model, from what was measured on one.
+"""A model of the time of a training step on several GPUs, from a measurement on one.
 
-An all-reduce by rings moves 2(n-1)/n of the gradient over the slowest link of each rank and costs
-a latency for each of its steps. Several nodes: reduce-scatter inside a node, all-reduce of each
-GPU's part between nodes over the GPU's own network port, all-gather inside. With overlap all but
-the last bucket hides behind the last micro-step's backward pass; the tied embedding's gradient is
-ready last, so its bucket never hides. Not in the model: stragglers, congestion, the time that
-communication kernels take from the compute.
+A ring all-reduce moves 2(n-1)/n of the gradient over the slowest link of each rank, and each of its
+2(n-1) steps costs the latency of the link. Several nodes: reduce-scatter inside a node, all-reduce
+of each GPU's part between nodes over the GPU's own network port, all-gather inside the node. With
+overlap, all buckets but the last are sent during the last micro-step's backward pass. The last
+bucket is never hidden, because the gradient of the tied embedding is ready last. The model ignores
+stragglers, congestion, and the time that communication kernels take from the compute.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ FLOAT_BYTES, COMPRESSED_BYTES = 4, 2
 
 @dataclass(frozen=True)
 class Link:
-    """A way between ranks."""
+    """A connection between ranks."""
 
     bytes_per_second: float
-    """Bus bandwidth that all-reduce reaches, each way, for one rank."""
+    """Bus bandwidth that an all-reduce reaches in each direction, for one rank."""
     latency: float
-    """Seconds that one step of a ring costs beside the bytes."""
+    """Seconds of one step of a ring without any bytes."""
 
 
-# Bus bandwidths are assumptions to be replaced by nccl-tests' own figure (`busbw`): NVLink 4 has
-# 450 GB/s each way by data sheet, a 400 Gb/s port 50 GB/s; about 80 % is what is usually reached.
+# Both are assumptions; replace them by the `busbw` of https://github.com/NVIDIA/nccl-tests. By data
+# sheet, NVLink 4 has 450 GB/s in each direction and a 400 Gb/s port 50 GB/s. About 80 % is usual.
 NVLINK = Link(360e9, 5e-6)
 NETWORKS = {
     "200 Gb/s": Link(0.8 * 200 * GBIT, 15e-6),
@@ -35,20 +35,20 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """What was measured on one GPU."""
+    """A step as measured on one GPU."""
 
     step_seconds: float
     """One optimizer step of `micro_steps` micro-steps on one GPU."""
     micro_steps: int
-    """Micro-steps on one GPU; more GPUs take fewer each until one is left, then smaller ones."""
+    """Micro-steps on one GPU. More GPUs share them; beyond one each, micro-steps get shorter."""
     gradient_elements: int
-    """Parameters, of which each has one gradient."""
+    """Number of gradients, which is the number of parameters."""
     last_bucket_elements: int
-    """Gradients that are ready only at the very end: the tied embedding's."""
+    """Number of gradients that are ready last: those of the tied embedding."""
     update_seconds: float = 0.0
-    """Part of the step that more GPUs do not shorten: clipping and the optimizer."""
+    """Seconds of clipping and the optimizer, which more GPUs do not shorten."""
     backward_share: float = 2 / 3
-    """Part of a micro-step behind which communication can hide."""
+    """Share of a micro-step in which communication can overlap."""
 
 
 def ring_seconds(size: float, ranks: int, link: Link) -> float:
@@ -61,7 +61,7 @@ def ring_seconds(size: float, ranks: int, link: Link) -> float:
 def all_reduce_seconds(size: float, gpus: int, per_node: int, node: Link, network: Link) -> float:
     """Seconds of one all-reduce over nodes of `per_node` GPUs, each with its own network port."""
     local = min(gpus, per_node)
-    inside = ring_seconds(size, local, node)  # half of it before, half of it after the network
+    inside = ring_seconds(size, local, node)  # reduce-scatter and all-gather, each half of it
     return inside + ring_seconds(size / local, -(-gpus // per_node), network)
 
 
@@ -74,7 +74,7 @@ def step_seconds(
     overlap: bool,
     compressed: bool,
 ) -> float:
-    """Predicted seconds of the same optimizer step (same tokens) shared by `gpus`."""
+    """Predicted seconds of the same optimizer step, with the same tokens, on `gpus` GPUs."""
     compute = (work.step_seconds - work.update_seconds) / gpus
     element = COMPRESSED_BYTES if compressed else FLOAT_BYTES
 
@@ -84,11 +84,11 @@ def step_seconds(
     exposed = sent(work.gradient_elements)
     if overlap:
         backward = work.backward_share * compute / max(1.0, work.micro_steps / gpus)
-        beside = sent(work.gradient_elements - work.last_bucket_elements)
-        exposed = max(0.0, beside - backward) + sent(work.last_bucket_elements)
+        overlapped = sent(work.gradient_elements - work.last_bucket_elements)
+        exposed = max(0.0, overlapped - backward) + sent(work.last_bucket_elements)
     return compute + work.update_seconds + exposed
 
 
 def efficiency(one: float, many: float, gpus: int) -> float:
-    """Part of `gpus` times the speed of one that is reached."""
+    """The speed on `gpus` GPUs as a share of `gpus` times the speed on one."""
     return one / (gpus * many)

@@ -1,8 +1,10 @@
-"""train/main.py itself, noting when each stage of its start and of its end is over.
+"""Runs train/main.py and writes down when each stage of its start and of its end is done.
 
     python bench/timed_start.py MARKS.jsonl [arguments of train/main.py]
 
-bench/goodput.py runs it under torchrun. A line a stage: process, rank, stage, Unix seconds.
+bench/goodput.py runs it under torchrun. It replaces functions of the trainer by ones that also
+write a line to MARKS.jsonl when they return: process, rank, stage, Unix seconds. A stage is written
+only the first time.
 """
 
 import json
@@ -19,7 +21,7 @@ from train.main import main
 from train.recovery.ending import emergency_checkpoint, finish
 from train.step import Learner
 
-# Where train/main.py and what it calls look a function up, and the stage that ends with it.
+# A function of the module that makes a call, the name that it calls, and the stage that ends then.
 STAGES = [
     (main, "start", "joined"),
     (start, "rendezvous", "met"),
@@ -33,21 +35,21 @@ STAGES = [
 
 
 def began_at() -> float:
-    """When the kernel began this process, in Unix seconds (to a hundredth)."""
+    """When the kernel started this process, in Unix seconds with a resolution of 10 ms."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.time() - age
 
 
 class Marks:
-    """The file of marks; a line is one write, so that processes can share it."""
+    """The file of marks. Each line is one write, so that several processes can share the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seen: set[str] = set()
 
     def note(self, stage: str, at: float | None = None) -> None:
-        """Write down that a stage is over, the first time that it is."""
+        """Write that a stage has ended, unless this process has already written it."""
         if stage in self.seen:
             return
         self.seen.add(stage)
@@ -57,7 +59,7 @@ class Marks:
             file.write(json.dumps(line) + "\n")
 
     def after(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        """The same function, which notes when it is done."""
+        """The function, extended by a note when it returns."""
 
         @wraps(function)
         def noting(*arguments: Any, **named: Any) -> Any:
@@ -69,11 +71,13 @@ class Marks:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit(f"the first argument must be the file of marks\n{__doc__}")
     marks = Marks(Path(sys.argv.pop(1)))
     marks.note("began", began_at())
     marks.note("imported")
     for caller, name, stage in STAGES:
-        place = caller.__globals__
-        place[name] = marks.after(place[name], stage)
+        names = caller.__globals__  # of the module in which `caller` looks `name` up
+        names[name] = marks.after(names[name], stage)
     Learner.step = marks.after(Learner.step, "stepped")  # type: ignore[method-assign]
     main()

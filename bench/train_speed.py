@@ -1,15 +1,15 @@
-"""Training steps against nanoGPT's own model and step, by turns.
+"""Speed of training steps, compared with nanoGPT's own model and step.
 
     python bench/train_speed.py --nanogpt ../nanoGPT --data data/python_docs
     python bench/train_speed.py --nanogpt ../nanoGPT --dtypes bfloat16 --forms compiled
     python bench/train_speed.py --shape gpt2 --batch 64 --accumulate 8 --dtypes bfloat16 \
         --forms compiled --device cuda --nanogpt ../nanoGPT
 
-Ours is the trainer's Learner and Loader, with the loader's wait timed apart. Every round takes
-`steps` steps of either, in changing order, and gives one ratio; what counts is their median.
-On the CPU the peer has a process of its own and so glibc's allocator as it comes, while ours keeps
-memory as the trainer does. For both to keep it: MALLOC_MMAP_MAX_=0 MALLOC_TOP_PAD_=268435456.
-Prints Markdown, writes one JSON.
+Our step is that of the trainer's Learner and Loader; the wait for the loader is also timed alone.
+Every round takes `--steps` steps of each trainer, in alternating order, and gives one ratio. The
+result is the median ratio. On the CPU, nanoGPT runs in a process of its own with the defaults of
+glibc's allocator, while ours keeps large blocks as the trainer does. To let both keep them, set
+MALLOC_MMAP_MAX_=0 MALLOC_TOP_PAD_=268435456. Prints Markdown and writes one JSON file.
 """
 
 import gc
@@ -40,8 +40,8 @@ from train.step import LOSS, Learner
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "results" / "train_speed.json"
-LR = 6e-4  # constant; nanoGPT's optimizer is built with the same
-WARM_UP = 2  # steps of either before the clock starts: compilation, moments, first allocations
+LR = 6e-4  # constant, the same in nanoGPT's optimizer
+WARM_UP = 2  # untimed steps of each trainer: compilation, moments, first allocations
 GOALS = {"eager": 1.3, "compiled": 1.1}
 
 log = logging.getLogger("train")
@@ -49,14 +49,14 @@ log = logging.getLogger("train")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time our training step, and nanoGPT's beside it."""
+    """Time our training step and nanoGPT's."""
 
     data: Path = Path("data/python_docs")
     """Data set folder with GPT-2's tokenizer, such as `data_prep/text.py --embedded` makes."""
     nanogpt: Path | None = None
-    """A checkout of nanoGPT; None times ours alone."""
+    """A checkout of nanoGPT; default: time only our step."""
     shape: str = "30M"
-    """Model shape by name; 30M has 6 layers, is 384 wide and 256 tokens long."""
+    """Model shape by name; 30M has 6 layers, width 384 and context length 256."""
     batch: int = 8
     """Windows of a micro-step."""
     accumulate: int = 1
@@ -66,15 +66,15 @@ class Arguments:
     forms: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
     """Without and with torch.compile."""
     fused_loss: Literal["auto", "on", "off"] = "auto"
-    """As the trainer's option of that name."""
+    """The trainer's option of that name."""
     residual: Literal["float32", "bfloat16"] = "float32"
-    """As the trainer's option of that name."""
+    """The trainer's option of that name; used only with bfloat16."""
     rounds: int = 5
     """Rounds of each case."""
     steps: int = 10
-    """Steps of either in a round."""
+    """Steps of each trainer in a round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
+    """Device to train on."""
     out: Path = OUT
     """Result file."""
 
@@ -85,7 +85,7 @@ class Arguments:
 
 
 class OurStep:
-    """Our learner with its loader, ready for the next step."""
+    """Our learner with its loader. It adds up the time that it waits for batches."""
 
     def __init__(self, learner: Learner, loader: Loader) -> None:
         self.learner = learner
@@ -93,7 +93,7 @@ class OurStep:
         self.waited = 0.0
 
     def step(self) -> torch.Tensor:
-        """One optimizer step as the training loop makes it; returns its loss."""
+        """One optimizer step as in the training loop; returns its loss."""
         begin = time.perf_counter()
         batch = self.loader.next_step()
         self.waited += time.perf_counter() - begin
@@ -118,7 +118,10 @@ def step_config(arguments: Arguments, dtype: str, form: str) -> Config:
 
 
 def timed(side: Steps, steps: int, device: torch.device) -> float:
-    """Seconds a step, all work of the device included."""
+    """Seconds per step, including all work on the device.
+
+    Raises: RuntimeError if the last loss is not finite.
+    """
     begin = time.perf_counter()
     loss = torch.zeros(())
     for _ in range(steps):
@@ -131,7 +134,7 @@ def timed(side: Steps, steps: int, device: torch.device) -> float:
 
 
 def measure(arguments: Arguments, sides: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Seconds a step of every round and side, and the losses of the first steps."""
+    """Seconds per step of each trainer in every round, and the losses of the first steps."""
     first = {name: side.step().item() for name, side in sides.items()}
     for side in sides.values():
         timed(side, WARM_UP, device)
@@ -144,8 +147,8 @@ def measure(arguments: Arguments, sides: dict[str, Any], device: torch.device) -
     return {"first_loss": first, "seconds_per_step": seconds, "data_wait_share": waited}
 
 
-def forget_earlier(device: torch.device) -> None:
-    """Let the next case's peak of memory be its own."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Free the memory of earlier cases and reset the peak that torch recorded."""
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
@@ -155,8 +158,8 @@ def forget_earlier(device: torch.device) -> None:
 def one_case(
     arguments: Arguments, dtype: str, form: str, ranks: Ranks, folder: Path
 ) -> dict[str, Any]:
-    """Build both sides, time them, sum up."""
-    forget_earlier(ranks.device)
+    """Build both trainers and time them."""
+    reset_peak_memory(ranks.device)
     config = step_config(arguments, dtype, form)
     learner = bare_learner(config, ranks)
     loader = bare_loader(config, learner)
@@ -165,11 +168,11 @@ def one_case(
         tokens = folder / "train.bin"
         if not tokens.exists():
             write_tokens(open_data_set(arguments.data), tokens)
-        read_model_file(arguments.nanogpt)  # fails here, not in another process
+        read_model_file(arguments.nanogpt)  # so that an error is raised in this process
         how = arguments.batch, arguments.accumulate, learner.dtype, form == "compiled", ranks.device
         peer = arguments.nanogpt, learner.model.config, tokens, *how
-        apart = ranks.device.type == "cpu"
-        sides["nanogpt"] = PeerProcess(NanoStep, *peer) if apart else NanoStep(*peer)
+        own_process = ranks.device.type == "cpu"
+        sides["nanogpt"] = PeerProcess(NanoStep, *peer) if own_process else NanoStep(*peer)
     try:
         found = measure(arguments, sides, ranks.device)
     finally:
@@ -198,12 +201,12 @@ def summary(found: dict[str, Any], learner: Learner) -> dict[str, Any]:
         if peak is not None:
             rates = result["tokens_per_second"]
             result["mfu"] = {name: rate * flops / peak for name, rate in rates.items()}
-        result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of both together
+        result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of both trainers together
     return result
 
 
 def table_of(cases: list[dict[str, Any]]) -> str:
-    """The cases as Markdown."""
+    """Every case as a row of Markdown."""
     lines = [
         "| | ours, tokens/s | nanoGPT, tokens/s | ratio (rounds) | goal | data wait |",
         "| --- | --: | --: | --- | --: | --: |",
@@ -243,7 +246,7 @@ def main() -> None:
             for dtype, form in itertools.product(arguments.dtypes, arguments.forms):
                 cases.append(one_case(arguments, dtype, form, ranks, Path(folder)))
                 log.info("%s", table_of(cases[-1:]).splitlines()[-1])
-                write_json(arguments.out, report)  # a call that is interrupted keeps these
+                write_json(arguments.out, report)  # after each case, in case of an interruption
         log.info("%s", table_of(cases))
 
 

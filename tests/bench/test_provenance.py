@@ -1,4 +1,4 @@
-"""What a results file says of the command that made it."""
+"""Tests of bench/provenance.py: the command and the commit in a results file."""
 
 import shlex
 import subprocess
@@ -6,7 +6,7 @@ import subprocess
 from bench.provenance import commit_of_sources, provenance
 
 
-def test_the_command_is_what_was_typed_but_for_places_outside_the_project(monkeypatch):
+def test_the_command_is_as_typed_except_for_paths_outside_the_project(monkeypatch):
     typed = ["--side", "a; ../b", "--data=/home/alice/set", "hellaswag=/home/alice/h.jsonl"]
     typed += ["../../alice/x", "--out", "bench/results/x.json", "/home/alice/own"]
     monkeypatch.setattr("sys.argv", ["bench/order.py", *typed])
@@ -18,7 +18,7 @@ def test_the_command_is_what_was_typed_but_for_places_outside_the_project(monkey
     ]
 
 
-def test_code_that_differs_from_its_commit_is_said_and_a_result_is_no_code(tmp_path, monkeypatch):
+def test_changed_code_is_marked_as_dirty_and_a_changed_result_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.provenance.ROOT", tmp_path)
     assert commit_of_sources() == "unknown"
     for name in ("bench/results/x.json", "bench/LOG.md", "train/step.py"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.train_speed import forget_earlier
+from bench.train_speed import reset_peak_memory
 from model.estimates.memory import USABLE_SHARE
 from model.precision import choose_dtype
 from parallel import ranks
@@ -61,7 +61,7 @@ def test_emulated_bfloat16_is_not_chosen(monkeypatch):
 
 
 def test_a_benchmark_resets_the_peak_of_memory_after_freeing_it(calls):
-    forget_earlier(CUDA)
+    reset_peak_memory(CUDA)
     assert [name for name, *_ in calls] == ["empty_cache", "reset_peak_memory_stats"]
 
 

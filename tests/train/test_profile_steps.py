@@ -1,4 +1,4 @@
-"""Traces of chosen steps, and which spans of steps are refused."""
+"""Tests of train/profile_steps.py: traces of chosen steps, and invalid ranges of steps."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def products(trace):
-    """How many matrix products a trace file holds."""
+    """The number of matrix products in a trace file."""
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     return sum(event.get("name") == "aten::mm" for event in events)
 
@@ -25,25 +25,25 @@ def take_steps(profiled, count):
     profiled.close()
 
 
-@pytest.mark.filterwarnings("ignore")  # the profiler's own, about its cycles
-def test_the_trace_holds_just_the_steps_asked_for(tmp_path):
+@pytest.mark.filterwarnings("ignore")  # a warning of the profiler about its cycles
+def test_the_trace_has_exactly_the_requested_steps(tmp_path):
     take_steps(ProfiledSteps("2:5", tmp_path, CPU), 8)
     assert [file.name for file in tmp_path.iterdir()] == ["profile_2_5.json.gz"]
     assert products(tmp_path / "profile_2_5.json.gz") == 3
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_that_ends_inside_the_span_still_leaves_its_trace(tmp_path):
+def test_a_run_that_ends_inside_the_range_still_writes_its_trace(tmp_path):
     take_steps(ProfiledSteps("2:50", tmp_path, CPU), 4)
     assert products(tmp_path / "profile_2_50.json.gz") == 2
 
 
-def test_without_a_span_nothing_is_traced(tmp_path):
+def test_without_a_range_nothing_is_traced(tmp_path):
     take_steps(ProfiledSteps(None, tmp_path, CPU), 3)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("span", ["", "5", "5:5", "7:3", "a:b", "-1:3"])
-def test_a_span_that_names_no_steps_is_refused(span):
+def test_a_range_without_steps_is_refused(span):
     with pytest.raises(ValueError, match=f"profile={span} is not a range of steps"):
         parse_span(span)

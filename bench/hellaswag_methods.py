@@ -1,6 +1,6 @@
-"""The ways of scoring HellaSwag that bench/hellaswag_speed.py compares: ours and those of others.
+"""The methods of scoring HellaSwag that bench/hellaswag_speed.py compares.
 
-Items go in, the nats of every ending come out.
+In: items. Out: the summed loss of every ending in nats.
 """
 
 import tempfile
@@ -19,25 +19,26 @@ from model.checkpoint import save_model
 from model.hf_format.convert import export_model
 from storage.checkpoint_folder import write_manifest
 
-COMPLETION, HARNESS = "completion", "harness"  # styles, by which items are read
+COMPLETION, HARNESS = "completion", "harness"  # the two styles of an item's text
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of scoring."""
+class Method:
+    """One method of scoring."""
 
     name: str
     style: str
     score: Callable[[Sequence[Item]], np.ndarray]
-    """Nats of every ending. Shape (items, 4)."""
+    """Returns the nats of every ending. Shape (items, 4)."""
     against: str | None = None
-    """The name of our way, if this is somebody else's."""
+    """The name of the method of ours that this one is compared with; None for ours."""
 
 
-def download_lock(subject: Subject, items: Sequence[Item]) -> np.ndarray:
-    """Nats of every ending, by a forward pass of four padded rows an item. Shape (items, 4).
+def score_item_by_item(subject: Subject, items: Sequence[Item]) -> np.ndarray:
+    """Nats of every ending, with one forward pass of four padded rows for each item.
 
-    Rows that are too long for the model lose their beginning, by lm-evaluation-harness's rule.
+    A row that is too long for the model loses its beginning, as in lm-evaluation-harness.
+    Shape: (items, 4).
     """
     device, encode = subject.ranks.device, subject.tokenizer.encode
     longest = subject.model.config.context_length
@@ -61,8 +62,9 @@ def download_lock(subject: Subject, items: Sequence[Item]) -> np.ndarray:
 
 
 @contextmanager
-def harness_model(subject: Subject, checkpoint: Path | None, batch: int) -> Iterator[Way]:
-    """lm-evaluation-harness on the model as exported, in float32."""
+def harness_model(subject: Subject, checkpoint: Path | None, batch: int) -> Iterator[Method]:
+    """lm-evaluation-harness on the exported model, in float32."""
+    # An optional dependency, which only this method needs.
     from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
     from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
@@ -84,19 +86,19 @@ def harness_model(subject: Subject, checkpoint: Path | None, batch: int) -> Iter
             found = model.loglikelihood(asked, disable_tqdm=True)
             return -np.array([nats for nats, _ in found]).reshape(len(items), -1)
 
-        yield Way("lm_eval", HARNESS, score, "trees_harness")
+        yield Method("lm_eval", HARNESS, score, "trees_harness")
 
 
-def our_ways(subject: Subject) -> list[Way]:
-    """Ours in both styles, in float32."""
+def our_methods(subject: Subject) -> list[Method]:
+    """The project's own scoring, in both styles, in float32."""
     options = EvalOptions(dtype="float32")
 
-    def trees(items: Sequence[Item]) -> np.ndarray:
+    def score(items: Sequence[Item]) -> np.ndarray:
         return score_items(subject, items, options).sums
 
-    return [Way("trees", COMPLETION, trees), Way("trees_harness", HARNESS, trees)]
+    return [Method("trees", COMPLETION, score), Method("trees_harness", HARNESS, score)]
 
 
-def one_item_way(subject: Subject) -> Way:
-    """The stand-in for build-nanogpt's loop, in float32."""
-    return Way("one_item", COMPLETION, lambda items: download_lock(subject, items), "trees")
+def item_by_item_method(subject: Subject) -> Method:
+    """The substitute for build-nanogpt's loop, in float32."""
+    return Method("one_item", COMPLETION, lambda items: score_item_by_item(subject, items), "trees")

@@ -1,12 +1,12 @@
-"""The HellaSwag benchmark tells a float tie from another answer, and its ways find the same."""
+"""Tests of bench/hellaswag_speed.py: its methods agree, and it can continue after a round."""
 
 import numpy as np
 import pytest
 
 from bench.hellaswag_agreement import agreement, scores_of
+from bench.hellaswag_methods import COMPLETION, HARNESS, item_by_item_method, our_methods
 from bench.hellaswag_rounds import Rounds
 from bench.hellaswag_speed import results_of
-from bench.hellaswag_ways import COMPLETION, HARNESS, one_item_way, our_ways
 from eval.scoring.multiple_choice import Item
 from tests.eval_subjects import tiny_subject
 
@@ -43,17 +43,17 @@ def both():
 
 @pytest.fixture
 def rounds(subject, tmp_path):
-    def taken_up(ways, **settings):
-        found = Rounds(tmp_path / "kept.npz", settings, count=3)
-        found.take_up(ways, items=6)
+    def loaded(methods, **settings):
+        found = Rounds(tmp_path / "rounds.npz", settings, count=3)
+        found.load(methods, items=6)
         return found
 
-    return taken_up
+    return loaded
 
 
-def test_ours_and_the_stand_in_choose_alike_and_every_round_gives_a_ratio(subject, both, rounds):
-    measured = rounds([*our_ways(subject), one_item_way(subject)])
-    assert list(measured.measured(subject, both)) == [1, 2, 3]
+def test_both_methods_choose_the_same_and_every_round_gives_a_ratio(subject, both, rounds):
+    measured = rounds([*our_methods(subject), item_by_item_method(subject)])
+    assert list(measured.measure(subject, both)) == [1, 2, 3]
     found = results_of(subject, measured.finished(), both)
     assert found["trees"]["acc"] == found["one_item"]["acc"]
     assert found["one_item"]["agreement"]["acc"]["other_choices"] == []
@@ -61,21 +61,21 @@ def test_ours_and_the_stand_in_choose_alike_and_every_round_gives_a_ratio(subjec
     assert len(found["one_item"]["ratios"]) == len(found["trees"]["seconds_by_round"]) == 3
 
 
-def test_an_interrupted_call_goes_on_after_its_last_round(subject, both, rounds):
-    ways = our_ways(subject)
-    begun = rounds(ways)
-    assert next(begun.measured(subject, both)) == 1
-    assert begun.places(6).tolist() == [0, 3]
-    again = rounds(ways)
-    assert list(again.measured(subject, both)) == [1, 2, 3]
-    assert again.runs[0].seconds[0] == begun.runs[0].seconds[0]
-    whole = rounds(ways)  # nothing was left, so it begins anew
-    list(whole.measured(subject, both))
-    np.testing.assert_array_equal(again.runs[0].nats, whole.runs[0].nats)
+def test_an_interrupted_call_continues_after_its_last_round(subject, both, rounds):
+    methods = our_methods(subject)
+    interrupted = rounds(methods)
+    assert next(interrupted.measure(subject, both)) == 1
+    assert interrupted.finished_items(6).tolist() == [0, 3]
+    again = rounds(methods)
+    assert list(again.measure(subject, both)) == [1, 2, 3]
+    assert again.runs[0].seconds[0] == interrupted.runs[0].seconds[0]
+    undisturbed = rounds(methods)  # the file was removed, so this call starts from nothing
+    list(undisturbed.measure(subject, both))
+    np.testing.assert_array_equal(again.runs[0].nats, undisturbed.runs[0].nats)
 
 
-def test_rounds_of_other_settings_are_not_taken_up(subject, both, rounds):
-    ways = our_ways(subject)
-    next(rounds(ways, commit="a").measured(subject, both))
+def test_rounds_of_other_settings_are_not_continued(subject, both, rounds):
+    methods = our_methods(subject)
+    next(rounds(methods, commit="a").measure(subject, both))
     with pytest.raises(ValueError, match="delete it or give another --out"):
-        rounds(ways, commit="b")
+        rounds(methods, commit="b")

@@ -1,4 +1,4 @@
-"""Trainers side by side: which of their lines count, and what comes of the times between them."""
+"""Tests of bench/peers.py: which lines are steps, and the rates from the times between them."""
 
 import sys
 
@@ -30,15 +30,15 @@ for step in itertools.count():
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_every_trainers_line_of_a_step_is_known(name):
+def test_the_line_of_a_step_of_every_trainer_is_recognised(name):
     assert step_seconds([(1.0, STEPS[name]), (1.5, STEPS[name])], skip=0) == [0.5]
 
 
-def test_lines_of_validation_are_no_steps():
+def test_lines_of_validation_are_not_steps():
     assert step_seconds([(float(at), line) for at, line in enumerate(OTHERS)], skip=0) == []
 
 
-def test_the_first_steps_do_not_count():
+def test_the_first_steps_are_not_timed():
     arrivals = [(at, STEPS["nanoGPT"]) for at in (0.0, 90.0, 91.0, 92.0)]
     assert step_seconds(arrivals, skip=1) == [1.0, 1.0]
 
@@ -50,7 +50,7 @@ def test_rates_are_medians_and_the_first_is_compared_with_the_others():
     assert "broken" not in found
 
 
-def test_a_turn_ends_a_trainer_that_goes_on(tmp_path):
+def test_a_turn_ends_a_trainer_that_would_run_forever(tmp_path):
     (tmp_path / "endless.py").write_text(ENDLESS)
     side = Side("endless", tmp_path, f"{sys.executable} endless.py")
     arguments = Arguments(side=(), seconds=0.1, skip=2, patience=30)
@@ -59,7 +59,7 @@ def test_a_turn_ends_a_trainer_that_goes_on(tmp_path):
     assert max(len(steps), 2) < 100
 
 
-def test_a_turn_without_steps_gives_the_last_lines(tmp_path):
+def test_a_turn_without_steps_returns_the_last_lines(tmp_path):
     steps, last = turn(Side("broken", tmp_path, "echo no CUDA; false"), Arguments(side=()))
     assert (steps, last) == ([], ["no CUDA\n"])
 
