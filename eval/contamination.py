@@ -26,7 +26,7 @@ from data_prep.preparation.pool import default_workers
 from eval.scoring.multiple_choice import Item
 from eval.tasks.hellaswag import MARKS, completion_item, items_from_hub
 from eval.tasks.items import rows_of_file
-from eval.tasks.pydoc_choice import ITEMS as PYDOC_CHOICE_FILE
+from eval.tasks.pydoc_choice import ITEMS_FILE as PYDOC_CHOICE_FILE
 from eval.text_search.ngrams import FOLD_RULE, NOT_FOUND, Patterns, all_runs, whole_texts
 from eval.text_search.shard_search import search_split
 from parallel.ranks import silence_other_ranks, user_errors

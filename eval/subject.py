@@ -20,7 +20,7 @@ from model.precision import Precision
 from parallel.collectives import together
 from parallel.ranks import Ranks
 from storage.atomic import read_json
-from storage.checkpoint_folder import verify_checkpoint
+from storage.checkpoint_folder import STATE_FILE, verify_checkpoint
 
 REFERENCE_VAL_TOKENS = 2_097_152  # validation tokens of the reference run
 VAL_MICRO_BATCH = 8
@@ -156,7 +156,7 @@ def load_subject(checkpoint: Path, ranks: Ranks) -> Subject:
 
 def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOptions:
     """`options`, where data set and validation tokens, if not given, are those of the training."""
-    path = checkpoint / "state.json"
+    path = checkpoint / STATE_FILE
     state = read_json(path) if path.is_file() else {}
     data = options.data
     if data is None and state.get("data"):

@@ -723,9 +723,8 @@ COMING: dict[Rule, tuple[str, ...]] = {
     names_with_two_meanings: ("",),
     files_named_outside_their_owner: (
         "model/hf_format/card.py",
-        "eval/subject.py",
     ),
-    queries_that_act: ("parallel/stop_signals.py", "eval/watching/live_run.py"),
+    queries_that_act: ("parallel/stop_signals.py",),
     public_names_of_one_file: ("",),
     private_metaphors: (
         "train/checkpoints/background_save.py",

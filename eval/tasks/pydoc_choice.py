@@ -12,10 +12,10 @@ from eval.subject import EvalOptions, Subject
 from eval.tasks.hellaswag import items_from_file
 from parallel.collectives import on_main
 
-ITEMS = Path(__file__).with_name("pydoc_choice.jsonl")
+ITEMS_FILE = Path(__file__).with_name("pydoc_choice.jsonl")
 
 
 def pydoc_choice(subject: Subject, options: EvalOptions) -> TaskResult:
     """The task: `pydoc_choice/acc` and `pydoc_choice/acc_norm`; chance is 1 in 4."""
-    items = on_main(lambda: items_from_file(ITEMS))[: options.items]
+    items = on_main(lambda: items_from_file(ITEMS_FILE))[: options.items]
     return score_items(subject, items, options).result("pydoc_choice")

@@ -57,13 +57,14 @@ class RunLiveness:
                 f"{self.run.path} failed at step {step}{reason}; waiting {IDLE_SECONDS:g} seconds "
                 "for a restart"
             )
-        elif self._is_dead():
+        else:
+            self._update_dead()
             self._log_change(
                 f"{self.run.path} has status running, but no process holds its lock: it died after "
                 f"step {step} or later; waiting for a restart"
+                if self._dead
+                else f"{self.run.path} is running"
             )
-        else:
-            self._log_change(f"{self.run.path} is running")
         limit = self.idle_minutes
         if limit is not None and self._idle_seconds >= 60 * limit:
             return f"{self.run.path} has not changed for {limit:g} minutes"
@@ -83,11 +84,11 @@ class RunLiveness:
         if seen != self._last_seen:
             self._last_seen, self._last_change, self._dead = seen, time.monotonic(), False
 
-    def _is_dead(self) -> bool:
-        """Whether a run with status running is inactive and no process holds its lock."""
+    def _update_dead(self) -> None:
+        """A run with status running is dead if it is inactive and no process holds its lock."""
+        # `is_locked` briefly takes a free lock, which a restart needs; so do not repeat it.
         if not self._dead and self._idle_seconds >= IDLE_SECONDS:
             self._dead = not self.run.is_locked()
-        return self._dead
 
     def _log_change(self, text: str) -> None:
         if text != self._last_message:

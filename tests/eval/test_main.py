@@ -1,4 +1,4 @@
-"""eval/main.py on one rank and under torchrun, and the registry of tasks."""
+"""eval/main.py and eval/generate.py as a user starts them, on one rank and under torchrun."""
 
 import json
 import logging
@@ -11,13 +11,12 @@ from eval.compare import Arguments, compare
 from eval.main import main
 from eval.one_checkpoint import default_tasks
 from eval.subject import (
-    DataUnavailable,
     EvalOptions,
     Subject,
     load_subject,
     with_checkpoint_defaults,
 )
-from eval.tasks.registry import TASKS, EvalTask, check_tasks, run_tasks
+from eval.tasks.registry import TASKS, check_tasks, run_tasks
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_subject
 from tests.launching import ENVIRONMENT, python, together
@@ -136,25 +135,6 @@ def test_a_misspelt_task_is_an_error_that_lists_all_tasks(checkpoint):
     assert "Traceback" not in done.stderr
     with pytest.raises(ValueError, match="no task loss"):
         check_tasks(["val_loss", "loss"])
-
-
-def test_a_task_without_data_is_skipped_with_one_warning(monkeypatch, caplog):
-    def absent(subject, options):
-        raise DataUnavailable("no network")
-
-    monkeypatch.setattr("eval.tasks.registry._reported", set())
-    monkeypatch.setitem(TASKS, "absent", EvalTask(absent))
-    for _ in range(2):
-        tags = run_tasks(tiny_subject(), EvalOptions(items=3), ["absent", "pydoc_choice"])
-        assert "pydoc_choice/acc" in tags
-    assert [r.getMessage() for r in caplog.records] == ["absent is left out: no network"]
-    assert caplog.records[0].levelno == logging.WARNING
-
-
-def test_missing_data_is_reported_before_any_task_runs(monkeypatch):
-    monkeypatch.setitem(TASKS, "pydoc_choice", EvalTask(pytest.fail))
-    with pytest.raises(ValueError, match="give its folder as --data"):
-        run_tasks(tiny_subject(), EvalOptions(), ["pydoc_choice", "val_loss"])
 
 
 def test_another_tokenizer_is_refused(checkpoint, tmp_path):

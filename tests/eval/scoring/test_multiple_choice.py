@@ -13,7 +13,7 @@ from eval.scoring.multiple_choice import Item, Scores, encode_together, score_it
 from eval.scoring.shared_context import LENGTH_MULTIPLE, make_batches
 from eval.subject import EvalOptions
 from eval.tasks.hellaswag import items_from_file
-from eval.tasks.pydoc_choice import ITEMS, pydoc_choice
+from eval.tasks.pydoc_choice import ITEMS_FILE, pydoc_choice
 from tests.eval_subjects import tiny_subject
 
 SUBJECT = tiny_subject()
@@ -36,7 +36,7 @@ def naive(context: str, ending: str) -> tuple[float, int]:
 
 
 def test_batched_scores_equal_naive_ones():
-    items = items_from_file(ITEMS)[:12]
+    items = items_from_file(ITEMS_FILE)[:12]
     scores = score_items(SUBJECT, items, EvalOptions(tokens_per_batch=300))
     wanted = [[naive(item.context, ending) for ending in item.endings] for item in items]
     np.testing.assert_allclose(scores.sums, np.array(wanted)[:, :, 0], rtol=1e-5)
@@ -47,7 +47,7 @@ def test_batched_scores_equal_naive_ones():
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 700), st.permutations(range(8)))
 def test_neither_padding_nor_neighbours_change_a_score(tokens_per_batch, order):
-    items = items_from_file(ITEMS)[:8]
+    items = items_from_file(ITEMS_FILE)[:8]
     alone = np.concatenate([score_items(SUBJECT, [i], EvalOptions()).sums for i in items])
     mixed = [items[i] for i in order]
     sums = score_items(SUBJECT, mixed, EvalOptions(tokens_per_batch=tokens_per_batch)).sums
@@ -126,7 +126,7 @@ def test_padding_rows_of_the_vocabulary_never_change_a_score():
 
 
 def test_the_items_of_pydoc_choice_are_balanced_with_endings_of_similar_length():
-    items = items_from_file(ITEMS)
+    items = items_from_file(ITEMS_FILE)
     assert len(items) >= 40
     assert np.bincount([item.label for item in items]).tolist() == [len(items) // 4] * 4
     for item in items:
@@ -138,7 +138,7 @@ def test_the_items_of_pydoc_choice_are_balanced_with_endings_of_similar_length()
 def test_with_items_only_the_first_ones_are_scored():
     tags = pydoc_choice(SUBJECT, EvalOptions(items=10)).tags
     assert tags["pydoc_choice/acc"] * 10 == pytest.approx(round(tags["pydoc_choice/acc"] * 10))
-    first = score_items(SUBJECT, items_from_file(ITEMS)[:10], EvalOptions())
+    first = score_items(SUBJECT, items_from_file(ITEMS_FILE)[:10], EvalOptions())
     assert tags == first.result("pydoc_choice").tags
 
 

@@ -165,27 +165,6 @@ def test_a_step_repeated_during_a_watch_is_evaluated_again(run, quick, monkeypat
     assert steps(run) == [4, 8, 4]
 
 
-def test_a_line_without_a_digest_counts_for_any_weights(run, quick):
-    old = '{"step": %d, "pydoc_choice/acc": 0.5, "tasks": "pydoc_choice", "options": ""}\n'
-    run.evals.write_text(old % 4 + old % 8)
-    assert "evaluated 0 checkpoints" in watch_run(run)
-
-
-def test_a_torn_last_line_is_dropped_and_measured_again(run, quick, caplog):
-    watch_run(run)
-    whole = run.evals.read_text()
-    run.evals.write_text(whole[:-20])
-    assert "evaluated 1 checkpoint" in watch_run(run)
-    assert run.evals.read_text() == whole
-    assert "cut short" in caplog.text
-
-
-def test_a_line_that_is_not_an_evaluation_is_named(run):
-    run.evals.write_text('{"step": 2, "tasks": "val_loss", "options": ""}\n{"step": 4}\n')
-    with pytest.raises(ValueError, match=r"evals.jsonl line 2 is no evaluation"):
-        watch_run(run)
-
-
 def test_checkpoints_are_evaluated_as_they_appear_until_the_run_ends(run, quick, monkeypatch):
     later = run.checkpoints.rename(run.path / "later")
     run.checkpoints.mkdir()
