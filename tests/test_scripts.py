@@ -90,7 +90,7 @@ def test_the_proof_of_resuming_takes_old_spellings_of_its_own_options_and_of_the
     words = ["--rehearsal", "False", "--guard.box-weights=False", "--deterministic", "True"]
     done = python("train/prove_resume.py", "demo", *words, "--steps", "30", "--kills", "40")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "steps=30 are too few for kills=40" in done.stderr
+    assert "steps=30 is too few for kills=40" in done.stderr
 
 
 def test_no_help_is_recorded_of_a_script_that_is_gone():
