@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by every launch script: finds the project and its Python, sets environment variables.
+# Every launch script sources this file: it finds the project and its Python.
 # Sets REPO. Uses $REPO/.venv if it exists, else the python and torchrun on PATH.
 
 REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)

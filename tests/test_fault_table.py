@@ -1,4 +1,4 @@
-"""Every fault of the matrix is injected by a test or stands in a list with the reason why not."""
+"""Every fault of the matrix is injected by a test, or listed with the reason why not."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What scripts say, write and compute is what tests/golden has of an earlier day, bit for bit.
+"""Scripts print, write and compute what tests/golden recorded, bit for bit.
 
 `.venv/bin/python -m tests.golden.make` writes those files anew; tests/test_scripts.py has the
 `--help` of every script, tests/test_formats.py the runs of every format.

@@ -1,4 +1,4 @@
-"""The launch scripts, run for real under bash with stand-ins for torchrun and SLURM's commands."""
+"""The launch scripts under bash, with stand-ins for torchrun and SLURM's commands."""
 
 import json
 import os

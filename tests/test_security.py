@@ -1,4 +1,4 @@
-"""Files from elsewhere run no code, claim no memory and lead nowhere; secrets stay out of files."""
+"""Foreign files run no code and claim no memory; secrets stay out of files."""
 
 import json
 import os

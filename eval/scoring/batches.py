@@ -1,4 +1,4 @@
-"""Runs batches of an evaluation: splits them over ranks, and halves one that runs out of memory.
+"""Runs batches of an evaluation on all ranks, and halves one that runs out of memory.
 
 Batches do not depend on the number of ranks, and one rank scores a whole batch. Every rank gets
 one row of numbers per item and adds them up in item order, so the result has the same bits for

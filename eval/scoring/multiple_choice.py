@@ -1,4 +1,4 @@
-"""Multiple choice: the ending with the smallest loss, given the context, is the model's answer.
+"""Multiple choice: the model's answer is the ending with the smallest loss.
 
 Items go in, a table with the loss of every ending comes out (`Scores`).
 """

@@ -1,4 +1,4 @@
-"""The loss of several continuations of one context, computed in one row of the model's input.
+"""Losses of several continuations of one context, in one row of the model's input.
 
 Token ids go in (`SharedContext`), one loss per continuation comes out. A row holds the context
 once and then all continuations. An attention mask keeps them from seeing each other, and each one

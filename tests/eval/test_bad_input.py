@@ -1,4 +1,4 @@
-"""Bad items, weights, tokenizers or too little memory: an error that says so, or it continues.
+"""Bad items, weights, tokenizers or too little memory: a clear error, or it continues.
 
 More such tests: tasks/test_hellaswag.py and tasks/test_tasks.py (schemas), scoring/ (endings,
 memory), tasks/test_few_shot.py and test_calibrate.py.

@@ -1,4 +1,4 @@
-"""One step of a Learner against a plain float64 reference, and what happens if it is not finite."""
+"""One step of a Learner against a plain float64 reference, and a step that is not finite."""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Few-shot examples: drawn by lm-evaluation-harness's rule, named in tags, cut from the left."""
+"""Few-shot examples: drawn as lm-evaluation-harness draws them, and named in tags."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""A watcher gives the training loop's numbers, once per checkpoint, whatever happens to the run."""
+"""A watcher gives the training loop's numbers, once per checkpoint."""
 
 import json
 import logging
