@@ -28,13 +28,12 @@ import tyro
 from datasets import load_dataset
 
 from bench.process_session import Session
-from bench.provenance import ROOT, provenance
+from bench.provenance import RESULTS, ROOT, provenance
 from data_prep.dataset.manifest import read_manifest
 from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from storage.atomic import write_json
 
-RESULTS = ROOT / "bench" / "results"
 POOL_SHARD_TOKENS = 100_000_000
 CHUNK_SIZE = 16
 ROW_GROUP_SIZE = 1000

@@ -22,7 +22,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from bench.provenance import device_name, provenance
+from bench.provenance import RESULTS, device_name, provenance
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.sampling.decoding import PartialSample, sample_batches, split_into_batches, start_samples
 from eval.sampling.next_token import GenerateOptions, sample_token, uniform_numbers
@@ -33,7 +33,7 @@ from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 
-OUT = Path(__file__).resolve().parent / "results" / "generate_speed.json"
+OUT = RESULTS / "generate_speed.json"
 PROMPT = "Hello, I'm a language model,"
 
 log = logging.getLogger("eval")

@@ -20,13 +20,13 @@ from typing import Any
 
 import tyro
 
-from bench.provenance import ROOT, provenance
+from bench.provenance import RESULTS, ROOT, provenance
 from parallel.ranks import user_errors
 from storage.atomic import write_json
 from storage.json_lines import read_lines
 from train.resume_proof.kills import POLL_SECONDS, Job, Kill, kill_once
 
-OUT = Path(__file__).resolve().parent / "results" / "goodput.json"
+OUT = RESULTS / "goodput.json"
 KINDS = ("rank", "all")
 # The stages of a recovery in their order, by the names that bench/timed_start.py writes, each with
 # what happens in it.
@@ -53,7 +53,7 @@ class Arguments:
     preset: str = "demo"
     """Preset of the run, without its evaluation and samples."""
     nproc: int = 2
-    """Ranks."""
+    """Number of ranks."""
     minutes: float = 20.0
     """Minutes in which kills happen."""
     every_seconds: float = 60.0

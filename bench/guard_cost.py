@@ -26,7 +26,7 @@ import torch
 import tyro
 
 from bench.bare_run import BARE, NETWORKS, check_shape
-from bench.provenance import provenance
+from bench.provenance import RESULTS, provenance
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
@@ -40,7 +40,7 @@ from train.preflight.inputs import check_inputs
 from train.run import Run
 from train.step import NO_LIMITS, VALUES, Learner, StepBatch, is_sound
 
-OUT = Path(__file__).resolve().parent / "results" / "guard_cost.json"
+OUT = RESULTS / "guard_cost.json"
 GOAL = 0.005  # of the CPU time of a step
 PATTERN = (True, False, False, True)  # whether the guards are on, for the four blocks of a round
 WARM_UP = 3  # steps before the first block
@@ -63,7 +63,7 @@ class Arguments:
     rounds: int = 4
     """Rounds of four blocks: with, without, without, with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
+    """Device to train on."""
     out: Path = OUT
     """Result file."""
 

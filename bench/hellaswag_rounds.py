@@ -61,7 +61,7 @@ class Rounds:
                 left = dict(found)
             if left.get(SETTINGS) != self.settings:
                 raise ValueError(
-                    f"{self.file} holds rounds of other settings: {left.get(SETTINGS)}, not "
+                    f"{self.file} has rounds of other settings: {left.get(SETTINGS)}, not "
                     f"{self.settings}; delete it or give another --out"
                 )
         empty = {name: np.zeros(0) for name in FIELDS} | {"nats": np.full((items, endings), np.nan)}

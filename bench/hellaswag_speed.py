@@ -36,7 +36,7 @@ from bench.hellaswag_methods import (
     our_methods,
 )
 from bench.hellaswag_rounds import Rounds, Timed
-from bench.provenance import device_name, provenance
+from bench.provenance import RESULTS, device_name, provenance
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.scoring.multiple_choice import Item
 from eval.subject import Subject, load_subject
@@ -48,7 +48,7 @@ from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 from storage.boolean_flags import with_flags
 
-OUT = Path(__file__).parent / "results" / "hellaswag_speed.json"
+OUT = RESULTS / "hellaswag_speed.json"
 PACKAGES = ("torch", "numpy", "lm_eval", "transformers")
 # Keys of the report that must be the same to continue; `command` has the items and the rounds.
 SAME = ("command", "commit", "hardware", "versions", "device", "threads", "model", "lm_eval_batch")

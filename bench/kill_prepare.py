@@ -21,12 +21,11 @@ from pathlib import Path
 
 import tyro
 
-from bench.provenance import provenance
+from bench.provenance import RESULTS, ROOT, provenance
 from storage.atomic import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["a", "river", "of", "light", "runs", "under", "old", "stone", "while", "birds", "wait"]
-LONGEST_LIFE = 5.0  # seconds from start to kill
+MAX_LIFE_SECONDS = 5.0  # from start to kill
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class KillOptions:
     """Worker processes of the preparation."""
     seed: int = 0
     """Random seed of the text and of the moments of kills."""
-    result: Path | None = ROOT / "bench/results/kill_prepare.json"
+    result: Path | None = RESULTS / "kill_prepare.json"
     """Result file."""
 
 
@@ -104,7 +103,7 @@ def kill_until_done(source: Path, out: Path, options: KillOptions, units: int) -
         before = finished_units(out)
         # A limit of units, so that a fast machine also has work left for the later kills.
         enough = generator.uniform(0, 2 * (units - before) / (options.kills - len(kept) + 1))
-        moment = time.monotonic() + generator.uniform(0, LONGEST_LIFE)
+        moment = time.monotonic() + generator.uniform(0, MAX_LIFE_SECONDS)
         process = start(source, out, options)
         while process.poll() is None and time.monotonic() < moment:
             if finished_units(out) - before > enough:

@@ -26,7 +26,7 @@ import tyro
 
 from bench.bare_run import BARE, NETWORKS, bare_learner, bare_loader, check_shape
 from bench.figure import figure
-from bench.provenance import provenance
+from bench.provenance import RESULTS, provenance
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import read_json, write_json
@@ -35,8 +35,7 @@ from train.optimizers.adamw import AdamWConfig
 from train.schedule import ScheduleConfig, learning_rate
 from train.step import LOSS
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "bench" / "results" / "loss_curves.json"
+OUT = RESULTS / "loss_curves.json"
 LAST = 50  # steps of a curve that are compared
 PLAIN, REFERENCE = "plain", "plain, half the micro-batch"
 # Keys of the report that must be the same to continue an earlier call.

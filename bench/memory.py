@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from bench.bare_run import BARE, NETWORKS
-from bench.provenance import device_name, provenance
+from bench.provenance import RESULTS, device_name, provenance
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
 from storage.boolean_flags import with_flags
@@ -31,8 +31,7 @@ from train.build import build_run
 from train.preflight.inputs import check_inputs
 from train.schedule import learning_rate
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "bench" / "results" / "memory.json"
+OUT = RESULTS / "memory.json"
 STEPS = 3  # the first update allocates the optimizer's moments
 # The value is glibc's default. If a variable of glibc is set, parallel/ranks.py changes no setting.
 GLIBC_DEFAULTS = "GLIBC_TUNABLES=glibc.malloc.perturb=0"

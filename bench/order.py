@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import tyro
 
-from bench.provenance import provenance
+from bench.provenance import RESULTS, provenance
 from data_prep.dataset.shards import TokenShards
 from data_prep.dataset.token_files import TokenFiles
 from data_prep.order.epoch_index import EpochIndex, open_index
 from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
 from storage.atomic import write_json
 
-RESULTS = Path(__file__).parent / "results"
 T = 1024
 MICRO_BATCH = 64
 MEAN_TOKENS = 1029.1  # sample-10BT: 9,953,989,344 tokens in 9,672,101 documents

@@ -25,14 +25,13 @@ from typing import Any
 import torch
 import tyro
 
-from bench.provenance import provenance
+from bench.provenance import RESULTS, provenance
 from model.config import GPTConfig
 from model.estimates.flops import peak_flops, training_flops_per_token
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "bench" / "results" / "peers.json"
+OUT = RESULTS / "peers.json"
 # The line of a step of: ours, build-nanogpt and both trainers of llm.c; nanoGPT; modded-nanogpt.
 STEP_LINE = re.compile(r"step +\d+(/\d+)? \| (train )?loss|iter \d+: loss|step:\d+/\d+ train_time")
 GRACE_SECONDS = 20  # from SIGTERM to SIGKILL

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
 
 
 def provenance(packages: Iterable[str]) -> dict[str, Any]:

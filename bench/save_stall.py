@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from bench.bare_run import BARE
-from bench.provenance import provenance
+from bench.provenance import RESULTS, provenance
 from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
@@ -35,7 +35,6 @@ from train.preflight.inputs import check_inputs
 from train.run import Run
 from train.saving import save
 
-RESULTS = Path(__file__).resolve().parent / "results"
 PERIOD_SECONDS = 120.0  # from one save to the next, the trainer's default
 log = logging.getLogger("train")
 

@@ -29,7 +29,7 @@ import torch.multiprocessing as mp
 import tyro
 
 from bench.figure import figure
-from bench.provenance import provenance
+from bench.provenance import RESULTS, provenance
 from bench.scaling_model import (
     NETWORKS,
     NVLINK,
@@ -44,8 +44,7 @@ from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "bench" / "results" / "scaling.json"
+OUT = RESULTS / "scaling.json"
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 # One node of 8 H100 or H200 against one GPU, calculated from the logs of two trainers of 124M
 # parameters (https://github.com/KellerJordan/modded-nanogpt, records/track_1_short and track_3).

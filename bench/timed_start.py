@@ -71,8 +71,9 @@ class Marks:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        sys.exit(f"the first argument must be the file of marks\n{__doc__}")
+    if sys.argv[1:2] in ([], ["-h"], ["--help"]):
+        sys.stdout.write(str(__doc__))
+        sys.exit(0 if sys.argv[1:] else 2)
     marks = Marks(Path(sys.argv.pop(1)))
     marks.note("began", began_at())
     marks.note("imported")

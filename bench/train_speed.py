@@ -28,7 +28,7 @@ import tyro
 from bench.bare_run import BARE, NETWORKS, bare_learner, bare_loader, check_shape
 from bench.nanogpt_step import NanoStep, read_model_file, write_tokens
 from bench.peer_process import PeerProcess, Steps
-from bench.provenance import provenance
+from bench.provenance import RESULTS, provenance
 from data_prep.dataset.shards import open_data_set
 from model.estimates.flops import peak_flops, training_flops_per_token
 from parallel.ranks import Ranks, allocator_chosen, silence_other_ranks, start, user_errors
@@ -38,8 +38,7 @@ from train.loader import Loader
 from train.memory.host_memory import keeps_large_blocks
 from train.step import LOSS, Learner
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "bench" / "results" / "train_speed.json"
+OUT = RESULTS / "train_speed.json"
 LR = 6e-4  # constant, the same in nanoGPT's optimizer
 WARM_UP = 2  # untimed steps of each trainer: compilation, moments, first allocations
 GOALS = {"eager": 1.3, "compiled": 1.1}

@@ -70,6 +70,7 @@ def test_each_rank_of_a_run_notes_its_stages_in_their_order(tmp_path):
         ]
 
 
-def test_without_a_file_of_marks_the_timed_start_says_how_it_is_used():
-    done = python("bench/timed_start.py", "--help")
-    assert (done.returncode, "MARKS.jsonl [arguments" in done.stderr) == (1, True)
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), ([], 2)])
+def test_without_a_file_of_marks_the_timed_start_says_how_it_is_used(words, code):
+    done = python("bench/timed_start.py", *words)
+    assert (done.returncode, "MARKS.jsonl [arguments" in done.stdout) == (code, True)
