@@ -258,12 +258,17 @@ def table(runs: dict[str, Runs]) -> str:
             f"{median('shipped', 'cpu_seconds') / cpu:.2f}",
             f"{median(method, 'peak_mb'):,.0f}",
             f"{rest(method, 'seconds'):.2f}",
-            f"{rest_mb / rest(method, 'seconds'):.1f}",
-            f"{rest('shipped', 'seconds') / rest(method, 'seconds'):.2f}",
-            f"{rest('shipped', 'cpu_seconds') / rest(method, 'cpu_seconds'):.2f}",
+            _ratio(rest_mb, rest(method, "seconds"), digits=1),
+            _ratio(rest("shipped", "seconds"), rest(method, "seconds")),
+            _ratio(rest("shipped", "cpu_seconds"), rest(method, "cpu_seconds")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _ratio(a: float, b: float, digits: int = 2) -> str:
+    # With little text, the noise of the start-up can be larger than the time of the rest.
+    return f"{a / b:.{digits}f}" if a > 0 and b > 0 else "-"
 
 
 def main() -> None:
