@@ -18,11 +18,11 @@ from train.loader import Loader
 from train.schedule import ScheduleConfig
 from train.step import Learner
 
-SMALL = GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)
-LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
+_SMALL = GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)
+_LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
 NETWORKS = SHAPES | {
-    "30M": SMALL,
-    "30M-llama": replace(SMALL, **LLAMA),
+    "30M": _SMALL,
+    "30M-llama": replace(_SMALL, **_LLAMA),
     # As deep as GPT-2 124M, because bfloat16 rounds a residual stream once in each layer. A sixth
     # as wide, so that hundreds of steps on a CPU take minutes.
     "deep": GPTConfig(n_layer=12, n_head=4, n_embd=128, context_length=128),

@@ -34,13 +34,13 @@ from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from storage.atomic import write_json
 
-POOL_SHARD_TOKENS = 100_000_000
-CHUNK_SIZE = 16
-ROW_GROUP_SIZE = 1000
-PACKAGES = ("tiktoken", "gigatoken", "numpy", "pyarrow", "datasets")
+_POOL_SHARD_TOKENS = 100_000_000
+_CHUNK_SIZE = 16
+_ROW_GROUP_SIZE = 1000
+_PACKAGES = ("tiktoken", "gigatoken", "numpy", "pyarrow", "datasets")
 
-Method = Literal["shipped", "pool", "tiktoken", "auto"]
-METHODS: dict[Method, str] = {
+_Method = Literal["shipped", "pool", "tiktoken", "auto"]
+METHODS: dict[_Method, str] = {
     "shipped": "pool like build-nanogpt's, on half of the cores as published",
     "pool": "the same pool on all cores",
     "tiktoken": "ours, tiktoken alone",
@@ -91,7 +91,7 @@ def _tokenize_row(row: dict[str, Any]) -> np.ndarray:
     return array.astype(np.uint16)
 
 
-def prepare_by_pool(paths: list[Path], out: Path, processes: int) -> int:
+def _prepare_by_pool(paths: list[Path], out: Path, processes: int) -> int:
     """Fill shards with the rows that the pool's processes encode; returns the number of tokens."""
     out.mkdir()
     rows: Any = load_dataset(
@@ -100,11 +100,11 @@ def prepare_by_pool(paths: list[Path], out: Path, processes: int) -> int:
         split="train",
         cache_dir=str(out.with_name(f"{out.name}.cache")),
     )
-    shard, filled, number = np.empty(POOL_SHARD_TOKENS, np.uint16), 0, 0
+    shard, filled, number = np.empty(_POOL_SHARD_TOKENS, np.uint16), 0, 0
     with multiprocessing.Pool(processes, _start_pool_worker) as pool:
-        for tokens in pool.imap(_tokenize_row, rows, chunksize=CHUNK_SIZE):
-            while filled + len(tokens) >= POOL_SHARD_TOKENS:
-                room = POOL_SHARD_TOKENS - filled
+        for tokens in pool.imap(_tokenize_row, rows, chunksize=_CHUNK_SIZE):
+            while filled + len(tokens) >= _POOL_SHARD_TOKENS:
+                room = _POOL_SHARD_TOKENS - filled
                 shard[filled:] = tokens[:room]
                 np.save(out / f"shard_{number:06d}", shard)
                 tokens, filled, number = tokens[room:], 0, number + 1
@@ -112,10 +112,10 @@ def prepare_by_pool(paths: list[Path], out: Path, processes: int) -> int:
             filled += len(tokens)
     if filled:
         np.save(out / f"shard_{number:06d}", shard[:filled])
-    return number * POOL_SHARD_TOKENS + filled
+    return number * _POOL_SHARD_TOKENS + filled
 
 
-def make_parquet(places: tuple[str, ...], copies: int, folder: Path) -> list[Path]:
+def _make_parquet(places: tuple[str, ...], copies: int, folder: Path) -> list[Path]:
     """The source as parquet files, each `copies` times as a symbolic link."""
     source = file_source(places)
     paths = [source.root / file.name for file in source.files]
@@ -137,11 +137,11 @@ def _convert_to_parquet(places: tuple[str, ...], path: Path) -> Path:
             texts = [document.text.decode() for document in source.documents(unit)]
             names = [f"{unit.first_document + row}" for row in range(len(texts))]
             table = pyarrow.table({"text": texts, "id": names}, schema=schema)
-            writer.write_table(table, row_group_size=ROW_GROUP_SIZE)
+            writer.write_table(table, row_group_size=_ROW_GROUP_SIZE)
     return path
 
 
-def first_third(paths: list[Path], folder: Path) -> list[Path]:
+def _first_third(paths: list[Path], folder: Path) -> list[Path]:
     """A new file of the first row groups, with about a third of all rows."""
     files = [parquet.ParquetFile(path) for path in paths]
     left = sum(file.metadata.num_rows for file in files) // 3
@@ -156,7 +156,7 @@ def first_third(paths: list[Path], folder: Path) -> list[Path]:
     return [made]
 
 
-def run_once(method: Method, paths: list[Path], out: Path, options: Options) -> dict[str, Any]:
+def _run_once(method: _Method, paths: list[Path], out: Path, options: Options) -> dict[str, Any]:
     """Prepare the files once, in a process of its own.
 
     Raises: ValueError with the end of its output if it fails.
@@ -189,7 +189,7 @@ def run_once(method: Method, paths: list[Path], out: Path, options: Options) -> 
     }
 
 
-def _data_set_figures(method: Method, out: Path) -> dict[str, Any]:
+def _data_set_figures(method: _Method, out: Path) -> dict[str, Any]:
     if method in ("shipped", "pool"):
         shards = [np.load(path, mmap_mode="r") for path in out.glob("*.npy")]
         return {"tokens": sum(len(shard) for shard in shards)}
@@ -201,20 +201,20 @@ def _data_set_figures(method: Method, out: Path) -> dict[str, Any]:
     }
 
 
-Runs = dict[Method, list[dict[str, Any]]]
+_Runs = dict[_Method, list[dict[str, Any]]]
 
 
-def measure(sizes: dict[str, list[Path]], folder: Path, options: Options) -> dict[str, Runs]:
+def _measure(sizes: dict[str, list[Path]], folder: Path, options: Options) -> dict[str, _Runs]:
     """All runs by size and method.
 
     Raises: ValueError if two methods give different numbers of tokens, or ours different data sets.
     """
-    runs: dict[str, Runs] = {size: {method: [] for method in METHODS} for size in sizes}
+    runs: dict[str, _Runs] = {size: {method: [] for method in METHODS} for size in sizes}
     for turn in range(options.repeats):
         for size, paths in sizes.items():
             for method in METHODS:
                 out = folder / f"{size}-{method}-{turn}"
-                runs[size][method].append(run_once(method, paths, out, options))
+                runs[size][method].append(_run_once(method, paths, out, options))
                 for made in folder.glob(f"{out.name}*"):
                     shutil.rmtree(made)
     for found in runs.values():
@@ -226,7 +226,7 @@ def measure(sizes: dict[str, list[Path]], folder: Path, options: Options) -> dic
     return runs
 
 
-def table(runs: dict[str, Runs]) -> str:
+def table(runs: dict[str, _Runs]) -> str:
     """Medians as Markdown, with ratios to the first method.
 
     On a machine with other work, the ratios of CPU time are the reliable ones.
@@ -234,10 +234,10 @@ def table(runs: dict[str, Runs]) -> str:
     text_mb = {size: found["auto"][0]["text_bytes"] / 1e6 for size, found in runs.items()}
     rest_mb = text_mb["whole"] - text_mb["third"]
 
-    def median(method: Method, key: str, size: str = "whole") -> float:
+    def median(method: _Method, key: str, size: str = "whole") -> float:
         return statistics.median(run[key] for run in runs[size][method])
 
-    def rest(method: Method, key: str) -> float:
+    def rest(method: _Method, key: str) -> float:
         return median(method, key) - median(method, key, "third")
 
     lines = [
@@ -275,13 +275,13 @@ def main() -> None:
     """Measure every method, write the JSON file, print the table."""
     options = tyro.cli(Options, description=__doc__)
     if options.pool is not None:
-        prepare_by_pool([Path(name) for name in options.source], options.pool, options.processes)
+        _prepare_by_pool([Path(name) for name in options.source], options.pool, options.processes)
         return
-    found = provenance(PACKAGES)
+    found = provenance(_PACKAGES)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        paths = make_parquet(options.source, options.copies, Path(name))
-        sizes = {"third": first_third(paths, Path(name)), "whole": paths}
-        runs = measure(sizes, Path(name), options)
+        paths = _make_parquet(options.source, options.copies, Path(name))
+        sizes = {"third": _first_third(paths, Path(name)), "whole": paths}
+        runs = _measure(sizes, Path(name), options)
     settings = {key: getattr(options, key) for key in ("processes", "shard_tokens", "copies")}
     write_json(options.out, {**found, **settings, "runs": runs})
     sys.stdout.write(table(runs) + "\n")

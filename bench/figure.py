@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 120
+_DOTS_PER_INCH = 120
 
 
 @contextmanager
@@ -20,4 +20,4 @@ def figure(file: Path, size: tuple[float, float], panels: int = 1) -> Iterator[l
     for panel in axes:
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7)
-    drawn.savefig(file, dpi=DOTS_PER_INCH)
+    drawn.savefig(file, dpi=_DOTS_PER_INCH)

@@ -33,8 +33,8 @@ from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 
-OUT = RESULTS / "generate_speed.json"
-PROMPT = "Hello, I'm a language model,"
+_OUT = RESULTS / "generate_speed.json"
+_PROMPT = "Hello, I'm a language model,"
 
 log = logging.getLogger("eval")
 
@@ -59,7 +59,7 @@ class Arguments:
     """auto, cpu or cuda."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """float32 or bfloat16."""
-    out: Path = OUT
+    out: Path = _OUT
     """Result file."""
 
     def __post_init__(self) -> None:
@@ -71,29 +71,29 @@ class Arguments:
             raise ValueError("samples and rounds must be 1 or more")
 
 
-def now(device: torch.device) -> float:
+def _now(device: torch.device) -> float:
     """The time in seconds, after all work on `device` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def sample_with_cache(model: GPT, options: GenerateOptions) -> tuple[float, list[PartialSample]]:
+def _sample_with_cache(model: GPT, options: GenerateOptions) -> tuple[float, list[PartialSample]]:
     """Sample with the project's own code; returns the seconds for all samples, and the samples.
 
     Raises: ValueError if a sample ends before max_tokens.
     """
     device = model.wte.weight.device
-    samples = start_samples(gpt2_tokenizer(), [PROMPT], options)
-    begin = now(device)
+    samples = start_samples(gpt2_tokenizer(), [_PROMPT], options)
+    begin = _now(device)
     sample_batches(model, split_into_batches(samples, options), options)
-    seconds = now(device) - begin
+    seconds = _now(device) - begin
     if any(len(sample.to_sample().token_ids) < options.max_tokens for sample in samples):
         raise ValueError(f"a sample ended early; use another seed than {options.seed}")
     return seconds, samples
 
 
-def recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOptions) -> Tensor:
+def _recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOptions) -> Tensor:
     """The next token of each row, computed from its whole text. Shapes: (B, T), (B,) -> (B,)."""
     dtype = choose_dtype(options.dtype, window.device)
     with autocast(dtype, window.device):
@@ -101,7 +101,7 @@ def recompute(model: GPT, window: Tensor, uniforms: Tensor, options: GenerateOpt
     return sample_token(logits, uniforms, options)
 
 
-def time_probes(
+def _time_probes(
     model: GPT, samples: Sequence[PartialSample], steps: Sequence[int], options: GenerateOptions
 ) -> tuple[list[float], int]:
     """Seconds of each recomputed step, and how many of the tokens equal those of the cache."""
@@ -113,9 +113,9 @@ def time_probes(
     seconds, same = [], 0
     with evaluating(model):
         for step in steps:
-            begin = now(device)
-            tokens = recompute(model, ids[:, : prompt + step], uniforms[:, step], options)
-            seconds.append(now(device) - begin)
+            begin = _now(device)
+            tokens = _recompute(model, ids[:, : prompt + step], uniforms[:, step], options)
+            seconds.append(_now(device) - begin)
             same += int((tokens == ids[:, prompt + step]).sum())
     return seconds, same
 
@@ -134,8 +134,8 @@ def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
                 batch_size=count,
                 dtype=arguments.dtype,
             )
-            cached, samples = sample_with_cache(model, options)
-            probes, same = time_probes(model, samples, steps, options)
+            cached, samples = _sample_with_cache(model, options)
+            probes, same = _time_probes(model, samples, steps, options)
             if number < 0:
                 continue
             recomputed = statistics.mean(probes) * arguments.max_tokens
@@ -151,11 +151,11 @@ def measure(model: GPT, arguments: Arguments) -> list[dict[str, Any]]:
                     "tokens_equal": same,
                 }
             )
-            log.info("round %d: %s", number + 1, line_of(arguments, rows[-1:]))
+            log.info("round %d: %s", number + 1, _line_of(arguments, rows[-1:]))
     return rows
 
 
-def line_of(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> str:
+def _line_of(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> str:
     """The medians of several rounds as a row of the table."""
     samples = rows[0]["samples"]
     speed, again, ratio = (
@@ -176,7 +176,7 @@ def table_of(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> str:
         "| --: | --: | --: | --: | --: |",
     ]
     for samples in arguments.samples:
-        lines.append(line_of(arguments, [row for row in rows if row["samples"] == samples]))
+        lines.append(_line_of(arguments, [row for row in rows if row["samples"] == samples]))
     return "\n".join(lines)
 
 

@@ -26,8 +26,8 @@ from storage.atomic import write_json
 from storage.json_lines import read_lines
 from train.resume_proof.kills import POLL_SECONDS, Job, Kill, kill_once
 
-OUT = RESULTS / "goodput.json"
-KINDS = ("rank", "all")
+_OUT = RESULTS / "goodput.json"
+_KINDS = ("rank", "all")
 # The stages of a recovery in their order, by the names that bench/timed_start.py writes, each with
 # what happens in it.
 STAGES = {
@@ -40,8 +40,17 @@ STAGES = {
     "rehearsed": "dry run",
     "stepped": "the first step",
 }
-FLAGS = ("--eval.every", "0", "--eval.tasks-every", "0", "--sample.every", "0", "--save.every", "0")
-ENDLESS = 10**6
+_FLAGS = (
+    "--eval.every",
+    "0",
+    "--eval.tasks-every",
+    "0",
+    "--sample.every",
+    "0",
+    "--save.every",
+    "0",
+)
+_ENDLESS = 10**6
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Arguments:
     """Steps before the first kill. They give the median time of an undisturbed step."""
     scratch: Path | None = None
     """Folder for the run; default: the system's temporary folder."""
-    out: Path = OUT
+    out: Path = _OUT
     """Result file."""
 
     def __post_init__(self) -> None:
@@ -76,10 +85,10 @@ class Arguments:
             )
 
 
-def job_of(arguments: Arguments, folder: Path) -> Job:
+def _job_of(arguments: Arguments, folder: Path) -> Job:
     """The run. Its processes write the time of each stage to `marks.jsonl`."""
     words = [str(folder / "marks.jsonl"), arguments.preset, "--data", str(arguments.data)]
-    words += [*FLAGS, "--steps", str(ENDLESS), "--out", str(folder / "run")]
+    words += [*_FLAGS, "--steps", str(_ENDLESS), "--out", str(folder / "run")]
     words += ["--save.every-minutes", str(arguments.save_seconds / 60)]
     restarts = 10 + int(60 * arguments.minutes / arguments.every_seconds)
     script = ROOT / "bench/timed_start.py"
@@ -99,20 +108,20 @@ def stage_seconds(marks: list[dict[str, Any]], kill: Kill) -> dict[str, float]:
     return found
 
 
-def run_with_kills(arguments: Arguments, job: Job) -> tuple[list[Kill], float]:
+def _run_with_kills(arguments: Arguments, job: Job) -> tuple[list[Kill], float]:
     """Start the run and kill it until the time is over.
 
     Returns the kills, and the seconds since the first step. Raises: RuntimeError if the run ends.
     """
     generator, kills = random.Random(0), []
     job.start()
-    wait_for_steps(job, 1)
+    _wait_for_steps(job, 1)
     began = time.monotonic()
-    wait_for_steps(job, arguments.calm_steps)
+    _wait_for_steps(job, arguments.calm_steps)
     due = time.monotonic()
     end = due + 60 * arguments.minutes
     while due < end:
-        kill = kill_once(KINDS[len(kills) % len(KINDS)], job, generator)
+        kill = kill_once(_KINDS[len(kills) % len(_KINDS)], job, generator)
         if kill is not None:
             kills.append(kill)
             sys.stderr.write(
@@ -127,7 +136,7 @@ def run_with_kills(arguments: Arguments, job: Job) -> tuple[list[Kill], float]:
     return kills, time.monotonic() - began
 
 
-def wait_for_steps(job: Job, steps: int) -> None:
+def _wait_for_steps(job: Job, steps: int) -> None:
     """Wait until the run has done `steps` steps. Raises: RuntimeError if it ends before."""
     while job.steps_done() < steps:
         if job.running.poll() is not None:
@@ -135,15 +144,15 @@ def wait_for_steps(job: Job, steps: int) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
+def _measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
     """Run with kills; returns the goodput and the recovery from each kill."""
-    job = job_of(arguments, folder)
+    job = _job_of(arguments, folder)
     try:
-        kills, seconds = run_with_kills(arguments, job)
+        kills, seconds = _run_with_kills(arguments, job)
         steps = job.steps_done()
     finally:
         job.end()
-    milliseconds = calm_milliseconds(read_lines(folder / "run" / "metrics.jsonl"), arguments)
+    milliseconds = _calm_milliseconds(read_lines(folder / "run" / "metrics.jsonl"), arguments)
     marks = read_lines(folder / "marks.jsonl")
     recoveries = [
         asdict(kill) | {"repeated": kill.lost, "stages": stage_seconds(marks, kill)}
@@ -158,7 +167,7 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
     }
 
 
-def calm_milliseconds(lines: Sequence[dict[str, Any]], arguments: Arguments) -> float:
+def _calm_milliseconds(lines: Sequence[dict[str, Any]], arguments: Arguments) -> float:
     """Median time of a step before the first kill, without step 0, which also compiles."""
     return statistics.median(
         line["speed/step_milliseconds"]
@@ -167,7 +176,7 @@ def calm_milliseconds(lines: Sequence[dict[str, Any]], arguments: Arguments) -> 
     )
 
 
-def medians(kills: list[dict[str, Any]], kind: str) -> dict[str, float]:
+def _medians(kills: list[dict[str, Any]], kind: str) -> dict[str, float]:
     """Medians of the seconds, the repeated steps and each stage, over kills of one kind."""
     same = [kill for kill in kills if kill["kind"] == kind]
     rows = [kill["stages"] | {k: kill[k] for k in ("seconds", "repeated")} for kill in same]
@@ -177,8 +186,8 @@ def medians(kills: list[dict[str, Any]], kind: str) -> dict[str, float]:
 
 def table_of(found: dict[str, Any]) -> str:
     """Goodput, and the recoveries from each kind of kill, as Markdown."""
-    kinds = [kind for kind in KINDS if any(k["kind"] == kind for k in found["kills"])]
-    columns = [medians(found["kills"], kind) for kind in kinds]
+    kinds = [kind for kind in _KINDS if any(k["kind"] == kind for k in found["kills"])]
+    columns = [_medians(found["kills"], kind) for kind in kinds]
     heads = {"rank": "one rank killed", "all": "all killed"}
     names = {"seconds": "**from the kill to the metric line of the next step**"} | STAGES
     names |= {"line": "its metric line", "repeated": "steps repeated"}
@@ -204,7 +213,7 @@ def main() -> None:
         arguments = tyro.cli(Arguments, description=__doc__)
     origin = provenance(("torch",))
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
-        found = measure(arguments, Path(folder))
+        found = _measure(arguments, Path(folder))
     sys.stdout.write(table_of(found) + "\n")
     names = ("preset", "nproc", "minutes", "every_seconds", "save_seconds")
     settings = {name: getattr(arguments, name) for name in names}

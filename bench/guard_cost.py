@@ -40,9 +40,9 @@ from train.preflight.inputs import check_inputs
 from train.run import Run
 from train.step import NO_LIMITS, VALUES, Learner, StepBatch, is_sound
 
-OUT = RESULTS / "guard_cost.json"
-GOAL = 0.005  # of the CPU time of a step
-PATTERN = (True, False, False, True)  # whether the guards are on, for the four blocks of a round
+_OUT = RESULTS / "guard_cost.json"
+_GOAL = 0.005  # of the CPU time of a step
+_PATTERN = (True, False, False, True)  # whether the guards are on, for the four blocks of a round
 WARM_UP = 3  # steps before the first block
 CALLS = 2000  # of one guard, to measure its own time
 log = logging.getLogger("train")
@@ -64,7 +64,7 @@ class Arguments:
     """Rounds of four blocks: with, without, without, with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on."""
-    out: Path = OUT
+    out: Path = _OUT
     """Result file."""
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Arguments:
             raise ValueError(f"block={self.block} and rounds={self.rounds} must be 1 or more")
 
 
-class Switch:
+class _Switch:
     """Removes a run's guards and restores them, by replacing the functions that the loop calls."""
 
     def __init__(self, run: Run) -> None:
@@ -108,7 +108,7 @@ class Blocks:
     """Replaces the loader's `next_step`: switches the guards and takes the time at each block."""
 
     def __init__(self, run: Run, block: int, order: list[bool]) -> None:
-        self.switch = Switch(run)
+        self.switch = _Switch(run)
         self.next_step = run.loader.next_step
         self.block = block
         self.order = order
@@ -132,10 +132,10 @@ class Blocks:
         return [(b - a) / self.block for a, b in pairwise(marks)]
 
 
-def build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
+def _build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
     """A run that has steps and guards, and nothing else."""
     network = NETWORKS[arguments.shape]
-    steps = WARM_UP + len(PATTERN) * arguments.rounds * arguments.block + 1
+    steps = WARM_UP + len(_PATTERN) * arguments.rounds * arguments.block + 1
     config = replace(
         BARE,
         data=arguments.data,
@@ -150,7 +150,7 @@ def build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
     return build_run(config, ranks, check_inputs(config, ranks))
 
 
-def cpu_seconds(function: Callable[[], Any], calls: int = CALLS) -> float:
+def _cpu_seconds(function: Callable[[], Any], calls: int = CALLS) -> float:
     """CPU seconds of one call in this process, the median of five series of calls."""
     tries = []
     for _ in range(5):
@@ -186,14 +186,14 @@ def alone(run: Run) -> dict[str, float]:
 
     every = GuardConfig().every
     found = {
-        "finite or not": cpu_seconds(lambda: is_sound(values, NO_LIMITS)),
-        "z-scores": cpu_seconds(record_and_judge, CALLS // 10),
-        "skips, is a comparison due": cpu_seconds(lambda: check(run)),
-        "pace": cpu_seconds(note_compute_time),
-        "heartbeat": cpu_seconds(run.heartbeat),
-        "CUDA's watchdog": cpu_seconds(watch),
+        "finite or not": _cpu_seconds(lambda: is_sound(values, NO_LIMITS)),
+        "z-scores": _cpu_seconds(record_and_judge, CALLS // 10),
+        "skips, is a comparison due": _cpu_seconds(lambda: check(run)),
+        "pace": _cpu_seconds(note_compute_time),
+        "heartbeat": _cpu_seconds(run.heartbeat),
+        "CUDA's watchdog": _cpu_seconds(watch),
         f"replica checksum, every {every} steps": (
-            cpu_seconds(lambda: checksums(state, run.ranks.device), 3) / every
+            _cpu_seconds(lambda: checksums(state, run.ranks.device), 3) / every
         ),
     }
     faulthandler.cancel_dump_traceback_later()
@@ -201,7 +201,7 @@ def alone(run: Run) -> dict[str, float]:
     return found
 
 
-def compare_once(run: Run) -> float:
+def _compare_once(run: Run) -> float:
     """Wall seconds of one comparison of the replicas of all ranks."""
     began = time.perf_counter()
     compare_ranks(run)
@@ -222,7 +222,7 @@ def summary(seconds: list[float]) -> dict[str, Any]:
     }
 
 
-def table_of(found: dict[str, Any]) -> str:
+def _table_of(found: dict[str, Any]) -> str:
     """The time of each guard, and the ratio of all together, as Markdown."""
     step = found["step_cpu_seconds"]
     rows = ["| guard | CPU microseconds a step | of the step |", "| --- | --: | --: |"]
@@ -235,20 +235,20 @@ def table_of(found: dict[str, Any]) -> str:
             f"({min(one['ratios']):.3f} to {max(one['ratios']):.3f}); adjacent blocks of the same "
             f"kind differ by {one['median_noise']:.2%} (median)"
         )
-    return "\n".join([*rows, f"\ngoal: {GOAL:.1%}"])
+    return "\n".join([*rows, f"\ngoal: {_GOAL:.1%}"])
 
 
-def measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
+def _measure(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     """Train with and without guards in blocks, then time each guard alone."""
     with tempfile.TemporaryDirectory() as folder:
-        run = build(arguments, ranks, Path(broadcast_object(folder)))
-        blocks = Blocks(run, arguments.block, list(PATTERN) * arguments.rounds)
+        run = _build(arguments, ranks, Path(broadcast_object(folder)))
+        blocks = Blocks(run, arguments.block, list(_PATTERN) * arguments.rounds)
         train(run)
         found: dict[str, Any] = {
             "wall": summary(blocks.seconds(0)),
             "cpu": summary(blocks.seconds(1)),
             "alone": alone(run),
-            "comparison_wall_seconds": [compare_once(run) for _ in range(3)],
+            "comparison_wall_seconds": [_compare_once(run) for _ in range(3)],
         }
         run.close()
     found["sum_seconds"] = sum(found["alone"].values())
@@ -264,8 +264,8 @@ def main() -> None:
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)
         origin = provenance(("torch", "numpy"))
-        found = measure(arguments, ranks)
-    log.info("%s", table_of(found))
+        found = _measure(arguments, ranks)
+    log.info("%s", _table_of(found))
     if ranks.is_main:
         names = ("shape", "batch", "block")
         settings = {name: getattr(arguments, name) for name in names}

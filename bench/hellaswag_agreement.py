@@ -13,7 +13,7 @@ from eval.scoring.multiple_choice import Item
 
 # Two scores with a smaller relative difference are a float tie: float32 rounds the loss of a token
 # with a relative error of 6e-8, and sums and matrix products add up some tens of such errors.
-TIE = 1e-5
+_TIE = 1e-5
 
 
 def scores_of(
@@ -49,6 +49,6 @@ def agreement(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dic
         tied = np.zeros(len(items), bool)
         for scores in (one, other):
             a, b = np.take_along_axis(scores[items], choices, axis=1).T
-            tied |= np.isclose(a, b, rtol=TIE, atol=0)
+            tied |= np.isclose(a, b, rtol=_TIE, atol=0)
         found[tag] = {"other_choices": items.tolist(), "float_ties": items[tied].tolist()}
     return found

@@ -34,7 +34,7 @@ class Method:
     """The name of the method of ours that this one is compared with; None for ours."""
 
 
-def score_item_by_item(subject: Subject, items: Sequence[Item]) -> np.ndarray:
+def _score_item_by_item(subject: Subject, items: Sequence[Item]) -> np.ndarray:
     """Nats of every ending, with one forward pass of four padded rows for each item.
 
     A row that is too long for the model loses its beginning, as in lm-evaluation-harness.
@@ -101,4 +101,6 @@ def our_methods(subject: Subject) -> list[Method]:
 
 def item_by_item_method(subject: Subject) -> Method:
     """The substitute for build-nanogpt's loop, in float32."""
-    return Method("one_item", COMPLETION, lambda items: score_item_by_item(subject, items), "trees")
+    return Method(
+        "one_item", COMPLETION, lambda items: _score_item_by_item(subject, items), "trees"
+    )

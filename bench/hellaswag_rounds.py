@@ -21,8 +21,8 @@ from eval.scoring.multiple_choice import Item
 from eval.subject import Subject, evaluating
 from storage.atomic import new_file
 
-SETTINGS = "settings"  # name of an array in the file; the others are called METHOD_FIELD
-FIELDS = ("seconds", "cpu_seconds", "nats")
+_SETTINGS = "settings"  # name of an array in the file; the others are called METHOD_FIELD
+_FIELDS = ("seconds", "cpu_seconds", "nats")
 
 log = logging.getLogger("eval")
 
@@ -59,14 +59,16 @@ class Rounds:
         if self.file.exists():
             with np.load(self.file, allow_pickle=False) as found:
                 left = dict(found)
-            if left.get(SETTINGS) != self.settings:
+            if left.get(_SETTINGS) != self.settings:
                 raise ValueError(
-                    f"{self.file} has rounds of other settings: {left.get(SETTINGS)}, not "
+                    f"{self.file} has rounds of other settings: {left.get(_SETTINGS)}, not "
                     f"{self.settings}; delete it or give another --out"
                 )
-        empty = {name: np.zeros(0) for name in FIELDS} | {"nats": np.full((items, endings), np.nan)}
+        empty = {name: np.zeros(0) for name in _FIELDS} | {
+            "nats": np.full((items, endings), np.nan)
+        }
         self.runs = [
-            Timed(method, *(left.get(f"{method.name}_{name}", empty[name]) for name in FIELDS))
+            Timed(method, *(left.get(f"{method.name}_{name}", empty[name]) for name in _FIELDS))
             for method in methods
         ]
         self.done = len(self.runs[0].seconds)
@@ -75,9 +77,9 @@ class Rounds:
 
     def save(self) -> None:
         """Write all finished rounds atomically."""
-        arrays: dict[str, Any] = {SETTINGS: np.array(self.settings)}
+        arrays: dict[str, Any] = {_SETTINGS: np.array(self.settings)}
         for run in self.runs:
-            arrays |= {f"{run.method.name}_{name}": getattr(run, name) for name in FIELDS}
+            arrays |= {f"{run.method.name}_{name}": getattr(run, name) for name in _FIELDS}
         with new_file(self.file) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
 
@@ -111,13 +113,13 @@ class Rounds:
         self.file.unlink()
 
     def _score(self, run: Timed, device: torch.device, items: list[Item]) -> np.ndarray:
-        took, cpu, found = timed(device, lambda: run.method.score(items))
+        took, cpu, found = _timed(device, lambda: run.method.score(items))
         run.seconds, run.cpu_seconds = np.append(run.seconds, took), np.append(run.cpu_seconds, cpu)
         log.info("round %d of %d: %s %.1f s", self.done + 1, self.count, run.method.name, took)
         return found
 
 
-def timed(device: torch.device, work: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
+def _timed(device: torch.device, work: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
     """Seconds and CPU seconds that `work` takes, and its result."""
 
     def now() -> np.ndarray:

@@ -48,10 +48,10 @@ from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 from storage.boolean_flags import with_flags
 
-OUT = RESULTS / "hellaswag_speed.json"
-PACKAGES = ("torch", "numpy", "lm_eval", "transformers")
+_OUT = RESULTS / "hellaswag_speed.json"
+_PACKAGES = ("torch", "numpy", "lm_eval", "transformers")
 # Keys of the report that must be the same to continue; `command` has the items and the rounds.
-SAME = ("command", "commit", "hardware", "versions", "device", "threads", "model", "lm_eval_batch")
+_SAME = ("command", "commit", "hardware", "versions", "device", "threads", "model", "lm_eval_batch")
 
 log = logging.getLogger("eval")
 
@@ -78,7 +78,7 @@ class Arguments:
     """Rows in one forward pass of lm-evaluation-harness."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    out: Path = OUT
+    out: Path = _OUT
     """Result file."""
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ def results_of(
     return found
 
 
-def table_of(methods: dict[str, dict[str, Any]]) -> str:
+def _table_of(methods: dict[str, dict[str, Any]]) -> str:
     """The result as Markdown."""
     texts = {
         "one_item": "completion: one item (four rows) at a time",
@@ -161,7 +161,7 @@ def _note(method: dict[str, Any]) -> str:
     )
 
 
-def subject_of(arguments: Arguments, ranks: Ranks) -> Subject:
+def _subject_of(arguments: Arguments, ranks: Ranks) -> Subject:
     """The model of the checkpoint, or a new one with random weights."""
     if arguments.checkpoint is not None:
         return load_subject(arguments.checkpoint, ranks)
@@ -170,7 +170,7 @@ def subject_of(arguments: Arguments, ranks: Ranks) -> Subject:
     return Subject(model.to(ranks.device), gpt2_tokenizer(), ranks)
 
 
-def model_name(arguments: Arguments) -> str:
+def _model_name(arguments: Arguments) -> str:
     """The name of the scored model, without the path to the run."""
     found = arguments.checkpoint
     if found is None:
@@ -178,7 +178,7 @@ def model_name(arguments: Arguments) -> str:
     return "/".join(found.resolve().parts[-3:])
 
 
-def items_of(arguments: Arguments) -> dict[str, list[Item]]:
+def _items_of(arguments: Arguments) -> dict[str, list[Item]]:
     """The items in both styles. Raises: ValueError if the file has too few."""
     pairs = [both_items(where, row) for where, row in rows_of_file(arguments.hellaswag_file)]
     if arguments.items > len(pairs):
@@ -200,12 +200,12 @@ def main() -> None:
         words = with_flags(Arguments, sys.argv[1:])
         arguments = tyro.cli(Arguments, args=words, description=__doc__)
         ranks = start(arguments.device)
-        report: dict[str, Any] = provenance(PACKAGES)
-        items, subject = items_of(arguments), subject_of(arguments, ranks)
+        report: dict[str, Any] = provenance(_PACKAGES)
+        items, subject = _items_of(arguments), _subject_of(arguments, ranks)
         report |= {
             "device": device_name(ranks.device),
             "threads": torch.get_num_threads(),
-            "model": model_name(arguments),
+            "model": _model_name(arguments),
             "lm_eval_batch": arguments.lm_eval_batch if arguments.lm_eval else None,
         }
         methods = our_methods(subject)
@@ -215,7 +215,7 @@ def main() -> None:
             if arguments.lm_eval:
                 harness = harness_model(subject, arguments.checkpoint, arguments.lm_eval_batch)
                 methods.append(stack.enter_context(harness))
-            settings = {key: report[key] for key in SAME}
+            settings = {key: report[key] for key in _SAME}
             rounds = Rounds(arguments.out.with_suffix(".rounds.npz"), settings, arguments.rounds)
             rounds.load(methods, arguments.items)
             for done in rounds.measure(subject, items):
@@ -224,7 +224,7 @@ def main() -> None:
                 report |= {"rounds": arguments.rounds, "rounds_done": done}
                 report["ways"] = results_of(subject, rounds.finished(), finished)
                 write_json(arguments.out, report)
-        log.info("%s", table_of(report["ways"]))
+        log.info("%s", _table_of(report["ways"]))
 
 
 if __name__ == "__main__":

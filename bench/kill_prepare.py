@@ -24,8 +24,8 @@ import tyro
 from bench.provenance import RESULTS, ROOT, provenance
 from storage.atomic import write_json
 
-WORDS = ["a", "river", "of", "light", "runs", "under", "old", "stone", "while", "birds", "wait"]
-MAX_LIFE_SECONDS = 5.0  # from start to kill
+_WORDS = ["a", "river", "of", "light", "runs", "under", "old", "stone", "while", "birds", "wait"]
+_MAX_LIFE_SECONDS = 5.0  # from start to kill
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class KillOptions:
     """Result file."""
 
 
-def write_source(folder: Path, options: KillOptions) -> None:
+def _write_source(folder: Path, options: KillOptions) -> None:
     """Write random words as documents into JSON-lines and text files."""
     generator = random.Random(options.seed)
     size = round(options.megabytes * 1e6 / options.files)
     for number in range(options.files):
         texts, written = [], 0
         while written < size:
-            text = f"{generator.random()} " + " ".join(generator.choices(WORDS, k=400))
+            text = f"{generator.random()} " + " ".join(generator.choices(_WORDS, k=400))
             texts.append(text)
             written += len(text)
         if number % 2:
@@ -66,7 +66,7 @@ def write_source(folder: Path, options: KillOptions) -> None:
         (folder / path).write_text(content)
 
 
-def start(source: Path, out: Path, options: KillOptions) -> subprocess.Popen[bytes]:
+def _start(source: Path, out: Path, options: KillOptions) -> subprocess.Popen[bytes]:
     """Start the preparation by its command line, in a process group of its own."""
     words = ["--out", out, "--shard-tokens", options.shard_tokens, "--workers", options.workers]
     command = [sys.executable, ROOT / "data_prep/text.py", source, *words]
@@ -79,7 +79,7 @@ def start(source: Path, out: Path, options: KillOptions) -> subprocess.Popen[byt
     )
 
 
-def digest(folder: Path) -> str:
+def _digest(folder: Path) -> str:
     """The sha256 of the names and bytes of all files."""
     found = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -87,12 +87,12 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def finished_units(out: Path) -> int:
+def _finished_units(out: Path) -> int:
     """Number of finished units, which the next start will not repeat."""
     return len(list(out.with_name(f"{out.name}.partial").glob("units/[0-9]*/unit.json")))
 
 
-def kill_until_done(source: Path, out: Path, options: KillOptions, units: int) -> list[int]:
+def _kill_until_done(source: Path, out: Path, options: KillOptions, units: int) -> list[int]:
     """Kill at random moments, then let a last start run to its end.
 
     Returns the number of finished units at each kill. Raises: RuntimeError if the last start fails.
@@ -100,21 +100,21 @@ def kill_until_done(source: Path, out: Path, options: KillOptions, units: int) -
     generator = random.Random(options.seed + 1)
     kept: list[int] = []
     while len(kept) < options.kills:
-        before = finished_units(out)
+        before = _finished_units(out)
         # A limit of units, so that a fast machine also has work left for the later kills.
         enough = generator.uniform(0, 2 * (units - before) / (options.kills - len(kept) + 1))
-        moment = time.monotonic() + generator.uniform(0, MAX_LIFE_SECONDS)
-        process = start(source, out, options)
+        moment = time.monotonic() + generator.uniform(0, _MAX_LIFE_SECONDS)
+        process = _start(source, out, options)
         while process.poll() is None and time.monotonic() < moment:
-            if finished_units(out) - before > enough:
+            if _finished_units(out) - before > enough:
                 moment = min(moment, time.monotonic() + generator.uniform(0, 0.05))
             time.sleep(0.002)
         if process.poll() is not None:
             break
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        kept.append(finished_units(out))
-    if not out.exists() and start(source, out, options).wait() != 0:
+        kept.append(_finished_units(out))
+    if not out.exists() and _start(source, out, options).wait() != 0:
         raise RuntimeError("the last start failed")
     return kept
 
@@ -125,16 +125,16 @@ def run(options: KillOptions) -> bool:
         folder = Path(name)
         source = folder / "source"
         source.mkdir()
-        write_source(source, options)
+        _write_source(source, options)
         begun = time.monotonic()
-        if start(source, folder / "undisturbed", options).wait() != 0:
+        if _start(source, folder / "undisturbed", options).wait() != 0:
             raise RuntimeError("the undisturbed preparation failed")
         undisturbed = time.monotonic() - begun
         shards = len(list((folder / "undisturbed").glob("train_??????.npy")))
         begun = time.monotonic()
-        kept = kill_until_done(source, folder / "killed", options, shards)
+        kept = _kill_until_done(source, folder / "killed", options, shards)
         seconds = time.monotonic() - begun
-        same = digest(folder / "killed") == digest(folder / "undisturbed")
+        same = _digest(folder / "killed") == _digest(folder / "undisturbed")
         left = sorted(path.name for path in folder.iterdir())
     result = {
         "kills": len(kept),

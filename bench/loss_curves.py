@@ -35,11 +35,11 @@ from train.optimizers.adamw import AdamWConfig
 from train.schedule import ScheduleConfig, learning_rate
 from train.step import LOSS
 
-OUT = RESULTS / "loss_curves.json"
+_OUT = RESULTS / "loss_curves.json"
 LAST = 50  # steps of a curve that are compared
 PLAIN, REFERENCE = "plain", "plain, half the micro-batch"
 # Keys of the report that must be the same to continue an earlier call.
-SAME = ("settings", "versions", "commit", "ranks", "threads")
+_SAME = ("settings", "versions", "commit", "ranks", "threads")
 
 log = logging.getLogger("train")
 
@@ -64,7 +64,7 @@ class Arguments:
     """Largest learning rate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on."""
-    out: Path = OUT
+    out: Path = _OUT
     """Result file; the plot is written beside it."""
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class Arguments:
             )
 
 
-def curve_configs(arguments: Arguments, world_size: int) -> dict[str, Config]:
+def _curve_configs(arguments: Arguments, world_size: int) -> dict[str, Config]:
     """By name: the plain step, the reference, each optimisation, all optimisations together."""
     plain = replace(
         BARE,
@@ -108,7 +108,7 @@ def curve_configs(arguments: Arguments, world_size: int) -> dict[str, Config]:
     }
 
 
-def curve(config: Config, ranks: Ranks) -> list[float]:
+def _curve(config: Config, ranks: Ranks) -> list[float]:
     """The loss of every step."""
     steps = config.steps or 0
     learner = bare_learner(config, ranks)
@@ -146,7 +146,7 @@ def verdicts_of(curves: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def table_of(curves: dict[str, list[float]], verdicts: dict[str, dict[str, Any]]) -> str:
+def _table_of(curves: dict[str, list[float]], verdicts: dict[str, dict[str, Any]]) -> str:
     """The last steps of every curve as Markdown."""
     lines = [
         f"| | mean loss of the last {LAST} steps | mean absolute difference from plain | passes "
@@ -163,7 +163,7 @@ def table_of(curves: dict[str, list[float]], verdicts: dict[str, dict[str, Any]]
     return "\n".join(lines)
 
 
-def plot(curves: dict[str, list[float]], file: Path) -> None:
+def _plot(curves: dict[str, list[float]], file: Path) -> None:
     """Plot all curves, and below them their differences from the plain one."""
     with figure(file, (8, 7), panels=2) as (above, below):
         for name, losses in curves.items():
@@ -176,14 +176,14 @@ def plot(curves: dict[str, list[float]], file: Path) -> None:
         below.set(ylabel="difference from plain, nats", xlabel="step", yscale="log")
 
 
-def earlier_or_new_report(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
+def _earlier_or_new_report(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
     """The report of an interrupted call with the same settings, or a new one."""
     settings = asdict(arguments) | {"data": arguments.data.name, "out": arguments.out.name}
     report = provenance(("torch",)) | {"settings": settings, "ranks": ranks.world_size}
     report |= {"threads": torch.get_num_threads(), "seconds": {}, "curves": {}}
     if arguments.out.exists():
         earlier = read_json(arguments.out)
-        if all(earlier.get(key) == report[key] for key in SAME):
+        if all(earlier.get(key) == report[key] for key in _SAME):
             log.info("continuing %s, which has: %s", arguments.out, ", ".join(earlier["curves"]))
             return earlier
     return report
@@ -195,13 +195,13 @@ def main() -> None:
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         ranks = start(arguments.device)
-        report = broadcast_object(earlier_or_new_report(arguments, ranks))
+        report = broadcast_object(_earlier_or_new_report(arguments, ranks))
         curves = report["curves"]
-        for name, config in curve_configs(arguments, ranks.world_size).items():
+        for name, config in _curve_configs(arguments, ranks.world_size).items():
             if name in curves:
                 continue
             begin = time.perf_counter()
-            curves[name] = curve(config, ranks)
+            curves[name] = _curve(config, ranks)
             report["seconds"][name] = time.perf_counter() - begin
             if len(curves) > 1:
                 report["verdicts"] = verdicts_of(curves)
@@ -209,8 +209,8 @@ def main() -> None:
                 write_json(arguments.out, report)
                 log.info("%s: %.0f s", name, report["seconds"][name])
         if ranks.is_main:
-            log.info("%s", table_of(curves, report["verdicts"]))
-            plot(curves, arguments.out.with_suffix(".png"))
+            log.info("%s", _table_of(curves, report["verdicts"]))
+            _plot(curves, arguments.out.with_suffix(".png"))
     stop()
 
 

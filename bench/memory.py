@@ -32,9 +32,9 @@ from train.preflight.inputs import check_inputs
 from train.schedule import learning_rate
 
 OUT = RESULTS / "memory.json"
-STEPS = 3  # the first update allocates the optimizer's moments
+_STEPS = 3  # the first update allocates the optimizer's moments
 # The value is glibc's default. If a variable of glibc is set, parallel/ranks.py changes no setting.
-GLIBC_DEFAULTS = "GLIBC_TUNABLES=glibc.malloc.perturb=0"
+_GLIBC_DEFAULTS = "GLIBC_TUNABLES=glibc.malloc.perturb=0"
 
 log = logging.getLogger("train")
 
@@ -58,7 +58,7 @@ class Case:
         return f"{self.network}-{self.micro_batch}-{dtype}{how}{once}"
 
 
-CASES = {
+_CASES = {
     "cpu": (
         Case("demo", 16, "float32", False),
         Case("30M", 2, "float32", False),
@@ -105,16 +105,16 @@ class Arguments:
     """Used by the script itself: measure one case in this process and write only its record."""
 
 
-def chosen(arguments: Arguments, device: str) -> tuple[Case, ...]:
+def _chosen(arguments: Arguments, device: str) -> tuple[Case, ...]:
     """The requested cases. Raises: ValueError for a name that is not a case of the device."""
-    known = {case.name: case for case in CASES[device]}
+    known = {case.name: case for case in _CASES[device]}
     wrong = [name for name in arguments.cases if name not in known]
     if wrong:
         raise ValueError(f"there is no case {wrong[0]} on {device}; choose from {', '.join(known)}")
     return tuple(known[name] for name in arguments.cases or known)
 
 
-def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
+def _measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
     """The peak memory of a few real steps in bytes, and the trainer's prediction."""
     network = NETWORKS[case.network]
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
             BARE,
             data=data,
             out=Path(folder) / "run",
-            steps=STEPS,
+            steps=_STEPS,
             batch_tokens=case.micro_batch * case.micro_steps * network.context_length,
             micro_batch=case.micro_batch,
             dtype=case.dtype,
@@ -131,8 +131,8 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
             model=network,
         )
         run = build_run(config, ranks, check_inputs(config, ranks))
-        for step in range(STEPS):
-            lr = learning_rate(step, STEPS, config.optimizer.lr, config.schedule)
+        for step in range(_STEPS):
+            lr = learning_rate(step, _STEPS, config.optimizer.lr, config.schedule)
             run.learner.step(run.loader.next_step(), lr)
         run.close()
     measured, predicted = run.forecast.measured(), run.forecast.predict(run.plan).memory
@@ -150,13 +150,13 @@ def measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
     return found
 
 
-def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, Any]:
+def _in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, Any]:
     """Measure one case in a fresh process. Raises: ValueError if it fails."""
     glibc_defaults = device == "cpu" and arguments.allocator == "glibc"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "case.json"
         command = [
-            *(("env", GLIBC_DEFAULTS) if glibc_defaults else ()),
+            *(("env", _GLIBC_DEFAULTS) if glibc_defaults else ()),
             *(sys.executable, str(Path(__file__).resolve()), "--here"),
             *("--data", str(arguments.data), "--device", device),
             *("--cases", case.name, "--out", str(out)),
@@ -167,7 +167,7 @@ def in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, A
         return read_json(out)
 
 
-def header(arguments: Arguments, device: str) -> dict[str, Any]:
+def _header(arguments: Arguments, device: str) -> dict[str, Any]:
     """The provenance of the numbers. Call it before the measurement, because it has the load."""
     return provenance(["torch"]) | {
         "device": device_name(torch.device(device)),
@@ -176,7 +176,7 @@ def header(arguments: Arguments, device: str) -> dict[str, Any]:
     }
 
 
-def line_of(row: dict[str, Any]) -> str:
+def _line_of(row: dict[str, Any]) -> str:
     """One case as a row of Markdown."""
     mib = {
         key: f"{row[key] / 2**20:,.0f}"
@@ -199,17 +199,17 @@ def main() -> None:
         arguments = tyro.cli(Arguments, args=words, description=__doc__)
         ranks = start(arguments.device)
         device = ranks.device.type
-        cases = chosen(arguments, device)
+        cases = _chosen(arguments, device)
         if arguments.here:
-            write_json(arguments.out, measure(cases[0], arguments.data, ranks))
+            write_json(arguments.out, _measure(cases[0], arguments.data, ranks))
             return
-        head = header(arguments, device)
+        head = _header(arguments, device)
         log.info("| network | micro-batch | dtype | step | MiB | reserved | predicted | off by |")
         log.info("|---|---|---|---|--:|--:|--:|--:|")
         rows = []
         for case in cases:
-            rows.append(in_own_process(case, arguments, device))
-            log.info("%s", line_of(rows[-1]))
+            rows.append(_in_own_process(case, arguments, device))
+            log.info("%s", _line_of(rows[-1]))
             write_json(arguments.out, head | {"cases": rows})
 
 

@@ -18,8 +18,8 @@ from data_prep.dataset.shards import DataSet
 from model.config import GPTConfig
 from model.precision import autocast
 
-BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0
-SEED = 1337  # of nanoGPT's train.py
+_BETAS, _WEIGHT_DECAY, _CLIP = (0.9, 0.95), 0.1, 1.0
+_SEED = 1337  # of nanoGPT's train.py
 
 
 def read_model_file(checkout: Path) -> ModuleType:
@@ -59,7 +59,7 @@ class NanoStep:
         compiled: bool,
         device: torch.device,
     ) -> None:
-        torch.manual_seed(SEED)
+        torch.manual_seed(_SEED)
         peer = read_model_file(checkout)
         config = peer.GPTConfig(
             block_size=shape.context_length,
@@ -72,7 +72,9 @@ class NanoStep:
         )
         with redirect_stdout(sys.stderr):
             self.model = peer.GPT(config).to(device)
-            self.optimizer = self.model.configure_optimizers(WEIGHT_DECAY, 6e-4, BETAS, device.type)
+            self.optimizer = self.model.configure_optimizers(
+                _WEIGHT_DECAY, 6e-4, _BETAS, device.type
+            )
         self.forward = torch.compile(self.model) if compiled else self.model
         self.tokens, self.shape, self.batch = tokens, shape, batch
         self.accumulate, self.dtype, self.device = accumulate, dtype, device
@@ -104,7 +106,7 @@ class NanoStep:
                 loss = loss / self.accumulate
             self.ready = self.next_batch()
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach() * self.accumulate

@@ -27,11 +27,11 @@ from data_prep.order.epoch_index import EpochIndex, open_index
 from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
 from storage.atomic import write_json
 
-T = 1024
-MICRO_BATCH = 64
-MEAN_TOKENS = 1029.1  # sample-10BT: 9,953,989,344 tokens in 9,672,101 documents
+_T = 1024
+_MICRO_BATCH = 64
+_MEAN_TOKENS = 1029.1  # sample-10BT: 9,953,989,344 tokens in 9,672,101 documents
 # Of the logarithm of lengths. The mean is then 1.65 times the median, in FineWeb-Edu 1.61 times.
-SIGMA = 1.0
+_SIGMA = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Options:
     """Result file."""
 
 
-class SyntheticShards(TokenShards):
+class _SyntheticShards(TokenShards):
     """Shards with given document lengths, whose tokens are read from one scratch file."""
 
     def __init__(self, folder: Path, lengths: np.ndarray, tokens: int) -> None:
@@ -67,7 +67,7 @@ class SyntheticShards(TokenShards):
         return super().gather(starts % self._within, counts)
 
 
-class MappedShards(SyntheticShards):
+class _MappedShards(_SyntheticShards):
     """The same shards read through a memory map, for comparison."""
 
     mapped: np.ndarray | None = None
@@ -84,15 +84,15 @@ class MappedShards(SyntheticShards):
         return found
 
 
-def synthetic_lengths(documents: int) -> np.ndarray:
+def _synthetic_lengths(documents: int) -> np.ndarray:
     """Log-normal document lengths, similar to those of web text."""
     random = np.random.default_rng(0)
-    logs = random.standard_normal(documents, dtype=np.float32) * np.float32(SIGMA)
-    lengths = np.exp(logs) * (MEAN_TOKENS / np.exp(SIGMA**2 / 2))
+    logs = random.standard_normal(documents, dtype=np.float32) * np.float32(_SIGMA)
+    lengths = np.exp(logs) * (_MEAN_TOKENS / np.exp(_SIGMA**2 / 2))
     return np.maximum(lengths, 2).astype(np.uint32)
 
 
-def write_tokens(path: Path, tokens: int) -> None:
+def _write_tokens(path: Path, tokens: int) -> None:
     """Write a file of random token ids."""
     random = np.random.default_rng(1)
     with path.open("wb") as file:
@@ -102,38 +102,38 @@ def write_tokens(path: Path, tokens: int) -> None:
         os.fsync(file.fileno())  # the kernel drops only pages that are on the disk
 
 
-def seconds(work: Callable[[], Any]) -> float:
+def _seconds(work: Callable[[], Any]) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def numpy_order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _numpy_order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A full permutation in NumPy: the id and the end of every document in the epoch's order."""
     order = np.random.default_rng(0).permutation(len(lengths)).astype(np.uint32)
     return order, np.cumsum(lengths[order], dtype=np.int64)
 
 
-def measure_index(shards: SyntheticShards, repeats: int) -> dict[str, Any]:
+def _measure_index(shards: _SyntheticShards, repeats: int) -> dict[str, Any]:
     """Time to build the index of an epoch, to open a stored index, and to find a new window."""
     lengths, random = shards.lengths, np.random.default_rng(2)
-    built = [seconds(lambda e=e: EpochIndex(lengths, 1337, e)) for e in range(repeats)]
+    built = [_seconds(lambda e=e: EpochIndex(lengths, 1337, e)) for e in range(repeats)]
     index = open_index(shards, 1337, 0)
     stream = TrainingStream(shards, 1337)
-    windows = random.integers(0, shards.tokens // T - 1, 200).tolist()
-    read_windows(stream, windows[0], 1, T)
-    cold = [1e3 * seconds(lambda w=w: read_windows(stream, w, 1, T)) for w in windows[1:]]
+    windows = random.integers(0, shards.tokens // _T - 1, 200).tolist()
+    read_windows(stream, windows[0], 1, _T)
+    cold = [1e3 * _seconds(lambda w=w: read_windows(stream, w, 1, _T)) for w in windows[1:]]
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     baseline = []
     for _ in range(repeats):
         kept.clear()
-        baseline.append(seconds(lambda: kept.append(numpy_order(lengths))))
+        baseline.append(_seconds(lambda: kept.append(_numpy_order(lengths))))
     return {
         "documents": shards.documents,
         "tokens": shards.tokens,
         "build_seconds": built,
-        "open_kept_seconds": [seconds(lambda: open_index(shards, 1337, 0)) for _ in built],
+        "open_kept_seconds": [_seconds(lambda: open_index(shards, 1337, 0)) for _ in built],
         "index_mb": index.starts.nbytes / 1e6,
         "cold_window_ms": cold,
         "numpy_build_seconds": baseline,
@@ -141,48 +141,52 @@ def measure_index(shards: SyntheticShards, repeats: int) -> dict[str, Any]:
     }
 
 
-def read_steps(shards: TokenShards, world_size: int, tokens: int, digest: bool, skip: int) -> float:
+def _read_steps(
+    shards: TokenShards, world_size: int, tokens: int, digest: bool, skip: int
+) -> float:
     """Tokens/s of one rank that reads its micro-batches as the loader does."""
     stream = TrainingStream(shards, 1337)
-    read_windows(stream, 0, 1, T)  # builds or opens the index
-    first, count = skip * MICRO_BATCH * world_size, tokens // (MICRO_BATCH * T)
+    read_windows(stream, 0, 1, _T)  # builds or opens the index
+    first, count = skip * _MICRO_BATCH * world_size, tokens // (_MICRO_BATCH * _T)
     start = time.perf_counter()
     for turn in range(count):
-        window = first + turn * world_size * MICRO_BATCH
-        windows = read_windows(stream, window, MICRO_BATCH, T)
+        window = first + turn * world_size * _MICRO_BATCH
+        windows = read_windows(stream, window, _MICRO_BATCH, _T)
         if digest:
             windows_digest(window, windows)
-    return count * MICRO_BATCH * T / (time.perf_counter() - start)
+    return count * _MICRO_BATCH * _T / (time.perf_counter() - start)
 
 
-def measure_reading(shards: SyntheticShards, mapped: MappedShards, repeats: int) -> dict[str, Any]:
+def _measure_reading(
+    shards: _SyntheticShards, mapped: _MappedShards, repeats: int
+) -> dict[str, Any]:
     """Tokens/s of one rank, read from the page cache and from the disk."""
     found: dict[str, Any] = {}
     warm, cold = 100_000_000, 8_000_000
     shards.file.read_bytes()
     for name, ranks, digest in (("alone", 1, False), ("of_8", 8, False), ("with_digest", 1, True)):
         found[f"tokens_per_second_{name}"] = [
-            read_steps(shards, ranks, warm, digest, 0) for _ in range(repeats)
+            _read_steps(shards, ranks, warm, digest, 0) for _ in range(repeats)
         ]
     found["mapped_tokens_per_second"] = [
-        read_steps(mapped, 1, warm, False, 0) for _ in range(repeats)
+        _read_steps(mapped, 1, warm, False, 0) for _ in range(repeats)
     ]
     for name, kind in (("", shards), ("mapped_", mapped)):
         rates = found[f"{name}cold_tokens_per_second"] = []
         for turn in range(repeats):
             mapped.mapped = None  # mapped pages would stay in the cache
-            drop_from_page_cache(shards.file)
-            rates.append(read_steps(kind, 1, cold, False, 1000 * (turn + 1)))
+            _drop_from_page_cache(shards.file)
+            rates.append(_read_steps(kind, 1, cold, False, 1000 * (turn + 1)))
     return found
 
 
-def drop_from_page_cache(path: Path) -> None:
+def _drop_from_page_cache(path: Path) -> None:
     """Drop a file's pages from the cache, so that the next read comes from the disk."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[dict[str, Any]]) -> str:
     """Medians as Markdown, with NumPy's full permutation and memory maps for comparison."""
 
     def median(row: dict[str, Any], key: str) -> float:
@@ -216,16 +220,16 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
-        write_tokens(folder / "tokens.bin", options.file_tokens)
+        _write_tokens(folder / "tokens.bin", options.file_tokens)
         for documents in options.documents:
-            lengths = synthetic_lengths(documents)
-            shards = SyntheticShards(folder, lengths, options.file_tokens)
-            mapped = MappedShards(folder, lengths, options.file_tokens)
-            rows.append(measure_index(shards, options.repeats))
-            rows[-1] |= measure_reading(shards, mapped, options.repeats)
-    data = f"lognormal lengths, mean {MEAN_TOKENS}; random tokens in one scratch file"
+            lengths = _synthetic_lengths(documents)
+            shards = _SyntheticShards(folder, lengths, options.file_tokens)
+            mapped = _MappedShards(folder, lengths, options.file_tokens)
+            rows.append(_measure_index(shards, options.repeats))
+            rows[-1] |= _measure_reading(shards, mapped, options.repeats)
+    data = f"lognormal lengths, mean {_MEAN_TOKENS}; random tokens in one scratch file"
     write_json(options.out, {**found, "data": data, "rows": rows})
-    sys.stdout.write(table(rows) + "\n")
+    sys.stdout.write(_table(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ from model.estimates.flops import peak_flops, training_flops_per_token
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
-OUT = RESULTS / "peers.json"
+_OUT = RESULTS / "peers.json"
 # The line of a step of: ours, build-nanogpt and both trainers of llm.c; nanoGPT; modded-nanogpt.
-STEP_LINE = re.compile(r"step +\d+(/\d+)? \| (train )?loss|iter \d+: loss|step:\d+/\d+ train_time")
-GRACE_SECONDS = 20  # from SIGTERM to SIGKILL
+_STEP_LINE = re.compile(r"step +\d+(/\d+)? \| (train )?loss|iter \d+: loss|step:\d+/\d+ train_time")
+_GRACE_SECONDS = 20  # from SIGTERM to SIGKILL
 
 log = logging.getLogger("train")
 
@@ -64,7 +64,7 @@ class Arguments:
     """Time limit of a turn in seconds."""
     tokens: int = 524_288
     """Tokens of a step, the same for all trainers."""
-    out: Path = OUT
+    out: Path = _OUT
     """Result file."""
 
     def __post_init__(self) -> None:
@@ -91,14 +91,14 @@ class Arguments:
 
 def step_seconds(arrivals: Iterable[tuple[float, str]], skip: int) -> list[float]:
     """Seconds between the log lines of two steps, without the first `skip` steps."""
-    moments = [at for at, line in arrivals if STEP_LINE.match(line)]
+    moments = [at for at, line in arrivals if _STEP_LINE.match(line)]
     return [later - at for at, later in zip(moments[skip:], moments[skip + 1 :], strict=False)]
 
 
 def turn(side: Side, arguments: Arguments) -> tuple[list[float], list[str]]:
     """Run a trainer once; returns the seconds of its timed steps, and its last lines."""
     # `timeout` ends a command that hangs. Without the others, a pipe's buffer delays the lines.
-    words = ["timeout", "-k", str(GRACE_SECONDS), str(arguments.patience)]
+    words = ["timeout", "-k", str(_GRACE_SECONDS), str(arguments.patience)]
     words += ["env", "PYTHONUNBUFFERED=1", "stdbuf", "-oL"]
     arrivals: list[tuple[float, str]] = []
     process = subprocess.Popen(
@@ -117,17 +117,17 @@ def turn(side: Side, arguments: Arguments) -> tuple[list[float], list[str]]:
             if sum(step_seconds(arrivals, arguments.skip)) >= arguments.seconds:
                 break
     finally:
-        end(process)
+        _end(process)
         process.stdout.close()
     return step_seconds(arrivals, arguments.skip), [line for _, line in arrivals[-5:]]
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     """End the trainer and all of its processes."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
-            process.wait(GRACE_SECONDS)
+            process.wait(_GRACE_SECONDS)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
 
@@ -153,7 +153,7 @@ def rates(found: dict[str, list[list[float]]], tokens: int) -> dict[str, dict[st
     return result
 
 
-def table_of(summary: dict[str, dict[str, Any]]) -> str:
+def _table_of(summary: dict[str, dict[str, Any]]) -> str:
     """Every trainer as a row of Markdown."""
     lines = ["| | tokens/s (turns) | MFU | ours / it |", "| --- | --: | --: | --: |"]
     for name, found in summary.items():
@@ -184,7 +184,7 @@ def main() -> None:
                     log.warning("%s: no timed steps; last lines:\n%s", side.name, "".join(last))
                 report["summary"] = rates(found, arguments.tokens)
                 write_json(arguments.out, report)
-        log.info("%s", table_of(report["summary"]))
+        log.info("%s", _table_of(report["summary"]))
 
 
 if __name__ == "__main__":

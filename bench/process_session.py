@@ -8,7 +8,7 @@ import os
 import threading
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.05
+_SAMPLE_SECONDS = 0.05
 
 
 class Session:
@@ -23,7 +23,7 @@ class Session:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(SAMPLE_SECONDS):
+        while not self._ended.wait(_SAMPLE_SECONDS):
             resident = 0
             for place in Path("/proc").glob("[0-9]*/stat"):
                 try:
@@ -38,7 +38,7 @@ class Session:
             self.peak_bytes = max(self.peak_bytes, resident)
 
     def end(self) -> float:
-        """Stop sampling; returns the CPU seconds, without each process's last SAMPLE_SECONDS."""
+        """Stop sampling; returns the CPU seconds, without each process's last _SAMPLE_SECONDS."""
         self._ended.set()
         self._thread.join()
         return sum(self._seconds.values())

@@ -26,7 +26,7 @@ def provenance(packages: Iterable[str]) -> dict[str, Any]:
         "commit": commit_of_sources(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*_launcher(), name, *map(_without_folder, sys.argv[1:])]),
-        "hardware": f"{cpu_model()}, {os.cpu_count()} cores",
+        "hardware": f"{_cpu_model()}, {os.cpu_count()} cores",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
@@ -55,7 +55,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def cpu_model() -> str:
+def _cpu_model() -> str:
     """The name of the processor from /proc/cpuinfo, or else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

@@ -35,7 +35,7 @@ from train.preflight.inputs import check_inputs
 from train.run import Run
 from train.saving import save
 
-PERIOD_SECONDS = 120.0  # from one save to the next, the trainer's default
+_PERIOD_SECONDS = 120.0  # from one save to the next, the trainer's default
 log = logging.getLogger("train")
 
 
@@ -65,7 +65,7 @@ class Arguments:
             raise ValueError(f"saves={self.saves} is too small; use 2 or more")
 
 
-def measured_run(arguments: Arguments, folder: Path) -> Run:
+def _measured_run(arguments: Arguments, folder: Path) -> Run:
     """A run with weights and moments, after a dry run or after one training step."""
     network = SHAPES[arguments.shape]
     config = replace(
@@ -116,7 +116,7 @@ def summary(saves: list[dict[str, float]]) -> dict[str, Any]:
     """The first save, the median of the later ones, and their share of the time between saves."""
     first, later = saves[0], saves[1:]
     usual = {key: statistics.median(one[key] for one in later) for key in first}
-    share = usual["stall_ms"] / 1000 / PERIOD_SECONDS
+    share = usual["stall_ms"] / 1000 / _PERIOD_SECONDS
     return {"first": first, "later_median": usual, "share_every_two_minutes": share}
 
 
@@ -145,7 +145,7 @@ def main() -> None:
         arguments = tyro.cli(Arguments, args=words, description=__doc__)
         origin = provenance(("torch", "safetensors"))
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
-            run = measured_run(arguments, Path(folder))
+            run = _measured_run(arguments, Path(folder))
             saves = [timed_save(run) for _ in range(arguments.saves)]
             run.close()
     settings = {"shape": arguments.shape, "rehearsal": arguments.rehearsal}

@@ -44,14 +44,14 @@ from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
-OUT = RESULTS / "scaling.json"
-GPUS = (1, 2, 4, 8, 16, 32, 64)
+_OUT = RESULTS / "scaling.json"
+_GPUS = (1, 2, 4, 8, 16, 32, 64)
 # One node of 8 H100 or H200 against one GPU, calculated from the logs of two trainers of 124M
 # parameters (https://github.com/KellerJordan/modded-nanogpt, records/track_1_short and track_3).
-PUBLIC_8 = (0.93, 0.947)
+_PUBLIC_8 = (0.93, 0.947)
 SMALL, MIDDLE, LARGE = 1 << 12, 1 << 22, 1 << 24  # float32 elements of the check's gradients
-REPEATS = 15  # of each part of the check
-MATRIX_SIZE = 768  # of the matrix products that are the check's compute
+_REPEATS = 15  # of each part of the check
+_MATRIX_SIZE = 768  # of the matrix products that are the check's compute
 
 log = logging.getLogger("train")
 
@@ -78,7 +78,7 @@ class Arguments:
     """Measured all-reduce bus bandwidth of a port in GB/s; default: ports of 200 and 400 Gb/s."""
     check: tuple[int, ...] = ()
     """Numbers of gloo processes to check the model with, such as 2 4."""
-    out: Path = OUT
+    out: Path = _OUT
     """Result file; the plot is written beside it."""
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Arguments:
             raise ValueError(f"check={self.check} needs 2 or more processes; try --check 2 4")
 
 
-def predictions(arguments: Arguments) -> list[dict[str, Any]]:
+def _predictions(arguments: Arguments) -> list[dict[str, Any]]:
     """A row for each network and number of GPUs, with and without overlap and compression."""
     counts = count_parameters(SHAPES[arguments.shape])
     work = Workload(
@@ -115,7 +115,7 @@ def predictions(arguments: Arguments) -> list[dict[str, Any]]:
     for name, network in networks.items():
         for overlap in (False, True):
             for compressed in (False, True):
-                for gpus in GPUS:
+                for gpus in _GPUS:
                     took = step_seconds(
                         work, gpus, arguments.per_node, node, network, overlap, compressed
                     )
@@ -139,7 +139,7 @@ def _rank(rank: int, ranks: int, port: int, found: Any) -> None:
     dist.init_process_group(
         "gloo", address, rank=rank, world_size=ranks, timeout=timedelta(seconds=300)
     )
-    a = torch.randn(MATRIX_SIZE, MATRIX_SIZE)
+    a = torch.randn(_MATRIX_SIZE, _MATRIX_SIZE)
     gradients = {size: torch.ones(size) for size in (SMALL, MIDDLE, LARGE)}
 
     def compute() -> None:
@@ -152,7 +152,7 @@ def _rank(rank: int, ranks: int, port: int, found: Any) -> None:
 
     works = {size: lambda g=gradient: dist.all_reduce(g) for size, gradient in gradients.items()}
     times: dict[str, list[float]] = {}
-    for repeat in range(REPEATS + 1):
+    for repeat in range(_REPEATS + 1):
         for name, work in {"compute": compute, "step": step, **works}.items():
             dist.barrier()
             begin = time.perf_counter()
@@ -166,7 +166,7 @@ def _rank(rank: int, ranks: int, port: int, found: Any) -> None:
     dist.destroy_process_group()
 
 
-def check(ranks: int) -> dict[str, Any]:
+def _check(ranks: int) -> dict[str, Any]:
     """Predict and measure a step with gloo on `ranks` processes of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -200,14 +200,14 @@ def fit_and_predict(took: dict[str, float], ranks: int) -> dict[str, Any]:
     }
 
 
-def table_of(rows: list[dict[str, Any]], checks: list[dict[str, Any]], basis: str) -> str:
+def _table_of(rows: list[dict[str, Any]], checks: list[dict[str, Any]], basis: str) -> str:
     """Predictions and checks as Markdown."""
     lines = [
-        "| network | overlap | bf16 | " + " | ".join(map(str, GPUS)) + " |",
-        "| --- | --- | --- |" + " --: |" * len(GPUS),
+        "| network | overlap | bf16 | " + " | ".join(map(str, _GPUS)) + " |",
+        "| --- | --- | --- |" + " --: |" * len(_GPUS),
     ]
-    for start in range(0, len(rows), len(GPUS)):
-        group = rows[start : start + len(GPUS)]
+    for start in range(0, len(rows), len(_GPUS)):
+        group = rows[start : start + len(_GPUS)]
         first = group[0]
         words = [
             first["network"],
@@ -227,20 +227,20 @@ def table_of(rows: list[dict[str, Any]], checks: list[dict[str, Any]], basis: st
     return "\n".join(lines)
 
 
-def plot(rows: list[dict[str, Any]], basis: str, file: Path) -> None:
+def _plot(rows: list[dict[str, Any]], basis: str, file: Path) -> None:
     """Plot efficiency over GPUs, a line for each network and setting."""
     with figure(file, (7.5, 5)) as (axes,):
-        for start in range(0, len(rows), len(GPUS)):
-            group = rows[start : start + len(GPUS)]
+        for start in range(0, len(rows), len(_GPUS)):
+            group = rows[start : start + len(_GPUS)]
             first = group[0]
             label = f"{first['network']}{', overlap' if first['overlap'] else ''}"
             label += ", bf16 gradients" if first["compressed"] else ""
             style = "--" if first["compressed"] else "-"
-            axes.plot(GPUS, [100 * r["efficiency"] for r in group], style, marker=".", label=label)
-        low, high = (100 * share for share in PUBLIC_8)
+            axes.plot(_GPUS, [100 * r["efficiency"] for r in group], style, marker=".", label=label)
+        low, high = (100 * share for share in _PUBLIC_8)
         axes.plot([8, 8], [low, high], "k", linewidth=4, label="other trainers on 8 GPUs")
         axes.set_xscale("log", base=2)
-        axes.set_xticks(GPUS, [str(n) for n in GPUS])
+        axes.set_xticks(_GPUS, [str(n) for n in _GPUS])
         axes.set(xlabel="GPUs", ylabel="efficiency, % (predicted)", ylim=(0, 102))
         axes.set_title(f"A prediction, not a measurement. {basis}", fontsize=8)
 
@@ -251,10 +251,10 @@ def main() -> None:
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         origin = provenance(("torch",))
-        checks = [check(ranks) for ranks in arguments.check]
-        rows = predictions(arguments)
+        checks = [_check(ranks) for ranks in arguments.check]
+        rows = _predictions(arguments)
         basis = f"one GPU: {arguments.step_seconds:g} s a step ({arguments.source})"
-        log.info("%s", table_of(rows, checks, basis))
+        log.info("%s", _table_of(rows, checks, basis))
         settings = asdict(arguments) | {"out": arguments.out.name}
         report = origin | {
             "basis": basis,
@@ -263,7 +263,7 @@ def main() -> None:
             "predictions": rows,
         }
         write_json(arguments.out, report)
-        plot(rows, basis, arguments.out.with_suffix(".png"))
+        _plot(rows, basis, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

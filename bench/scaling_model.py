@@ -10,8 +10,8 @@ stragglers, congestion, and the time that communication kernels take from the co
 
 from dataclasses import dataclass
 
-GBIT = 1e9 / 8
-FLOAT_BYTES, COMPRESSED_BYTES = 4, 2
+_GBIT = 1e9 / 8
+_FLOAT_BYTES, _COMPRESSED_BYTES = 4, 2
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Link:
 # sheet, NVLink 4 has 450 GB/s in each direction and a 400 Gb/s port 50 GB/s. About 80 % is usual.
 NVLINK = Link(360e9, 5e-6)
 NETWORKS = {
-    "200 Gb/s": Link(0.8 * 200 * GBIT, 15e-6),
-    "400 Gb/s": Link(0.8 * 400 * GBIT, 15e-6),
+    "200 Gb/s": Link(0.8 * 200 * _GBIT, 15e-6),
+    "400 Gb/s": Link(0.8 * 400 * _GBIT, 15e-6),
 }
 
 
@@ -76,7 +76,7 @@ def step_seconds(
 ) -> float:
     """Predicted seconds of the same optimizer step, with the same tokens, on `gpus` GPUs."""
     compute = (work.step_seconds - work.update_seconds) / gpus
-    element = COMPRESSED_BYTES if compressed else FLOAT_BYTES
+    element = _COMPRESSED_BYTES if compressed else _FLOAT_BYTES
 
     def sent(elements: int) -> float:
         return all_reduce_seconds(elements * element, gpus, per_node, node, network)

@@ -34,7 +34,7 @@ STAGES = [
 ]
 
 
-def began_at() -> float:
+def _began_at() -> float:
     """When the kernel started this process, in Unix seconds with a resolution of 10 ms."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
@@ -74,11 +74,11 @@ if __name__ == "__main__":
     if sys.argv[1:2] in ([], ["-h"], ["--help"]):
         sys.stdout.write(str(__doc__))
         sys.exit(0 if sys.argv[1:] else 2)
-    marks = Marks(Path(sys.argv.pop(1)))
-    marks.note("began", began_at())
-    marks.note("imported")
+    _marks = Marks(Path(sys.argv.pop(1)))
+    _marks.note("began", _began_at())
+    _marks.note("imported")
     for caller, name, stage in STAGES:
         names = caller.__globals__  # of the module in which `caller` looks `name` up
-        names[name] = marks.after(names[name], stage)
-    Learner.step = marks.after(Learner.step, "stepped")  # type: ignore[method-assign]
+        names[name] = _marks.after(names[name], stage)
+    Learner.step = _marks.after(Learner.step, "stepped")  # type: ignore[method-assign]
     main()

@@ -38,10 +38,10 @@ from train.loader import Loader
 from train.memory.host_memory import keeps_large_blocks
 from train.step import LOSS, Learner
 
-OUT = RESULTS / "train_speed.json"
-LR = 6e-4  # constant, the same in nanoGPT's optimizer
-WARM_UP = 2  # untimed steps of each trainer: compilation, moments, first allocations
-GOALS = {"eager": 1.3, "compiled": 1.1}
+_OUT = RESULTS / "train_speed.json"
+_LR = 6e-4  # constant, the same in nanoGPT's optimizer
+_WARM_UP = 2  # untimed steps of each trainer: compilation, moments, first allocations
+_GOALS = {"eager": 1.3, "compiled": 1.1}
 
 log = logging.getLogger("train")
 
@@ -74,7 +74,7 @@ class Arguments:
     """Steps of each trainer in a round."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on."""
-    out: Path = OUT
+    out: Path = _OUT
     """Result file."""
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class Arguments:
             raise ValueError(f"rounds={self.rounds} and steps={self.steps} must be 1 or more")
 
 
-class OurStep:
+class _OurStep:
     """Our learner with its loader. It adds up the time that it waits for batches."""
 
     def __init__(self, learner: Learner, loader: Loader) -> None:
@@ -96,10 +96,10 @@ class OurStep:
         begin = time.perf_counter()
         batch = self.loader.next_step()
         self.waited += time.perf_counter() - begin
-        return self.learner.step(batch, LR)[LOSS]
+        return self.learner.step(batch, _LR)[LOSS]
 
 
-def step_config(arguments: Arguments, dtype: str, form: str) -> Config:
+def _step_config(arguments: Arguments, dtype: str, form: str) -> Config:
     """The configuration of the steps that are timed."""
     network = NETWORKS[arguments.shape]
     return replace(
@@ -116,7 +116,7 @@ def step_config(arguments: Arguments, dtype: str, form: str) -> Config:
     )
 
 
-def timed(side: Steps, steps: int, device: torch.device) -> float:
+def _timed(side: Steps, steps: int, device: torch.device) -> float:
     """Seconds per step, including all work on the device.
 
     Raises: RuntimeError if the last loss is not finite.
@@ -132,16 +132,16 @@ def timed(side: Steps, steps: int, device: torch.device) -> float:
     return (time.perf_counter() - begin) / steps
 
 
-def measure(arguments: Arguments, sides: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _measure(arguments: Arguments, sides: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Seconds per step of each trainer in every round, and the losses of the first steps."""
     first = {name: side.step().item() for name, side in sides.items()}
     for side in sides.values():
-        timed(side, WARM_UP, device)
+        _timed(side, _WARM_UP, device)
     sides["ours"].waited = 0.0
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(arguments.rounds):
         for name in list(sides)[:: 1 if number % 2 else -1]:
-            seconds[name].append(timed(sides[name], arguments.steps, device))
+            seconds[name].append(_timed(sides[name], arguments.steps, device))
     waited = sides["ours"].waited / (sum(seconds["ours"]) * arguments.steps)
     return {"first_loss": first, "seconds_per_step": seconds, "data_wait_share": waited}
 
@@ -154,15 +154,15 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def one_case(
+def _one_case(
     arguments: Arguments, dtype: str, form: str, ranks: Ranks, folder: Path
 ) -> dict[str, Any]:
     """Build both trainers and time them."""
     reset_peak_memory(ranks.device)
-    config = step_config(arguments, dtype, form)
+    config = _step_config(arguments, dtype, form)
     learner = bare_learner(config, ranks)
     loader = bare_loader(config, learner)
-    sides: dict[str, Steps] = {"ours": OurStep(learner, loader)}
+    sides: dict[str, Steps] = {"ours": _OurStep(learner, loader)}
     if arguments.nanogpt is not None:
         tokens = folder / "train.bin"
         if not tokens.exists():
@@ -173,16 +173,16 @@ def one_case(
         own_process = ranks.device.type == "cpu"
         sides["nanogpt"] = PeerProcess(NanoStep, *peer) if own_process else NanoStep(*peer)
     try:
-        found = measure(arguments, sides, ranks.device)
+        found = _measure(arguments, sides, ranks.device)
     finally:
         loader.close()
         if isinstance(peer := sides.get("nanogpt"), PeerProcess):
             peer.close()
     torch.compiler.reset()
-    return {"dtype": dtype, "form": form} | found | summary(found, learner)
+    return {"dtype": dtype, "form": form} | found | _summary(found, learner)
 
 
-def summary(found: dict[str, Any], learner: Learner) -> dict[str, Any]:
+def _summary(found: dict[str, Any], learner: Learner) -> dict[str, Any]:
     """Medians, ratios and rates of one case."""
     seconds = found["seconds_per_step"]
     median = {name: statistics.median(times) for name, times in seconds.items()}
@@ -204,7 +204,7 @@ def summary(found: dict[str, Any], learner: Learner) -> dict[str, Any]:
     return result
 
 
-def table_of(cases: list[dict[str, Any]]) -> str:
+def _table_of(cases: list[dict[str, Any]]) -> str:
     """Every case as a row of Markdown."""
     lines = [
         "| | ours, tokens/s | nanoGPT, tokens/s | ratio (rounds) | goal | data wait |",
@@ -219,7 +219,7 @@ def table_of(cases: list[dict[str, Any]]) -> str:
             ratio = f"{case['median_ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append(
             f"| {case['dtype']}, {case['form']} | {rates['ours']:,.0f} | {peer} | {ratio} | "
-            f"{GOALS[case['form']]} | {case['data_wait_share']:.2%} |"
+            f"{_GOALS[case['form']]} | {case['data_wait_share']:.2%} |"
         )
     return "\n".join(lines)
 
@@ -243,10 +243,10 @@ def main() -> None:
         report = origin | {"threads": torch.get_num_threads(), "settings": settings, "cases": cases}
         with tempfile.TemporaryDirectory() as folder:
             for dtype, form in itertools.product(arguments.dtypes, arguments.forms):
-                cases.append(one_case(arguments, dtype, form, ranks, Path(folder)))
-                log.info("%s", table_of(cases[-1:]).splitlines()[-1])
+                cases.append(_one_case(arguments, dtype, form, ranks, Path(folder)))
+                log.info("%s", _table_of(cases[-1:]).splitlines()[-1])
                 write_json(arguments.out, report)  # after each case, in case of an interruption
-        log.info("%s", table_of(cases))
+        log.info("%s", _table_of(cases))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import file_source
 from storage.boolean_flags import with_flags
 
-REPOSITORY = "HuggingFaceFW/fineweb-edu"
+_REPOSITORY = "HuggingFaceFW/fineweb-edu"
 REVISION = "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"
 # The configurations that are samples; every other one is a dump in data/.
-SAMPLES = {f"sample-{size}": f"sample/{size}" for size in ("10BT", "100BT", "350BT")}
+_SAMPLES = {f"sample-{size}": f"sample/{size}" for size in ("10BT", "100BT", "350BT")}
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class FineWebOptions(HubOptions):
             )
 
 
-def list_config(hub: Hub, config: str, revision: str) -> Listing:
+def _list_config(hub: Hub, config: str, revision: str) -> Listing:
     """The parquet files of a configuration. Raises: ValueError naming the known configurations."""
-    folder = SAMPLES.get(config) or ("data" if config == "default" else f"data/{config}")
+    folder = _SAMPLES.get(config) or ("data" if config == "default" else f"data/{config}")
     listing = hub.list_files(folder, lambda name: name.endswith(".parquet"), revision)
     if not listing.files:
         dumps = sorted(hub.folders(listing.commit, "data"))
-        known = ", ".join([*SAMPLES, "default", *dumps])
+        known = ", ".join([*_SAMPLES, "default", *dumps])
         raise ValueError(f"config={config} is not one of {hub.repository}, which has {known}")
     return listing
 
@@ -76,9 +76,9 @@ def prepare_fineweb(options: FineWebOptions, downloader: Downloader | None = Non
         run_preparation(file_source([options.source]), options.out, options)
         return
     dataset = HubDataset(
-        REPOSITORY,
-        f"{REPOSITORY}/{options.config}",
-        lambda hub, revision: list_config(hub, options.config, revision),
+        _REPOSITORY,
+        f"{_REPOSITORY}/{options.config}",
+        lambda hub, revision: _list_config(hub, options.config, revision),
         stream=options.stream,
     )
     make_from_hub(dataset, options.out, options, downloader)

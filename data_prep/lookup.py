@@ -26,7 +26,7 @@ from data_prep.preparation.console import run_script
 from storage.boolean_flags import with_flags
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
-TIMES = {0: "never", 1: "once", 2: "twice"}
+_TIMES = {0: "never", 1: "once", 2: "twice"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _document(
 def _coverage(tracer: Tracer, run: RunRecord, steps: str) -> tuple[Any, list[str]]:
     found = tracer.coverage(run, run.steps_in(steps))
     often = ", ".join(
-        f"{count:,} {TIMES.get(times, f'{times} times')}"
+        f"{count:,} {_TIMES.get(times, f'{times} times')}"
         for times, count in found["documents_by_times_seen"].items()
     )
     lines = [

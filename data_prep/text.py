@@ -20,7 +20,7 @@ from data_prep.sources.file_source import DocumentSource, file_source
 from data_prep.sources.python_docs import PythonDocsSource
 from storage.boolean_flags import with_flags
 
-EMBEDDED_OUT = Path("data/python_docs")
+_EMBEDDED_OUT = Path("data/python_docs")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TextOptions(PrepareOptions):
         """The folder of the data set."""
         if self.out is None and not self.embedded:
             raise ValueError("out is not given; name the data set's folder with --out FOLDER")
-        return self.out or EMBEDDED_OUT
+        return self.out or _EMBEDDED_OUT
 
 
 def main() -> None:

@@ -26,13 +26,13 @@ from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import FileSource, file_source
 from storage.boolean_flags import with_flags
 
-REPOSITORY = "roneneldan/TinyStories"
+_REPOSITORY = "roneneldan/TinyStories"
 REVISION = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
 # v1 was written by GPT-3.5 and GPT-4 (2.1 million stories), v2 by GPT-4 only (2.7 million).
-FOLDERS = {"v1": "data", "v2": ""}
-SUFFIXES = {"v1": ".parquet", "v2": ".txt"}
-PREFIXES = {"v1": "data/", "v2": "TinyStoriesV2-GPT4-"}
-VALIDATION = {"v1": "data/validation-*", "v2": "TinyStoriesV2-GPT4-valid.txt"}
+_FOLDERS = {"v1": "data", "v2": ""}
+_SUFFIXES = {"v1": ".parquet", "v2": ".txt"}
+_PREFIXES = {"v1": "data/", "v2": "TinyStoriesV2-GPT4-"}
+_VALIDATION = {"v1": "data/validation-*", "v2": "TinyStoriesV2-GPT4-valid.txt"}
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class TinyStoriesOptions(HubOptions):
                 )
 
 
-def list_version(hub: Hub, version: str, revision: str) -> Listing:
+def _list_version(hub: Hub, version: str, revision: str) -> Listing:
     """The files of a version. Raises: ValueError if there are none."""
-    prefix, suffix = PREFIXES[version], SUFFIXES[version]
+    prefix, suffix = _PREFIXES[version], _SUFFIXES[version]
     listing = hub.list_files(
-        FOLDERS[version],
+        _FOLDERS[version],
         lambda name: name.startswith(prefix) and name.endswith(suffix),
         revision,
     )
@@ -101,11 +101,11 @@ def prepare_tinystories(options: TinyStoriesOptions, downloader: Downloader | No
         run_preparation(source, options.out, options)
         return
     dataset = HubDataset(
-        REPOSITORY,
-        f"{REPOSITORY}/{options.version}",
-        lambda hub, revision: list_version(hub, options.version, revision),
+        _REPOSITORY,
+        f"{_REPOSITORY}/{options.version}",
+        lambda hub, revision: _list_version(hub, options.version, revision),
         skip_blank=True,
-        validation=(VALIDATION[options.version],),
+        validation=(_VALIDATION[options.version],),
     )
     make_from_hub(dataset, options.out, options, downloader)
 

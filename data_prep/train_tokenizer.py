@@ -36,10 +36,10 @@ except ImportError:
 
 log = logging.getLogger("data_prep.train_tokenizer")
 
-MIN_VOCABULARY = 257  # all bytes and end-of-text, without any merge
-UNIT_BYTES = 1 << 28
-NO_TEXT = b"\xff"  # separates documents: a byte that never occurs in UTF-8
-SAMPLE_BYTES = 8_000_000  # text that is encoded with the new tokenizer, for the summary
+_MIN_VOCABULARY = 257  # all bytes and end-of-text, without any merge
+_UNIT_BYTES = 1 << 28
+_NO_TEXT = b"\xff"  # separates documents: a byte that never occurs in UTF-8
+_SAMPLE_BYTES = 8_000_000  # text that is encoded with the new tokenizer, for the summary
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class TokenizerOptions:
 
     def __post_init__(self) -> None:
         check_vocabulary(f"vocab_size={self.vocab_size}", self.vocab_size)
-        if self.vocab_size < MIN_VOCABULARY:
+        if self.vocab_size < _MIN_VOCABULARY:
             raise ValueError(
                 f"vocab_size={self.vocab_size} is less than the 256 bytes and end-of-text; "
-                f"use {MIN_VOCABULARY} or more"
+                f"use {_MIN_VOCABULARY} or more"
             )
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes={self.max_bytes} must be at least 1")
@@ -85,11 +85,11 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
         path = Path(temporary) / "text"
         text_bytes = _write_texts(path, _texts(source), options.max_bytes)
         read = time.monotonic()
-        tokens = learn(path, options.vocab_size)
+        tokens = _learn(path, options.vocab_size)
         trained = time.monotonic()
         tokenizer = Tokenizer(options.out.name, GPT2_PATTERN, ranks_file(tokens))
         with path.open("rb") as file:
-            _log_summary(tokenizer, tokens, file.read(SAMPLE_BYTES))
+            _log_summary(tokenizer, tokens, file.read(_SAMPLE_BYTES))
     with new_folder(options.out) as folder:
         tokenizer.save(folder)
     log.info(
@@ -105,7 +105,7 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
 
 
 def _texts(source: FileSource) -> Iterator[bytes]:
-    for unit in source.plan(UNIT_BYTES):
+    for unit in source.plan(_UNIT_BYTES):
         for document in source.documents(unit):
             yield document.text
 
@@ -120,11 +120,11 @@ def _write_texts(path: Path, texts: Iterable[bytes], max_bytes: int | None) -> i
                 cut = text[: max_bytes - written].decode(errors="ignore").encode()
                 return written + file.write(cut)
             written += file.write(text)
-            file.write(NO_TEXT)
+            file.write(_NO_TEXT)
     return written
 
 
-def learn(path: Path, vocab_size: int) -> list[bytes]:
+def _learn(path: Path, vocab_size: int) -> list[bytes]:
     """Learn a vocabulary from the texts of a file: its tokens by id, without end-of-text.
 
     Raises: ValueError if gigatoken is missing, or the text gives fewer than `vocab_size` ids.
@@ -132,7 +132,7 @@ def learn(path: Path, vocab_size: int) -> list[bytes]:
     if gigatoken is None:
         raise ValueError("training a tokenizer needs gigatoken; `pip install -e '.[fast]'`")
     with _silenced():
-        text = gigatoken.TextFileSource([path], separator=NO_TEXT)
+        text = gigatoken.TextFileSource([path], separator=_NO_TEXT)
         vocabulary, _ = gigatoken.train_bpe(text, vocab_size - 1, [])  # one id is end-of-text
     tokens = [vocabulary[token] for token in sorted(vocabulary)]
     if len(tokens) + 1 < vocab_size:
@@ -170,7 +170,7 @@ def _log_summary(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None
         longest.decode(errors="replace"),
         len(longest),
     )
-    texts = [part.decode(errors="ignore") for part in text.split(NO_TEXT)]
+    texts = [part.decode(errors="ignore") for part in text.split(_NO_TEXT)]
     text_bytes = sum(len(text.encode()) for text in texts)
     start = time.monotonic()
     ids = sum(len(tokenizer.encode_to_numpy(text)) for text in texts)

@@ -37,8 +37,8 @@ from data_prep.preparation.console import run_script
 from storage.digest import file_sha256
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
-NOT_PROVEN = 1
-DIFFERENCES_SHOWN = 10
+_NOT_PROVEN = 1
+_DIFFERENCES_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class VerifyOptions:
             )
 
 
-def verify_files(data: DataSet, threads: int) -> None:
+def _verify_files(data: DataSet, threads: int) -> None:
     """Compare every byte of the data set with its manifest.
 
     Raises: ValueError naming every file that differs.
@@ -105,7 +105,7 @@ def verify_files(data: DataSet, threads: int) -> None:
     )
 
 
-def show_sample(data: DataSet, count: int) -> None:
+def _show_sample(data: DataSet, count: int) -> None:
     """Decode and print `count` evenly spaced documents, each with its source file and row."""
     train = data.split("train")
     tracer = Tracer(data)
@@ -120,7 +120,7 @@ def show_sample(data: DataSet, count: int) -> None:
     log.info("%d of %d documents give the same tokens when their text is encoded", same, count)
 
 
-def digest_error(
+def _digest_error(
     stream: TrainingStream, run: RunRecord, step: StepRecord, sizes: Sequence[int] = ()
 ) -> str | None:
     """What is wrong with the metric line of a step; None if its digest follows from the shards.
@@ -137,7 +137,7 @@ def digest_error(
     return None
 
 
-def digest_errors(
+def _digest_errors(
     data: DataSet,
     run: RunRecord,
     steps: Sequence[StepRecord],
@@ -151,7 +151,7 @@ def digest_errors(
         tqdm(total=len(steps), unit="step", desc="steps") as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
-        for sentence in pool.map(lambda step: digest_error(stream, run, step, sizes), steps):
+        for sentence in pool.map(lambda step: _digest_error(stream, run, step, sizes), steps):
             bar.update()
             if sentence is not None:
                 found.append(sentence)
@@ -168,10 +168,10 @@ def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) ->
     first, stop = parse_range(steps)
     discarded = [s for s in run.discarded if first <= s.step and (stop is None or s.step < stop)]
     start = time.perf_counter()
-    differing = digest_errors(data, run, chosen, threads)
+    differing = _digest_errors(data, run, chosen, threads)
     # Nothing records which settings were in force when a discarded step was done: accept any.
     sizes = [run.windows, *(settings.windows for _, settings in run.earlier)]
-    discarded_errors = digest_errors(data, run, discarded, threads, sizes) if discarded else []
+    discarded_errors = _digest_errors(data, run, discarded, threads, sizes) if discarded else []
     seconds = time.perf_counter() - start
     breaks = gaps_and_overlaps(run, chosen, first)
     tokens = run.context_length * sum(step.windows for step in (*chosen, *discarded))
@@ -202,10 +202,10 @@ def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) ->
         f"{len(breaks)} breaks" if breaks else "no gap, no overlap",
     )
     problems = [*differing, *(f"discarded {error}" for error in discarded_errors), *breaks]
-    for problem in problems[:DIFFERENCES_SHOWN]:
+    for problem in problems[:_DIFFERENCES_SHOWN]:
         log.info("DIFFERS  %s", problem)
-    if len(problems) > DIFFERENCES_SHOWN:
-        log.info("... and %d more", len(problems) - DIFFERENCES_SHOWN)
+    if len(problems) > _DIFFERENCES_SHOWN:
+        log.info("... and %d more", len(problems) - _DIFFERENCES_SHOWN)
     return not problems
 
 
@@ -213,13 +213,13 @@ def verify(options: VerifyOptions) -> None:
     """Do what the options ask for; exit with code 1 if a run's data is not proven."""
     data = open_data_set(options.data)
     if options.run is None:
-        verify_files(data, options.threads)
+        _verify_files(data, options.threads)
     if options.tokens:
-        show_sample(data, options.tokens)
+        _show_sample(data, options.tokens)
     if options.run is not None:
         run = read_run(options.run)
         if not prove_run(data, run, options.steps, options.threads):
-            sys.exit(NOT_PROVEN)
+            sys.exit(_NOT_PROVEN)
 
 
 def main() -> None:

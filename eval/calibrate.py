@@ -59,7 +59,7 @@ PUBLISHED = {
 # are published, 0.2955 and 0.294463 (build-nanogpt's play.ipynb): float32 and TF32 differ by 10
 # items. bfloat16 keeps 8 bits where TF32 keeps 11, so more near-ties change: allow three times as
 # many. Wrong text or a wrong norm costs more: the two styles differ by 33 (acc) and 160 (acc_norm).
-TOLERANCE = {torch.float32: 10, torch.bfloat16: 30}
+_TOLERANCE = {torch.float32: 10, torch.bfloat16: 30}
 
 log = logging.getLogger("eval")
 
@@ -159,7 +159,7 @@ def import_subject(model: str, ranks: Ranks) -> Subject:
         return load_subject(folder, ranks)
 
 
-def verdict_table(verdicts: list[ScoreVerdict]) -> str:
+def _verdict_table(verdicts: list[ScoreVerdict]) -> str:
     """The verdicts as a table, one per line."""
     head = f"{'':28}{'published':>16}{'here':>16}{'off by':>8}{'allowed':>9}  verdict"
     lines = [head]
@@ -187,8 +187,8 @@ def calibrate(arguments: Arguments, ranks: Ranks) -> int:
     for reason in reasons:
         log.warning("not comparable: %s", reason)
     dtype = choose_dtype(options.dtype, ranks.device)
-    verdicts = make_verdicts(hellaswag(subject, options), TOLERANCE[dtype], reasons)
-    log.info("%s", verdict_table(verdicts))
+    verdicts = make_verdicts(hellaswag(subject, options), _TOLERANCE[dtype], reasons)
+    log.info("%s", _verdict_table(verdicts))
     if arguments.json is not None and ranks.is_main:
         rows = [asdict(verdict) for verdict in verdicts]
         write_json(arguments.json, {"reasons": reasons, "dtype": str(dtype), "verdicts": rows})

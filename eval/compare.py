@@ -21,7 +21,7 @@ from eval.result import ItemTable, load_items
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 
-MAX_DRAWS = 1 << 22  # random numbers in one array: 16 MB of int32
+_MAX_DRAWS = 1 << 22  # random numbers in one array: 16 MB of int32
 
 log = logging.getLogger("eval")
 
@@ -93,7 +93,7 @@ def bootstrap_interval(
     items, means = len(difference), []
     left = arguments.resamples
     while left:
-        count = min(left, max(1, MAX_DRAWS // items))
+        count = min(left, max(1, _MAX_DRAWS // items))
         resampled = random.integers(0, items, (count, items), dtype=np.int32)
         means.append(difference[resampled].sum(1) / weight[resampled].sum(1))
         left -= count
@@ -102,7 +102,9 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def compare_tables(task: str, a: ItemTable, b: ItemTable, arguments: Arguments) -> list[Comparison]:
+def _compare_tables(
+    task: str, a: ItemTable, b: ItemTable, arguments: Arguments
+) -> list[Comparison]:
     """Compare every number that both tables have. Raises: ValueError if their items differ."""
     if not np.array_equal(a.ids, b.ids):
         both = len(np.intersect1d(a.ids, b.ids))
@@ -143,7 +145,7 @@ def compare(arguments: Arguments) -> list[Comparison]:
     return [
         comparison
         for name in names
-        for comparison in compare_tables(
+        for comparison in _compare_tables(
             name, load_items(files[0][name]), load_items(files[1][name]), arguments
         )
     ]
@@ -158,7 +160,7 @@ def _files_of(path: Path) -> dict[str, Path]:
     return {file.stem: file for file in files}
 
 
-def comparison_table(found: list[Comparison]) -> str:
+def _comparison_table(found: list[Comparison]) -> str:
     """The comparisons as a table, one per line."""
     width = max(len(c.tag) for c in found)
     lines = [
@@ -181,7 +183,7 @@ def main() -> None:
     with user_errors():
         arguments = tyro.cli(Arguments, description=__doc__)
         found = compare(arguments)
-        log.info("%s", comparison_table(found))
+        log.info("%s", _comparison_table(found))
         if arguments.json is not None:
             rows = [asdict(c) | {"difference": c.difference} for c in found]
             write_json(arguments.json, {"settings": _settings(arguments), "comparisons": rows})

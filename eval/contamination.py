@@ -35,16 +35,16 @@ from storage.digest import fingerprint
 
 log = logging.getLogger("eval")
 
-ITEM_TASKS = ("hellaswag", "pydoc_choice")
-TASKS_HELP = (
-    f"Tasks whose items to search for: {', '.join(ITEM_TASKS)}. Default: {ITEM_TASKS[0]}, unless "
+_ITEM_TASKS = ("hellaswag", "pydoc_choice")
+_TASKS_HELP = (
+    f"Tasks whose items to search for: {', '.join(_ITEM_TASKS)}. Default: {_ITEM_TASKS[0]}, unless "
     "--items-file is given."
 )
-MIN_WHOLE_WORDS = 8  # GPT-3's smallest n: fewer words occur together by chance
-ID_KEYS = ("val_index", "ind")  # keys that may identify a row, in this order
-NO_ITEM = -1  # in place of an item's number, where a rule ignores a pattern
+_MIN_WHOLE_WORDS = 8  # GPT-3's smallest n: fewer words occur together by chance
+_ID_KEYS = ("val_index", "ind")  # keys that may identify a row, in this order
+_NO_ITEM = -1  # in place of an item's number, where a rule ignores a pattern
 # Ways to find an item, by name, with their text in the report.
-RULES = {
+_RULES = {
     "ngram": "{words} words in a row of context and right ending, or a shorter item of {shortest} "
     "words or more as a whole",
     "right_ending": "the right ending as a whole, if it has {shortest} words or more",
@@ -58,7 +58,7 @@ class Arguments:
 
     data: Path
     """Data set folder, such as data/fineweb_edu."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=TASKS_HELP)] = ()
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=_TASKS_HELP)] = ()
     hellaswag_file: Path | None = None
     """HellaSwag items as .jsonl, .jsonl.xz or .jsonl.gz; default: the Hugging Face Hub's."""
     items_file: tuple[Path, ...] = ()
@@ -74,10 +74,10 @@ class Arguments:
 
     def __post_init__(self) -> None:
         for name in self.tasks:
-            if name not in ITEM_TASKS:
+            if name not in _ITEM_TASKS:
                 raise ValueError(
                     f"the items of {name} cannot be searched for; use "
-                    f"{', '.join(ITEM_TASKS)}, or give other items as --items-file"
+                    f"{', '.join(_ITEM_TASKS)}, or give other items as --items-file"
                 )
         if self.words < 2 or (self.workers is not None and self.workers < 1):
             raise ValueError(
@@ -89,7 +89,7 @@ class Arguments:
     @property
     def shortest(self) -> int:
         """Number of words that a text needs to be searched as a whole."""
-        return min(MIN_WHOLE_WORDS, self.words)
+        return min(_MIN_WHOLE_WORDS, self.words)
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def item_sets(arguments: Arguments) -> list[ItemSet]:
 
 
 def _from_file(name: str, path: Path) -> ItemSet:
-    """The items of a file. Their ids are from the first of ID_KEYS that is unique in every row."""
+    """The items of a file. Their ids are from the first of _ID_KEYS that is unique in every row."""
     rows = list(rows_of_file(path))
     items = tuple(completion_item(where, row) for where, row in rows)
-    for key in ID_KEYS:
+    for key in _ID_KEYS:
         ids = [row.get(key) for _, row in rows]
         if all(isinstance(value, int | str) for value in ids) and len(set(ids)) == len(ids):
             return ItemSet(name, items, key, ids)
@@ -153,16 +153,16 @@ class Outcome:
 
 
 def _outcome(patterns: Patterns, items: np.ndarray, first: np.ndarray) -> Outcome:
-    """The outcome for patterns, given the item (or NO_ITEM) and first document of each."""
-    seen = np.flatnonzero((items != NO_ITEM) & (first != NOT_FOUND))
+    """The outcome for patterns, given the item (or _NO_ITEM) and first document of each."""
+    seen = np.flatnonzero((items != _NO_ITEM) & (first != NOT_FOUND))
     seen = seen[np.lexsort((patterns.starts[seen], first[seen], items[seen]))]
     _, earliest = np.unique(items[seen], return_index=True)
     found = {int(items[i]): (int(first[i]), patterns.words(i)) for i in seen[earliest]}
-    return Outcome(set(items.tolist()) - {NO_ITEM}, found)
+    return Outcome(set(items.tolist()) - {_NO_ITEM}, found)
 
 
 def search_items(data: DataSet, items: Sequence[Item], arguments: Arguments) -> dict[str, Outcome]:
-    """Search the split for all items. Returns one outcome per rule, by its name in RULES."""
+    """Search the split for all items. Returns one outcome per rule, by its name in _RULES."""
     texts = [MARKS.sub(" ", f"{item.context} {item.endings[item.label]}") for item in items]
     runs = all_runs(texts, arguments.words)
     long = set(runs.texts.tolist())
@@ -181,7 +181,7 @@ def search_items(data: DataSet, items: Sequence[Item], arguments: Arguments) -> 
     owners, are_right = np.array(roles).T[:, endings.texts]
     return {
         "ngram": _outcome(runs, runs.texts, in_runs) | _outcome(short, short.texts, in_short),
-        "right_ending": _outcome(endings, np.where(are_right, owners, NO_ITEM), in_endings),
+        "right_ending": _outcome(endings, np.where(are_right, owners, _NO_ITEM), in_endings),
         "any_ending": _outcome(endings, owners, in_endings),
     }
 
@@ -212,7 +212,7 @@ def contamination_report(
         "rule": {
             **{
                 name: rule.format(words=arguments.words, shortest=arguments.shortest)
-                for name, rule in RULES.items()
+                for name, rule in _RULES.items()
             },
             "normalisation": FOLD_RULE,
             "left_out_of_items": MARKS.pattern,
@@ -253,7 +253,7 @@ def contamination_table(report: dict[str, Any]) -> str:
     ]
     for set_name, entry in report["items"].items():
         lines.append(f"{set_name}: {entry['items']:,} items")
-        for name in RULES:
+        for name in _RULES:
             row, share = entry[name], entry[name]["share_of_testable"]
             percent = "-" if share is None else f"{share:.3%}"
             what = report["rule"][name]

@@ -58,7 +58,7 @@ class Arguments:
     """How tokens are sampled."""
 
 
-def sample_prompts(
+def _sample_prompts(
     subject: Subject,
     prompts: Sequence[str],
     options: GenerateOptions,
@@ -79,13 +79,13 @@ def print_comparison(
 ) -> None:
     """Sample from two checkpoints, each with its own tokenizer, and print the texts in columns."""
     subjects = [load_subject(checkpoint, ranks) for checkpoint in (arguments.checkpoint, other)]
-    by_model = [sample_prompts(subject, prompts, arguments.sampling) for subject in subjects]
+    by_model = [_sample_prompts(subject, prompts, arguments.sampling) for subject in subjects]
     if ranks.is_main:
         names = (str(arguments.checkpoint), str(other))
         write_pairs(names, prompts, list(zip(*by_model, strict=True)))
 
 
-def log_to_stderr() -> None:
+def _log_to_stderr() -> None:
     """Send log messages to standard error, because standard output is for the texts."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):
@@ -100,9 +100,9 @@ def print_samples(subject: Subject, prompts: Sequence[str], arguments: Arguments
         name = str(arguments.checkpoint)
         printer = JsonPrinter(prompts, options.samples, options.seed, name)
     if subject.ranks.world_size == 1:
-        sample_prompts(subject, prompts, options, printer.on_token)
+        _sample_prompts(subject, prompts, options, printer.on_token)
         return
-    for sample in sample_prompts(subject, prompts, options):
+    for sample in _sample_prompts(subject, prompts, options):
         if subject.ranks.is_main:
             printer.add(sample)
 
@@ -110,7 +110,7 @@ def print_samples(subject: Subject, prompts: Sequence[str], arguments: Arguments
 def main() -> None:
     """Parse the options, load the checkpoints, sample and print."""
     silence_other_ranks()
-    log_to_stderr()
+    _log_to_stderr()
     with user_errors():
         words = with_flags(Arguments, sys.argv[1:], prefixed=False)
         arguments = tyro.cli(Arguments, args=words, config=(tyro.conf.OmitArgPrefixes,))

@@ -36,9 +36,9 @@ except ImportError:  # main() reports it
     LM: Any = object
     register_model: Any = None
 
-MAX_GENERATED = 256  # the harness's default for Hugging Face models
+_MAX_GENERATED = 256  # the harness's default for Hugging Face models
 # Names that tasks use for the limit of new tokens, in the order in which they are tried.
-TOKEN_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_TOKEN_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 log = logging.getLogger("eval")
 
@@ -126,12 +126,12 @@ class RatchetLM(LM):
 
     def _generation_options(self, settings: dict[str, Any]) -> GenerateOptions:
         """Convert a task's generation settings; greedy unless they set a temperature."""
-        limits = [int(settings[name]) for name in TOKEN_LIMITS if settings.get(name) is not None]
+        limits = [int(settings[name]) for name in _TOKEN_LIMITS if settings.get(name) is not None]
         stops = settings.get("until") or ()
         stops = (stops,) if isinstance(stops, str) else tuple(stops)
         sampled = settings.get("do_sample", True)
         return GenerateOptions(
-            max_tokens=limits[0] if limits else MAX_GENERATED,
+            max_tokens=limits[0] if limits else _MAX_GENERATED,
             temperature=float(settings.get("temperature", 0.0)) if sampled else 0.0,
             top_k=int(settings.get("top_k", 50)),
             top_p=float(settings.get("top_p", 1.0)),
@@ -176,7 +176,7 @@ class Arguments:
     """Tokens in one batch; default: 2,048 on the CPU, 16,384 on CUDA."""
 
 
-def run_harness(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
+def _run_harness(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
     """Run the harness. Returns the model and, on rank 0, the harness's results.
 
     Raises: ValueError if the harness does not know a task.
@@ -220,7 +220,7 @@ def main() -> None:
             )
         from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
 
-        model, found = run_harness(arguments)
+        model, found = _run_harness(arguments)
         if model.subject.ranks.is_main:
             log.info("%s", make_table(found))
             if model.truncated:

@@ -24,7 +24,7 @@ from parallel.ranks import silence_other_ranks, start, stop, user_errors
 
 log = logging.getLogger("eval")
 
-TASKS_HELP = (
+_TASKS_HELP = (
     f"Names of tasks: {', '.join(TASKS)}. Default: {' and '.join(DEFAULT_TASKS)}; with --watch "
     "val_loss and the tasks of the run."
 )
@@ -38,7 +38,7 @@ class Arguments:
     """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
     watch: Path | None = None
     """Run folder, such as runs/gpt2. Evaluates each checkpoint once, until the run ends."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=TASKS_HELP)] = ()
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=_TASKS_HELP)] = ()
     json: Path | None = None
     """JSON file to write the numbers to, by tag."""
     items_out: Path | None = None

@@ -17,9 +17,9 @@ import numpy as np
 
 from storage.atomic import new_file
 
-PREDICTION = "prediction_"  # + the last part of a tag: an array's name in the .npz file
-ID_BYTES = 8
-MAX_NATS = math.log(sys.float_info.max)  # e to this is the largest float
+_PREDICTION = "prediction_"  # + the last part of a tag: an array's name in the .npz file
+_ID_BYTES = 8
+_MAX_NATS = math.log(sys.float_info.max)  # e to this is the largest float
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ItemTable:
             "losses": self.losses,
             "lengths": self.lengths,
         }
-        arrays |= {PREDICTION + name: chosen for name, chosen in self.predictions.items()}
+        arrays |= {_PREDICTION + name: chosen for name, chosen in self.predictions.items()}
         with new_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
 
@@ -71,7 +71,7 @@ def load_items(path: Path) -> ItemTable:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = dict(found)
-        chosen = {k.removeprefix(PREDICTION): v for k, v in arrays.items() if PREDICTION in k}
+        chosen = {k.removeprefix(_PREDICTION): v for k, v in arrays.items() if _PREDICTION in k}
         names = ("ids", "labels", "losses", "lengths")
         return ItemTable(*(arrays[name] for name in names), predictions=chosen)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -86,7 +86,7 @@ def item_ids(values: Sequence[Any]) -> np.ndarray:
     ids = []
     for value in values:
         text = json.dumps(value, ensure_ascii=True)
-        digest = blake2b(text.encode(), digest_size=ID_BYTES).hexdigest()
+        digest = blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest()
         seen[digest] = seen.get(digest, 0) + 1
         ids.append(digest if seen[digest] == 1 else f"{digest}#{seen[digest]}")
     return np.array(ids)
@@ -94,7 +94,7 @@ def item_ids(values: Sequence[Any]) -> np.ndarray:
 
 def perplexity(nats: float) -> float:
     """e to the power of `nats`; inf if that is too large for a float (diverged weights)."""
-    return math.inf if nats >= MAX_NATS else math.exp(nats)
+    return math.inf if nats >= _MAX_NATS else math.exp(nats)
 
 
 def accuracy_tags(tag: str, right: np.ndarray) -> dict[str, float]:

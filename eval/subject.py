@@ -24,8 +24,8 @@ from storage.checkpoint_folder import STATE_FILE, verify_checkpoint
 
 REFERENCE_VAL_TOKENS = 2_097_152  # validation tokens of the reference run
 VAL_MICRO_BATCH = 8
-CPU_BATCH_TOKENS = 2_048  # larger batches do not fit a core's cache
-CUDA_BATCH_TOKENS = 16_384  # the endings in such a batch have about 1.3 GB of float32 logits
+_CPU_BATCH_TOKENS = 2_048  # larger batches do not fit a core's cache
+_CUDA_BATCH_TOKENS = 16_384  # the endings in such a batch have about 1.3 GB of float32 logits
 EXAMPLES_SUFFIX = ".train"  # after a task's name: the file of its few-shot examples
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class EvalOptions:
 
     def batch_tokens_on(self, device: torch.device) -> int:
         """Tokens in one multiple-choice batch on this device."""
-        default = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
+        default = _CUDA_BATCH_TOKENS if device.type == "cuda" else _CPU_BATCH_TOKENS
         return self.tokens_per_batch or default
 
 

@@ -22,7 +22,7 @@ def new_norm(config: GPTConfig) -> nn.Module:
     return nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
-def rotate(x: Tensor, positions: Tensor) -> Tensor:
+def _rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Rotate queries or keys by their positions.
 
     Shapes: x (B, H, T, D), positions (T) or (B, T) -> (B, H, T, D).
@@ -39,7 +39,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-class Attention(nn.Module):
+class _Attention(nn.Module):
     """Causal self-attention; one matrix gives query, key and value."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
         if self.rope:
-            q, k = rotate(q, positions), rotate(k, positions)
+            q, k = _rotate(q, positions), _rotate(k, positions)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         # A single token, with a cache, attends to everything before it: no mask at all.
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, H, T, D) -> (B, T, C)
 
 
-class MLP(nn.Module):
+class _MLP(nn.Module):
     """The feed-forward layer: GELU or SwiGLU."""
 
     def __init__(self, config: GPTConfig) -> None:
@@ -93,9 +93,9 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = new_norm(config)
-        self.attn = Attention(config, layer)
+        self.attn = _Attention(config, layer)
         self.ln_2 = new_norm(config)
-        self.mlp = MLP(config)
+        self.mlp = _MLP(config)
 
     def forward(
         self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None

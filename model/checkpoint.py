@@ -14,9 +14,9 @@ from model.estimates.parameters import count_parameters
 from model.gpt import GPT
 from storage.atomic import read_json, write_json
 
-MODEL_FORMAT = 1
-DTYPE = "F32"  # of every tensor, by its name in safetensors
-EXAMPLE = "runs/gpt2/checkpoints/latest"
+_MODEL_FORMAT = 1
+_DTYPE = "F32"  # of every tensor, by its name in safetensors
+_EXAMPLE = "runs/gpt2/checkpoints/latest"
 
 
 def save_model(folder: Path, model: GPT) -> None:
@@ -27,7 +27,7 @@ def save_model(folder: Path, model: GPT) -> None:
 
 def save_weights(folder: Path, config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
     """Write a shape and weights in host memory into `folder`, which must exist."""
-    write_json(folder / "model.json", {"format": MODEL_FORMAT, "config": asdict(config)})
+    write_json(folder / "model.json", {"format": _MODEL_FORMAT, "config": asdict(config)})
     write_tensors(folder / "model.safetensors", weights)
 
 
@@ -50,13 +50,13 @@ def load_config(folder: Path) -> GPTConfig:
     path = folder / "model.json"
     if not path.is_file():
         raise ValueError(
-            f"{folder} holds no model.json; give a checkpoint folder such as {EXAMPLE}"
+            f"{folder} holds no model.json; give a checkpoint folder such as {_EXAMPLE}"
         )
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("format") != MODEL_FORMAT:
+    if not isinstance(found, dict) or found.get("format") != _MODEL_FORMAT:
         version = found.get("format") if isinstance(found, dict) else None
         raise ValueError(
-            f"{path} has format {version}, this version reads {MODEL_FORMAT}; update Ratchet"
+            f"{path} has format {version}, this version reads {_MODEL_FORMAT}; update Ratchet"
         )
     return _config_from(path, found.get("config"))
 
@@ -101,8 +101,10 @@ def _check_shapes(
 
 def _check_types(path: Path, types: dict[str, str]) -> None:
     for name, found in types.items():
-        if found != DTYPE:
-            raise ValueError(f"{path}: tensor {name} is {found} but must be {DTYPE}; it is damaged")
+        if found != _DTYPE:
+            raise ValueError(
+                f"{path}: tensor {name} is {found} but must be {_DTYPE}; it is damaged"
+            )
 
 
 def _check_size(path: Path, config: GPTConfig) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 
 # 50257 -> 50304: tensor cores multiply in tiles, and 50257 is odd.
 # https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/
-VOCAB_MULTIPLE = 128
+_VOCAB_MULTIPLE = 128
 
 
 @dataclass(frozen=True)
@@ -65,4 +65,4 @@ class GPTConfig:
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and logits (V): vocab_size rounded up to a multiple of 128."""
-        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        return -(-self.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE

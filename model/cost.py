@@ -38,7 +38,7 @@ from storage.boolean_flags import with_flags
 from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger("model.cost")
-DAY = 86_400.0
+_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
     step = arguments.step(chosen or 1 if wanted == "auto" else wanted)
     found = predict(config, step, gpu.part_of_name, arguments.mfu)
     assert found.tokens_per_second is not None  # GPUS has a peak for every GPU
-    days = arguments.tokens / found.tokens_per_second / DAY
+    days = arguments.tokens / found.tokens_per_second / _DAY
     return {
         "name": name,
         "shape": asdict(config) | {"padded_vocab_size": config.padded_vocab_size},

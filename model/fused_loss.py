@@ -51,7 +51,7 @@ class _HeadAndLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN001
-        loss, hidden_gradient, weight_gradient = loss_and_gradients(hidden, weight, targets, dtype)
+        loss, hidden_gradient, weight_gradient = _loss_and_gradients(hidden, weight, targets, dtype)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return loss / len(targets)
 
@@ -64,7 +64,7 @@ class _HeadAndLoss(torch.autograd.Function):
 
 
 @torch.library.custom_op("ratchet::loss_and_gradients", mutates_args=())
-def loss_and_gradients(
+def _loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The *summed* loss of all rows, and its gradients with respect to states and matrix.
@@ -81,7 +81,7 @@ def loss_and_gradients(
     hidden_gradient = torch.empty_like(states)
     weight_gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
     logits = states.new_empty(chunk, len(matrix))
-    overwrite = softmax_minus_one_hot_ if on_cpu else softmax_minus_one_hot_on_cuda_
+    overwrite = softmax_minus_one_hot_ if on_cpu else _softmax_minus_one_hot_on_cuda_
     for first in range(0, rows, chunk):
         part = slice(first, min(first + chunk, rows))
         block = torch.mm(states[part], matrix.T, out=logits[: part.stop - first])  # (chunk, V)
@@ -91,7 +91,7 @@ def loss_and_gradients(
     return losses.sum(), hidden_gradient.to(hidden.dtype), weight_gradient
 
 
-@loss_and_gradients.register_fake
+@_loss_and_gradients.register_fake
 def _(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     loss = hidden.new_empty((), dtype=torch.float32)
     return loss, torch.empty_like(hidden), torch.empty_like(weight)
@@ -139,8 +139,8 @@ def softmax_minus_one_hot_(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 HAS_TRITON = find_spec("triton") is not None
-TRITON_BLOCK = 8192  # logits that one program holds in registers at a time
-TRITON_WARPS = 16
+_TRITON_BLOCK = 8192  # logits that one program holds in registers at a time
+_TRITON_WARPS = 16
 
 if HAS_TRITON:
     import triton  # type: ignore[import-not-found]
@@ -178,7 +178,7 @@ if HAS_TRITON:
             tl.store(start_of_row + places, gradient, mask=places < V)
 
 
-def softmax_minus_one_hot_on_cuda_(logits: Tensor, targets: Tensor) -> Tensor:
+def _softmax_minus_one_hot_on_cuda_(logits: Tensor, targets: Tensor) -> Tensor:
     """The same as `softmax_minus_one_hot_`, by a Triton kernel.
 
     Shapes: logits (N, V), each row contiguous, targets (N) int64 -> (N) float32.
@@ -186,6 +186,6 @@ def softmax_minus_one_hot_on_cuda_(logits: Tensor, targets: Tensor) -> Tensor:
     rows, V = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     _softmax_minus_one_hot_kernel[(rows,)](  # type: ignore[possibly-unbound]
-        logits, targets, losses, logits.stride(0), V=V, BLOCK=TRITON_BLOCK, num_warps=TRITON_WARPS
+        logits, targets, losses, logits.stride(0), V=V, BLOCK=_TRITON_BLOCK, num_warps=_TRITON_WARPS
     )
     return losses

@@ -14,7 +14,7 @@ from model.blocks import Block, new_norm
 from model.config import GPTConfig
 from model.kv_cache import KVCache
 
-INIT_STD = 0.02  # https://github.com/openai/gpt-2/blob/master/src/model.py
+_INIT_STD = 0.02  # https://github.com/openai/gpt-2/blob/master/src/model.py
 
 
 class GPT(nn.Module):
@@ -35,14 +35,14 @@ class GPT(nn.Module):
         """Draw initial weights from `seed`; they are the same on every rank and device."""
         # 1/sqrt(N) for N residual layers, two a block: section 2.3 of the GPT-2 paper.
         generator = torch.Generator().manual_seed(seed)
-        residual_std = INIT_STD / math.sqrt(2 * self.config.n_layer)
+        residual_std = _INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() < 2:
                 nn.init.ones_(parameter)
             else:
-                std = residual_std if name.endswith("c_proj.weight") else INIT_STD
+                std = residual_std if name.endswith("c_proj.weight") else _INIT_STD
                 # On the CPU first: a CUDA generator draws other numbers from the same seed.
                 drawn = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
                 parameter.data.copy_(drawn)

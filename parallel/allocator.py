@@ -9,9 +9,9 @@ import ctypes
 import platform
 
 # Parameters of mallopt(3), from glibc's malloc.h.
-M_TOP_PAD = -2
-M_MMAP_MAX = -4
-KEPT_BYTES = 256 * 2**20  # of free memory at the end of the heap; more is returned to the kernel
+_M_TOP_PAD = -2
+_M_MMAP_MAX = -4
+_KEPT_BYTES = 256 * 2**20  # of free memory at the end of the heap; more is returned to the kernel
 
 
 def keep_large_blocks() -> bool:
@@ -22,6 +22,6 @@ def keep_large_blocks() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # M_MMAP_MAX 0: no block gets a mapping of its own. Keeping all free memory would avoid every
+    # _M_MMAP_MAX 0: no block gets a mapping of its own. Keeping all free memory would avoid every
     # page fault, but raised the peak of the demo from 398 to 542 MiB (bench/LOG.md).
-    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TOP_PAD, KEPT_BYTES))
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TOP_PAD, _KEPT_BYTES))

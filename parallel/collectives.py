@@ -14,7 +14,7 @@ from torch.distributed import distributed_c10d
 from parallel.ranks import Ranks
 from parallel.shared_errors import SharedError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class StopAgreed(Exception):
@@ -53,7 +53,7 @@ def stop_on_all_ranks(ranks: Ranks) -> None:
         raise StopAgreed
 
 
-def broadcast_object(value: T) -> T:
+def broadcast_object(value: _T) -> _T:
     """Rank 0's `value`, on every rank. It is pickled, but only between processes of this job."""
     if not dist.is_initialized():
         return value
@@ -62,7 +62,7 @@ def broadcast_object(value: T) -> T:
     return box[0]
 
 
-def all_gather_object(value: T) -> list[T]:
+def all_gather_object(value: _T) -> list[_T]:
     """Every rank's `value`, in the order of ranks, on every rank. Pickled as above."""
     if not dist.is_initialized():
         return [value]
@@ -81,7 +81,7 @@ def raise_on_all_ranks(error: Exception | None) -> None:
             raise SharedError(f"rank {rank}: {message}" if rank else message) from error
 
 
-def together(action: Callable[[], T]) -> T:
+def together(action: Callable[[], _T]) -> _T:
     """Run `action` on every rank and return this rank's result. All ranks call this together.
 
     Raises: SharedError on every rank if `action` raised ValueError or OSError on one of them.
@@ -89,7 +89,7 @@ def together(action: Callable[[], T]) -> T:
     return _result_of(action, here=True)
 
 
-def on_main(action: Callable[[], T]) -> T:
+def on_main(action: Callable[[], _T]) -> _T:
     """Run `action` on rank 0 and return its result on every rank. All ranks call this together.
 
     Raises: SharedError on every rank if `action` raised ValueError or OSError.
@@ -98,7 +98,7 @@ def on_main(action: Callable[[], T]) -> T:
     return broadcast_object(_result_of(action, here))
 
 
-def _result_of(action: Callable[[], T], here: bool) -> T:
+def _result_of(action: Callable[[], _T], here: bool) -> _T:
     """What `action` returns if it runs here; every rank then learns whether it failed on one."""
     value, error = None, None
     try:
@@ -106,4 +106,4 @@ def _result_of(action: Callable[[], T], here: bool) -> T:
     except (ValueError, OSError) as found:
         error = found
     raise_on_all_ranks(error)
-    return cast(T, value)
+    return cast(_T, value)

@@ -29,11 +29,11 @@ def replicate(
     devices = [ranks.device] if ranks.device.type == "cuda" else None
     replica = DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
     if compression == "bfloat16":
-        replica.register_comm_hook(None, mean_in_bfloat16)
+        replica.register_comm_hook(None, _mean_in_bfloat16)
     return replica
 
 
-def mean_in_bfloat16(_: None, bucket: dist.GradBucket) -> Future[torch.Tensor]:  # type: ignore[reportPrivateImportUsage]
+def _mean_in_bfloat16(_: None, bucket: dist.GradBucket) -> Future[torch.Tensor]:  # type: ignore[reportPrivateImportUsage]
     """DDP hook that exchanges gradients in bfloat16: half the bytes, but rounded.
 
     The sum over ranks is also in bfloat16. Every rank gets the same bits.

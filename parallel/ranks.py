@@ -26,7 +26,7 @@ from parallel.shared_errors import UserErrorReport
 # Of a GPU's memory, the hard limit of torch's allocator: NCCL and Triton allocate beside it.
 # USABLE_SHARE in model/estimates/memory.py is something else: what a predicted peak may take.
 TORCH_SHARE = 0.95
-PR_SET_PDEATHSIG = 1  # see https://man7.org/linux/man-pages/man2/prctl.2.html
+_PR_SET_PDEATHSIG = 1  # see https://man7.org/linux/man-pages/man2/prctl.2.html
 # NCCL's watchdog threads would end a process when a peer dies, or after 480 s without a heartbeat,
 # and so before it has saved its state. They could also abort a collective that hangs, so that the
 # update behind it runs with garbage. A caller that watches for hangs itself turns them off:
@@ -91,7 +91,7 @@ def exit_with_torchrun() -> None:
     if "TORCHELASTIC_RUN_ID" not in os.environ or prctl is None:
         return
     torchrun = os.getppid()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != torchrun:  # it ended before the call above took effect
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -152,7 +152,7 @@ def start(
     """
     exit_with_torchrun()
     if deterministic:
-        enable_determinism()
+        _enable_determinism()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -215,7 +215,7 @@ def _wants_cuda(device: str, local_world_size: int) -> bool:
     return True
 
 
-def enable_determinism() -> None:
+def _enable_determinism() -> None:
     """Use only kernels and reductions that give the same bits each time.
 
     Must be called before CUDA is first used.

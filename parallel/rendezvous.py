@@ -18,10 +18,10 @@ from torch.distributed import (
 from parallel.shared_errors import SharedError
 
 ARRIVAL_SECONDS = 300.0  # for all ranks to arrive at the start
-POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 3.0  # for all ranks to answer a liveness check
 SHORT_PATIENCE_SECONDS = 1.0  # the same if the connection was closed, so that a peer is dead
-ANSWER_POLL_SECONDS = 0.05
+_ANSWER_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _wait_for_ranks(store: Store, rank: int, world_size: int) -> list[int]:
             # rank 0 when another rank exits before.
             if rank == 0 or 0 in missing or store.check(["given up"]):
                 return missing
-        time.sleep(POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return []
 
 
@@ -147,7 +147,7 @@ class LivenessCheck:
             deadline = time.monotonic() + self.patience
             while waiting and time.monotonic() < deadline:
                 waiting = {rank for rank in waiting if not store.check([f"alive/{rank}"])}
-                time.sleep(ANSWER_POLL_SECONDS)
+                time.sleep(_ANSWER_POLL_SECONDS)
         except (RuntimeError, ValueError, AttributeError):  # rank 0's store is gone, or no group
             return
         self._unresponsive = sorted(waiting)

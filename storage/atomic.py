@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_JSON_BYTES = 64 << 20  # a manifest of 100,000 shards fits; a larger file is not one of ours
+_MAX_JSON_BYTES = 64 << 20  # a manifest of 100,000 shards fits; a larger file is not one of ours
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -30,7 +30,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
         file.write(content.getbuffer())
 
 
-def temporary_path(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     """The path beside `path` that this process writes to before it renames."""
     # Host and pid: several hosts may prepare the same file in one folder of a shared file system.
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
@@ -60,7 +60,7 @@ def new_file(path: Path) -> Iterator[Path]:
     A file already at `path` is replaced in one step; after an error it is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
+    temporary = _temporary_path(path)
     try:
         yield temporary
         # Content before name: otherwise a power cut may leave an empty file of this name.
@@ -88,11 +88,11 @@ def read_json(path: Path) -> Any:
     Raises: ValueError naming the file if it is not JSON, or larger than any file of ours.
     """
     with path.open("rb") as file:
-        content = file.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
+        content = file.read(_MAX_JSON_BYTES + 1)
+    if len(content) > _MAX_JSON_BYTES:
         raise ValueError(
-            f"{path} is {path.stat().st_size} bytes of JSON, but must be at most {MAX_JSON_BYTES}; "
-            "it is damaged or made to fill the memory"
+            f"{path} is {path.stat().st_size} bytes of JSON, but must be at most {_MAX_JSON_BYTES}"
+            "; it is damaged or made to fill the memory"
         )
     try:
         return json.loads(content.decode("utf-8"))
@@ -107,7 +107,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises: FileExistsError if `path` exists already; nothing is overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
+    temporary = _temporary_path(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-VALUES = {"True": True, "true": True, "False": False, "false": False}
+_VALUES = {"True": True, "true": True, "False": False, "false": False}
 
 
 def with_flags(options: Any, words: Sequence[str], prefixed: bool = True) -> list[str]:
@@ -25,10 +25,10 @@ def with_flags(options: Any, words: Sequence[str], prefixed: bool = True) -> lis
         word = rest.pop(0)
         option, equals, value = word.partition("=")
         flag = option.replace("_", "-")  # tyro takes both
-        if flag in flags and not equals and rest and rest[0] in VALUES:
+        if flag in flags and not equals and rest and rest[0] in _VALUES:
             value = rest.pop(0)
-        if flag in flags and value in VALUES:
-            word = flag if VALUES[value] else _negated(flag)
+        if flag in flags and value in _VALUES:
+            word = flag if _VALUES[value] else _negated(flag)
         rewritten.append(word)
     return rewritten + rest
 

@@ -15,13 +15,13 @@ from storage.atomic import new_file, read_json, write_json
 from storage.digest import fingerprint
 
 END_OF_TEXT = "<|endoftext|>"
-META_KEYS = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
+_META_KEYS = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
 # The key of meta.json that holds the fingerprint of all other keys: ranks_sha256 does not cover the
 # pattern, and a damaged pattern would split text in other places without an error.
-FINGERPRINT = "fingerprint"
-MAX_VOCABULARY = 65_536  # a shard stores a token in two bytes
+_FINGERPRINT = "fingerprint"
+_MAX_VOCABULARY = 65_536  # a shard stores a token in two bytes
 GPT2_RANKS = Path(__file__).with_name("gpt2.tiktoken")
-GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+_GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 # How GPT-2 splits text before it merges bytes; tiktoken's spelling, faster than OpenAI's original:
 # https://github.com/openai/tiktoken/blob/main/tiktoken_ext/openai_public.py
 GPT2_PATTERN = (
@@ -91,10 +91,10 @@ def _tokens(name: str, ranks: bytes) -> tuple[bytes, ...]:
 
 def check_vocabulary(what: str, n_vocab: int) -> None:
     """Raises: ValueError if `n_vocab` ids do not fit the two bytes that a shard has for a token."""
-    if n_vocab > MAX_VOCABULARY:
+    if n_vocab > _MAX_VOCABULARY:
         raise ValueError(
             f"{what} has {n_vocab} ids, but shards store a token in 16 bits "
-            f"(at most {MAX_VOCABULARY}); use a smaller vocabulary"
+            f"(at most {_MAX_VOCABULARY}); use a smaller vocabulary"
         )
 
 
@@ -104,7 +104,7 @@ def ranks_file(tokens: Iterable[bytes]) -> bytes:
     return b"".join(lines)
 
 
-def read_ranks(path: Path, sha256: str) -> bytes:
+def _read_ranks(path: Path, sha256: str) -> bytes:
     """The content of a tiktoken file. Raises: ValueError if it is missing or has another sha256."""
     try:
         ranks = path.read_bytes()
@@ -128,16 +128,16 @@ def read_byte_pairs(folder: Path) -> BytePairs:
     missing = {"name", "pattern", "ranks_sha256"} - set(meta if isinstance(meta, dict) else ())
     if missing:
         raise ValueError(f"{path} has no {sorted(missing)}; copy the whole folder again")
-    recorded = meta.pop(FINGERPRINT, None)  # older folders have none
-    if (recorded is not None and recorded != fingerprint(meta)) or not meta.keys() <= META_KEYS:
+    recorded = meta.pop(_FINGERPRINT, None)  # older folders have none
+    if (recorded is not None and recorded != fingerprint(meta)) or not meta.keys() <= _META_KEYS:
         raise ValueError(f"{path} does not fit its own fingerprint; copy the whole folder again")
-    ranks = read_ranks(folder / "ranks.tiktoken", meta["ranks_sha256"])
+    ranks = _read_ranks(folder / "ranks.tiktoken", meta["ranks_sha256"])
     return BytePairs(meta["name"], meta["pattern"], ranks)
 
 
 def gpt2_byte_pairs() -> BytePairs:
     """GPT-2's tokenizer. Raises: ValueError if its file of ranks is missing or damaged."""
-    return BytePairs("gpt2", GPT2_PATTERN, read_ranks(GPT2_RANKS, GPT2_RANKS_SHA256))
+    return BytePairs("gpt2", GPT2_PATTERN, _read_ranks(GPT2_RANKS, _GPT2_RANKS_SHA256))
 
 
 def write_byte_pairs(folder: Path, pairs: BytePairs) -> None:
@@ -152,4 +152,4 @@ def write_byte_pairs(folder: Path, pairs: BytePairs) -> None:
         "n_vocab": pairs.n_vocab,
         "end_of_text": pairs.end_of_text,
     }
-    write_json(folder / "meta.json", {**meta, FINGERPRINT: fingerprint(meta)})
+    write_json(folder / "meta.json", {**meta, _FINGERPRINT: fingerprint(meta)})

@@ -11,26 +11,26 @@ from storage.atomic import read_json, write_json
 from storage.digest import file_sha256
 
 MANIFEST = "MANIFEST.json"
-MANIFEST_FORMAT = 1
-PREFIX = "step_"
-WEIGHTS_FILE = "model.safetensors"
+_MANIFEST_FORMAT = 1
+_PREFIX = "step_"
+_WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.json"  # of training: its content belongs to train/checkpoints/checkpoint.py
 
 
 def step_name(step: int) -> str:
     """The name of the checkpoint, or of another folder, of this step."""
-    return f"{PREFIX}{step:06d}"
+    return f"{_PREFIX}{step:06d}"
 
 
 def step_of(checkpoint: Path) -> int:
     """The step in a checkpoint's name."""
-    return int(checkpoint.name.removeprefix(PREFIX))
+    return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """All complete checkpoints in a folder, newest first, damaged ones too."""
     # A save in progress, a broken one and `latest` have other names.
-    named = (path for path in folder.glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdigit())
+    named = (path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit())
     return sorted(filter(Path.is_dir, named), key=step_of, reverse=True)
 
 
@@ -56,7 +56,7 @@ def write_manifest(folder: Path) -> None:
         str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
         for p in files
     }
-    write_json(folder / MANIFEST, {"format": MANIFEST_FORMAT, "files": entries})
+    write_json(folder / MANIFEST, {"format": _MANIFEST_FORMAT, "files": entries})
 
 
 def verify_checkpoint(folder: Path) -> None:
@@ -92,7 +92,7 @@ def weights_sha256(checkpoint: Path) -> str:
 
     Raises: OSError, ValueError or KeyError if the manifest is missing or damaged.
     """
-    return read_json(checkpoint / MANIFEST)["files"][WEIGHTS_FILE]["sha256"]
+    return read_json(checkpoint / MANIFEST)["files"][_WEIGHTS_FILE]["sha256"]
 
 
 def manifest_mtime(checkpoint: Path) -> int:
@@ -124,9 +124,9 @@ def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
         entries = [(name, e["bytes"], e["sha256"]) for name, e in found["files"].items()]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{manifest} is not a manifest ({error!r}); it is damaged") from error
-    if version != MANIFEST_FORMAT:
+    if version != _MANIFEST_FORMAT:
         raise ValueError(
-            f"{manifest} is of format {version}, this version reads {MANIFEST_FORMAT}; it is "
+            f"{manifest} is of format {version}, this version reads {_MANIFEST_FORMAT}; it is "
             "damaged, or update Ratchet"
         )
     # A checkpoint may come from someone else: a manifest must not make us read other files.

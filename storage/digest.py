@@ -8,14 +8,14 @@ from typing import Any
 
 from storage.atomic import read_json, write_json
 
-CHUNK_BYTES = 1 << 22
+_CHUNK_BYTES = 1 << 22
 
 
 def file_sha256(path: Path) -> str:
     """sha256 of the file's bytes, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-TAIL_BYTES = 1 << 16  # longer than any line that we write
+_TAIL_BYTES = 1 << 16  # longer than any line that we write
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def read_last_line(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
+            file.seek(max(0, size - _TAIL_BYTES))
             lines = file.read().split(b"\n")
     except FileNotFoundError:
         return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-POLL_SECONDS = 0.05
+LOCK_POLL_SECONDS = 0.05
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +44,7 @@ def take_lock_within(file: IO[Any], how: int, seconds: float) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(POLL_SECONDS)
+            time.sleep(LOCK_POLL_SECONDS)
 
 
 @cache

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Metrics = dict[str, float | int | str]
-RECENT_LINES = 4
-EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows")
+_RECENT_LINES = 4
+_EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows")
 log = logging.getLogger(__name__)
 
 
-class Writer(Protocol):
+class _Writer(Protocol):
     """Something that records metric lines."""
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -39,7 +39,7 @@ class JsonLinesWriter:
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Append a line and flush it to the operating system, so that it outlives this process."""
-        self.file.write(json.dumps(as_line(step, metrics)) + "\n")
+        self.file.write(json.dumps(_as_line(step, metrics)) + "\n")
         self.file.flush()
 
     def write_text(self, step: int, tag: str, text: str) -> None:
@@ -57,7 +57,7 @@ class TensorBoard:
         # Imported here: only rank 0 writes, and the others would wait for it at every start.
         from torch.utils.tensorboard import SummaryWriter
 
-        wait_for_unused_second(folder)
+        _wait_for_unused_second(folder)
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -76,7 +76,7 @@ class TensorBoard:
         self.writer.close()
 
 
-def wait_for_unused_second(folder: Path) -> None:
+def _wait_for_unused_second(folder: Path) -> None:
     """Wait until no event file of the current second exists."""
     # TensorBoard reads event files in the order of their names, which begin with the second they
     # were opened in. Two files of one second would be read and purged in an arbitrary order.
@@ -95,7 +95,7 @@ class Console:
         head = f"step {step:>{len(str(self.steps))}}/{self.steps}"
         if "train/loss" in metrics:
             log.info("%s", " | ".join([head, *_training_columns(metrics)]))
-        found = {k: v for k, v in metrics.items() if not k.startswith(EVERY_STEP)}
+        found = {k: v for k, v in metrics.items() if not k.startswith(_EVERY_STEP)}
         if found:
             log.info("%s | %s", head, " | ".join(_brief(k, v) for k, v in found.items()))
 
@@ -134,7 +134,7 @@ def duration(seconds: float) -> str:
     return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}"
 
 
-def as_line(step: int, metrics: Metrics) -> dict[str, Any]:
+def _as_line(step: int, metrics: Metrics) -> dict[str, Any]:
     """The object of a metric line: the step, then the metrics as `as_json` gives them."""
     return {"step": step} | as_json(metrics)
 
@@ -151,14 +151,14 @@ def _is_not_finite(value: Any) -> bool:
 class MetricLog:
     """Passes metrics to every writer; removes a writer that fails, with one error in the log."""
 
-    def __init__(self, writers: list[Writer]) -> None:
+    def __init__(self, writers: list[_Writer]) -> None:
         self.writers = writers
-        self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT_LINES)
+        self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_LINES)
         """The last lines, kept on ranks without writers too: the rank that writes may die."""
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Record one step's metrics."""
-        self.recent.append(as_line(step, metrics))
+        self.recent.append(_as_line(step, metrics))
         self._each(lambda writer: writer.write(step, metrics))
 
     def write_text(self, step: int, tag: str, text: str) -> None:
@@ -169,7 +169,7 @@ class MetricLog:
         """Close every writer."""
         self._each(lambda writer: writer.close())
 
-    def _each(self, action: Callable[[Writer], None]) -> None:
+    def _each(self, action: Callable[[_Writer], None]) -> None:
         # A copy of the list: a failing writer is removed from it inside the loop.
         for writer in list(self.writers):
             try:

@@ -35,7 +35,7 @@ from storage.locks import take_lock, take_lock_within
 
 State = Literal["running", "preempted", "finished", "failed"]
 # Files that a start leaves if it ends before it has written config.json.
-EXPECTED_NAMES = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
+_EXPECTED_NAMES = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
 LOCK_PATIENCE_SECONDS = 2.0  # `is_locked` of a watching process holds a free lock for an instant
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class RunFolder:
         if self.config.is_file() or not self.path.exists():
             return []
         names = sorted(path.name for path in self.path.iterdir())
-        return [n for n in names if n not in EXPECTED_NAMES and not n.endswith(".partial")]
+        return [n for n in names if n not in _EXPECTED_NAMES and not n.endswith(".partial")]
 
     def write_status(self, state: State, step: int, reason: str = "") -> None:
         """Write the state of the run to status.json."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from train.config import Config
 
-WINDOWS_WELL_DIVIDED = 16  # of each rank, in proposals: micro-batches of 1 to 16 divide them
+_WINDOWS_WELL_DIVIDED = 16  # of each rank, in proposals: micro-batches of 1 to 16 divide them
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def share_of(config: Config, world_size: int) -> int:
     T = config.network.context_length
     unit = T * world_size
     if config.batch_tokens % unit:
-        well_divided = min(WINDOWS_WELL_DIVIDED, largest_power_of_two(config.batch_tokens // unit))
+        well_divided = min(_WINDOWS_WELL_DIVIDED, largest_power_of_two(config.batch_tokens // unit))
         raise ValueError(
             f"batch_tokens={config.batch_tokens} is not a multiple of {T} x {world_size} "
             f"(context_length x world_size) = {unit}; "

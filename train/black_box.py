@@ -24,8 +24,8 @@ from train.guards.window_by_window import Findings, WindowFinding, layers, score
 from train.run import Run
 
 FORMAT = 1
-SCORE_SECONDS = 60.0  # of each rank, while the others wait
-MAX_TEXTS = 64  # decoded windows; the others can be decoded from their numbers
+_SCORE_SECONDS = 60.0  # of each rank, while the others wait
+_MAX_TEXTS = 64  # decoded windows; the others can be decoded from their numbers
 log = logging.getLogger(__name__)
 
 
@@ -36,11 +36,11 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
     """
     findings, trouble = Findings(), ""
     try:
-        windows = own_windows(run, skipped.first_window)
-        findings = score_windows(run.model, windows, run.learner.dtype, SCORE_SECONDS)
+        windows = _own_windows(run, skipped.first_window)
+        findings = score_windows(run.model, windows, run.learner.dtype, _SCORE_SECONDS)
     except Exception as error:  # a black box must never hide the fault that it is to explain
         trouble = f"rank {run.ranks.rank}: {type(error).__name__}: {error}"
-    told = all_gather_object((trouble, findings.windows, findings.left_out, place(run)))
+    told = all_gather_object((trouble, findings.windows, findings.left_out, _place(run)))
     if not any(trouble for trouble, *_ in told):
         for tensor in findings.gradient:
             sum_over_ranks(tensor.div_(run.plan.windows))
@@ -55,7 +55,7 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
         return None
 
 
-def own_windows(run: Run, first_window: int) -> dict[int, Any]:
+def _own_windows(run: Run, first_window: int) -> dict[int, Any]:
     """The windows of a step that this rank took, by number."""
     found: dict[int, Any] = {}
     for own in run.plan.windows_of(run.ranks.rank):
@@ -65,7 +65,7 @@ def own_windows(run: Run, first_window: int) -> dict[int, Any]:
     return found
 
 
-def place(run: Run) -> str:
+def _place(run: Run) -> str:
     """Host and device of this rank."""
     device = run.ranks.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -73,7 +73,7 @@ def place(run: Run) -> str:
 
 
 def _write(run: Run, skipped: Skipped, exact: bool, told: list[Any], findings: Findings) -> Path:
-    box = contents(run, skipped, exact, told)
+    box = _contents(run, skipped, exact, told)
     if not box["trouble"]:  # otherwise part of the gradient is missing
         of_layers = layers(run.model, findings.gradient)
         box["layers"] = {name: _plain(asdict(layer)) for name, layer in of_layers.items()}
@@ -82,13 +82,13 @@ def _write(run: Run, skipped: Skipped, exact: bool, told: list[Any], findings: F
     path = free_path(run.folder.path / "blackbox" / f"step_{skipped.step:06d}")
     with new_folder(path) as aside:
         write_json(aside / "box.json", box)
-        write_text(aside / "report.txt", report(box))
+        write_text(aside / "report.txt", _report(box))
         if run.config.guard.box_weights:
             save_model(aside, run.model)
     return path
 
 
-def contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[str, Any]:
+def _contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[str, Any]:
     """Everything in box.json except layers and text."""
     config, plan = run.config, run.plan
     findings = sorted((f for _, found, *_ in told for f in found), key=lambda f: f.window)
@@ -139,7 +139,7 @@ def _texts(run: Run, skipped: Skipped, findings: list[WindowFinding]) -> dict[st
         start = skipped.first_window + batch * plan.micro_batch
         read = read_windows(run.loader.stream, start, plan.micro_batch, plan.context_length)
         for number, tokens in enumerate(read, start=start):
-            if len(found) < MAX_TEXTS:
+            if len(found) < _MAX_TEXTS:
                 found[str(number)] = run.tokenizer.decode(tokens.tolist())
     return found
 
@@ -153,7 +153,7 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
     return {k: _number(v) if isinstance(v, float) else v for k, v in fields.items()}
 
 
-def report(box: dict[str, Any]) -> str:
+def _report(box: dict[str, Any]) -> str:
     """The box as text for a person."""
     last = box["first_window"] + box["windows"] - 1
     rows = [

@@ -15,8 +15,8 @@ from train.guards.spikes import MAX_SKIPPED_IN_A_ROW, Skipped
 from train.guards.stragglers import gather_compute_times, slow_ranks
 from train.run import Run
 
-MAX_SPIKE_BOXES = 5  # of one process
-TENSORS_NAMED = 5
+_MAX_SPIKE_BOXES = 5  # of one process
+_TENSORS_NAMED = 5
 log = logging.getLogger(__name__)
 
 
@@ -29,19 +29,19 @@ def check(run: Run) -> None:
 
     Raises: StopTraining if the run must not continue, or its state must not be saved.
     """
-    handle_skipped(run)
-    if run.compared_step != run.step and comparison_due(run.config, run.step, run.steps):
+    _handle_skipped(run)
+    if run.compared_step != run.step and _comparison_due(run.config, run.step, run.steps):
         compare_ranks(run)
 
 
 def check_before_last_save(run: Run) -> None:
     """The same at the end of a run, at any step. Raises: StopTraining."""
-    handle_skipped(run)
+    _handle_skipped(run)
     if run.config.guard.every and run.step > 0 and run.compared_step != run.step:
         compare_ranks(run)
 
 
-def handle_skipped(run: Run) -> None:
+def _handle_skipped(run: Run) -> None:
     """Write a black box of a skipped spike, and of the last step before the run stops.
 
     Raises: StopTraining after too many skipped updates in a row.
@@ -51,10 +51,10 @@ def handle_skipped(run: Run) -> None:
     if skipped is None:
         return
     if row >= MAX_SKIPPED_IN_A_ROW:
-        stop_after_skips(run, skipped, row)
-    if skipped.is_spike and row == 1 and guard.boxes < MAX_SPIKE_BOXES:
+        _stop_after_skips(run, skipped, row)
+    if skipped.is_spike and row == 1 and guard.boxes < _MAX_SPIKE_BOXES:
         guard.boxes += 1
-        path = write_step_record(run, skipped, row)
+        path = _write_step_record(run, skipped, row)
         log.warning(
             "step %d was skipped as a spike: loss %.4g, gradient norm %.4g%s",
             skipped.step,
@@ -64,7 +64,7 @@ def handle_skipped(run: Run) -> None:
         )
 
 
-def write_step_record(run: Run, skipped: Skipped, row: int) -> Path | None:
+def _write_step_record(run: Run, skipped: Skipped, row: int) -> Path | None:
     """Write a black box. It records whether the weights are still those that the step saw."""
     guard = run.progress.guard
     with run.aside():  # which also tells whether the step after it was skipped too
@@ -72,10 +72,10 @@ def write_step_record(run: Run, skipped: Skipped, row: int) -> Path | None:
         return write_black_box(run, skipped, exact=untouched)
 
 
-def stop_after_skips(run: Run, skipped: Skipped, row: int) -> None:
+def _stop_after_skips(run: Run, skipped: Skipped, row: int) -> None:
     """Write a black box of the step and stop the run. Raises: StopTraining."""
     what = "were spikes" if skipped.is_spike else "had a loss or gradient that is not finite"
-    path = write_step_record(run, skipped, row)
+    path = _write_step_record(run, skipped, row)
     box = f"; python train/replay.py {path} shows where" if path else ""
     raise StopTraining(
         f"{row} steps in a row up to step {skipped.step} {what}; their updates were skipped, the "
@@ -84,7 +84,7 @@ def stop_after_skips(run: Run, skipped: Skipped, row: int) -> None:
     )
 
 
-def comparison_due(config: Config, step: int, steps: int) -> bool:
+def _comparison_due(config: Config, step: int, steps: int) -> bool:
     """Whether the ranks are compared before this step: every `guard.every` steps, and at saves.
 
     A checkpoint by the clock waits for such a step, see `save_due`.
@@ -117,8 +117,8 @@ def compare_ranks(run: Run) -> None:
     for sentence in slow_ranks(compute_times):
         log.warning("step %d: %s", run.step, sentence)
     if wrong:
-        shown = "; ".join(wrong[:TENSORS_NAMED])
-        more = f"; and {len(wrong) - TENSORS_NAMED} more" if len(wrong) > TENSORS_NAMED else ""
+        shown = "; ".join(wrong[:_TENSORS_NAMED])
+        more = f"; and {len(wrong) - _TENSORS_NAMED} more" if len(wrong) > _TENSORS_NAMED else ""
         raise StopTraining(
             f"the ranks no longer hold the same numbers after {run.step} updates: {shown}{more}. "
             "Nothing was saved since they last did; start the run again to continue from there, "

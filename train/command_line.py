@@ -9,7 +9,7 @@ from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
 from train.presets import PRESETS
 
-OPTIMIZER = "--optimizer"
+_OPTIMIZER = "--optimizer"
 
 
 def parse(
@@ -36,7 +36,7 @@ def parse(
         description=f"{description} First argument: a preset (default: gpt2), one of {names}. "
         f"--optimizer NAME: another optimizer with its own defaults, one of {_optimizers()}.",
     )
-    check_one_length(config, PRESETS[preset])
+    _check_one_length(config, PRESETS[preset])
     return config
 
 
@@ -50,13 +50,13 @@ def _with_optimizer(preset: Config, words: list[str]) -> tuple[Config, list[str]
     remaining = iter(words)
     for word in remaining:
         flag, equals, name = word.partition("=")
-        if flag != OPTIMIZER:
+        if flag != _OPTIMIZER:
             others.append(word)
             continue
         name = name if equals else next(remaining, "")
         if name not in OPTIMIZERS:
             raise ValueError(
-                f"optimizer={name} is not known; give {OPTIMIZER} and one of {_optimizers()}"
+                f"optimizer={name} is not known; give {_OPTIMIZER} and one of {_optimizers()}"
             )
         if name != optimizer_name(preset.optimizer):  # else the preset's own settings remain
             preset = replace(preset, optimizer=OPTIMIZERS[name].config())
@@ -67,7 +67,7 @@ def _optimizers() -> str:
     return ", ".join(OPTIMIZERS)
 
 
-def check_one_length(config: Config, preset: Config) -> None:
+def _check_one_length(config: Config, preset: Config) -> None:
     """Raises: ValueError if the flags give two context lengths that contradict each other."""
     given, of_model = config.context_length, config.model.context_length
     if given not in (None, of_model) and of_model != preset.model.context_length:

@@ -38,7 +38,7 @@ from train.preflight.machine_checks import (
 )
 from train.recovery.ending import is_peer_failure
 
-CHECK_FAILED_CODE = 1
+_CHECK_FAILED_CODE = 1
 log = logging.getLogger("train")
 
 
@@ -68,7 +68,7 @@ def check_run_folder(config: Config, ranks: Ranks) -> MachineCheck:
 
 def _run_folder(out: Path) -> MachineCheck:
     folder, name = RunFolder(out), "run folder"
-    scratch = scratch_of(out)
+    scratch = _scratch_of(out)
     probe = scratch / "probe"
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _run_folder(out: Path) -> MachineCheck:
     return MachineCheck(name, verdict, text)
 
 
-def scratch_of(out: Path) -> Path:
+def _scratch_of(out: Path) -> Path:
     """A folder on the run's disk for the files that the doctor writes and deletes."""
     # Next to the run folder, not in it: the doctor must not change a run.
     return out.absolute().with_name(f".{out.name}.doctor")
@@ -129,7 +129,7 @@ def check_dry_run(config: Config, ranks: Ranks, inputs: Inputs) -> MachineCheck:
 
     Any error in it makes a failed check. A rank other than 0 also logs its own error.
     """
-    scratch = scratch_of(config.out)
+    scratch = _scratch_of(config.out)
     run = None
     try:
         fresh = replace(config, out=scratch)
@@ -171,7 +171,7 @@ def main() -> None:
     if failed:
         if not ranks.is_main:  # torchrun ends rank 0, which prints the table, when another exits
             time.sleep(RANK_0_SECONDS)
-        sys.exit(CHECK_FAILED_CODE)
+        sys.exit(_CHECK_FAILED_CODE)
 
 
 if __name__ == "__main__":

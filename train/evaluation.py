@@ -17,7 +17,7 @@ from train.run import Run
 log = logging.getLogger(__name__)
 
 
-def due(run: Run, every: int) -> bool:
+def _due(run: Run, every: int) -> bool:
     """Whether something that happens every `every` steps, and at the end, is due now."""
     return every > 0 and (run.step % every == 0 or run.step == run.steps)
 
@@ -26,7 +26,7 @@ def evaluation_due(run: Run) -> bool:
     """Whether validation, tasks or samples are due and were not done before a resume."""
     config = run.config
     periods = (config.eval.every, config.eval.tasks_every, config.sample.every)
-    return run.results.get("step") != run.step and any(due(run, every) for every in periods)
+    return run.results.get("step") != run.step and any(_due(run, every) for every in periods)
 
 
 def evaluate(run: Run) -> None:
@@ -36,7 +36,7 @@ def evaluate(run: Run) -> None:
     start does all of it.
     """
     metrics: Metrics = {}
-    for name, part in parts_due(run):
+    for name, part in _parts_due(run):
         try:
             metrics |= part()
         except StopAgreed:
@@ -48,19 +48,19 @@ def evaluate(run: Run) -> None:
     run.results = {"step": run.step, "metrics": metrics}
 
 
-def parts_due(run: Run) -> Iterator[tuple[str, Callable[[], Mapping[str, float]]]]:
+def _parts_due(run: Run) -> Iterator[tuple[str, Callable[[], Mapping[str, float]]]]:
     """What is due now, by name."""
     config = run.config
-    if due(run, config.eval.every):
-        yield "val_loss", partial(validate, run)
-    if due(run, config.eval.tasks_every):
+    if _due(run, config.eval.every):
+        yield "val_loss", partial(_validate, run)
+    if _due(run, config.eval.tasks_every):
         for task in config.eval.tasks:
             yield task, partial(run_tasks, run.subject, run.eval_options, [task])
-    if due(run, config.sample.every) and run.ranks.is_main:
-        yield "sampling", partial(sample, run)
+    if _due(run, config.sample.every) and run.ranks.is_main:
+        yield "sampling", partial(_sample, run)
 
 
-def validate(run: Run) -> dict[str, float]:
+def _validate(run: Run) -> dict[str, float]:
     """Validation loss of the plain model."""
     return validation_loss(
         run.subject,
@@ -72,7 +72,7 @@ def validate(run: Run) -> dict[str, float]:
     )
 
 
-def sample(run: Run) -> dict[str, float]:
+def _sample(run: Run) -> dict[str, float]:
     """Continue the configured prompts: one file for each step, and TensorBoard text."""
     config = run.config.sample
     options = GenerateOptions(

@@ -8,32 +8,32 @@ from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.optimizers.adamw import AdamWConfig
 from train.schedule import ScheduleConfig
 
-REFERENCE = Config()
+_REFERENCE = Config()
 
 # Larger shapes have the learning rate of GPT-3's model of the nearest size (table 2.1):
 # https://arxiv.org/abs/2005.14165
 PRESETS = {
-    "gpt2": REFERENCE,
+    "gpt2": _REFERENCE,
     "gpt2-medium": replace(
-        REFERENCE,
+        _REFERENCE,
         out=Path("runs/gpt2-medium"),
         model=SHAPES["gpt2-medium"],
         optimizer=AdamWConfig(lr=3e-4),
     ),
     "gpt2-large": replace(
-        REFERENCE,
+        _REFERENCE,
         out=Path("runs/gpt2-large"),
         model=SHAPES["gpt2-large"],
         optimizer=AdamWConfig(lr=2.5e-4),
     ),
     "gpt2-xl": replace(
-        REFERENCE,
+        _REFERENCE,
         out=Path("runs/gpt2-xl"),
         model=SHAPES["gpt2-xl"],
         optimizer=AdamWConfig(lr=2e-4),
     ),
     "gpt2-tinystories": replace(
-        REFERENCE,
+        _REFERENCE,
         data=Path("data/tinystories"),
         out=Path("runs/gpt2-tinystories"),
         steps=3000,

@@ -16,9 +16,9 @@ from train.step import DIGEST, LOSS, NORM, SKIPPED, STOP, join_digest
 
 # torchrun signals the other ranks when one has died, and kills them 30 s later. A step that hangs
 # after a signal is given up early enough to save.
-HANG_SECONDS_AFTER_A_SIGNAL = 5.0
-POLL_SECONDS = 0.0002
-HANG_STEPS = 5
+_HANG_SECONDS_AFTER_A_SIGNAL = 5.0
+_POLL_SECONDS = 0.0002
+_HANG_STEPS = 5
 
 
 class UnresponsiveRank(RuntimeError):
@@ -26,7 +26,7 @@ class UnresponsiveRank(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Pending:
+class _Pending:
     """A step that was launched but whose values have not been read."""
 
     step: int
@@ -82,7 +82,7 @@ class StepClock:
         return self.seconds / (self.timed_steps - 1) if self.timed_steps > 1 else 0.0
 
 
-class HangWatch:
+class _HangWatch:
     """Waits for a step on the device, and gives up when a rank does not respond."""
 
     def __init__(
@@ -92,15 +92,15 @@ class HangWatch:
         self.world_size = world_size
         self.clock = clock
         self.stop = stop
-        self.stuck: Pending | None = None
+        self.stuck: _Pending | None = None
         """The step in which a rank stopped responding."""
 
     @property
     def seconds(self) -> float:
         """Seconds to wait for a rank: `hang_seconds`, or several steps where those are slow."""
-        return max(self.hang_seconds, HANG_STEPS * self.clock.first_seconds)
+        return max(self.hang_seconds, _HANG_STEPS * self.clock.first_seconds)
 
-    def wait(self, pending: Pending, ready: torch.cuda.Event) -> None:
+    def wait(self, pending: _Pending, ready: torch.cuda.Event) -> None:
         """Wait for the step. Polling in Python lets signals be handled; NCCL would wait for ever.
 
         Raises: UnresponsiveRank if the step does not end in time.
@@ -113,7 +113,7 @@ class HangWatch:
                 asked_at = min(asked_at, now)
             usual = self.clock.step_seconds or self.clock.first_seconds
             silent = now - began > self.seconds
-            silent |= now - asked_at > 2 * usual + HANG_SECONDS_AFTER_A_SIGNAL
+            silent |= now - asked_at > 2 * usual + _HANG_SECONDS_AFTER_A_SIGNAL
             # Before the first step a rank may still compile.
             if silent and self.world_size > 1 and self.clock.timed_steps > 0:
                 self.stuck = pending
@@ -121,7 +121,7 @@ class HangWatch:
                     f"step {pending.step} has not ended for {now - began:.0f} s; if steps really "
                     "take so long, give a larger --hang-seconds"
                 )
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
 class Progress:
@@ -145,10 +145,10 @@ class Progress:
         self.peak_flops = peak_flops and peak_flops * plan.world_size
         self.guard = guard or Guard(GuardConfig())
         self.clock = StepClock()
-        self.watch = HangWatch(hang_seconds, plan.world_size, self.clock, stop)
+        self.watch = _HangWatch(hang_seconds, plan.world_size, self.clock, stop)
         self.stop_agreed = False
         """Whether the ranks have agreed to stop, as read from a step's values."""
-        self._pending: Pending | None = None
+        self._pending: _Pending | None = None
         self._ended_at: float | None = None
         """When the step in flight was found to be over."""
 
@@ -170,7 +170,7 @@ class Progress:
             values = values.to("cpu", non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        self._pending = Pending(
+        self._pending = _Pending(
             step, lr, first_window, tokens, values, ready, time.perf_counter(), extra
         )
         self._ended_at = None
@@ -205,7 +205,7 @@ class Progress:
         metrics = self._metrics(pending, elapsed) | self._guarded(pending)
         return pending.step, metrics | pending.extra
 
-    def _guarded(self, pending: Pending) -> Metrics:
+    def _guarded(self, pending: _Pending) -> Metrics:
         """How the step compares with the steps before it, which from then on include it."""
         loss, norm = pending.values[LOSS].item(), pending.values[NORM].item()
         skipped = bool(pending.values[SKIPPED])
@@ -213,7 +213,7 @@ class Progress:
         self.guard.record(pending.step, pending.first_window, loss, norm, skipped)
         return metrics
 
-    def _metrics(self, pending: Pending, elapsed: float) -> Metrics:
+    def _metrics(self, pending: _Pending, elapsed: float) -> Metrics:
         values, speed = pending.values, self.tokens / elapsed
         mean_seconds = self.clock.step_seconds or elapsed
         metrics: Metrics = {

@@ -31,8 +31,8 @@ from train.resume_proof.comparison import (
 )
 from train.resume_proof.kills import KINDS, POLL_SECONDS, Job, Kill, run_with_kills
 
-PROG = "train/prove_resume.py"
-STEPS_PER_KILL = 4  # at least, so that the run makes progress between two kills
+_PROG = "train/prove_resume.py"
+_STEPS_PER_KILL = 4  # at least, so that the run makes progress between two kills
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ProofOptions:
                 raise ValueError(f"{name}={value} is out of range; use {least} or more")
 
 
-class Proof:
+class _Proof:
     """The runs of one proof and the kills so far."""
 
     def __init__(self, options: ProofOptions, words: list[str], steps: int) -> None:
@@ -116,7 +116,7 @@ class Proof:
         found = self.findings()
         if options.resume_nproc is not None:
             other = self.job("other", options.nproc), self.job("other", options.resume_nproc)
-            found += change_ranks(*other, self.steps)
+            found += _change_ranks(*other, self.steps)
         return found
 
     def findings(self) -> list[ProofResult]:
@@ -138,7 +138,7 @@ def prove(options: ProofOptions, words: list[str], steps: int) -> tuple[str, boo
 
     After a Ctrl-C the verdict is that on the kills so far.
     """
-    proof = Proof(options, words, steps)
+    proof = _Proof(options, words, steps)
     try:
         found = proof.measure()
     except KeyboardInterrupt:
@@ -150,7 +150,7 @@ def prove(options: ProofOptions, words: list[str], steps: int) -> tuple[str, boo
     return text, proof.finished and all(finding.holds for finding in found)
 
 
-def change_ranks(first: Job, second: Job, steps: int) -> list[ProofResult]:
+def _change_ranks(first: Job, second: Job, steps: int) -> list[ProofResult]:
     """Stop the `first` job at half the steps by SIGTERM, and finish the run with the `second`."""
     process = first.start()
     try:
@@ -173,16 +173,16 @@ def main() -> None:
             ProofOptions,
             args=with_flags(ProofOptions, rest),
             return_unknown_args=True,
-            prog=PROG,
+            prog=_PROG,
             description=__doc__,
         )
-        config = parse([*named, *flags], PROG, "Options of the training run.")
+        config = parse([*named, *flags], _PROG, "Options of the training run.")
         if config.steps is None:
             raise ValueError(
                 "steps=None is a whole epoch for each run; give fewer, such as --steps 200"
             )
-        if config.steps < STEPS_PER_KILL * options.kills:
-            least = STEPS_PER_KILL * options.kills
+        if config.steps < _STEPS_PER_KILL * options.kills:
+            least = _STEPS_PER_KILL * options.kills
             raise ValueError(
                 f"steps={config.steps} is too few for kills={options.kills}; give --steps {least}"
             )

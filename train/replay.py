@@ -28,7 +28,7 @@ from storage.run_folder import RunFolder
 from train.black_box import FORMAT
 from train.guards.window_by_window import Findings, layers, score_windows
 
-NOT_REPRODUCED_CODE = 1
+_NOT_REPRODUCED_CODE = 1
 log = logging.getLogger("train")
 
 
@@ -59,7 +59,7 @@ def read_box(folder: Path) -> dict[str, Any]:
     return box
 
 
-def weights_of(arguments: Arguments, box: dict[str, Any]) -> tuple[Path, str]:
+def _weights_of(arguments: Arguments, box: dict[str, Any]) -> tuple[Path, str]:
     """The folder to take the weights from, and a description of them.
 
     Raises: ValueError if there is none.
@@ -81,7 +81,7 @@ def weights_of(arguments: Arguments, box: dict[str, Any]) -> tuple[Path, str]:
     )
 
 
-def read_step(arguments: Arguments, box: dict[str, Any]) -> dict[int, np.ndarray]:
+def _read_step(arguments: Arguments, box: dict[str, Any]) -> dict[int, np.ndarray]:
     """All windows of the step, by number. Raises: ValueError if the data set is another one."""
     data = open_data_set(arguments.data or Path(box["data"]))
     if data.fingerprint != box["data_fingerprint"]:
@@ -91,7 +91,7 @@ def read_step(arguments: Arguments, box: dict[str, Any]) -> dict[int, np.ndarray
     return dict(enumerate(read_windows(stream, first, box["windows"], length), start=first))
 
 
-def is_reproduced(box: dict[str, Any], findings: Findings, windows: int) -> bool:
+def _is_reproduced(box: dict[str, Any], findings: Findings, windows: int) -> bool:
     """Whether these results show the fault that the black box records."""
     if box["kind"] == "not finite":
         return not all(finding.finite for finding in findings.windows)
@@ -105,8 +105,8 @@ def is_reproduced(box: dict[str, Any], findings: Findings, windows: int) -> bool
 def replay(arguments: Arguments) -> bool:
     """Run the step again and log each window; returns whether the fault is reproduced."""
     box = read_box(arguments.box)
-    windows = read_step(arguments, box)
-    folder, what = weights_of(arguments, box)
+    windows = _read_step(arguments, box)
+    folder, what = _weights_of(arguments, box)
     ranks = start(arguments.device)
     model = load_model(folder, ranks.device)
     log.info("step %d (%s), windows %d to %d, %s, on %s", box["step"], box["kind"], min(windows),
@@ -120,7 +120,7 @@ def replay(arguments: Arguments) -> bool:
     damaged = [n for n, x in layers(model, findings.gradient).items() if x.weights_not_finite]
     if damaged:
         log.info("weights that are not finite: %s", ", ".join(damaged))
-    reproduced = is_reproduced(box, findings, len(windows))
+    reproduced = _is_reproduced(box, findings, len(windows))
     log.info("the fault is %s", "reproduced" if reproduced else "NOT reproduced")
     return reproduced
 
@@ -131,7 +131,7 @@ def main() -> None:
     with user_errors():
         reproduced = replay(tyro.cli(Arguments, description=__doc__))
     if not reproduced:
-        sys.exit(NOT_REPRODUCED_CODE)
+        sys.exit(_NOT_REPRODUCED_CODE)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ import torch
 from storage.json_lines import column, read_lines
 from train.run import Run
 
-SMOOTHED_STEPS = 20
-MISSING = "not measured"
+_SMOOTHED_STEPS = 20
+_MISSING = "not measured"
 
 
-def loss_plot(lines: list[dict[str, Any]], entropy: float, path: Path) -> None:
+def _loss_plot(lines: list[dict[str, Any]], entropy: float, path: Path) -> None:
     """Draw training and validation loss (nats) over steps; the line is the unigram entropy."""
     # Costs 0.4 seconds, which every rank would spend at every start.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,13 +32,13 @@ def loss_plot(lines: list[dict[str, Any]], entropy: float, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """The rows of the closing table."""
     _, train = column(lines, "train/loss")
     _, val = column(lines, "val/loss")
     _, bits = column(lines, "val/bits_per_byte")
     entropy = run.data.manifest.train.unigram_entropy_nats
-    recent = train[-SMOOTHED_STEPS:]
+    recent = train[-_SMOOTHED_STEPS:]
     rate = run.progress.tokens_per_second
     scores = sorted({k for line in lines for k in line if k.endswith(("/acc", "/acc_norm"))})
     loss = f"{sum(recent) / max(len(recent), 1):.4f} (mean of the last {len(recent)} steps)"
@@ -46,12 +46,12 @@ def summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("steps", f"{run.step:,} of {run.steps:,}"),
         ("tokens", f"{run.tokens:,}"),
         ("training loss", loss if recent else "no step done"),
-        ("validation loss", f"{val[0]:.4f} -> {val[-1]:.4f} nats per token" if val else MISSING),
+        ("validation loss", f"{val[0]:.4f} -> {val[-1]:.4f} nats per token" if val else _MISSING),
         ("unigram entropy", f"{entropy:.4f} nats per token (what counting words alone reaches)"),
-        ("bits per byte", f"{bits[-1]:.4f}" if bits else MISSING),
+        ("bits per byte", f"{bits[-1]:.4f}" if bits else _MISSING),
         *((tag, f"{column(lines, tag)[1][-1]:.4f}") for tag in scores),
         ("tokens per second", f"{rate:,.0f} (all ranks)" if rate else "too few steps to say"),
-        *memory_rows(run),
+        *_memory_rows(run),
         ("run folder", str(run.folder.path)),
         ("checkpoint", str(run.folder.checkpoints / "latest")),
         ("samples", str(run.folder.samples)),
@@ -60,7 +60,7 @@ def summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def memory_rows(run: Run) -> list[tuple[str, str]]:
+def _memory_rows(run: Run) -> list[tuple[str, str]]:
     """Peak GPU memory of this rank; nothing on the CPU."""
     device = run.ranks.device
     if device.type != "cuda":
@@ -77,8 +77,8 @@ def memory_rows(run: Run) -> list[tuple[str, str]]:
 def write_report(run: Run) -> str:
     """Draw `loss.png` and return the closing table as text."""
     lines = read_lines(run.folder.metrics)
-    loss_plot(lines, run.data.manifest.train.unigram_entropy_nats, run.folder.path / "loss.png")
-    rows = summary(run, lines)
+    _loss_plot(lines, run.data.manifest.train.unigram_entropy_nats, run.folder.path / "loss.png")
+    rows = _summary(run, lines)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 

@@ -31,8 +31,8 @@ from train.memory.micro_batch import halved, record_micro_batch, request_smaller
 from train.progress import Progress
 from train.step import Learner, StepBatch
 
-STEPS_TO_A_STOP = 4  # a stop is agreed on in one step and acted on in the next, and steps vary
-SPARE_SECONDS = 2.0
+_STEPS_TO_A_STOP = 4  # a stop is agreed on in one step and acted on in the next, and steps vary
+_SPARE_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -162,8 +162,8 @@ class Run:
     def heartbeat(self) -> None:
         """Show that this process makes progress. Rank 0 also checks the time limit."""
         if self.ranks.is_main:
-            steps_ahead = STEPS_TO_A_STOP * self.progress.clock.step_seconds
-            needed = 2 * self.saver.longest_seconds + steps_ahead + SPARE_SECONDS
+            steps_ahead = _STEPS_TO_A_STOP * self.progress.clock.step_seconds
+            needed = 2 * self.saver.longest_seconds + steps_ahead + _SPARE_SECONDS
             self.stop.check_time_limit(needed)
         self.arm_watchdog(2 * self.progress.watch.seconds + 60)
 

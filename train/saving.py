@@ -10,7 +10,7 @@ from train.checks import is_compared
 from train.run import Run
 
 LAST_SAVE_SECONDS = 1800.0
-STOP_POLL_SECONDS = 0.2
+_STOP_POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
@@ -21,7 +21,7 @@ def save_due(run: Run) -> bool:
     config = run.config.save
     if any(every and run.step % every == 0 for every in (config.every, config.keep_every)):
         return True
-    if is_best(run):
+    if _is_best(run):
         return True
     minutes = (time.monotonic() - run.saver.begun_at) / 60
     by_clock = config.every_minutes > 0 and minutes >= config.every_minutes
@@ -29,7 +29,7 @@ def save_due(run: Run) -> bool:
     return by_clock and not run.saver.busy and is_compared(run)
 
 
-def is_best(run: Run) -> bool:
+def _is_best(run: Run) -> bool:
     """Whether the present validation loss is among the best, whose checkpoints are kept."""
     loss, keep_best = run.fresh_results.get("val/loss"), run.config.save.keep_best
     if loss is None or not keep_best:
@@ -44,7 +44,7 @@ def save(run: Run) -> None:
     if not run.ranks.is_main:
         return
     started = time.perf_counter()
-    if not wait_for_previous_save(run):
+    if not _wait_for_previous_save(run):
         if run.stop.wanted:
             return  # the last save follows at once
         seconds, config = time.monotonic() - run.saver.begun_at, run.config.save
@@ -60,7 +60,7 @@ def save(run: Run) -> None:
     run.saver.begin(run.contents(tensors), stall_seconds=time.perf_counter() - started)
 
 
-def wait_for_previous_save(run: Run) -> bool:
+def _wait_for_previous_save(run: Run) -> bool:
     """Wait for the save in flight, half as long as the other ranks wait for this one.
 
     Returns whether it is done.
@@ -70,7 +70,7 @@ def wait_for_previous_save(run: Run) -> bool:
         return True
     deadline = time.monotonic() + run.progress.watch.seconds / 2
     while run.saver.busy and time.monotonic() < deadline and not run.stop.wanted:
-        run.saver.wait(STOP_POLL_SECONDS)
+        run.saver.wait(_STOP_POLL_SECONDS)
     run.saver.log_failure()
     return not run.saver.busy
 

@@ -29,7 +29,7 @@ class ScheduleConfig:
 
 
 # From progress after the warm-up (0 to 1) to a fraction: 1 means the largest rate, 0 the last one.
-DECAYS: dict[str, Callable[[float], float]] = {
+_DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,
     "constant": lambda progress: 1.0,
@@ -41,5 +41,5 @@ def learning_rate(step: int, steps: int, max_lr: float, config: ScheduleConfig) 
     if step < config.warmup_steps:
         return max_lr * (step + 1) / config.warmup_steps
     span = max(steps - config.warmup_steps, 1)
-    share = DECAYS[config.kind](min((step - config.warmup_steps) / span, 1.0))
+    share = _DECAYS[config.kind](min((step - config.warmup_steps) / span, 1.0))
     return max_lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)

@@ -16,7 +16,7 @@ from storage.atomic import read_json
 from storage.json_lines import read_every_line
 from storage.run_folder import RunFolder
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class BatchSettings:
+class _BatchSettings:
     """The settings that decide which windows a step reads, given where the step before ended."""
 
     windows: int
@@ -61,12 +61,12 @@ class RunRecord:
     """Steps whose result was lost in a stop. They were done again later."""
     skips: Skips = ()
     """Ranges of windows that are left out, by the configuration of the last start."""
-    earlier: tuple[tuple[int, BatchSettings], ...] = ()
+    earlier: tuple[tuple[int, _BatchSettings], ...] = ()
     """Settings that were replaced, oldest first, each with the step before which they applied."""
 
-    def settings_at(self, step: int) -> BatchSettings:
+    def settings_at(self, step: int) -> _BatchSettings:
         """The settings in force when a step was done (the last time, if it was done again)."""
-        now = BatchSettings(self.windows, self.skips)
+        now = _BatchSettings(self.windows, self.skips)
         return next((settings for stop, settings in self.earlier if step < stop), now)
 
     def check_data(self, data: DataSet) -> None:
@@ -139,19 +139,19 @@ def read_run(folder: Path) -> RunRecord:
         raise ValueError(f"{run.config} lacks {error}; it is not a run of this program") from error
 
 
-def _batch_settings(config: dict[str, Any], length: int) -> BatchSettings:
+def _batch_settings(config: dict[str, Any], length: int) -> _BatchSettings:
     skips = parse_skips(config.get("skip_windows") or ())
-    return BatchSettings(int(config["batch_tokens"]) // length, skips)
+    return _BatchSettings(int(config["batch_tokens"]) // length, skips)
 
 
 def _earlier_settings(
     starts: Path, config: dict[str, Any], length: int
-) -> tuple[tuple[int, BatchSettings], ...]:
+) -> tuple[tuple[int, _BatchSettings], ...]:
     """The settings before each change, found by undoing the recorded changes from the last start.
 
     The steps of a start end where a later start began: a run that went back has replaced them.
     """
-    found: list[tuple[int, BatchSettings]] = []
+    found: list[tuple[int, _BatchSettings]] = []
     for step, replaced in reversed(list(_parsed_lines(starts, _start, skip_damaged=True))):
         config = config | replaced
         stop = min(step, found[-1][0]) if found else step
@@ -166,8 +166,8 @@ def _start(line: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def _parsed_lines(
-    path: Path, parse: Callable[[dict[str, Any]], T | None], skip_damaged: bool = False
-) -> Iterator[T]:
+    path: Path, parse: Callable[[dict[str, Any]], _T | None], skip_damaged: bool = False
+) -> Iterator[_T]:
     """`parse` of each line, without those for which it returns None.
 
     Raises: ValueError naming a damaged line, unless it is the last one or `skip_damaged` is set.

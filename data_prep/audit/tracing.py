@@ -18,7 +18,7 @@ from data_prep.order.training_stream import StreamPieces, TrainingStream
 
 
 @dataclass(frozen=True)
-class DocumentPart:
+class _DocumentPart:
     """The part of one document that one step read. The field names are keys of lookup's JSON."""
 
     document: int
@@ -34,7 +34,7 @@ class DocumentPart:
 
 
 @dataclass(frozen=True)
-class Occurrence:
+class _Occurrence:
     """One reading of a document by a run: once in an epoch. The field names are JSON keys."""
 
     epoch: int
@@ -86,7 +86,9 @@ class Tracer:
             "beyond the file's end"
         )
 
-    def documents_of(self, run: RunRecord, step: StepRecord, characters: int) -> list[DocumentPart]:
+    def documents_of(
+        self, run: RunRecord, step: StepRecord, characters: int
+    ) -> list[_DocumentPart]:
         """All that a step read, in the order of the stream; `characters` limits each text."""
         stream, length = TrainingStream(self.shards, run.seed), run.context_length
         return [
@@ -95,7 +97,7 @@ class Tracer:
             for part in self._parts(pieces, characters)
         ]
 
-    def _parts(self, piece: StreamPieces, characters: int) -> list[DocumentPart]:
+    def _parts(self, piece: StreamPieces, characters: int) -> list[_DocumentPart]:
         starts = self.shards.document_starts(piece.documents) + piece.offsets
         columns = (piece.documents, piece.offsets, piece.counts, starts)
         parts = []
@@ -106,10 +108,10 @@ class Tracer:
             text = self.tokenizer.decode(ids.tolist())[:characters]
             size = int(self.shards.lengths[document])
             place = self.source(document)
-            parts.append(DocumentPart(document, piece.epoch, *place, offset, count, size, text))
+            parts.append(_DocumentPart(document, piece.epoch, *place, offset, count, size, text))
         return parts
 
-    def occurrences(self, run: RunRecord, document: int) -> list[Occurrence]:
+    def occurrences(self, run: RunRecord, document: int) -> list[_Occurrence]:
         """When a run read a document: one entry for each epoch that reached it."""
         self.source(document)  # raises if there is no such document
         stream, length = TrainingStream(self.shards, run.seed), run.context_length
@@ -129,7 +131,7 @@ class Tracer:
                     (min(stop, int(stops[hit].max())) - 1) // length,
                 )
                 steps = (run.steps[hit[0]].step, run.steps[hit[-1]].step)
-                found.append(Occurrence(epoch, *windows, *steps, int(overlap[hit].sum())))
+                found.append(_Occurrence(epoch, *windows, *steps, int(overlap[hit].sum())))
         return found
 
     def _epochs(self, stops: np.ndarray) -> int:
@@ -186,6 +188,6 @@ def _consecutive_windows(steps: Sequence[StepRecord]) -> list[tuple[int, int]]:
     return ranges
 
 
-def as_dicts(values: Sequence[DocumentPart] | Sequence[Occurrence]) -> list[dict[str, Any]]:
+def as_dicts(values: Sequence[_DocumentPart] | Sequence[_Occurrence]) -> list[dict[str, Any]]:
     """The values as plain dictionaries."""
     return [asdict(value) for value in values]

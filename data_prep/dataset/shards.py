@@ -21,8 +21,8 @@ from storage.digest import DigestCache, file_sha256, fingerprint
 LENGTH = np.dtype("<u4")
 PLACE = np.dtype("<u4")
 
-CheckMode = Literal["full", "cached", "size"]
-STRIDE = 64  # documents between two positions kept in memory: 12 MB for 100 million documents
+_CheckMode = Literal["full", "cached", "size"]
+_STRIDE = 64  # documents between two positions kept in memory: 12 MB for 100 million documents
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ class TokenShards:
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """Position of every STRIDE-th document, int64."""
-        sums = np.add.reduceat(self.lengths, np.arange(0, self.documents, STRIDE), dtype=np.int64)
+        """Position of every _STRIDE-th document, int64."""
+        sums = np.add.reduceat(self.lengths, np.arange(0, self.documents, _STRIDE), dtype=np.int64)
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(sums)])
 
     def document_starts(self, ids: np.ndarray) -> np.ndarray:
         """Position in the split of each document's first token, int64."""
         ids = ids.astype(np.int64)
         # To the start of its block, add the lengths of the documents before it in the block.
-        block = ids // STRIDE
-        near = block[:, None] * STRIDE + np.arange(STRIDE)  # (ids, STRIDE)
+        block = ids // _STRIDE
+        near = block[:, None] * _STRIDE + np.arange(_STRIDE)  # (ids, _STRIDE)
         lengths = self.lengths[np.minimum(near, self.documents - 1)]
         before = np.where(near < ids[:, None], lengths, 0).sum(axis=1, dtype=np.int64)
         return self._starts[block] + before
@@ -177,7 +177,7 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     raise ValueError(f"its version {version} is not 1.0 or 2.0")
 
 
-def check_data_set(data: DataSet, mode: CheckMode, share: tuple[int, int] = (0, 1)) -> None:
+def check_data_set(data: DataSet, mode: _CheckMode, share: tuple[int, int] = (0, 1)) -> None:
     """Compare the bytes of the data set with its manifest.
 
     `full` hashes every file. `cached` hashes only files whose size, modification time or inode

@@ -17,8 +17,8 @@ from weakref import finalize
 import numpy as np
 
 TOKEN = np.dtype("<u2")
-ANNOUNCED = 64  # reads that the kernel may do in parallel
-HAS_FADVISE = hasattr(os, "posix_fadvise")  # not on macOS
+_ANNOUNCED = 64  # reads that the kernel may do in parallel
+_HAS_FADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 class TokenFiles:
@@ -37,7 +37,7 @@ class TokenFiles:
         for path, count in zip(paths, tokens, strict=True):
             self._files.append(os.open(path, os.O_RDONLY))
             self._headers.append(os.fstat(self._files[-1]).st_size - TOKEN.itemsize * count)
-            if HAS_FADVISE:  # documents are read in random order: no read-ahead
+            if _HAS_FADVISE:  # documents are read in random order: no read-ahead
                 os.posix_fadvise(self._files[-1], 0, 0, os.POSIX_FADV_RANDOM)
         # int64, so that searchsorted and additions copy nothing.
         self._starts_array = np.array(self._starts, np.int64)
@@ -65,8 +65,8 @@ class TokenFiles:
         ends = TOKEN.itemsize * np.cumsum(counts)
         ranges = list(zip(numbers.tolist(), offsets.tolist(), ends.tolist(), strict=True))
         filled = 0
-        for first in range(0, len(ranges), ANNOUNCED):
-            some = ranges[first : first + ANNOUNCED]
+        for first in range(0, len(ranges), _ANNOUNCED):
+            some = ranges[first : first + _ANNOUNCED]
             self._announce(some, filled)
             for file, offset, end in some:
                 self._fill(view[filled:end], file, offset)
@@ -75,7 +75,7 @@ class TokenFiles:
 
     def _announce(self, ranges: list[tuple[int, int, int]], filled: int) -> None:
         """Ask the kernel to fetch all ranges: (file, offset in it, end in the result)."""
-        if HAS_FADVISE:
+        if _HAS_FADVISE:
             for file, offset, end in ranges:
                 os.posix_fadvise(self._files[file], offset, end - filled, os.POSIX_FADV_WILLNEED)
                 filled = end

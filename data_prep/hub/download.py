@@ -23,11 +23,11 @@ from data_prep.sources.file_source import Interrupted
 from storage.atomic import sync_file, sync_folder
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
-RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
-MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for more counts as down
-HASH_CHUNK = 1 << 22
+_RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for more counts as down
+_HASH_CHUNK = 1 << 22
 LOCAL_FILES = "or name local files (fineweb.py --source, tinystories.py --train-files)"
 CURE = f"check the network and run it again: it continues where it stopped; {LOCAL_FILES}"
 
@@ -95,10 +95,10 @@ class Downloader:
     def with_retries(
         self,
         name: str,
-        attempt: Callable[[], Result],
+        attempt: Callable[[], _Result],
         attempts: int | None = None,
         reached: Callable[[], int] = lambda: 0,
-    ) -> Result:
+    ) -> _Result:
         """The result of `attempt`, which is called again when it raises RetryableError.
 
         `reached` gives the number of bytes fetched so far. New bytes reset the count of failures.
@@ -205,7 +205,7 @@ class Downloader:
             return False
         digest = hashlib.sha256()
         with path.open("rb") as content:
-            while chunk := content.read(HASH_CHUNK):
+            while chunk := content.read(_HASH_CHUNK):
                 if self.stopping.is_set():
                     raise Interrupted
                 digest.update(chunk)
@@ -271,9 +271,9 @@ def _check_status(response: Any) -> None:
     status = response.status_code
     if status in (200, 206):
         return
-    if status in RETRIED_STATUS:
+    if status in _RETRIED_STATUS:
         asked = response.headers.get("Retry-After", "")
-        wait = min(float(asked), MAX_RETRY_AFTER) if _is_number(asked) else 0.0
+        wait = min(float(asked), _MAX_RETRY_AFTER) if _is_number(asked) else 0.0
         raise RetryableError(f"status {status}", wait)
     raise PermanentError(status, response.headers.get("X-Error-Code", ""))
 

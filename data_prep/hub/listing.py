@@ -30,8 +30,8 @@ from storage.atomic import new_file, read_json, write_json
 
 log = logging.getLogger(__name__)
 
-FOOTER_GUESS = 1 << 16  # bytes to read first from the end of a parquet file
-PARQUET_MAGIC = b"PAR1"
+_FOOTER_GUESS = 1 << 16  # bytes to read first from the end of a parquet file
+_PARQUET_MAGIC = b"PAR1"
 FOOTERS = "footers"
 LISTING = "listing.json"
 
@@ -95,7 +95,7 @@ class Hub:
     def _footer(self, remote: RemoteFile) -> bytes | None:
         # No digest covers a part of a file, so the footer is read until two readings agree. The
         # first one shows how long it is.
-        length = min(remote.size, FOOTER_GUESS)
+        length = min(remote.size, _FOOTER_GUESS)
         before = b""
         while True:
             found = self._tail(remote, length)
@@ -104,7 +104,7 @@ class Hub:
             if found == before:
                 return found
             needed = int.from_bytes(found[-8:-4], "little") + 8
-            if found[-4:] != PARQUET_MAGIC or needed > remote.size:
+            if found[-4:] != _PARQUET_MAGIC or needed > remote.size:
                 raise RetryableError("it is not the end of a parquet file")
             if before and len(before) >= needed:
                 raise RetryableError("two readings of it differ")

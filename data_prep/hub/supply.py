@@ -22,8 +22,8 @@ from storage.atomic import remove_if_empty
 from storage.locks import take_lock
 
 AHEAD = 2  # files downloaded, or being downloaded, before a unit reads them
-MAX_DOWNLOADS = 4  # downloads at the same time, also of footers
-SECONDS_TO_STOP = 2.0
+_MAX_DOWNLOADS = 4  # downloads at the same time, also of footers
+_SECONDS_TO_STOP = 2.0
 
 
 class FileProvider(Protocol):
@@ -81,7 +81,7 @@ class Downloads:
         Raises: ValueError if a file cannot be fetched.
         """
         if max_documents is None:
-            with ThreadPoolExecutor(MAX_DOWNLOADS) as threads:
+            with ThreadPoolExecutor(_MAX_DOWNLOADS) as threads:
                 list(threads.map(self._fetch_for_planning, self.listing.files))
             return
         documents = 0
@@ -180,7 +180,7 @@ class _DownloadProvider:
         self._files: dict[int, Future[None]] = {}
         self._threads: list[threading.Thread] = []
         self._ahead: set[int] = set()
-        self._slots = threading.Semaphore(MAX_DOWNLOADS)
+        self._slots = threading.Semaphore(_MAX_DOWNLOADS)
         self._start_ahead()
 
     def ready(self, unit: Unit) -> bool:
@@ -207,7 +207,7 @@ class _DownloadProvider:
     def close(self) -> None:
         """Wait a moment for the downloads, which were told to stop."""
         for thread in self._threads:
-            thread.join(SECONDS_TO_STOP)
+            thread.join(_SECONDS_TO_STOP)
 
     def _start_now(self, numbers: list[int]) -> list[Future[None]]:
         """Start the files that a unit waits for, and others to have AHEAD files ahead again."""

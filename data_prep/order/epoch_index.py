@@ -1,6 +1,6 @@
 """Where each document begins in an epoch of the training stream, with a small cache on disk.
 
-Only the position of every BLOCK-th document is stored: 80 KB for 10 million documents. The file is
+Only the position of every _BLOCK-th document is stored: 80 KB for 10 million documents. The file is
 only a cache. It is built again if it is missing, damaged or of other data, and a run works without
 it if it cannot be written.
 """
@@ -19,16 +19,18 @@ from storage.atomic import new_file
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1024  # documents between two stored positions of an epoch
-DOCUMENTS_PER_CHUNK = BLOCK * 128  # arrays of this many 64-bit words (1 MB) stay in a core's cache
+_BLOCK = 1024  # documents between two stored positions of an epoch
+_DOCUMENTS_PER_CHUNK = (
+    _BLOCK * 128
+)  # arrays of this many 64-bit words (1 MB) stay in a core's cache
 INDEX_FOLDER = ".index"
-INDEX_VERSION = 1
+_INDEX_VERSION = 1
 MIN_CACHED_DOCUMENTS = 100_000  # the index of a smaller data set is built in milliseconds
 
 
 @dataclass(frozen=True)
-class DocumentBlock:
-    """BLOCK consecutive documents of an epoch (fewer at its end) and their positions in it."""
+class _DocumentBlock:
+    """_BLOCK consecutive documents of an epoch (fewer at its end) and their positions in it."""
 
     number: int
     ids: np.ndarray
@@ -42,18 +44,20 @@ class EpochIndex:
     def __init__(
         self, lengths: np.ndarray, seed: int, epoch: int, starts: np.ndarray | None = None
     ) -> None:
-        """`starts` are the positions of every BLOCK-th document; default: they are computed."""
+        """`starts` are the positions of every _BLOCK-th document; default: they are computed."""
         self._permutation = FeistelPermutation(len(lengths), seed, epoch)
         self._lengths = lengths
         self.starts = self._build() if starts is None else starts
-        self._recent: DocumentBlock | None = None
+        self._recent: _DocumentBlock | None = None
 
     def _build(self) -> np.ndarray:
         count = len(self._lengths)
         sums = []
-        for first in range(0, count, DOCUMENTS_PER_CHUNK):
-            lengths = self._lengths[self.documents(first, DOCUMENTS_PER_CHUNK)]
-            sums.append(np.add.reduceat(lengths, np.arange(0, len(lengths), BLOCK), dtype=np.int64))
+        for first in range(0, count, _DOCUMENTS_PER_CHUNK):
+            lengths = self._lengths[self.documents(first, _DOCUMENTS_PER_CHUNK)]
+            sums.append(
+                np.add.reduceat(lengths, np.arange(0, len(lengths), _BLOCK), dtype=np.int64)
+            )
         # int64 throughout: searchsorted with a Python int on a uint64 array first converts it all
         # to float64. That took 29 ms per call on 9.67M entries instead of 2 microseconds.
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sums))])
@@ -63,7 +67,7 @@ class EpochIndex:
         last = min(first + count, len(self._lengths))
         return self._permutation(np.arange(first, last, dtype=np.uint64))
 
-    def block_at(self, position: int) -> DocumentBlock:
+    def block_at(self, position: int) -> _DocumentBlock:
         """The block that holds a position of the epoch."""
         number = int(np.searchsorted(self.starts, position, side="right")) - 1
         recent = self._recent
@@ -71,17 +75,17 @@ class EpochIndex:
         # overwrite it: it is one reference to an immutable object, so at worst a block is computed
         # twice.
         if recent is None or recent.number != number:
-            ids = self.documents(number * BLOCK, BLOCK)
+            ids = self.documents(number * _BLOCK, _BLOCK)
             lengths = self._lengths[ids]
             ends = self.starts[number] + np.cumsum(lengths, dtype=np.int64)
-            recent = self._recent = DocumentBlock(number, ids, ends - lengths, ends)
+            recent = self._recent = _DocumentBlock(number, ids, ends - lengths, ends)
         return recent
 
     def position_of(self, document: int) -> int:
         """Position in the epoch of the document's first token."""
         place = int(self._permutation.inverse(np.array([document], np.uint64))[0])
-        block = self.block_at(int(self.starts[place // BLOCK]))
-        return int(block.begins[place % BLOCK])
+        block = self.block_at(int(self.starts[place // _BLOCK]))
+        return int(block.begins[place % _BLOCK])
 
 
 def should_cache(shards: TokenShards) -> bool:
@@ -110,7 +114,7 @@ def index_path(shards: TokenShards, seed: int, epoch: int) -> Path:
 
 def _header(shards: TokenShards, seed: int, epoch: int) -> np.ndarray:
     lengths = int(shards.lengths_sha256[:16], 16)
-    words = [INDEX_VERSION, seed, epoch, shards.documents, shards.tokens, lengths, BLOCK]
+    words = [_INDEX_VERSION, seed, epoch, shards.documents, shards.tokens, lengths, _BLOCK]
     return np.array(words, np.uint64)
 
 
@@ -133,7 +137,7 @@ def _load(path: Path, shards: TokenShards, seed: int, epoch: int) -> np.ndarray 
         return None
     except OSError:
         found = np.empty(0, np.uint64)
-    complete = len(found) == len(header) + -(-shards.documents // BLOCK) + 2
+    complete = len(found) == len(header) + -(-shards.documents // _BLOCK) + 2
     if complete and found[-1] == _digest(found[:-1]) and (found[: len(header)] == header).all():
         return found[len(header) : -1].astype(np.int64)
     log.warning("%s is damaged or of other data; it is built again", path)

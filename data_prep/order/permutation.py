@@ -6,22 +6,22 @@ must never change: the document order of every run depends on them.
 
 import numpy as np
 
-ROUNDS = 6
+_ROUNDS = 6
 
 WORD_MASK = (1 << 64) - 1
 # The increment and the two multipliers of splitmix64. The key schedule uses its complete finalizer
 # (`_mix`, with the shifts 30, 27 and 31). The round function of the Feistel network is our own: it
 # has the same two multipliers, but the shifts 32 and 29.
 # Source: https://prng.di.unimi.it/splitmix64.c
-GOLDEN_GAMMA = 0x9E3779B97F4A7C15
-MIX_1 = 0xBF58476D1CE4E5B9
-MIX_2 = 0x94D049BB133111EB
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
 
 
 def _mix(word: int) -> int:
     """The finalizer of splitmix64: a bijection of 64-bit words that mixes all bits."""
-    word = ((word ^ (word >> 30)) * MIX_1) & WORD_MASK
-    word = ((word ^ (word >> 27)) * MIX_2) & WORD_MASK
+    word = ((word ^ (word >> 30)) * _MIX_1) & WORD_MASK
+    word = ((word ^ (word >> 27)) * _MIX_2) & WORD_MASK
     return word ^ (word >> 31)
 
 
@@ -33,8 +33,8 @@ def round_keys(seed: int, epoch: int) -> list[int]:
     for word in (seed, epoch):
         if not 0 <= word <= WORD_MASK:
             raise ValueError(f"seed={seed}, epoch={epoch}: both must be from 0 to 2**64 - 1")
-        state = _mix(((state ^ word) + GOLDEN_GAMMA) & WORD_MASK)
-    return [_mix((state + (index + 1) * GOLDEN_GAMMA) & WORD_MASK) for index in range(ROUNDS)]
+        state = _mix(((state ^ word) + _GOLDEN_GAMMA) & WORD_MASK)
+    return [_mix((state + (index + 1) * _GOLDEN_GAMMA) & WORD_MASK) for index in range(_ROUNDS)]
 
 
 class FeistelPermutation:
@@ -84,8 +84,8 @@ class FeistelPermutation:
     def _round(self, values: np.ndarray, key: np.uint64) -> np.ndarray:
         # Products of uint64 wrap modulo 2**64, as intended. A Feistel network is invertible
         # whatever its round function does.
-        mixed = (values ^ key) * np.uint64(MIX_1)
+        mixed = (values ^ key) * np.uint64(_MIX_1)
         mixed ^= mixed >> np.uint64(32)
-        mixed *= np.uint64(MIX_2)
+        mixed *= np.uint64(_MIX_2)
         mixed ^= mixed >> np.uint64(29)
         return mixed & self._mask

@@ -20,7 +20,7 @@ from data_prep.order.epoch_index import EpochIndex, open_index, should_cache
 from data_prep.order.permutation import WORD_MASK
 
 # The index of this epoch, of the next one, and of the last one for a thread that still reads it.
-MAX_INDICES = 3
+_MAX_INDICES = 3
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainingStream:
         self._lock = Lock()
 
     def index(self, epoch: int) -> EpochIndex:
-        """The index of an epoch; the latest MAX_INDICES are kept.
+        """The index of an epoch; the latest _MAX_INDICES are kept.
 
         Building one takes less than a second for 10 million documents (bench/order.py).
         """
@@ -58,7 +58,7 @@ class TrainingStream:
                 future = found
             else:
                 future = self._indices[epoch] = Future()
-                while len(self._indices) > MAX_INDICES:
+                while len(self._indices) > _MAX_INDICES:
                     del self._indices[next(iter(self._indices))]
         if found is None:
             self._open(epoch, future)

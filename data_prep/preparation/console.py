@@ -15,8 +15,8 @@ from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 130  # 128 + SIGINT, the exit code of a shell
-SECONDS_BETWEEN_LINES = 30.0  # when standard error is a file, where each refresh is a new line
+_INTERRUPTED = 130  # 128 + SIGINT, the exit code of a shell
+_SECONDS_BETWEEN_LINES = 30.0  # when standard error is a file, where each refresh is a new line
 
 
 class ProgressBar:
@@ -30,7 +30,7 @@ class ProgressBar:
             unit="B",
             unit_scale=True,
             desc="text",
-            mininterval=0.2 if on_terminal else SECONDS_BETWEEN_LINES,
+            mininterval=0.2 if on_terminal else _SECONDS_BETWEEN_LINES,
         )
         self._start = time.monotonic()
         self.documents = self.tokens = self.text_bytes = 0
@@ -93,7 +93,7 @@ def run_script(work: Callable[[], object]) -> None:
             work()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: finished units are kept; run the same command to continue\n")
-        sys.exit(INTERRUPTED)
+        sys.exit(_INTERRUPTED)
 
 
 @contextmanager

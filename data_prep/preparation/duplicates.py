@@ -15,10 +15,10 @@ from data_prep.preparation.split import text_hash
 from storage.atomic import save_array
 
 HASHES_PER_PASS = 1 << 24
-HASHES = "hashes.npy"
-CHECKSUMS = "checksums.npy"
+_HASHES = "hashes.npy"
+_CHECKSUMS = "checksums.npy"
 # Any large odd number would do: it distributes a 32-bit checksum over 64 bits.
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class DocumentHashes:
@@ -38,8 +38,8 @@ class DocumentHashes:
 
     def save(self, folder: Path) -> None:
         """Write the two files that `count_duplicates` reads."""
-        save_array(folder / HASHES, np.array(self._hashes, np.uint64))
-        save_array(folder / CHECKSUMS, np.array(self._checksums, np.uint32))
+        save_array(folder / _HASHES, np.array(self._hashes, np.uint64))
+        save_array(folder / _CHECKSUMS, np.array(self._checksums, np.uint32))
 
 
 def count_duplicates(folders: Iterable[Path]) -> Duplicates:
@@ -48,7 +48,7 @@ def count_duplicates(folders: Iterable[Path]) -> Duplicates:
     Exact copies have the same hash of the normalised text and the same checksum of the exact text.
     """
     folders = list(folders)
-    documents = sum(len(np.load(folder / HASHES, mmap_mode="r")) for folder in folders)
+    documents = sum(len(np.load(folder / _HASHES, mmap_mode="r")) for folder in folders)
     # Each pass counts the hashes of one remainder: equal hashes are always in the same pass.
     passes = 1 + documents // HASHES_PER_PASS
     exact = normalised = 0
@@ -65,9 +65,9 @@ def _remainder_class(
     """Hashes with the remainder `number` modulo `passes`, and keys that identify exact texts."""
     hashes, keys = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for folder in folders:
-        found = np.load(folder / HASHES)
+        found = np.load(folder / _HASHES)
         chosen = found % np.uint64(passes) == number
-        checksums = np.load(folder / CHECKSUMS)[chosen].astype(np.uint64)
+        checksums = np.load(folder / _CHECKSUMS)[chosen].astype(np.uint64)
         hashes.append(found[chosen])
-        keys.append(found[chosen] ^ (checksums * MULTIPLIER))
+        keys.append(found[chosen] ^ (checksums * _MULTIPLIER))
     return np.concatenate(hashes), np.concatenate(keys)

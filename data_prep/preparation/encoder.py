@@ -27,24 +27,24 @@ CHECKED_FIRST = 8  # documents at the start of every unit are encoded by both
 CHECKED_SHARE = 256  # and one in this many of the others
 # Documents with either of these go to tiktoken. gigatoken would encode a special token in a text as
 # one id if it had one. Ours has none, and this makes sure. NUL ends a string in C.
-SPECIAL = END_OF_TEXT.encode()
-NUL = b"\0"
+_SPECIAL = END_OF_TEXT.encode()
+_NUL = b"\0"
 
-Place = tuple[int, int]
+_Place = tuple[int, int]
 """File and row of a document in its source."""
 
 
 class EncoderMismatch(Exception):
     """The fast encoder gave other ids than tiktoken, or failed."""
 
-    def __init__(self, name: str, place: Place | None, what: str) -> None:
+    def __init__(self, name: str, place: _Place | None, what: str) -> None:
         super().__init__(name, place, what)
         self.name = name
         self.place = place
         self.what = what
 
 
-class FastEncoder(Protocol):
+class _FastEncoder(Protocol):
     """A faster implementation of the same tokenizer."""
 
     name: str
@@ -71,13 +71,13 @@ class Gigatoken:
             self._backend = gigatoken.Tokenizer.from_tiktoken(path, "gpt2", {}).backend
 
     def encode(self, text: bytes) -> np.ndarray:
-        """See FastEncoder."""
+        """See _FastEncoder."""
         # One text per call: a batch is returned as an `awkward` array, whose import takes 0.4 s.
         return self._backend.encode(text)
 
 
 @cache
-def fast_encoder(tokenizer: Tokenizer) -> FastEncoder | None:
+def fast_encoder(tokenizer: Tokenizer) -> _FastEncoder | None:
     """A faster encoder for this tokenizer; None if there is none."""
     if gigatoken is None or tokenizer.pattern != GPT2_PATTERN:
         return None
@@ -95,7 +95,7 @@ class Encoder:
     the same in every run.
     """
 
-    def __init__(self, tokenizer: Tokenizer, fast: FastEncoder | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, fast: _FastEncoder | None = None) -> None:
         self.tokenizer = tokenizer
         self._fast = fast
         self._checks_left = CHECKED_FIRST
@@ -106,7 +106,7 @@ class Encoder:
         return self._fast.name if self._fast else REFERENCE
 
     def encode(
-        self, texts: Sequence[bytes], places: Sequence[Place]
+        self, texts: Sequence[bytes], places: Sequence[_Place]
     ) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of all documents, each opened by end-of-text, and the length of each.
 
@@ -138,7 +138,7 @@ class Encoder:
                 self.name, None, f"the ids of {text_bytes} bytes of text decode to {found} bytes"
             )
 
-    def _row(self, text: bytes, place: Place) -> np.ndarray:
+    def _row(self, text: bytes, place: _Place) -> np.ndarray:
         try:
             return self.tokenizer.encode_to_numpy(text.decode())
         except ValueError as error:  # tiktoken's regular expression fails on a million spaces
@@ -148,9 +148,9 @@ class Encoder:
                 f"from 0): {error}; shorten the text's runs of whitespace, or drop it"
             ) from error
 
-    def _checked(self, fast: FastEncoder, text: bytes, place: Place) -> np.ndarray:
+    def _checked(self, fast: _FastEncoder, text: bytes, place: _Place) -> np.ndarray:
         """The ids of `fast`, compared with tiktoken's if sampled; special texts go to tiktoken."""
-        if NUL in text or (b"|" in text and SPECIAL in text):
+        if _NUL in text or (b"|" in text and _SPECIAL in text):
             return self._row(text, place)
         row = self._fast_row(fast, text, place)
         if self._checks_left or place[1] == 0 or is_sampled(place):
@@ -158,7 +158,7 @@ class Encoder:
             self._compare(fast, place, row, self._row(text, place))
         return row
 
-    def _fast_row(self, fast: FastEncoder, text: bytes, place: Place) -> np.ndarray:
+    def _fast_row(self, fast: _FastEncoder, text: bytes, place: _Place) -> np.ndarray:
         try:
             row = fast.encode(text)
         except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -172,7 +172,7 @@ class Encoder:
         return row
 
     def _compare(
-        self, fast: FastEncoder, place: Place, found: np.ndarray, expected: np.ndarray
+        self, fast: _FastEncoder, place: _Place, found: np.ndarray, expected: np.ndarray
     ) -> None:
         if np.array_equal(found, expected):
             return
@@ -187,7 +187,7 @@ class Encoder:
         )
 
 
-def is_sampled(place: Place) -> bool:
+def is_sampled(place: _Place) -> bool:
     """Whether a document is in the sample that both encoders encode; the same in every run."""
     # Two multipliers of splitmix64 as a cheap hash of file and row.
     mixed = (place[0] * 0x9E3779B97F4A7C15 + place[1] * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF

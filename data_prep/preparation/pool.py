@@ -25,10 +25,10 @@ from data_prep.preparation.unit import UnitWork
 from data_prep.sources.file_source import Interrupted, Unit
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 
-POLL_SECONDS = 0.2
-REPORT_EVERY = 64  # documents between two updates of the shared counters
+_POLL_SECONDS = 0.2
+_REPORT_EVERY = 64  # documents between two updates of the shared counters
 
-NumberedUnits = list[tuple[int, Unit]]
+_NumberedUnits = list[tuple[int, Unit]]
 
 
 def default_workers() -> int:
@@ -40,7 +40,7 @@ def default_workers() -> int:
 
 def run_units(
     work: UnitWork,
-    todo: NumberedUnits,
+    todo: _NumberedUnits,
     tokenizer_folder: Path,
     workers: int,
     bar: ProgressBar,
@@ -55,7 +55,7 @@ def run_units(
 
 def _run_here(
     work: UnitWork,
-    todo: NumberedUnits,
+    todo: _NumberedUnits,
     tokenizer: Tokenizer,
     bar: ProgressBar,
     provider: FileProvider,
@@ -68,7 +68,7 @@ def _run_here(
 
 def _run_in_processes(
     work: UnitWork,
-    todo: NumberedUnits,
+    todo: _NumberedUnits,
     tokenizer_folder: Path,
     workers: int,
     bar: ProgressBar,
@@ -77,7 +77,7 @@ def _run_in_processes(
     context = multiprocessing.get_context("forkserver")
     # "__main__" is the script: so it is imported once in the server and not by every worker.
     context.set_forkserver_preload(["__main__", "data_prep.preparation.pool"])
-    counters = SharedCounters(context)
+    counters = _SharedCounters(context)
     executor = ProcessPoolExecutor(
         workers, context, _start_worker, (work, tokenizer_folder, counters)
     )
@@ -100,7 +100,7 @@ class _UnitQueue:
     def __init__(
         self,
         executor: ProcessPoolExecutor,
-        todo: NumberedUnits,
+        todo: _NumberedUnits,
         max_running: int,
         provider: FileProvider,
     ) -> None:
@@ -110,7 +110,7 @@ class _UnitQueue:
         self._max_running = max_running
         self._provider = provider
 
-    def run(self, counters: "SharedCounters", bar: ProgressBar) -> None:
+    def run(self, counters: "_SharedCounters", bar: ProgressBar) -> None:
         """Return when all units are finished.
 
         If a file cannot be fetched, the units that are running are finished first.
@@ -125,10 +125,10 @@ class _UnitQueue:
                 missing = error
             if self._running:
                 # With a timeout, to update the bar and to look for files that have arrived.
-                done, _ = wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
+                done, _ = wait(self._running, _POLL_SECONDS, FIRST_COMPLETED)
             else:
                 done = set()
-                time.sleep(POLL_SECONDS)
+                time.sleep(_POLL_SECONDS)
             bar.add(*counters.take())
             for future in done:
                 future.result()
@@ -148,7 +148,7 @@ class _UnitQueue:
                 self._running[self._executor.submit(_run_unit, number, unit)] = unit
 
 
-class SharedCounters:
+class _SharedCounters:
     """Work that all workers have done since the parent last asked, and a flag to stop them."""
 
     def __init__(self, context: Any) -> None:
@@ -166,7 +166,7 @@ class SharedCounters:
     def take(self) -> tuple[int, int, int]:
         """The work added since the last call; called by the parent."""
         lock = self._counts.get_lock()
-        if not lock.acquire(timeout=POLL_SECONDS):
+        if not lock.acquire(timeout=_POLL_SECONDS):
             return 0, 0, 0  # a worker that was killed with the lock never releases it
         try:
             documents, tokens, text_bytes = self._counts[:]
@@ -183,7 +183,7 @@ class SharedCounters:
 class _Worker:
     """State of a worker process. It also adds up progress, to take the shared lock less often."""
 
-    def __init__(self, work: UnitWork, tokenizer: Tokenizer, counters: SharedCounters) -> None:
+    def __init__(self, work: UnitWork, tokenizer: Tokenizer, counters: _SharedCounters) -> None:
         self.work = work
         self.tokenizer = tokenizer
         self._counters = counters
@@ -192,7 +192,7 @@ class _Worker:
     def add(self, documents: int, tokens: int, text_bytes: int) -> None:
         for slot, more in enumerate((documents, tokens, text_bytes)):
             self._waiting[slot] += more
-        if self._waiting[0] >= REPORT_EVERY:
+        if self._waiting[0] >= _REPORT_EVERY:
             self.report()
 
     def report(self) -> None:
@@ -203,7 +203,7 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: SharedCounters) -> None:
+def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: _SharedCounters) -> None:
     global _worker
     follow_parent()
     _worker = _Worker(work, load_tokenizer(tokenizer_folder), counters)

@@ -40,7 +40,7 @@ from storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 
-BYTES_PER_DOCUMENT = 24  # its length, source place and hashes
+_BYTES_PER_DOCUMENT = 24  # its length, source place and hashes
 
 
 def prepare(
@@ -174,7 +174,7 @@ class _Preparation:
             # Mostly once. Again if the fast encoder was found wrong: its units are no longer valid.
             while todo:
                 remaining = [unit for _, unit in todo]
-                check_disk_space(
+                _check_disk_space(
                     self.partial, remaining, self.downloads, workers, self.tokenizer.n_vocab
                 )
                 providing = self.downloads.provide(remaining) if self.downloads else None
@@ -192,14 +192,14 @@ def _unfinished(work: UnitWork, units: list[Unit], numbers: range) -> list[tuple
     return [(number, units[number]) for number in numbers if work.result(number) is None]
 
 
-def check_disk_space(
+def _check_disk_space(
     partial: Path, todo: list[Unit], downloads: Downloads | None, workers: int, n_vocab: int
 ) -> None:
     """Raises: ValueError if the disk has no room for the shards and the downloaded files."""
     text_bytes = sum(unit.text_bytes for unit in todo)
     documents = sum(unit.documents for unit in todo)
     # 2 bytes per token, in the units' folders; moving them into the data set takes no space.
-    shards = round(2 * text_bytes / BYTES_PER_TOKEN) + BYTES_PER_DOCUMENT * documents
+    shards = round(2 * text_bytes / BYTES_PER_TOKEN) + _BYTES_PER_DOCUMENT * documents
     counts = 2 * 8 * n_vocab * len(todo)  # int64 counts of every id, for train and val
     source = downloads.bytes_at_once(todo, workers) if downloads else 0
     free = shutil.disk_usage(partial).free

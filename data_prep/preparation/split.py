@@ -20,8 +20,8 @@ SplitKind = Literal["hash", "first", "tail", "given"]
 # Bytes of English web text per GPT-2 token: FineWeb-Edu's sample-10BT has 45.97 GB of text and
 # 9.944e9 tokens.
 BYTES_PER_TOKEN = 4.6
-MAX_DEFAULT_VAL_TOKENS = 10_000_000
-DEFAULT_VAL_SHARE = 20  # one token in twenty, if that is less
+_MAX_DEFAULT_VAL_TOKENS = 10_000_000
+_DEFAULT_VAL_SHARE = 20  # one token in twenty, if that is less
 
 _IGNORED = (string.whitespace + string.punctuation).encode("ascii")
 _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
@@ -111,11 +111,11 @@ def decide_split(
     text_bytes = sum(unit.text_bytes for unit in units)
     estimate = round(text_bytes / BYTES_PER_TOKEN) + documents  # one end-of-text per document
     if val_tokens is None:
-        val_tokens = min(MAX_DEFAULT_VAL_TOKENS, estimate // DEFAULT_VAL_SHARE)
+        val_tokens = min(_MAX_DEFAULT_VAL_TOKENS, estimate // _DEFAULT_VAL_SHARE)
     if val_tokens >= estimate:
         raise ValueError(
             f"val_tokens={val_tokens} is not less than the about {estimate} tokens of the source; "
-            f"try --val-tokens {estimate // DEFAULT_VAL_SHARE}"
+            f"try --val-tokens {estimate // _DEFAULT_VAL_SHARE}"
         )
     if kind == "first":
         rows = _rows_for(val_tokens, _documents(source, units, wait), tokenizer)

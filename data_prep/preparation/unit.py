@@ -35,10 +35,10 @@ from storage.atomic import new_folder, read_json, save_array, write_json, write_
 log = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 22  # bytes of text in a batch
-NO_FAST_ENCODER = "tiktoken-only"  # while this file exists, only tiktoken is used
+_NO_FAST_ENCODER = "tiktoken-only"  # while this file exists, only tiktoken is used
 
 
-class ProgressReporter(Protocol):
+class _ProgressReporter(Protocol):
     """Where a worker reports its progress."""
 
     def add(self, documents: int, tokens: int, text_bytes: int) -> None:
@@ -57,11 +57,11 @@ class UnitResult:
     plan: str
 
 
-class ShardWriter:
+class _ShardWriter:
     """Writes the documents of one shard, in batches."""
 
     def __init__(
-        self, folder: Path, name: str, encoder: Encoder, progress: ProgressReporter
+        self, folder: Path, name: str, encoder: Encoder, progress: _ProgressReporter
     ) -> None:
         self._folder = folder
         self._name = name
@@ -160,10 +160,10 @@ class UnitWork:
     @property
     def fast_encoder_disabled(self) -> bool:
         """Whether any process of this preparation has found a fault in the fast encoder."""
-        return (self.folder / NO_FAST_ENCODER).exists()
+        return (self.folder / _NO_FAST_ENCODER).exists()
 
     def run(
-        self, number: int, unit: Unit, tokenizer: Tokenizer, progress: ProgressReporter
+        self, number: int, unit: Unit, tokenizer: Tokenizer, progress: _ProgressReporter
     ) -> None:
         """Tokenize the unit and publish its folder. Raises: ValueError for a bad document."""
         fast = fast_encoder(tokenizer) if self.encoder == "auto" else None
@@ -190,16 +190,16 @@ class UnitWork:
             f"has encoded is encoded again by {REFERENCE}, and so is the rest"
         )
         log.warning("%s", message)
-        write_text(self.folder / NO_FAST_ENCODER, message + "\n")
+        write_text(self.folder / _NO_FAST_ENCODER, message + "\n")
 
     def _tokenize(
-        self, number: int, unit: Unit, encoder: Encoder, progress: ProgressReporter
+        self, number: int, unit: Unit, encoder: Encoder, progress: _ProgressReporter
     ) -> None:
         # A folder that is there is of another plan, or of an encoder that was found wrong.
         shutil.rmtree(self.unit_folder(number), ignore_errors=True)
         with new_folder(self.unit_folder(number)) as folder:
             writers = {
-                name: ShardWriter(folder, name, encoder, progress) for name in ("train", "val")
+                name: _ShardWriter(folder, name, encoder, progress) for name in ("train", "val")
             }
             hashes = DocumentHashes()
             skipped = 0

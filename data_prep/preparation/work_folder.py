@@ -18,10 +18,10 @@ from data_prep.preparation.split import SplitRule
 from data_prep.preparation.unit import UnitWork
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import read_json, remove_if_empty, write_json
-from storage.locks import POLL_SECONDS, take_lock, take_lock_within
+from storage.locks import LOCK_POLL_SECONDS, take_lock, take_lock_within
 
-RULE = "split_rule"
-LOCK_PATIENCE_SECONDS = 0.5
+_RULE = "split_rule"
+_LOCK_PATIENCE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def parse_part(text: str) -> Part:
     raise ValueError(f"part={text} must be I/N with I from 1 to N, such as 1/14")
 
 
-def plan_file(partial: Path) -> Path:
+def _plan_file(partial: Path) -> Path:
     """The file with the plan of the preparation."""
     return partial / "plan.json"
 
@@ -61,14 +61,14 @@ def differing_settings(found: dict[str, Any], expected: dict[str, Any]) -> list[
 def saved_split_rule(partial: Path, plan: dict[str, Any]) -> SplitRule | None:
     """The split rule that an earlier start with the same plan has chosen, if there was one."""
     found = _read_plan(partial)
-    rule = found.pop(RULE, None)
+    rule = found.pop(_RULE, None)
     if rule is None or differing_settings(found, plan):
         return None
     return SplitRule(**{**rule, "val_files": tuple(rule["val_files"])})
 
 
 def _read_plan(partial: Path) -> dict[str, Any]:
-    path = plan_file(partial)
+    path = _plan_file(partial)
     return read_json(path) if path.is_file() else {}
 
 
@@ -83,7 +83,7 @@ def start_or_resume(
     """
     partial = work.folder.parent
     found = _read_plan(partial)
-    found.pop(RULE, None)
+    found.pop(_RULE, None)
     differing = differing_settings(found, plan) if found else []
     if differing and any(work.folder.glob("*/unit.json")):
         raise ValueError(
@@ -98,7 +98,7 @@ def start_or_resume(
             shutil.rmtree(leftover)
     work.folder.mkdir(exist_ok=True)
     tokenizer.save(work.tokenizer_folder)
-    write_json(plan_file(partial), {**plan, RULE: work.rule.as_json()})
+    write_json(_plan_file(partial), {**plan, _RULE: work.rule.as_json()})
 
 
 @contextmanager
@@ -163,11 +163,11 @@ def _is_in_use(lock: Path) -> bool:
     """Whether a process prepares the part of this lock by the plan on disk."""
     # Wait a moment: a process that has just taken the lock first removes what an earlier one has
     # written in the file.
-    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     while lock.read_text() and _is_held(lock):
         if time.monotonic() > deadline:
             return True
-        time.sleep(POLL_SECONDS)
+        time.sleep(LOCK_POLL_SECONDS)
     return False
 
 
@@ -206,7 +206,7 @@ def _locked(partial: Path, lock: Path, how: int) -> Iterator[None]:
     # Source: https://man7.org/linux/man-pages/man2/flock.2.html
     with lock.open("a+") as file:
         try:
-            take_lock_within(file, how, LOCK_PATIENCE_SECONDS)
+            take_lock_within(file, how, _LOCK_PATIENCE_SECONDS)
         except BlockingIOError:
             raise ValueError(
                 f"another process is preparing in {partial}; wait for it or choose another --out"

@@ -16,8 +16,8 @@ from data_prep.dataset.manifest import SourceEntry, SourceFile
 from data_prep.sources.readers import FORMATS, FileFormat, Piece, format_of
 from storage.digest import file_sha256
 
-PIECES_PER_UNIT = 16  # units are filled piece by piece, so this bounds how much too large they get
-HASHING_THREADS = 4
+_PIECES_PER_UNIT = 16  # units are filled piece by piece, so this bounds how much too large they get
+_HASHING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class FileSource:
         units: list[Unit] = []
         spans: list[Span] = []
         text_bytes = first = documents = 0
-        for span, piece in self._pieces(max(1, unit_bytes // PIECES_PER_UNIT)):
+        for span, piece in self._pieces(max(1, unit_bytes // _PIECES_PER_UNIT)):
             _append(spans, span)
             text_bytes += piece.text_bytes
             documents += piece.rows
@@ -158,7 +158,7 @@ def file_source(
         raise ValueError("no source was named; give at least one file, folder or glob")
     root = Path(os.path.commonpath([path.parent for path in paths]))
     # Threads are enough: hashlib releases the interpreter's lock.
-    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
         digests = list(threads.map(file_sha256, paths))
     files = tuple(
         SourceFile(path.relative_to(root).as_posix(), path.stat().st_size, digest)

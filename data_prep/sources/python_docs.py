@@ -23,7 +23,7 @@ from data_prep.sources.file_source import Document, Span, Unit
 from data_prep.tokenizer import utf8
 
 # Folders of tests, tools and tables: they have no prose, or are not part of Python.
-SKIPPED_FOLDERS = {
+_SKIPPED_FOLDERS = {
     "__pycache__",
     "__phello__",
     "ensurepip",
@@ -37,35 +37,35 @@ SKIPPED_FOLDERS = {
     "tests",
     "turtledemo",
 }
-BLANK_LINES = re.compile(r"\n\s*\n")
-RULED_LINE = re.compile(r"(?:^|(?<=\s))([*=~^\-])\1{3,}(?=\s|$)")
-MIN_CHARACTERS = 100  # a shorter document is a name and half a sentence
+_BLANK_LINES = re.compile(r"\n\s*\n")
+_RULED_LINE = re.compile(r"(?:^|(?<=\s))([*=~^\-])\1{3,}(?=\s|$)")
+_MIN_CHARACTERS = 100  # a shorter document is a name and half a sentence
 
-Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @cache
-def python_documents() -> tuple[str, ...]:
+def _python_documents() -> tuple[str, ...]:
     """All documents: the topics by name, then the modules by name."""
     texts = [f"{name}\n\n{inspect.cleandoc(text)}\n" for name, text in sorted(topics.items())]
     library = Path(sysconfig.get_path("stdlib"))
     for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).parts):
         parts = path.relative_to(library).parts
         # config-VERSION-PLATFORM holds scripts of Python's build, which differ between machines.
-        if SKIPPED_FOLDERS.isdisjoint(parts) and not parts[0].startswith("config-"):
-            texts.append(module_documentation(path, parts))
-    prose = map(unwrap, texts)
-    return tuple(text for text in prose if len(text) >= MIN_CHARACTERS)
+        if _SKIPPED_FOLDERS.isdisjoint(parts) and not parts[0].startswith("config-"):
+            texts.append(_module_documentation(path, parts))
+    prose = map(_unwrap, texts)
+    return tuple(text for text in prose if len(text) >= _MIN_CHARACTERS)
 
 
-def unwrap(text: str) -> str:
+def _unwrap(text: str) -> str:
     """The text with each paragraph on one line, single spaces, and no ruled lines."""
     # The layout is made for a terminal. If it stayed, one token in twelve would be a single space.
-    paragraphs = (" ".join(RULED_LINE.sub(" ", part).split()) for part in BLANK_LINES.split(text))
+    paragraphs = (" ".join(_RULED_LINE.sub(" ", part).split()) for part in _BLANK_LINES.split(text))
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
-def module_documentation(path: Path, parts: tuple[str, ...]) -> str:
+def _module_documentation(path: Path, parts: tuple[str, ...]) -> str:
     """The docstrings of a module and of all its classes and functions; "" if there are none."""
     try:
         tree = ast.parse(path.read_bytes())
@@ -78,7 +78,7 @@ def module_documentation(path: Path, parts: tuple[str, ...]) -> str:
 
 def _definitions(parent: ast.AST, prefix: str) -> Iterator[str]:
     for node in ast.iter_child_nodes(parent):
-        if isinstance(node, Definition):
+        if isinstance(node, _Definition):
             docstring = ast.get_docstring(node)
             if docstring:
                 yield f"{_signature(node, prefix)}\n\n{docstring}"
@@ -86,7 +86,7 @@ def _definitions(parent: ast.AST, prefix: str) -> Iterator[str]:
                 yield from _definitions(node, f"{prefix}{node.name}.")
 
 
-def _signature(node: Definition, prefix: str) -> str:
+def _signature(node: _Definition, prefix: str) -> str:
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(ast.unparse(base) for base in node.bases)
         return f"class {prefix}{node.name}({bases})" if bases else f"class {prefix}{node.name}"
@@ -99,7 +99,7 @@ class PythonDocsSource:
 
     def identity(self) -> SourceEntry:
         """The Python version and the digest of all texts."""
-        content = json.dumps(python_documents()).encode()
+        content = json.dumps(_python_documents()).encode()
         digest = hashlib.sha256(content).hexdigest()
         file = SourceFile("documentation.json", len(content), digest)
         return SourceEntry("python-documentation", platform.python_version(), (file,))
@@ -112,7 +112,7 @@ class PythonDocsSource:
         """Units of about `unit_bytes`: a single one unless `--shard-tokens` is small."""
         units: list[Unit] = []
         first = size = 0
-        texts = python_documents()
+        texts = _python_documents()
         for number, text in enumerate(texts, start=1):
             size += len(text.encode())
             if size >= unit_bytes or number == len(texts):
@@ -125,4 +125,4 @@ class PythonDocsSource:
         """The documents of a unit, in order."""
         for span in unit.spans:
             for row in range(span.start, span.stop):
-                yield Document(0, row, utf8(python_documents()[row]))
+                yield Document(0, row, utf8(_python_documents()[row]))

@@ -15,12 +15,12 @@ import pyarrow.parquet as parquet
 
 from data_prep.tokenizer import utf8
 
-CHUNK_BYTES = 1 << 20
-ROWS_PER_BATCH = 1000
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some Windows programs put it at the start of a UTF-8 file
+_CHUNK_BYTES = 1 << 20
+_ROWS_PER_BATCH = 1000
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some Windows programs put it at the start of a UTF-8 file
 # A compressed file is decompressed from its start to reach a piece: that is 20 to 100 times
 # faster than tokenizing.
-COMPRESSIONS = (".gz", ".zst")
+_COMPRESSIONS = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class FileFormat(Protocol):
         ...
 
 
-class SeparatedTextFormat:
+class _SeparatedTextFormat:
     """A .txt file: separators divide it into documents; without one, the file is one document."""
 
     def __init__(self, text_key: str, separator: str) -> None:
@@ -86,8 +86,8 @@ def _trimmed(part: bytes, after_separator: bool, before_separator: bool) -> tupl
     head = 0
     if after_separator and part.startswith((b"\n", b"\r\n")):
         head = part.index(b"\n") + 1
-    elif not after_separator and part.startswith(BYTE_ORDER_MARK):
-        head = len(BYTE_ORDER_MARK)
+    elif not after_separator and part.startswith(_BYTE_ORDER_MARK):
+        head = len(_BYTE_ORDER_MARK)
     text = part[head:]
     if before_separator and text.endswith(b"\n"):
         text = text.removesuffix(b"\n").removesuffix(b"\r")
@@ -104,7 +104,7 @@ def _check_utf8(text: bytes, path: Path, offset: int) -> None:
         ) from error
 
 
-class JsonLinesFormat:
+class _JsonLinesFormat:
     """A .jsonl file: one JSON object per line, with the text under `text_key`."""
 
     def __init__(self, text_key: str, separator: str) -> None:
@@ -180,7 +180,7 @@ class ParquetFormat:
         """The texts of the rows; a null is an empty document."""
         with self._open(path) as file:
             groups = list(range(start, stop))
-            batches = file.iter_batches(ROWS_PER_BATCH, row_groups=groups, columns=[self.text_key])
+            batches = file.iter_batches(_ROWS_PER_BATCH, row_groups=groups, columns=[self.text_key])
             try:
                 for batch in batches:
                     yield from _utf8_column(batch.column(0))
@@ -193,7 +193,7 @@ class ParquetFormat:
     def _open(self, path: Path) -> parquet.ParquetFile:
         try:
             # Without a buffer size, pyarrow keeps a compressed column of a row group in memory.
-            file = parquet.ParquetFile(path, buffer_size=CHUNK_BYTES, pre_buffer=False)
+            file = parquet.ParquetFile(path, buffer_size=_CHUNK_BYTES, pre_buffer=False)
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(
                 f"{path} is not a readable parquet file ({error}); copy or download it again"
@@ -220,8 +220,8 @@ def _utf8_column(column: pyarrow.Array) -> list[bytes | None]:
 
 
 FORMATS: dict[str, Callable[[str, str], FileFormat]] = {  # of text key and separator
-    ".txt": SeparatedTextFormat,
-    ".jsonl": JsonLinesFormat,
+    ".txt": _SeparatedTextFormat,
+    ".jsonl": _JsonLinesFormat,
     ".parquet": ParquetFormat,
 }
 
@@ -229,22 +229,22 @@ FORMATS: dict[str, Callable[[str, str], FileFormat]] = {  # of text key and sepa
 def format_of(name: str) -> str:
     """The key in FORMATS for a file name; "" if its kind is not known."""
     path = Path(name)
-    if path.suffix in COMPRESSIONS:
+    if path.suffix in _COMPRESSIONS:
         path = path.with_suffix("")
         return path.suffix if path.suffix in (".txt", ".jsonl") else ""
     return path.suffix if path.suffix in FORMATS else ""
 
 
-def open_bytes(path: Path, start: int = 0) -> BinaryIO | pyarrow.NativeFile:
+def _open_bytes(path: Path, start: int = 0) -> BinaryIO | pyarrow.NativeFile:
     """A file opened at byte `start` of its content, decompressed if its suffix says so."""
-    if path.suffix not in COMPRESSIONS:
+    if path.suffix not in _COMPRESSIONS:
         plain = path.open("rb")
         plain.seek(start)
         return plain
-    file = pyarrow.input_stream(path, compression="detect", buffer_size=CHUNK_BYTES)
+    file = pyarrow.input_stream(path, compression="detect", buffer_size=_CHUNK_BYTES)
     remaining = start
     while remaining:
-        chunk = _read(file, path, min(CHUNK_BYTES, remaining))
+        chunk = _read(file, path, min(_CHUNK_BYTES, remaining))
         if not chunk:
             raise _became_shorter(path)
         remaining -= len(chunk)
@@ -265,8 +265,8 @@ def split_file(
     buffer = bytearray()
     searched = 0  # bytes of the buffer where no separator begins; a chunk may end inside one
     left = None if stop is None else stop - start
-    with open_bytes(path, start) as file:
-        while chunk := _read(file, path, CHUNK_BYTES if left is None else min(CHUNK_BYTES, left)):
+    with _open_bytes(path, start) as file:
+        while chunk := _read(file, path, _CHUNK_BYTES if left is None else min(_CHUNK_BYTES, left)):
             left = None if left is None else left - len(chunk)
             buffer += chunk
             while (at := buffer.find(separator, searched)) >= 0:

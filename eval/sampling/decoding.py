@@ -29,7 +29,7 @@ from model.kv_cache import KVCache
 from model.precision import autocast, choose_dtype
 from parallel.collectives import all_gather_object, together
 
-FinishReason = Literal["end_of_text", "stop", "length"]
+_FinishReason = Literal["end_of_text", "stop", "length"]
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Sample:
     """The text without end-of-text, cut before the first stop string."""
     token_ids: tuple[int, ...]
     """All sampled tokens except end-of-text, including those of a stop string."""
-    finish_reason: FinishReason
+    finish_reason: _FinishReason
     logprob_sum: float
     """Log probability of `token_ids` in nats under the unmodified model: temperature 1, no penalty,
     all tokens allowed."""
@@ -63,7 +63,7 @@ class PartialSample:
         """`index` is (index of the prompt, index of the sample within that prompt)."""
         self.ids = list(prompt)
         self.index = index
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason: _FinishReason | None = None
         self.seen: Tensor | None = None
         """Which tokens are in `ids`, shape (V,) bool; only used for a repetition penalty."""
         self._begin = len(prompt)
@@ -185,7 +185,7 @@ def sample_batches(
             batch = [sample for sample in waiting.pop() if sample.finish_reason is None]
             if len(batch) > batch_size:
                 waiting += [batch[batch_size:], batch[:batch_size]]
-            elif batch and not try_sample_batch(model, batch, options, on_token):
+            elif batch and not _try_sample_batch(model, batch, options, on_token):
                 batch_size = len(batch) // 2
                 if batch_size == 0:
                     raise ValueError(
@@ -196,7 +196,7 @@ def sample_batches(
                 waiting.append(batch)
 
 
-def try_sample_batch(
+def _try_sample_batch(
     model: GPT, batch: list[PartialSample], options: GenerateOptions, on_token: OnToken
 ) -> bool:
     """Finish the samples of one batch; False if memory ran out, with some of them unfinished."""
@@ -219,11 +219,11 @@ def _sample_batch(
     cache = model.new_cache(len(active), slots, dtype)
     while active:
         with autocast(dtype, device):
-            encode_windows(model, cache, [sample.window(context_length) for sample in active])
+            _encode_windows(model, cache, [sample.window(context_length) for sample in active])
             newest = torch.tensor([sample.ids[-1:] for sample in active], device=device)  # (B, 1)
             hidden = model.hidden(newest, cache=cache)[:, -1]  # (B, 1, C) -> (B, C)
             logits = model.masked_logits(hidden)  # (B, C) -> (B, V)
-        tokens, logprobs = next_tokens(logits, active, options)
+        tokens, logprobs = _next_tokens(logits, active, options)
         for sample, token, logprob in zip(active, tokens, logprobs, strict=True):
             on_token(sample, sample.add(token, logprob))
         # From the end, because `drop` moves the last row into the place of the dropped one.
@@ -234,7 +234,7 @@ def _sample_batch(
                 active.pop()
 
 
-def encode_windows(model: GPT, cache: KVCache, windows: Sequence[list[int]]) -> None:
+def _encode_windows(model: GPT, cache: KVCache, windows: Sequence[list[int]]) -> None:
     """Make each row of the cache hold its window except for the newest token.
 
     Most rows need nothing. Only new prompts and windows that were cut are encoded: equal windows
@@ -255,7 +255,7 @@ def encode_windows(model: GPT, cache: KVCache, windows: Sequence[list[int]]) -> 
                 cache.copy_row(row, fresh, place)
 
 
-def next_tokens(
+def _next_tokens(
     logits: Tensor, samples: Sequence[PartialSample], options: GenerateOptions
 ) -> tuple[list[int], list[float]]:
     """The next token of each sample, and its log probability in nats. Shapes: logits (B, V)."""

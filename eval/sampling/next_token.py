@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.precision import Precision
 
-PENALTY_RANGE = (0.01, 100.0)  # with other penalties, float32 logits may overflow
+_PENALTY_RANGE = (0.01, 100.0)  # with other penalties, float32 logits may overflow
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class GenerateOptions:
             raise ValueError(f"top_k={self.top_k} is negative; use 1 or more, or 0 for all tokens")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} is not a probability; use more than 0, at most 1")
-        lowest, highest = PENALTY_RANGE
+        lowest, highest = _PENALTY_RANGE
         if not lowest <= self.repetition_penalty <= highest:
             raise ValueError(
                 f"repetition_penalty={self.repetition_penalty} is not in {lowest} to {highest}; "

@@ -10,8 +10,8 @@ from itertools import zip_longest
 
 from eval.sampling.decoding import PartialSample, Sample
 
-SEPARATOR = "\n---\n"
-GAP = " │ "
+_SEPARATOR = "\n---\n"
+_GAP = " │ "
 
 
 def write(text: str) -> None:
@@ -50,7 +50,7 @@ class Printer:
 
     def show(self, sample: Sample) -> None:
         """Write a sample that is next in order."""
-        end = SEPARATOR if self._order else "\n"
+        end = _SEPARATOR if self._order else "\n"
         write(self._prompts[sample.prompt_index] + sample.text + end)
 
 
@@ -85,14 +85,14 @@ def write_pairs(
         lines = side_by_side(left.text, right.text, width)
         prompt = prompts[left.prompt_index]
         blocks.append("\n".join([prompt, "", *lines] if prompt else lines))
-    write(heads + SEPARATOR + SEPARATOR.join(blocks) + "\n")
+    write(heads + _SEPARATOR + _SEPARATOR.join(blocks) + "\n")
 
 
 def side_by_side(left: str, right: str, width: int) -> Iterator[str]:
     """The lines of two texts in two columns. Units: `width` of both in terminal cells."""
-    column = max(1, (width - len(GAP)) // 2)
+    column = max(1, (width - len(_GAP)) // 2)
     for one, other in zip_longest(wrapped(left, column), wrapped(right, column), fillvalue=""):
-        yield (one + " " * (column - cells(one)) + GAP + other).rstrip(" ")
+        yield (one + " " * (column - cells(one)) + _GAP + other).rstrip(" ")
 
 
 def wrapped(text: str, width: int) -> Iterator[str]:

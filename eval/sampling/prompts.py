@@ -8,7 +8,7 @@ from pathlib import Path
 from data_prep.tokenizer import without_surrogates
 from parallel.collectives import on_main
 
-STANDARD_INPUT = Path("-")
+_STANDARD_INPUT = Path("-")
 
 
 def gather_prompts(given: Sequence[str], file: Path | None) -> list[str]:
@@ -29,7 +29,7 @@ def read_prompts(file: Path) -> list[str]:
     Raises: ValueError if the file cannot be read or holds no prompts.
     """
     try:
-        raw = sys.stdin.buffer.read() if file == STANDARD_INPUT else file.read_bytes()
+        raw = sys.stdin.buffer.read() if file == _STANDARD_INPUT else file.read_bytes()
     except OSError as error:
         raise ValueError(
             f"the prompts in {file} cannot be read ({error.strerror}); give a text file"

@@ -19,14 +19,14 @@ from parallel.ranks import Ranks
 # Size of the float32 logits in memory at one time. This is enough positions for fast matrix
 # products. All logits of a batch at once took 0.4 GB on a CPU, and most of the system time went
 # to page faults (bench/LOG.md, "page faults of evaluation").
-LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
-FLOAT_BYTES = 4
-ROUNDS_BETWEEN_POLLS = 8  # a poll is a collective of all ranks
+_LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
+_FLOAT_BYTES = 4
+_ROUNDS_BETWEEN_POLLS = 8  # a poll is a collective of all ranks
 
 log = logging.getLogger(__name__)
 
 
-class HalvableBatch(Protocol):
+class _HalvableBatch(Protocol):
     """The input of one forward pass, which can be split into two."""
 
     @property
@@ -44,9 +44,9 @@ class HalvableBatch(Protocol):
         ...
 
 
-B = TypeVar("B", bound=HalvableBatch)
-R = TypeVar("R")
-W = TypeVar("W")
+_B = TypeVar("_B", bound=_HalvableBatch)
+_R = TypeVar("_R")
+_W = TypeVar("_W")
 
 
 class MemoryLimit:
@@ -56,7 +56,7 @@ class MemoryLimit:
         self.device = device
         self.max_tokens: int | None = None
 
-    def run(self, batch: B, score: Callable[[B], R]) -> list[tuple[B, R]]:
+    def run(self, batch: _B, score: Callable[[_B], _R]) -> list[tuple[_B, _R]]:
         """Score the batch, in parts if it is too large. Returns each part with its result.
 
         Raises: ValueError if a single row does not fit in memory.
@@ -67,7 +67,7 @@ class MemoryLimit:
             return [(batch, result)]
         return [pair for half in batch.halves() for pair in self.run(half, score)]
 
-    def _try(self, batch: B, score: Callable[[B], R]) -> R | None:
+    def _try(self, batch: _B, score: Callable[[_B], _R]) -> _R | None:
         """The result; None if memory ran out.
 
         The caller retries after this function has returned, because only then are the tensors
@@ -89,17 +89,17 @@ class MemoryLimit:
 def head_chunks(
     states: Tensor, targets: Tensor, vocabulary: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Split states and targets into chunks whose logits take at most LOGIT_BYTES.
+    """Split states and targets into chunks whose logits take at most _LOGIT_BYTES.
 
     Shapes: (N, C), (N,) -> chunks of both along N.
     """
-    positions = max(1, LOGIT_BYTES[states.device.type] // (FLOAT_BYTES * vocabulary))
+    positions = max(1, _LOGIT_BYTES[states.device.type] // (_FLOAT_BYTES * vocabulary))
     return zip(states.split(positions), targets.split(positions), strict=True)
 
 
 def split_over_ranks(
-    batches: Sequence[W],
-    score: Callable[[W], tuple[Sequence[int] | slice, Tensor]],
+    batches: Sequence[_W],
+    score: Callable[[_W], tuple[Sequence[int] | slice, Tensor]],
     rows: int,
     columns: int,
     ranks: Ranks,
@@ -113,7 +113,7 @@ def split_over_ranks(
     table = torch.zeros(rows, columns, dtype=torch.float64, device=ranks.device)
     error: Exception | None = None
     for turn, first in enumerate(range(0, len(batches), ranks.world_size)):
-        if turn % ROUNDS_BETWEEN_POLLS == 0:
+        if turn % _ROUNDS_BETWEEN_POLLS == 0:
             stop_on_all_ranks(ranks)
         share = batches[first + ranks.rank : first + ranks.world_size][:1]
         try:

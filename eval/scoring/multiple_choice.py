@@ -15,7 +15,7 @@ from eval.result import ItemTable, TaskResult, accuracy_tags, item_ids
 from eval.scoring.shared_context import SharedContext, score_contexts, truncated_contexts
 from eval.subject import EvalOptions, Subject
 
-EncodedItem = tuple[list[int], tuple[list[int], ...]]
+_EncodedItem = tuple[list[int], tuple[list[int], ...]]
 """The token ids of a context and of each of its endings."""
 
 
@@ -144,11 +144,11 @@ def contexts_of_items(
 
     Cached, because training scores the same items again and again.
     """
-    return contexts_of_ids((encode_item(tokenizer, item) for item in items), context_length)
+    return contexts_of_ids((_encode_item(tokenizer, item) for item in items), context_length)
 
 
 def contexts_of_ids(
-    encodings: Iterable[EncodedItem], context_length: int
+    encodings: Iterable[_EncodedItem], context_length: int
 ) -> tuple[list[SharedContext], int]:
     """The contexts of tokenised items, in order, and how many endings lost context.
 
@@ -168,7 +168,7 @@ def contexts_of_ids(
     return contexts, truncated
 
 
-def encode_item(tokenizer: Tokenizer, item: Item) -> EncodedItem:
+def _encode_item(tokenizer: Tokenizer, item: Item) -> _EncodedItem:
     """Tokenise an item in its style."""
     if item.harness:
         return encode_together(tokenizer, item.context, [" " + text for text in item.endings])
@@ -179,7 +179,7 @@ def encode_item(tokenizer: Tokenizer, item: Item) -> EncodedItem:
     return tokenizer.encode(item.context) or [tokenizer.end_of_text], tuple(endings)
 
 
-def encode_together(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> EncodedItem:
+def encode_together(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> _EncodedItem:
     """Tokenise each ending together with its context, by lm-evaluation-harness's rule.
 
     Spaces at the end of the context belong to the ending. The ending's tokens are those of the

@@ -39,7 +39,7 @@ class SharedContext:
 
 
 @dataclass(frozen=True)
-class ContextBatch:
+class _ContextBatch:
     """Contexts scored in one forward pass, one per row."""
 
     contexts: list[int]
@@ -57,11 +57,11 @@ class ContextBatch:
         """Tokens of the forward pass, including padding."""
         return self.shape[0] * self.shape[1]
 
-    def halves(self) -> list["ContextBatch"]:
+    def halves(self) -> list["_ContextBatch"]:
         """The same contexts as two batches."""
         half = len(self.contexts) // 2
         parts = (self.contexts[:half], self.contexts[half:])
-        return [ContextBatch(part, (len(part), self.shape[1])) for part in parts]
+        return [_ContextBatch(part, (len(part), self.shape[1])) for part in parts]
 
 
 def truncated_contexts(
@@ -82,7 +82,7 @@ def truncated_contexts(
     return alone, sum(room < len(context) for room in rooms)
 
 
-def make_batches(lengths: Sequence[int], capacity: int) -> list[ContextBatch]:
+def make_batches(lengths: Sequence[int], capacity: int) -> list[_ContextBatch]:
     """Sort rows by length, longest first, and cut them into batches of at most `capacity` tokens.
 
     A batch is padded to its longest row. Sorting keeps both padding and the number of different
@@ -94,7 +94,7 @@ def make_batches(lengths: Sequence[int], capacity: int) -> list[ContextBatch]:
         padded = -(-lengths[order[start]] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         count = max(1, capacity // padded)
         rows = order[start : start + count]
-        batches.append(ContextBatch(rows, (len(rows), padded)))
+        batches.append(_ContextBatch(rows, (len(rows), padded)))
         start += count
     return batches
 
@@ -115,10 +115,10 @@ def score_contexts(
     dtype = choose_dtype(options.dtype, subject.ranks.device)
     limit = MemoryLimit(subject.ranks.device)
 
-    def score(batch: ContextBatch) -> Tensor:
+    def score(batch: _ContextBatch) -> Tensor:
         return _score_batch(subject, [contexts[i] for i in batch.contexts], batch.shape, dtype)
 
-    def score_parts(batch: ContextBatch) -> tuple[list[int], Tensor]:
+    def score_parts(batch: _ContextBatch) -> tuple[list[int], Tensor]:
         parts = limit.run(batch, score)
         order = [i for part, _ in parts for i in part.contexts]
         rows = [

@@ -13,7 +13,7 @@ from eval.scoring.multiple_choice import Item
 from eval.tasks.items import ItemSource
 
 SEED = 1234  # lm-evaluation-harness's fewshot_random_seed
-SEPARATOR = "\n\n"
+_SEPARATOR = "\n\n"
 
 
 def few_shot_name(task: str, count: int) -> str:
@@ -52,5 +52,5 @@ def _prompted(item: Item, pool: Sequence[Item], drawn: int, count: int, random: 
                 f"only {len(others)}; use fewer, or give a larger training file"
             )
         examples = random.sample(others, count)
-    solved = (f"{one.context} {one.endings[one.label]}{SEPARATOR}" for one in examples)
+    solved = (f"{one.context} {one.endings[one.label]}{_SEPARATOR}" for one in examples)
     return replace(item, context="".join(solved) + item.context)

@@ -27,16 +27,16 @@ from eval.tasks.items import (
 
 # The copy on the Hub, because the original files on GitHub have been blocked since September 2026
 # (https://github.com/sgl-project/sglang/pull/39481).
-REPOSITORY = "Rowan/hellaswag"
+_REPOSITORY = "Rowan/hellaswag"
 REVISION = "218ec52e09a7e7462a5400043bb9a69a41d06b76"
 VALIDATION_FILE = "data/validation-00000-of-00001.parquet"
 VALIDATION_SHA256 = "899813071e1e95efafec90f856e1987d2150fa4d020fc005df6962c259f660cd"
 
-TRAINING_FILE = "data/train-00000-of-00001.parquet"
+_TRAINING_FILE = "data/train-00000-of-00001.parquet"
 
 COMPLETION, UNMARKED, HARNESS = "hellaswag", "hellaswag_unmarked", "hellaswag_harness"
 MARKS = re.compile(r"\[(?:header|title|step|substeps)\]")  # in every item from wikiHow
-BRACKETS = re.compile(r"\[.*?\]")
+_BRACKETS = re.compile(r"\[.*?\]")
 
 
 def hellaswag(subject: Subject, options: EvalOptions) -> TaskResult:
@@ -92,7 +92,7 @@ def both_items(where: str, row: Any) -> tuple[Item, Item]:
 def without_marks(text: str) -> str:
     """The text without wikiHow's marks. Source: lm_eval/tasks/hellaswag/utils.py, version 1.0."""
     marked = text.strip().replace(" [title]", ". ")
-    return BRACKETS.sub("", marked).replace("  ", " ")
+    return _BRACKETS.sub("", marked).replace("  ", " ")
 
 
 def _check_schema(where: str, row: Any, keys: set[str]) -> None:
@@ -105,9 +105,9 @@ def _check_schema(where: str, row: Any, keys: set[str]) -> None:
 
 HELLASWAG = ItemSource(
     "hellaswag",
-    HubFile(REPOSITORY, VALIDATION_FILE, REVISION, VALIDATION_SHA256),
+    HubFile(_REPOSITORY, VALIDATION_FILE, REVISION, VALIDATION_SHA256),
     both_items,
-    HubFile(REPOSITORY, TRAINING_FILE, REVISION, None),
+    HubFile(_REPOSITORY, _TRAINING_FILE, REVISION, None),
     spare_example=True,
 )
 
@@ -124,5 +124,5 @@ def items_from_hub(
 
     Raises: DataUnavailable, after a few seconds, if it is in neither.
     """
-    hub = HubFile(REPOSITORY, VALIDATION_FILE, revision, sha256)
+    hub = HubFile(_REPOSITORY, VALIDATION_FILE, revision, sha256)
     return tuple(completion_item(w, row) for w, row in rows_of_hub(hub, HELLASWAG.option))

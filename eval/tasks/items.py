@@ -18,15 +18,15 @@ from eval.subject import EXAMPLES_SUFFIX, DataUnavailable, EvalOptions, Subject
 from parallel.collectives import broadcast_object
 from storage.digest import file_sha256
 
-T = TypeVar("T")
-R = TypeVar("R")
-LocatedRow = tuple[str, Any]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_LocatedRow = tuple[str, Any]
 """Its place (file and line, for error messages) and its content."""
 
-PROBE_SECONDS = 3.0
-PROBE_PAUSES = (0.0, 0.5, 1.5)  # seconds before each try, because the Hub sometimes answers 503
-OPENERS = {".xz": lzma.open, ".gz": gzip.open}
-READ_ERRORS = (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError)
+_PROBE_SECONDS = 3.0
+_PROBE_PAUSES = (0.0, 0.5, 1.5)  # seconds before each try, because the Hub sometimes answers 503
+_OPENERS = {".xz": lzma.open, ".gz": gzip.open}
+_READ_ERRORS = (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class HubTable:
 
 
 @dataclass(frozen=True)
-class ItemSource(Generic[T]):
+class ItemSource(Generic[_T]):
     """Where the items of a task come from, and how to read one."""
 
     task: str
     hub: HubFile | HubTable
-    read: Callable[[str, Any], T]
+    read: Callable[[str, Any], _T]
     """Turns a row's place and content into an item. Raises: ValueError if the row is bad."""
     examples: HubFile | HubTable | None = None
     """The split with the few-shot examples; None if the task has no few-shot form."""
@@ -70,7 +70,7 @@ class ItemSource(Generic[T]):
         return f"--task-file {self.task}=FILE (in training --eval.task-file)"
 
 
-def read_items(source: ItemSource[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
+def read_items(source: ItemSource[_T], subject: Subject, options: EvalOptions) -> tuple[_T, ...]:
     """The first `options.items` items, on every rank.
 
     Raises: on every rank DataUnavailable if they cannot be read, ValueError if one of them is bad.
@@ -79,7 +79,7 @@ def read_items(source: ItemSource[T], subject: Subject, options: EvalOptions) ->
     return found[: options.items]
 
 
-def read_examples(source: ItemSource[T], subject: Subject, options: EvalOptions) -> tuple[T, ...]:
+def read_examples(source: ItemSource[_T], subject: Subject, options: EvalOptions) -> tuple[_T, ...]:
     """All items of the few-shot split, on every rank. Raises: as `read_items`."""
     if source.examples is None:
         raise ValueError(f"{source.task} has no few-shot examples; omit --few-shot")
@@ -87,7 +87,7 @@ def read_examples(source: ItemSource[T], subject: Subject, options: EvalOptions)
     return _load(train, options.example_files.get(source.task), subject)
 
 
-def _load(source: ItemSource[T], file: Path | None, subject: Subject) -> tuple[T, ...]:
+def _load(source: ItemSource[_T], file: Path | None, subject: Subject) -> tuple[_T, ...]:
     found = _load_on_rank_0(source, file, subject.ranks.is_main)
     if isinstance(found, ValueError):
         raise found.with_traceback(None)
@@ -98,10 +98,10 @@ def _load(source: ItemSource[T], file: Path | None, subject: Subject) -> tuple[T
 
 @cache
 def _load_on_rank_0(
-    source: ItemSource[T], file: Path | None, is_main: bool
-) -> tuple[T, ...] | ValueError:
+    source: ItemSource[_T], file: Path | None, is_main: bool
+) -> tuple[_T, ...] | ValueError:
     """The items that rank 0 read, or its error, on every rank; cached, errors too."""
-    found: tuple[T, ...] | ValueError = ()
+    found: tuple[_T, ...] | ValueError = ()
     if is_main:
         try:
             rows = rows_of_file(file) if file else rows_of_hub(source.hub, source.option)
@@ -116,7 +116,7 @@ def _load_on_rank_0(
     return broadcast_object(found)
 
 
-def rows_of_file(path: Path) -> Iterator[LocatedRow]:
+def rows_of_file(path: Path) -> Iterator[_LocatedRow]:
     """The rows of a .parquet, .jsonl, .jsonl.xz or .jsonl.gz file.
 
     Raises: ValueError naming the bad line.
@@ -125,9 +125,9 @@ def rows_of_file(path: Path) -> Iterator[LocatedRow]:
         if path.suffix == ".parquet":
             yield from ((f"{path} row {i}", row) for i, row in enumerate(_parquet_rows(path)))
         else:
-            with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
+            with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
                 yield from _json_lines(path, lines)
-    except READ_ERRORS as error:
+    except _READ_ERRORS as error:
         raise ValueError(f"{path} cannot be read ({error}); copy it again") from error
 
 
@@ -142,7 +142,7 @@ def _parquet_rows(path: Path) -> list[Any]:
         raise OSError(str(error)) from error
 
 
-def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[LocatedRow]:
+def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[_LocatedRow]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{path} line {number}"
@@ -152,7 +152,7 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[LocatedRow]:
                 raise ValueError(f"{where} is not JSON ({error}); copy the file again") from error
 
 
-def rows_of_hub(hub: HubFile | HubTable, option: str) -> Iterator[LocatedRow]:
+def rows_of_hub(hub: HubFile | HubTable, option: str) -> Iterator[_LocatedRow]:
     """The rows of a data set from the Hub or its cache on this machine.
 
     Raises: DataUnavailable, after a few seconds, if it is in neither.
@@ -180,14 +180,14 @@ def _hub_table(hub: HubTable, option: str) -> Iterable[Any]:
     if cached is not None:
         return Dataset.from_file(str(cached))
     ask = partial(HfApi().dataset_info, hub.repository, revision=hub.revision)
-    _with_retries(hub.repository, option, lambda: ask(timeout=PROBE_SECONDS))
+    _with_retries(hub.repository, option, lambda: ask(timeout=_PROBE_SECONDS))
     return load_dataset(hub.repository, hub.config, split=hub.split, revision=hub.revision)
 
 
-def _with_retries(repository: str, option: str, ask: Callable[[], R]) -> R:
+def _with_retries(repository: str, option: str, ask: Callable[[], _R]) -> _R:
     """The Hub's answer to `ask`, with retries. Raises: DataUnavailable with the last reason."""
     reason: Exception | None = None
-    for pause in PROBE_PAUSES:
+    for pause in _PROBE_PAUSES:
         time.sleep(pause)
         try:
             return ask()
@@ -228,7 +228,7 @@ def _hub_file(hub: HubFile, option: str, again: bool = False) -> Path:
 
     def ask() -> Path:
         # Probe first: without a network the download would only give up after half a minute.
-        get_hf_file_metadata(url, timeout=PROBE_SECONDS)
+        get_hf_file_metadata(url, timeout=_PROBE_SECONDS)
         return Path(fetch(force_download=again))
 
     return _with_retries(hub.repository, option, ask)

@@ -17,7 +17,7 @@ from eval.scoring.shared_context import score_contexts
 from eval.subject import EvalOptions, Subject
 from eval.tasks.items import HubTable, ItemSource, read_items
 
-NOT_PREDICTED = -1  # the prediction if greedy decoding gives another word
+_NOT_PREDICTED = -1  # the prediction if greedy decoding gives another word
 
 
 def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
@@ -44,7 +44,7 @@ def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
         np.zeros(len(items), np.int64),
         nats[:, None],
         np.ones((len(items), 1), np.int64),
-        {"acc": np.where(right, 0, NOT_PREDICTED)},
+        {"acc": np.where(right, 0, _NOT_PREDICTED)},
     )
     return TaskResult(tags, {"lambada": table})
 
@@ -57,6 +57,6 @@ def lambada_item(where: str, row: Any) -> Item:
     return Item(context, (word,), 0, harness=True)
 
 
-REVISION = "900124bf3b8235c6daf21033af9948b3f07346c4"
-HUB = HubTable("EleutherAI/lambada_openai", "default", "test", REVISION)
-LAMBADA = ItemSource("lambada", HUB, lambada_item)
+_REVISION = "900124bf3b8235c6daf21033af9948b3f07346c4"
+_HUB = HubTable("EleutherAI/lambada_openai", "default", "test", _REVISION)
+LAMBADA = ItemSource("lambada", _HUB, lambada_item)

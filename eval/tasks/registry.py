@@ -23,7 +23,7 @@ from eval.tasks.questions import ARC_EASY, OPENBOOKQA, PIQA, question_task
 from eval.tasks.val_loss import val_loss, validation_shards
 from eval.tasks.wikitext import WIKITEXT, wikitext
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def unavailable_tasks(subject: Subject, options: EvalOptions, names: Sequence[st
     return [name for name in names if _or_none(name, is_open) is None]
 
 
-def _or_none(name: str, call: Callable[[EvalTask], T]) -> T | None:
+def _or_none(name: str, call: Callable[[EvalTask], _T]) -> _T | None:
     """The result of `call` for a task; None and (once) a warning if its data is unavailable."""
     try:
         return call(TASKS[name])

@@ -19,11 +19,11 @@ from eval.scoring.batches import MemoryLimit, head_chunks, split_over_ranks
 from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
 from model.precision import autocast, choose_dtype
 
-COLUMNS = 3  # nats of all targets; nats and bytes of the targets that are not end-of-text
+_COLUMNS = 3  # nats of all targets; nats and bytes of the targets that are not end-of-text
 
 
 @dataclass(frozen=True)
-class WindowBatch:
+class _WindowBatch:
     """Consecutive windows scored in one forward pass, starting with window `first`."""
 
     first: int
@@ -36,11 +36,11 @@ class WindowBatch:
         """Tokens of the forward pass."""
         return self.rows * self.length
 
-    def halves(self) -> tuple["WindowBatch", "WindowBatch"]:
+    def halves(self) -> tuple["_WindowBatch", "_WindowBatch"]:
         """The same windows as two batches."""
         half = self.rows // 2
-        rest = WindowBatch(self.first + half, self.rows - half, self.length)
-        return WindowBatch(self.first, half, self.length), rest
+        rest = _WindowBatch(self.first + half, self.rows - half, self.length)
+        return _WindowBatch(self.first, half, self.length), rest
 
 
 def check_validation(shards: TokenShards, tokens: int, context_length: int) -> int:
@@ -88,7 +88,7 @@ def validation_loss(
     token_bytes = subject.tokenizer.token_bytes()
     limit = MemoryLimit(device)
 
-    def score(part: WindowBatch) -> Tensor:
+    def score(part: _WindowBatch) -> Tensor:
         shape = part.rows, part.length
         read = shards.read(part.first * part.length, part.tokens + 1).astype(np.int64)
         ids = torch.from_numpy(read[:-1].reshape(shape)).to(device)
@@ -99,16 +99,16 @@ def validation_loss(
         text = nats * (targets != subject.tokenizer.end_of_text)
         return torch.stack((nats.sum(1), text.sum(1), lengths.sum(1).double()), dim=1)
 
-    def score_parts(batch: WindowBatch) -> tuple[slice, Tensor]:
+    def score_parts(batch: _WindowBatch) -> tuple[slice, Tensor]:
         parts = [values for _, values in limit.run(batch, score)]
         return slice(batch.first, batch.first + batch.rows), torch.cat(parts)
 
     batches = [
-        WindowBatch(first, min(micro_batch, windows - first), context_length)
+        _WindowBatch(first, min(micro_batch, windows - first), context_length)
         for first in range(0, windows, micro_batch)
     ]
     with evaluating(model):
-        table = split_over_ranks(batches, score_parts, windows, COLUMNS, subject.ranks)
+        table = split_over_ranks(batches, score_parts, windows, _COLUMNS, subject.ranks)
     # fsum is exact, so the sum does not depend on the order of the windows.
     nats, text_nats, text_bytes = (math.fsum(column) for column in table.T)
     if not math.isfinite(nats):

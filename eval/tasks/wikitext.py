@@ -20,21 +20,21 @@ from eval.tasks.items import HubTable, ItemSource, read_items
 # Replacements that undo the corpus's own spacing, in this order. Some have no effect; they stay,
 # because published numbers were made with exactly this list.
 # Source: lm_eval/tasks/wikitext/preprocess_wikitext.py
-PLAIN_FIRST = (
+_PLAIN_FIRST = (
     ("s '", "s'"),
     (" @-@ ", "-"),
     (" @,@ ", ","),
     (" @.@ ", "."),
     *((f" {mark} ", f"{mark} ") for mark in ":;.!?,"),
 )
-PAIRED = (
+_PAIRED = (
     (r"\(\s*([^\)]*?)\s*\)", r"(\1)"),
     (r"\[\s*([^\]]*?)\s*\]", r"[\1]"),
     (r"{\s*([^}]*?)\s*}", r"{\1}"),
     (r"\"\s*([^\"]*?)\s*\"", r'"\1"'),
     (r"'\s*([^']*?)\s*'", r"'\1'"),
 )
-PLAIN_LAST = (
+_PLAIN_LAST = (
     ("= = = =", "===="),
     ("= = =", "==="),
     ("= =", "=="),
@@ -75,11 +75,11 @@ def wikitext(subject: Subject, options: EvalOptions) -> TaskResult:
 
 def detokenized(page: str) -> str:
     """The article with ordinary spacing."""
-    for old, new in PLAIN_FIRST:
+    for old, new in _PLAIN_FIRST:
         page = page.replace(old, new)
-    for pattern, new in PAIRED:
+    for pattern, new in _PAIRED:
         page = re.sub(pattern, new, page)
-    for old, new in PLAIN_LAST:
+    for old, new in _PLAIN_LAST:
         page = page.replace(old, new)
     return page
 
@@ -99,13 +99,13 @@ def text_windows(
         yield SharedContext(ids[begin : start + 1], (ids[start + 1 : end + 1],))
 
 
-def wikitext_page(where: str, row: Any) -> str:
+def _wikitext_page(where: str, row: Any) -> str:
     """The text of an article. Raises: ValueError if the row has none."""
     if not isinstance(row, dict) or not isinstance(row.get("page"), str):
         raise ValueError(f"{where} must have a text as page; give the document-level test split")
     return row["page"]
 
 
-REVISION = "647234772b9554e208af6c826f23b99e3cac88c8"
-HUB = HubTable("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test", REVISION)
-WIKITEXT = ItemSource("wikitext", HUB, wikitext_page)
+_REVISION = "647234772b9554e208af6c826f23b99e3cac88c8"
+_HUB = HubTable("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test", _REVISION)
+WIKITEXT = ItemSource("wikitext", _HUB, _wikitext_page)

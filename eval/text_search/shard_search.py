@@ -22,14 +22,14 @@ from eval.text_search.ngrams import DOCUMENT_BREAK, NOT_FOUND, Patterns, Search
 
 RANGE_TOKENS = 1 << 22  # about 20 MB of text: half a second of work
 PIECE_TOKENS = 1 << 16  # the arrays of a piece take a few MB each
-SPLIT_CHARACTER = "\ufffd"  # decoding gives this for a token that starts inside a character
+_SPLIT_CHARACTER = "\ufffd"  # decoding gives this for a token that starts inside a character
 
-Found = list[tuple[np.ndarray, np.ndarray]]
+_Found = list[tuple[np.ndarray, np.ndarray]]
 """For each kind of patterns: the indices of those found, and the first document of each."""
 
 
 @dataclass(frozen=True)
-class DocumentRange:
+class _DocumentRange:
     """Consecutive documents of one shard that one worker searches at a time."""
 
     shard: int
@@ -66,11 +66,11 @@ def search_split(
 
 def _searched(
     data: DataSet, split: SplitName, kinds: Sequence[Patterns], workers: int
-) -> Iterator[tuple[DocumentRange, Found]]:
+) -> Iterator[tuple[_DocumentRange, _Found]]:
     """Every range of documents with what was found in it, in order."""
     todo = list(_document_ranges(data, split))
     if min(workers, len(todo)) <= 1:
-        searcher = Searcher(data, split, kinds)
+        searcher = _Searcher(data, split, kinds)
         yield from ((part, searcher.search(part)) for part in todo)
         return
     executor = ProcessPoolExecutor(
@@ -90,7 +90,7 @@ def _searched(
         executor.shutdown(cancel_futures=True)
 
 
-def _document_ranges(data: DataSet, split: SplitName) -> Iterator[DocumentRange]:
+def _document_ranges(data: DataSet, split: SplitName) -> Iterator[_DocumentRange]:
     shard_begins = 0
     for number, shard in enumerate(data.manifest.split(split).shards):
         ends = np.cumsum(_one_shard(data, split, number).lengths, dtype=np.int64)
@@ -100,7 +100,7 @@ def _document_ranges(data: DataSet, split: SplitName) -> Iterator[DocumentRange]
         for first, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
             begin = int(ends[first - 1]) if first else 0
             tokens = range(begin, int(ends[stop - 1]))
-            yield DocumentRange(number, range(first, stop), tokens, shard_begins)
+            yield _DocumentRange(number, range(first, stop), tokens, shard_begins)
         shard_begins += shard.documents
 
 
@@ -111,7 +111,7 @@ def _one_shard(data: DataSet, split: SplitName, number: int) -> TokenShards:
     return TokenShards(data.folder, replace(data.manifest.split(split), shards=(shard,), **totals))
 
 
-class Searcher:
+class _Searcher:
     """Searches ranges of a split one after the other, with one tokenizer."""
 
     def __init__(self, data: DataSet, split: SplitName, kinds: Sequence[Patterns]) -> None:
@@ -120,18 +120,18 @@ class Searcher:
         self._kinds = kinds
         self._tokenizer = data.tokenizer()
 
-    def search(self, part: DocumentRange) -> Found:
+    def search(self, part: _DocumentRange) -> _Found:
         """Search one range of documents."""
         shards = _one_shard(self._data, self._split, part.shard)
         search = Search(self._kinds, part.shard_begins + part.documents.start)
-        for text in decode_range(shards, self._tokenizer, part):
+        for text in _decode_range(shards, self._tokenizer, part):
             search.feed(text)
         search.feed("", last=True)
         seen = [np.flatnonzero(finder.first != NOT_FOUND) for finder in search.finders]
         return [(i, f.first[i]) for i, f in zip(seen, search.finders, strict=True)]
 
 
-def decode_range(shards: TokenShards, tokenizer: Tokenizer, part: DocumentRange) -> Iterator[str]:
+def _decode_range(shards: TokenShards, tokenizer: Tokenizer, part: _DocumentRange) -> Iterator[str]:
     """The text in pieces of about 300,000 characters, a DOCUMENT_BREAK before each document."""
     lengths = shards.lengths[part.documents.start : part.documents.stop]
     starts = part.tokens.start + np.cumsum(lengths, dtype=np.int64) - lengths
@@ -153,20 +153,20 @@ def decode_range(shards: TokenShards, tokenizer: Tokenizer, part: DocumentRange)
 def _last_boundary(ids: list[int], tokenizer: Tokenizer) -> int:
     """The last index within `ids` at which a character starts."""
     boundary = len(ids) - 1
-    while boundary > 1 and tokenizer.decode([ids[boundary]]).startswith(SPLIT_CHARACTER):
+    while boundary > 1 and tokenizer.decode([ids[boundary]]).startswith(_SPLIT_CHARACTER):
         boundary -= 1
     return boundary
 
 
-_searcher: Searcher | None = None
+_searcher: _Searcher | None = None
 
 
 def _start_worker(data: DataSet, split: SplitName, kinds: Sequence[Patterns]) -> None:
     global _searcher
     follow_parent()
-    _searcher = Searcher(data, split, kinds)
+    _searcher = _Searcher(data, split, kinds)
 
 
-def _search(part: DocumentRange) -> Found:
+def _search(part: _DocumentRange) -> _Found:
     assert _searcher is not None
     return _searcher.search(part)

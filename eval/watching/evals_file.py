@@ -34,13 +34,13 @@ class EvalsFile:
         Raises: ValueError if another process has the lock, or a line is not an evaluation.
         """
         self.path = path
-        self.options = option_changes(options)
+        self.options = _option_changes(options)
         self._measured: dict[int, dict[str, set[str]]] = {}
         """Names of tasks by step and weights."""
         self._lines = JsonLinesWriter(path)
         try:
             self._lock()
-            drop_torn_line(path)
+            _drop_torn_line(path)
             for number, line in enumerate(read_every_line(path), start=1):
                 self._load(number, line)
         except ValueError:
@@ -75,13 +75,13 @@ class EvalsFile:
     def not_measured(self, step: int, weights: str, tasks: Iterable[str]) -> tuple[str, ...]:
         """Those of `tasks` that were not yet measured at `step` on these weights."""
         by_weights = self._measured.get(step, {})
-        done = set().union(*(by_weights[w] for w in by_weights if may_be_same(w, weights)))
+        done = set().union(*(by_weights[w] for w in by_weights if _may_be_same(w, weights)))
         return tuple(name for name in tasks if name not in done)
 
     def has_other_weights(self, step: int, weights: str) -> bool:
         """Whether `step` was measured, but only on other weights."""
         by_weights = self._measured.get(step, {})
-        return bool(by_weights) and not any(may_be_same(w, weights) for w in by_weights)
+        return bool(by_weights) and not any(_may_be_same(w, weights) for w in by_weights)
 
     def add(self, step: int, weights: str, tasks: Iterable[str], tags: dict[str, float]) -> None:
         """Append the results of `tasks` at `step`; after this a power cut does not lose them."""
@@ -96,12 +96,12 @@ class EvalsFile:
         self._lines.close()
 
 
-def may_be_same(one: str, other: str) -> bool:
+def _may_be_same(one: str, other: str) -> bool:
     """Whether two digests are equal, or one of them is unknown."""
     return one == other or UNKNOWN_DIGEST in (one, other)
 
 
-def option_changes(options: EvalOptions) -> str:
+def _option_changes(options: EvalOptions) -> str:
     """The options that differ from their defaults, as `name=value name=value`."""
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     return " ".join(
@@ -115,7 +115,7 @@ def _as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def drop_torn_line(path: Path) -> None:
+def _drop_torn_line(path: Path) -> None:
     """Cut off a last line without a line end, which a killed watcher may leave; warn about it."""
     content = path.read_bytes()
     complete = content.rfind(b"\n") + 1

@@ -16,7 +16,7 @@ from storage.atomic import read_json
 from storage.checkpoint_folder import MANIFEST, weights_sha256
 from storage.run_folder import RunFolder
 
-IDLE_SECONDS = 60.0  # without a change, before a run counts as failed or dead
+_IDLE_SECONDS = 60.0  # without a change, before a run counts as failed or dead
 UNKNOWN_DIGEST = ""  # of weights without a readable manifest
 PINNED_PREFIX = ".evaluating_"  # + a checkpoint's name: the folder of links to its files
 
@@ -44,7 +44,7 @@ class RunLiveness:
         status = self.run.read_status() or {}
         state, step = status.get("state"), status.get("step")
         reason = f" ({status['reason']})" if status.get("reason") else ""
-        if state == "finished" or (state == "failed" and self._idle_seconds >= IDLE_SECONDS):
+        if state == "finished" or (state == "failed" and self._idle_seconds >= _IDLE_SECONDS):
             return f"{self.run.path} {state} at step {step}{reason}"
         if state is None:
             self._log_change(f"{self.run.path} holds no run yet; waiting for it to start")
@@ -54,7 +54,7 @@ class RunLiveness:
             )
         elif state == "failed":  # torchrun or SLURM may restart it at once
             self._log_change(
-                f"{self.run.path} failed at step {step}{reason}; waiting {IDLE_SECONDS:g} seconds "
+                f"{self.run.path} failed at step {step}{reason}; waiting {_IDLE_SECONDS:g} seconds "
                 "for a restart"
             )
         else:
@@ -87,7 +87,7 @@ class RunLiveness:
     def _update_dead(self) -> None:
         """A run with status running is dead if it is inactive and no process holds its lock."""
         # `is_locked` briefly takes a free lock, which a restart needs; so do not repeat it.
-        if not self._dead and self._idle_seconds >= IDLE_SECONDS:
+        if not self._dead and self._idle_seconds >= _IDLE_SECONDS:
             self._dead = not self.run.is_locked()
 
     def _log_change(self, text: str) -> None:

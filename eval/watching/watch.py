@@ -2,7 +2,7 @@
 
 Checkpoints are evaluated once each, oldest first. The numbers go to the run's `tensorboard/eval/`
 and `evals.jsonl`. Rank 0 reads the run folder and decides what comes next. All ranks ask it again
-every POLL_SECONDS, so no rank waits in a collective for much longer than that.
+every _POLL_SECONDS, so no rank waits in a collective for much longer than that.
 """
 
 import logging
@@ -31,7 +31,7 @@ from storage.checkpoint_folder import MANIFEST, manifest_mtime, step_of
 from storage.metrics import Console, MetricLog, Metrics, TensorBoard
 from storage.run_folder import RunFolder
 
-POLL_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class WatchRequest:
 
 
 @dataclass(frozen=True)
-class CheckpointJob:
+class _CheckpointJob:
     """A checkpoint to evaluate. Rank 0 chooses it, every rank reads it."""
 
     step: int
@@ -73,13 +73,13 @@ class CheckpointJob:
 
 
 @dataclass(frozen=True)
-class WatchEnd:
+class _WatchEnd:
     """The decision to end the watch, and its reason."""
 
     reason: str
 
 
-class Watcher:
+class _Watcher:
     """Chooses the next checkpoint and saves the results. Used on rank 0 only."""
 
     def __init__(self, request: WatchRequest, stop: StopRequest) -> None:
@@ -96,19 +96,19 @@ class Watcher:
         self._expected: set[int] = set()
         """Steps that were pending at the last poll: if one is gone at the next, it was pruned."""
 
-    def decide(self) -> CheckpointJob | WatchEnd | None:
+    def decide(self) -> _CheckpointJob | _WatchEnd | None:
         """The next checkpoint to evaluate, or the end of the watch; None: wait and ask again.
 
         Raises: ValueError if the folder is not a run's, or another process watches the run.
         """
         if self.stop.wanted:
-            return WatchEnd(f"{self.stop.reason} received")
+            return _WatchEnd(f"{self.stop.reason} received")
         # Poll before listing the checkpoints: a run writes none after its final status.
         over = self._liveness.poll()
         if self._evals is None and not self._open_run():
-            return WatchEnd(over) if over else None
+            return _WatchEnd(over) if over else None
         job = self._next_job()
-        return job or (WatchEnd(over) if over else None)
+        return job or (_WatchEnd(over) if over else None)
 
     def _open_run(self) -> bool:
         """Open evals.jsonl once the run has started; False, and nothing is written, before that."""
@@ -129,7 +129,7 @@ class Watcher:
         log.info("watching %s for %s", run.path, ", ".join(self._tasks))
         return True
 
-    def _next_job(self) -> CheckpointJob | None:
+    def _next_job(self) -> _CheckpointJob | None:
         """The oldest checkpoint with tasks left to measure, pinned; None if there is none."""
         pending = self._find_pending()
         for step in sorted(self._expected - set(pending) - set(self._tried)):
@@ -157,7 +157,7 @@ class Watcher:
                 self._tried[step] = mtime
         return pending
 
-    def _pin(self, step: int, checkpoint: Path) -> CheckpointJob:
+    def _pin(self, step: int, checkpoint: Path) -> _CheckpointJob:
         """Pin the checkpoint and list its tasks. Raises: FileNotFoundError if it was deleted."""
         assert self._evals is not None
         folder = pin_checkpoint(checkpoint)
@@ -165,16 +165,16 @@ class Watcher:
         if self._evals.has_other_weights(step, weights):
             log.info("step %d has other weights than were measured; it is measured again", step)
         tasks = self._evals.not_measured(step, weights, self._tasks)
-        return CheckpointJob(step, checkpoint, folder, weights, self._tasks, tasks)
+        return _CheckpointJob(step, checkpoint, folder, weights, self._tasks, tasks)
 
-    def options(self, job: CheckpointJob) -> EvalOptions:
+    def options(self, job: _CheckpointJob) -> EvalOptions:
         """The requested options; those not given are taken from the run's config.json.
 
         Raises: ValueError if one of their files does not exist.
         """
         return with_run_defaults(read_run_config(self.run), self.request.options, job.requested)
 
-    def after_load(self, job: CheckpointJob, problem: str) -> None:
+    def after_load(self, job: _CheckpointJob, problem: str) -> None:
         """Delete the links, so that pruning frees the disk; log why loading failed, if it did."""
         self._unpin_all()
         if problem and not (job.checkpoint / MANIFEST).exists():
@@ -182,7 +182,7 @@ class Watcher:
         elif problem:
             log.warning("step %d is skipped: %s", job.step, problem)
 
-    def save(self, job: CheckpointJob, found: dict[str, TaskResult]) -> None:
+    def save(self, job: _CheckpointJob, found: dict[str, TaskResult]) -> None:
         """Write the results of the tasks to disk."""
         assert self._evals is not None
         tags = {tag: value for result in found.values() for tag, value in result.tags.items()}
@@ -190,7 +190,7 @@ class Watcher:
             return
         if self._curves is None:
             steps = read_run_config(self.run)["run"]["steps"]
-            curves = FlushedTensorBoard(self.run.eval_tensorboard, purge_step=None)
+            curves = _FlushedTensorBoard(self.run.eval_tensorboard, purge_step=None)
             self._curves = MetricLog([Console(steps), curves])
         self._curves.write(job.step, {**tags})
         if self.request.items_out is not None:
@@ -213,7 +213,7 @@ class Watcher:
             shutil.rmtree(pinned, ignore_errors=True)
 
 
-class FlushedTensorBoard(TensorBoard):
+class _FlushedTensorBoard(TensorBoard):
     """Flushes after each evaluation, because the next one may be hours away."""
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -229,19 +229,19 @@ def watch(request: WatchRequest, ranks: Ranks) -> str:
     """
     stop = StopRequest("ending after the task in flight", nothing_to_save=False)
     checked = False
-    with stop.listening(), closing(Watcher(request, stop)) as watcher:
+    with stop.listening(), closing(_Watcher(request, stop)) as watcher:
         while True:
             decision = on_main(watcher.decide)
-            if isinstance(decision, WatchEnd):
+            if isinstance(decision, _WatchEnd):
                 count = on_main(lambda: watcher.evaluated)
                 return f"{decision.reason}; evaluated {count} checkpoint{'s' * (count != 1)}"
             if decision is None:
-                time.sleep(POLL_SECONDS)
+                time.sleep(_POLL_SECONDS)
             else:
                 checked |= _evaluate(decision, watcher, ranks, check=not checked)
 
 
-def _evaluate(job: CheckpointJob, watcher: Watcher, ranks: Ranks, check: bool) -> bool:
+def _evaluate(job: _CheckpointJob, watcher: _Watcher, ranks: Ranks, check: bool) -> bool:
     """Load a checkpoint, run its tasks and save the results. Returns whether it could be loaded.
 
     With `check`, raises ValueError if the data of every task is unavailable. The model is freed

@@ -74,11 +74,11 @@ CONVENTIONS = {
     "matmul only": matmul_flops_per_token,
 }
 
-GB = 10**9
+_GB = 10**9
 
 
 @dataclass(frozen=True)
-class Gpu:
+class _Gpu:
     """One kind of GPU."""
 
     part_of_name: str
@@ -90,18 +90,18 @@ class Gpu:
 
 # The order matters for `peak_flops`: "H100 PCIe" must come before "H100". "GH200" contains "H200".
 GPUS = {
-    "h200": Gpu("H200", 989e12, 141 * GB),
-    "h100-pcie": Gpu("H100 PCIe", 756e12, 80 * GB),
-    "h100-nvl": Gpu("H100 NVL", 835e12, 94 * GB),
-    "h100": Gpu("H100", 989e12, 80 * GB),
-    "h800": Gpu("H800", 989e12, 80 * GB),
-    "a100-40gb": Gpu("A100-SXM4-40GB", 312e12, 40 * GB),
-    "a100-40gb-pcie": Gpu("A100-PCIE-40GB", 312e12, 40 * GB),
-    "a100": Gpu("A100", 312e12, 80 * GB),
-    "a800": Gpu("A800", 312e12, 80 * GB),
-    "b200": Gpu("B200", 2250e12, 180 * GB),
-    "l40s": Gpu("L40S", 362e12, 48 * GB),
-    "rtx4090": Gpu("RTX 4090", 165e12, 24 * GB),
+    "h200": _Gpu("H200", 989e12, 141 * _GB),
+    "h100-pcie": _Gpu("H100 PCIe", 756e12, 80 * _GB),
+    "h100-nvl": _Gpu("H100 NVL", 835e12, 94 * _GB),
+    "h100": _Gpu("H100", 989e12, 80 * _GB),
+    "h800": _Gpu("H800", 989e12, 80 * _GB),
+    "a100-40gb": _Gpu("A100-SXM4-40GB", 312e12, 40 * _GB),
+    "a100-40gb-pcie": _Gpu("A100-PCIE-40GB", 312e12, 40 * _GB),
+    "a100": _Gpu("A100", 312e12, 80 * _GB),
+    "a800": _Gpu("A800", 312e12, 80 * _GB),
+    "b200": _Gpu("B200", 2250e12, 180 * _GB),
+    "l40s": _Gpu("L40S", 362e12, 48 * _GB),
+    "rtx4090": _Gpu("RTX 4090", 165e12, 24 * _GB),
 }
 
 

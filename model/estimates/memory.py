@@ -15,16 +15,16 @@ from model.config import GPTConfig
 from model.estimates.parameters import block_matrix_elements, count_parameters
 from model.fused_loss import equal_chunk
 
-MIB = 2**20
-FLOAT = 4  # weights, gradients and moments are float32
+_MIB = 2**20
+_FLOAT = 4  # weights, gradients and moments are float32
 # Memory of the process besides tensors, by device and whether it compiles. CPU: measured
 # (bench/results/memory.json); compilation happens inside the process. CUDA: not measured yet; two
 # cuBLAS workspaces of 32 MiB (Hopper, aten/src/ATen/cuda/CublasHandlePool.cpp in torch).
-RUNTIME = {
-    ("cpu", False): 128 * MIB,
-    ("cpu", True): 160 * MIB,
-    ("cuda", False): 64 * MIB,
-    ("cuda", True): 64 * MIB,
+_RUNTIME = {
+    ("cpu", False): 128 * _MIB,
+    ("cpu", True): 160 * _MIB,
+    ("cuda", False): 64 * _MIB,
+    ("cuda", True): 64 * _MIB,
 }
 # The share of a device's memory that a *predicted* peak may take. The rest is for what the
 # prediction leaves out: CUDA context, NCCL, gaps of the allocator. TORCH_SHARE in parallel/ranks.py
@@ -59,12 +59,12 @@ class StepShape:
     @property
     def element(self) -> int:
         """Bytes of one element of the matrix products (s)."""
-        return 2 if self.dtype == torch.bfloat16 else FLOAT
+        return 2 if self.dtype == torch.bfloat16 else _FLOAT
 
     @property
     def stream(self) -> int:
         """Bytes of one element of the residual stream."""
-        return 2 if self.residual_bfloat16 else FLOAT
+        return 2 if self.residual_bfloat16 else _FLOAT
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Memory:
 def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     """Predict the bytes of one rank's step by part, and the peak."""
     n = step.micro_batch * config.context_length
-    weights = FLOAT * count_parameters(config).total
+    weights = _FLOAT * count_parameters(config).total
     optimizer = 2 * weights
     buckets = weights if step.world_size > 1 else 0
     copies = _weight_copy_bytes(config, step)
@@ -106,9 +106,9 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     layers = config.n_layer * layer
     if step.recompute:
         layers = config.n_layer * n * step.stream * config.n_embd + layer
-    final = n * final_activation_bytes(config, step)
-    logits = loss_bytes(config, step)
-    runtime = RUNTIME[step.device, step.compiled]
+    final = n * _final_activation_bytes(config, step)
+    logits = _loss_bytes(config, step)
+    runtime = _RUNTIME[step.device, step.compiled]
 
     # Sums of tensors that exist at the same time.
     always = weights + optimizer + buckets + runtime
@@ -170,11 +170,11 @@ def block_activation_bytes(config: GPTConfig, step: StepShape) -> int:
     norms = 2 * _norm_bytes(config, step)
     # Rotated query and key (value is a view of the qkv), and the output in another layout.
     rope = 3 * C if config.position == "rope" else 0
-    attention = s * (C + 3 * C + C + rope) + FLOAT * H  # norm, qkv, output; softmax's logsumexp
+    attention = s * (C + 3 * C + C + rope) + _FLOAT * H  # norm, qkv, output; softmax's logsumexp
     hidden, inputs = (2 * W, C) if config.mlp == "gelu" else (4 * W, C)
     if config.mlp == "swiglu" and step.compiled:
         hidden = 3 * W  # the compiler recomputes the result of SiLU
-    elif config.mlp == "swiglu" and s < FLOAT:
+    elif config.mlp == "swiglu" and s < _FLOAT:
         inputs = 2 * C  # autocast casts the norm's output once for each matrix
     return norms + attention + s * (inputs + hidden)
 
@@ -183,19 +183,19 @@ def _norm_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes for each token kept by a norm: its input and the statistics of its row."""
     C = config.n_embd
     if config.norm == "layernorm":
-        return step.stream * C + (FLOAT if step.compiled else 2 * FLOAT)
+        return step.stream * C + (_FLOAT if step.compiled else 2 * _FLOAT)
     if step.compiled or step.device == "cuda":
-        return step.stream * C + FLOAT
-    return 2 * FLOAT * C + FLOAT  # eager RMSNorm on the CPU keeps x and x / rms
+        return step.stream * C + _FLOAT
+    return 2 * _FLOAT * C + _FLOAT  # eager RMSNorm on the CPU keeps x and x / rms
 
 
-def final_activation_bytes(config: GPTConfig, step: StepShape) -> int:
+def _final_activation_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes for each token of the last norm, its output or gradient, and two ids as int64."""
-    element = FLOAT if step.fused_loss else step.element
+    element = _FLOAT if step.fused_loss else step.element
     return _norm_bytes(config, step) + element * config.n_embd + 2 * 8
 
 
-def loss_bytes(config: GPTConfig, step: StepShape) -> int:
+def _loss_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes of logits and loss at their largest moment.
 
     Eager: three float32 tensors, namely the log-softmax, its gradient, and the gradient of the
@@ -205,16 +205,16 @@ def loss_bytes(config: GPTConfig, step: StepShape) -> int:
     rows = step.micro_batch * config.context_length
     row = config.padded_vocab_size
     if not step.fused_loss:
-        return rows * row * (step.element if step.compiled else 3 * FLOAT)
+        return rows * row * (step.element if step.compiled else 3 * _FLOAT)
     head = config.n_embd * row
-    casts = 0 if step.element == FLOAT else step.element * (2 * head + rows * config.n_embd)
+    casts = 0 if step.element == _FLOAT else step.element * (2 * head + rows * config.n_embd)
     if step.device == "cpu":
         rows = equal_chunk(rows, row * step.element)
-    return rows * row * step.element + FLOAT * head + casts
+    return rows * row * step.element + _FLOAT * head + casts
 
 
 def _weight_copy_bytes(config: GPTConfig, step: StepShape) -> int:
-    if step.element == FLOAT:
+    if step.element == _FLOAT:
         return 0
     head = 0 if step.fused_loss else config.n_embd * config.padded_vocab_size
     return step.element * (config.n_layer * block_matrix_elements(config) + head)
@@ -230,17 +230,17 @@ def _mlp_backward_bytes(config: GPTConfig, step: StepShape) -> int:
 
 def _head_gradient_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes of the gradient of the head's matrix; if tied, it is kept until the embedding's."""
-    element = step.element if step.compiled and not step.fused_loss else FLOAT
+    element = step.element if step.compiled and not step.fused_loss else _FLOAT
     return element * config.n_embd * config.padded_vocab_size
 
 
 def _final_gradient_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes of all gradients when the embedding's, the last one, is added to them."""
-    gradients = FLOAT * count_parameters(config).total
+    gradients = _FLOAT * count_parameters(config).total
     separate = step.accumulates or step.world_size > 1  # a new gradient is added or copied
     head = _head_gradient_bytes(config, step) if config.tied else 0
     if step.compiled:  # the graph returns all gradients at once
         return gradients + (gradients if step.accumulates else 0) + head
-    embedding = FLOAT * config.n_embd * config.padded_vocab_size
+    embedding = _FLOAT * config.n_embd * config.padded_vocab_size
     kept = gradients if step.accumulates or step.world_size == 1 else 0
     return kept + (embedding if config.tied or separate else 0) + (head if separate else 0)

@@ -9,7 +9,7 @@ from model.config import GPTConfig
 
 
 @dataclass(frozen=True)
-class Parameters:
+class _Parameters:
     """Number of parameters by part."""
 
     token_embedding: int
@@ -51,14 +51,14 @@ def mlp_matrices(config: GPTConfig) -> int:
     return 3 if config.mlp == "swiglu" else 2
 
 
-def mlp_parameters(config: GPTConfig) -> int:
+def _mlp_parameters(config: GPTConfig) -> int:
     """Parameters of one feed-forward layer."""
     C, width, matrices = config.n_embd, config.hidden_width, mlp_matrices(config)
     biases = (matrices - 1) * width + C if config.bias else 0
     return matrices * C * width + biases
 
 
-def norm_parameters(config: GPTConfig) -> int:
+def _norm_parameters(config: GPTConfig) -> int:
     """Parameters of one normalisation layer."""
     return config.n_embd * (2 if config.norm == "layernorm" and config.bias else 1)
 
@@ -68,15 +68,15 @@ def vocabulary_rows(config: GPTConfig, padded: bool = True) -> int:
     return config.padded_vocab_size if padded else config.vocab_size
 
 
-def count_parameters(config: GPTConfig, padded: bool = True) -> Parameters:
+def count_parameters(config: GPTConfig, padded: bool = True) -> _Parameters:
     """Parameters by part; the vocabulary is padded, as trained, or not, as published."""
     C, V = config.n_embd, vocabulary_rows(config, padded)
-    block = attention_parameters(config) + mlp_parameters(config) + 2 * norm_parameters(config)
-    return Parameters(
+    block = attention_parameters(config) + _mlp_parameters(config) + 2 * _norm_parameters(config)
+    return _Parameters(
         token_embedding=V * C,
         position_embedding=config.context_length * C if config.position == "learned" else 0,
         blocks=config.n_layer * block,
-        final_norm=norm_parameters(config),
+        final_norm=_norm_parameters(config),
         untied_head=0 if config.tied else V * C,
     )
 

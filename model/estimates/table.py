@@ -2,9 +2,9 @@
 
 from typing import Any
 
-GIB = 2**30
-Row = tuple[str, str, str]
-WIDTHS = (34, 24, 24)
+_GIB = 2**30
+_Row = tuple[str, str, str]
+_WIDTHS = (34, 24, 24)
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -83,7 +83,7 @@ def _memory(report: dict[str, Any]) -> str:
     rows = [(heading, f"{dtype}, compiled", "not compiled")]
     rows += [(text, _gib(compiled[key]), _gib(plain[key])) for key, text in names.items()]
     rows.append(("reached at", compiled["peak_moment"], plain["peak_moment"]))
-    usable = f"largest that fits {micro['usable_bytes'] / GIB:.1f} GiB"
+    usable = f"largest that fits {micro['usable_bytes'] / _GIB:.1f} GiB"
     largest = {how: str(count or "none") for how, count in micro["largest"].items()}
     rows.append((usable, largest["compiled"], largest["not_compiled"]))
     rows.append(("host memory while saving", _gib(compiled["host_copy"]), _gib(plain["host_copy"])))
@@ -109,12 +109,12 @@ def _time(report: dict[str, Any]) -> str:
 
 
 def _gib(count: int) -> str:
-    return f"{count / GIB:.3f}"
+    return f"{count / _GIB:.3f}"
 
 
-def _lines(rows: list[Row]) -> str:
+def _lines(rows: list[_Row]) -> str:
     """The rows in columns; the first row is the heading."""
-    name, first, second = WIDTHS
+    name, first, second = _WIDTHS
     (title, *heads), body = rows[0], rows[1:]
     table = [(title, *heads), *(("  " + text, a, b) for text, a, b in body)]
     return "\n".join(f"{t:<{name}}{a:>{first}}  {b:>{second}}".rstrip() for t, a, b in table)

@@ -11,13 +11,13 @@ from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.hf_format.config import family_of
 from storage.atomic import read_json
-from storage.checkpoint_folder import weights_sha256
+from storage.checkpoint_folder import STATE_FILE, weights_sha256
 from storage.json_lines import read_lines
 from storage.run_folder import RunFolder
 
-FILE_OPTIONS = ("data", "hellaswag_file", "task_file")  # of eval/subject.py
-RUN_KEYS = ("steps", "batch_tokens", "world_size", "device", "dtype", "torch")
-CARD = """---
+_FILE_OPTIONS = ("data", "hellaswag_file", "task_file")  # of eval/subject.py
+_RUN_KEYS = ("steps", "batch_tokens", "world_size", "device", "dtype", "torch")
+_CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [ratchet, {family}]
@@ -39,7 +39,7 @@ print(pipeline("text-generation", "{name}")("Once upon a time")[0]["generated_te
 
 def model_card(name: str, checkpoint: Path, config: GPTConfig) -> str:
     """The text of README.md for the model in this checkpoint."""
-    state = _read_if_present(checkpoint / "state.json")
+    state = _read_if_present(checkpoint / STATE_FILE)
     origin = _read_if_present(checkpoint / "origin.json")
     parts = [_table("Shape", _shape(config))]
     init = None
@@ -52,7 +52,7 @@ def model_card(name: str, checkpoint: Path, config: GPTConfig) -> str:
         for title, tags in _metrics_by_title(checkpoint, state).items()
     ]
     sentence, figures = _sentence(state, origin, init), "\n\n".join(parts)
-    return CARD.format(name=name, family=family_of(config), origin=sentence, figures=figures)
+    return _CARD.format(name=name, family=family_of(config), origin=sentence, figures=figures)
 
 
 def _run_of(checkpoint: Path) -> RunFolder:
@@ -115,7 +115,7 @@ def _training(state: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
         "tokens": windows * length,
         "window": length,
         "seed": str(state.get("seed")),
-        **{field.replace("_", " "): run[field] for field in RUN_KEYS if field in run},
+        **{field.replace("_", " "): run[field] for field in _RUN_KEYS if field in run},
     }
 
 
@@ -146,7 +146,7 @@ def _changed_options(options: str) -> str:
     # Of a file only its option: a published card should not show paths of the author's disk.
     pairs = [word.partition("=") for word in options.split(" ") if "=" in word]
     shown = [
-        name if "/" in value or name in FILE_OPTIONS else f"{name}={value}"
+        name if "/" in value or name in _FILE_OPTIONS else f"{name}={value}"
         for name, _, value in pairs
     ]
     return f" with {', '.join(shown)}" if shown else ""

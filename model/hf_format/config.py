@@ -10,19 +10,19 @@ from typing import Any
 from model.blocks import RMS_EPSILON, ROPE_BASE
 from model.config import GPTConfig
 
-LAYER_NORM_EPSILON = 1e-5  # torch's default, which our network uses, and GPT-2's
+_LAYER_NORM_EPSILON = 1e-5  # torch's default, which our network uses, and GPT-2's
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 # The fields that a GPTConfig must have to fit each class.
-REQUIRED_FIELDS = {
+_REQUIRED_FIELDS = {
     "gpt2": {"norm": "layernorm", "mlp": "gelu", "position": "learned"},
     "llama": {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope"},
 }
 # The settings that a published configuration must have, because our network knows no others. The
-# first value is also the class's default, unless HF_DEFAULTS has another one.
-REQUIRED_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
+# first value is also the class's default, unless _HF_DEFAULTS has another one.
+_REQUIRED_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-        "layer_norm_epsilon": (LAYER_NORM_EPSILON,),
+        "layer_norm_epsilon": (_LAYER_NORM_EPSILON,),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
@@ -36,7 +36,7 @@ REQUIRED_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
         "quantization_config": (None,),
     },
 }
-HF_DEFAULTS = {"rms_norm_eps": 1e-6, "mlp_bias": False}
+_HF_DEFAULTS = {"rms_norm_eps": 1e-6, "mlp_bias": False}
 
 
 def family_of(config: GPTConfig) -> str:
@@ -45,7 +45,7 @@ def family_of(config: GPTConfig) -> str:
     Raises: ValueError naming the fields that prevent it.
     """
     reasons = []
-    for family, fields in REQUIRED_FIELDS.items():
+    for family, fields in _REQUIRED_FIELDS.items():
         own = {name: getattr(config, name) for name in fields}
         wrong = [
             f"{name}={own[name]} (needs {fields[name]})"
@@ -83,7 +83,7 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
             "n_positions": config.context_length,
             "n_ctx": config.context_length,
             "activation_function": "gelu_new",
-            "layer_norm_epsilon": LAYER_NORM_EPSILON,
+            "layer_norm_epsilon": _LAYER_NORM_EPSILON,
             # Our network has no dropout; the defaults of GPT2Config are 0.1.
             **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
         }
@@ -109,12 +109,12 @@ def ratchet_config(path: Path, found: Mapping[str, Any]) -> GPTConfig:
     Raises: ValueError naming every setting that our network does not have.
     """
     family = found.get("model_type")
-    if family not in REQUIRED_SETTINGS:
+    if family not in _REQUIRED_SETTINGS:
         raise ValueError(
             f"{path} describes a model_type={family}, but only "
-            f"{' and '.join(REQUIRED_SETTINGS)} can be imported; give another model"
+            f"{' and '.join(_REQUIRED_SETTINGS)} can be imported; give another model"
         )
-    settings = {**HF_DEFAULTS, **found, **_rotary(found)}
+    settings = {**_HF_DEFAULTS, **found, **_rotary(found)}
     try:
         wrong = [
             f"{name}={settings[name]} (must be {' or '.join(map(str, wanted))})"
@@ -136,10 +136,10 @@ def ratchet_config(path: Path, found: Mapping[str, Any]) -> GPTConfig:
 
 def _required_settings(family: str, found: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     if family == "gpt2":
-        return REQUIRED_SETTINGS[family]
+        return _REQUIRED_SETTINGS[family]
     # No grouped-query attention, no other head width, and biases everywhere or nowhere.
     heads = found["num_attention_heads"]
-    return REQUIRED_SETTINGS[family] | {
+    return _REQUIRED_SETTINGS[family] | {
         "num_key_value_heads": (heads, None),
         "head_dim": (found["hidden_size"] // heads, None),
         "mlp_bias": (found.get("attention_bias", False),),

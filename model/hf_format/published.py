@@ -16,15 +16,15 @@ from storage.digest import file_sha256
 log = logging.getLogger(__name__)
 
 # OpenAI's four models can be named without their owner.
-OPENAI_MODELS = {
+_OPENAI_MODELS = {
     f"gpt2{size}": f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")
 }
-INDEX = "model.safetensors.index.json"
-FILES = (
+_INDEX = "model.safetensors.index.json"
+_FILES = (
     "config.json",
     "model.safetensors",
     "model-*.safetensors",
-    INDEX,
+    _INDEX,
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
@@ -55,7 +55,7 @@ def find_published(source: str, revision: str) -> Published:
     folder = Path(source)
     if folder.is_dir():
         return Published(folder, folder.resolve().name, None)
-    repository = OPENAI_MODELS.get(source, source)
+    repository = _OPENAI_MODELS.get(source, source)
     for again in (False, True):
         folder = _download(repository, revision, again)
         damaged = [path.name for path in folder.glob("*") if _is_damaged(path.resolve())]
@@ -70,7 +70,7 @@ def _download(repository: str, revision: str, again: bool) -> Path:
     try:
         return Path(
             snapshot_download(
-                repository, revision=revision, allow_patterns=list(FILES), force_download=again
+                repository, revision=revision, allow_patterns=list(_FILES), force_download=again
             )
         )
     except Exception as error:  # each major version of huggingface_hub raises other classes
@@ -99,8 +99,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises: ValueError if a file is missing or cannot be read; pickles are never opened.
     """
     names = ["model.safetensors"]
-    if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    if (folder / _INDEX).is_file():
+        names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
     weights: dict[str, Tensor] = {}
     for name in names:
         path = folder / name

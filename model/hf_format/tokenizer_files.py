@@ -12,7 +12,7 @@ from typing import Any
 from storage.atomic import read_json, write_json, write_text
 from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN, BytePairs, ranks_file
 
-MERGES_HEADING = "#version: 0.2"
+_MERGES_HEADING = "#version: 0.2"
 
 
 def byte_characters() -> dict[int, str]:
@@ -120,10 +120,10 @@ def _printable_merges(pairs: BytePairs) -> list[tuple[str, str]]:
     def printable(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
 
-    return [(printable(left), printable(right)) for left, right in merges_of(pairs)]
+    return [(printable(left), printable(right)) for left, right in _merges_of(pairs)]
 
 
-def merges_of(pairs: BytePairs) -> list[tuple[bytes, bytes]]:
+def _merges_of(pairs: BytePairs) -> list[tuple[bytes, bytes]]:
     """The two tokens that each token of several bytes is merged from, by rank.
 
     Raises: ValueError for a token that is not a merge of two others.
@@ -170,7 +170,7 @@ def write_hf_tokenizer(folder: Path, pairs: BytePairs, context_length: int) -> N
     merges = [f"{left} {right}" for left, right in _printable_merges(pairs)]
     write_json(folder / "tokenizer.json", _tokenizer_json(pairs, vocabulary, merges))
     write_text(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
-    write_text(folder / "merges.txt", "\n".join([MERGES_HEADING, *merges]) + "\n")
+    write_text(folder / "merges.txt", "\n".join([_MERGES_HEADING, *merges]) + "\n")
     specials = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     is_gpt2s = pairs.pattern == GPT2_PATTERN
     settings = {

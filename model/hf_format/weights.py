@@ -17,10 +17,10 @@ from model.gpt import GPT
 from model.hf_format.config import CLASSES, family_of
 
 # Causal masks and rotary frequencies, which some published files contain and no model needs.
-BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
-CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-VOCABULARY_ROWS = ("wte.weight", "lm_head.weight")
-LLAMA_NAMES = {
+_BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
+_CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+_VOCABULARY_ROWS = ("wte.weight", "lm_head.weight")
+_LLAMA_NAMES = {
     "wte": ("model.embed_tokens",),
     "ln_f": ("model.norm",),
     "lm_head": ("lm_head",),
@@ -34,15 +34,15 @@ LLAMA_NAMES = {
 }
 
 
-def hf_names(family: str, name: str) -> tuple[str, ...]:
+def _hf_names(family: str, name: str) -> tuple[str, ...]:
     """Hugging Face's name of a tensor of ours, or its three names if ours is a stack."""
     if family == "gpt2":
         return (name if name.startswith("lm_head.") else f"transformer.{name}",)
     path, _, leaf = name.rpartition(".")
     if not path.startswith("h."):
-        return tuple(f"{hf_name}.{leaf}" for hf_name in LLAMA_NAMES[path])
+        return tuple(f"{hf_name}.{leaf}" for hf_name in _LLAMA_NAMES[path])
     _, layer, part = path.split(".", 2)
-    return tuple(f"model.layers.{layer}.{hf_name}.{leaf}" for hf_name in LLAMA_NAMES[part])
+    return tuple(f"model.layers.{layer}.{hf_name}.{leaf}" for hf_name in _LLAMA_NAMES[part])
 
 
 def hf_weights(model: GPT) -> dict[str, Tensor]:
@@ -58,8 +58,8 @@ def hf_weights(model: GPT) -> dict[str, Tensor]:
         weights |= zeros
     found = {}
     for name, value in weights.items():
-        rows = value.detach()[: config.vocab_size] if name in VOCABULARY_ROWS else value.detach()
-        names = hf_names(family, name)
+        rows = value.detach()[: config.vocab_size] if name in _VOCABULARY_ROWS else value.detach()
+        names = _hf_names(family, name)
         for hf_name, part in zip(names, rows.chunk(len(names)), strict=True):
             transposed = _transposed(family, name, part)
             found[hf_name] = transposed.clone(memory_format=torch.contiguous_format)
@@ -73,20 +73,20 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GP
     """
     family = family_of(config)
     unused = {_with_prefix(family, name): value for name, value in found.items()}
-    unused = {name: value for name, value in unused.items() if not BUFFERS.search(name)}
+    unused = {name: value for name, value in unused.items() if not _BUFFERS.search(name)}
     if config.tied and "lm_head.weight" in unused:  # some files hold a tied matrix twice
-        (embedding,) = hf_names(family, "wte.weight")
+        (embedding,) = _hf_names(family, "wte.weight")
         unused.setdefault(embedding, unused.pop("lm_head.weight"))
     weights = {}
     for name, shape in _empty(config).items():
-        names = hf_names(family, name)
-        rows = config.vocab_size if name in VOCABULARY_ROWS else shape[0]
+        names = _hf_names(family, name)
+        rows = config.vocab_size if name in _VOCABULARY_ROWS else shape[0]
         part_shape = (rows // len(names), *shape[1:])
         parts = [_transposed(family, name, _pop(path, unused, hf_name)) for hf_name in names]
         for hf_name, part in zip(names, parts, strict=True):
             _check_shape(path, hf_name, tuple(part.shape), part_shape)
         value = torch.cat(parts).float()
-        weights[name] = _with_padding_rows(value, shape[0]) if name in VOCABULARY_ROWS else value
+        weights[name] = _with_padding_rows(value, shape[0]) if name in _VOCABULARY_ROWS else value
     if unused:
         raise ValueError(
             f"{path} holds {min(unused)} (and {len(unused) - 1} others), which a {CLASSES[family]} "
@@ -109,7 +109,7 @@ def _with_padding_rows(real: Tensor, rows: int) -> Tensor:
 
 def _transposed(family: str, name: str, value: Tensor) -> Tensor:
     """Hugging Face stores the linear layers of GPT-2 as (in, out), ours are (out, in)."""
-    return value.T if family == "gpt2" and name.endswith(CONV1D) else value
+    return value.T if family == "gpt2" and name.endswith(_CONV1D) else value
 
 
 def _with_prefix(family: str, name: str) -> str:

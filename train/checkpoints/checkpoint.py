@@ -64,7 +64,7 @@ class RunPosition:
         return self.next_window if self.windows is None else self.windows
 
 
-def load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
+def _load_optimizer(path: Path, model: GPT, optimizer: Optimizer) -> None:
     """Restore the optimizer's state from tensors that are named `<key>.<parameter name>`.
 
     Raises: ValueError if the file is damaged or belongs to another model or optimizer.
@@ -125,7 +125,7 @@ def load_checkpoint(
             "start a new run with another --out"
         )
     load_weights(checkpoint, model)
-    load_optimizer(checkpoint / "optimizer.safetensors", model, optimizer)
+    _load_optimizer(checkpoint / "optimizer.safetensors", model, optimizer)
     return position
 
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from storage.atomic import read_json
 from storage.run_folder import RunFolder
 
-Kind = Literal["free", "named", "never"]
+_Kind = Literal["free", "named", "never"]
 
-OPTIMIZER_NAME = "optimizer.name"
+_OPTIMIZER_NAME = "optimizer.name"
 
 # The longest matching prefix of a key decides. The text is the reason of a `never`.
-TABLE: dict[str, tuple[Kind, str]] = {
+TABLE: dict[str, tuple[_Kind, str]] = {
     # These change neither the tokens of a step nor what the optimizer does with them.
     "data": ("free", ""),  # only the folder's path: its content is compared by fingerprint
     "data_check": ("free", ""),
@@ -54,7 +54,10 @@ TABLE: dict[str, tuple[Kind, str]] = {
     "context_length": ("never", "the data position is counted in windows of this length"),
     "init": ("never", "it only sets the weights at the first start"),
     "model": ("never", "the weights in the checkpoint have its shape"),
-    OPTIMIZER_NAME: ("never", "the state in the checkpoint belongs to the optimizer it began with"),
+    _OPTIMIZER_NAME: (
+        "never",
+        "the state in the checkpoint belongs to the optimizer it began with",
+    ),
 }
 
 
@@ -67,7 +70,7 @@ class Change:
     now: Any
 
     @property
-    def rule(self) -> tuple[Kind, str]:
+    def rule(self) -> tuple[_Kind, str]:
         """Kind and reason of the key, from TABLE."""
         parts = self.key.split(".")
         names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
@@ -93,7 +96,7 @@ def check_same_run(
     Raises: ValueError if some change is not allowed (it lists all of them), if --allow names an
     unknown key, or if the folder contains something that is no run.
     """
-    known = flatten(config)
+    known = _flatten(config)
     # A misspelt name would otherwise allow nothing without a message.
     for name in allowed:
         if not any(Change(key, None, None).is_named_by((name,)) for key in known):
@@ -104,7 +107,7 @@ def check_same_run(
         return []
     record = read_json(folder.config)
     # Older versions did not record the optimizer's name: there was only one.
-    before = flatten(defaults) | {OPTIMIZER_NAME: "adamw"} | flatten(record["config"])
+    before = _flatten(defaults) | {_OPTIMIZER_NAME: "adamw"} | _flatten(record["config"])
     if before["micro_batch"] is None:  # format 1 recorded an automatic choice in "run" only
         before["micro_batch"] = record["run"]["micro_batch"]
     changes = [
@@ -112,17 +115,17 @@ def check_same_run(
         for key in sorted(before.keys() | known.keys())
         if before.get(key) != known.get(key)
     ]
-    if before[OPTIMIZER_NAME] != known[OPTIMIZER_NAME]:  # then their settings do not compare
+    if before[_OPTIMIZER_NAME] != known[_OPTIMIZER_NAME]:  # then their settings do not compare
         changes = [
             change
             for change in changes
-            if change.key == OPTIMIZER_NAME or not change.key.startswith("optimizer.")
+            if change.key == _OPTIMIZER_NAME or not change.key.startswith("optimizer.")
         ]
-    check_allowed(folder, changes, allowed)
+    _check_allowed(folder, changes, allowed)
     return changes
 
 
-def check_allowed(folder: RunFolder, changes: list[Change], allowed: tuple[str, ...]) -> None:
+def _check_allowed(folder: RunFolder, changes: list[Change], allowed: tuple[str, ...]) -> None:
     """Raises: ValueError if a change is never allowed, or is allowed only when it is named."""
     never = [c for c in changes if c.rule[0] == "never"]
     unnamed = [c for c in changes if c.rule[0] == "named" and not c.is_named_by(allowed)]
@@ -141,19 +144,19 @@ def check_allowed(folder: RunFolder, changes: list[Change], allowed: tuple[str, 
     )
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one dict with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
 
 
 # Settings in config.json that affect rounding. A change of one gives other last bits.
-BITWISE_SETTINGS = (
+_BITWISE_SETTINGS = (
     *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
     *("torch", "threads"),
 )
@@ -167,7 +170,7 @@ def warn_if_not_bitwise_same(folder: RunFolder, settings: dict[str, Any]) -> Non
     before = read_json(folder.config).get("run", {})
     changed = [
         f"{key} {before[key]} -> {settings[key]}"
-        for key in BITWISE_SETTINGS
+        for key in _BITWISE_SETTINGS
         if key in before and before[key] != settings[key]
     ]
     if changed:

@@ -7,11 +7,11 @@ from pathlib import Path
 from storage.run_folder import RunFolder
 from train.config import SaveConfig
 
-BYTES_PER_PARAMETER = 12  # in a checkpoint: weight and two moments of AdamW, float32 each
+_BYTES_PER_PARAMETER = 12  # in a checkpoint: weight and two moments of AdamW, float32 each
 
 
 @dataclass(frozen=True)
-class DiskSpace:
+class _DiskSpace:
     """Free space on a run's disk, and what its checkpoints need. All sizes in bytes."""
 
     disk: Path
@@ -29,7 +29,7 @@ class DiskSpace:
 
 def space_for_checkpoints(
     folder: RunFolder, save: SaveConfig, steps: int, parameters: int
-) -> DiskSpace:
+) -> _DiskSpace:
     """Space that is free, and space that a run of `steps` steps needs for checkpoints.
 
     Checkpoints that exist already do not count: they are removed as new ones are written.
@@ -39,10 +39,10 @@ def space_for_checkpoints(
     disk = next(p for p in (path, *path.parents) if p.exists())
     more = save.max_kept(steps) - len(folder.all_checkpoints())
     free = shutil.disk_usage(disk).free
-    return DiskSpace(disk, free, max(more, 1), BYTES_PER_PARAMETER * parameters)
+    return _DiskSpace(disk, free, max(more, 1), _BYTES_PER_PARAMETER * parameters)
 
 
-def check_space(space: DiskSpace) -> None:
+def check_space(space: _DiskSpace) -> None:
     """Raises: ValueError with the space needed and free, if the checkpoints do not fit."""
     if space.free < space.needed:
         raise ValueError(

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from parallel.collectives import sum_over_ranks
 from parallel.ranks import Ranks
 
-WORD = 8  # bytes
+_WORD = 8  # bytes
 # Words per chunk. On the CPU the factors of a chunk stay in a core's cache: 2^15, 2^16, 2^17 and
 # 2^18 words took 0.079, 0.060, 0.048 and 0.064 s for 124.4M floats (bench/LOG.md).
 CPU_CHUNK = 1 << 16
-CUDA_CHUNK = 1 << 22  # few kernels, one temporary of 34 MB
-GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: its multiples spread over all 64 bits
+_CUDA_CHUNK = 1 << 22  # few kernels, one temporary of 34 MB
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: its multiples spread over all 64 bits
 
 
 def checksum(tensor: Tensor) -> Tensor:
@@ -29,22 +29,22 @@ def checksum(tensor: Tensor) -> Tensor:
     # The words are views of the tensor's own memory: it is read once and never copied as a whole.
     if tensor.numel() == 0:
         return torch.zeros((), dtype=torch.int64, device=tensor.device)
-    size = CUDA_CHUNK if tensor.is_cuda else CPU_CHUNK
+    size = _CUDA_CHUNK if tensor.is_cuda else CPU_CHUNK
     chunks = [chunk for words in _words(tensor) for chunk in words.split(size)]
     places = torch.arange(max(map(len, chunks)), device=tensor.device)
-    factors = (places * _signed(GOLDEN)) | 1  # int64 overflow wraps around, as wanted here
+    factors = (places * _signed(_GOLDEN)) | 1  # int64 overflow wraps around, as wanted here
     sums = torch.stack([_product_sum(chunk, factors[: len(chunk)]) for chunk in chunks])
     numbers = torch.arange(len(chunks), device=tensor.device)
-    return (sums * ((numbers * _signed(GOLDEN)) | 1)).sum()
+    return (sums * ((numbers * _signed(_GOLDEN)) | 1)).sum()
 
 
 def _words(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """A tensor's bytes as int64 words, and the last bytes padded with zeros to one more word."""
     data = tensor.detach().contiguous().flatten().view(torch.uint8)
-    whole = len(data) // WORD * WORD
-    rest = F.pad(data[whole:], (0, -len(data) % WORD))
+    whole = len(data) // _WORD * _WORD
+    rest = F.pad(data[whole:], (0, -len(data) % _WORD))
     # A view as int64 needs a start that is aligned to eight bytes.
-    first = data[:whole] if data.storage_offset() % WORD == 0 else data[:whole].clone()
+    first = data[:whole] if data.storage_offset() % _WORD == 0 else data[:whole].clone()
     return first.view(torch.int64), rest.view(torch.int64)
 
 
@@ -64,7 +64,7 @@ def checksums(tensors: dict[str, Tensor], device: torch.device) -> Tensor:
     return torch.stack([checksum(tensor).to(device) for tensor in tensors.values()])
 
 
-def gather_checksums(tensors: dict[str, Tensor], ranks: Ranks) -> Tensor:
+def _gather_checksums(tensors: dict[str, Tensor], ranks: Ranks) -> Tensor:
     """The checksums of all ranks, on every rank. Shape: (ranks, tensors) int64."""
     table = torch.zeros((ranks.world_size, len(tensors)), dtype=torch.int64, device=ranks.device)
     table[ranks.rank] = checksums(tensors, ranks.device)
@@ -104,4 +104,4 @@ def compare_replicas(tensors: dict[str, Tensor], ranks: Ranks) -> list[str]:
     """The sentences of `disagreements`, the same on every rank. All ranks must call this."""
     if ranks.world_size == 1 or not tensors:
         return []
-    return disagreements(gather_checksums(tensors, ranks), list(tensors))
+    return disagreements(_gather_checksums(tensors, ranks), list(tensors))

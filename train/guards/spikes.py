@@ -50,7 +50,7 @@ class GuardConfig:
             raise ValueError(f"guard.every={self.every} is negative; use 0 or more")
 
 
-class Applied(NamedTuple):
+class _Applied(NamedTuple):
     """A finished step whose update was applied."""
 
     step: int
@@ -72,7 +72,7 @@ class Skipped(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
-class MeanAndDeviation(NamedTuple):
+class _MeanAndDeviation(NamedTuple):
     """Mean and standard deviation of some values."""
 
     mean: float
@@ -83,13 +83,13 @@ class MeanAndDeviation(NamedTuple):
         return (value - self.mean) / self.deviation
 
 
-def mean_and_deviation(values: list[float]) -> MeanAndDeviation | None:
+def mean_and_deviation(values: list[float]) -> _MeanAndDeviation | None:
     """Mean and standard deviation; None for fewer than MIN_VALUES values, or equal ones."""
     if len(values) < MIN_VALUES:
         return None
     mean = math.fsum(values) / len(values)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-    return MeanAndDeviation(mean, deviation) if 0 < deviation < math.inf else None
+    return _MeanAndDeviation(mean, deviation) if 0 < deviation < math.inf else None
 
 
 class Guard:
@@ -102,7 +102,7 @@ class Guard:
         """The newest step, if its update was skipped and `take_skipped` has not returned it."""
         self.boxes = 0
         """Number of black boxes of spikes that this process has written."""
-        self._applied: deque[Applied] = deque(maxlen=config.window + STEPS_UNREAD)
+        self._applied: deque[_Applied] = deque(maxlen=config.window + STEPS_UNREAD)
 
     def record(self, step: int, first_window: int, loss: float, norm: float, skipped: bool) -> None:
         """Store the values of a step that was just read."""
@@ -113,16 +113,16 @@ class Guard:
             self.skipped = Skipped(step, first_window, loss, norm)
         else:
             self.skipped_in_a_row, self.skipped = 0, None
-            self._applied.append(Applied(step, loss, norm))
+            self._applied.append(_Applied(step, loss, norm))
 
     def take_skipped(self) -> Skipped | None:
         """The newest step if its update was skipped; None if not, or if it was taken before."""
         taken, self.skipped = self.skipped, None
         return taken
 
-    def load_history(self, applied: list[Applied]) -> None:
+    def load_history(self, applied: list[_Applied]) -> None:
         """Add the recent applied steps of the run that is resumed."""
-        self._applied.extend(Applied(*values) for values in applied)
+        self._applied.extend(_Applied(*values) for values in applied)
 
     def limits(self, step: int) -> tuple[float, float]:
         """The largest loss and the largest gradient norm with which update `step` is applied."""
@@ -143,7 +143,7 @@ class Guard:
                 metrics[f"guard/{name}_z"] = found.z(value)
         return metrics
 
-    def _statistics(self, step: int) -> tuple[MeanAndDeviation | None, MeanAndDeviation | None]:
+    def _statistics(self, step: int) -> tuple[_MeanAndDeviation | None, _MeanAndDeviation | None]:
         """Of loss and gradient norm; None until half a window of steps is known."""
         known = [a for a in self._applied if a.step <= step - STEPS_UNREAD][-self.config.window :]
         if 2 * len(known) < self.config.window:
@@ -153,12 +153,12 @@ class Guard:
         )
 
 
-def read_history(metrics: Path, before_step: int, window: int) -> list[Applied]:
+def read_history(metrics: Path, before_step: int, window: int) -> list[_Applied]:
     """The last applied steps before `before_step` in a metrics.jsonl; empty without that file."""
     found = []
     for line in read_lines(metrics):
         try:
-            applied = Applied(line["step"], line["train/loss"], line["train/grad_norm"])
+            applied = _Applied(line["step"], line["train/loss"], line["train/grad_norm"])
             if not line["train/skipped"] and applied.step < before_step:
                 found.append(applied)
         except (KeyError, TypeError):

@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 from parallel.collectives import sum_over_ranks
 from parallel.ranks import Ranks
 
-SLOW_RATIO = 1.5  # of a rank's compute time to the median rank's
-MIN_SECONDS = 0.005  # smaller differences are noise of a busy machine
+_SLOW_RATIO = 1.5  # of a rank's compute time to the median rank's
+_MIN_SECONDS = 0.005  # smaller differences are noise of a busy machine
 
 
 class ComputeTime:
@@ -94,5 +94,5 @@ def slow_ranks(seconds: list[float]) -> list[str]:
         f"rank {rank} computes {1000 * own:.0f} ms a step before it waits for the others, "
         f"{own / usual:.1f} times the median rank's {1000 * usual:.0f} ms"
         for rank, own in enumerate(seconds)
-        if usual > 0 and own > SLOW_RATIO * usual and own - usual > MIN_SECONDS
+        if usual > 0 and own > _SLOW_RATIO * usual and own - usual > _MIN_SECONDS
     ]

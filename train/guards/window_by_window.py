@@ -63,7 +63,7 @@ def score_windows(
         if time.monotonic() > deadline:
             found.left_out.append(number)
             continue
-        loss = window_loss(model, tokens, dtype)
+        loss = _window_loss(model, tokens, dtype)
         gradient = torch.autograd.grad(loss, parameters)  # unlike backward(): no hooks of DDP
         for total, part in zip(found.gradient, gradient, strict=True):
             total += part
@@ -71,13 +71,13 @@ def score_windows(
         norm = float(torch.nn.utils.get_total_norm(gradient))
         finding = WindowFinding(number, float(loss.detach()), norm)
         if not finding.finite:
-            broken = first_broken_module(model, tokens, dtype)
+            broken = _first_broken_module(model, tokens, dtype)
             finding = WindowFinding(number, finding.loss, norm, broken)
         found.windows.append(finding)
     return found
 
 
-def window_loss(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> Tensor:
+def _window_loss(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> Tensor:
     """Mean loss of one window. Shapes: tokens (T + 1,) -> ()."""
     device = next(model.parameters()).device
     ids = torch.from_numpy(tokens.astype(np.int64)).to(device)
@@ -87,17 +87,17 @@ def window_loss(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> Tensor:
         return F.cross_entropy(logits.flatten(0, 1).float(), ids[1:])
 
 
-def first_broken_module(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> str:
+def _first_broken_module(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> str:
     """Name of the module where the first value that is not finite appears in the forward pass."""
-    with record_not_finite(model) as broken, torch.no_grad():
-        loss = window_loss(model, tokens, dtype)
+    with _record_not_finite(model) as broken, torch.no_grad():
+        loss = _window_loss(model, tokens, dtype)
     if broken:
         return broken[0]
     return "the gradient only" if math.isfinite(float(loss)) else "the head"
 
 
 @contextmanager
-def record_not_finite(model: nn.Module) -> Iterator[list[str]]:
+def _record_not_finite(model: nn.Module) -> Iterator[list[str]]:
     """Collect the names of modules whose output is not finite, in order of computation."""
     # A forward hook runs when its module is done, so inner modules come before outer ones.
     broken: list[str] = []
@@ -118,7 +118,7 @@ def record_not_finite(model: nn.Module) -> Iterator[list[str]]:
 
 
 @dataclass(frozen=True)
-class Layer:
+class _Layer:
     """Norms of one parameter of the network and of its gradient."""
 
     weight_norm: float
@@ -126,11 +126,11 @@ class Layer:
     grad_norm: float
 
 
-def layers(model: GPT, gradient: list[Tensor]) -> dict[str, Layer]:
+def layers(model: GPT, gradient: list[Tensor]) -> dict[str, _Layer]:
     """Norms of every parameter and of its gradient, by name."""
     found = {}
     for (name, weight), slope in zip(model.named_parameters(), gradient, strict=True):
         weight = weight.detach()
         bad = int((~torch.isfinite(weight)).sum())
-        found[name] = Layer(float(weight.norm()), bad, float(slope.norm()))
+        found[name] = _Layer(float(weight.norm()), bad, float(slope.norm()))
     return found

@@ -18,7 +18,7 @@ from train.memory.host_memory import available, forget_peak, keeps_large_blocks,
 from train.progress import StepClock
 
 FIRST_STEPS = 5
-GIB = 2**30
+_GIB = 2**30
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +48,7 @@ def device_memory(ranks: Ranks) -> int:
     return available() // ranks.local_world_size
 
 
-def peak_memory(device: torch.device) -> int:
+def _peak_memory(device: torch.device) -> int:
     """Peak bytes so far: allocated on the GPU, or resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -106,7 +106,7 @@ class Forecast:
             "speed/predicted_memory_bytes": predicted,
             "speed/peak_memory_bytes": measured,
         }
-        parts = [_beside("peak memory", predicted / GIB, measured / GIB, "GiB")]
+        parts = [_beside("peak memory", predicted / _GIB, measured / _GIB, "GiB")]
         if prediction.tokens_per_second is not None:
             milliseconds = 1000 * plan.tokens / prediction.tokens_per_second
             found["speed/predicted_step_milliseconds"] = milliseconds
@@ -119,7 +119,7 @@ class Forecast:
 
     def measured(self) -> int:
         """Peak bytes so far, counted as the prediction counts them."""
-        return peak_memory(self.ranks.device) - self.at_first
+        return _peak_memory(self.ranks.device) - self.at_first
 
     def _reset_peak(self) -> None:
         if self.ranks.device.type == "cuda":

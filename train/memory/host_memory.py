@@ -7,27 +7,27 @@ from typing import Literal
 
 import torch
 
-PROCESS = Path("/proc/self")
-CGROUPS = Path("/sys/fs/cgroup")
-LARGE_BLOCK = 64 * 2**20  # above glibc's largest threshold, 32 MiB
-WITHOUT_PROC = 8 * 2**30  # assumed to be available where there is no /proc
+_PROCESS = Path("/proc/self")
+_CGROUPS = Path("/sys/fs/cgroup")
+_LARGE_BLOCK = 64 * 2**20  # above glibc's largest threshold, 32 MiB
+_WITHOUT_PROC = 8 * 2**30  # assumed to be available where there is no /proc
 
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
     """Resident memory of this process: now (VmRSS) or its peak (VmHWM); 0 without /proc."""
-    return _bytes_in_line(PROCESS / "status", field) or 0
+    return _bytes_in_line(_PROCESS / "status", field) or 0
 
 
 def forget_peak() -> None:
     """Reset the peak of resident memory, if the kernel allows it."""
     # 5 resets VmHWM, see clear_refs in https://docs.kernel.org/filesystems/proc.html
     with suppress(OSError):
-        (PROCESS / "clear_refs").write_text("5")
+        (_PROCESS / "clear_refs").write_text("5")
 
 
 def available() -> int:
     """Memory that new work can use: of the machine, or of the job's control group if less."""
-    free = _bytes_in_line(Path("/proc/meminfo"), "MemAvailable") or WITHOUT_PROC
+    free = _bytes_in_line(Path("/proc/meminfo"), "MemAvailable") or _WITHOUT_PROC
     return min([free, *_available_in_groups()])
 
 
@@ -41,7 +41,7 @@ def keeps_large_blocks() -> bool:
         return False
     mallinfo.restype = _MallInfo
     before = mallinfo().hblks
-    block = torch.empty(LARGE_BLOCK, dtype=torch.uint8)
+    block = torch.empty(_LARGE_BLOCK, dtype=torch.uint8)
     mapped = mallinfo().hblks - before
     del block
     return mapped == 0
@@ -62,11 +62,11 @@ class _MallInfo(ctypes.Structure):
 def _available_in_groups() -> list[int]:
     """Memory that each control group (version 2) around this process still allows."""
     try:
-        lines = (PROCESS / "cgroup").read_text().splitlines()
+        lines = (_PROCESS / "cgroup").read_text().splitlines()
     except OSError:
         return []
     own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    group, left = CGROUPS / own.lstrip("/"), []
+    group, left = _CGROUPS / own.lstrip("/"), []
     for folder in (group, *group.parents):
         with suppress(OSError, ValueError):  # ValueError: "max", no limit
             limit = int((folder / "memory.max").read_text())

@@ -26,7 +26,7 @@ from train.memory.forecast import device_memory, step_shape
 
 # Tokens at once beyond which a CPU step gets no faster: see bench/LOG.md.
 FAST_CPU_TOKENS = 1024
-NEXT = "next_micro_batch"  # key in config.json: what the next start takes instead
+_NEXT = "next_micro_batch"  # key in config.json: what the next start takes instead
 log = logging.getLogger(__name__)
 
 
@@ -35,12 +35,12 @@ def recorded_micro_batch(folder: RunFolder) -> int | None:
     if not folder.config.is_file():
         return None
     record = read_json(folder.config)
-    return record.get(NEXT, record.get("run", {}).get("micro_batch"))
+    return record.get(_NEXT, record.get("run", {}).get("micro_batch"))
 
 
 def smaller_requested(folder: RunFolder) -> bool:
     """Whether the previous start ran out of memory and requested a smaller one."""
-    return folder.config.is_file() and NEXT in read_json(folder.config)
+    return folder.config.is_file() and _NEXT in read_json(folder.config)
 
 
 def choose_micro_batch(
@@ -87,7 +87,7 @@ def largest_that_runs(micro_batch: int, attempt: Callable[[int], None]) -> int:
             return micro_batch
         except torch.OutOfMemoryError as error:
             if micro_batch == 1:
-                raise ValueError(too_large(error)) from error
+                raise ValueError(_too_large(error)) from error
         # The error holds the tensors of the failed attempt: they are freed only here.
         log.warning("micro-batch %d does not fit; trying half of it", micro_batch)
         micro_batch = _half(micro_batch)
@@ -129,7 +129,7 @@ def halved(plan: BatchPlan, wanted: int | str, error: torch.OutOfMemoryError) ->
             "smaller one: the batch stays the same"
         ) from error
     if plan.micro_batch == 1:
-        raise torch.OutOfMemoryError(too_large(error)) from error
+        raise torch.OutOfMemoryError(_too_large(error)) from error
     return replace(plan, micro_batch=_half(plan.micro_batch))
 
 
@@ -148,10 +148,10 @@ def request_smaller_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
     """
     if plan.micro_batch > 1 and folder.config.is_file():
         with folder.emergency_save_lock():
-            write_json(folder.config, read_json(folder.config) | {NEXT: _half(plan.micro_batch)})
+            write_json(folder.config, read_json(folder.config) | {_NEXT: _half(plan.micro_batch)})
 
 
-def too_large(error: torch.OutOfMemoryError) -> str:
+def _too_large(error: torch.OutOfMemoryError) -> str:
     """The error sentence for a device that cannot hold one window."""
     return (
         f"one window at a time does not fit the device's memory ({error}); give --compile on or "

@@ -31,8 +31,8 @@ from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
 from train.recovery.ending import is_peer_failure
 from train.run import Run
 
-ITEMS = 2  # of each task, for each rank
-TOKENS = 2  # sampled for each prompt
+_ITEMS = 2  # of each task, for each rank
+_TOKENS = 2  # sampled for each prompt
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +65,7 @@ def dry_run_parts(run: Run) -> tuple[list[str], float]:
     began = time.perf_counter()
     done = []
     for name, part, by_all in PARTS:
-        if not is_needed(run, name):
+        if not _is_needed(run, name):
             continue
         error = None
         try:
@@ -74,7 +74,7 @@ def dry_run_parts(run: Run) -> tuple[list[str], float]:
         except StopAgreed:
             raise
         except Exception as found:  # of any kind: it would have come later too
-            error = part_error(name, found)
+            error = _part_error(name, found)
         if by_all and error is not None:
             raise error  # torchrun ends the ranks that wait for this one inside the part
         if not by_all:
@@ -83,7 +83,7 @@ def dry_run_parts(run: Run) -> tuple[list[str], float]:
     return done, time.perf_counter() - began
 
 
-def part_error(name: str, error: Exception) -> ValueError:
+def _part_error(name: str, error: Exception) -> ValueError:
     """The error for a part that failed. If a peer died, the peer's own log has the cause."""
     what = f"({type(error).__name__}: {error})"
     if is_peer_failure(error):
@@ -98,7 +98,7 @@ def part_error(name: str, error: Exception) -> ValueError:
     )
 
 
-def is_needed(run: Run, name: str) -> bool:
+def _is_needed(run: Run, name: str) -> bool:
     """Whether the run will ever execute this part."""
     config = run.config
     return {
@@ -121,7 +121,7 @@ def validation(run: Run) -> None:
     """One micro-batch of validation windows for each rank."""
     plan = run.plan
     validation_loss(
-        plain_subject(run),
+        _plain_subject(run),
         run.data.split("val"),
         tokens=min(
             run.config.eval.val_tokens, plan.micro_batch * plan.world_size * plan.context_length
@@ -134,16 +134,16 @@ def validation(run: Run) -> None:
 
 def tasks(run: Run) -> None:
     """A few items of each task."""
-    items = ITEMS * run.plan.world_size
+    items = _ITEMS * run.plan.world_size
     items = min(items, run.eval_options.items or items)
-    run_tasks(plain_subject(run), replace(run.eval_options, items=items), run.config.eval.tasks)
+    run_tasks(_plain_subject(run), replace(run.eval_options, items=items), run.config.eval.tasks)
 
 
 def samples(run: Run) -> None:
     """The first tokens of all samples."""
     config = run.config.sample
     options = GenerateOptions(
-        max_tokens=min(TOKENS, config.max_tokens),
+        max_tokens=min(_TOKENS, config.max_tokens),
         temperature=config.temperature,
         top_k=config.top_k,
         dtype=run.config.dtype,
@@ -183,7 +183,7 @@ def logs(run: Run) -> None:
         raise OSError(f"a log below {run.folder.path} cannot be written")
 
 
-def plain_subject(run: Run) -> Subject:
+def _plain_subject(run: Run) -> Subject:
     """What evaluation sees, without stop requests: those end a dry run at once."""
     return Subject(run.model, run.tokenizer, run.ranks)
 

@@ -17,16 +17,16 @@ from parallel.collectives import all_gather_object, sum_over_ranks
 from parallel.ranks import Ranks
 from train.guards.replicas import checksum
 
-Verdict = Literal["ok", "warn", "fail"]
+_Verdict = Literal["ok", "warn", "fail"]
 # Older versions can run code that is hidden in a checkpoint file: CVE-2025-32434, CVE-2026-24747.
-MIN_TORCH = (2, 10)
-MAX_CLOCK_SECONDS = 2.0  # difference between machines
-FOREIGN_BYTES = 2 << 30  # GPU memory used by others; CUDA and NCCL themselves take less
-HOT_CELSIUS = 55  # for an idle GPU
-NVIDIA_SMI_SECONDS = 20.0
-PRODUCT_SIZE = 512  # rows and columns of the matrices in `check_arithmetic`
-REDUCED_BYTES = {"cuda": 256 << 20, "cpu": 8 << 20}
-ROUNDS = 5  # of the timed all-reduce; the fastest counts
+_MIN_TORCH = (2, 10)
+_MAX_CLOCK_SECONDS = 2.0  # difference between machines
+_FOREIGN_BYTES = 2 << 30  # GPU memory used by others; CUDA and NCCL themselves take less
+_HOT_CELSIUS = 55  # for an idle GPU
+_NVIDIA_SMI_SECONDS = 20.0
+_PRODUCT_SIZE = 512  # rows and columns of the matrices in `check_arithmetic`
+_REDUCED_BYTES = {"cuda": 256 << 20, "cpu": 8 << 20}
+_ROUNDS = 5  # of the timed all-reduce; the fastest counts
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class MachineCheck:
     """The result of one check: a row of the doctor's table."""
 
     name: str
-    verdict: Verdict
+    verdict: _Verdict
     text: str
 
 
 def check_versions() -> list[MachineCheck]:
     """Versions of Python, torch, CUDA and NCCL."""
     parts = torch.__version__.split("+")[0].split(".")
-    old = tuple(int(part) for part in parts[:2] if part.isdigit()) < MIN_TORCH
+    old = tuple(int(part) for part in parts[:2] if part.isdigit()) < _MIN_TORCH
     libraries = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
     if torch.cuda.is_available() and dist.is_nccl_available():
         libraries += f", NCCL {'.'.join(map(str, nccl.version()))}"
     text = f"Python {platform.python_version()}, torch {torch.__version__}{libraries}"
-    cure = f"; torch must be {'.'.join(map(str, MIN_TORCH))} or newer" if old else ""
+    cure = f"; torch must be {'.'.join(map(str, _MIN_TORCH))} or newer" if old else ""
     return [MachineCheck("versions", "fail" if old else "ok", text + cure)]
 
 
@@ -82,10 +82,10 @@ def _own_device(device: torch.device) -> tuple[str, int | None, str]:
     free, total = torch.cuda.mem_get_info(device)
     foreign = total - free - torch.cuda.memory_reserved(device)
     trouble = []
-    if foreign > FOREIGN_BYTES:
+    if foreign > _FOREIGN_BYTES:
         trouble.append(f"{foreign / 2**30:.1f} GiB are in use by other processes")
     celsius = _celsius(device)
-    if celsius is not None and celsius >= HOT_CELSIUS:
+    if celsius is not None and celsius >= _HOT_CELSIUS:
         trouble.append(f"{celsius} degrees Celsius before any work")
     return torch.cuda.get_device_name(device), celsius, ", ".join(trouble)
 
@@ -97,7 +97,7 @@ def _celsius(device: torch.device) -> int | None:
     query = [f"--id=GPU-{uuid}", "--query-gpu=temperature.gpu", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            ["nvidia-smi", *query], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS
+            ["nvidia-smi", *query], capture_output=True, text=True, timeout=_NVIDIA_SMI_SECONDS
         )
         return int(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
@@ -110,7 +110,7 @@ def check_clocks(ranks: Ranks) -> MachineCheck:
     sum_over_ranks(torch.zeros(1, device=ranks.device)).item()  # brings all ranks to this line
     times = all_gather_object(time.time())
     apart = max(times) - min(times)
-    verdict = "ok" if apart < MAX_CLOCK_SECONDS else "warn"
+    verdict = "ok" if apart < _MAX_CLOCK_SECONDS else "warn"
     return MachineCheck("clocks", verdict, f"{apart:.2f} s apart over {len(times)} ranks")
 
 
@@ -119,10 +119,10 @@ def check_arithmetic(ranks: Ranks) -> MachineCheck:
     generator = torch.Generator().manual_seed(1)
     # Sums of products of integers below 2^24 are exact in float32 (and TF32) in any order, so they
     # can be compared with integer arithmetic.
-    integers = torch.randint(-8, 8, (2, PRODUCT_SIZE, PRODUCT_SIZE), generator=generator)
+    integers = torch.randint(-8, 8, (2, _PRODUCT_SIZE, _PRODUCT_SIZE), generator=generator)
     a, b = integers.float().to(ranks.device)
     exact = torch.equal((a @ b).cpu(), (integers[0] @ integers[1]).float())
-    a, b = torch.rand((2, PRODUCT_SIZE, PRODUCT_SIZE), generator=generator).to(ranks.device)
+    a, b = torch.rand((2, _PRODUCT_SIZE, _PRODUCT_SIZE), generator=generator).to(ranks.device)
     results = all_gather_object((exact, int(checksum(a @ b))))
     return agreement_verdict([right for right, _ in results], [bits for _, bits in results])
 
@@ -148,10 +148,10 @@ def check_reduction(ranks: Ranks) -> MachineCheck:
     """Speed of an all-reduce over the ranks, and whether its sum is right."""
     if ranks.world_size == 1:
         return MachineCheck("all-reduce", "ok", "one rank: nothing to reduce")
-    size = REDUCED_BYTES[ranks.device.type]
+    size = _REDUCED_BYTES[ranks.device.type]
     numbers = torch.ones(size // 4, device=ranks.device)
     _timed_sum(numbers)
-    seconds = min(_timed_sum(numbers.fill_(1.0)) for _ in range(ROUNDS))
+    seconds = min(_timed_sum(numbers.fill_(1.0)) for _ in range(_ROUNDS))
     total = float(numbers[-1])
     if total != ranks.world_size:
         return MachineCheck("all-reduce", "fail", f"the sum of {ranks.world_size} ones is {total}")

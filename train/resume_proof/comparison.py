@@ -13,10 +13,10 @@ from storage.json_lines import column, read_lines
 from storage.run_folder import RunFolder
 from train.resume_proof.kills import Kill
 
-STATE_FILES = ("model.safetensors", "optimizer.safetensors")
+_STATE_FILES = ("model.safetensors", "optimizer.safetensors")
 # Another number of ranks adds the gradients in another order. Fifty steps of a small model were
 # within 1.2e-7 (bench/LOG.md); a real error, such as other data, is far above this.
-OTHER_RANKS_TOLERANCE = 1e-3  # relative difference of losses
+_OTHER_RANKS_TOLERANCE = 1e-3  # relative difference of losses
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ProofResult:
     detail: str
 
 
-def reproducible(line: dict[str, Any]) -> dict[str, Any]:
+def _reproducible(line: dict[str, Any]) -> dict[str, Any]:
     """The entries of a metric line that must be reproduced: all but the speeds."""
     return {key: value for key, value in line.items() if not key.startswith("speed/")}
 
@@ -39,7 +39,7 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
     If the killed run has not `finished`, only its metric lines so far are compared.
     """
     folders = RunFolder(straight), RunFolder(killed)
-    lines = [[reproducible(line) for line in read_lines(folder.metrics)] for folder in folders]
+    lines = [[_reproducible(line) for line in read_lines(folder.metrics)] for folder in folders]
     if not finished:
         lines[0] = lines[0][: len(lines[1])]
     found = []
@@ -51,7 +51,7 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
         if one[1] or two[1]:
             found.append(ProofResult(f"`{tag}` of every step", holds, detail))
     found.append(ProofResult("every metric line", lines[0] == lines[1], f"{len(lines[0])} lines"))
-    for name in STATE_FILES if finished else ():
+    for name in _STATE_FILES if finished else ():
         one, two = (file_sha256(folder.checkpoints / "latest" / name) for folder in folders)
         found.append(ProofResult(f"final `{name}`", one == two, f"{one[:12]} / {two[:12]}"))
     return found
@@ -71,7 +71,7 @@ def compare_order(straight: Path, other: Path, resumed: int) -> list[ProofResult
         ProofResult(
             "other ranks: `data/digest`", digests[0] == digests[1], f"{len(digests[0][1])}"
         ),
-        ProofResult("other ranks: losses", worst <= OTHER_RANKS_TOLERANCE, f"within {worst:.1e}"),
+        ProofResult("other ranks: losses", worst <= _OTHER_RANKS_TOLERANCE, f"within {worst:.1e}"),
     ]
 
 
@@ -121,7 +121,7 @@ def verdict(
         [
             f"### Resume proof: {title}: {outcome}",
             "",
-            *(f"* {note}" for note in [*notes, machine_description()]),
+            *(f"* {note}" for note in [*notes, _machine_description()]),
             "",
             "| the same as in the undisturbed run | holds | |",
             "| --- | --- | --- |",
@@ -134,7 +134,7 @@ def verdict(
     )
 
 
-def machine_description() -> str:
+def _machine_description() -> str:
     """Versions of torch and Python, and the devices of this machine."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = f"{gpus} x {torch.cuda.get_device_name(0)}" if gpus else f"CPU, {platform.machine()}"

@@ -18,14 +18,14 @@ from pathlib import Path
 from storage.json_lines import read_last_line, read_lines
 from storage.run_folder import RunFolder
 
-REPO = Path(__file__).resolve().parents[2]
+_REPO = Path(__file__).resolve().parents[2]
 # What a kill ends: one rank, all processes, all processes inside a save, or torchrun alone. The
 # names are written to kills.jsonl.
 KINDS = ("rank", "all", "save", "launcher")
 POLL_SECONDS = 0.002
-SAVE_WAIT_SECONDS = 10.0  # to wait for the next save, so that the kill happens inside it
-RECOVERY_SECONDS = 600.0  # to wait for the next step after a kill
-SHUTDOWN_SECONDS = 90.0  # for a run to save and exit after SIGTERM
+_SAVE_WAIT_SECONDS = 10.0  # to wait for the next save, so that the kill happens inside it
+_RECOVERY_SECONDS = 600.0  # to wait for the next step after a kill
+_SHUTDOWN_SECONDS = 90.0  # for a run to save and exit after SIGTERM
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Job:
         out: Path,
         processes: int,
         restarts: int,
-        script: Path = REPO / "train/main.py",
+        script: Path = _REPO / "train/main.py",
     ) -> None:
         self.folder = RunFolder(out)
         self.log = out.with_name(f"{out.name}.log")
@@ -68,7 +68,7 @@ class Job:
             # Without it, restarts inside torchrun can read addresses of the previous attempt:
             # https://github.com/pytorch/pytorch/issues/135712
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
-            f"PYTHONPATH={REPO}",
+            f"PYTHONPATH={_REPO}",
             "PYTHONSAFEPATH=1",
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *(f"--nproc_per_node={processes}", f"--max-restarts={restarts}"),
@@ -98,7 +98,7 @@ class Job:
             return
         self.process.terminate()
         try:
-            self.process.wait(SHUTDOWN_SECONDS)
+            self.process.wait(_SHUTDOWN_SECONDS)
         finally:
             self.process.kill()  # also ends its workers, see parallel.ranks.exit_with_torchrun
 
@@ -145,7 +145,7 @@ def workers_of(torchrun: int) -> dict[int, int]:
     return found
 
 
-def kill(kind: str, job: Job, torchrun: int, generator: random.Random) -> Kill | None:
+def _kill(kind: str, job: Job, torchrun: int, generator: random.Random) -> Kill | None:
     """Send SIGKILL to the processes that `kind` names (see KINDS).
 
     Returns None if there is nothing to kill yet. `torchrun` is the process id.
@@ -170,7 +170,7 @@ def kill(kind: str, job: Job, torchrun: int, generator: random.Random) -> Kill |
 
 
 def _wait_for_save(job: Job) -> bool:
-    deadline = time.monotonic() + SAVE_WAIT_SECONDS
+    deadline = time.monotonic() + _SAVE_WAIT_SECONDS
     while time.monotonic() < deadline:
         if any(job.folder.checkpoints.glob(".step_*.partial")):
             return True
@@ -213,7 +213,7 @@ def kill_once(kind: str, job: Job, generator: random.Random) -> Kill | None:
     Returns None if there was nothing to kill yet.
     """
     process, before = job.running, len(job.starts())
-    done = kill(kind, job, process.pid, generator)
+    done = _kill(kind, job, process.pid, generator)
     if done is None:
         return None
     done.at, began = time.time(), time.monotonic()
@@ -227,7 +227,7 @@ def kill_once(kind: str, job: Job, generator: random.Random) -> Kill | None:
 
 def _recover(job: Job, process: "subprocess.Popen[bytes]", kill: Kill, starts: int) -> None:
     """Wait until the run has resumed and finished a step; fill in `kill.resumed`."""
-    deadline = time.monotonic() + RECOVERY_SECONDS
+    deadline = time.monotonic() + _RECOVERY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         now = job.starts()
         if len(now) > starts:
