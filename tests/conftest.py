@@ -1,6 +1,8 @@
 """What every test needs: one thread a process, and no GPU tests where there is no GPU."""
 
 import os
+import signal
+from collections.abc import Iterator
 
 # Before torch is imported anywhere: tests start several processes, and two cores are few.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,3 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def restored_signal_handlers() -> Iterator[None]:
+    """Put the handlers of the stop signals back after a test that listens to them."""
+    from parallel.stop_signals import STOP_SIGNALS
+
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -9,20 +9,12 @@ import pytest
 from parallel.stop_signals import (
     PREEMPTED_CODE,
     SAME_KEYPRESS_SECONDS,
-    STOP_SIGNALS,
     StopRequest,
     parse_time,
 )
 from train.config import Config
 
-
-@pytest.fixture(autouse=True)
-def _restore_handlers():
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("restored_signal_handlers")
 
 
 def test_a_hangup_that_nohup_lets_us_ignore_is_ignored():

@@ -22,14 +22,7 @@ from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_en
 from train.config import EvalConfig, SaveConfig
 from train.recovery.ending import INTERRUPTED_CODE, finish, record_early_preemption
 
-
-@pytest.fixture(autouse=True)
-def _restore_handlers():
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("restored_signal_handlers")
 
 
 @pytest.fixture
