@@ -5,6 +5,7 @@ The environment variable LEAVE decides how: "exit" with code 0, or "raise" an er
 
 import os
 import time
+from weakref import WeakKeyDictionary
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -24,13 +25,13 @@ def leave(how):
 if __name__ == "__main__":
     how = os.environ.get("LEAVE", "")
     is_it = os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    updates = 0
+    # By optimizer: the check of the skip flag makes a few updates of tiny networks.
+    updates = WeakKeyDictionary()
 
-    def after_update(*_):
-        global updates
-        updates += 1
+    def after_update(optimizer, *_):
+        updates[optimizer] = updates.get(optimizer, 0) + 1
         time.sleep(STEP_SECONDS)
-        if how and is_it and updates == LEAVES_AFTER:
+        if how and is_it and updates[optimizer] == LEAVES_AFTER:
             leave(how)
 
     register_optimizer_step_post_hook(after_update)

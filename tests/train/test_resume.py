@@ -195,7 +195,7 @@ def test_a_killed_run_that_is_started_again_equals_an_uninterrupted_one(data, tm
 @pytest.mark.fault("P4", injected="SIGTERM to torchrun of two ranks", lost="0")
 @pytest.mark.long
 def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_no_step(data, tmp_path):
-    config = tiny_config(data, tmp_path / "run", steps=60)
+    config = tiny_config(data, tmp_path / "run", steps=200)
     torchrun_command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*torchrun_command, "--nproc_per_node=2", *flags(config)]
     start_and_signal(command, config.out, signal.SIGTERM)
@@ -216,7 +216,7 @@ def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_no_step(
 def test_when_the_terminal_closes_the_run_saves_and_under_nohup_it_continues(
     data, tmp_path, nohup, state
 ):
-    config = tiny_config(data, tmp_path / "run", steps=60)
+    config = tiny_config(data, tmp_path / "run", steps=200)
     command = [*nohup, "launch/node.sh", *flags(config)[1:]]
     variables = ENVIRONMENT | {"NPROC": "2"}
     with subprocess.Popen(
