@@ -206,6 +206,9 @@ def test_a_missing_repository_is_reported_after_one_request(tmp_path):
     (tmp_path / "hub").mkdir()
     with FakeHub(tmp_path / "hub") as empty:
         error = prepare_under(empty, tmp_path / "out", "")
+        deadline = time.monotonic() + 5  # the hub counts a request after it has answered
+        while empty.stats()["requests"] == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert empty.stats()["requests"] == 1
     assert "fineweb-edu is not on the Hub or needs a login (`hf auth login`)" in error
     assert [path.name for path in tmp_path.iterdir()] == ["hub"]
