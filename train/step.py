@@ -100,7 +100,7 @@ class Learner:
     dtype: torch.dtype
     """Arithmetic of the step's matrix products."""
     clip: float | None = 1.0
-    """Largest norm of the whole gradient; None never clips."""
+    """Scale the gradient down to this norm if it is larger. None disables clipping."""
     updates: int = 0
     """Updates done, those that were skipped included."""
     consistent: bool = True
@@ -109,7 +109,7 @@ class Learner:
     before_update: Callable[[int], None] = _nothing
     """Called with the number of the update that follows."""
     smaller_plan: Callable[[BatchPlan, torch.OutOfMemoryError], BatchPlan] = _give_up
-    """The plan to go on with after memory ran out; raises where this process cannot go on."""
+    """The plan to continue with after memory ran out; raises if this process cannot continue."""
 
     def step(
         self,

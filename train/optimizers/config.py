@@ -11,4 +11,4 @@ class OptimizerConfig:
     lr: float
     """Largest learning rate, reached at the end of the warm-up."""
     clip: float | None
-    """Largest norm of the whole gradient; None never clips."""
+    """Scale the gradient down to this norm if it is larger. None disables clipping."""
