@@ -192,7 +192,7 @@ def test_a_killed_run_that_is_started_again_equals_an_uninterrupted_one(data, tm
     assert RunFolder(config.out).read_status() == {"state": "finished", "step": 60, "reason": ""}
 
 
-@pytest.mark.fault("P4", injected="SIGTERM to torchrun of two ranks", lost="0")
+@pytest.mark.fault("P4", injected="SIGTERM to torchrun of two ranks", lost="0", identical=True)
 @pytest.mark.long
 def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_no_step(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", steps=200)
@@ -202,10 +202,13 @@ def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_no_step(
     status = RunFolder(config.out).read_status()
     assert (status["state"], status["reason"]) == ("preempted", "SIGTERM")
     assert 12 <= status["step"] == len(losses(config.out)) < 60
-    run_to_end(config)  # the rest on one rank
+    # Both on two ranks: with this learning rate a loss spike at step 126 magnifies the rounding of
+    # another number of ranks to 1 %.
     uninterrupted = replace(config, out=tmp_path / "uninterrupted")
-    run_to_end(uninterrupted)
-    assert losses(config.out) == pytest.approx(losses(uninterrupted.out), rel=1e-5)
+    for rest in (config, uninterrupted):
+        assert together(2, *flags(rest)).returncode == 0
+    assert losses(config.out) == losses(uninterrupted.out)
+    assert final_bytes(config.out) == final_bytes(uninterrupted.out)
 
 
 @pytest.mark.fault(
