@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep import tokenizer as tokenizer_file
+from data_prep.preparation.encoder import fast_encoder
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from storage import byte_pairs
 from tests.launching import REPO
@@ -37,6 +40,35 @@ def test_ids_equal_tiktokens(text):
 def test_a_literal_end_of_text_is_ordinary_text():
     ids = gpt2_tokenizer().encode("<|endoftext|>")
     assert ids == [27, 91, 437, 1659, 5239, 91, 29]
+
+
+@pytest.mark.parametrize("text", ["x{}y", "{}", "{}'s x", "x{}", "a{}b{}<|endoftext|>\ud800"])
+@pytest.mark.parametrize("space", [" ", "\n", "\u3000"])
+def test_a_million_spaces_in_a_row_are_encoded_whatever_tiktoken_says(text, space):
+    text = text.replace("{}", space * 1_100_000)
+    ids = gpt2_tokenizer().encode(text)
+    assert gpt2_tokenizer().decode(ids) == text.replace("\ud800", "\ufffd")
+    fast = fast_encoder(gpt2_tokenizer())
+    if fast is not None and "\ud800" not in text:
+        assert fast.encode(text.encode()).tolist() == ids
+
+
+@given(
+    st.lists(st.sampled_from([" ", "\n", "\t", "\u3000", "\x85", "\x1c", "a", "'s", "é", "1", "!"]))
+)
+def test_runs_of_whitespace_may_be_encoded_apart_from_the_rest(parts):
+    text, tokenizer = "".join(parts), gpt2_tokenizer()
+    with pytest.MonkeyPatch.context() as patch:
+        short = re.compile(tokenizer_file._LONG_RUN.pattern.replace("100000", "2"))
+        patch.setattr(tokenizer_file, "_LONG_RUN", short)
+        pieces = list(tokenizer._around_long_runs(text))
+    assert np.concatenate(pieces).tolist() == tokenizer.encode(text)
+
+
+def test_a_pattern_that_is_not_gpt2s_may_refuse_a_text():
+    backtracking = Tokenizer("other", r"\s+(?!\S)|\s|\S+", gpt2_tokenizer().ranks)
+    with pytest.raises(ValueError, match="Regex error"):
+        backtracking.encode("x" + " " * 1_100_000 + "y")
 
 
 @given(st.text())

@@ -188,11 +188,6 @@ def test_the_first_documents_and_a_fixed_sample_are_checked(monkeypatch):
     assert 0.8 < found * CHECKED_SHARE / 100_000 < 1.2
 
 
-def test_a_text_that_tiktoken_cannot_encode_is_named():
-    with pytest.raises(ValueError, match="row 8 of the source's file 0 .*runs of whitespace"):
-        encode(["fine", " " * 1_000_000 + "x"], first_row=7)
-
-
 def test_the_ids_of_a_shard_must_decode_to_as_many_bytes_as_its_text():
     encoder = Encoder(gpt2_tokenizer(), Faulty(""))
     counts = np.bincount(gpt2_tokenizer().encode_to_numpy("Hello world"), minlength=50257)
