@@ -14,7 +14,8 @@ from typing import Any
 from data_prep.dataset.manifest import SourceFile
 from data_prep.hub.download import CURE, RetryPolicy
 from data_prep.hub.listing import HubSource
-from data_prep.sources.file_source import Document, Unit
+from data_prep.sources.file_source import Unit
+from data_prep.sources.records import Document
 from data_prep.tokenizer import utf8
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class StreamedHubSource(HubSource):
         """As for files, with `stream`: the text was not checked by a sha256."""
         return {**super().settings(), "stream": True}
 
-    def documents(self, unit: Unit) -> Iterator[Document]:
+    def records(self, unit: Unit) -> Iterator[Document]:
         """The documents of a unit, in order. Raises: ValueError if the Hub does not answer."""
         for span in unit.spans:
             groups = self._open(self.files[span.file])

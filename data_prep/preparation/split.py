@@ -12,7 +12,8 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any, Literal
 
-from data_prep.sources.file_source import Document, DocumentSource, Unit
+from data_prep.sources.file_source import DocumentSource, Unit
+from data_prep.sources.records import Document
 from data_prep.tokenizer import Tokenizer
 
 SplitKind = Literal["hash", "first", "tail", "given"]

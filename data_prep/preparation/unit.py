@@ -28,7 +28,8 @@ from data_prep.preparation.encoder import (
     fast_encoder,
 )
 from data_prep.preparation.split import SplitRule
-from data_prep.sources.file_source import Document, DocumentSource, Unit
+from data_prep.sources.file_source import DocumentSource, Unit
+from data_prep.sources.records import Document
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder, read_json, save_array, write_json, write_text
 

@@ -13,20 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.dataset.manifest import SourceEntry, SourceFile
-from data_prep.sources.readers import FORMATS, FileFormat, Piece, format_of
+from data_prep.sources.pieces import FileFormat, Piece
+from data_prep.sources.readers import FORMATS, format_of
+from data_prep.sources.records import BadRecord, Document, only_documents
 from storage.digest import file_sha256
 
 _PIECES_PER_UNIT = 16  # units are filled piece by piece, so this bounds how much too large they get
 _HASHING_THREADS = 4
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text (UTF-8), the number of its file in the source, and its row there."""
-
-    file: int
-    row: int
-    text: bytes
 
 
 @dataclass(frozen=True)
@@ -65,8 +58,12 @@ class DocumentSource(Protocol):
         """The whole source in order, cut into units of about `unit_bytes` bytes of text."""
         ...
 
+    def records(self, unit: Unit) -> Iterator[Document | BadRecord]:
+        """The documents of a unit, in order, empty ones included, or why one cannot be used."""
+        ...
+
     def documents(self, unit: Unit) -> Iterator[Document]:
-        """The documents of a unit, in order, empty ones included."""
+        """The same, for callers that use no bad record. Raises: BadRecord."""
         ...
 
 
@@ -125,14 +122,23 @@ class FileSource:
                 yield Span(number, piece.start, piece.stop, row, piece.rows), piece
                 row += piece.rows
 
-    def documents(self, unit: Unit) -> Iterator[Document]:
-        """The documents of a unit, in order."""
+    def records(self, unit: Unit) -> Iterator[Document | BadRecord]:
+        """The documents of a unit, in order, and a BadRecord in place of each bad one."""
         for span in unit.spans:
             file = self.files[span.file]
-            texts = self._format(file).texts(self.root / file.name, span.start, span.stop)
+            path = self.root / file.name
+            texts = self._format(file).texts(path, span.start, span.stop, span.first_row)
             for row, text in enumerate(texts, start=span.first_row):
+                if isinstance(text, BadRecord):
+                    text.file = span.file
+                    yield text
+                    continue
                 blank = self.skip_blank and text is not None and not text.decode().strip()
                 yield Document(span.file, row, b"" if blank else text or b"")
+
+    def documents(self, unit: Unit) -> Iterator[Document]:
+        """The documents of a unit, in order. Raises: BadRecord."""
+        return only_documents(self.records(unit))
 
     def _format(self, file: SourceFile) -> FileFormat:
         return FORMATS[format_of(file.name)](self.text_key, self.separator)

@@ -19,7 +19,8 @@ from pydoc_data.topics import topics
 from typing import Any
 
 from data_prep.dataset.manifest import SourceEntry, SourceFile
-from data_prep.sources.file_source import Document, Span, Unit
+from data_prep.sources.file_source import Span, Unit
+from data_prep.sources.records import Document
 from data_prep.tokenizer import utf8
 
 # Folders of tests, tools and tables: they have no prose, or are not part of Python.
@@ -122,6 +123,10 @@ class PythonDocsSource:
         return units
 
     def documents(self, unit: Unit) -> Iterator[Document]:
+        """The same as `records`: none is bad."""
+        return self.records(unit)
+
+    def records(self, unit: Unit) -> Iterator[Document]:
         """The documents of a unit, in order."""
         for span in unit.spans:
             for row in range(span.start, span.stop):

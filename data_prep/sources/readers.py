@@ -6,13 +6,14 @@ and row groups in parquet files.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO
 
 import pyarrow
 import pyarrow.parquet as parquet
 
+from data_prep.sources.pieces import FileFormat, Piece, TextOrBad, grouped
+from data_prep.sources.records import BadRecord
 from data_prep.tokenizer import utf8
 
 _CHUNK_BYTES = 1 << 20
@@ -21,28 +22,6 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some Windows programs put it at the start 
 # A compressed file is decompressed from its start to reach a piece: that is 20 to 100 times
 # faster than tokenizing.
 _COMPRESSIONS = (".gz", ".zst")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A range of a file that holds whole documents, with its size."""
-
-    start: int
-    stop: int
-    rows: int
-    text_bytes: int
-
-
-class FileFormat(Protocol):
-    """Cuts and reads one kind of file."""
-
-    def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
-        """The pieces of a file, in order. All but the last have at least `piece_bytes` of text."""
-        ...
-
-    def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
-        """The texts in a range of pieces as UTF-8, one for each row; None is an empty document."""
-        ...
 
 
 class _SeparatedTextFormat:
@@ -55,7 +34,7 @@ class _SeparatedTextFormat:
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
         """Pieces end after a separator."""
-        return _grouped(self._bounds(path), piece_bytes)
+        return grouped(self._bounds(path), piece_bytes)
 
     def _bounds(self, path: Path) -> Iterator[tuple[int, int]]:
         start = 0
@@ -65,14 +44,14 @@ class _SeparatedTextFormat:
                 yield start, stop
             start = stop
 
-    def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
+    def texts(self, path: Path, start: int, stop: int, first_row: int) -> Iterator[TextOrBad]:
         """The texts between separators; a newline right before or after a separator is no text."""
-        position = start
+        position, row = start, first_row
         for part, closed in split_file(path, self.separator, start, stop):
             if closed or not _is_blank_end(part, position):
                 head, text = _trimmed(part, after_separator=position > 0, before_separator=closed)
-                _check_utf8(text, path, position + head)
-                yield text
+                yield _bad_utf8(text, path, position + head, row) or text
+                row += 1
             position += len(part) + len(self.separator)
 
 
@@ -94,14 +73,17 @@ def _trimmed(part: bytes, after_separator: bool, before_separator: bool) -> tupl
     return head, text
 
 
-def _check_utf8(text: bytes, path: Path, offset: int) -> None:
+def _bad_utf8(text: bytes, path: Path, offset: int, row: int) -> BadRecord | None:
     try:
         text.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 at byte {offset + error.start}; "
-            "convert it first, for example with `iconv -f latin1 -t utf-8`"
-        ) from error
+        return BadRecord(
+            str(path),
+            row,
+            f"document {row + 1} (byte {offset + error.start})",
+            "it is not UTF-8; convert the file first, for example with `iconv -f latin1 -t utf-8`",
+        )
+    return None
 
 
 class _JsonLinesFormat:
@@ -112,7 +94,7 @@ class _JsonLinesFormat:
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
         """Pieces end after a line; sizes are those of the lines, including their keys."""
-        return _grouped(self._bounds(path), piece_bytes)
+        return grouped(self._bounds(path), piece_bytes)
 
     def _bounds(self, path: Path) -> Iterator[tuple[int, int]]:
         start = 0
@@ -122,36 +104,35 @@ class _JsonLinesFormat:
                 yield start, stop
             start = stop
 
-    def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
+    def texts(self, path: Path, start: int, stop: int, first_row: int) -> Iterator[TextOrBad]:
         """The texts of the lines; a blank line or a null is an empty document."""
-        offset = start
+        offset, row = start, first_row
         for line, closed in split_file(path, b"\n", start, stop):
             if closed or line:
-                yield self._text(line, f"{path}, line at byte {offset},") if line.strip() else None
-            offset += len(line) + 1
+                found = self._text(line) if line.strip() else None
+                if isinstance(found, str):
+                    found = BadRecord(str(path), row, f"line {row + 1} (byte {offset})", found)
+                yield found
+            offset, row = offset + len(line) + 1, row + 1
 
-    def _text(self, line: bytes, where: str) -> bytes | None:
+    def _text(self, line: bytes) -> bytes | str | None:
+        """The text of a line, or a sentence that says why it has none."""
         try:
             row = json.loads(line)
+        except RecursionError:
+            return "it is JSON nested too deep; drop the line, or the deep value"
         except ValueError as error:
-            raise ValueError(f"{where} is not UTF-8 JSON ({error}); repair or drop it") from error
+            return f"it is not UTF-8 JSON ({error}); repair or drop it"
         if not isinstance(row, dict) or self.text_key not in row:
             keys = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise ValueError(
-                f"{where} has no key {self.text_key!r} (it has {keys}); name it with --text-key"
-            )
-        return _text_or_none(row[self.text_key], self.text_key, where)
-
-
-def _text_or_none(value: Any, text_key: str, where: str) -> bytes | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ValueError(
-            f"{where} holds {type(value).__name__} under {text_key!r}, which must be text; "
+            return f"it has no key {self.text_key!r} (it has {keys}); name it with --text-key"
+        value = row[self.text_key]
+        if value is None or isinstance(value, str):
+            return None if value is None else utf8(value)
+        return (
+            f"it holds {type(value).__name__} under {self.text_key!r}, which must be text; "
             "name the key of the text with --text-key"
         )
-    return utf8(value)
 
 
 class ParquetFormat:
@@ -176,7 +157,7 @@ class ParquetFormat:
             if rows:
                 yield Piece(start, file.metadata.num_row_groups, rows, size)
 
-    def texts(self, path: Path, start: int, stop: int) -> Iterator[bytes | None]:
+    def texts(self, path: Path, start: int, stop: int, first_row: int) -> Iterator[TextOrBad]:
         """The texts of the rows; a null is an empty document."""
         with self._open(path) as file:
             groups = list(range(start, stop))
@@ -284,16 +265,3 @@ def _read(file: BinaryIO | pyarrow.NativeFile, path: Path, count: int) -> bytes:
         return file.read(count)
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read ({error}); copy or make it again") from error
-
-
-def _grouped(bounds: Iterator[tuple[int, int]], piece_bytes: int) -> Iterator[Piece]:
-    """Pieces of consecutive documents, given where each document begins and ends."""
-    first = last = rows = 0
-    for start, stop in bounds:
-        first = start if rows == 0 else first
-        last, rows = stop, rows + 1
-        if last - first >= piece_bytes:
-            yield Piece(first, last, rows, last - first)
-            rows = 0
-    if rows:
-        yield Piece(first, last, rows, last - first)

@@ -173,8 +173,8 @@ def test_a_source_that_changes_during_the_preparation_is_an_error(tmp_path):
     write_lines(tmp_path / "a.jsonl", STORIES)
 
     class Shrinking(type(file_source([str(tmp_path)]))):
-        def documents(self, unit):
-            yield from list(super().documents(unit))[:-1]
+        def records(self, unit):
+            yield from list(super().records(unit))[:-1]
 
     source = file_source([str(tmp_path / "a.jsonl")])
     with pytest.raises(ValueError, match="60 documents here when it was planned and 59 now"):

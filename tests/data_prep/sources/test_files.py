@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from data_prep.preparation.prepare import prepare
 from data_prep.sources import readers
 from data_prep.sources.file_source import file_source
 from data_prep.sources.python_docs import PythonDocsSource
+from data_prep.sources.records import BadRecord
 from tests.data_prep.stories import STORIES, prepared, texts_of, write_as, write_lines
 
 
@@ -111,7 +113,9 @@ def test_python_documentation_is_a_corpus_of_prose(tmp_path):
 @pytest.mark.fault("D4", injected="bytes that are no UTF-8")
 def test_text_that_is_not_utf8_names_file_and_byte(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good<|endoftext|>\ncaf\xe9")
-    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 at byte 21; .*iconv"):
+    with pytest.raises(
+        ValueError, match=r"a\.txt, document 2 \(byte 21\): it is not UTF-8; .*iconv"
+    ):
         prepared(tmp_path, "a.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -119,17 +123,39 @@ def test_text_that_is_not_utf8_names_file_and_byte(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"text": "\xe9"}', "line at byte 14, is not UTF-8 JSON"),
+        (b'{"text": "\xe9"}', "is not UTF-8 JSON"),
         (b'{"text": ', "is not UTF-8 JSON"),
         (b'{"body": "x"}', r"no key 'text' \(it has \['body'\]\); name it with --text-key"),
-        (b'["x"]', "it has list"),
+        (b'["x"]', "has list"),
         (b'{"text": 3}', "holds int under 'text'"),
+        (b'{"text": "a", "x": ' + b"[" * 3000 + b"]" * 3000 + b"}", "nested too deep"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n' + line + b"\n")
-    with pytest.raises(ValueError, match=r"a\.jsonl, line at byte 14.*" + message.split(", ")[-1]):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 \(byte 14\): it .*" + message):
         prepared(tmp_path, "a.jsonl")
+
+
+def test_records_continue_behind_a_bad_one(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n{"text": \n\n{"text": "y"}\n')
+    (tmp_path / "b.txt").write_bytes(b"\xe9<|endoftext|>z")
+    source = file_source([str(tmp_path)])
+    found = [record for unit in source.plan(1) for record in source.records(unit)]
+    assert [getattr(record, "text", None) for record in found] == [
+        b"x",
+        None,
+        b"",
+        b"y",
+        None,
+        b"z",
+    ]
+    bad = [record for record in found if isinstance(record, BadRecord)]
+    assert [(b.file, b.row, b.place) for b in bad] == [
+        (0, 1, "line 2 (byte 14)"),
+        (1, 0, "document 1 (byte 0)"),
+    ]
+    assert str(pickle.loads(pickle.dumps(bad[1]))) == str(bad[1])
 
 
 @pytest.mark.parametrize(
@@ -184,7 +210,7 @@ def test_a_large_row_group_is_not_completely_in_memory(tmp_path):
     assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 1
     held = pa.default_memory_pool().bytes_allocated
     before = held()
-    found = readers.ParquetFormat("text", "").texts(tmp_path / "a.parquet", 0, 1)
+    found = readers.ParquetFormat("text", "").texts(tmp_path / "a.parquet", 0, 1, 0)
     assert next(found) == texts[0].encode()
     assert held() - before < 8_000_000  # the row group's column takes 8 MB in the file
     assert sum(1 for _ in found) == 19_999
