@@ -68,6 +68,7 @@ MATRIX = {
     "D7": "two preparations at once",
     "D8": "impossible values on the command line",
     "D9": "damaged evaluation data, a failing evaluation",
+    "D10": "data changed in place, size and time kept, between starts or while a run trains",
 }
 NOT_INJECTED = {
     "N4": "no mode computes a step twice; wrong arithmetic on one rank is found as N3, and "

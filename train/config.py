@@ -166,7 +166,7 @@ class Config:
     """Give the same bits each time on CUDA too, which is slower. The CPU always does."""
     data_check: Literal["full", "cached", "size"] = "cached"
     """Check of the data files before the first step. full: hash every file.
-    cached: hash files whose size, modification time or inode changed. size: compare sizes only."""
+    cached: hash files whose size, times or inode changed. size: compare sizes only."""
     skip_windows: tuple[str, ...] = ()
     """Ranges a:b of training windows to skip (b excluded), such as those around a loss spike."""
     rehearsal: bool = True

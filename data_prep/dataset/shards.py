@@ -180,8 +180,8 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def check_data_set(data: DataSet, mode: _CheckMode, share: tuple[int, int] = (0, 1)) -> None:
     """Compare the bytes of the data set with its manifest.
 
-    `full` hashes every file. `cached` hashes only files whose size, modification time or inode
-    changed since they were last hashed. `size` relies on the check of `open_data_set`.
+    `full` hashes every file. `cached` hashes only files whose size, modification or change time, or
+    inode differs from when they were last hashed. `size` relies on the check of `open_data_set`.
     `share=(i, n)` checks only the shards i, i + n, i + 2n, …, so that n processes can divide the
     work.
     Raises: ValueError naming the first file that differs.

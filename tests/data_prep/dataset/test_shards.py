@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.dataset.manifest import FORMAT_VERSION, read_manifest, unigram_entropy_nats
 from data_prep.dataset.shards import check_data_set, open_data_set, shard_entry
+from storage import digest
 from storage.digest import file_sha256
 from tests.data_sets import rewrite_manifest, save_shard, tiny_data_set
 
@@ -161,14 +164,30 @@ def test_a_byte_flipped_after_the_digest_was_cached_is_found(folder):
     test_a_flipped_byte_is_an_error(folder, "", "cached")
 
 
-def test_a_wrong_cached_digest_does_not_condemn_an_undamaged_shard(folder):
+def test_a_wrong_cached_digest_does_not_condemn_an_undamaged_shard(folder, monkeypatch):
+    monkeypatch.setattr(digest, "_COARSEST_CLOCK_NS", 0)  # its files are a moment old
     check_data_set(open_data_set(folder), "cached")
     memory = folder / ".digests-0-of-1.json"
     right = memory.read_text()
-    wrong = {name: [*entry[:3], "0" * 64] for name, entry in json.loads(right).items()}
+    wrong = {name: [*entry[:-1], "0" * 64] for name, entry in json.loads(right).items()}
     memory.write_text(json.dumps(wrong))
     check_data_set(open_data_set(folder), "cached")
     assert json.loads(memory.read_text()) == json.loads(right)
+
+
+@pytest.mark.fault("D10", injected="one byte changed in place, size and modification time kept")
+def test_a_byte_changed_in_place_with_its_time_set_back_is_found(folder, monkeypatch):
+    monkeypatch.setattr(digest, "_COARSEST_CLOCK_NS", 0)  # its files are a moment old
+    check_data_set(open_data_set(folder), "cached")
+    path = folder / "train_000001.npy"
+    before = path.stat()
+    time.sleep(0.02)
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x07")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"train_000001\.npy has sha256"):
+        check_data_set(open_data_set(folder), "cached")
 
 
 def test_a_share_checks_its_own_shards_and_no_other(folder):
