@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 
-from storage.user_errors import USER_ERROR, exit_on_user_error
+from storage.exit_codes import USER_ERROR
+from storage.user_errors import exit_on_user_error
 
 RANK_0_SECONDS = 3.0  # other ranks wait this long before they exit, so that rank 0 can print
 

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from types import FrameType
 
+from storage.exit_codes import PREEMPTED_CODE
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-PREEMPTED_CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 # A terminal sends a Ctrl-C to every process, and torchrun forwards its own to the workers.
 SAME_KEYPRESS_SECONDS = 1.0
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-USER_ERROR = 2
+from storage.exit_codes import USER_ERROR
 
 
 @contextmanager

@@ -9,10 +9,9 @@ import shutil
 
 import pytest
 
-from parallel.stop_signals import PREEMPTED_CODE
+from storage import exit_codes
 from storage.checkpoint_folder import verify_checkpoint
 from tests.golden import make
-from train.recovery.ending import FAILED_CODE, INTERRUPTED_CODE, PEER_LOST_CODE
 
 WRONG = make.wrong_commands()
 EVERYWHERE = make.recorded_bits()[0]
@@ -159,5 +158,7 @@ def test_every_wrong_command_ends_with_the_code_of_a_users_error():
 
 
 def test_exit_codes_are_those_that_launchers_know():
-    codes = (FAILED_CODE, PREEMPTED_CODE, PEER_LOST_CODE, INTERRUPTED_CODE)
-    assert codes == (1, 75, 76, 130)
+    restarted = (exit_codes.FAILED_CODE, exit_codes.PEER_LOST_CODE)
+    assert restarted == (1, 76)
+    assert exit_codes.FOLDER_LOST_CODE == 73
+    assert {2, 70, 73, 75, 130} == exit_codes.FINAL_CODES

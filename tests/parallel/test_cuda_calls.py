@@ -10,6 +10,7 @@ from bench.train_speed import reset_peak_memory
 from model.estimates.memory import USABLE_SHARE
 from model.precision import choose_dtype
 from parallel import ranks
+from storage.exit_codes import PEER_LOST_CODE
 from tests.runs import built, nano_config
 from train.checkpoints.host_copy import HostCopy
 from train.loader import _reading_thread
@@ -106,4 +107,4 @@ def test_an_emergency_save_gets_the_same_time(one_of_two, monkeypatch):
     monkeypatch.setattr(ending.os, "_exit", codes.append)
     monkeypatch.setattr(ending.logging, "shutdown", lambda: None)
     ending._exit_after_failure(run, RuntimeError("NCCL error: unhandled system error"))
-    assert (seconds, codes) == ([LAST_SAVE_SECONDS], [ending.PEER_LOST_CODE])
+    assert (seconds, codes) == ([LAST_SAVE_SECONDS], [PEER_LOST_CODE])

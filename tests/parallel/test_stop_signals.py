@@ -7,11 +7,11 @@ from datetime import datetime
 import pytest
 
 from parallel.stop_signals import (
-    PREEMPTED_CODE,
     SAME_KEYPRESS_SECONDS,
     StopRequest,
     parse_time,
 )
+from storage.exit_codes import PREEMPTED_CODE
 from train.config import Config
 
 pytestmark = pytest.mark.usefixtures("restored_signal_handlers")

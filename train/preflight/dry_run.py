@@ -23,8 +23,8 @@ from eval.tasks.registry import run_tasks
 from eval.tasks.val_loss import validation_loss
 from parallel.collectives import StopAgreed, raise_on_all_ranks
 from parallel.shared_errors import SharedError
-from parallel.stop_signals import PREEMPTED_CODE
 from storage.checkpoint_folder import verify_checkpoint
+from storage.exit_codes import PREEMPTED_CODE
 from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import load_position, write_checkpoint
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors

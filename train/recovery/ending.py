@@ -17,8 +17,15 @@ from parallel.rendezvous import (
     LivenessCheck,
     dump_flight_record,
 )
-from parallel.stop_signals import PREEMPTED_CODE, StopRequest
+from parallel.stop_signals import StopRequest
 from storage.checkpoint_folder import step_of
+from storage.exit_codes import (
+    FAILED_CODE,
+    GAVE_UP_CODE,
+    INTERRUPTED_CODE,
+    PEER_LOST_CODE,
+    PREEMPTED_CODE,
+)
 from storage.run_folder import RunFolder, State
 from train.checkpoints.checkpoint import CheckpointContents, write_checkpoint
 from train.checkpoints.host_copy import state_tensors
@@ -29,9 +36,6 @@ from train.report import write_report
 from train.run import Run
 from train.saving import LAST_SAVE_SECONDS
 
-FAILED_CODE = 1
-PEER_LOST_CODE = 76  # EX_PROTOCOL of sysexits.h: another rank is gone, start again
-INTERRUPTED_CODE = 130  # 128 + SIGINT, by the convention of shells
 log = logging.getLogger(__name__)
 
 
@@ -50,8 +54,9 @@ def finish(run: Run) -> int:
         return _intended_exit(INTERRUPTED_CODE)
     except StopTraining as error:
         _close(run, "failed", str(error))
-        prevent_restart()
-        raise
+        if run.ranks.is_main:  # on all ranks alike
+            log.error("error: %s", error)
+        return _intended_exit(GAVE_UP_CODE)
     except Exception as error:
         return _exit_after_failure(run, error)
     else:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from storage import run_folder
+from storage.exit_codes import PEER_LOST_CODE
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
 from tests.runs import built, flags, losses, nano_config, set_step, stopped_at
@@ -17,7 +18,6 @@ from train.config import SaveConfig
 from train.progress import UnresponsiveRank
 from train.prove_resume import ProofOptions, prove
 from train.recovery.ending import (
-    PEER_LOST_CODE,
     emergency_checkpoint,
     is_disconnect,
     is_peer_failure,

@@ -12,15 +12,15 @@ import storage.run_folder as run_folder
 import train.evaluation as duties
 import train.main as script
 from parallel.stop_signals import (
-    PREEMPTED_CODE,
     STOP_SIGNALS,
     StopRequest,
 )
+from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_end
 from train.config import EvalConfig, SaveConfig
-from train.recovery.ending import INTERRUPTED_CODE, finish, record_early_preemption
+from train.recovery.ending import finish, record_early_preemption
 
 pytestmark = pytest.mark.usefixtures("restored_signal_handlers")
 
