@@ -22,7 +22,7 @@ import tyro
 
 from data_prep.dataset.manifest import SplitEntry, SplitName
 from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
-from data_prep.preparation.pool import default_workers
+from data_prep.worker_processes import default_workers
 from eval.scoring.multiple_choice import Item
 from eval.tasks.hellaswag import MARKS, completion_item, items_from_hub
 from eval.tasks.items import rows_of_file

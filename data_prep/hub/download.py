@@ -19,7 +19,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 from huggingface_hub.utils import build_hf_headers
 
-from data_prep.sources.file_source import Interrupted
+from data_prep.worker_processes import Interrupted
 from storage.atomic import sync_file, sync_folder
 
 log = logging.getLogger(__name__)

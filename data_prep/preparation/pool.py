@@ -1,41 +1,31 @@
 """Runs units in worker processes.
 
-Workers share a progress bar, stop cleanly, and end when their parent ends. They are forked from a
-server process that has only imported modules. So they start fast and inherit neither threads nor
-locks. Each loads its own tokenizer.
+Workers share a progress bar, stop cleanly, and end when their parent ends. Each loads its own
+tokenizer.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.connection import wait as wait_for_connection
 from pathlib import Path
-from typing import Any
 
 from data_prep.hub.supply import FileProvider
 from data_prep.preparation.console import ProgressBar
 from data_prep.preparation.unit import UnitWork
-from data_prep.sources.file_source import Interrupted, Unit
+from data_prep.sources.file_source import Unit
 from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.worker_processes import (
+    SECONDS_BETWEEN_LOOKS,
+    SharedCounters,
+    follow_parent,
+    sigint_blocked,
+    worker_context,
+)
 
-_POLL_SECONDS = 0.2
 _REPORT_EVERY = 64  # documents between two updates of the shared counters
 
 _NumberedUnits = list[tuple[int, Unit]]
-
-
-def default_workers() -> int:
-    """One process for each CPU core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_units(
@@ -74,10 +64,8 @@ def _run_in_processes(
     bar: ProgressBar,
     provider: FileProvider,
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    # "__main__" is the script: so it is imported once in the server and not by every worker.
-    context.set_forkserver_preload(["__main__", "data_prep.preparation.pool"])
-    counters = _SharedCounters(context)
+    context = worker_context("data_prep.preparation.pool")
+    counters = SharedCounters(context, 3)
     executor = ProcessPoolExecutor(
         workers, context, _start_worker, (work, tokenizer_folder, counters)
     )
@@ -110,7 +98,7 @@ class _UnitQueue:
         self._max_running = max_running
         self._provider = provider
 
-    def run(self, counters: "_SharedCounters", bar: ProgressBar) -> None:
+    def run(self, counters: SharedCounters, bar: ProgressBar) -> None:
         """Return when all units are finished.
 
         If a file cannot be fetched, the units that are running are finished first.
@@ -125,10 +113,10 @@ class _UnitQueue:
                 missing = error
             if self._running:
                 # With a timeout, to update the bar and to look for files that have arrived.
-                done, _ = wait(self._running, _POLL_SECONDS, FIRST_COMPLETED)
+                done, _ = wait(self._running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
             else:
                 done = set()
-                time.sleep(_POLL_SECONDS)
+                time.sleep(SECONDS_BETWEEN_LOOKS)
             bar.add(*counters.take())
             for future in done:
                 future.result()
@@ -144,46 +132,14 @@ class _UnitQueue:
         ):
             number, unit = self._waiting.popleft()
             # `submit` may start a worker, and a terminal sends Ctrl-C to workers too.
-            with _sigint_blocked():
+            with sigint_blocked():
                 self._running[self._executor.submit(_run_unit, number, unit)] = unit
-
-
-class _SharedCounters:
-    """Work that all workers have done since the parent last asked, and a flag to stop them."""
-
-    def __init__(self, context: Any) -> None:
-        self._counts = context.Array("q", 3)
-        self._stopped = context.Value("b", 0, lock=False)
-
-    def add(self, documents: int, tokens: int, text_bytes: int) -> None:
-        """Add finished work; called by workers. Raises: Interrupted if they should stop."""
-        if self._stopped.value:
-            raise Interrupted
-        with self._counts.get_lock():
-            for slot, more in enumerate((documents, tokens, text_bytes)):
-                self._counts[slot] += more
-
-    def take(self) -> tuple[int, int, int]:
-        """The work added since the last call; called by the parent."""
-        lock = self._counts.get_lock()
-        if not lock.acquire(timeout=_POLL_SECONDS):
-            return 0, 0, 0  # a worker that was killed with the lock never releases it
-        try:
-            documents, tokens, text_bytes = self._counts[:]
-            self._counts[:] = [0, 0, 0]
-        finally:
-            lock.release()
-        return documents, tokens, text_bytes
-
-    def stop(self) -> None:
-        """Make every worker discard its unit at its next report."""
-        self._stopped.value = 1
 
 
 class _Worker:
     """State of a worker process. It also adds up progress, to take the shared lock less often."""
 
-    def __init__(self, work: UnitWork, tokenizer: Tokenizer, counters: _SharedCounters) -> None:
+    def __init__(self, work: UnitWork, tokenizer: Tokenizer, counters: SharedCounters) -> None:
         self.work = work
         self.tokenizer = tokenizer
         self._counters = counters
@@ -203,37 +159,13 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: _SharedCounters) -> None:
+def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: SharedCounters) -> None:
     global _worker
     follow_parent()
     _worker = _Worker(work, load_tokenizer(tokenizer_folder), counters)
-
-
-def follow_parent() -> None:
-    """At the start of a worker: leave Ctrl-C to the parent, and exit when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # If the parent is killed, nobody closes the queue of tasks, and workers would wait for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_connection([parent.sentinel])
-        os._exit(1)  # not sys.exit, which would end only this thread
 
 
 def _run_unit(number: int, unit: Unit) -> None:
     assert _worker is not None
     _worker.work.run(number, unit, _worker.tokenizer, _worker)
     _worker.report()
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT: processes started inside keep it blocked, here it is delivered afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

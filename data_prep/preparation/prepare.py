@@ -19,7 +19,7 @@ from data_prep.hub.supply import Downloads, LocalFiles
 from data_prep.preparation.assemble import assemble
 from data_prep.preparation.console import ProgressBar, log_summary
 from data_prep.preparation.options import PrepareOptions
-from data_prep.preparation.pool import default_workers, run_units
+from data_prep.preparation.pool import run_units
 from data_prep.preparation.split import BYTES_PER_TOKEN, SplitRule, decide_split
 from data_prep.preparation.unit import UnitWork
 from data_prep.preparation.work_folder import (
@@ -35,6 +35,7 @@ from data_prep.preparation.work_folder import (
 )
 from data_prep.sources.file_source import DocumentSource, Unit, first_documents, units_as_json
 from data_prep.tokenizer import Tokenizer
+from data_prep.worker_processes import default_workers
 from storage.atomic import publish_folder
 from storage.digest import fingerprint
 

@@ -215,7 +215,3 @@ def first_documents(units: list[Unit], count: int) -> list[Unit]:
 def units_as_json(units: list[Unit]) -> list[dict[str, Any]]:
     """The units as plain values, for the fingerprint of the plan."""
     return [asdict(unit) for unit in units]
-
-
-class Interrupted(Exception):
-    """The preparation was asked to stop. The unfinished unit is discarded."""

@@ -16,8 +16,8 @@ import numpy as np
 from data_prep.dataset.manifest import SplitName
 from data_prep.dataset.shards import DataSet, TokenShards
 from data_prep.preparation.console import ProgressBar
-from data_prep.preparation.pool import follow_parent
 from data_prep.tokenizer import Tokenizer
+from data_prep.worker_processes import follow_parent
 from eval.text_search.ngrams import DOCUMENT_BREAK, NOT_FOUND, Patterns, Search
 
 RANGE_TOKENS = 1 << 22  # about 20 MB of text: half a second of work
