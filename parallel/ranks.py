@@ -1,7 +1,7 @@
 """Starts and ends this process as one rank of a job: rank, device, process group, logging.
 
-Only this file reads torchrun's environment variables. A process without torchrun is a job of one
-rank and has no process group.
+Only this file reads the environment. A process without torchrun is a job of one rank and has no
+process group.
 """
 
 import ctypes
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from parallel.allocator import keep_large_blocks
+from parallel.job_variables import JobNumbers, check_not_alone, job_numbers
 from parallel.rendezvous import RendezvousStore, rendezvous
 from parallel.shared_errors import UserErrorReport
 
@@ -61,8 +62,18 @@ class Ranks:
 
 
 def rank_from_environment() -> int:
-    """Global rank of this process, known before a process group exists; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
+    """Global rank of this process, known before a process group exists; 0 without torchrun.
+
+    Also 0 where the variables contradict each other, so that this process prints the error.
+    """
+    return _numbers_or_one_process().rank
+
+
+def _numbers_or_one_process() -> JobNumbers:
+    try:
+        return job_numbers(os.environ)
+    except ValueError:
+        return JobNumbers()
 
 
 def job_id() -> str:
@@ -122,10 +133,15 @@ def silence_other_ranks() -> None:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn a ValueError into one sentence on standard error, printed once, and exit code 2."""
-    report = UserErrorReport(rank_from_environment(), int(os.environ.get("LOCAL_RANK", "0")))
+    """Turn a ValueError into one sentence on standard error, printed once, and exit code 2.
+
+    An environment whose variables contradict each other is such an error too.
+    """
+    numbers = _numbers_or_one_process()
+    report = UserErrorReport(numbers.rank, numbers.local_rank)
     try:
         with report.print_on_rank_0():
+            job_numbers(os.environ)
             yield
     except SystemExit as end:
         try:
@@ -141,23 +157,26 @@ def start(
     timeout_seconds: float = 1800,
     deterministic: bool = False,
     watched: bool = False,
+    whole_job: bool = False,
 ) -> Ranks:
     """Join the job that torchrun started, or be a job of one rank, and choose the device.
 
     `device` is auto, cpu or cuda; auto is CUDA if there is a GPU. `deterministic` makes CUDA give
     the same bits each time, as the CPU always does. `watched`: the caller detects hangs itself;
-    otherwise NCCL ends a process that waits longer than `timeout_seconds`.
-    Raises: ValueError if the device is missing or has too few GPUs for the local ranks, or if some
-    ranks do not arrive (it names them).
+    otherwise NCCL ends a process that waits longer than `timeout_seconds`. `whole_job`: all tasks
+    of a batch job are meant for this program.
+    Raises: ValueError if the environment says that this is one of several processes but not which,
+    if the device is missing or has too few GPUs for the local ranks, or if some ranks do not
+    arrive (it names them).
     """
     exit_with_torchrun()
     if deterministic:
         _enable_determinism()
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    use_cuda = _wants_cuda(device, local_world_size)
-    own = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    numbers = job_numbers(os.environ)
+    check_not_alone(os.environ, whole_job)
+    rank, world_size = numbers.rank, numbers.world_size
+    use_cuda = _wants_cuda(device, numbers.local_world_size)
+    own = torch.device("cuda", numbers.local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         for name, value in NCCL_WITHOUT_WATCHDOGS.items() if watched else ():
             os.environ.setdefault(name, value)
@@ -168,9 +187,9 @@ def start(
         torch.set_float32_matmul_precision("high")  # TF32, the same in training and evaluation
     elif not allocator_chosen():
         keep_large_blocks()
-    rank = rank_from_environment()
     if world_size > 1:
-        store = rendezvous(_rendezvous_store(world_size == local_world_size), rank, world_size)
+        one_machine = world_size == numbers.local_world_size
+        store = rendezvous(_rendezvous_store(one_machine), rank, world_size)
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",
             timeout=timedelta(seconds=timeout_seconds),
@@ -182,16 +201,12 @@ def start(
             # set may be copied to the local disk meanwhile.
             stderr = sys.__stderr__ or sys.stderr
             faulthandler.dump_traceback_later(2 * timeout_seconds, exit=True, file=stderr)
-    return Ranks(rank, world_size, local_rank, local_world_size, own)
+    return Ranks(rank, world_size, numbers.local_rank, numbers.local_world_size, own)
 
 
 def _rendezvous_store(one_machine: bool) -> RendezvousStore:
     """The address of the store in which the ranks find each other, from torchrun's variables."""
-    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-    if host is None or port is None:
-        raise ValueError(
-            "WORLD_SIZE is above 1 but MASTER_ADDR or MASTER_PORT is not set; start with torchrun"
-        )
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     # With several machines the restart count differs: each torchrun counts only failures of its own
     # ranks.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if one_machine else ""

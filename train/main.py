@@ -29,7 +29,9 @@ def main() -> None:
     with user_errors():
         config = parse(sys.argv[1:])
         with record_early_preemption(config.out, stop_request):
-            ranks = start(config.device, deterministic=config.deterministic, watched=True)
+            ranks = start(
+                config.device, deterministic=config.deterministic, watched=True, whole_job=True
+            )
             inputs = check_inputs(config, ranks)
             run = None if inputs.finished else build_run(config, ranks, inputs, stop_request)
             if run is not None:

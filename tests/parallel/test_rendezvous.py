@@ -98,6 +98,7 @@ def test_a_restart_uses_a_new_key_only_if_one_torchrun_counts_for_all(
         "MASTER_PORT": "1",
         "RANK": "1",
         "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1" if local_world_size == "2" else "0",
         "LOCAL_WORLD_SIZE": local_world_size,
         "TORCHELASTIC_RESTART_COUNT": "2",
     }

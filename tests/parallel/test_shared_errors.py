@@ -8,12 +8,18 @@ from parallel import ranks, shared_errors
 from parallel.shared_errors import SharedError
 
 
+def become_rank(monkeypatch, rank, local_rank):
+    """Let this process be a rank of a job of three machines with four each."""
+    job = {"WORLD_SIZE": 12, "LOCAL_WORLD_SIZE": 4, "MASTER_ADDR": "node0", "MASTER_PORT": 1}
+    for name, value in (job | {"RANK": rank, "LOCAL_RANK": local_rank}).items():
+        monkeypatch.setenv(name, str(value))
+
+
 def printed(capsys, monkeypatch, rank, local_rank, error):
     """What a rank prints of its error, and the seconds that it waits before."""
     waited = []
     monkeypatch.setattr(shared_errors.time, "sleep", waited.append)
-    monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    become_rank(monkeypatch, rank, local_rank)
     with pytest.raises(SystemExit, match="2"), ranks.user_errors():
         raise error
     return capsys.readouterr().err, sum(waited)
@@ -23,9 +29,9 @@ def printed(capsys, monkeypatch, rank, local_rank, error):
 def test_an_error_of_one_other_rank_is_printed_with_rank_and_host(
     capsys, monkeypatch, local_rank, seconds
 ):
-    sentence = f"[rank 11 on {socket.gethostname()}] error: no GPU\n"
+    sentence = f"[rank {8 + local_rank} on {socket.gethostname()}] error: no GPU\n"
     error = ValueError("no GPU")
-    assert printed(capsys, monkeypatch, 11, local_rank, error) == (sentence, seconds)
+    assert printed(capsys, monkeypatch, 8 + local_rank, local_rank, error) == (sentence, seconds)
 
 
 def test_an_error_that_all_ranks_share_is_printed_by_rank_0(capsys, monkeypatch):
@@ -46,7 +52,7 @@ def test_a_rank_that_torchrun_stops_while_it_waits_only_leaves_the_group(
     monkeypatch.setattr(shared_errors.time, "sleep", stopped)
     monkeypatch.setattr(ranks, "stop", lambda: done.append("stop"))
     monkeypatch.setattr(ranks, "prevent_restart", lambda: done.append("prevent_restart"))
-    monkeypatch.setenv("RANK", "1")
+    become_rank(monkeypatch, 1, 0)
     with pytest.raises(SystemExit, match="75"), ranks.user_errors():
         raise SharedError("rank 0: no data")
     assert done == ["stop"]
