@@ -8,6 +8,7 @@ document). Then there are `tokenizer/` and `manifest.json`.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ LENGTH = np.dtype("<u4")
 PLACE = np.dtype("<u4")
 
 _CheckMode = Literal["full", "cached", "size"]
+_MAX_HEADER_BYTES = 1 << 17  # of version 1.0, which NumPy writes, at most 65,545
 _STRIDE = 64  # documents between two positions kept in memory: 12 MB for 100 million documents
 
 
@@ -147,8 +149,9 @@ def _check_header(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
     # Only the header is read, and nothing is unpickled, whatever the file holds.
     try:
         with path.open("rb") as file:
-            found_shape, fortran, found_dtype = _read_header(file)
-            header_bytes = file.tell()
+            head = BytesIO(file.read(_MAX_HEADER_BYTES))  # a header can claim gigabytes
+        found_shape, fortran, found_dtype = _read_header(head)
+        header_bytes = head.tell()
     except Exception as error:  # NumPy parses the header as Python, which can fail in any way
         raise ValueError(f"{path} is not a .npy file ({error}); {cure}") from error
     if found_dtype != dtype:

@@ -2,11 +2,13 @@
 
 Only the position of every _BLOCK-th document is stored: 80 KB for 10 million documents. The file is
 only a cache. It is built again if it is missing, damaged or of other data, and a run works without
-it if it cannot be written.
+it if it cannot be written. What it says of a block is compared with the lengths of the documents
+before the block is read.
 """
 
 import hashlib
 import logging
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,10 @@ class EpochIndex:
             ids = self.documents(number * _BLOCK, _BLOCK)
             lengths = self._lengths[ids]
             ends = self.starts[number] + np.cumsum(lengths, dtype=np.int64)
+            if ends[-1] != self.starts[number + 1]:  # a file with a right digest of wrong positions
+                log.warning("a stored index does not fit the data set; it is built again")
+                self.starts = self._build()
+                return self.block_at(position)
             recent = self._recent = _DocumentBlock(number, ids, ends - lengths, ends)
         return recent
 
@@ -131,17 +137,38 @@ def _save(path: Path, header: np.ndarray, starts: np.ndarray) -> None:
 def _load(path: Path, shards: TokenShards, seed: int, epoch: int) -> np.ndarray | None:
     """The positions in the file; None if it is missing, damaged or of another index."""
     header = _header(shards, seed, epoch)
+    words = len(header) + -(-shards.documents // _BLOCK) + 2
     try:
-        found = np.fromfile(path, "<u8").astype(np.uint64)
+        facts = path.stat()
+        # Nothing else is opened: a pipe would never end, and a large file would fill the memory.
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size != words * header.itemsize:
+            raise OSError(f"{path} is no index")
+        found = np.fromfile(path, "<u8", count=words).astype(np.uint64)
     except FileNotFoundError:
         return None
     except OSError:
         found = np.empty(0, np.uint64)
-    complete = len(found) == len(header) + -(-shards.documents // _BLOCK) + 2
-    if complete and found[-1] == _digest(found[:-1]) and (found[: len(header)] == header).all():
-        return found[len(header) : -1].astype(np.int64)
+    if (
+        len(found) == words
+        and found[-1] == _digest(found[:-1])
+        and (found[: len(header)] == header).all()
+    ):
+        starts = found[len(header) : -1].astype(np.int64)
+        if _are_starts(starts, shards):
+            return starts
     log.warning("%s is damaged or of other data; it is built again", path)
     return None
+
+
+def _are_starts(starts: np.ndarray, shards: TokenShards) -> bool:
+    """Whether positions can be those of blocks: from 0 to all tokens, a token for each document.
+
+    With others, a reader could look for its position for ever.
+    """
+    documents = np.minimum(np.arange(1, len(starts)) * _BLOCK, shards.documents)
+    counts = np.diff(documents, prepend=0)
+    complete = starts.min() == starts[0] == 0 and starts[-1] == shards.tokens
+    return bool(complete and (np.diff(starts) >= counts).all())
 
 
 def _digest(words: np.ndarray) -> np.uint64:

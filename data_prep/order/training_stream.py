@@ -39,9 +39,11 @@ class StreamPieces:
 class TrainingStream:
     """The endless stream of training tokens; safe to read from several threads."""
 
-    def __init__(self, shards: TokenShards, seed: int) -> None:
+    def __init__(self, shards: TokenShards, seed: int, stored_indexes: bool = True) -> None:
+        """`stored_indexes=False` builds every epoch's index, for a proof of the order."""
         self.shards = shards
         self.seed = seed
+        self.stored_indexes = stored_indexes
         self._indices: dict[int, Future[EpochIndex]] = {}
         self._lock = Lock()
 
@@ -66,16 +68,21 @@ class TrainingStream:
 
     def _open(self, epoch: int, future: "Future[EpochIndex]") -> None:
         try:
-            future.set_result(open_index(self.shards, self.seed, epoch))
+            future.set_result(self._index_of(epoch))
         except BaseException as error:
             with self._lock:
                 self._indices.pop(epoch, None)
             future.set_exception(error)
             raise
 
+    def _index_of(self, epoch: int) -> EpochIndex:
+        if self.stored_indexes:
+            return open_index(self.shards, self.seed, epoch)
+        return EpochIndex(self.shards.lengths, self.seed, epoch)
+
     def _build_ahead(self, epoch: int) -> None:
         """Build the index of an epoch in a thread, before it is needed."""
-        if should_cache(self.shards) and epoch not in self._indices:
+        if self.stored_indexes and should_cache(self.shards) and epoch not in self._indices:
             Thread(target=self._build_quietly, args=(epoch,), name="index", daemon=True).start()
 
     def _build_quietly(self, epoch: int) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shutil
 import time
 from dataclasses import replace
@@ -146,6 +147,16 @@ def test_a_file_that_is_no_npy_is_an_error(folder):
     (folder / "train_000000.npy").write_bytes(b"\x00" * 1000)
     with pytest.raises(ValueError, match=r"is not a \.npy file"):
         open_data_set(folder)
+
+
+def test_a_header_that_claims_gigabytes_is_not_read_into_memory(folder):
+    path = folder / "train_000000.npy"
+    path.write_bytes(b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little"))
+    os.truncate(path, 5 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"train_000000\.npy is not a \.npy file"):
+        open_data_set(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
 @pytest.mark.parametrize("mode", ["full", "cached"])

@@ -1,6 +1,7 @@
 """The cached index of an epoch: checked before use, built ahead, and never waited for."""
 
 import multiprocessing
+import os
 import shutil
 import time
 from contextlib import contextmanager
@@ -76,6 +77,79 @@ def test_a_file_that_is_no_index_is_noticed(shards, content):
     path.parent.mkdir()
     path.write_bytes(content)
     assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
+
+
+def forge(shards, change):
+    """Change the positions in the file of an index and put a right digest below them."""
+    open_index(shards, 7, 0)
+    path = index_path(shards, 7, 0)
+    words = np.fromfile(path, "<u8")[:-1]
+    change(words[-4:])  # the positions: 0, 1,024 documents, 2,048 documents, all
+    path.write_bytes(np.append(words, epoch_index._digest(words)).astype("<u8").tobytes())
+    return path
+
+
+def same_start_twice(starts):
+    starts[1] = starts[2]
+
+
+def backwards(starts):
+    starts[1:3] = starts[2:0:-1]
+
+
+def beyond_the_end(starts):
+    starts[2] = 2**62
+
+
+def no_start(starts):
+    starts[0] = 5
+
+
+def no_end(starts):
+    starts[3] -= 1
+
+
+@pytest.mark.fault("D10", injected="positions of an index changed, its digest made to fit")
+@pytest.mark.parametrize("change", [same_start_twice, backwards, beyond_the_end, no_start, no_end])
+def test_impossible_positions_with_a_right_digest_are_not_used(shards, caplog, change):
+    forge(shards, change)
+    found = TrainingStream(shards, 7).read(0, shards.tokens)
+    assert np.array_equal(
+        found, TrainingStream(shards, 7, stored_indexes=False).read(0, len(found))
+    )
+    assert "damaged or of other data; it is built again" in caplog.text
+
+
+@pytest.mark.fault(
+    "D10", injected="a position of an index moved by one token, its digest made to fit"
+)
+def test_possible_positions_that_do_not_fit_the_lengths_are_not_read_from(shards, caplog):
+    forge(shards, lambda starts: starts.__setitem__(1, starts[1] + 1))
+    found = TrainingStream(shards, 7).read(0, shards.tokens)
+    assert np.array_equal(
+        found, TrainingStream(shards, 7, stored_indexes=False).read(0, len(found))
+    )
+    assert "a stored index does not fit the data set; it is built again" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "large"])
+def test_what_is_no_file_of_the_right_size_is_not_opened(shards, kind):
+    path = index_path(shards, 7, 0)
+    path.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)  # which blocks whoever opens it
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    assert np.array_equal(open_index(shards, 7, 0).starts, built(shards))
+
+
+def test_a_proof_of_the_order_reads_no_stored_index(shards):
+    stream = TrainingStream(shards, 7, stored_indexes=False)
+    stream.read(0, 2 * shards.tokens)
+    assert not (shards.folder / epoch_index.INDEX_FOLDER).exists()
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(8, 0), (7, 1)])
