@@ -4,7 +4,8 @@ It is read from config.json, starts.jsonl and metrics.jsonl, also while the run 
 them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any, TypeVar
 from data_prep.dataset.shards import DataSet
 from data_prep.order.skipped_windows import Skips, after_skips, parse_skips
 from storage.atomic import read_json
+from storage.checkpoint_folder import step_of
 from storage.json_lines import read_every_line
 from storage.run_folder import RunFolder
 
 _T = TypeVar("_T")
+_LARGEST_NUMBER = 1 << 40  # of a step or a window; 64 bits must hold the place of a token
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class RunRecord:
     """Ranges of windows that are left out, by the configuration of the last start."""
     earlier: tuple[tuple[int, _BatchSettings], ...] = ()
     """Settings that were replaced, oldest first, each with the step before which they applied."""
+    done: int = 0
+    """Steps that the run has surely done: those of its newest checkpoint, or all if it finished."""
+    damaged_lines: tuple[int, ...] = ()
+    """Numbers of the lines of metrics.jsonl from which no step can be read."""
 
     def settings_at(self, step: int) -> _BatchSettings:
         """The settings in force when a step was done (the last time, if it was done again)."""
@@ -77,14 +84,19 @@ class RunRecord:
                 f"{data.folder} is {data.fingerprint[:16]}; name the run's own data set"
             )
 
+    def steps_between(self, first: int, stop: int | None) -> tuple[StepRecord, ...]:
+        """The steps from `first` up to, not including, `stop`; perhaps none."""
+        return tuple(s for s in self.steps if first <= s.step and (stop is None or s.step < stop))
+
     def steps_in(self, steps: str | None) -> tuple[StepRecord, ...]:
-        """The steps `a:b`: from a up to, not including, b; either may be left out."""
-        first, stop = parse_range(steps)
-        found = tuple(s for s in self.steps if first <= s.step and (stop is None or s.step < stop))
+        """The steps `a:b`: from a up to, not including, b; either may be left out.
+
+        Raises: ValueError if there are none.
+        """
+        found = self.steps_between(*parse_range(steps))
         if not found:
-            raise ValueError(
-                f"--steps {steps}: {self.folder} has no such step, only {self._extent()}"
-            )
+            asked = f"--steps {steps}: " if steps else ""
+            raise ValueError(f"{asked}{self.folder} has no such step, only {self._extent()}")
         return found
 
     def step(self, number: int) -> StepRecord:
@@ -111,37 +123,60 @@ def parse_range(steps: str | None) -> tuple[int, int | None]:
 def read_run(folder: Path) -> RunRecord:
     """The record of the run in `folder`.
 
-    Raises: ValueError if the folder is no run, or a metric line is damaged.
+    A damaged line gives no step: the gap shows it. metrics.discarded.jsonl may hold some, whose
+    steps were done again. starts.jsonl may have lost a start; if that start changed the batch, the
+    steps show it.
+    Raises: ValueError if the folder is no run.
     """
     run = RunFolder(folder)
     if not run.config.is_file():
         raise ValueError(f"{folder} is no run folder (no {run.config.name}); name one like runs/x")
     content = read_json(run.config)
+    done = _steps_done(run)  # before the lines: a live run writes a line before its checkpoint
+    steps, damaged = _parsed_lines(run.metrics, _step)
+    discarded, _ = _parsed_lines(run.discarded_metrics, _step)
     try:
         config = content["config"]
         length = int(config["context_length"])
         now = _batch_settings(config, length)
-        # Damaged lines are an error in metrics.jsonl only. metrics.discarded.jsonl may hold some:
-        # a resume moves damaged metric lines there, and their steps are done again. starts.jsonl
-        # may have lost a start; if that start changed the batch, the steps show it.
         return RunRecord(
             folder=folder,
             seed=int(config["seed"]),
             context_length=length,
             windows=now.windows,
-            data_fingerprint=content["data_fingerprint"],
-            steps=tuple(_parsed_lines(run.metrics, _step)),
-            discarded=tuple(_parsed_lines(run.discarded_metrics, _step, skip_damaged=True)),
+            data_fingerprint=str(content["data_fingerprint"]),
+            steps=tuple(steps),
+            discarded=tuple(discarded),
             skips=now.skips,
             earlier=_earlier_settings(run.starts, config, length),
+            done=done,
+            damaged_lines=tuple(damaged),
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(f"{run.config} lacks {error}; it is not a run of this program") from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"{run.config} is damaged ({error}); restore it from a copy of the run folder"
+        ) from error
+
+
+def _steps_done(run: RunFolder) -> int:
+    """The steps of the newest checkpoint, or those of the whole run if it says that it finished."""
+    done = next(map(step_of, run.all_checkpoints()), 0)
+    with suppress(ValueError, OSError):  # the status is damaged, and only reports
+        status = run.read_status()
+        if isinstance(status, dict) and status.get("state") == "finished":
+            step = status.get("step")
+            done = max(done, step if isinstance(step, int) else 0)
+    return done
 
 
 def _batch_settings(config: dict[str, Any], length: int) -> _BatchSettings:
     skips = parse_skips(config.get("skip_windows") or ())
-    return _BatchSettings(int(config["batch_tokens"]) // length, skips)
+    windows = int(config["batch_tokens"]) // length if length > 0 else 0
+    if windows < 1:
+        raise ValueError(f"batch_tokens={config['batch_tokens']} are no windows of {length} tokens")
+    return _BatchSettings(windows, skips)
 
 
 def _earlier_settings(
@@ -152,7 +187,7 @@ def _earlier_settings(
     The steps of a start end where a later start began: a run that went back has replaced them.
     """
     found: list[tuple[int, _BatchSettings]] = []
-    for step, replaced in reversed(list(_parsed_lines(starts, _start, skip_damaged=True))):
+    for step, replaced in reversed(_parsed_lines(starts, _start)[0]):
         config = config | replaced
         stop = min(step, found[-1][0]) if found else step
         found.append((stop, _batch_settings(config, length)))
@@ -166,41 +201,45 @@ def _start(line: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def _parsed_lines(
-    path: Path, parse: Callable[[dict[str, Any]], _T | None], skip_damaged: bool = False
-) -> Iterator[_T]:
-    """`parse` of each line, without those for which it returns None.
+    path: Path, parse: Callable[[dict[str, Any]], _T | None]
+) -> tuple[list[_T], list[int]]:
+    """`parse` of each line where it is not None, and the numbers of the damaged lines.
 
-    Raises: ValueError naming a damaged line, unless it is the last one or `skip_damaged` is set.
+    A last line without its end is not damaged: the run is writing it, or was killed while it did.
     """
+    found, damaged = [], []
     lines = read_every_line(path)
     for number, line in enumerate(lines, start=1):
         try:
             if line is None:
                 raise ValueError("not a JSON object")
-            found = parse(line)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # The last line may be incomplete: the run is writing it, or was killed while it did.
-            if number < len(lines) and not skip_damaged:
-                raise ValueError(f"line {number} of {path} is damaged ({error})") from error
+            value = parse(line)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            if number < len(lines):
+                damaged.append(number)
         else:
-            if found is not None:
-                yield found
+            if value is not None:
+                found.append(value)
+    return found, damaged
 
 
 def _step(line: dict[str, Any]) -> StepRecord | None:
     if "data/digest" not in line:  # the last line of a finished run belongs to no step
         return None
+    numbers = [int(line[key]) for key in ("step", "data/first_window", "data/windows")]
+    if not all(0 <= number <= _LARGEST_NUMBER for number in numbers):
+        raise ValueError(f"{numbers} cannot be a step and its windows")
     return StepRecord(
-        step=int(line["step"]),
-        first_window=int(line["data/first_window"]),
-        windows=int(line["data/windows"]),
-        digest=str(line["data/digest"]),
-        skipped=bool(line.get("train/skipped", 0)),
+        *numbers, digest=str(line["data/digest"]), skipped=bool(line.get("train/skipped", 0))
     )
 
 
-def gaps_and_overlaps(run: RunRecord, steps: tuple[StepRecord, ...], first: int = 0) -> list[str]:
-    """A sentence for each gap or overlap of steps, from step `first` on, and of their windows.
+def gaps_and_overlaps(
+    run: RunRecord, steps: tuple[StepRecord, ...], first: int = 0, stop: int | None = None
+) -> list[str]:
+    """A sentence for each gap or overlap of steps, from `first` up to `stop`, and of their windows.
+
+    Default: up to the last step that the run has surely done.
 
     A jump over windows that the run was told to skip is no gap. Neither is a step that read them:
     it may have been done before `skip_windows` was set.
@@ -221,4 +260,8 @@ def gaps_and_overlaps(run: RunRecord, steps: tuple[StepRecord, ...], first: int 
                 f"{kind}: step {before.step} ends before window {before.stop_window}, step "
                 f"{after.step} begins at window {after.first_window}"
             )
+    end = run.done if stop is None else min(stop, run.done)
+    begin = steps[-1].step + 1 if steps else first
+    if begin < end:
+        found.append(f"steps {begin} to {end - 1} have no line")
     return found

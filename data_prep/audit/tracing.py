@@ -65,7 +65,14 @@ class Tracer:
             )
         shard = bisect_right(self._firsts, document) - 1
         file, row = self._places[shard][document - self._firsts[shard]].tolist()
-        return self.data.manifest.source.files[file].name, row
+        files = self.data.manifest.source.files
+        if file >= len(files):
+            name = self.data.manifest.train.shards[shard].name
+            raise ValueError(
+                f"{self.data.folder / name}.source.npy names source file {file} of {len(files)}; "
+                "copy it again or prepare the data set again"
+            )
+        return files[file].name, row
 
     def document_from(self, place: str) -> int:
         """The training document of `FILE:ROW`. Raises: ValueError if there is none."""
@@ -167,7 +174,7 @@ class Tracer:
             "last_step": steps[-1].step,
             "tokens": tokens,
             "tokens_dropped": span - tokens,
-            "breaks": gaps_and_overlaps(run, tuple(steps)),
+            "breaks": gaps_and_overlaps(run, tuple(steps), steps[0].step, steps[-1].step + 1),
             "steps_without_update": sum(step.skipped for step in steps),
             "documents": self.shards.documents,
             "documents_seen": int((times > 0).sum()),

@@ -9,9 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data_prep.audit.run_proof import prove_run
 from data_prep.audit.run_record import parse_range, read_run
 from data_prep.dataset.shards import open_data_set
-from data_prep.verify import VerifyOptions, main, prove_run, verify
+from data_prep.order.training_stream import TrainingStream
+from data_prep.verify import VerifyOptions, main, verify
 from tests.data_sets import tiny_data_set
 from tests.launching import python, together
 from tests.runs import flags, forget_after, nano_config, run_to_end, tiny_config
@@ -90,11 +92,59 @@ def test_a_forged_digest_is_found(both, caplog):
     assert "step 7: metrics.jsonl has 0000000000000000, the shards give" in printed
 
 
-def test_a_flipped_byte_of_a_shard_is_found_in_the_step_that_read_it(both, caplog):
+@pytest.mark.fault("D10", injected="one byte of a shard, after the run was trained")
+def test_a_flipped_byte_of_a_shard_is_named_and_no_step_is_blamed(both, caplog):
     flip(both / "data" / "train_000000.npy")
-    assert "DIFFERS  step" in not_proven(both, caplog)
+    with pytest.raises(
+        ValueError, match=r"1 of 2 files that the proof reads.*\n.*train_000000\.npy"
+    ):
+        check(both)
+    assert "DIFFERS" not in caplog.text
+    assert "agree" not in caplog.text
     with pytest.raises(ValueError, match=r"1 of 9 files differ.*\n.*train_000000\.npy has sha256"):
         verify(VerifyOptions(both / "data"))
+
+
+@pytest.mark.fault("D10", injected="one byte of the lengths, after the run was trained")
+def test_a_flipped_byte_of_the_lengths_is_named_before_a_step_is_recomputed(both):
+    flip(both / "data" / "train_000001.lengths.npy")
+    with pytest.raises(ValueError, match=r"train_000001\.lengths\.npy has sha256"):
+        check(both, steps="3:4")
+
+
+def test_of_a_range_of_steps_only_the_shards_that_they_read_are_compared(tmp_path, caplog):
+    data = tiny_data_set(tmp_path / "data", lengths=[300] * 40, shards=10, val_fraction=0)
+    config = tiny_config(data.folder, tmp_path / "run", steps=3)
+    run_to_end(config)
+    stream, read = TrainingStream(data.split("train"), config.seed), set()
+    for piece in stream.pieces(0, 129):
+        read |= {document // 4 for document in piece.documents.tolist()}
+    assert len(read) < 3
+    other = next(number for number in range(10) if number not in read)
+    flip(data.folder / f"train_{other:06d}.npy")
+    check(tmp_path, steps="0:1")
+    assert "1 of 1 agree" in caplog.text
+    with pytest.raises(ValueError, match=f"train_{other:06d}"):
+        check(tmp_path)
+    flip(data.folder / f"train_{min(read):06d}.npy")
+    with pytest.raises(ValueError, match=f"train_{min(read):06d}"):
+        check(tmp_path, steps="0:1")
+
+
+@pytest.mark.fault("S7", injected="the last lines of a finished run lost")
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_lines_missing_at_the_end_are_not_proven(both, caplog, state):
+    path = both / "run" / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:17]))
+    status = both / "run" / "status.json"
+    status.write_text(status.read_text().replace("finished", state))
+    assert "steps 17 to 19 have no line" in not_proven(both, caplog)
+    check(both, steps=":17")
+
+
+def test_a_run_without_any_line_is_not_proven(both, caplog):
+    (both / "run" / "metrics.jsonl").unlink()
+    assert "steps 0 to 19 have no line" in not_proven(both, caplog)
 
 
 def test_a_shifted_window_is_a_gap_and_another_digest(both, caplog):
@@ -138,14 +188,29 @@ def test_a_run_of_other_data_is_refused(both):
         verify(VerifyOptions(both / "other", run=both / "run"))
 
 
-def test_a_torn_last_line_is_accepted_and_any_other_damaged_line_is_an_error(both):
+def test_a_torn_last_line_is_accepted_of_a_step_that_may_not_be_done(both):
     path = both / "run" / "metrics.jsonl"
-    whole = path.read_text()
-    path.write_text(whole + '{"step": 20, "data/di')
+    path.write_text(path.read_text() + '{"step": 20, "data/di')
     check(both)
-    path.write_text('{"step": 20, "data/di\n' + whole)
-    with pytest.raises(ValueError, match=r"line 1 of .*metrics\.jsonl is damaged"):
-        check(both)
+
+
+@pytest.mark.fault("S7", injected="a metric line cut in half")
+def test_a_torn_line_is_a_step_without_a_line(both, caplog):
+    path = both / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:5], lines[5][:30] + "\n", *lines[6:]]))
+    printed = not_proven(both, caplog)
+    assert "19 of 19 agree" in printed
+    assert "step 4 is followed by step 6" in printed
+    assert "damaged lines: 6" in printed
+
+
+def test_a_torn_line_between_whole_ones_that_tells_of_no_step_changes_nothing(both, caplog):
+    path = both / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:5], lines[5][:30] + "\n", *lines[5:]]))
+    check(both)
+    assert "20 of 20 agree" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["", ".lengths", ".source"])
@@ -163,6 +228,21 @@ def test_an_undamaged_data_set_verifies_and_prints_a_sample(both, caplog):
     assert "all 9 files match the manifest" in caplog.text
     assert "document 30, none row 35" in caplog.text
     assert "of 3 documents give the same tokens" in caplog.text
+
+
+def test_a_document_that_cannot_be_encoded_again_is_shown_and_counted(both, caplog, monkeypatch):
+    def refuse(*_):
+        raise ValueError("Error while tokenizing")
+
+    monkeypatch.setattr("data_prep.tokenizer.Tokenizer.encode", refuse)
+    verify(VerifyOptions(both / "data", tokens=2))
+    assert "0 of 2 documents give the same tokens" in caplog.text
+    assert "2 cannot be encoded again" in caplog.text
+
+
+def test_a_run_that_is_not_proven_shows_its_sample_all_the_same(both, caplog):
+    forge(both, 7, **{"data/digest": "0" * 16})
+    assert "document 0, none row" in not_proven(both, caplog, tokens=1)
 
 
 def test_exit_codes_and_messages_of_the_script(both):

@@ -49,11 +49,61 @@ def test_only_lines_of_steps_are_steps(tmp_path):
     assert [step.step for step in read_run(folder).steps] == [0, 1]
 
 
-@pytest.mark.parametrize("line", ['{"step": 1, "data/digest": "x"}', "[]", '{"step": 1'])
-def test_a_damaged_line_is_an_error_unless_it_is_the_last(tmp_path, line):
-    assert len(read_run(folder_with(tmp_path, step_line(0), line)).steps) == 1
-    with pytest.raises(ValueError, match=r"line 1 of .*metrics\.jsonl is damaged"):
-        read_run(folder_with(tmp_path, line, step_line(0)))
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "data/digest": "x"}',
+        "[]",
+        '{"step": 1',
+        '{"step": -1, "data/first_window": 0, "data/windows": 4, "data/digest": "0"}',
+        '{"step": 1, "data/first_window": 1e400, "data/windows": 4, "data/digest": "0"}',
+        '{"step": 1, "data/first_window": 1e30, "data/windows": 4, "data/digest": "0"}',
+    ],
+)
+def test_a_damaged_line_is_no_step_and_is_named_unless_it_is_the_last(tmp_path, line):
+    at_the_end = read_run(folder_with(tmp_path, step_line(0), line))
+    assert ([s.step for s in at_the_end.steps], at_the_end.damaged_lines) == ([0], ())
+    before = read_run(folder_with(tmp_path, line, step_line(0)))
+    assert ([s.step for s in before.steps], before.damaged_lines) == ([0], (1,))
+
+
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [
+        ('{"state": "finished", "step": 12}', 12),
+        ('{"state": "running", "step": 12}', 6),  # by its newest checkpoint
+        ('{"state": "finished", "step": "12"}', 6),
+        ("3", 6),
+        ("", 6),
+        (None, 6),
+    ],
+)
+def test_the_steps_done_are_those_of_a_finished_run_or_of_the_newest_checkpoint(
+    tmp_path, status, done
+):
+    folder = folder_with(tmp_path, step_line(0))
+    (folder / "checkpoints" / "step_000006").mkdir(parents=True)
+    if status is not None:
+        (folder / "status.json").write_text(status)
+    assert read_run(folder).done == done
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "5",
+        "[]",
+        '{"config": 7}',
+        '{"config": {"seed": 1, "context_length": 0, "batch_tokens": 64}, "data_fingerprint": ""}',
+        '{"config": {"seed": 1, "context_length": 9, "batch_tokens": 1}, "data_fingerprint": ""}',
+        '{"config": {"seed": 1e999, "context_length": 9, "batch_tokens": 9}}',
+        '{"config": {"seed": "x", "context_length": 9, "batch_tokens": 9}, "data_fingerprint": 1}',
+    ],
+)
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json (is damaged|lacks)"):
+        read_run(tmp_path)
 
 
 def test_a_range_may_be_open_at_either_end():

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.audit.run_proof import prove_run
 from data_prep.audit.run_record import read_run
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.skipped_windows import after_skips, parse_skips
 from data_prep.order.training_stream import TrainingStream, read_windows
-from data_prep.verify import prove_run
 from tests.data_sets import tiny_data_set
 from tests.runs import (
     KEEP_ALL,
