@@ -64,7 +64,7 @@ def load_config(folder: Path) -> GPTConfig:
 def _config_from(path: Path, fields: Any) -> GPTConfig:
     try:
         return GPTConfig(**fields)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a GPT ({error}); it is damaged") from error
 
 

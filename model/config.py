@@ -1,11 +1,21 @@
 """GPTConfig: the shape of a network."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 # 50257 -> 50304: tensor cores multiply in tiles, and 50257 is odd.
 # https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/
 _VOCAB_MULTIPLE = 128
+# Larger values are mistakes or malice. Building that many blocks, or one tensor of that size, would
+# run for minutes or take all memory before anything else could refuse it.
+_LARGEST = {
+    "n_layer": 1024,
+    "n_head": 2**20,
+    "n_embd": 2**20,
+    "context_length": 2**30,
+    "vocab_size": 2**24,
+    "mlp_width": 2**24,
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,8 @@ class GPTConfig:
     """Whether the head shares its matrix with the token embedding (GPT-2: yes)."""
 
     def __post_init__(self) -> None:
-        sizes = ("n_layer", "n_head", "n_embd", "context_length", "vocab_size")
-        given = sizes if self.mlp_width is None else (*sizes, "mlp_width")
-        for name in given:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not a size; use 1 or more")
+        for name, kind in get_type_hints(GPTConfig).items():
+            _check_field(name, getattr(self, name), get_args(kind) or (kind,))
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; "
@@ -66,3 +73,33 @@ class GPTConfig:
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and logits (V): vocab_size rounded up to a multiple of 128."""
         return -(-self.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+
+
+def _check_field(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raises: ValueError if the value is of another type or beyond all networks.
+
+    `allowed`: the types of the field, or its words. A configuration may come from a file.
+    """
+    if name not in _LARGEST:
+        words = tuple(str(word) for word in allowed if isinstance(word, str))
+        if value in words if words else type(value) in allowed:
+            return
+        raise ValueError(
+            f"{name}={_short(value)} is not known; use {' or '.join(words) or 'True or False'}"
+        )
+    if value is None and type(None) in allowed:
+        return
+    if type(value) is not int:
+        raise ValueError(f"{name}={_short(value)} is not a whole number; use 1 or more")
+    if value < 1:
+        raise ValueError(f"{name}={_short(value)} is not a size; use 1 or more")
+    if value > _LARGEST[name]:
+        raise ValueError(
+            f"{name}={_short(value)} is more than any network has; use {_LARGEST[name]} or less"
+        )
+
+
+def _short(value: Any) -> str:
+    """The value as a person reads it: not the hundred digits or elements that a file may hold."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

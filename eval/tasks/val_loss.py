@@ -1,5 +1,7 @@
 """Validation loss and bits per byte over a fixed number of windows of the validation split.
 
+`val/`: as in training, whose softmax includes the padding rows of the embedding. `val_unpadded/`:
+over the real ids only, as the other tasks, and transformers on an export, compute it.
 Window `w` is tokens [wT, wT + T] in file order. The result has the same bits for any number of
 ranks (on the CPU).
 Shape letters: B windows of a micro-batch, T tokens, C model width, V padded vocabulary.
@@ -17,7 +19,10 @@ from data_prep.dataset.shards import TokenShards, open_data_set
 from eval.result import TaskResult
 from eval.scoring.batches import MemoryLimit, head_chunks, split_over_ranks
 from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
+from model.gpt import GPT
 from model.precision import autocast, choose_dtype
+
+UNPADDED = "val_unpadded"
 
 _COLUMNS = 3  # nats of all targets; nats and bytes of the targets that are not end-of-text
 
@@ -74,11 +79,12 @@ def validation_loss(
     context_length: int,
     micro_batch: int,
     dtype: torch.dtype,
+    padded: bool = True,
 ) -> dict[str, float]:
-    """`val/loss` (mean nats per target, over all logits with padding) and `val/bits_per_byte`.
+    """`val/loss` (mean nats per target) and `val/bits_per_byte`; `val_unpadded/` if not `padded`.
 
-    Bits per byte ignores end-of-text targets, which have no bytes. If memory runs out, the
-    micro-batch is halved.
+    `padded`: over all logits, as in training, or over those of real ids. Bits per byte ignores
+    end-of-text targets, which have no bytes. If memory runs out, the micro-batch is halved.
     Raises: ValueError if the split has fewer windows, a single window does not fit in memory, or
     the loss is not finite.
     """
@@ -95,7 +101,7 @@ def validation_loss(
         targets = torch.from_numpy(read[1:].reshape(shape)).to(device)
         lengths = torch.from_numpy(token_bytes[read[1:]].reshape(shape)).to(device)
         with autocast(dtype, device):
-            nats = _token_losses(subject, ids, targets).double()  # (B, T)
+            nats = _token_losses(subject.model, ids, targets, padded).double()  # (B, T)
         text = nats * (targets != subject.tokenizer.end_of_text)
         return torch.stack((nats.sum(1), text.sum(1), lengths.sum(1).double()), dim=1)
 
@@ -113,24 +119,25 @@ def validation_loss(
     nats, text_nats, text_bytes = (math.fsum(column) for column in table.T)
     if not math.isfinite(nats):
         raise ValueError(f"the validation loss is {nats}; the weights are damaged or have diverged")
-    results = {"val/loss": nats / (windows * context_length)}
+    name = "val" if padded else UNPADDED
+    results = {f"{name}/loss": nats / (windows * context_length)}
     if text_bytes:
-        results["val/bits_per_byte"] = text_nats / (math.log(2) * text_bytes)
+        results[f"{name}/bits_per_byte"] = text_nats / (math.log(2) * text_bytes)
     return results
 
 
-def _token_losses(subject: Subject, ids: Tensor, targets: Tensor) -> Tensor:
+def _token_losses(model: GPT, ids: Tensor, targets: Tensor, padded: bool) -> Tensor:
     """The loss of every target, in float32. Shapes: (B, T), (B, T) -> (B, T)."""
-    states = subject.model.hidden(ids).flatten(0, 1)  # (B, T) -> (B * T, C)
+    states = model.hidden(ids).flatten(0, 1)  # (B, T) -> (B * T, C)
     losses = []
-    vocabulary = subject.model.config.padded_vocab_size
-    for chunk, wanted in head_chunks(states, targets.flatten(), vocabulary):
-        logits = subject.model.float32_head(chunk)  # (N, C) -> (N, V)
+    head = model.float32_head if padded else model.masked_logits
+    for chunk, wanted in head_chunks(states, targets.flatten(), model.config.padded_vocab_size):
+        logits = head(chunk)  # (N, C) -> (N, V)
         losses.append(F.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(losses).view_as(ids)
 
 
-def val_loss(subject: Subject, options: EvalOptions) -> TaskResult:
+def val_loss(subject: Subject, options: EvalOptions, padded: bool = True) -> TaskResult:
     """The task: validation loss on the data set in `options.data`."""
     tags = validation_loss(
         subject,
@@ -139,6 +146,7 @@ def val_loss(subject: Subject, options: EvalOptions) -> TaskResult:
         subject.model.config.context_length,
         options.micro_batch or VAL_MICRO_BATCH,
         choose_dtype(options.dtype, subject.ranks.device),
+        padded,
     )
     return TaskResult(tags)
 

@@ -3,7 +3,9 @@
 It shows the shape, the settings of the run, its last evaluation and the results in evals.jsonl.
 """
 
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, weights_sha256
 from storage.json_lines import read_lines
 from storage.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 _FILE_OPTIONS = ("data", "hellaswag_file", "task_file")  # of eval/subject.py
 _RUN_KEYS = ("steps", "batch_tokens", "world_size", "device", "dtype", "torch")
@@ -34,15 +38,40 @@ from transformers import pipeline
 
 print(pipeline("text-generation", "{name}")("Once upon a time")[0]["generated_text"])
 ```
+
+{notes}
 """
+_TOKENIZER_NOTES = (
+    "The tokenizer has no padding token, as GPT-2's has none. To train in batches: "
+    "`tokenizer.pad_token = tokenizer.eos_token`; a collator that masks padding then also masks "
+    "the end of each text.",
+    "`<|endoftext|>` written in a text is one id here, the end of a text. In the training data the "
+    "same characters were ordinary bytes.",
+)
 
 
 def model_card(name: str, checkpoint: Path, config: GPTConfig) -> str:
     """The text of README.md for the model in this checkpoint."""
+    try:
+        sentence, parts = _figures(checkpoint)
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        log.warning(
+            "the files of %s beside the weights cannot be read (%r): the card has no figures "
+            "of the training",
+            *(checkpoint, error),
+        )
+        sentence, parts = "A language model exported by Ratchet.", []
+    figures = "\n\n".join([_table("Shape", _shape(config)), *parts])
+    notes = "\n".join(f"* {note}" for note in _notes(config, figures))
+    family = family_of(config)
+    return _CARD.format(name=name, family=family, origin=sentence, figures=figures, notes=notes)
+
+
+def _figures(checkpoint: Path) -> tuple[str, list[str]]:
+    """What the model is, and the tables of its training and its results."""
     state = _read_if_present(checkpoint / STATE_FILE)
     origin = _read_if_present(checkpoint / "origin.json")
-    parts = [_table("Shape", _shape(config))]
-    init = None
+    parts, init = [], None
     if state:
         record = _read_if_present(_run_of(checkpoint).config)
         init = record.get("config", {}).get("init")
@@ -51,8 +80,27 @@ def model_card(name: str, checkpoint: Path, config: GPTConfig) -> str:
         _table(title, _results(tags))
         for title, tags in _metrics_by_title(checkpoint, state).items()
     ]
-    sentence, figures = _sentence(state, origin, init), "\n\n".join(parts)
-    return _CARD.format(name=name, family=family_of(config), origin=sentence, figures=figures)
+    return _sentence(state, origin, init), parts
+
+
+def _notes(config: GPTConfig, figures: str) -> list[str]:
+    """What a reader of these figures, or a user of the export, would otherwise misunderstand."""
+    notes: list[str] = [*_TOKENIZER_NOTES]
+    padding = config.padded_vocab_size - config.vocab_size
+    if padding and "val/loss" in figures:
+        notes.append(
+            f"`val/loss` and `val/bits_per_byte` are the training's: their softmax includes the "
+            f"{padding} padding rows of the embedding, which this export does not have. "
+            "`val_unpadded/…` and the figures of all other tasks, such as "
+            "`wikitext/bits_per_byte`, are over the real ids, as this export computes them."
+        )
+    if family_of(config) == "gpt2" and not config.bias:
+        stored = count_parameters(replace(config, bias=True), padded=False).total
+        notes.append(
+            f"The network has no biases. GPT2LMHeadModel stores zeros for them, so transformers "
+            f"counts {stored:,} parameters."
+        )
+    return notes
 
 
 def _run_of(checkpoint: Path) -> RunFolder:

@@ -37,6 +37,8 @@ _REQUIRED_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }
 _HF_DEFAULTS = {"rms_norm_eps": 1e-6, "mlp_bias": False}
+# A key of our own: the class for GPT-2 always has biases, zeros where our network has none.
+_BIAS_NOTE = "ratchet_bias"
 
 
 def family_of(config: GPTConfig) -> str:
@@ -76,6 +78,7 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
     }
     if family == "gpt2":
         return common | {
+            _BIAS_NOTE: config.bias,
             "n_layer": config.n_layer,
             "n_head": config.n_head,
             "n_embd": config.n_embd,
@@ -106,26 +109,27 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
 def ratchet_config(path: Path, found: Mapping[str, Any]) -> GPTConfig:
     """The shape that a published config.json describes.
 
-    Raises: ValueError naming every setting that our network does not have.
+    Raises: ValueError naming every setting that our network does not have, or the first that is no
+    size or no switch.
     """
     family = found.get("model_type")
-    if family not in _REQUIRED_SETTINGS:
+    if not isinstance(family, str) or family not in _REQUIRED_SETTINGS:
         raise ValueError(
-            f"{path} describes a model_type={family}, but only "
+            f"{path} describes a model_type={family!s:.80}, but only "
             f"{' and '.join(_REQUIRED_SETTINGS)} can be imported; give another model"
         )
-    settings = {**_HF_DEFAULTS, **found, **_rotary(found)}
     try:
+        config = _gpt2_shape(found) if family == "gpt2" else _llama_shape(found)
+        settings = {**_HF_DEFAULTS, **found, **_rotary(found)}
         wrong = [
-            f"{name}={settings[name]} (must be {' or '.join(map(str, wanted))})"
-            for name, wanted in _required_settings(family, found).items()
+            f"{name}={settings[name]!s:.80} (must be {' or '.join(map(str, wanted))})"
+            for name, wanted in _required_settings(family, config, found).items()
             if settings.get(name, wanted[0]) not in wanted
         ]
-        config = _gpt2_shape(found) if family == "gpt2" else _llama_shape(found)
     except KeyError as error:
         raise ValueError(f"{path} has no field {error}; give the complete config.json") from error
-    except TypeError as error:
-        raise ValueError(f"{path} has a size that is no number ({error}); copy it again") from error
+    except ValueError as error:  # of the shape
+        raise ValueError(f"{path}: {error}") from error
     if wrong:
         raise ValueError(
             f"{path} describes a network that Ratchet does not have: {', '.join(wrong)}; give a "
@@ -134,14 +138,21 @@ def ratchet_config(path: Path, found: Mapping[str, Any]) -> GPTConfig:
     return config
 
 
-def _required_settings(family: str, found: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+def noted_bias(found: Mapping[str, Any]) -> bool | None:
+    """Whether the network that was exported had biases; None if a config.json does not say so."""
+    noted = found.get(_BIAS_NOTE)
+    return noted if isinstance(noted, bool) else None
+
+
+def _required_settings(
+    family: str, config: GPTConfig, found: Mapping[str, Any]
+) -> dict[str, tuple[Any, ...]]:
     if family == "gpt2":
         return _REQUIRED_SETTINGS[family]
     # No grouped-query attention, no other head width, and biases everywhere or nowhere.
-    heads = found["num_attention_heads"]
     return _REQUIRED_SETTINGS[family] | {
-        "num_key_value_heads": (heads, None),
-        "head_dim": (found["hidden_size"] // heads, None),
+        "num_key_value_heads": (config.n_head, None),
+        "head_dim": (config.head_width, None),
         "mlp_bias": (found.get("attention_bias", False),),
     }
 
@@ -149,33 +160,35 @@ def _required_settings(family: str, found: Mapping[str, Any]) -> dict[str, tuple
 def _rotary(found: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings by their names before transformers 5, which moved them to rope_parameters."""
     rope = found.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        return {"rope_scaling": rope}
     plain = rope.get("rope_type", "default") == "default"
     scaling = {} if plain else {"rope_scaling": rope["rope_type"]}
     return scaling | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
 
 
 def _gpt2_shape(found: Mapping[str, Any]) -> GPTConfig:
-    width = found["n_embd"]
-    return GPTConfig(
-        n_layer=found["n_layer"],
-        n_head=found["n_head"],
-        n_embd=width,
-        context_length=found["n_positions"],
-        vocab_size=found["vocab_size"],
-        mlp_width=_mlp_width(found.get("n_inner"), width),
+    return _shape(
+        found,
+        n_layer="n_layer",
+        n_head="n_head",
+        n_embd="n_embd",
+        context_length="n_positions",
+        vocab_size="vocab_size",
+        mlp_width=found.get("n_inner"),
         tied=found.get("tie_word_embeddings", True),
     )
 
 
 def _llama_shape(found: Mapping[str, Any]) -> GPTConfig:
-    width = found["hidden_size"]
-    return GPTConfig(
-        n_layer=found["num_hidden_layers"],
-        n_head=found["num_attention_heads"],
-        n_embd=width,
-        context_length=found["max_position_embeddings"],
-        vocab_size=found["vocab_size"],
-        mlp_width=_mlp_width(found["intermediate_size"], width),
+    return _shape(
+        found,
+        n_layer="num_hidden_layers",
+        n_head="num_attention_heads",
+        n_embd="hidden_size",
+        context_length="max_position_embeddings",
+        vocab_size="vocab_size",
+        mlp_width=found["intermediate_size"],
         norm="rmsnorm",
         mlp="swiglu",
         position="rope",
@@ -184,6 +197,26 @@ def _llama_shape(found: Mapping[str, Any]) -> GPTConfig:
     )
 
 
-def _mlp_width(found: int | None, width: int) -> int | None:
-    """None for four times the width, so that equal shapes compare equal."""
-    return None if found == 4 * width else found
+_SIZES = ("n_layer", "n_head", "n_embd", "context_length", "vocab_size")
+
+
+def _shape(found: Mapping[str, Any], **fields: Any) -> GPTConfig:
+    """The shape with these fields; of each size the name in config.json is given.
+
+    Raises: ValueError, with the names of config.json, if a value is no size or no switch.
+    """
+    names = {field: fields[field] for field in _SIZES}
+    sizes = {field: found[name] for field, name in names.items()}
+    width = fields.pop("mlp_width")
+    # None for four times the width, so that equal shapes compare equal.
+    width = None if width in (None, _four_times(sizes["n_embd"])) else width
+    try:
+        return GPTConfig(**fields | sizes, mlp_width=width)
+    except ValueError as error:
+        field = str(error).partition("=")[0]
+        name = names.get(field, field)
+        raise ValueError(f"{name}{str(error).removeprefix(field)}") from error
+
+
+def _four_times(width: Any) -> Any:
+    return 4 * width if isinstance(width, int) else None

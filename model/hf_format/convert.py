@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,23 @@ from model.checkpoint import load_model, save_model
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.hf_format.card import model_card
-from model.hf_format.config import CLASSES, family_of, hf_config, ratchet_config
-from model.hf_format.published import Published, find_published, read_weights
+from model.hf_format.config import CLASSES, family_of, hf_config, noted_bias, ratchet_config
+from model.hf_format.published import Published, file_in, find_published, read_weights
 from model.hf_format.tokenizer_files import read_hf_tokenizer, write_hf_tokenizer
-from model.hf_format.weights import hf_weights, ratchet_model
+from model.hf_format.weights import (
+    hf_weights,
+    is_untrained,
+    ratchet_model,
+    without_zero_biases,
+)
 from storage.atomic import new_folder, read_json, write_json, write_text
 from storage.byte_pairs import BytePairs, gpt2_byte_pairs, read_byte_pairs, write_byte_pairs
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
+
+# An embedding is padded for speed: GPT-2's 50,257 rows to 50,304, a multiple of 64 and 128; others
+# to a multiple of up to 1,024 (128 for each of 8 ranks, as Megatron-LM does).
+_GPT2_PADDED_ROWS = 50304
+_PADDED_ROWS = 1024
 
 log = logging.getLogger("model.huggingface")
 
@@ -33,10 +44,16 @@ def import_model(
     """
     _check_absent(out)
     published = find_published(source, revision)
-    path = published.folder / "config.json"
-    config = ratchet_config(path, _read_hf_config(path))
-    pairs = _tokenizer(published, tokenizer, config)
-    model = ratchet_model(published.folder, config, read_weights(published.folder))
+    path = file_in(published.folder, "config.json")
+    found = _read_hf_config(path)
+    config = ratchet_config(path, found)
+    rows = config.vocab_size
+    pairs = _tokenizer(published, tokenizer, rows)
+    weights = read_weights(published.folder)
+    config = replace(config, vocab_size=pairs.n_vocab)
+    if config.bias and family_of(config) == "gpt2":
+        config, weights = _without_unused_biases(config, weights, noted_bias(found))
+    model = ratchet_model(published.folder, config, weights, rows)
     origin = {"source": published.source, "commit": published.commit}
     with new_folder(out) as temporary:
         save_model(temporary, model)
@@ -47,7 +64,30 @@ def import_model(
     _log_summary(config, out)
 
 
+def _without_unused_biases(
+    config: GPTConfig, weights: dict[str, Tensor], noted: bool | None
+) -> tuple[GPTConfig, dict[str, Tensor]]:
+    """Shape and weights without biases, if all are zero and the model was not exported with any.
+
+    Only a network without biases, or one that was never trained, has zeros in all of them.
+    """
+    with_biases = noted or (noted is None and is_untrained(weights))
+    unbiased = None if with_biases else without_zero_biases(config, weights)
+    if unbiased is not None:
+        if noted is None:
+            log.info("all biases are zero: imported as a network without them (--model.bias False)")
+        return replace(config, bias=False), unbiased
+    if noted is False:
+        log.info("exported without biases, it has some now: they are imported")
+    return config, weights
+
+
 def _read_hf_config(path: Path) -> dict[str, Any]:
+    if path.with_name("adapter_config.json").is_file():
+        raise ValueError(
+            f"{path.parent} holds an adapter (PEFT), not a whole model; merge it into its model "
+            "first, with `model.merge_and_unload().save_pretrained(FOLDER)`, and import FOLDER"
+        )
     if not path.is_file():
         raise ValueError(
             f"{path.parent} holds no config.json; give a folder with config.json and "
@@ -59,10 +99,10 @@ def _read_hf_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> BytePairs:
-    """The given tokenizer, or the model's own.
+def _tokenizer(published: Published, given: Path | None, rows: int) -> BytePairs:
+    """The given tokenizer, or the model's own. `rows`: of the model's embedding.
 
-    Raises: ValueError if there is none, or if it has not as many ids as the model.
+    Raises: ValueError if there is none, or if it does not fit the model.
     """
     folder = given or published.folder
     gpt2 = gpt2_byte_pairs()
@@ -71,18 +111,26 @@ def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> B
     else:
         pairs = read_hf_tokenizer(folder, published.name)
     # Copies of GPT-2's weights often come without a tokenizer.
-    if pairs is None and given is None and config.vocab_size == gpt2.n_vocab:
-        log.info("%s has no tokenizer: its %d ids are assumed to be GPT-2's", folder, gpt2.n_vocab)
+    if pairs is None and given is None and rows in (gpt2.n_vocab, _GPT2_PADDED_ROWS):
+        log.info("%s has no tokenizer: its %d rows are assumed to be GPT-2's", folder, rows)
         pairs = gpt2
     if pairs is None:
         raise ValueError(
             f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt, or ours); "
             "give the folder of one with --tokenizer, such as a data set's tokenizer/"
         )
-    if pairs.n_vocab != config.vocab_size:
+    # Of its own tokenizer the model may have any number of rows more; another one may be a mistake.
+    most = rows if given is None else -(-pairs.n_vocab // _PADDED_ROWS) * _PADDED_ROWS
+    if not pairs.n_vocab <= rows <= most:
         raise ValueError(
             f"the tokenizer of {folder} has {pairs.n_vocab} ids and the model vocab_size="
-            f"{config.vocab_size}; give the tokenizer that it was trained with as --tokenizer"
+            f"{rows}; give the tokenizer that it was trained with as --tokenizer"
+        )
+    if pairs.n_vocab < rows:
+        log.info(
+            "the embedding has %d rows and the tokenizer %d ids: rows %d to %d, which are padding "
+            "or belong to tokens added later, are left out",
+            *(rows, pairs.n_vocab, pairs.n_vocab, rows - 1),
         )
     return gpt2 if (pairs.pattern, pairs.ranks) == (gpt2.pattern, gpt2.ranks) else pairs
 

@@ -93,25 +93,66 @@ def _is_damaged(blob: Path) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob.name
 
 
+def file_in(folder: Path, name: str) -> Path:
+    """The path of a file of a published model, which need not exist.
+
+    Raises: ValueError if the name, or a link of that name, leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(
+            f"{folder} names the file {name!r}, which is outside of it; do not use this model"
+        )
+    path = folder / name
+    # The Hub's cache keeps the files of all commits of a model in one folder, and links to them.
+    blobs = folder.resolve().parent.parent / "blobs"
+    target = path.resolve()
+    if not (target.is_relative_to(folder.resolve()) or target.parent == blobs):
+        raise ValueError(
+            f"{path} is a link to {target}, outside of its folder; copy that file into the folder "
+            "if you trust it"
+        )
+    return path
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Names of the files with the weights: those of the index, if there is one."""
+    path = file_in(folder, _INDEX)
+    if not path.is_file():
+        return ["model.safetensors"]
+    found = read_json(path)
+    files = found.get("weight_map") if isinstance(found, dict) else None
+    names = list(files.values()) if isinstance(files, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{path} has no weight_map with the file of each tensor; copy it again, or remove it "
+            "if model.safetensors holds all weights"
+        )
+    return sorted(set(names))
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Every tensor of model.safetensors, or of the files that the index names.
 
-    Raises: ValueError if a file is missing or cannot be read; pickles are never opened.
+    Raises: ValueError if a file is missing, outside of the folder, or cannot be read, or if two
+    files hold a tensor of one name; pickles are never opened.
     """
-    names = ["model.safetensors"]
-    if (folder / _INDEX).is_file():
-        names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
     weights: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / name
+    for path in [file_in(folder, name) for name in _weight_files(folder)]:
         if not path.is_file():
             raise ValueError(
-                f"{folder} holds no {name}. Pickled weights (pytorch_model.bin) can run code and "
-                "are never read: where they are trusted, load them with transformers and "
+                f"{folder} holds no {path.name}. Pickled weights (pytorch_model.bin) can run code "
+                "and are never read: where they are trusted, load them with transformers and "
                 "`model.save_pretrained(FOLDER)`, then import FOLDER"
             )
         try:
-            weights |= load_file(path)
+            found = load_file(path)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} cannot be read ({error}); copy it again") from error
+        twice = min(weights.keys() & found.keys(), default=None)
+        if twice is not None:
+            raise ValueError(
+                f"{path} holds {twice}, like another file of {folder}; the files do not belong "
+                "together"
+            )
+        weights |= found
     return weights

@@ -5,14 +5,19 @@ merges follow from them. The conversion is exact in both directions: a text has 
 """
 
 import json
+import logging
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from model.hf_format.published import file_in
 from storage.atomic import read_json, write_json, write_text
 from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN, BytePairs, ranks_file
 
 _MERGES_HEADING = "#version: 0.2"
+_TOKENS_SHOWN = 8
+
+log = logging.getLogger(__name__)
 
 
 def byte_characters() -> dict[int, str]:
@@ -30,22 +35,28 @@ def byte_characters() -> dict[int, str]:
 def read_hf_tokenizer(folder: Path, name: str) -> BytePairs | None:
     """The tokenizer in Hugging Face's files; None if there are no such files.
 
+    Tokens after end-of-text, which were added to the model later, are left out with a message.
     Raises: ValueError naming what differs from byte-level BPE as in GPT-2.
     """
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        try:
+    path = file_in(folder, "tokenizer.json")
+    vocabulary, merges = (file_in(folder, file) for file in ("vocab.json", "merges.txt"))
+    try:
+        if path.is_file():
             return _from_tokenizer_json(path, name)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(
-                f"{path} does not have the structure of a tokenizer ({error!r}); copy it again"
-            ) from error
-    path = folder / "vocab.json"
-    if path.is_file() and (folder / "merges.txt").is_file():
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-        return _from_vocabulary(path, name, GPT2_PATTERN, read_json(path), merges)
+        path = vocabulary
+        if vocabulary.is_file() and merges.is_file():
+            return _from_two_files(vocabulary, merges, name)
+    except (KeyError, TypeError, IndexError, AttributeError, UnicodeError) as error:
+        raise ValueError(
+            f"{path} does not have the structure of a tokenizer ({error!r:.200}); copy it again"
+        ) from error
     return None
+
+
+def _from_two_files(vocabulary: Path, merges: Path, name: str) -> BytePairs:
+    lines = merges.read_text(encoding="utf-8").split("\n")
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    return _from_vocabulary(vocabulary, name, GPT2_PATTERN, read_json(vocabulary), pairs)
 
 
 def _from_tokenizer_json(path: Path, name: str) -> BytePairs:
@@ -54,8 +65,9 @@ def _from_tokenizer_json(path: Path, name: str) -> BytePairs:
     model = content["model"]
     if model.get("type", "BPE") != "BPE" or content.get("normalizer") is not None:
         raise ValueError(
-            f"{path} is of type {model.get('type')} with normalizer {content.get('normalizer')}; "
-            "only byte-level BPE without a normalizer can be read"
+            f"{path} is of type {model.get('type')!s:.80} with normalizer "
+            f"{content.get('normalizer')!s:.80}; only byte-level BPE without a normalizer can be "
+            "read"
         )
     added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
     merges = [line.split(" ") if isinstance(line, str) else line for line in model["merges"]]
@@ -88,12 +100,23 @@ def _from_vocabulary(
 
     Raises: ValueError if they are not, or if a token is no sequence of bytes.
     """
-    last = len(vocabulary) - 1
+    if not all(type(rank) is int for rank in vocabulary.values()):
+        raise TypeError("an id is not a whole number")
+    last = vocabulary.get(END_OF_TEXT, len(vocabulary) - 1)
+    later = sorted(text for text, rank in vocabulary.items() if rank > last)
+    vocabulary = {text: rank for text, rank in vocabulary.items() if rank <= last}
     # An id is a row of the embedding and a rank of tiktoken, which puts end-of-text last.
-    if sorted(vocabulary.values()) != list(range(last + 1)) or vocabulary.get(END_OF_TEXT) != last:
+    unbroken = set(vocabulary.values()) == set(range(len(vocabulary)))
+    if not unbroken or vocabulary.get(END_OF_TEXT) != len(vocabulary) - 1:
         raise ValueError(
-            f"{path} has {last + 1} tokens and {END_OF_TEXT} at {vocabulary.get(END_OF_TEXT)}; "
-            f"ids must have no gaps and {END_OF_TEXT} the last, {last}"
+            f"{path} has {len(vocabulary)} tokens and {END_OF_TEXT} at "
+            f"{vocabulary.get(END_OF_TEXT)}; ids must have no gaps and {END_OF_TEXT} the last, "
+            "except for tokens that were added to the model later"
+        )
+    if later:
+        log.info(
+            "%s: %d tokens after %s are left out: %s",
+            *(path, len(later), END_OF_TEXT, ", ".join(map(repr, later[:_TOKENS_SHOWN]))),
         )
     byte_of = {character: byte for byte, character in byte_characters().items()}
     tokens = []

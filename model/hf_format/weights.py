@@ -20,6 +20,7 @@ from model.hf_format.config import CLASSES, family_of
 _BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 _CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _VOCABULARY_ROWS = ("wte.weight", "lm_head.weight")
+_WIDENED_EXACTLY = (torch.float32, torch.bfloat16, torch.float16)
 _LLAMA_NAMES = {
     "wte": ("model.embed_tokens",),
     "ln_f": ("model.norm",),
@@ -66,10 +67,30 @@ def hf_weights(model: GPT) -> dict[str, Tensor]:
     return found
 
 
-def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GPT:
+def without_zero_biases(config: GPTConfig, found: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """The published weights of a GPT-2 shape without its biases, if all of them are zero."""
+    family = family_of(config)
+    unbiased = _empty(replace(config, bias=False)).keys()
+    own = [name for name in _empty(replace(config, bias=True)) if name not in unbiased]
+    biases = {hf_name for name in own for hf_name in _hf_names(family, name)}
+    given = {name: value for name, value in found.items() if _with_prefix(family, name) in biases}
+    if len(given) < len(biases) or any(value.any() for value in given.values()):
+        return None
+    return {name: value for name, value in found.items() if name not in given}
+
+
+def is_untrained(found: dict[str, Tensor]) -> bool:
+    """Whether the gains of all norms are 1, as only initialisation leaves them."""
+    gains = [v for name, v in found.items() if re.search(r"(^|\.)ln_\w+\.weight$", name)]
+    return all(bool((gain == 1).all()) for gain in gains)
+
+
+def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor], rows: int) -> GPT:
     """The network of this shape with these published weights, in float32.
 
-    Raises: ValueError naming the first tensor that is missing, unknown or of another shape.
+    `rows`: of the published embedding and head. Those beyond `config.vocab_size` are cut.
+    Raises: ValueError naming the first tensor that is missing, unknown, of another shape or type,
+    or not finite.
     """
     family = family_of(config)
     unused = {_with_prefix(family, name): value for name, value in found.items()}
@@ -80,13 +101,16 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GP
     weights = {}
     for name, shape in _empty(config).items():
         names = _hf_names(family, name)
-        rows = config.vocab_size if name in _VOCABULARY_ROWS else shape[0]
-        part_shape = (rows // len(names), *shape[1:])
+        length = rows if name in _VOCABULARY_ROWS else shape[0]
+        part_shape = (length // len(names), *shape[1:])
         parts = [_transposed(family, name, _pop(path, unused, hf_name)) for hf_name in names]
         for hf_name, part in zip(names, parts, strict=True):
             _check_shape(path, hf_name, tuple(part.shape), part_shape)
         value = torch.cat(parts).float()
-        weights[name] = _with_padding_rows(value, shape[0]) if name in _VOCABULARY_ROWS else value
+        _check_finite(path, names, value)
+        if name in _VOCABULARY_ROWS:
+            value = _with_padding_rows(value[: config.vocab_size], shape[0])
+        weights[name] = value
     if unused:
         raise ValueError(
             f"{path} holds {min(unused)} (and {len(unused) - 1} others), which a {CLASSES[family]} "
@@ -96,6 +120,15 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor]) -> GP
         model = GPT(config)
     model.load_state_dict(weights, assign=True)
     return model.eval()
+
+
+def _check_finite(path: Path, names: tuple[str, ...], value: Tensor) -> None:
+    wrong = int(value.numel() - value.isfinite().sum())
+    if wrong:
+        raise ValueError(
+            f"{path}: {wrong} of {value.numel()} weights in {' and '.join(names)} are NaN or "
+            "infinite; the model has diverged or the file is damaged, use another one"
+        )
 
 
 def _with_padding_rows(real: Tensor, rows: int) -> Tensor:
@@ -134,9 +167,10 @@ def _check_shape(path: Path, name: str, found: tuple[int, ...], wanted: tuple[in
 def _pop(path: Path, unused: dict[str, Tensor], name: str) -> Tensor:
     if name not in unused:
         raise ValueError(f"{path} has no tensor {name}; give a complete copy of the model")
-    if not unused[name].is_floating_point():
+    if unused[name].dtype not in _WIDENED_EXACTLY:
         raise ValueError(
-            f"{path}: tensor {name} is {unused[name].dtype}, a quantised weight; give a model in "
-            "float32, float16 or bfloat16"
+            f"{path}: tensor {name} is {unused[name].dtype}, which float32 cannot represent as it "
+            "was meant (quantised weights have scales); give a model in float32, float16 or "
+            "bfloat16"
         )
     return unused.pop(name)

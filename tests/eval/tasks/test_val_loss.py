@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from eval.subject import EvalOptions
+from eval.tasks.registry import run_tasks
 from eval.tasks.val_loss import check_validation, val_loss, validation_loss
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import limit_memory, tiny_subject
@@ -41,6 +42,18 @@ def test_bits_per_byte_ignores_end_of_text(data):
     bytes_ = sum(len(subject.tokenizer._encoding.decode_single_token_bytes(t)) for t in text)
     wanted = nats[targets != subject.tokenizer.end_of_text].sum().item() / (math.log(2) * bytes_)
     assert measure(subject, data)["val/bits_per_byte"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_unpadded_loss_is_over_the_real_ids_only(data):
+    subject, tokens = tiny_subject(), data.split("val").read(0, 13 * T + 1).astype(np.int64)
+    logits = subject.model(torch.from_numpy(tokens[:-1].reshape(13, T))).double()
+    real = logits[..., : subject.tokenizer.n_vocab].flatten(0, 1)
+    wanted = F.cross_entropy(real, torch.from_numpy(tokens[1:])).item()
+    options = EvalOptions(data=data.folder, val_tokens=13 * T)
+    found = run_tasks(subject, options, ["val_loss", "val_unpadded"])
+    assert found["val_unpadded/loss"] == pytest.approx(wanted, abs=1e-5)
+    assert found["val_unpadded/loss"] < found["val/loss"] - 1e-4
+    assert found["val_unpadded/bits_per_byte"] < found["val/bits_per_byte"]
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 13, 64])
