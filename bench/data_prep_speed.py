@@ -24,7 +24,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
-import tyro
 from datasets import load_dataset
 
 from bench.process_session import Session
@@ -33,6 +32,7 @@ from data_prep.dataset.manifest import read_manifest
 from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from storage.atomic import write_json
+from storage.script_options import parse_options
 
 _POOL_SHARD_TOKENS = 100_000_000
 _CHUNK_SIZE = 16
@@ -273,7 +273,7 @@ def _ratio(a: float, b: float, digits: int = 2) -> str:
 
 def main() -> None:
     """Measure every method, write the JSON file, print the table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     if options.pool is not None:
         _prepare_by_pool([Path(name) for name in options.source], options.pool, options.processes)
         return

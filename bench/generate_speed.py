@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch import Tensor
 
 from bench.provenance import RESULTS, device_name, provenance
@@ -32,6 +31,7 @@ from model.precision import autocast, choose_dtype
 from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
+from storage.script_options import parse_options
 
 _OUT = RESULTS / "generate_speed.json"
 _PROMPT = "Hello, I'm a language model,"
@@ -184,7 +184,7 @@ def main() -> None:
     """Build a model, time both methods, report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         ranks = start(arguments.device)
         report = provenance(["torch"])
         torch.set_num_threads(arguments.threads)

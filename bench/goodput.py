@@ -18,12 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from bench.provenance import RESULTS, ROOT, provenance
 from parallel.ranks import user_errors
 from storage.atomic import write_json
 from storage.json_lines import read_lines
+from storage.script_options import parse_options
 from train.resume_proof.kills import POLL_SECONDS, Job, Kill, kill_once
 
 _OUT = RESULTS / "goodput.json"
@@ -210,7 +209,7 @@ def table_of(found: dict[str, Any]) -> str:
 def main() -> None:
     """Run with kills, print the table, write the JSON file."""
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
     origin = provenance(("torch",))
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         found = _measure(arguments, Path(folder))

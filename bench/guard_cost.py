@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from bench.bare_run import BARE, NETWORKS, check_shape
 from bench.provenance import RESULTS, provenance
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
+from storage.script_options import parse_options
 from train.build import build_run
 from train.checkpoints.host_copy import state_tensors
 from train.checks import check, compare_ranks
@@ -261,7 +261,7 @@ def main() -> None:
     """Measure, print the table, write the JSON file."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         ranks = start(arguments.device)
         origin = provenance(("torch", "numpy"))
         found = _measure(arguments, ranks)

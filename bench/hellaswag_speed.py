@@ -16,7 +16,6 @@ interrupted call, whose finished rounds are in OUT.rounds.npz.
 
 import logging
 import statistics
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 
 from bench.hellaswag_agreement import accuracies, agreement, scores_of
 from bench.hellaswag_methods import (
@@ -46,7 +44,7 @@ from model.gpt import GPT
 from model.shapes import SHAPES
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 
 _OUT = RESULTS / "hellaswag_speed.json"
 _PACKAGES = ("torch", "numpy", "lm_eval", "transformers")
@@ -197,8 +195,7 @@ def main() -> None:
     """Build a model, time all methods, report."""
     silence_other_ranks()
     with user_errors():
-        words = with_flags(Arguments, sys.argv[1:])
-        arguments = tyro.cli(Arguments, args=words, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         ranks = start(arguments.device)
         report: dict[str, Any] = provenance(_PACKAGES)
         items, subject = _items_of(arguments), _subject_of(arguments, ranks)

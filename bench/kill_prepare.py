@@ -19,10 +19,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from bench.provenance import RESULTS, ROOT, provenance
 from storage.atomic import write_json
+from storage.script_options import parse_options
 
 _WORDS = ["a", "river", "of", "light", "runs", "under", "old", "stone", "while", "birds", "wait"]
 _MAX_LIFE_SECONDS = 5.0  # from start to kill
@@ -152,5 +151,10 @@ def run(options: KillOptions) -> bool:
     return same and not result["left_behind"] and len(kept) == options.kills
 
 
+def main() -> None:
+    """Read the options and run; exit with code 1 if something differs."""
+    sys.exit(0 if run(parse_options(KillOptions, description=__doc__)) else 1)
+
+
 if __name__ == "__main__":
-    sys.exit(0 if run(tyro.cli(KillOptions, description=__doc__)) else 1)
+    main()

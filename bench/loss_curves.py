@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from bench.bare_run import BARE, NETWORKS, bare_learner, bare_loader, check_shape
 from bench.figure import figure
@@ -30,6 +29,7 @@ from bench.provenance import RESULTS, provenance
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import read_json, write_json
+from storage.script_options import parse_options
 from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.schedule import ScheduleConfig, learning_rate
@@ -193,7 +193,7 @@ def main() -> None:
     """Train every missing curve, compare, report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         ranks = start(arguments.device)
         report = broadcast_object(_earlier_or_new_report(arguments, ranks))
         curves = report["curves"]

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from bench.bare_run import BARE, NETWORKS
 from bench.provenance import RESULTS, device_name, provenance
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 from train.build import build_run
 from train.preflight.inputs import check_inputs
 from train.schedule import learning_rate
@@ -195,8 +194,7 @@ def main() -> None:
     """Measure every case in a process of its own, print a table, write the JSON file."""
     silence_other_ranks()
     with user_errors():
-        words = with_flags(Arguments, sys.argv[1:])
-        arguments = tyro.cli(Arguments, args=words, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         ranks = start(arguments.device)
         device = ranks.device.type
         cases = _chosen(arguments, device)

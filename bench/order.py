@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from bench.provenance import RESULTS, provenance
 from data_prep.dataset.shards import TokenShards
@@ -26,6 +25,7 @@ from data_prep.dataset.token_files import TokenFiles
 from data_prep.order.epoch_index import EpochIndex, open_index
 from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
 from storage.atomic import write_json
+from storage.script_options import parse_options
 
 _T = 1024
 _MICRO_BATCH = 64
@@ -215,7 +215,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure each synthetic data set, write the JSON file, print the table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     found = provenance(("numpy",))
     rows = []
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:

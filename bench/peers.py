@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from bench.provenance import RESULTS, provenance
 from model.config import GPTConfig
 from model.estimates.flops import peak_flops, training_flops_per_token
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
+from storage.script_options import parse_options
 
 _OUT = RESULTS / "peers.json"
 # The line of a step of: ours, build-nanogpt and both trainers of llm.c; nanoGPT; modded-nanogpt.
@@ -168,7 +168,7 @@ def main() -> None:
     """Run the trainers in turns, report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         # With the default action, this process would end and leave its trainer running.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         sides = arguments.sides

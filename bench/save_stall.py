@@ -12,7 +12,6 @@ file.
 
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -20,14 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from bench.bare_run import BARE
 from bench.provenance import RESULTS, provenance
 from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 from train.build import build_run
 from train.config import SaveConfig
 from train.preflight.dry_run import dry_run, training_step
@@ -141,8 +139,7 @@ def main() -> None:
     """Save several times, print a table, write the JSON file."""
     silence_other_ranks()
     with user_errors():
-        words = with_flags(Arguments, sys.argv[1:])
-        arguments = tyro.cli(Arguments, args=words, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         origin = provenance(("torch", "safetensors"))
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
             run = _measured_run(arguments, Path(folder))

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import tyro
 
 from bench.figure import figure
 from bench.provenance import RESULTS, provenance
@@ -43,6 +42,7 @@ from model.estimates.parameters import count_parameters
 from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
+from storage.script_options import parse_options
 
 _OUT = RESULTS / "scaling.json"
 _GPUS = (1, 2, 4, 8, 16, 32, 64)
@@ -249,7 +249,7 @@ def main() -> None:
     """Check the model if requested, predict, report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         origin = provenance(("torch",))
         checks = [_check(ranks) for ranks in arguments.check]
         rows = _predictions(arguments)

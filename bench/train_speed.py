@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from bench.bare_run import BARE, NETWORKS, bare_learner, bare_loader, check_shape
 from bench.nanogpt_step import NanoStep, read_model_file, write_tokens
@@ -33,6 +32,7 @@ from data_prep.dataset.shards import open_data_set
 from model.estimates.flops import peak_flops, training_flops_per_token
 from parallel.ranks import Ranks, allocator_chosen, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
+from storage.script_options import parse_options
 from train.config import Config
 from train.loader import Loader
 from train.memory.host_memory import keeps_large_blocks
@@ -228,7 +228,7 @@ def main() -> None:
     """Time every case, report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         ranks = start(arguments.device)
         origin = provenance(("torch", "numpy"))
         settings = {

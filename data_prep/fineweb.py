@@ -7,7 +7,6 @@ Output: a data set folder for `train/main.py --data`. If it is interrupted, the 
 continues where it stopped.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +20,7 @@ from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import file_source
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 
 _REPOSITORY = "HuggingFaceFW/fineweb-edu"
 REVISION = "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"
@@ -86,8 +85,7 @@ def prepare_fineweb(options: FineWebOptions, downloader: Downloader | None = Non
 
 def main() -> None:
     """Read the options and prepare."""
-    words = with_flags(FineWebOptions, sys.argv[1:])
-    options = tyro.cli(FineWebOptions, args=words, description=__doc__)
+    options = parse_options(FineWebOptions, description=__doc__)
     run_script(lambda: prepare_fineweb(options))
 
 

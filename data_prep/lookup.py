@@ -12,7 +12,6 @@ function that can be inverted.
 
 import json
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from data_prep.audit.run_record import RunRecord, parse_range, read_run
 from data_prep.audit.tracing import Tracer, as_dicts
 from data_prep.dataset.shards import open_data_set
 from data_prep.preparation.console import run_script
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
 _TIMES = {0: "never", 1: "once", 2: "twice"}
@@ -148,8 +147,7 @@ def main() -> None:
     """Read the options, look up and print the answer."""
 
     def work() -> None:
-        words = with_flags(LookupOptions, sys.argv[1:])
-        options = tyro.cli(LookupOptions, args=words, description=__doc__)
+        options = parse_options(LookupOptions, description=__doc__)
         value, lines = look_up(options)
         log.info("%s", json.dumps(value, ensure_ascii=False) if options.json else "\n".join(lines))
 

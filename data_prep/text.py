@@ -6,7 +6,6 @@
 Input: files, folders or globs. Output: a data set folder for `train/main.py --data`.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import DocumentSource, file_source
 from data_prep.sources.python_docs import PythonDocsSource
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 
 _EMBEDDED_OUT = Path("data/python_docs")
 
@@ -65,8 +64,7 @@ class TextOptions(PrepareOptions):
 
 def main() -> None:
     """Read the options and prepare."""
-    words = with_flags(TextOptions, sys.argv[1:])
-    options = tyro.cli(TextOptions, args=words, description=__doc__)
+    options = parse_options(TextOptions, description=__doc__)
     run_script(lambda: run_preparation(options.chosen_source(), options.chosen_out(), options))
 
 

@@ -9,7 +9,6 @@ only are skipped. Output: a data set folder for `train/main.py --data`. If it is
 same command continues where it stopped.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
@@ -24,7 +23,7 @@ from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import FileSource, file_source
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 
 _REPOSITORY = "roneneldan/TinyStories"
 REVISION = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
@@ -112,8 +111,7 @@ def prepare_tinystories(options: TinyStoriesOptions, downloader: Downloader | No
 
 def main() -> None:
     """Read the options and prepare."""
-    words = with_flags(TinyStoriesOptions, sys.argv[1:])
-    options = tyro.cli(TinyStoriesOptions, args=words, description=__doc__)
+    options = parse_options(TinyStoriesOptions, description=__doc__)
     run_script(lambda: prepare_tinystories(options))
 
 

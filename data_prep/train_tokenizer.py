@@ -21,13 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from data_prep.preparation.console import run_script
 from data_prep.sources.file_source import FileSource, file_source
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder
 from storage.byte_pairs import GPT2_PATTERN, check_vocabulary, ranks_file
+from storage.script_options import parse_options
 
 try:
     import gigatoken
@@ -190,7 +189,7 @@ def _peak_bytes() -> int:
 
 def main() -> None:
     """Read the options and train."""
-    options = tyro.cli(TokenizerOptions, description=__doc__)
+    options = parse_options(TokenizerOptions, description=__doc__)
     run_script(lambda: train_tokenizer(options))
 
 

@@ -28,6 +28,7 @@ from data_prep.audit.tracing import Tracer
 from data_prep.dataset.comparison import differing_files
 from data_prep.dataset.shards import DataSet, check_content, open_data_set
 from data_prep.preparation.console import run_script
+from storage.script_options import parse_options
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
 _NOT_PROVEN = 1
@@ -125,7 +126,7 @@ def verify(options: VerifyOptions) -> None:
 
 def main() -> None:
     """Read the options and verify."""
-    run_script(lambda: verify(tyro.cli(VerifyOptions, description=__doc__)))
+    run_script(lambda: verify(parse_options(VerifyOptions, description=__doc__)))
 
 
 if __name__ == "__main__":

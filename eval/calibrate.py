@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import tyro
 
 from eval.result import TaskResult
 from eval.scoring.multiple_choice import Item
@@ -40,6 +39,7 @@ from parallel.collectives import broadcast_object, on_main
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 from storage.digest import file_sha256
+from storage.script_options import parse_options
 
 ITEMS = 10_042
 LABELS = [2515, 2485, 2584, 2458]  # how often ending 0, 1, 2, 3 is right in the published split
@@ -207,7 +207,7 @@ def main() -> None:
     """Parse the options, compare, exit with the verdict's code."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments)
+        arguments = parse_options(Arguments)
         code = calibrate(arguments, start(arguments.device))
     stop()
     sys.exit(code)

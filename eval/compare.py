@@ -20,6 +20,7 @@ import tyro
 from eval.result import ItemTable, load_items
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
+from storage.script_options import parse_options
 
 _MAX_DRAWS = 1 << 22  # random numbers in one array: 16 MB of int32
 
@@ -181,7 +182,7 @@ def main() -> None:
     """Parse the options, compare, print the table."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         found = compare(arguments)
         log.info("%s", _comparison_table(found))
         if arguments.json is not None:

@@ -32,6 +32,7 @@ from eval.text_search.shard_search import search_split
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 from storage.digest import fingerprint
+from storage.script_options import parse_options
 
 log = logging.getLogger("eval")
 
@@ -265,7 +266,7 @@ def main() -> None:
     """Parse the options, read the items, search the data set, write the report."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = parse_options(Arguments, description=__doc__)
         sets = item_sets(arguments)
         data = open_data_set(arguments.data)
         check_data_set(data, "cached")

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
 from eval.sampling.decoding import (
     OnToken,
     Sample,
@@ -28,7 +26,7 @@ from eval.sampling.printing import JsonPrinter, Printer, write_pairs
 from eval.sampling.prompts import gather_prompts
 from eval.subject import Subject, load_subject
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 
 log = logging.getLogger("eval")
 
@@ -112,8 +110,7 @@ def main() -> None:
     silence_other_ranks()
     _log_to_stderr()
     with user_errors():
-        words = with_flags(Arguments, sys.argv[1:], prefixed=False)
-        arguments = tyro.cli(Arguments, args=words, config=(tyro.conf.OmitArgPrefixes,))
+        arguments = parse_options(Arguments, prefixed=False)
         ranks = start(arguments.device)
         prompts = gather_prompts(arguments.prompt, arguments.prompt_file)
         if arguments.compare is None or arguments.json:

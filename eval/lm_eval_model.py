@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from eval.sampling.decoding import PartialSample, sample_on_ranks
 from eval.sampling.next_token import GenerateOptions
@@ -27,6 +26,7 @@ from eval.tasks.wikitext import text_windows
 from model.precision import Precision
 from parallel.ranks import silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
+from storage.script_options import parse_options
 
 try:
     import lm_eval.models  # noqa: F401  # pyright: ignore[reportMissingImports]  (its own names)
@@ -212,7 +212,7 @@ def main() -> None:
     """Parse the options, run the harness, print its table."""
     silence_other_ranks()
     with user_errors():
-        arguments = tyro.cli(Arguments)
+        arguments = parse_options(Arguments)
         if register_model is None:
             raise ValueError(
                 "lm-evaluation-harness is not installed; "

@@ -21,6 +21,7 @@ from eval.subject import EvalOptions
 from eval.tasks.registry import TASKS, check_tasks
 from eval.watching.watch import WatchRequest, watch
 from parallel.ranks import silence_other_ranks, start, stop, user_errors
+from storage.script_options import parse_options
 
 log = logging.getLogger("eval")
 
@@ -63,7 +64,7 @@ def main() -> None:
     """Parse the options; evaluate one checkpoint, or watch a run until it ends."""
     silence_other_ranks()
     with user_errors():
-        options = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+        options = parse_options(Arguments, prefixed=False)
         ranks = start(options.device)
         if options.watch is not None:
             request = WatchRequest(

@@ -21,6 +21,7 @@ from parallel.collectives import together
 from parallel.ranks import Ranks
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, verify_checkpoint
+from storage.option_values import own_path
 
 REFERENCE_VAL_TOKENS = 2_097_152  # validation tokens of the reference run
 VAL_MICRO_BATCH = 8
@@ -87,9 +88,6 @@ class EvalOptions:
                 raise ValueError(f"{name}={value} is too small; use 1 or more")
         if self.few_shot < 0:
             raise ValueError(f"few_shot={self.few_shot} is negative; use 0 or more")
-        for text in self.task_file:
-            if "=" not in text:
-                raise ValueError(f"task_file={text} names no task; write NAME=PATH")
         for name, path in (self.files | self._named_files()).items():
             if not path.is_file():
                 raise ValueError(
@@ -118,13 +116,23 @@ class EvalOptions:
         }
 
     def _named_files(self) -> dict[str, Path]:
-        pairs = (text.partition("=") for text in self.task_file)
-        return {name: Path(path) for name, _, path in pairs}
+        return dict(map(named_file, self.task_file))
 
     def batch_tokens_on(self, device: torch.device) -> int:
         """Tokens in one multiple-choice batch on this device."""
         default = _CUDA_BATCH_TOKENS if device.type == "cuda" else _CPU_BATCH_TOKENS
         return self.tokens_per_batch or default
+
+
+def named_file(text: str) -> tuple[str, Path]:
+    """Name and path of a local file given as NAME=PATH. Raises: ValueError if it is not that."""
+    name, _, path = text.partition("=")
+    if not (name and path):
+        raise ValueError(f"task_file={text} names no task or no file; write NAME=PATH")
+    try:
+        return name, own_path(path)
+    except ValueError as error:
+        raise ValueError(f"task_file={text} {error}") from error
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from model.estimates.prediction import ASSUMED_MFU, predict
 from model.estimates.table import format_report
 from model.shapes import SHAPES
 from storage.atomic import write_json
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger("model.cost")
@@ -196,10 +196,10 @@ def parse_arguments(words: list[str]) -> tuple[str, Arguments]:
     if name not in SHAPES:
         raise ValueError(f"shape {name} is not known; choose one of {', '.join(SHAPES)}")
     default = Arguments(model=SHAPES[name])
-    arguments = tyro.cli(
-        Arguments,
-        default=default,
-        args=with_flags(default, words[1:] if named else words, prefixed=False),
+    arguments = parse_options(
+        default,
+        words[1:] if named else words,
+        prefixed=False,
         prog=f"model/cost.py {name}",
         description=f"{Arguments.__doc__} First word, default gpt2: {', '.join(SHAPES)}.",
     )

@@ -12,11 +12,12 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from model.hf_format.convert import export_model, import_model
+from storage.script_options import parse_options
 from storage.user_errors import exit_on_user_error
 
 
@@ -47,11 +48,11 @@ class ExportOptions:
 
 def main() -> None:
     """Read the command line, then import or export."""
-    chosen = tyro.cli(
+    commands: Any = (
         Annotated[ImportOptions, tyro.conf.subcommand("import")]
-        | Annotated[ExportOptions, tyro.conf.subcommand("export")],  # type: ignore[arg-type]
-        description=__doc__,
+        | Annotated[ExportOptions, tyro.conf.subcommand("export")]
     )
+    chosen = parse_options(commands, description=__doc__)
     # Only warnings of libraries: huggingface_hub's client logs every request.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("model").setLevel(logging.INFO)

@@ -1,10 +1,14 @@
 """A user error ends a script with one sentence on standard error and exit code 2."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from storage.exit_codes import USER_ERROR
+
+_LONG_WORD = re.compile(r"\S{250,}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @contextmanager
@@ -13,5 +17,11 @@ def exit_on_user_error(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_printable(str(error))}\n")
         raise SystemExit(USER_ERROR) from None
+
+
+def _printable(message: str) -> str:
+    """The message, with long values cut in the middle and without control characters."""
+    short = _LONG_WORD.sub(lambda found: f"{found[0][:120]}...{found[0][-100:]}", message)
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", short)

@@ -426,8 +426,8 @@ def environment_readers(sources: list[Source]) -> Iterator[str]:
 
 
 def tyro_outside_scripts(sources: list[Source]) -> Iterator[str]:
-    """Only scripts read the command line, those of training by way of train/command_line.py."""
-    readers = filter(lambda s: s.is_script or s.path == "train/command_line.py", sources)
+    """Only scripts describe a command line; storage/script_options.py reads it for all of them."""
+    readers = filter(lambda s: s.is_script or s.path == "storage/script_options.py", sources)
     allowed = {source.path for source in readers}
     for source in filter(lambda s: s.ours and s.path not in allowed, sources):
         for node, name in imports(source):

@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import tyro
-
-from storage.boolean_flags import with_flags
+from storage.script_options import parse_options
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
 from train.presets import PRESETS
@@ -28,10 +26,9 @@ def parse(
     if preset not in PRESETS:
         raise ValueError(f"preset {preset} is not known; choose one of {names}")
     start, flags = _with_optimizer(PRESETS[preset], arguments[1:] if named else arguments)
-    config = tyro.cli(
-        Config,
-        default=start,
-        args=with_flags(start, flags),
+    config = parse_options(
+        start,
+        flags,
         prog=f"{prog} {preset}",
         description=f"{description} First argument: a preset (default: gpt2), one of {names}. "
         f"--optimizer NAME: another optimizer with its own defaults, one of {_optimizers()}.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from data_prep.order.skipped_windows import Skips, parse_skips
-from eval.subject import EvalOptions
+from eval.subject import EvalOptions, named_file
 from eval.tasks.registry import check_tasks
 from model.config import GPTConfig
 from model.precision import Precision
@@ -68,8 +68,8 @@ class EvalConfig:
     def with_absolute_paths(self) -> Self:
         """The same with absolute paths, since a watcher may run in another folder."""
         # Symbolic links are kept: in the Hub's cache only the link's name has the file's suffix.
-        named = (text.partition("=") for text in self.task_file)
-        files = tuple(f"{name}={Path(path).absolute()}" for name, _, path in named)
+        named = map(named_file, self.task_file)
+        files = tuple(f"{name}={path.absolute()}" for name, path in named)
         own = self.hellaswag_file
         return replace(self, hellaswag_file=own and own.absolute(), task_file=files)
 

@@ -14,12 +14,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_text
-from storage.boolean_flags import with_flags
 from storage.json_lines import append_line
+from storage.script_options import parse_known_options
 from train.command_line import parse
 from train.resume_proof.comparison import (
     ProofResult,
@@ -169,13 +167,7 @@ def main() -> None:
     with user_errors():
         named = sys.argv[1:2] if sys.argv[1:] and not sys.argv[1].startswith("-") else ["demo"]
         rest = sys.argv[2:] if sys.argv[1:2] == named else sys.argv[1:]
-        options, flags = tyro.cli(
-            ProofOptions,
-            args=with_flags(ProofOptions, rest),
-            return_unknown_args=True,
-            prog=_PROG,
-            description=__doc__,
-        )
+        options, flags = parse_known_options(ProofOptions, rest, prog=_PROG, description=__doc__)
         config = parse([*named, *flags], _PROG, "Options of the training run.")
         if config.steps is None:
             raise ValueError(

@@ -25,6 +25,7 @@ from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import read_json
 from storage.checkpoint_folder import step_of, verify_checkpoint
 from storage.run_folder import RunFolder
+from storage.script_options import parse_options
 from train.black_box import FORMAT
 from train.guards.window_by_window import Findings, layers, score_windows
 
@@ -129,7 +130,7 @@ def main() -> None:
     """Read the options and replay."""
     silence_other_ranks()
     with user_errors():
-        reproduced = replay(tyro.cli(Arguments, description=__doc__))
+        reproduced = replay(parse_options(Arguments, description=__doc__))
     if not reproduced:
         sys.exit(_NOT_REPRODUCED_CODE)
 

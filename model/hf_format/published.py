@@ -12,6 +12,7 @@ from torch import Tensor
 
 from storage.atomic import read_json
 from storage.digest import file_sha256
+from storage.option_values import own_path
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,10 @@ def find_published(source: str, revision: str) -> Published:
 
     Raises: ValueError if there is no such model, or it cannot be downloaded.
     """
-    folder = Path(source)
+    try:
+        folder = own_path(source)
+    except ValueError as error:
+        raise ValueError(f"model {source or repr(source)} {error}") from error
     if folder.is_dir():
         return Published(folder, folder.resolve().name, None)
     repository = _OPENAI_MODELS.get(source, source)
