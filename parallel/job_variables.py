@@ -66,11 +66,13 @@ def job_numbers(variables: Mapping[str, str]) -> JobNumbers:
     return JobNumbers(rank, world_size, local_rank, local_world_size)
 
 
-def check_not_alone(variables: Mapping[str, str], whole_job: bool) -> None:
-    """Refuse to be one of several processes that know nothing of each other.
+def check_not_alone(
+    variables: Mapping[str, str], whole_job: bool = False, together: int = 1
+) -> None:
+    """Refuse to be one of more processes than the `together` that know each other.
 
-    `whole_job`: the tasks of a batch job are meant for this program, so it is not alone in a batch
-    script either. Raises: ValueError that names the variable.
+    `whole_job`: the tasks of a batch job are meant for this program, so one process in a batch
+    script is too few. Raises: ValueError that names the variable.
     """
     if "RANK" in variables or "WORLD_SIZE" in variables:
         return
@@ -80,13 +82,15 @@ def check_not_alone(variables: Mapping[str, str], whole_job: bool) -> None:
     for starter in starters:
         if starter.tasks in variables and starter.index in variables:
             tasks = _whole_number(variables, starter.tasks, 1)
-            if tasks > 1:
+            if tasks > together:
                 same = variables.get("SLURM_NTASKS") == variables[starter.tasks]
                 raise ValueError(
                     f"{'SLURM_NTASKS' if same else starter.tasks}={tasks}: {starter.name} has "
-                    f"{tasks} tasks, but this process was started without torchrun and would work "
-                    "alone; start launch/node.sh once a node, as launch/slurm/train.sbatch does "
-                    f"(srun --ntasks-per-node=1), or unset {starter.index} if one process is meant"
+                    f"{tasks} tasks, but this one "
+                    + ("knows no other" if together == 1 else f"is one of {together}")
+                    + " and would work without them; start launch/node.sh once a node, as "
+                    "launch/slurm/train.sbatch does (srun --ntasks-per-node=1), or unset "
+                    f"{starter.index} if it is meant to work alone"
                 )
 
 

@@ -28,6 +28,7 @@ from parallel.shared_errors import UserErrorReport
 # USABLE_SHARE in model/estimates/memory.py is something else: what a predicted peak may take.
 TORCH_SHARE = 0.95
 _PR_SET_PDEATHSIG = 1  # see https://man7.org/linux/man-pages/man2/prctl.2.html
+LAUNCHER = "RATCHET_LAUNCHER"  # the process id of parallel/launcher.py, in its children
 # NCCL's watchdog threads would end a process when a peer dies, or after 480 s without a heartbeat,
 # and so before it has saved its state. They could also abort a collective that hangs, so that the
 # update behind it runs with garbage. A caller that watches for hangs itself turns them off:
@@ -112,10 +113,14 @@ def prevent_restart() -> None:
     # torchrun restarts on any non-zero exit code, but on SIGTERM it ends all ranks and itself (see
     # SignalException in torch/distributed/elastic/agent/server/api.py). Its exit code is then 1,
     # whatever the ranks return.
+    # parallel/launcher.py knows from the exit code.
+    parent = os.getppid()
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get(LAUNCHER) == str(parent):
+        return
     most = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     left = most > int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if "TORCHELASTIC_RUN_ID" in os.environ and left and os.environ.get("LOCAL_RANK") == "0":
-        os.kill(os.getppid(), signal.SIGTERM)
+    if left and os.environ.get("LOCAL_RANK") == "0":
+        os.kill(parent, signal.SIGTERM)
 
 
 def silence_other_ranks() -> None:

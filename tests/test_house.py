@@ -419,8 +419,9 @@ def full_init_files(sources: list[Source]) -> Iterator[str]:
 
 
 def environment_readers(sources: list[Source]) -> Iterator[str]:
-    """Environment variables are read in parallel/ranks.py only."""
-    for source in filter(lambda s: s.ours and s.path != "parallel/ranks.py", sources):
+    """Environment variables are read in two files of parallel/ only."""
+    readers = ("parallel/ranks.py", "parallel/launcher.py")
+    for source in filter(lambda s: s.ours and s.path not in readers, sources):
         for node in attributes(source, "os", "environ", "environb", "getenv"):
             yield source.at(node, "reads the environment")
 

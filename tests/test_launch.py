@@ -1,4 +1,4 @@
-"""The launch scripts under bash, with stand-ins for torchrun and SLURM's commands."""
+"""The launch scripts under bash, with stand-ins for the launcher and SLURM's commands."""
 
 import json
 import os
@@ -14,16 +14,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(p for p in (ROOT / "launch").rglob("*") if p.suffix in (".sh", ".sbatch"))
-HELP = "--signals-to-handle SIGNALS"
 
-# Each stand-in leaves its arguments, NUL-separated, in $SEEN; torchrun then does $TRAINING.
+# Each stand-in leaves its arguments, NUL-separated, in $SEEN; the launcher then does $TRAINING.
 STAND_INS = {
-    "torchrun": """
-        if [[ $1 == --help ]]; then echo "$TORCHRUN_HELP"; exit; fi
-        printf '%s\\0' "$@" > "$SEEN/torchrun"
+    "torchrun": "exit 1",
+    "python": """
+        if [[ $1 != */parallel/launcher.py ]]; then exec "$REAL_PYTHON" "$@"; fi
+        printf '%s\\0' "$@" > "$SEEN/launcher"
         printf '%s\\n' "$OMP_NUM_THREADS" "$PYTHONPATH" "$PYTHONSAFEPATH" \
             "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE" > "$SEEN/environment"
-        echo $$ > "$SEEN/torchrun.pid"
+        echo $$ > "$SEEN/launcher.pid"
         eval "$TRAINING"
     """,
     "srun": """
@@ -37,7 +37,7 @@ STAND_INS = {
     """,
     "scancel": """
         printf '%s\\0' "$@" > "$SEEN/scancel"
-        kill -TERM "$(cat "$SEEN/torchrun.pid")"
+        kill -TERM "$(cat "$SEEN/launcher.pid")"
     """,
     "nvidia-smi": """
         for ((i = 0; i < GPUS; i++)); do echo "GPU $i: a card"; echo "  MIG 1g.18gb"; done
@@ -88,7 +88,7 @@ class Machine:
     def has_started(self) -> None:
         deadline = time.monotonic() + 60
         while not (self.folder / "seen/ready").exists():
-            assert time.monotonic() < deadline, "the stand-in for torchrun never started"
+            assert time.monotonic() < deadline, "the stand-in for the launcher never started"
             time.sleep(0.01)
 
 
@@ -102,11 +102,10 @@ def machine(tmp_path: Path) -> Machine:
     for name, body in STAND_INS.items():
         (commands / name).write_text("#!/bin/bash\n" + body)
         (commands / name).chmod(0o755)
-    (commands / "python").symlink_to(sys.executable)
     return machine.set(
         PATH=f"{commands}:/usr/bin:/bin",
         SEEN=str(tmp_path / "seen"),
-        TORCHRUN_HELP=HELP,
+        REAL_PYTHON=sys.executable,
         TRAINING="",
         GPUS="0",
     )
@@ -150,74 +149,94 @@ def test_without_gpus_two_processes_share_the_cores(machine: Machine) -> None:
     code, output = machine.run("node.sh", "demo")
     assert code == 0, output
     repo = str(machine.repo)
-    assert {"--standalone", "--nproc_per_node=2"} <= set(machine.seen("torchrun"))
-    assert machine.seen("torchrun")[-2:] == [f"{repo}/train/main.py", "demo"]
+    assert {"--standalone", "--nproc_per_node=2"} <= set(machine.seen("launcher"))
+    assert machine.seen("launcher")[-2:] == [f"{repo}/train/main.py", "demo"]
     environment = (machine.folder / "seen/environment").read_text().split("\n")
     assert environment[:4] == ["6", repo, "1", "1"]
 
 
 def test_one_process_is_started_for_every_gpu(machine: Machine) -> None:
     machine.set(GPUS="3").run("node.sh")
-    assert "--nproc_per_node=3" in machine.seen("torchrun")
+    assert "--nproc_per_node=3" in machine.seen("launcher")
 
 
 @pytest.mark.parametrize(
-    ("visible", "processes"), [("2,5", 2), ("GPU-1f,GPU-2f,GPU-3f", 3), ("", 2), ("-1", 2)]
+    ("visible", "processes"),
+    [
+        ("2,5", 2),
+        ("GPU-1f,GPU-2f,GPU-3f", 3),
+        (" 0, 1,2", 3),
+        ("MIG-1/2/3", 1),
+        ("0,-1,1", 1),
+        *((none, 2) for none in ("", "-1", "NoDevFiles", "void", "none", "-1,0", ",0")),
+    ],
 )
 def test_only_visible_gpus_count(machine: Machine, visible: str, processes: int) -> None:
     machine.set(GPUS="8", CUDA_VISIBLE_DEVICES=visible).run("node.sh")
-    assert f"--nproc_per_node={processes}" in machine.seen("torchrun")
+    assert f"--nproc_per_node={processes}" in machine.seen("launcher")
 
 
 def test_nproc_overrides_the_count(machine: Machine) -> None:
     machine.set(GPUS="8", NPROC="5").run("node.sh")
-    assert "--nproc_per_node=5" in machine.seen("torchrun")
+    assert "--nproc_per_node=5" in machine.seen("launcher")
 
 
 def test_arguments_with_spaces_arrive_whole(machine: Machine) -> None:
     words = ["demo", "--out", "runs/a run", "--note", "it's $HOME *", ""]
     machine.run("node.sh", *words)
-    assert machine.seen("torchrun")[-6:] == words
+    assert machine.seen("launcher")[-6:] == words
 
 
 def test_another_script_can_be_started(machine: Machine) -> None:
     machine.set(SCRIPT="eval/main.py").run("node.sh")
-    assert machine.seen("torchrun")[-1] == f"{machine.repo}/eval/main.py"
+    assert machine.seen("launcher")[-1] == f"{machine.repo}/eval/main.py"
 
 
 def test_training_is_started_again_after_a_dead_rank_and_evaluation_is_not(
     machine: Machine,
 ) -> None:
     machine.run("node.sh")
-    assert "--max-restarts=20" in machine.seen("torchrun")
+    assert "--max-restarts=20" in machine.seen("launcher")
     machine.set(SCRIPT="eval/main.py").run("node.sh")
-    assert "--max-restarts=0" in machine.seen("torchrun")
+    assert "--max-restarts=0" in machine.seen("launcher")
 
 
-def test_an_older_torchrun_gets_no_flag_it_lacks(machine: Machine) -> None:
-    machine.run("node.sh")
-    assert any("SIGUSR1" in word for word in machine.seen("torchrun"))
-    machine.set(TORCHRUN_HELP="nothing new").run("node.sh")
-    assert not any("SIGUSR1" in word for word in machine.seen("torchrun"))
-
-
-@pytest.mark.parametrize(
-    ("under_nohup", "disposition"), [(False, signal.SIG_DFL), (True, signal.SIG_IGN)]
-)
-def test_torchrun_hears_a_hangup_but_not_under_nohup(
-    machine: Machine, under_nohup: bool, disposition: signal.Handlers
+@pytest.mark.parametrize("name", ["NPROC", "NODES", "MAX_RESTARTS", "SLURM_GPUS_ON_NODE"])
+@pytest.mark.parametrize("value", ["x[$(touch $SEEN/hacked)]", "two", "-1", "08", "1e3", "9" * 20])
+def test_a_number_that_is_none_is_refused_and_never_evaluated(
+    machine: Machine, name: str, value: str
 ) -> None:
-    before = signal.signal(signal.SIGHUP, disposition)  # which the script inherits
-    try:
-        machine.run("node.sh")
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    [signals] = [w for w in machine.seen("torchrun") if w.startswith("--signals-to-handle")]
-    assert ("SIGHUP" in signals) == (not under_nohup)
+    code, output = (
+        machine.set(RDZV_ENDPOINT="first:1", NODES="1").set(**{name: value}).run("node.sh")
+    )
+    assert code == 2
+    assert output.startswith(f"error: {name}=")
+    assert output.count("\n") == 1
+    assert not (machine.folder / "seen/hacked").exists()
+    assert machine.seen("launcher") == []
+
+
+def test_several_machines_need_no_slurm(machine: Machine) -> None:
+    code, output = machine.set(RDZV_ENDPOINT="first:29400").run("node.sh")
+    assert (code, output.startswith("error: RDZV_ENDPOINT is set but NODES is not")) == (2, True)
+    machine.set(NODES="2").run("node.sh", "demo")
+    words = machine.seen("launcher")
+    assert {"--nnodes=2", "--rdzv-endpoint=first:29400", "--nproc_per_node=1"} <= set(words)
+
+
+@pytest.mark.parametrize("nproc", ["exit 127", "echo many"])
+def test_without_nproc_the_cores_are_counted_otherwise(machine: Machine, nproc: str) -> None:
+    (machine.folder / "bin/nproc").write_text(f"#!/bin/bash\n{nproc}\n")
+    getconf = machine.folder / "bin/getconf"
+    getconf.write_text("#!/bin/bash\necho 8\n")
+    getconf.chmod(0o755)
+    assert machine.run("node.sh")[0] == 0
+    threads = (machine.folder / "seen/environment").read_text().split("\n")[0]
+    assert threads == ("4" if nproc == "exit 127" else "1")
 
 
 def test_the_projects_own_environment_comes_first(machine: Machine) -> None:
-    own = machine.repo / ".venv/bin/torchrun"
+    own = machine.repo / ".venv/bin/python"
     own.parent.mkdir(parents=True)
     own.write_text("#!/bin/bash\necho from the venv\n")
     own.chmod(0o755)
@@ -245,14 +264,14 @@ def test_all_nodes_meet_at_the_first_host(job: Machine) -> None:
         "--rdzv-id=123456_0",
         "--log-dir=runs/gpt2.logs/job_123456/node_0",
         "--tee=3",
-    } <= set(job.seen("torchrun"))
+    } <= set(job.seen("launcher"))
     assert {"--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=16"} <= set(job.seen("srun"))
 
 
 def test_a_job_without_gpus_runs_one_process_a_node(job: Machine) -> None:
     del job.environment["SLURM_GPUS_ON_NODE"]
     job.set(TRAINING=leaving("finished")).run("slurm/train.sbatch")
-    assert "--nproc_per_node=1" in job.seen("torchrun")
+    assert "--nproc_per_node=1" in job.seen("launcher")
 
 
 @pytest.mark.parametrize(
@@ -265,8 +284,8 @@ def test_a_job_without_gpus_runs_one_process_a_node(job: Machine) -> None:
 )
 def test_the_run_folder_follows_the_arguments(job: Machine, arguments: list[str], out: str) -> None:
     job.set(TRAINING=leaving("preempted", 1, out)).run("slurm/train.sbatch", *arguments)
-    assert job.seen("torchrun")[-len(arguments) :] == arguments
-    assert f"--log-dir={out}.logs/job_123456/node_0" in job.seen("torchrun")
+    assert job.seen("launcher")[-len(arguments) :] == arguments
+    assert f"--log-dir={out}.logs/job_123456/node_0" in job.seen("launcher")
     assert job.seen("scontrol") == ["requeue", "123456"]
 
 
@@ -282,7 +301,7 @@ def test_the_run_learns_when_the_job_ends(
 ) -> None:
     job.set(TRAINING=leaving("finished"), SLURM_JOB_END_TIME="1790000000")
     job.run("slurm/train.sbatch", *given)
-    assert job.seen("torchrun")[-len(passed) :] == passed
+    assert job.seen("launcher")[-len(passed) :] == passed
 
 
 def test_a_preempted_run_is_requeued(job: Machine) -> None:
@@ -302,7 +321,7 @@ def test_a_job_that_asked_for_no_gpus_ignores_those_of_others(job: Machine) -> N
     del job.environment["SLURM_GPUS_ON_NODE"]
     job.set(SLURM_GPUS_PER_NODE="0", GPUS="8", TRAINING=leaving("finished"))
     job.run("slurm/train.sbatch")
-    assert "--nproc_per_node=1" in job.seen("torchrun")
+    assert "--nproc_per_node=1" in job.seen("launcher")
 
 
 @pytest.mark.parametrize("state", ["failed", "running"])
@@ -363,7 +382,7 @@ def test_a_cancelled_job_is_not_requeued(job: Machine) -> None:
     batch = job.start("slurm/train.sbatch")
     job.has_started()
     batch.send_signal(signal.SIGTERM)
-    os.kill(int((job.folder / "seen/torchrun.pid").read_text()), signal.SIGTERM)
+    os.kill(int((job.folder / "seen/launcher.pid").read_text()), signal.SIGTERM)
     output, _ = batch.communicate(timeout=60)
     assert batch.returncode == 1, output
     assert "submit it again to continue" in output
@@ -380,8 +399,8 @@ def test_evaluation_runs_on_the_jobs_gpus_and_passes_its_end_on(
     words = ["--checkpoint", "runs/a run/checkpoints/latest", "--tasks", "hellaswag"]
     code, _ = job.set(TRAINING=f"exit {exit_code}").run("slurm/eval.sbatch", *words)
     assert code == exit_code
-    assert job.seen("torchrun")[-5:] == [f"{job.repo}/eval/main.py", *words]
-    assert "--nproc_per_node=8" in job.seen("torchrun")
+    assert job.seen("launcher")[-5:] == [f"{job.repo}/eval/main.py", *words]
+    assert "--nproc_per_node=8" in job.seen("launcher")
 
 
 @pytest.fixture

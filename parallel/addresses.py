@@ -1,0 +1,109 @@
+"""The address of this machine for the others of its job, where torch would choose wrongly.
+
+torch uses the name of this machine. A container or a laptop may have one that nobody resolves, and
+torch then waits for ever: https://github.com/pytorch/pytorch/issues/85300
+"""
+
+import ipaddress
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+_PATIENCE_SECONDS = 30.0  # for the name of a machine that has just been started
+_POLL_SECONDS = 0.5
+_LOOPBACK = "127.0.0.1"
+
+
+def choose_addresses(arguments: Any, nodes: int) -> None:
+    """Fill in `local_addr` of torchrun's options, and who serves the rendezvous, if needed.
+
+    Raises: ValueError if the name in the rendezvous endpoint does not resolve.
+    """
+    endpoint = arguments.rdzv_endpoint
+    if arguments.local_addr is not None:
+        return
+    if arguments.standalone or (nodes == 1 and not endpoint):
+        arguments.local_addr = _LOOPBACK
+        return
+    if arguments.rdzv_backend != "c10d" or not endpoint:
+        return
+    host, port = _split(endpoint)
+    target = _resolve(host, port)
+    own = _own_address_towards(target)
+    ours = own == target or ipaddress.ip_address(target).is_loopback
+    if ours:
+        arguments.local_addr = host  # the others reach this machine under that name
+    elif own is not None and (_is_address(host) or not _has_usable_name()):
+        arguments.local_addr = own
+    loopback = ipaddress.ip_address(target).is_loopback
+    if (
+        not loopback
+        and not _resolves(socket.gethostname())
+        and "is_host" not in arguments.rdzv_conf
+    ):
+        # torch would look for the endpoint among the addresses of this machine's name.
+        serves = ours and _is_free(target, port)
+        words = [arguments.rdzv_conf] if arguments.rdzv_conf else []
+        arguments.rdzv_conf = ",".join([*words, f"is_host={int(serves)}"])
+
+
+def _split(endpoint: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT or [IPV6]:PORT. Raises: ValueError if it has another form."""
+    host, colon, port = endpoint.strip().rpartition(":")
+    if not colon or not host or not port.isdecimal() or not int(port) < 2**16:
+        raise ValueError(f"rdzv_endpoint={endpoint} is not of the form HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _resolve(host: str, port: int) -> str:
+    """The first address of a host. Raises: ValueError if it has none for a while."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return str(found[0][4][0])
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"the host {host} of the rendezvous endpoint does not resolve ({error}); give "
+                    "a name that all machines know, or an address"
+                ) from error
+        time.sleep(_POLL_SECONDS)
+
+
+def _own_address_towards(target: str) -> str | None:
+    """This machine's own address on the way to another one; None if there is no way."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 9))  # sends nothing
+        return str(probe.getsockname()[0])
+    return None
+
+
+def _is_address(host: str) -> bool:
+    with suppress(ValueError):
+        ipaddress.ip_address(host)
+        return True
+    return False
+
+
+def _has_usable_name() -> bool:
+    """Whether the name that torch would give the others resolves, and not only to this machine."""
+    name = socket.getfqdn()
+    return name not in ("localhost", "localhost.localdomain") and _resolves(name)
+
+
+def _resolves(host: str) -> bool:
+    with suppress(OSError, UnicodeError):
+        return bool(socket.getaddrinfo(host, None))
+    return False
+
+
+def _is_free(address: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with suppress(OSError), socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((address, port))
+        return True
+    return False

@@ -1,0 +1,173 @@
+"""Starts the processes of a job on this machine like torchrun, and ends as they end.
+
+    python parallel/launcher.py --standalone --nproc_per_node=8 train/main.py [...]
+
+Takes torchrun's options. It differs in four points. An error is the sentence of the script, without
+a traceback of the launcher. The exit code is that of the first process that failed. Nothing is
+restarted after an exit code that says so (storage/exit_codes.py). It works where the name of this
+machine does not resolve.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError
+from torch.distributed.launcher import api
+
+from parallel.addresses import choose_addresses
+from parallel.job_variables import check_not_alone
+from parallel.ranks import LAUNCHER
+from storage.exit_codes import (
+    FAILED_CODE,
+    FINAL_CODES,
+    INTERRUPTED_CODE,
+    PEER_LOST_CODE,
+    PREEMPTED_CODE,
+)
+from storage.user_errors import exit_on_user_error
+
+# torch's default, and the signals by which SLURM warns of the end of a job: one that torch does not
+# handle would kill this process and leave the others running.
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+# They report in log lines what this file prints itself.
+_SILENT_LOGGERS = ("agent.server.api", "agent.server.local_elastic_agent", "multiprocessing.api")
+
+
+class _Agent(LocalElasticAgent):
+    """torch's agent, which starts and watches the processes; this one knows our exit codes."""
+
+    codes: tuple[int, ...] = ()
+    """How the processes ended that were last shut down."""
+
+    def _monitor_workers(self, worker_group: Any) -> Any:  # type: ignore[override]
+        """Look after the processes; print what failed, and cancel a restart that cannot help."""
+        result: Any = super()._monitor_workers(worker_group)  # type: ignore[call-arg]
+        if result.failures:
+            self._report_failures(list(result.failures.values()), result.failures)
+        return result
+
+    def _report_failures(
+        self, failures: list[ProcessFailure], by_rank: Mapping[int, ProcessFailure]
+    ) -> None:
+        final = is_final([failure.exitcode for failure in failures])
+        rank, first = next(
+            (pair for pair in by_rank.items() if pair[1].exitcode != PEER_LOST_CODE),
+            (next(iter(by_rank)), failures[0]),
+        )
+        if not final:
+            left = self._remaining_restarts
+            what = f"; all ranks are started again ({left} restarts left)" if left else ""
+            _say(f"rank {rank} {_how_it_ended(first.exitcode)}{what}")
+        else:
+            self._remaining_restarts = 0
+
+    def _shutdown(self, *words: Any, **more: Any) -> None:
+        """End the processes; note how each ended, and name those that had to be killed."""
+        handlers = getattr(self._pcontext, "subprocess_handlers", {})
+        processes = {local: handler.proc for local, handler in handlers.items()}
+        alive = [local for local, process in processes.items() if process.poll() is None]
+        super()._shutdown(*words, **more)
+        codes = {local: process.poll() for local, process in processes.items()}
+        for local in alive:
+            if codes[local] == -signal.SIGKILL:
+                _say(f"local rank {local} did not end in time after a signal and was killed")
+        type(self).codes = tuple(code for code in codes.values() if code is not None)
+
+
+def is_final(codes: list[int]) -> bool:
+    """Whether nothing may be started again after these exit codes, the first failure's first."""
+    # A rank that has not begun yet ends as preempted if it gets the SIGTERM that follows the crash
+    # of another, so that code counts only if nothing failed before.
+    return codes[0] in FINAL_CODES or any(code in FINAL_CODES - {PREEMPTED_CODE} for code in codes)
+
+
+def exit_code(codes: list[int]) -> int:
+    """The exit code of the launcher from those of its processes, the first failure's first."""
+    failed = [code for code in codes if code != 0]
+    told = [code for code in failed if code in FINAL_CODES] if failed and is_final(failed) else []
+    cause = [code for code in failed if code != PEER_LOST_CODE]
+    code = next(iter([*told, *cause, *failed]), 0)
+    return 128 - code if code < 0 else code  # killed by a signal, by the convention of shells
+
+
+def main() -> None:
+    """Start the processes, wait for their end, exit as they did."""
+    with exit_on_user_error(ValueError):
+        arguments = _parse()
+    for name in _SILENT_LOGGERS:
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
+    if hasattr(api, "LocalElasticAgent"):
+        api.LocalElasticAgent = _Agent  # type: ignore[attr-defined]
+    sys.exit(_run(arguments))
+
+
+def _parse() -> Namespace:
+    """torchrun's options. Raises: ValueError for one that cannot be."""
+    parser = torchrun.get_args_parser()
+    parser.prog = "parallel/launcher.py"
+    arguments = parser.parse_args()
+    if arguments.nproc_per_node.isdigit() and int(arguments.nproc_per_node) < 1:
+        raise ValueError(
+            f"nproc_per_node={arguments.nproc_per_node} starts no process; give 1 or more"
+        )
+    try:
+        fewest, nodes = torchrun.parse_min_max_nnodes(arguments.nnodes)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"nnodes={arguments.nnodes} is no number of machines") from error
+    if not 0 < fewest <= nodes:
+        raise ValueError(f"nnodes={arguments.nnodes} starts no process; give 1 or more")
+    check_not_alone(os.environ, together=nodes)
+    if getattr(arguments, "signals_to_handle", None) == parser.get_default("signals_to_handle"):
+        hangup = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # ignored under nohup
+        arguments.signals_to_handle = ",".join((*_SIGNALS, *["SIGHUP"] * hangup))
+    choose_addresses(arguments, nodes)
+    return arguments
+
+
+def _run(arguments: Namespace) -> int:
+    """Run the job; returns the exit code."""
+    place = f"the meeting point {arguments.rdzv_endpoint or arguments.master_addr}"
+    try:
+        with exit_on_user_error(ValueError, AssertionError):
+            torchrun.run(arguments)
+    except ChildFailedError as error:
+        return exit_code([failure.exitcode for failure in error.failures.values()])
+    except SignalException as error:
+        return exit_code(list(_Agent.codes)) if _Agent.codes else 128 + error.sigval
+    except KeyboardInterrupt:
+        return INTERRUPTED_CODE
+    except RendezvousClosedError:
+        _say("another machine has ended this job")
+        return exit_code(list(_Agent.codes)) or FAILED_CODE
+    except (RendezvousError, socket.gaierror) as error:
+        why = error.__cause__ or error
+        _say(f"error: {place} does not work ({why}); check that every machine reaches it")
+        return FAILED_CODE
+    return 0
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}, see above"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {names.get(-code, f'signal {-code}')}"
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"[{socket.gethostname()}] {sentence}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()
