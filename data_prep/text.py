@@ -17,6 +17,7 @@ from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import DocumentSource, file_source
 from data_prep.sources.python_docs import PythonDocsSource
+from data_prep.sources.splitting import typed_separator
 from storage.script_options import parse_options
 
 _EMBEDDED_OUT = Path("data/python_docs")
@@ -27,7 +28,7 @@ class TextOptions(PrepareOptions):
     """Tokenize any text into a data set with checksums."""
 
     paths: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files, folders or globs: .txt, .jsonl (each also .gz, .zst) and .parquet."""
+    """Files, folders or globs: .txt, .jsonl or .json (also .gz, .bz2, .xz, .zst) and .parquet."""
     source: tuple[str, ...] = ()
     """The same as an option."""
     embedded: bool = False
@@ -35,14 +36,15 @@ class TextOptions(PrepareOptions):
     out: Path | None = None
     """Folder of the data set; must not exist yet. Default with --embedded: data/python_docs."""
     separator: str = "<|endoftext|>"
-    """Text between the documents of a .txt file. A file without it is one document."""
+    """Text between the documents of a .txt file; "\\n\\n" is a blank line (also: \\t, \\r, \\\\).
+    A file without it is one document."""
     split: Literal["hash", "first", "tail"] = "hash"
     """How validation documents are chosen.
     hash: by a hash of the text, so that all copies of a document are on one side.
     first: the first documents.
     tail: the end of a single document."""
     text_key: str = "text"
-    """Key (.jsonl) or column (.parquet) that holds the text."""
+    """Key (.jsonl) or column (.parquet) that holds the text; a.b is the key b inside a."""
 
     def chosen_source(self) -> DocumentSource:
         """The source that the options name."""
@@ -53,7 +55,7 @@ class TextOptions(PrepareOptions):
             )
         if self.embedded:
             return PythonDocsSource()
-        return file_source(places, self.text_key, self.separator)
+        return file_source(places, self.text_key, typed_separator(self.separator))
 
     def chosen_out(self) -> Path:
         """The folder of the data set."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from data_prep.preparation.console import run_script
 from data_prep.sources.file_source import FileSource, file_source
+from data_prep.sources.splitting import typed_separator
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder
 from storage.byte_pairs import GPT2_PATTERN, check_vocabulary, ranks_file
@@ -46,7 +47,7 @@ class TokenizerOptions:
     """Train a byte-level BPE tokenizer."""
 
     data: tuple[str, ...]
-    """Files, folders or globs: .txt, .jsonl (each also .gz, .zst) and .parquet."""
+    """Files, folders or globs: .txt, .jsonl or .json (also .gz, .bz2, .xz, .zst) and .parquet."""
     vocab_size: int = 10_000
     """Number of ids, including the 256 bytes and end-of-text; at most 65,536."""
     out: Path = Path("tokenizers/own")
@@ -54,9 +55,9 @@ class TokenizerOptions:
     max_bytes: int | None = None
     """Train on the first N bytes of text. Default: on all of it."""
     separator: str = "<|endoftext|>"
-    """Text between the documents of a .txt file."""
+    """Text between the documents of a .txt file; "\\n\\n" is a blank line."""
     text_key: str = "text"
-    """Key (.jsonl) or column (.parquet) that holds the text."""
+    """Key (.jsonl) or column (.parquet) that holds the text; a.b is the key b inside a."""
 
     def __post_init__(self) -> None:
         check_vocabulary(f"vocab_size={self.vocab_size}", self.vocab_size)
@@ -79,7 +80,7 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
         raise ValueError(f"{options.out} exists already; choose another --out or move it away")
     start = time.monotonic()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    source = file_source(options.data, options.text_key, options.separator)
+    source = file_source(options.data, options.text_key, typed_separator(options.separator))
     with tempfile.TemporaryDirectory(prefix=".text-", dir=options.out.parent) as temporary:
         path = Path(temporary) / "text"
         text_bytes = _write_texts(path, _texts(source), options.max_bytes)

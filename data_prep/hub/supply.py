@@ -17,7 +17,7 @@ from data_prep.dataset.manifest import SourceFile
 from data_prep.hub.download import Downloader, partial_of
 from data_prep.hub.listing import FOOTERS, LISTING, Hub, HubSource, Listing, fetch_footer
 from data_prep.sources.file_source import Unit
-from data_prep.sources.readers import format_of
+from data_prep.sources.formats import format_of
 from storage.atomic import remove_if_empty
 from storage.locks import take_lock
 

@@ -4,7 +4,6 @@ A unit is a contiguous part of the source with about one shard's text; each unit
 The units follow from the files alone, so the shards do not depend on the number of workers.
 """
 
-import glob
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.dataset.manifest import SourceEntry, SourceFile
+from data_prep.sources.byte_streams import Content
+from data_prep.sources.file_search import find_files
+from data_prep.sources.formats import FORMATS, format_of
 from data_prep.sources.pieces import FileFormat, Piece
-from data_prep.sources.readers import FORMATS, format_of
 from data_prep.sources.records import BadRecord, Document, only_documents
 from storage.digest import file_sha256
 
@@ -81,6 +82,8 @@ class FileSource:
     """Treat a text of whitespace only as an empty document."""
     validation: tuple[str, ...] = ()
     """Name patterns of the validation files, if the source defines them (for split=given)."""
+    passed_over: int = 0
+    """How many files, links and folders in the places of the source are not read."""
 
     def identity(self) -> SourceEntry:
         """Names, sizes and sha256 of the files, without their location."""
@@ -126,8 +129,8 @@ class FileSource:
         """The documents of a unit, in order, and a BadRecord in place of each bad one."""
         for span in unit.spans:
             file = self.files[span.file]
-            path = self.root / file.name
-            texts = self._format(file).texts(path, span.start, span.stop, span.first_row)
+            content = Content(self.root / file.name)
+            texts = self._format(file).texts(content, span.start, span.stop, span.first_row)
             for row, text in enumerate(texts, start=span.first_row):
                 if isinstance(text, BadRecord):
                     text.file = span.file
@@ -157,45 +160,20 @@ def file_source(
 ) -> FileSource:
     """A source of the files that `places` name (files, folders or globs); hashes them all.
 
-    Raises: ValueError if a place has no file of a known kind.
+    Raises: ValueError if a place has no file of a known kind, or one that cannot be read.
     """
-    paths = sorted({path for place in places for path in _files_at(place)})
-    if not paths:
-        raise ValueError("no source was named; give at least one file, folder or glob")
-    root = Path(os.path.commonpath([path.parent for path in paths]))
+    found = find_files(places)
+    found.log_names()
+    root = Path(os.path.commonpath([path.parent for path in found.paths]))
     # Threads are enough: hashlib releases the interpreter's lock.
     with ThreadPoolExecutor(_HASHING_THREADS) as threads:
-        digests = list(threads.map(file_sha256, paths))
+        digests = list(threads.map(file_sha256, found.paths))
     files = tuple(
         SourceFile(path.relative_to(root).as_posix(), path.stat().st_size, digest)
-        for path, digest in zip(paths, digests, strict=True)
+        for path, digest in zip(found.paths, digests, strict=True)
     )
-    return FileSource("files", "", root, files, text_key, separator)
-
-
-def _files_at(place: str) -> list[Path]:
-    # Made absolute without following links: the names in the Hub's cache are links to blobs, and a
-    # blob's name has no suffix to tell the format.
-    path = Path(os.path.abspath(Path(place).expanduser()))
-    known = ", ".join(FORMATS)
-    if path.is_file():
-        if not format_of(path.name):
-            raise ValueError(f"{path} is of no known kind; the kinds are {known} (+ .gz, .zst)")
-        return [path]
-    if path.is_dir():
-        names = [found for found in path.rglob("*") if not _is_hidden(found.relative_to(path))]
-    elif glob.has_magic(str(path)):
-        names = [Path(name) for name in glob.glob(str(path), recursive=True)]
-    else:
-        raise ValueError(f"there is no {path}; give text files, folders or globs")
-    found = [name for name in names if format_of(name.name) and name.is_file()]
-    if not found:
-        raise ValueError(f"{path} holds no file of the kinds {known} (+ .gz, .zst)")
-    return found
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    passed_over = found.count_passed_over
+    return FileSource("files", "", root, files, text_key, separator, passed_over=passed_over)
 
 
 def first_documents(units: list[Unit], count: int) -> list[Unit]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from data_prep.sources.byte_streams import Content
 from data_prep.sources.records import BadRecord
 
 TextOrBad = bytes | BadRecord | None
@@ -24,10 +25,13 @@ class FileFormat(Protocol):
     """Cuts and reads one kind of file."""
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
-        """The pieces of a file, in order. All but the last have at least `piece_bytes` of text."""
+        """The pieces of a file, in order. All but the last have at least `piece_bytes` of text.
+
+        Raises: ValueError if nothing of the file can be used.
+        """
         ...
 
-    def texts(self, path: Path, start: int, stop: int, first_row: int) -> Iterator[TextOrBad]:
+    def texts(self, content: Content, start: int, stop: int, first_row: int) -> Iterator[TextOrBad]:
         """The texts in a range of pieces as UTF-8, one for each row; None is an empty document."""
         ...
 

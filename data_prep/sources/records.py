@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class BadRecord(ValueError):
         self.place = place  # such as "line 3 (byte 120)"
         self.reason = reason  # what is wrong, and the cure
         self.file = file  # the number of the file in the source
+
+    @staticmethod
+    def truncated(path: Path, row: int, record: str, start: int, error: Exception) -> "BadRecord":
+        """The record, from byte `start` on, that a compressed file ends in, and all behind it."""
+        reason = str(error).replace(f"{path} ", "the file ", 1)
+        return BadRecord(str(path), row, f"{record} (byte {start}) and what follows", reason)
 
     def __str__(self) -> str:
         return f"{self.path}, {self.place}: {self.reason}"

@@ -184,7 +184,7 @@ def test_an_error_in_a_worker_process_is_one_sentence(tmp_path):
     words = (tmp_path / "a.jsonl", "--out", tmp_path / "out", "--shard-tokens", 900, "--workers", 2)
     done = run("text.py", *words)
     assert done.returncode == 2
-    assert "holds int under 'text'" in done.stderr.splitlines()[-1]
+    assert "holds a number under 'text'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

@@ -98,9 +98,7 @@ def test_a_wrong_option_is_one_sentence(word, message):
 
 
 def test_srun_with_more_tasks_than_machines_is_refused():
-    done = python(
-        *options(), PROGRAM, SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="8", SLURM_PROCID="3"
-    )
+    done = python(*options(), PROGRAM, SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="8", SLURM_PROCID="3")
     assert done.returncode == 2
     assert done.stderr.startswith("error: SLURM_NTASKS=8: srun has 8 tasks, but this one knows no")
 

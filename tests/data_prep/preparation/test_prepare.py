@@ -162,7 +162,7 @@ def test_finished_units_are_kept_after_an_error_and_used_only_by_the_same_plan(t
     bad = ["x" * 300, *STORIES, 3]
     write_lines(tmp_path / "a.jsonl", bad)
     for _ in range(2):
-        with pytest.raises(ValueError, match="holds int"):
+        with pytest.raises(ValueError, match="holds a number"):
             prepared(tmp_path, "a.jsonl", shard_tokens=300)
     assert len(list(tmp_path.glob("out.partial/units/*/unit.json"))) > 5
     with pytest.raises(ValueError, match=r"unfinished work of another .*shard_tokens=300"):

@@ -91,6 +91,6 @@ def test_the_first_documents_are_tokenized_once_to_find_the_split(tmp_path, monk
     real = split.decide_split
     monkeypatch.setattr(prepare_file, "decide_split", lambda *w: calls.append(1) or real(*w))
     for _ in range(2):
-        with pytest.raises(ValueError, match="holds int"):
+        with pytest.raises(ValueError, match="holds a number"):
             prepared(tmp_path, "a.jsonl", split="first", val_tokens=500, shard_tokens=300)
     assert calls == [1]

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare
-from data_prep.sources import readers
+from data_prep.sources.byte_streams import Content
 from data_prep.sources.file_source import file_source
+from data_prep.sources.parquet_files import ParquetFormat
 from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.records import BadRecord
+from data_prep.sources.splitting import Separator, split_content
 from tests.data_prep.stories import STORIES, prepared, texts_of, write_as, write_lines
 
 
@@ -126,8 +128,8 @@ def test_text_that_is_not_utf8_names_file_and_byte(tmp_path):
         (b'{"text": "\xe9"}', "is not UTF-8 JSON"),
         (b'{"text": ', "is not UTF-8 JSON"),
         (b'{"body": "x"}', r"no key 'text' \(it has \['body'\]\); name it with --text-key"),
-        (b'["x"]', "has list"),
-        (b'{"text": 3}', "holds int under 'text'"),
+        (b'["x"]', "has a list"),
+        (b'{"text": 3}', "holds a number under 'text'"),
         (b'{"text": "a", "x": ' + b"[" * 3000 + b"]" * 3000 + b"}", "nested too deep"),
     ],
 )
@@ -195,13 +197,13 @@ def test_a_file_that_became_shorter_after_planning_is_named(tmp_path, name, pack
             list(source.documents(unit))
 
 
-def test_a_piece_of_a_plain_file_is_read_without_the_bytes_before_it(tmp_path, monkeypatch):
+def test_a_piece_of_a_plain_file_is_read_without_the_bytes_before_it(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"x" * 5_000_000 + b"\nthe end")
-    read = []
-    real = readers._read
-    monkeypatch.setattr(readers, "_read", lambda *w: read.append(real(*w)) or read[-1])
-    parts = list(readers.split_file(tmp_path / "a.txt", b"\n", 5_000_001, 5_000_008))
-    assert (parts, read) == ([(b"the end", False)], [b"the end", b""])
+    content = Content(tmp_path / "a.txt")
+    with content.open(5_000_001) as stream:
+        assert (stream.read(7), stream.read(1)) == (b"the end", b"")
+    parts = split_content(content, Separator(b"\n"), 5_000_001, 5_000_008)
+    assert list(parts) == [(b"the end", 0)]
 
 
 def test_a_large_row_group_is_not_completely_in_memory(tmp_path):
@@ -210,7 +212,7 @@ def test_a_large_row_group_is_not_completely_in_memory(tmp_path):
     assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 1
     held = pa.default_memory_pool().bytes_allocated
     before = held()
-    found = readers.ParquetFormat("text", "").texts(tmp_path / "a.parquet", 0, 1, 0)
+    found = ParquetFormat("text", "").texts(Content(tmp_path / "a.parquet"), 0, 1, 0)
     assert next(found) == texts[0].encode()
     assert held() - before < 8_000_000  # the row group's column takes 8 MB in the file
     assert sum(1 for _ in found) == 19_999

@@ -1,0 +1,155 @@
+"""JSON-lines files: one object a line, with the text under a key."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep.sources.byte_streams import Content, TruncatedFile, compression_of
+from data_prep.sources.pieces import Piece, TextOrBad, grouped
+from data_prep.sources.records import BadRecord
+from data_prep.sources.splitting import Separator, split_content
+from data_prep.sources.text_encodings import BYTE_ORDER_MARK, check_encoding, read_head
+from data_prep.tokenizer import utf8
+
+_LINE_END = Separator(b"\n")
+_KEYS_SHOWN = 20
+_DROP = "repair or drop the line"
+_MISSING = object()
+
+
+class JsonLinesFormat:
+    """A .jsonl file: one JSON object per line, with the text under `text_key`."""
+
+    def __init__(self, text_key: str, separator: str) -> None:
+        self.text_key = text_key
+
+    def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
+        """Pieces end after a line; sizes are those of the lines, including their keys."""
+        head = read_head(path)
+        check_encoding(path, head)
+        _check_lines(path, head)
+        return grouped(self._bounds(path), piece_bytes)
+
+    def _bounds(self, path: Path) -> Iterator[tuple[int, int]]:
+        start = 0
+        try:
+            for line, closed in split_content(Content(path), _LINE_END):
+                stop = start + len(line) + closed
+                if closed or line:
+                    yield start, stop
+                start = stop
+        except TruncatedFile as error:
+            yield start, start + error.rest + 1  # so that reading it meets the end, too
+
+    def texts(self, content: Content, start: int, stop: int, first_row: int) -> Iterator[TextOrBad]:
+        """The texts of the lines; a blank line or a null is an empty document."""
+        offset, row = start, first_row
+        try:
+            for line, closed in split_content(content, _LINE_END, start, stop):
+                if closed or line:
+                    found = self._text(line) if line.strip() else None
+                    if isinstance(found, str):
+                        place = f"line {row + 1} (byte {offset})"
+                        found = BadRecord(str(content.path), row, place, found)
+                    yield found
+                offset, row = offset + len(line) + closed, row + 1
+        except TruncatedFile as error:
+            yield BadRecord.truncated(content.path, row, f"line {row + 1}", offset, error)
+
+    def _text(self, line: bytes) -> bytes | str | None:
+        """The text of a line, or a sentence that says why it has none."""
+        try:
+            # Integers as floats: Python refuses to convert those of more than 4,300 digits.
+            row = json.loads(line.decode("utf-8-sig"), parse_int=float)
+        except RecursionError:
+            return f"it is JSON nested too deep; {_DROP}"
+        except ValueError as error:
+            return f"it is not UTF-8 JSON ({error}); {_DROP}"
+        value = _value_at(row, self.text_key)
+        if value is _MISSING:
+            found = _keys(row) if isinstance(row, dict) else _kind(row)
+            return f"it has no key {self.text_key!r} (it has {found}); name it with --text-key"
+        if value is None or isinstance(value, str):
+            return None if value is None else utf8(value)
+        return (
+            f"it holds {_kind(value)} under {self.text_key!r}, which must be text; "
+            "name the key of the text with --text-key"
+        )
+
+
+def _value_at(row: Any, key: str) -> Any:
+    """The value under `key`; `a.b` is also the key b of the object under a. _MISSING if none."""
+    if not isinstance(row, dict):
+        return _MISSING
+    if key in row:
+        return row[key]
+    parts = key.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        outer = ".".join(parts[:count])
+        if outer in row:
+            found = _value_at(row[outer], ".".join(parts[count:]))
+            if found is not _MISSING:
+                return found
+    return _MISSING
+
+
+def _keys(row: dict[str, Any]) -> str:
+    keys = [f"{key}.{inner}" for key, value in row.items() for inner in _inner_keys(value)]
+    shown = sorted([*row, *keys])
+    more = f" and {len(shown) - _KEYS_SHOWN} more" if len(shown) > _KEYS_SHOWN else ""
+    return f"{shown[:_KEYS_SHOWN]}{more}"
+
+
+def _inner_keys(value: Any) -> list[str]:
+    return list(value) if isinstance(value, dict) else []
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    kinds = {float: "a number", list: "a list", dict: "an object", str: "a text"}
+    return kinds.get(type(value), "null")
+
+
+def _check_lines(path: Path, head: bytes) -> None:
+    """Raises: ValueError with the cure if the file is one JSON document over several lines."""
+    lines = [line.strip() for line in head.removeprefix(BYTE_ORDER_MARK).split(b"\n", 2)]
+    first = lines[0] or (lines[1] if len(lines) > 1 else b"")
+    if first.startswith(b"["):
+        alone = not any(lines[lines.index(first) + 1 :])
+        document = alone or not _is_json(first)
+    else:
+        # A torn first line looks alike, but another object follows it.
+        second = lines[lines.index(first) + 1 :][:1]
+        inside = second and second[0].startswith(b'"')
+        document = first.startswith(b"{") and bool(inside) and not _is_json(first)
+    if document:
+        reader = {".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc", ".zst": "zstd -dc"}
+        packed = compression_of(path.name)
+        filters = "'.[]'" if first.startswith(b"[") else "."
+        jq = f"jq -c {filters}"
+        made = f"{reader[packed]} {path.name} | {jq}" if packed else f"{jq} {path.name}"
+        nested = "" if filters != "." else " (or '.KEY[]' for the list under KEY)"
+        raise ValueError(
+            f"{path} is one JSON document over several lines, not JSON lines; "
+            f"write one record a line with `{made} > records.jsonl`{nested}"
+        )
+
+
+def is_one_object(path: Path) -> bool:
+    """Whether a file is one JSON object over several lines, as files of settings are."""
+    head = read_head(path)
+    try:
+        _check_lines(path, head)
+    except ValueError:
+        return head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{")
+    return False
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,187 @@
+"""Parquet files, with the text in one column."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet as parquet
+from pyarrow import types
+
+from data_prep.sources.byte_streams import Content
+from data_prep.sources.pieces import Piece, TextOrBad
+from data_prep.sources.records import BadRecord
+
+_BUFFER_BYTES = 1 << 20
+_ROWS_PER_BATCH = 1000
+_NAMES_SHOWN = 20
+_AGAIN = "copy or download it again"
+
+
+class ParquetFormat:
+    """A .parquet file, with the text in the column `text_key`; `a.b` is also b of the struct a."""
+
+    def __init__(self, text_key: str, separator: str) -> None:
+        self.text_key = text_key
+
+    def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
+        """Pieces end after a row group; the size is that of the text column, uncompressed."""
+        with _open(path) as file:
+            leaves = [file.schema.column(index).path for index in range(len(file.schema))]
+            leaf = leaves.index(".".join(_text_column(file, self.text_key, path)))
+            start = rows = size = 0
+            for group in range(file.metadata.num_row_groups):
+                metadata = file.metadata.row_group(group)
+                rows += metadata.num_rows
+                size += metadata.column(leaf).total_uncompressed_size
+                if size >= piece_bytes:
+                    yield Piece(start, group + 1, rows, size)
+                    start, rows, size = group + 1, 0, 0
+            if rows:
+                yield Piece(start, file.metadata.num_row_groups, rows, size)
+
+    def texts(self, content: Content, start: int, stop: int, first_row: int) -> Iterator[TextOrBad]:
+        """The texts of the rows; a null is an empty document.
+
+        If a page cannot be read, the rest of its row group cannot.
+        """
+        path, row = content.path, first_row
+        with _open(path) as file:
+            column = _text_column(file, self.text_key, path)
+            for group in range(start, stop):
+                end = row + file.metadata.row_group(group).num_rows
+                try:
+                    for batch in file.iter_batches(
+                        _ROWS_PER_BATCH, row_groups=[group], columns=[".".join(column)]
+                    ):
+                        yield from _texts(_values(batch, column), path, row)
+                        row += batch.num_rows
+                except (pyarrow.ArrowException, OSError) as error:
+                    reason = f"row group {group} cannot be read ({error}); {_AGAIN}"
+                    yield from (_bad_row(path, number, reason) for number in range(row, end))
+                row = end
+
+
+def _open(path: Path) -> parquet.ParquetFile:
+    try:
+        # Without a buffer size, pyarrow keeps a compressed column of a row group in memory.
+        return parquet.ParquetFile(
+            path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        )
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a readable parquet file ({error}); {_AGAIN}") from error
+
+
+def _text_column(file: parquet.ParquetFile, key: str, path: Path) -> list[str]:
+    """The names that lead to the column of the text: one, or those of the structs around it too.
+
+    Raises: ValueError if there is none, several, or one that holds no text.
+    """
+    schema = file.schema_arrow
+    for name in schema.names:
+        same = schema.names.count(name)
+        if same > 1 and (key == name or key.startswith(f"{name}.")):
+            raise ValueError(
+                f"{path} has {same} columns {name!r}, and one of them must be the text; "
+                "write the file again with other names for the others"
+            )
+    fields = {name: schema.field(name) for name in schema.names}
+    found = _nested_field(fields, key)
+    if found is None:
+        raise ValueError(
+            f"{path} has no column {key!r} (it has {_shown(schema)}); name it with --text-key"
+        )
+    names, kind = found
+    if not _is_text(kind):
+        cure = f"name one of text with --text-key (it has {_shown(schema, of_text=True)})"
+        if types.is_nested(kind) and not types.is_struct(kind):
+            cure = "write the text as a column of its own, one text a row"
+        raise ValueError(f"{path} has {kind} in column {key!r}, which must be text; {cure}")
+    return names
+
+
+def _nested_field(
+    fields: dict[str, pyarrow.Field], key: str
+) -> tuple[list[str], pyarrow.DataType] | None:
+    """Names and type of the column `key`; a name with a dot in it comes before a nested one."""
+    if key in fields:
+        return [key], fields[key].type
+    parts = key.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        outer = fields.get(".".join(parts[:count]))
+        if outer is not None and types.is_struct(outer.type):
+            found = _nested_field(_fields_of(outer.type), ".".join(parts[count:]))
+            if found is not None:
+                return [outer.name, *found[0]], found[1]
+        elif outer is not None and types.is_nested(outer.type):
+            return [key], outer.type
+    return None
+
+
+def _fields_of(struct: pyarrow.DataType) -> dict[str, pyarrow.Field]:
+    return {field.name: field for field in (struct.field(i) for i in range(struct.num_fields))}
+
+
+def _shown(schema: pyarrow.Schema, of_text: bool = False) -> str:
+    """The names of the columns, also inside structs."""
+    names: list[str] = []
+    waiting = [("", schema.field(index)) for index in range(len(schema.names))]
+    while waiting:
+        prefix, field = waiting.pop(0)
+        name = prefix + field.name
+        if types.is_struct(field.type):
+            waiting = [(f"{name}.", inner) for inner in _fields_of(field.type).values()] + waiting
+        elif not of_text or _is_text(field.type):
+            names.append(name)
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"{names[:_NAMES_SHOWN]}{more}" if names else "none"
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    """Whether a column can hold text: strings and bytes of any kind, and nothing but nulls."""
+    if isinstance(kind, pyarrow.BaseExtensionType):  # such as arrow.json
+        kind = kind.storage_type
+    if types.is_dictionary(kind):  # a category of pandas or polars
+        kind = kind.value_type
+    tests = (
+        *(types.is_string, types.is_large_string, types.is_string_view, types.is_null),
+        *(types.is_binary, types.is_large_binary, types.is_binary_view),
+    )
+    return any(test(kind) for test in tests)
+
+
+def _values(batch: pyarrow.RecordBatch, names: list[str]) -> pyarrow.Array:
+    """The text column of a batch as bytes (large_binary)."""
+    column = batch.column(batch.schema.names.index(names[0]))
+    for name in names[1:]:
+        field = column.type.get_field_index(name)
+        column = column.flatten()[field]  # with the nulls of the struct
+    if isinstance(column, pyarrow.ExtensionArray):
+        column = column.storage
+    if isinstance(column, pyarrow.DictionaryArray):
+        column = column.dictionary.take(column.indices)
+    column.validate(full=False)
+    return column.cast(pyarrow.large_binary())
+
+
+def _texts(column: pyarrow.Array, path: Path, first_row: int) -> Iterator[TextOrBad]:
+    """The texts of a column of bytes, not via Python strings, and its rows that are not UTF-8."""
+    try:
+        column.cast(pyarrow.large_string())  # checks all of them
+    except pyarrow.ArrowInvalid:
+        for row, text in enumerate(column.to_pylist(), start=first_row):
+            yield _bad_utf8(text, path, row) or text
+        return
+    yield from column.to_pylist()
+
+
+def _bad_utf8(text: bytes | None, path: Path, row: int) -> BadRecord | None:
+    try:
+        (text or b"").decode()
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8 at byte {error.start}; repair or drop the row"
+        return _bad_row(path, row, reason)
+    return None
+
+
+def _bad_row(path: Path, row: int, reason: str) -> BadRecord:
+    return BadRecord(str(path), row, f"row {row} (counted from 0)", reason)

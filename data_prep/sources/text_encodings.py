@@ -1,0 +1,88 @@
+"""Recognises text that is not UTF-8, so that it is named with the right cure and never misread."""
+
+import codecs
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from data_prep.sources.byte_streams import Content, TruncatedFile, compression_of
+
+_HEAD_BYTES = 1 << 20
+# Programs of Windows put one at the start of a UTF-8 file.
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+# Longest first: UTF-16's mark begins that of UTF-32.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_NULS_OF_UTF16 = 0.05  # of the bytes at even, or at odd, places: spaces and ends of lines alone
+_NULS_OF_UTF32 = 0.9  # of every fourth byte: the upper byte of all characters
+_LONE_HIGH_BYTE = re.compile(rb"(?<![\x80-\xff])[\xa0-\xff](?![\x80-\xff])")
+_HIGH_BYTE = re.compile(rb"[\x80-\xff]")
+
+
+def read_head(path: Path) -> bytes:
+    """The first megabyte of a file, decompressed, or what there is of it."""
+    head = bytearray()
+    with suppress(TruncatedFile), Content(path).open() as stream:
+        while len(head) < _HEAD_BYTES and (more := stream.read(_HEAD_BYTES - len(head))):
+            head += more
+    return bytes(head)
+
+
+def check_encoding(path: Path, head: bytes) -> None:
+    """Raises: ValueError with the cure if the file that begins with `head` is in UTF-16 or -32."""
+    encoding = _wide_encoding(head)
+    if encoding:
+        raise ValueError(
+            f"{path} is in {encoding}, not UTF-8; convert it first: {_iconv(encoding, path)}"
+        )
+
+
+def _iconv(encoding: str, path: Path) -> str:
+    """A command that converts a file. The new name keeps the format's suffix."""
+    packed = compression_of(path.name)
+    plain = path.name[: len(path.name) - len(packed)]
+    unpack = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}.get(packed)
+    if unpack:
+        return f"`{unpack} -dc {path.name} | iconv -f {encoding} -t UTF-8 > utf8_{plain}`"
+    return f"`iconv -f {encoding} -t UTF-8 {path.name} > utf8_{plain}`"
+
+
+def _wide_encoding(head: bytes) -> str:
+    """UTF-16 or UTF-32 by mark, or with its byte order by the places of NULs; "" if neither."""
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name
+    if b"\0" not in head[:4096]:
+        return ""
+    head = head[: len(head) // 4 * 4 or len(head)]
+    quarters = [_share_of_nuls(head[first::4]) for first in range(4)]
+    if quarters[3] > _NULS_OF_UTF32 and quarters[2] > _NULS_OF_UTF32:
+        return "UTF-32LE"
+    if quarters[0] > _NULS_OF_UTF32 and quarters[1] > _NULS_OF_UTF32:
+        return "UTF-32BE"
+    even, odd = _share_of_nuls(head[0::2]), _share_of_nuls(head[1::2])
+    if odd > _NULS_OF_UTF16 and even < odd / 10:
+        return "UTF-16LE"
+    if even > _NULS_OF_UTF16 and odd < even / 10:
+        return "UTF-16BE"
+    return ""
+
+
+def _share_of_nuls(data: bytes) -> float:
+    return data.count(0) / max(1, len(data))
+
+
+def not_utf8(text: bytes, path: Path) -> str:
+    """What is wrong with a text that is not UTF-8, and the cure that may help."""
+    high = len(_HIGH_BYTE.findall(text))
+    lone = len(_LONE_HIGH_BYTE.findall(text))
+    if high == lone and high < len(text) / 4:  # single accented letters between others
+        return f"it is not UTF-8, perhaps latin1; convert the file first: {_iconv('latin1', path)}"
+    return (
+        "it is not UTF-8; repair it, or convert the file first if it is in another encoding: "
+        f"{_iconv('ENCODING', path)}"
+    )
