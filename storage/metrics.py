@@ -1,19 +1,22 @@
 """Writers of metrics: one dict a step goes to console, JSON lines and TensorBoard.
 
-A failing writer never stops training: it logs one error and is not used again.
+A failing writer never stops training. Its lines are kept, and written as soon as that works again.
 """
 
-import json
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
+
+from storage.json_lines import append_to, open_to_append
 
 Metrics = dict[str, float | int | str]
 _RECENT_LINES = 4
+MOST_KEPT_LINES = 10_000  # of a writer that fails: some 15 MB, and hours of most runs
+_MOST_REFUSED = 3  # lines in a row; then a writer is given up, which may lack its library
 _EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows")
 log = logging.getLogger(__name__)
 
@@ -21,8 +24,11 @@ log = logging.getLogger(__name__)
 class _Writer(Protocol):
     """Something that records metric lines."""
 
+    name: str
+    """What it is called in a message."""
+
     def write(self, step: int, metrics: Metrics) -> None:
-        """Record one step's metrics."""
+        """Record one step's metrics. After a failure the same line is given again."""
 
     def write_text(self, step: int, tag: str, text: str) -> None:
         """Record a text, such as a sample."""
@@ -35,57 +41,37 @@ class JsonLinesWriter:
     """`metrics.jsonl`: one JSON object a step. A value that is not finite becomes null."""
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("a", encoding="utf-8")
+        self.path = path
+        self.name = path.name
+        self._file: IO[bytes] | None = None
 
     def write(self, step: int, metrics: Metrics) -> None:
-        """Append a line and flush it to the operating system, so that it outlives this process."""
-        self.file.write(json.dumps(_as_line(step, metrics)) + "\n")
-        self.file.flush()
+        """Append a line. It is then with the operating system, and outlives this process.
+
+        Raises: OSError; the file is then opened again for the next line.
+        """
+        if self._file is None:
+            self._file = open_to_append(self.path)
+        try:
+            append_to(self._file, _as_line(step, metrics))
+        except OSError:
+            self.close()
+            raise
 
     def write_text(self, step: int, tag: str, text: str) -> None:
         """Do nothing: samples have their own files."""
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
-
-
-class TensorBoard:
-    """Event files in one folder. On a resume, points of steps that are done again are purged."""
-
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
-        # Imported here: only rank 0 writes, and the others would wait for it at every start.
-        from torch.utils.tensorboard import SummaryWriter
-
-        _wait_for_unused_second(folder)
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
-
-    def write(self, step: int, metrics: Metrics) -> None:
-        """Add every number as a scalar."""
-        for tag, value in metrics.items():
-            if not isinstance(value, str):
-                self.writer.add_scalar(tag, value, step)
-
-    def write_text(self, step: int, tag: str, text: str) -> None:
-        """Add the text as preformatted Markdown."""
-        indented = "".join(f"    {line}\n" for line in text.splitlines())
-        self.writer.add_text(tag, indented, step)
-
-    def close(self) -> None:
-        """Flush and close the event file."""
-        self.writer.close()
-
-
-def _wait_for_unused_second(folder: Path) -> None:
-    """Wait until no event file of the current second exists."""
-    # TensorBoard reads event files in the order of their names, which begin with the second they
-    # were opened in. Two files of one second would be read and purged in an arbitrary order.
-    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
-        time.sleep(0.05)
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
 
 
 class Console:
     """Log one aligned line for each training step and one for each evaluation."""
+
+    name = "the console"
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -148,33 +134,101 @@ def _is_not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
+class _Channel:
+    """One writer, and the lines that it could not write yet, oldest first."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self.writer = writer
+        self._kept: deque[Callable[[], None]] = deque()
+        self._late = 0
+        self._lost = 0
+        self._refused = 0
+        """Lines in a row that failed for another reason than the disk."""
+        self.failing = False
+
+    def put(self, action: Callable[[], None]) -> None:
+        """Write a line behind those that are still to be written."""
+        if self._refused >= _MOST_REFUSED:
+            self._lost += 1
+            return
+        self._kept.append(action)
+        self.flush()
+        if len(self._kept) > MOST_KEPT_LINES:
+            self._kept.popleft()
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Write what is still to be written. A failure is logged once, and so is its end."""
+        while self._kept:
+            try:
+                self._kept[0]()
+            except OSError as error:  # the disk, which may have room again
+                self._report(error)
+                return
+            except Exception as error:  # this line; whatever it is, it is no reason to end a run
+                self._report(error)
+                self._lost += 1
+                self._refused += 1
+            else:
+                self._late += self.failing and len(self._kept) > 1
+                self._refused = 0
+            self._kept.popleft()
+        if self.failing and not self._refused:
+            log.warning(
+                "%s is written again: %d lines were late, %d are lost",
+                *(self.writer.name, self._late, self._lost),
+            )
+            self.failing, self._late, self._lost = False, 0, 0
+
+    def _report(self, error: Exception) -> None:
+        if not self.failing:
+            log.error(
+                "%s cannot be written (%s: %s); its lines are kept and written once that works "
+                "again, and nothing else waits for them",
+                *(self.writer.name, type(error).__name__, error),
+            )
+        self.failing = True
+
+    def close(self) -> None:
+        """Try a last time, and close the writer."""
+        self.flush()
+        if lost := self._lost + len(self._kept):
+            log.error("%d lines of %s could not be written and are lost", lost, self.writer.name)
+        try:
+            self.writer.close()
+        except Exception as error:
+            log.error("%s cannot be closed (%s)", self.writer.name, error)
+
+
 class MetricLog:
-    """Passes metrics to every writer; removes a writer that fails, with one error in the log."""
+    """Passes metrics to every writer, and keeps the lines of one that fails until it works."""
 
     def __init__(self, writers: list[_Writer]) -> None:
-        self.writers = writers
+        self._channels = [_Channel(writer) for writer in writers]
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_LINES)
         """The last lines, kept on ranks without writers too: the rank that writes may die."""
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Record one step's metrics."""
         self.recent.append(_as_line(step, metrics))
-        self._each(lambda writer: writer.write(step, metrics))
+        for channel in self._channels:
+            channel.put(partial(channel.writer.write, step, metrics))
 
     def write_text(self, step: int, tag: str, text: str) -> None:
         """Record a text."""
-        self._each(lambda writer: writer.write_text(step, tag, text))
+        for channel in self._channels:
+            channel.put(partial(channel.writer.write_text, step, tag, text))
+
+    def flush(self) -> None:
+        """Try again to write what is still to be written."""
+        for channel in self._channels:
+            channel.flush()
+
+    def failing(self) -> list[str]:
+        """The names of the writers whose last line could not be written."""
+        return [channel.writer.name for channel in self._channels if channel.failing]
 
     def close(self) -> None:
         """Close every writer."""
-        self._each(lambda writer: writer.close())
-
-    def _each(self, action: Callable[[_Writer], None]) -> None:
-        # A copy of the list: a failing writer is removed from it inside the loop.
-        for writer in list(self.writers):
-            try:
-                action(writer)
-            except (OSError, RuntimeError, ValueError) as error:
-                self.writers.remove(writer)
-                name = type(writer).__name__
-                log.error("%s can no longer be written (%s); training continues", name, error)
+        for channel in self._channels:
+            channel.close()

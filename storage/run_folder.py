@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
-from storage.atomic import read_json, sync_folder, write_json
+from storage.atomic import sync_folder, write_json
 from storage.checkpoint_folder import (
     checkpoints_in,
     free_path,
@@ -32,8 +32,14 @@ from storage.checkpoint_folder import (
 )
 from storage.json_lines import append_line
 from storage.locks import take_lock, take_lock_within
+from storage.records.run_records import (
+    State,
+    checked_config,
+    checked_status,
+    set_aside_damaged_status,
+    set_aside_unusable,
+)
 
-State = Literal["running", "preempted", "finished", "failed"]
 # Files that a start leaves if it ends before it has written config.json.
 _EXPECTED_NAMES = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
 LOCK_PATIENCE_SECONDS = 2.0  # `is_locked` of a watching process holds a free lock for an instant
@@ -126,8 +132,26 @@ class RunFolder:
         write_json(self.status, {"state": state, "step": step, "reason": reason, **attempt})
 
     def read_status(self) -> dict[str, Any] | None:
-        """The content of status.json; None before the first start."""
-        return read_json(self.status) if self.status.is_file() else None
+        """The content of status.json; None before the first start, or if the file is damaged."""
+        return checked_status(self.status)
+
+    def read_config(self) -> dict[str, Any]:
+        """The content of config.json: the configuration (`config`) and derived values (`run`).
+
+        Raises: ValueError if the file is not the config.json of a run.
+        """
+        return checked_config(self.config)
+
+    def set_aside_damaged(self) -> None:
+        """Rename what would keep this run from writing its records; call this with the lock held.
+
+        Nothing that only reports decides whether a run continues.
+        """
+        for path in (self.status, self.metrics, self.discarded_metrics, self.starts):
+            set_aside_unusable(path, "file")
+        for path in (self.tensorboard, self.samples):
+            set_aside_unusable(path, "folder")
+        set_aside_damaged_status(self.status)
 
     def is_finished(self) -> bool:
         """Whether the run has done all its steps, by status.json."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from storage.checkpoint_folder import step_of
+from storage.json_lines import read_lines
 from storage.retention import Retention
 from storage.run_folder import RunFolder
 from tests.runs import built, nano_config, set_step
@@ -120,13 +121,16 @@ class LogCapture(logging.Handler):
     def __init__(self):
         super().__init__()
         self.failed = 0
-        self.dropped = []
+        self.failing, self.back, self.lost = set(), set(), 0
 
     def emit(self, record):
         message = record.getMessage()
         self.failed += "could not be written" in message
-        if "can no longer be written" in message:
-            self.dropped.append(message.split()[0])
+        if "cannot be written (OSError" in message:
+            self.failing.add(message.split()[0])
+        if "is written again" in message:
+            self.back.add(message.split()[0])
+            self.lost += int(message.split()[-3])
 
 
 def run_limits(folder, limits):
@@ -168,7 +172,10 @@ def run_limits(folder, limits):
     return {
         "end": end,
         "steps": found,
-        "dropped": captured.dropped,
+        "failing": sorted(captured.failing),
+        "back": sorted(captured.back),
+        "lost": captured.lost,
+        "lines": [line["step"] for line in read_lines(run.folder.metrics)],
         "same": all(torch.equal(x, y) for x, y in pairs),
     }
 

@@ -20,15 +20,14 @@ from model.fused_loss import fuses_loss
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
-from parallel.collectives import any_rank, broadcast_object, on_main, together
+from parallel.collectives import any_rank, on_main, together
 from parallel.data_parallel import replicate
 from parallel.ranks import Ranks, is_restart, job_id
 from parallel.shared_errors import SharedError
 from parallel.stop_signals import StopRequest, parse_time
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import step_of
-from storage.json_lines import truncate_metrics
-from storage.metrics import Console, JsonLinesWriter, MetricLog, Metrics, TensorBoard
+from storage.metrics import Metrics
 from storage.retention import Retention
 from storage.run_folder import RunFolder, record_start
 from train.batch_plan import BatchPlan
@@ -37,7 +36,7 @@ from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validatio
 from train.checkpoints.config_changes import warn_if_not_bitwise_same
 from train.checkpoints.host_copy import HostCopy
 from train.config import Config
-from train.guards.spikes import Guard, read_history
+from train.guards.spikes import Guard
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
 from train.memory.forecast import Forecast, compiles, memory_at_first
@@ -49,6 +48,7 @@ from train.memory.micro_batch import (
 from train.optimizers.registry import build_optimizer
 from train.preflight.inputs import Inputs
 from train.progress import Progress
+from train.recovery.metric_logs import load_guard_history, open_metric_log
 from train.recovery.restarts import count_restart
 from train.run import Cursor, Run
 from train.step import Learner
@@ -116,11 +116,10 @@ def _assemble(
     tokenizer = inputs.data.tokenizer()
     at_first = memory_at_first(config, ranks.device)
     network = new_network(config, inputs.network, ranks)
-    cursor, results, lines = Cursor(0, 0, 0), {}, []
+    cursor, results, position = Cursor(0, 0, 0), {}, None
     if checkpoint is not None:
         position, results = together(partial(_restore, checkpoint, network, inputs))
         cursor = Cursor(position.step, position.next_window, position.windows_taken)
-        lines = position.lines
         log.info("resuming from %s: step %d of %d", checkpoint, cursor.updates, inputs.steps)
     learner = build_learner(config, network, inputs.plan, ranks, inputs.untried)
     learner.updates = cursor.updates
@@ -135,7 +134,7 @@ def _assemble(
         folder=folder,
         loader=Loader(stream, learner.plan, ranks, cursor.next_window, config.skips),
         progress=_progress(config, learner, inputs, stop),
-        metrics=_metric_log(folder, ranks, inputs.steps, cursor.updates, lines),
+        metrics=open_metric_log(folder, ranks, inputs.steps, position),
         saver=BackgroundSave(folder, _retention(config), HostCopy(ranks.device), saved),
         stop=stop,
         compute_time=ComputeTime(learner.step_model, learner.optimizer, ranks),
@@ -143,8 +142,7 @@ def _assemble(
         cursor=cursor,
         results=results,
     )
-    history = read_history(folder.metrics, run.step, config.guard.window)
-    run.progress.guard.load_history(broadcast_object(history))
+    load_guard_history(run.progress.guard, folder, position)
     _announce(run, inputs)
     _fix_bucket_layout(run)
     return run
@@ -185,6 +183,7 @@ def _lock(folder: RunFolder, restarted: bool) -> tuple[Path | None, dict[str, in
     """Lock the folder; returns its newest sound checkpoint and the count of this attempt."""
     folder.lock(job_id())
     folder.remove_unfinished()
+    folder.set_aside_damaged()
     checkpoint = folder.recover_newest_checkpoint()
     halves = smaller_requested(folder)
     return checkpoint, count_restart(folder, _step_of(checkpoint), restarted, halves=halves)
@@ -228,26 +227,6 @@ def _progress(config: Config, learner: Learner, inputs: Inputs, stop: StopReques
     flops = training_flops_per_token(inputs.network)
     guard = Guard(config.guard)
     return Progress(learner.plan, inputs.steps, flops, peak, config.hang_seconds, stop, guard)
-
-
-def _metric_log(
-    folder: RunFolder, ranks: Ranks, steps: int, step: int, lines: list[dict[str, Any]]
-) -> MetricLog:
-    """Writers, on rank 0 only. Lines and events of steps that will be repeated are removed.
-
-    `lines` are the last ones before `step`: those that a killed rank 0 did not write are added.
-    """
-    if not ranks.is_main:
-        return MetricLog([])
-    written = truncate_metrics(folder.metrics, folder.discarded_metrics, step)
-    purge = step if step or folder.tensorboard.exists() else None
-    found = MetricLog(
-        [Console(steps), JsonLinesWriter(folder.metrics), TensorBoard(folder.tensorboard, purge)]
-    )
-    for line in lines:
-        if line["step"] > written:
-            found.write(line["step"], {k: v for k, v in line.items() if k != "step"})
-    return found
 
 
 def _announce(run: Run, inputs: Inputs) -> None:

@@ -4,7 +4,7 @@ The metric line of step `s` describes one state, the weights after `s` updates: 
 and the training loss of update `s` before it changes them.
 """
 
-from storage.run_folder import State
+from storage.records.run_records import State
 from train.checks import check, check_before_last_save
 from train.evaluation import evaluate, evaluation_due
 from train.profile_steps import ProfiledSteps

@@ -1,15 +1,18 @@
 """What a run came to: a short table, and the loss curve as a picture."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from storage.json_lines import column, read_lines
+from storage.atomic import new_file
+from storage.json_lines import column, read_metrics
 from train.run import Run
 
 _SMOOTHED_STEPS = 20
 _MISSING = "not measured"
+log = logging.getLogger(__name__)
 
 
 def _loss_plot(lines: list[dict[str, Any]], entropy: float, path: Path) -> None:
@@ -29,7 +32,8 @@ def _loss_plot(lines: list[dict[str, Any]], entropy: float, path: Path) -> None:
     axes.set_title(path.parent.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -40,7 +44,8 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     entropy = run.data.manifest.train.unigram_entropy_nats
     recent = train[-_SMOOTHED_STEPS:]
     rate = run.progress.tokens_per_second
-    scores = sorted({k for line in lines for k in line if k.endswith(("/acc", "/acc_norm"))})
+    tags = sorted({k for line in lines for k in line if k.endswith(("/acc", "/acc_norm"))})
+    scores = [(tag, found[-1]) for tag in tags if (found := column(lines, tag)[1])]
     loss = f"{sum(recent) / max(len(recent), 1):.4f} (mean of the last {len(recent)} steps)"
     return [
         ("steps", f"{run.step:,} of {run.steps:,}"),
@@ -49,7 +54,7 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("validation loss", f"{val[0]:.4f} -> {val[-1]:.4f} nats per token" if val else _MISSING),
         ("unigram entropy", f"{entropy:.4f} nats per token (what counting words alone reaches)"),
         ("bits per byte", f"{bits[-1]:.4f}" if bits else _MISSING),
-        *((tag, f"{column(lines, tag)[1][-1]:.4f}") for tag in scores),
+        *((tag, f"{score:.4f}") for tag, score in scores),
         ("tokens per second", f"{rate:,.0f} (all ranks)" if rate else "too few steps to say"),
         *_memory_rows(run),
         ("run folder", str(run.folder.path)),
@@ -76,8 +81,12 @@ def _memory_rows(run: Run) -> list[tuple[str, str]]:
 
 def write_report(run: Run) -> str:
     """Draw `loss.png` and return the closing table as text."""
-    lines = read_lines(run.folder.metrics)
-    _loss_plot(lines, run.data.manifest.train.unigram_entropy_nats, run.folder.path / "loss.png")
+    lines = read_metrics(run.folder.metrics)
+    path = run.folder.path / "loss.png"
+    try:
+        _loss_plot(lines, run.data.manifest.train.unigram_entropy_nats, path)
+    except Exception as error:  # a full disk, or a broken matplotlib
+        log.error("%s could not be drawn (%s: %s)", path, type(error).__name__, error)
     rows = _summary(run, lines)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)

@@ -230,6 +230,7 @@ class Run:
             val_tokens=self.config.eval.val_tokens,
             lines=[line for line in self.metrics.recent if line["step"] < self.step],
             windows=self.cursor.windows,
+            guard=self.progress.guard.history(self.step),
         )
 
     def contents(self, tensors: dict[str, Tensor]) -> CheckpointContents:

@@ -1,4 +1,4 @@
-"""The proof of a run's training data: the digest of each step, computed again from the shards."""
+"""The proof of a run's training data: the digest of each step, computed from the shards."""
 
 import logging
 import time

@@ -7,18 +7,19 @@ checkpoint may repeat a step and reach other weights; of two lines for one step 
 
 import fcntl
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from eval.subject import EvalOptions
 from eval.watching.live_run import UNKNOWN_DIGEST
-from storage.json_lines import read_every_line
+from storage.atomic import sync_file
+from storage.json_lines import is_count, open_to_append, read_every_line
 from storage.locks import take_lock
-from storage.metrics import JsonLinesWriter, Metrics
+from storage.metrics import JsonLinesWriter, MetricLog, Metrics
 
+_LINES_NAMED = 5
 log = logging.getLogger(__name__)
 
 
@@ -29,45 +30,48 @@ class EvalsFile:
     """
 
     def __init__(self, path: Path, options: EvalOptions) -> None:
-        """Lock the file until `close`, drop a torn last line and read the others.
+        """Lock the file until `close`, and read it. A damaged line is skipped with a warning.
 
-        Raises: ValueError if another process has the lock, or a line is not an evaluation.
+        Raises: ValueError if another process has the lock, or the file cannot be read.
         """
         self.path = path
         self.options = _option_changes(options)
         self._measured: dict[int, dict[str, set[str]]] = {}
         """Names of tasks by step and weights."""
-        self._lines = JsonLinesWriter(path)
+        self._lines = MetricLog([_SyncedLines(path)])
+        self._locked = _opened(path)
         try:
             self._lock()
-            _drop_torn_line(path)
-            for number, line in enumerate(read_every_line(path), start=1):
-                self._load(number, line)
-        except ValueError:
-            self._lines.close()
+            damaged = [n for n, line in enumerate(read_every_line(path), 1) if not self._load(line)]
+        except BaseException:
+            self._locked.close()
             raise
+        if damaged:
+            log.warning(
+                "%s: line %s is no evaluation and is skipped; what it recorded is measured again",
+                *(path, " and line ".join(map(str, damaged[:_LINES_NAMED]))),
+            )
 
     def _lock(self) -> None:
         try:
-            take_lock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
                 f"{self.path} is being written by another process that watches this run; "
                 "stop it, or give all tasks to one of the two"
             ) from error
 
-    def _load(self, number: int, line: dict[str, Any] | None) -> None:
-        try:
-            if line is None:
-                raise ValueError("it is damaged")
-            step, options, tasks = line["step"], line["options"], line["tasks"].split()
-            weights = line.get("weights", UNKNOWN_DIGEST)  # early versions wrote no digest
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{self.path} line {number} is no evaluation ({error!r}); remove that line"
-            ) from error
+    def _load(self, line: dict[str, Any] | None) -> bool:
+        """Take what a line records; False if it is no evaluation."""
+        if line is None:
+            return False
+        step, options, tasks = line.get("step"), line.get("options"), line.get("tasks")
+        weights = line.get("weights", UNKNOWN_DIGEST)  # early versions wrote no digest
+        if not is_count(step) or not all(isinstance(x, str) for x in (options, tasks, weights)):
+            return False
         if options == self.options:
-            self._add_tasks(step, weights, tasks)
+            self._add_tasks(step, weights, str(tasks).split())
+        return True
 
     def _add_tasks(self, step: int, weights: str, tasks: Iterable[str]) -> None:
         self._measured.setdefault(step, {}).setdefault(weights, set()).update(tasks)
@@ -88,12 +92,40 @@ class EvalsFile:
         names = " ".join(tasks)
         line: Metrics = {**tags, "tasks": names, "options": self.options, "weights": weights}
         self._lines.write(step, line)
-        os.fsync(self._lines.file.fileno())  # a line may be hours of work
         self._add_tasks(step, weights, names.split())
 
+    def retry(self) -> None:
+        """Write what a full disk has not taken so far."""
+        self._lines.flush()
+
     def close(self) -> None:
-        """Close the file, which releases the lock."""
+        """Write what is left and close the file, which releases the lock.
+
+        Raises: ValueError if evaluations could not be written and are lost.
+        """
         self._lines.close()
+        self._locked.close()
+        if self._lines.failing():
+            raise ValueError(
+                f"{self.path} cannot be written, so the last evaluations are lost; watch the run "
+                "again once its disk has room: what is not recorded is measured again"
+            )
+
+
+class _SyncedLines(JsonLinesWriter):
+    """Lines that a power cut does not lose, since a line may be hours of work."""
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Append a line and wait until it is on the disk."""
+        super().write(step, metrics)
+        sync_file(self.path)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return open_to_append(path)
+    except OSError as error:
+        raise ValueError(f"{error}; a watch records its evaluations there") from error
 
 
 def _may_be_same(one: str, other: str) -> bool:
@@ -113,12 +145,3 @@ def _option_changes(options: EvalOptions) -> str:
 
 def _as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line without a line end, which a killed watcher may leave; warn about it."""
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        log.warning("%s: the last line was cut short; it is dropped and measured again", path)
-        os.truncate(path, complete)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.subject import EvalOptions
-from storage.atomic import read_json
 from storage.checkpoint_folder import MANIFEST, weights_sha256
 from storage.run_folder import RunFolder
 
@@ -94,17 +93,6 @@ class RunLiveness:
         if text != self._last_message:
             log.info("%s", text)
             self._last_message = text
-
-
-def read_run_config(run: RunFolder) -> dict[str, Any]:
-    """The run's config.json: its configuration (`config`) and derived values (`run`).
-
-    Raises: ValueError if the file is not the config.json of a run.
-    """
-    record = read_json(run.config)
-    if not isinstance(record, dict) or not {"config", "run"} <= record.keys():
-        raise ValueError(f"{run.config} is not a run's; give a folder such as runs/gpt2")
-    return record
 
 
 def with_run_defaults(

@@ -20,7 +20,6 @@ from eval.watching.live_run import (
     PINNED_PREFIX,
     RunLiveness,
     pin_checkpoint,
-    read_run_config,
     weights_digest,
     with_run_defaults,
 )
@@ -28,7 +27,8 @@ from parallel.collectives import on_main
 from parallel.ranks import Ranks
 from parallel.stop_signals import StopRequest
 from storage.checkpoint_folder import MANIFEST, manifest_mtime, step_of
-from storage.metrics import Console, MetricLog, Metrics, TensorBoard
+from storage.event_files import TensorBoard
+from storage.metrics import Console, MetricLog
 from storage.run_folder import RunFolder
 
 _POLL_SECONDS = 2.0
@@ -105,6 +105,8 @@ class _Watcher:
             return _WatchEnd(f"{self.stop.reason} received")
         # Poll before listing the checkpoints: a run writes none after its final status.
         over = self._liveness.poll()
+        if self._evals is not None:
+            self._evals.retry()
         if self._evals is None and not self._open_run():
             return _WatchEnd(over) if over else None
         job = self._next_job()
@@ -121,7 +123,7 @@ class _Watcher:
                     "give one such as runs/gpt2"
                 )
             return False
-        own = read_run_config(run)["config"]["eval"]["tasks"]
+        own = run.read_config()["config"]["eval"]["tasks"]
         self._tasks = request.tasks or tuple(dict.fromkeys(["val_loss", *own]))
         check_tasks(self._tasks)
         self._evals = EvalsFile(run.evals, request.options)
@@ -172,7 +174,7 @@ class _Watcher:
 
         Raises: ValueError if one of their files does not exist.
         """
-        return with_run_defaults(read_run_config(self.run), self.request.options, job.requested)
+        return with_run_defaults(self.run.read_config(), self.request.options, job.requested)
 
     def after_load(self, job: _CheckpointJob, problem: str) -> None:
         """Delete the links, so that pruning frees the disk; log why loading failed, if it did."""
@@ -189,16 +191,27 @@ class _Watcher:
         if not tags:
             return
         if self._curves is None:
-            steps = read_run_config(self.run)["run"]["steps"]
-            curves = _FlushedTensorBoard(self.run.eval_tensorboard, purge_step=None)
+            steps = self.run.read_config()["run"]["steps"]
+            curves = TensorBoard(self.run.eval_tensorboard, purge_step=None)
             self._curves = MetricLog([Console(steps), curves])
         self._curves.write(job.step, {**tags})
-        if self.request.items_out is not None:
-            for result in found.values():
-                result.save_items(self.request.items_out / job.checkpoint.name)
+        try:
+            self._save_items(job, found)
+        except OSError as error:
+            log.error(
+                "step %d: the results of its items cannot be written (%s), so a later watch "
+                "measures it again",
+                *(job.step, error),
+            )
+            return
         # Last: once a line is in evals.jsonl, a later watch measures nothing of it again.
         self._evals.add(job.step, job.weights, found, tags)
         self.evaluated += 1
+
+    def _save_items(self, job: _CheckpointJob, found: dict[str, TaskResult]) -> None:
+        if self.request.items_out is not None:
+            for result in found.values():
+                result.save_items(self.request.items_out / job.checkpoint.name)
 
     def close(self) -> None:
         """Flush and close the files; another process may watch this run afterwards."""
@@ -211,15 +224,6 @@ class _Watcher:
     def _unpin_all(self) -> None:
         for pinned in self.run.checkpoints.glob(f"{PINNED_PREFIX}*"):
             shutil.rmtree(pinned, ignore_errors=True)
-
-
-class _FlushedTensorBoard(TensorBoard):
-    """Flushes after each evaluation, because the next one may be hours away."""
-
-    def write(self, step: int, metrics: Metrics) -> None:
-        """Write every number as a scalar and flush the file."""
-        super().write(step, metrics)
-        self.writer.flush()
 
 
 def watch(request: WatchRequest, ranks: Ranks) -> str:

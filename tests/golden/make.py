@@ -2,7 +2,7 @@
 
     .venv/bin/python -m tests.golden.make [help errors bits data_sets order keys]
 
-What later versions must still read (format_4/run, checkpoint, inputs) is written where it is
+What later versions must still read (format_5/run, checkpoint, inputs) is written where it is
 missing and never again. tests/test_golden.py and tests/test_scripts.py compare; a change that is
 meant shows as a difference in these files.
 """
@@ -35,7 +35,7 @@ from tests.launching import REPO, Done, python, together
 
 HERE = Path(__file__).parent
 DATA = HERE / "format_1" / "data_set"
-RUN = HERE / "format_4" / "run"
+RUN = HERE / "format_5" / "run"
 CHECKPOINT = HERE / "checkpoint"
 INPUTS = HERE / "inputs"
 ERRORS = HERE / "errors.txt"

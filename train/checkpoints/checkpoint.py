@@ -30,10 +30,27 @@ from storage.checkpoint_folder import (
     verify_checkpoint,
     write_manifest,
 )
+from storage.json_lines import is_count
+from storage.records.json_fields import check_fields
 from storage.run_folder import RunFolder
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS
+from train.guards.spikes import is_history
 
-STATE_FORMAT = 4  # of state.json; load_position converts older ones
+_LARGEST_LOSS = 1e300
+STATE_FORMAT = 5  # of state.json; load_position converts older ones
+_STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "step": int,
+    "next_window": int,
+    "seed": int,
+    "data": str,
+    "data_fingerprint": str,
+    "context_length": int,
+    "val_tokens": int,
+    "lines": list,
+    "micro_batch": (int, type(None)),
+    "windows": (int, type(None)),
+    "guard": (dict, type(None)),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,8 @@ class RunPosition:
     """Micro-batch of the last steps; it affects rounding (since format 3)."""
     windows: int | None = None
     """Number of windows used so far: `next_window` minus skipped windows (since format 4)."""
+    guard: dict[str, Any] | None = None
+    """Recent loss and gradient norms, from which limits of spikes follow (since format 5)."""
 
     @property
     def windows_taken(self) -> int:
@@ -98,16 +117,22 @@ def load_position(checkpoint: Path) -> RunPosition:
     """
     path = checkpoint / STATE_FILE
     found = read_json(path)
-    version = found.pop("format", None)
-    if version not in range(1, STATE_FORMAT + 1):
+    version = found.pop("format", None) if isinstance(found, dict) else None
+    if type(version) is not int or version not in range(1, STATE_FORMAT + 1):
         raise ValueError(
             f"{path} is of format {version}, this version reads 1 to {STATE_FORMAT}; update Ratchet"
         )
+    found.setdefault("lines", [])
     try:
         # Format 1 has no `lines`, 2 no `micro_batch`, 3 no `windows`: they get their defaults.
-        return RunPosition(**found)
+        position = RunPosition(**check_fields(path, found, _STATE_FIELDS, "use another checkpoint"))
     except TypeError as error:
         raise ValueError(f"{path} is damaged ({error}); use another checkpoint") from error
+    if not all(isinstance(line, dict) and is_count(line.get("step")) for line in position.lines):
+        raise ValueError(f"{path} is damaged: a line has no step; use another checkpoint")
+    if position.guard is not None and not is_history(position.guard):
+        raise ValueError(f"{path} is damaged: guard is no history; use another checkpoint")
+    return position
 
 
 def load_checkpoint(
@@ -206,5 +231,9 @@ def validation_loss_of(checkpoint: Path) -> float | None:
         results = read_json(checkpoint / "results.json")
     except (OSError, ValueError):
         return None
-    same = results.get("step") == step_of(checkpoint)
-    return results["metrics"].get("val/loss") if same else None
+    if not isinstance(results, dict) or results.get("step") != step_of(checkpoint):
+        return None
+    metrics = results.get("metrics")
+    loss: Any = metrics.get("val/loss") if isinstance(metrics, dict) else None
+    is_loss = isinstance(loss, int | float) and abs(loss) < _LARGEST_LOSS
+    return float(loss) if is_loss else None

@@ -8,7 +8,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from storage.atomic import read_json
 from storage.run_folder import RunFolder
 
 _Kind = Literal["free", "named", "never"]
@@ -105,7 +104,7 @@ def check_same_run(
         raise ValueError(f"--out {folder.path} holds {foreign[0]} but no run; choose another --out")
     if not folder.config.is_file():
         return []
-    record = read_json(folder.config)
+    record = folder.read_config()
     # Older versions did not record the optimizer's name: there was only one.
     before = _flatten(defaults) | {_OPTIMIZER_NAME: "adamw"} | _flatten(record["config"])
     if before["micro_batch"] is None:  # format 1 recorded an automatic choice in "run" only
@@ -167,7 +166,7 @@ def warn_if_not_bitwise_same(folder: RunFolder, settings: dict[str, Any]) -> Non
     """Warn if hardware or settings that affect rounding have changed since the last start."""
     if not folder.config.is_file():
         return
-    before = read_json(folder.config).get("run", {})
+    before = folder.read_config()["run"]
     changed = [
         f"{key} {before[key]} -> {settings[key]}"
         for key in _BITWISE_SETTINGS

@@ -2,21 +2,22 @@
 
 The statistics use applied updates only: at most `window` of them, and none newer than STEPS_UNREAD
 steps before the step in question. Every rank has read those, so all ranks compute the same limits.
-A resumed run reads the same values back from metrics.jsonl and continues with the same limits.
+A checkpoint keeps the same values, so a resumed run continues with the same limits.
 """
 
 import math
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from storage.json_lines import read_lines
+from storage.json_lines import column, is_count, read_metrics
 from storage.metrics import Metrics
 
 STEPS_UNREAD = 2  # when step s is launched, the host of every rank has read step s - 2
 MIN_VALUES = 8  # fewer values give no useful standard deviation
 MAX_SKIPPED_IN_A_ROW = 10
+_VALUES = ("loss", "grad_norm", "skipped")
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,15 @@ class Guard:
         taken, self.skipped = self.skipped, None
         return taken
 
-    def load_history(self, applied: list[_Applied]) -> None:
-        """Add the recent applied steps of the run that is resumed."""
-        self._applied.extend(_Applied(*values) for values in applied)
+    def history(self, before_step: int) -> dict[str, Any]:
+        """What a checkpoint keeps of the steps before `before_step`, as JSON."""
+        applied = [list(values) for values in self._applied if values.step < before_step]
+        return {"applied": applied, "skipped_in_a_row": self.skipped_in_a_row}
+
+    def load_history(self, history: dict[str, Any]) -> None:
+        """Continue after the steps of `history`, those of the run that is resumed."""
+        self._applied.extend(_Applied(*values) for values in history["applied"])
+        self.skipped_in_a_row = history["skipped_in_a_row"]
 
     def limits(self, step: int) -> tuple[float, float]:
         """The largest loss and the largest gradient norm with which update `step` is applied."""
@@ -153,14 +160,38 @@ class Guard:
         )
 
 
-def read_history(metrics: Path, before_step: int, window: int) -> list[_Applied]:
-    """The last applied steps before `before_step` in a metrics.jsonl; empty without that file."""
-    found = []
-    for line in read_lines(metrics):
-        try:
-            applied = _Applied(line["step"], line["train/loss"], line["train/grad_norm"])
-            if not line["train/skipped"] and applied.step < before_step:
-                found.append(applied)
-        except (KeyError, TypeError):
-            continue  # the line after the last step has no loss
-    return found[-(window + STEPS_UNREAD) :]
+def history_of_lines(metrics: Path, before_step: int, window: int) -> dict[str, Any]:
+    """The history for a checkpoint that has none (before format 5), from a metrics.jsonl.
+
+    Lines that were lost are not in it. Without that file it is empty.
+    """
+    lines = [line for line in read_metrics(metrics) if line["step"] < before_step]
+    values = [dict(zip(*column(lines, f"train/{name}"), strict=True)) for name in _VALUES]
+    loss, norm, skipped = values
+    found = [
+        [step, loss[step], norm[step]] for step in loss if step in norm and skipped.get(step) == 0
+    ]
+    return {"applied": found[-(window + STEPS_UNREAD) :], "skipped_in_a_row": 0}
+
+
+def is_history(value: dict[str, Any]) -> bool:
+    """Whether a value of a JSON file is a history."""
+    applied = value.get("applied")
+    return (
+        is_count(value.get("skipped_in_a_row"))
+        and isinstance(applied, list)
+        and all(
+            isinstance(entry, list)
+            and [type(part) in (int, float) for part in entry] == [True] * 3
+            and is_count(entry[0])
+            for entry in applied
+        )
+    )
+
+
+def missing_steps(history: dict[str, Any], step: int, window: int) -> int:
+    """How many of the steps that the limits of `step` are computed from are not in the history.
+
+    An estimate: skipped steps count as missing.
+    """
+    return max(0, min(step, window) - len(history["applied"]))

@@ -18,7 +18,7 @@ from model.estimates.memory import largest_micro_batch
 from model.precision import autocast
 from parallel.collectives import all_gather_object, together
 from parallel.ranks import Ranks
-from storage.atomic import read_json, write_json
+from storage.atomic import write_json
 from storage.run_folder import RunFolder
 from train.batch_plan import BatchPlan, largest_power_of_two, share_of
 from train.config import Config
@@ -34,13 +34,13 @@ def recorded_micro_batch(folder: RunFolder) -> int | None:
     """The micro-batch with which the run in `folder` continues; None if no run is there."""
     if not folder.config.is_file():
         return None
-    record = read_json(folder.config)
-    return record.get(_NEXT, record.get("run", {}).get("micro_batch"))
+    record = folder.read_config()
+    return record.get(_NEXT, record["run"]["micro_batch"])
 
 
 def smaller_requested(folder: RunFolder) -> bool:
     """Whether the previous start ran out of memory and requested a smaller one."""
-    return folder.config.is_file() and _NEXT in read_json(folder.config)
+    return folder.config.is_file() and _NEXT in folder.read_config()
 
 
 def choose_micro_batch(
@@ -135,7 +135,7 @@ def halved(plan: BatchPlan, wanted: int | str, error: torch.OutOfMemoryError) ->
 
 def record_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
     """Write to config.json the micro-batch that the run has from now on."""
-    record = read_json(folder.config)
+    record = folder.read_config()
     record["config"]["micro_batch"] = record["run"]["micro_batch"] = plan.micro_batch
     record["run"]["grad_accum_steps"] = plan.grad_accum_steps
     write_json(folder.config, record)
@@ -148,7 +148,7 @@ def request_smaller_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
     """
     if plan.micro_batch > 1 and folder.config.is_file():
         with folder.emergency_save_lock():
-            write_json(folder.config, read_json(folder.config) | {_NEXT: _half(plan.micro_batch)})
+            write_json(folder.config, folder.read_config() | {_NEXT: _half(plan.micro_batch)})
 
 
 def _too_large(error: torch.OutOfMemoryError) -> str:

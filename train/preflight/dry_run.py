@@ -177,10 +177,9 @@ def checkpoint(run: Run) -> None:
 def logs(run: Run) -> None:
     """The status, and every writer of metrics."""
     run.folder.write_status("running", run.step)
-    before = len(run.metrics.writers)
     run.metrics.write_text(run.step, "rehearsal", "all is well")
-    if len(run.metrics.writers) < before:
-        raise OSError(f"a log below {run.folder.path} cannot be written")
+    if failing := run.metrics.failing():
+        raise OSError(f"{' and '.join(failing)} below {run.folder.path} cannot be written")
 
 
 def _plain_subject(run: Run) -> Subject:

@@ -26,7 +26,8 @@ from storage.exit_codes import (
     PEER_LOST_CODE,
     PREEMPTED_CODE,
 )
-from storage.run_folder import RunFolder, State
+from storage.records.run_records import State
+from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import CheckpointContents, write_checkpoint
 from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
@@ -209,6 +210,7 @@ def last_consistent_state(run: Run) -> CheckpointContents | None:
         step=stuck.step,
         next_window=stuck.first_window,
         lines=lines,
+        guard=run.progress.guard.history(stuck.step),
         windows=run.cursor.windows - run.plan.windows * (run.cursor.updates - stuck.step),
     )
     return replace(contents, position=position)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from storage.digest import file_sha256
-from storage.json_lines import column, read_lines
+from storage.json_lines import column, read_metrics
 from storage.run_folder import RunFolder
 from train.resume_proof.kills import Kill
 
@@ -33,18 +33,24 @@ def _reproducible(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if not key.startswith("speed/")}
 
 
+def _entries(lines: list[dict[str, Any]], tag: str) -> tuple[list[int], list[Any]]:
+    """Steps and values of the lines that have this tag, whatever the values are."""
+    found = [(line["step"], line[tag]) for line in lines if line.get(tag) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
 def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list[ProofResult]:
     """Compare every metric line and the final state of two run folders, bit for bit.
 
     If the killed run has not `finished`, only its metric lines so far are compared.
     """
     folders = RunFolder(straight), RunFolder(killed)
-    lines = [[_reproducible(line) for line in read_lines(folder.metrics)] for folder in folders]
+    lines = [list(map(_reproducible, read_metrics(folder.metrics))) for folder in folders]
     if not finished:
         lines[0] = lines[0][: len(lines[1])]
     found = []
     for tag in ("train/loss", "train/grad_norm", "data/digest", "val/loss"):
-        one, two = (column(run, tag) for run in lines)
+        one, two = (_entries(run, tag) for run in lines)
         different = sum(a != b for a, b in zip(one[1], two[1], strict=False))
         holds = one == two
         detail = f"{len(one[1])} values" if holds else f"{different} of {len(one[1])} differ"
@@ -62,8 +68,8 @@ def compare_order(straight: Path, other: Path, resumed: int) -> list[ProofResult
 
     The data must be the same; losses may differ by rounding.
     """
-    lines = [read_lines(RunFolder(path).metrics) for path in (straight, other)]
-    digests = [column(run, "data/digest") for run in lines]
+    lines = [read_metrics(RunFolder(path).metrics) for path in (straight, other)]
+    digests = [_entries(run, "data/digest") for run in lines]
     losses = [column(run, "train/loss")[1] for run in lines]
     worst = max((abs(a - b) / abs(a) for a, b in zip(*losses, strict=False)), default=float("inf"))
     return [
@@ -97,7 +103,7 @@ def check_kills(kills: list[Kill], wanted: int, survivors: bool) -> list[ProofRe
 
 def step_milliseconds(folder: Path) -> float:
     """Median time of a step, from a run folder."""
-    values = column(read_lines(RunFolder(folder).metrics), "speed/step_milliseconds")[1]
+    values = column(read_metrics(RunFolder(folder).metrics), "speed/step_milliseconds")[1]
     return median(values)
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.json_lines import read_last_line, read_lines
+from storage.json_lines import is_count, read_last_line, read_lines
 from storage.run_folder import RunFolder
 
 _REPO = Path(__file__).resolve().parents[2]
@@ -121,12 +121,14 @@ class Job:
 
     def starts(self) -> list[int]:
         """The step at which each start so far began."""
-        return [line["started_at_step"] for line in read_lines(self.folder.starts)]
+        found = [line.get("started_at_step") for line in read_lines(self.folder.starts)]
+        return [step for step in found if is_count(step)]
 
     def steps_done(self) -> int:
         """Number of updates that have a line in metrics.jsonl."""
         last = read_last_line(self.folder.metrics)
-        return 0 if last is None else last["step"] + 1
+        step = None if last is None else last.get("step")
+        return step + 1 if is_count(step) else 0
 
 
 def workers_of(torchrun: int) -> dict[int, int]:

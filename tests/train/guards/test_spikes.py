@@ -9,17 +9,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.checkpoint_folder import write_manifest
 from storage.metrics import JsonLinesWriter
 from tests.data_sets import tiny_data_set
 from tests.faults import scaled, with_fault
-from tests.runs import KEEP_ALL, built, forget_after, lines, losses, run_to_end, tiny_config
+from tests.runs import (
+    KEEP_ALL,
+    built,
+    final_bytes,
+    forget_after,
+    lines,
+    losses,
+    run_to_end,
+    tiny_config,
+)
 from train.guards.spikes import (
     MIN_VALUES,
     STEPS_UNREAD,
     Guard,
     GuardConfig,
+    history_of_lines,
+    is_history,
     mean_and_deviation,
-    read_history,
 )
 from train.loop import train
 from train.step import SKIPPED
@@ -92,7 +103,8 @@ def test_a_guard_that_cannot_work_is_refused(options, message):
         GuardConfig(**options)
 
 
-def test_a_resumed_run_has_the_limits_of_the_run_that_went_on(tmp_path):
+@pytest.mark.parametrize("source", ["checkpoint", "lines"])
+def test_a_resumed_run_has_the_limits_of_the_run_that_went_on(tmp_path, source):
     config = GuardConfig(window=16, skip_spikes=6)
     writer, guard = JsonLinesWriter(tmp_path / "metrics.jsonl"), Guard(config)
     for step in range(30):
@@ -103,7 +115,11 @@ def test_a_resumed_run_has_the_limits_of_the_run_that_went_on(tmp_path):
     writer.write(30, {"tokens": 1})
     writer.close()
     resumed = Guard(config)
-    resumed.load_history(read_history(tmp_path / "metrics.jsonl", 30, config.window))
+    of_lines = history_of_lines(tmp_path / "metrics.jsonl", 30, config.window)
+    of_checkpoint = json.loads(json.dumps(guard.history(30)))
+    assert of_lines == of_checkpoint
+    assert is_history(of_lines)
+    resumed.load_history(of_lines if source == "lines" else of_checkpoint)
     for step in range(28, 32):
         assert resumed.limits(step) == guard.limits(step) != (math.inf, math.inf)
     assert resumed.z_scores(30, 1.0, 1.0) == guard.z_scores(30, 1.0, 1.0)
@@ -134,9 +150,8 @@ def test_a_spike_is_skipped_once_and_the_next_step_is_not(data, tmp_path):
 
 def test_a_skipped_spike_leaves_weights_and_moments_untouched(data, tmp_path):
     run = with_fault(built(tiny_config(data, tmp_path / "run", guard=GUARD)), scaled(0, 1e4))
-    run.progress.guard.load_history(
-        [(step, 10.0 + step % 2, 1.0 + step % 2) for step in range(-10, 0)]
-    )
+    for step in range(-10, 0):
+        run.progress.guard.record(step, 0, 10.0 + step % 2, 1.0 + step % 2, skipped=False)
     before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
     limits = run.progress.guard.limits(0)
     values = run.learner.step(run.loader.next_step(), 1e-2, limits=limits)
@@ -157,16 +172,57 @@ def test_without_the_option_a_spike_is_only_logged(data, tmp_path):
 
 
 @pytest.mark.fault("N2", injected="spikes skipped, then a resume", lost="2", identical=True)
-def test_a_run_resumed_among_spikes_repeats_the_uninterrupted_run(data, tmp_path):
+@pytest.mark.parametrize("left", [None, 0, 5])
+def test_a_run_resumed_among_spikes_repeats_the_uninterrupted_run(data, tmp_path, left):
+    """`left`: the number of metric lines that are not lost; None: all of them."""
     config = tiny_config(data, tmp_path / "run", steps=14, save=KEEP_ALL)
     config = replace(config, guard=GuardConfig(window=8, skip_spikes=1.0, box_weights=False))
     run_to_end(config)
     uninterrupted = [(x.get("train/skipped"), x.get("guard/loss_z")) for x in lines(config.out)]
     curve = losses(config.out)
     assert sum(skipped or 0 for skipped, _ in uninterrupted) > 0
+    bits = final_bytes(config.out)
     forget_after(config.out, 12)
+    if left is not None:
+        kept = (config.out / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:left]
+        (config.out / "metrics.jsonl").write_bytes(b"".join(kept))
     run_to_end(config)
+    assert final_bytes(config.out) == bits
     again = [(x.get("train/skipped"), x.get("guard/loss_z")) for x in lines(config.out)]
-    assert (again, losses(config.out)) == (uninterrupted, curve)
-    assert len((config.out / "metrics.discarded.jsonl").read_text().splitlines()) == 3
+    assert (again[-3:], losses(config.out)[-2:]) == (uninterrupted[-3:], curve[-2:])
+    if left is None:
+        assert (again, losses(config.out)) == (uninterrupted, curve)
+        assert len((config.out / "metrics.discarded.jsonl").read_text().splitlines()) == 3
     assert json.loads((config.out / "config.json").read_text())["config"]["guard"]["window"] == 8
+
+
+def test_a_checkpoint_without_history_takes_it_from_the_lines_and_says_if_they_are_short(
+    data, tmp_path, caplog
+):
+    guard = GuardConfig(window=8, skip_spikes=1.0, box_weights=False)
+    config = tiny_config(data, tmp_path / "run", steps=14, save=KEEP_ALL, guard=guard)
+    run_to_end(config)
+    forget_after(config.out, 12)
+    state = config.out / "checkpoints" / "step_000012" / "state.json"
+    content = json.loads(state.read_text())
+    assert len(content.pop("guard")["applied"]) > 4
+    state.write_text(json.dumps(content))
+    write_manifest(state.parent)
+    (config.out / "metrics.jsonl").unlink()
+    run_to_end(config)
+    assert "this checkpoint is of an older version, and 5 of the 8 steps before it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {},
+        {"applied": 3, "skipped_in_a_row": 0},
+        {"applied": [[1, 2.0]], "skipped_in_a_row": 0},
+        {"applied": [[1, 2.0, "3"]], "skipped_in_a_row": 0},
+        {"applied": [[1.5, 2.0, 3.0]], "skipped_in_a_row": 0},
+        {"applied": [], "skipped_in_a_row": None},
+    ],
+)
+def test_what_is_no_history_is_recognised(damaged):
+    assert not is_history(damaged)

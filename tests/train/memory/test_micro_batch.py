@@ -213,8 +213,8 @@ def test_a_rank_that_reads_an_older_run_folder_does_as_rank_0_has_read(tmp_path,
 def test_a_run_folder_that_rank_0_cannot_read_is_told_to_all(tmp_path, monkeypatch):
     config = nano_config(tmp_path, micro_batch="auto")
     built(config).close()
-    (config.out / "status.json").write_text("{")
-    with pytest.raises(SharedError, match="status.json"):
+    (config.out / "config.json").write_text("{")
+    with pytest.raises(SharedError, match="config.json"):
         check_inputs(config, alone())
 
 

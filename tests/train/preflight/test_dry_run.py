@@ -113,10 +113,12 @@ def test_a_checkpoint_that_reads_back_as_something_else_is_found(data, tmp_path,
         dry_run(run)
 
 
-def test_a_log_that_cannot_be_written_is_found(data, tmp_path):
+def test_a_log_that_cannot_be_written_is_found(data, tmp_path, monkeypatch):
+    def full(*words):
+        raise OSError("disk 7")
+
     run = built(tiny_config(data, tmp_path / "run"))
-    run.metrics.writers[-1].close()
-    run.metrics.writers[-1].write_text = lambda *_: (_ for _ in ()).throw(OSError("disk 7"))
+    monkeypatch.setattr("storage.event_files.write_all", full)
     with pytest.raises(ValueError, match="logs failed .*cannot be written"):
         dry_run(run)
 

@@ -1,0 +1,1 @@
+"""Records of a run as JSON, read with checks of their fields."""
