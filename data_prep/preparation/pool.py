@@ -13,6 +13,7 @@ from pathlib import Path
 from data_prep.hub.supply import FileProvider
 from data_prep.preparation.console import ProgressBar
 from data_prep.preparation.unit import UnitWork
+from data_prep.preparation.unpacking import unpacked_ahead, with_unpacked_files
 from data_prep.sources.file_source import Unit
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.worker_processes import (
@@ -71,7 +72,8 @@ def _run_in_processes(
     )
     try:
         # One unit more than there are workers, so that no worker waits for its next one.
-        _UnitQueue(executor, todo, workers + 1, provider).run(counters, bar)
+        with unpacked_ahead(work, todo, provider, workers) as ready_provider:
+            _UnitQueue(executor, todo, workers + 1, ready_provider).run(counters, bar)
     except BrokenProcessPool as error:
         raise ValueError(
             f"one of workers={workers} processes died, perhaps for lack of memory (a worker needs "
@@ -167,5 +169,6 @@ def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: SharedCounte
 
 def _run_unit(number: int, unit: Unit) -> None:
     assert _worker is not None
-    _worker.work.run(number, unit, _worker.tokenizer, _worker)
+    work = with_unpacked_files(_worker.work, number)
+    work.run(number, unit, _worker.tokenizer, _worker)
     _worker.report()

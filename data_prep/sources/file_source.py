@@ -84,6 +84,8 @@ class FileSource:
     """Name patterns of the validation files, if the source defines them (for split=given)."""
     passed_over: int = 0
     """How many files, links and folders in the places of the source are not read."""
+    unpacked: Path | None = None
+    """A folder with the decompressed bytes of some spans, each under the number of its file."""
 
     def identity(self) -> SourceEntry:
         """Names, sizes and sha256 of the files, without their location."""
@@ -129,8 +131,9 @@ class FileSource:
         """The documents of a unit, in order, and a BadRecord in place of each bad one."""
         for span in unit.spans:
             file = self.files[span.file]
-            content = Content(self.root / file.name)
-            texts = self._format(file).texts(content, span.start, span.stop, span.first_row)
+            texts = self._format(file).texts(
+                self._content(span), span.start, span.stop, span.first_row
+            )
             for row, text in enumerate(texts, start=span.first_row):
                 if isinstance(text, BadRecord):
                     text.file = span.file
@@ -138,6 +141,14 @@ class FileSource:
                     continue
                 blank = self.skip_blank and text is not None and not text.decode().strip()
                 yield Document(span.file, row, b"" if blank else text or b"")
+
+    def _content(self, span: Span) -> Content:
+        """The content of the file of a span, read where it is unpacked already."""
+        path = self.root / self.files[span.file].name
+        unpacked = self.unpacked / str(span.file) if self.unpacked else None
+        if unpacked is not None and unpacked.is_file():
+            return Content(path, unpacked, span.start)
+        return Content(path)
 
     def documents(self, unit: Unit) -> Iterator[Document]:
         """The documents of a unit, in order. Raises: BadRecord."""
