@@ -35,6 +35,7 @@ from model.estimates.table import format_report
 from model.shapes import SHAPES
 from storage.atomic import write_json
 from storage.script_options import parse_options
+from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger("model.cost")
@@ -208,6 +209,7 @@ def parse_arguments(words: list[str]) -> tuple[str, Arguments]:
 
 def main() -> None:
     """Compute the report, print it, and write it as JSON if asked to."""
+    tolerate_lost_output()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with exit_on_user_error(ValueError, OSError):
         name, arguments = parse_arguments(sys.argv[1:])

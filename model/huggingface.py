@@ -18,6 +18,7 @@ import tyro
 
 from model.hf_format.convert import export_model, import_model
 from storage.script_options import parse_options
+from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 
 
@@ -52,6 +53,7 @@ def main() -> None:
         Annotated[ImportOptions, tyro.conf.subcommand("import")]
         | Annotated[ExportOptions, tyro.conf.subcommand("export")]
     )
+    tolerate_lost_output()
     chosen = parse_options(commands, description=__doc__)
     # Only warnings of libraries: huggingface_hub's client logs every request.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)

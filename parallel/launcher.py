@@ -34,6 +34,7 @@ from storage.exit_codes import (
     PEER_LOST_CODE,
     PREEMPTED_CODE,
 )
+from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 
 # torch's default, and the signals by which SLURM warns of the end of a job: one that torch does not
@@ -102,6 +103,7 @@ def exit_code(codes: list[int]) -> int:
 
 def main() -> None:
     """Start the processes, wait for their end, exit as they did."""
+    tolerate_lost_output()
     with exit_on_user_error(ValueError):
         arguments = _parse()
     for name in _SILENT_LOGGERS:

@@ -23,6 +23,7 @@ from parallel.allocator import keep_large_blocks
 from parallel.job_variables import JobNumbers, check_not_alone, job_numbers
 from parallel.rendezvous import RendezvousStore, rendezvous
 from parallel.shared_errors import UserErrorReport
+from storage.terminal.standard_output import tolerate_lost_output
 
 # Of a GPU's memory, the hard limit of torch's allocator: NCCL and Triton allocate beside it.
 # USABLE_SHARE in model/estimates/memory.py is something else: what a predicted peak may take.
@@ -125,6 +126,7 @@ def prevent_restart() -> None:
 
 def silence_other_ranks() -> None:
     """Log at INFO to standard output on rank 0, at ERROR to standard error on the others."""
+    tolerate_lost_output()
     rank = rank_from_environment()
     prefix = "" if rank == 0 else f"[rank {rank}] "
     stream = sys.stdout if rank == 0 else sys.stderr

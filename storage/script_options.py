@@ -19,6 +19,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from storage.boolean_flags import with_flags
 from storage.exit_codes import USER_ERROR
 from storage.option_values import about_value, finite_number, own_path, whole_number
+from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 
 _T = TypeVar("_T")
@@ -126,6 +127,7 @@ def _parse(
     prefixed: bool,
     others: bool,
 ) -> Any:
+    tolerate_lost_output()
     words = sys.argv[1:] if words is None else words
     # An instance holds other defaults than its class.
     default = {} if isinstance(options, type) or not is_dataclass(options) else {"default": options}

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data_prep.dataset.manifest import SplitEntry
 from data_prep.dataset.shards import DataSet
+from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def _split_line(name: str, split: SplitEntry) -> str:
 
 def run_script(work: Callable[[], object]) -> None:
     """Run a script: a user error is printed as one sentence, with exit code 2; Ctrl-C gives 130."""
+    tolerate_lost_output()
     # Of the libraries only warnings are shown: huggingface_hub's HTTP client logs every request.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("data_prep").setLevel(logging.INFO)
