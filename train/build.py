@@ -36,6 +36,7 @@ from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validatio
 from train.checkpoints.config_changes import warn_if_not_bitwise_same
 from train.checkpoints.host_copy import HostCopy
 from train.config import Config
+from train.guards.data_recheck import data_recheck
 from train.guards.spikes import Guard
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
@@ -125,6 +126,8 @@ def _assemble(
     learner.updates = cursor.updates
     stream = TrainingStream(inputs.data.split("train"), config.seed)
     saved = cursor.updates if checkpoint is not None else -1
+    hours, all_hashed = config.data_recheck_hours, config.data_check == "full"
+    recheck = data_recheck(inputs.data, stream.shards, ranks, hours, all_hashed)
     run = Run(
         config=config,
         steps=inputs.steps,
@@ -132,7 +135,7 @@ def _assemble(
         data=inputs.data,
         tokenizer=tokenizer,
         folder=folder,
-        loader=Loader(stream, learner.plan, ranks, cursor.next_window, config.skips),
+        loader=Loader(stream, learner.plan, ranks, cursor.next_window, config.skips, recheck),
         progress=_progress(config, learner, inputs, stop),
         metrics=open_metric_log(folder, ranks, inputs.steps, position),
         saver=BackgroundSave(folder, _retention(config), HostCopy(ranks.device), saved),

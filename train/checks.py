@@ -7,6 +7,7 @@ s - 2. So all ranks decide alike and call the same collectives.
 import logging
 from pathlib import Path
 
+from parallel.collectives import all_gather_object
 from train.black_box import write_black_box
 from train.checkpoints.host_copy import state_tensors
 from train.config import Config
@@ -35,7 +36,11 @@ def check(run: Run) -> None:
 
 
 def check_before_last_save(run: Run) -> None:
-    """The same at the end of a run, at any step. Raises: StopTraining."""
+    """The same at the end of a run, at any step, and the data. Raises: StopTraining."""
+    # Also a rank that was asked to stop for another reason may just have found damaged data.
+    for damage in all_gather_object(run.recheck.sentence(run.step, run.folder)):
+        if damage:
+            raise StopTraining(damage)
     _handle_skipped(run)
     if run.config.guard.every and run.step > 0 and run.compared_step != run.step:
         compare_ranks(run)

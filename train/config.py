@@ -167,6 +167,9 @@ class Config:
     data_check: Literal["full", "cached", "size"] = "cached"
     """Check of the data files before the first step. full: hash every file.
     cached: hash files whose size, times or inode changed. size: compare sizes only."""
+    data_recheck_hours: float = 24.0
+    """Hours in which all data files are read again while the run trains. 0 disables it.
+    A file that differs from the manifest ends the run."""
     skip_windows: tuple[str, ...] = ()
     """Ranges a:b of training windows to skip (b excluded), such as those around a loss spike."""
     rehearsal: bool = True
@@ -199,6 +202,7 @@ class Config:
         _check_at_least("seed", self.seed, 0)
         _check_at_least("batch_tokens", self.batch_tokens, 1)
         _check_at_least("hang_seconds", self.hang_seconds, 1)
+        _check_at_least("data_recheck_hours", self.data_recheck_hours, 0)
         if self.stop_at is not None:
             parse_time(self.stop_at)
         if self.profile is not None:

@@ -14,6 +14,7 @@ from data_prep.order.skipped_windows import Skips, after_skips
 from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
 from parallel.ranks import Ranks
 from train.batch_plan import BatchPlan
+from train.guards.data_recheck import DataRecheck
 from train.step import StepBatch
 
 
@@ -31,11 +32,14 @@ class Loader:
         ranks: Ranks,
         first_window: int,
         skips: Skips = (),
+        recheck: DataRecheck | None = None,
     ) -> None:
+        """`recheck` reads the same data again, for as long as this loader reads them."""
         self.stream = stream
         self.ranks = ranks
         self.next_window = first_window
         self.skips = skips
+        self.recheck = recheck or DataRecheck()
         self.context_length = plan.context_length
         self.windows_per_step = plan.windows
         self._own = plan.windows_of(ranks.rank)
@@ -63,7 +67,8 @@ class Loader:
         return StepBatch(first, digest, windows)
 
     def close(self) -> None:
-        """End the reading thread."""
+        """End the reading threads."""
+        self.recheck.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _read_ahead(self) -> Future[tuple[int, int, int]]:

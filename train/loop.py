@@ -18,6 +18,7 @@ def train(run: Run) -> State:
     config, learner, progress = run.config, run.learner, run.progress
     span = config.profile if run.ranks.is_main else None
     profiled = ProfiledSteps(span, config.out, run.ranks.device)
+    run.recheck.start()
     progress.clock.start()
     while not progress.stop_agreed:
         check(run)

@@ -24,6 +24,7 @@ from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.checkpoint import CheckpointContents, RunPosition
 from train.checkpoints.config_changes import Change
 from train.config import Config
+from train.guards.data_recheck import DataRecheck
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
 from train.memory.forecast import FIRST_STEPS, Forecast
@@ -82,6 +83,11 @@ class Run:
     def ranks(self) -> Ranks:
         """This process among all processes of the job."""
         return self.learner.ranks
+
+    @property
+    def recheck(self) -> DataRecheck:
+        """What reads the data again beside training."""
+        return self.loader.recheck
 
     @property
     def step(self) -> int:
@@ -160,7 +166,13 @@ class Run:
     # --- stopping ---
 
     def heartbeat(self) -> None:
-        """Show that this process makes progress. Rank 0 also checks the time limit."""
+        """Show that this process makes progress, and ask for a stop if there is a reason.
+
+        Damaged data are one, on the rank that read them. Rank 0 also checks the time limit.
+        """
+        self.recheck.note(self.step)
+        if self.recheck.damage is not None and not self.stop.wanted:
+            self.stop.wanted, self.stop.reason = True, "damaged training data"
         if self.ranks.is_main:
             steps_ahead = _STEPS_TO_A_STOP * self.progress.clock.step_seconds
             needed = 2 * self.saver.longest_seconds + steps_ahead + _SPARE_SECONDS

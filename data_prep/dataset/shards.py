@@ -74,6 +74,11 @@ class TokenShards:
         paths = [folder / f"{name}.npy" for name in self._names]
         self._files = TokenFiles(paths, [shard.tokens for shard in entry.shards])
 
+    @property
+    def descriptors(self) -> dict[Path, int]:
+        """The open files of tokens, by their paths."""
+        return self._files.descriptors
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """Length of every document in file order, uint32, with the end-of-text that opens it."""

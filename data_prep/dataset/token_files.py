@@ -44,6 +44,11 @@ class TokenFiles:
         headers = np.array([*self._headers, 0], np.int64)
         self._headers_array = headers - TOKEN.itemsize * self._starts_array
 
+    @property
+    def descriptors(self) -> dict[Path, int]:
+        """The open files, by their paths."""
+        return dict(zip(self._paths, self._files, strict=True))
+
     def read(self, start: int, count: int) -> np.ndarray:
         """Tokens [start, start + count), uint16, across files."""
         found = np.empty(count, TOKEN)

@@ -19,6 +19,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     # These change neither the tokens of a step nor what the optimizer does with them.
     "data": ("free", ""),  # only the folder's path: its content is compared by fingerprint
     "data_check": ("free", ""),
+    "data_recheck_hours": ("free", ""),
     "stage": ("free", ""),
     "out": ("free", ""),
     "micro_batch": ("free", ""),  # affects only rounding
