@@ -2,6 +2,8 @@
 
 tiktoken is the reference. gigatoken is more than ten times as fast, but new. So a sample of what it
 encodes is encoded by tiktoken too, and after the first difference it is no longer used (unit.py).
+Documents with characters that the two take for different things, as each was built with its version
+of Unicode, go to tiktoken. All are compared before the first document outside ASCII.
 """
 
 import tempfile
@@ -12,6 +14,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from data_prep.preparation.letter_classes import (
+    ASCII,
+    CharacterFinder,
+    class_probe,
+    differing,
+    differing_outside_ascii,
+)
 from data_prep.tokenizer import Tokenizer
 from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN
 
@@ -25,6 +34,7 @@ REFERENCE = "tiktoken"
 
 CHECKED_FIRST = 8  # documents at the start of every unit are encoded by both
 CHECKED_SHARE = 256  # and one in this many of the others
+_MOST_DIFFERING = 20_000  # characters; Unicode 17 has 4,803 more than Unicode 16
 # Documents with either of these go to tiktoken. gigatoken would encode a special token in a text as
 # one id if it had one. Ours has none, and this makes sure. NUL ends a string in C.
 _SPECIAL = END_OF_TEXT.encode()
@@ -53,6 +63,10 @@ class _FastEncoder(Protocol):
         """The ids of a text in UTF-8, (tokens,)."""
         ...
 
+    def may_differ(self, text: bytes) -> bool:
+        """Whether the text has characters that tiktoken is known to take for something else."""
+        ...
+
 
 class Gigatoken:
     """gigatoken, on the calling thread; it caches the words that it has encoded.
@@ -75,6 +89,34 @@ class Gigatoken:
         # One text per call: a batch is returned as an `awkward` array, whose import takes 0.4 s.
         return self._backend.encode(text)
 
+    def may_differ(self, text: bytes) -> bool:
+        """See _FastEncoder. Raises: EncoderMismatch if too many characters differ."""
+        return not text.isascii() and _gigatoken_differs().is_in(text)
+
+
+@cache
+def _gigatoken_differs() -> CharacterFinder:
+    """Finds the characters outside ASCII that gigatoken and tiktoken take for something else.
+
+    It takes a second, once in a process.
+    """
+    reference = class_probe()
+    fast = Gigatoken(reference)
+    found = differing_outside_ascii(
+        reference.encode_to_numpy, lambda text: fast.encode(text.encode())
+    )
+    if len(found) > _MOST_DIFFERING:
+        what = f"it takes {len(found):,} characters for something else, such as U+{found[0]:04X}"
+        raise EncoderMismatch(fast.name, None, what)
+    return CharacterFinder(found)
+
+
+def _agrees_on_ascii() -> bool:
+    reference = class_probe()
+    fast = Gigatoken(reference)
+    encode = reference.encode_to_numpy
+    return not differing(encode, lambda text: fast.encode(text.encode()), ASCII)
+
 
 @cache
 def fast_encoder(tokenizer: Tokenizer) -> _FastEncoder | None:
@@ -82,7 +124,7 @@ def fast_encoder(tokenizer: Tokenizer) -> _FastEncoder | None:
     if gigatoken is None or tokenizer.pattern != GPT2_PATTERN:
         return None
     try:
-        return Gigatoken(tokenizer)
+        return Gigatoken(tokenizer) if _agrees_on_ascii() else None
     except Exception:
         return None
 
@@ -150,7 +192,7 @@ class Encoder:
 
     def _checked(self, fast: _FastEncoder, text: bytes, place: _Place) -> np.ndarray:
         """The ids of `fast`, compared with tiktoken's if sampled; special texts go to tiktoken."""
-        if _NUL in text or (b"|" in text and _SPECIAL in text):
+        if _NUL in text or (b"|" in text and _SPECIAL in text) or fast.may_differ(text):
             return self._row(text, place)
         row = self._fast_row(fast, text, place)
         if self._checks_left or place[1] == 0 or is_sampled(place):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from data_prep.preparation import encoder as encoder_module
 from data_prep.preparation import unit as unit_module
 from data_prep.preparation.encoder import (
     CHECKED_FIRST,
@@ -47,6 +48,9 @@ class Faulty:
                 raise BaseException("a panic")
             ids[3] = COMMA if self.fault == "ids" else 70_000
         return ids
+
+    def may_differ(self, text: bytes) -> bool:
+        return False
 
 
 class NoProgress:
@@ -240,3 +244,24 @@ def test_gigatoken_works_with_any_vocabulary_of_gpt2s_pattern(text):
     small = Tokenizer("small", gpt2_tokenizer().pattern, b"".join(lines[:700]))
     fast = Gigatoken(small)
     assert fast.encode(utf8(text)).tolist() == small.encode(utf8(text).decode())
+
+
+@pytest.mark.skipif(fast_encoder(gpt2_tokenizer()) is None, reason="gigatoken is not installed")
+@pytest.mark.parametrize(
+    "character", ["\ua7ce", "\u088f", "\U00033479", "\U000e0067", "\U0010fffd"]
+)
+def test_letters_that_only_one_encoder_knows_are_encoded_by_tiktoken(character):
+    texts = [f"Row {row}: {character}'s and {character}{character}'t." for row in range(40)]
+    fast = fast_encoder(gpt2_tokenizer())
+    assert fast is not None
+    assert fast.may_differ(texts[0].encode())
+    assert encode(texts, fast) == encode(texts)
+
+
+def test_too_many_letters_that_differ_end_the_use_of_the_fast_encoder(monkeypatch):
+    monkeypatch.setattr(encoder_module, "_MOST_DIFFERING", -1)
+    monkeypatch.setattr(encoder_module, "differing_outside_ascii", lambda *encoders: [0x88F])
+    if fast_encoder(gpt2_tokenizer()) is None:
+        pytest.skip("gigatoken is not installed")
+    with pytest.raises(EncoderMismatch, match=r"1 characters for something else, .*U\+088F"):
+        encoder_module._gigatoken_differs.__wrapped__()
