@@ -4,8 +4,10 @@ torch uses the name of this machine. A container or a laptop may have one that n
 torch then waits for ever: https://github.com/pytorch/pytorch/issues/85300
 """
 
+import fcntl
 import ipaddress
 import socket
+import struct
 import time
 from contextlib import suppress
 from typing import Any
@@ -13,21 +15,23 @@ from typing import Any
 _PATIENCE_SECONDS = 30.0  # for the name of a machine that has just been started
 _POLL_SECONDS = 0.5
 _LOOPBACK = "127.0.0.1"
+_SIOCGIFADDR = 0x8915  # see https://man7.org/linux/man-pages/man7/netdevice.7.html
 
 
-def choose_addresses(arguments: Any, nodes: int) -> None:
+def choose_addresses(arguments: Any, nodes: int) -> str | None:
     """Fill in `local_addr` of torchrun's options, and who serves the rendezvous, if needed.
 
+    Returns the network interface that gloo must be told to use; None if it finds the right one.
     Raises: ValueError if the name in the rendezvous endpoint does not resolve.
     """
     endpoint = arguments.rdzv_endpoint
     if arguments.local_addr is not None:
-        return
+        return None
     if arguments.standalone or (nodes == 1 and not endpoint):
         arguments.local_addr = _LOOPBACK
-        return
+        return None
     if arguments.rdzv_backend != "c10d" or not endpoint:
-        return
+        return None
     host, port = _split(endpoint)
     target = _resolve(host, port)
     own = _own_address_towards(target)
@@ -46,6 +50,9 @@ def choose_addresses(arguments: Any, nodes: int) -> None:
         serves = ours and _is_free(target, port)
         words = [arguments.rdzv_conf] if arguments.rdzv_conf else []
         arguments.rdzv_conf = ",".join([*words, f"is_host={int(serves)}"])
+    if (_is_address(host) and loopback) or host == "localhost":
+        return None  # several nodes on this one machine, for a test
+    return _interface_for_gloo(own)
 
 
 def _split(endpoint: str) -> tuple[str, int]:
@@ -78,6 +85,32 @@ def _own_address_towards(target: str) -> str | None:
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((target, 9))  # sends nothing
         return str(probe.getsockname()[0])
+    return None
+
+
+def _interface_for_gloo(own: str | None) -> str | None:
+    """The network interface towards the other machines, if gloo would not find it; else None."""
+    # gloo listens at the address of this machine's name. Debian gives the name 127.0.1.1, and where
+    # it does not resolve gloo takes 127.0.0.1: no other machine reaches either.
+    with suppress(OSError, UnicodeError):
+        named = socket.getaddrinfo(socket.gethostname(), None)
+        if not any(ipaddress.ip_address(str(place[4][0])).is_loopback for place in named):
+            return None
+    addresses = {name: _address_of(name) for _, name in socket.if_nameindex()}
+    others = [
+        name
+        for name, address in addresses.items()
+        if address is not None and not ipaddress.ip_address(address).is_loopback
+    ]
+    towards = [name for name in others if addresses[name] == own]
+    return next(iter(towards or (others if len(others) == 1 else [])), None)
+
+
+def _address_of(interface: str) -> str | None:
+    """The IPv4 address of an interface of this machine; None without one, or not on Linux."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        request = struct.pack("256s", interface.encode()[:15])
+        return socket.inet_ntoa(fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24])
     return None
 
 

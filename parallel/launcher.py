@@ -133,7 +133,9 @@ def _parse() -> Namespace:
     if getattr(arguments, "signals_to_handle", None) == parser.get_default("signals_to_handle"):
         hangup = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # ignored under nohup
         arguments.signals_to_handle = ",".join((*_SIGNALS, *["SIGHUP"] * hangup))
-    choose_addresses(arguments, nodes)
+    interface = choose_addresses(arguments, nodes)
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     return arguments
 
 

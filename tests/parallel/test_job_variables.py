@@ -29,6 +29,7 @@ def test_what_fits_together_is_believed(text, numbers):
     assert job_numbers(variables(text) | ADDRESS) == JobNumbers(*numbers)
 
 
+@pytest.mark.fault("H5", injected="RANK, WORLD_SIZE … missing, empty, out of range", lost="0")
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -71,6 +72,7 @@ STEP = "SLURM_NTASKS=2 SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2"
 BATCH = "SLURM_NTASKS=2 SLURM_PROCID=0"
 
 
+@pytest.mark.fault("H5", injected="srun and mpirun without torchrun", lost="0")
 @pytest.mark.parametrize("whole_job", [True, False])
 @pytest.mark.parametrize(
     ("text", "named"),

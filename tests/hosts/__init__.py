@@ -1,0 +1,1 @@
+"""Training on several hosts without SLURM; the hosts are namespaces of this machine."""
