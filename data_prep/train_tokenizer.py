@@ -12,7 +12,6 @@ Training uses gigatoken (`pip install -e '.[fast]'`). It gives the same ids as H
 
 import logging
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder
 from storage.byte_pairs import GPT2_PATTERN, check_vocabulary, ranks_file
 from storage.script_options import parse_options
+from storage.system_modules import RESOURCE as resource
 
 try:
     import gigatoken

@@ -4,13 +4,14 @@ torch uses the name of this machine. A container or a laptop may have one that n
 torch then waits for ever: https://github.com/pytorch/pytorch/issues/85300
 """
 
-import fcntl
 import ipaddress
 import socket
 import struct
 import time
 from contextlib import suppress
 from typing import Any
+
+from storage.system_modules import FCNTL as fcntl
 
 _PATIENCE_SECONDS = 30.0  # for the name of a machine that has just been started
 _POLL_SECONDS = 0.5

@@ -10,7 +10,9 @@ from types import FrameType
 
 from storage.exit_codes import PREEMPTED_CODE
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+# Windows lacks some; storage/system_modules.py says there what Ratchet needs.
+STOP_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
 # A terminal sends a Ctrl-C to every process, and torchrun forwards its own to the workers.
 SAME_KEYPRESS_SECONDS = 1.0
 log = logging.getLogger(__name__)

@@ -5,12 +5,13 @@ locks: there the caller continues without one, after a warning.
 """
 
 import errno
-import fcntl
 import logging
 import time
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+from storage.system_modules import FCNTL as fcntl
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 LOCK_POLL_SECONDS = 0.05

@@ -11,7 +11,6 @@ checkpoints/step_000500/{model.json, model.safetensors, …, MANIFEST.json}
 checkpoints/latest -> step_000500
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -39,6 +38,7 @@ from storage.records.run_records import (
     set_aside_damaged_status,
     set_aside_unusable,
 )
+from storage.system_modules import FCNTL as fcntl
 
 # Files that a start leaves if it ends before it has written config.json.
 _EXPECTED_NAMES = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")

@@ -7,7 +7,6 @@ a mapped file would kill the process.
 """
 
 import os
-import resource
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -15,6 +14,8 @@ from pathlib import Path
 from weakref import finalize
 
 import numpy as np
+
+from storage.system_modules import RESOURCE as resource
 
 TOKEN = np.dtype("<u2")
 _ANNOUNCED = 64  # reads that the kernel may do in parallel

@@ -4,7 +4,6 @@ Either one process prepares everything, or several prepare one part each (for ex
 a SLURM array, in a shared folder) and a last one merges the parts.
 """
 
-import fcntl
 import os
 import shutil
 import time
@@ -19,6 +18,7 @@ from data_prep.preparation.unit import UnitWork
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import read_json, remove_if_empty, write_json
 from storage.locks import LOCK_POLL_SECONDS, take_lock, take_lock_within
+from storage.system_modules import FCNTL as fcntl
 
 _RULE = "split_rule"
 _LOCK_PATIENCE_SECONDS = 0.5

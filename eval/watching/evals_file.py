@@ -5,7 +5,6 @@ A line: {"step": 500, "val/loss": 3.9, ..., "tasks": "val_loss hellaswag", "opti
 checkpoint may repeat a step and reach other weights; of two lines for one step the later counts.
 """
 
-import fcntl
 import logging
 from collections.abc import Iterable
 from dataclasses import fields
@@ -18,6 +17,7 @@ from storage.atomic import sync_file
 from storage.json_lines import is_count, open_to_append, read_every_line
 from storage.locks import take_lock
 from storage.metrics import JsonLinesWriter, MetricLog, Metrics
+from storage.system_modules import FCNTL as fcntl
 
 _LINES_NAMED = 5
 log = logging.getLogger(__name__)

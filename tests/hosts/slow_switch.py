@@ -1,4 +1,4 @@
-"""A switch for hosts whose kernel cannot delay packets (no `netem`): it passes on every frame late.
+"""A switch that delivers every frame late, for kernels that cannot do it (no `netem`).
 
     python -m tests.hosts.slow_switch SECONDS LOST_SHARE PID PID ...
 

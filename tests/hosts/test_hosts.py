@@ -1,4 +1,4 @@
-"""Training on two and three hosts under faults of network and hosts: same bits, few steps lost.
+"""Training on several hosts under faults of network and hosts: same bits, no step lost.
 
 All tests are in one file, because they share undisturbed runs and a file runs in one process.
 """
