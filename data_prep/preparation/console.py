@@ -17,6 +17,13 @@ from storage.user_errors import exit_on_user_error
 log = logging.getLogger(__name__)
 
 _INTERRUPTED = 130  # 128 + SIGINT, the exit code of a shell
+_MAKE_ROOM = "make room and run it again: finished units are kept"
+_CURES = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.ENAMETOOLONG: "choose a shorter name: with what is added to it, such as .partial, a file "
+    "system takes at most 255 bytes",
+}
 _SECONDS_BETWEEN_LINES = 30.0  # when standard error is a file, where each refresh is a new line
 
 
@@ -56,9 +63,10 @@ class ProgressBar:
         self._bar.close()
 
 
-def log_summary(data: DataSet, bar: ProgressBar | None) -> None:
+def log_summary(data: DataSet, bar: ProgressBar | None, passed_over: int) -> None:
     """Log what the data set holds, and the speed if it was made by this process."""
     manifest = data.manifest
+    log.info("source files: %d read, %d passed over", len(manifest.source.files), passed_over)
     target = manifest.split_rule["val_tokens"]
     for name, split in (("train", manifest.train), ("val", manifest.val)):
         goal = f" (target {target:,})" if name == "val" and target else ""
@@ -91,7 +99,7 @@ def run_script(work: Callable[[], object]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("data_prep").setLevel(logging.INFO)
     try:
-        with exit_on_user_error(ValueError, OSError), _advice_for_full_disk():
+        with exit_on_user_error(ValueError, OSError), _cures_of_system_errors():
             work()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: finished units are kept; run the same command to continue\n")
@@ -99,11 +107,11 @@ def run_script(work: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _advice_for_full_disk() -> Iterator[None]:
+def _cures_of_system_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        cure = _CURES.get(error.errno or 0)
+        if cure is None:
             raise
-        cure = "make room and run it again: finished units are kept"
         raise ValueError(f"{error}; {cure}") from error

@@ -33,7 +33,13 @@ from data_prep.preparation.work_folder import (
     saved_split_rule,
     start_or_resume,
 )
-from data_prep.sources.file_source import DocumentSource, Unit, first_documents, units_as_json
+from data_prep.sources.file_source import (
+    DocumentSource,
+    FileSource,
+    Unit,
+    first_documents,
+    units_as_json,
+)
 from data_prep.tokenizer import Tokenizer
 from data_prep.worker_processes import default_workers
 from storage.atomic import publish_folder
@@ -76,7 +82,7 @@ def prepare(
     if downloads is not None:
         downloads.clean()
     data = open_data_set(out)
-    log_summary(data, bar)
+    log_summary(data, bar, source.passed_over if isinstance(source, FileSource) else 0)
     return data
 
 

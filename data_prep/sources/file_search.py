@@ -44,7 +44,7 @@ class _FoundFiles:
         empty = sizes.count(0)
         more = f", {empty} of them empty" if empty else ""
         total = f"{sum(sizes) / 1e6:,.1f} MB"
-        log.info("%d files to read (%s%s): %s", len(sizes), total, more, _names(self.paths))
+        log.info("files to read: %d (%s%s): %s", len(sizes), total, more, _names(self.paths))
         for reason, paths in self.passed_over.items():
             log.info("%d passed over (%s): %s", len(paths), reason, _names(paths))
 

@@ -252,3 +252,20 @@ def test_parts_in_parallel_processes_and_their_merge_are_the_bytes_of_one_run(
     merged = run("text.py", *words, "--merge")
     assert merged.returncode == 0, merged.stderr
     assert folder_bytes(tmp_path / "out") == folder_bytes(long_source / "reference")
+
+
+def test_a_name_too_long_for_the_file_system_is_one_sentence(tmp_path):
+    write_lines(tmp_path / "a.jsonl", ["one"])
+    done = run("text.py", tmp_path / "a.jsonl", "--out", tmp_path / ("x" * 250))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "choose a shorter name" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_the_summary_says_how_many_files_were_read_and_passed_over(tmp_path):
+    write_lines(tmp_path / "a.jsonl", ["one"])
+    (tmp_path / "notes.md").write_text("# Notes")
+    done = run("text.py", tmp_path, "--out", tmp_path / "out", "--val-tokens", 0)
+    assert done.returncode == 0, done.stderr
+    assert "1 passed over (of no known kind): notes.md" in done.stdout
+    assert "source files: 1 read, 1 passed over" in done.stdout

@@ -62,9 +62,9 @@ def test_every_file_that_is_passed_over_is_named_with_the_reason(tmp_path, caplo
     assert said == [
         "1 passed over (found already): again.txt",
         "1 passed over (no regular file): pipe.txt",
-        "2 files to read (0.0 MB): a.txt, d.txt",
         "2 passed over (hidden): .git, .c.txt",
         "3 passed over (of no known kind): broken.md, notes.md, table.csv",
+        "files to read: 2 (0.0 MB): a.txt, d.txt",
     ]
     assert found.count_passed_over == 7
 
