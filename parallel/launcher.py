@@ -17,6 +17,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
+from torch.distributed import DistError  # type: ignore[reportPrivateImportUsage]
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -49,6 +50,20 @@ class _Agent(LocalElasticAgent):
 
     codes: tuple[int, ...] = ()
     """How the processes ended that were last shut down."""
+
+    def run(self, *words: Any, **more: Any) -> Any:  # type: ignore[override]
+        """Run the job. Ends the launcher at once if the meeting point of the machines is gone."""
+        try:
+            result = super().run(*words, **more)
+        except RendezvousClosedError:
+            raise
+        except (RendezvousError, DistError) as error:
+            # torch would try to say good-bye there, for minutes. The processes have ended by now.
+            _say(f"error: the machines have lost touch ({_first_line(error)}); start the job again")
+            os._exit(exit_code(list(self.codes)) or FAILED_CODE)
+        if result is None:
+            raise RendezvousClosedError
+        return result
 
     def _monitor_workers(self, worker_group: Any) -> Any:  # type: ignore[override]
         """Look after the processes; print what failed, and cancel a restart that cannot help."""
@@ -155,10 +170,14 @@ def _run(arguments: Namespace) -> int:
         _say("another machine has ended this job")
         return exit_code(list(_Agent.codes)) or FAILED_CODE
     except (RendezvousError, socket.gaierror) as error:
-        why = error.__cause__ or error
-        _say(f"error: {place} does not work ({why}); check that every machine reaches it")
+        why = _first_line(error.__cause__ or error)
+        _say(f"error: {place} does not answer ({why}); check that every machine reaches it")
         return FAILED_CODE
     return 0
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _how_it_ended(code: int) -> str:

@@ -23,6 +23,7 @@ from parallel.allocator import keep_large_blocks
 from parallel.job_variables import JobNumbers, check_not_alone, job_numbers
 from parallel.rendezvous import RendezvousStore, rendezvous
 from parallel.shared_errors import UserErrorReport
+from storage.exit_codes import INTERRUPTED_CODE
 from storage.terminal.standard_output import tolerate_lost_output
 
 # Of a GPU's memory, the hard limit of torch's allocator: NCCL and Triton allocate beside it.
@@ -142,7 +143,8 @@ def silence_other_ranks() -> None:
 def user_errors() -> Iterator[None]:
     """Turn a ValueError into one sentence on standard error, printed once, and exit code 2.
 
-    An environment whose variables contradict each other is such an error too.
+    An environment whose variables contradict each other is such an error too. A Ctrl-C that nothing
+    else handles ends the process at once, with exit code 130.
     """
     numbers = _numbers_or_one_process()
     report = UserErrorReport(numbers.rank, numbers.local_rank)
@@ -150,6 +152,12 @@ def user_errors() -> Iterator[None]:
         with report.print_on_rank_0():
             job_numbers(os.environ)
             yield
+    except KeyboardInterrupt:
+        if numbers.rank == 0:
+            sys.stderr.write("interrupted\n")
+        prevent_restart()
+        stop()
+        raise SystemExit(INTERRUPTED_CODE) from None
     except SystemExit as end:
         try:
             report.print_own(end.code)  # may wait; if torchrun stops this rank, it does not restart

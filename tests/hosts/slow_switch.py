@@ -39,8 +39,8 @@ def pass_frames_on(ports: list[int], seconds: float, lost_share: float) -> None:
     number = 0
     while True:
         pause = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
-        ready, _, _ = select.select([*ports, sys.stdin], [], [], pause)
-        if sys.stdin in ready:
+        ready, _, _ = select.select([*ports, sys.stdin.fileno()], [], [], pause)
+        if sys.stdin.fileno() in ready:
             return
         for port in ready:
             frame = os.read(port, _LARGEST_FRAME)

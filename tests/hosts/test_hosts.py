@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.exit_codes import PEER_LOST_CODE
 from tests.data_sets import tiny_data_set
 from tests.hosts.network import Host, Network, configure, missing
 from tests.launching import REPO, torchrun
@@ -70,6 +71,8 @@ class Job:
     port: int = 29_400
     pace: float = 0.1
     more: tuple[str, ...] = ()
+    rendezvous: str = ""
+    """torchrun's --rdzv-conf."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, *hosts: Host) -> None:
@@ -83,6 +86,7 @@ class Job:
             "MAX_RESTARTS": "5",
             "SCRIPT": "tests/slurm/paced.py",
             "PACE": str(self.pace),
+            "PET_RDZV_CONF": self.rendezvous,
         }
         words = [*flags(self.config, *self.more)[1:], "--no-rehearsal"]
         script = str(REPO / "launch/node.sh")
@@ -241,12 +245,14 @@ def test_a_host_that_disappears_and_comes_back_costs_no_step(data, tmp_path, und
 def test_the_first_host_disappears_and_the_other_saves(data, tmp_path, undisturbed):
     with hosts(tmp_path) as network:
         config = config_of(data, tmp_path / "run", save=SaveConfig(SAVE_EVERY, 0))
-        job = Job(network, config, more=("--hang-seconds", "4"))
+        job = Job(network, config, more=("--hang-seconds", "4"), rendezvous="read_timeout=15")
         job.start()
         job.reaches(25)
         first, second = network.hosts
         first.disappear()
         job.wait_until(lambda: job.processes[second.name].poll() is not None)
+        assert job.processes[second.name].returncode == PEER_LOST_CODE
+        assert "the machines have lost touch" in second.log.read_text()
         first.come_back()
         job.start()
         job.ends_well()

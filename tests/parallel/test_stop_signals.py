@@ -6,12 +6,13 @@ from datetime import datetime
 
 import pytest
 
+from parallel.ranks import user_errors
 from parallel.stop_signals import (
     SAME_KEYPRESS_SECONDS,
     StopRequest,
     parse_time,
 )
-from storage.exit_codes import PREEMPTED_CODE
+from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 from train.config import Config
 
 pytestmark = pytest.mark.usefixtures("restored_signal_handlers")
@@ -49,6 +50,23 @@ def test_a_sigint_after_another_signal_is_the_first_of_its_kind():
     signals.interrupted_at -= SAME_KEYPRESS_SECONDS
     with pytest.raises(KeyboardInterrupt):
         signals._receive(signal.SIGINT, None)
+
+
+def test_a_ctrl_c_that_nothing_handles_ends_with_its_code_and_one_word(capsys):
+    with pytest.raises(SystemExit, match=str(INTERRUPTED_CODE)), user_errors():
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_ctrl_c_ends_training_and_the_watcher_alike(first):
+    request = StopRequest(nothing_to_save=False)  # as both have it
+    with request.listening(), pytest.raises(SystemExit, match="130"), user_errors():
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGINT)  # of the same key press, or the first of its kind
+        assert request.interrupted_at is not None
+        request.interrupted_at -= SAME_KEYPRESS_SECONDS
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_before_the_first_step_only_the_first_signal_ends_the_process():

@@ -46,6 +46,13 @@ def finish(run: Run) -> int:
     Raises: the error that ended training, if this is the only rank.
     """
     try:
+        return _finish(run)
+    except KeyboardInterrupt:  # a second Ctrl-C while the end is being recorded
+        return _intended_exit(INTERRUPTED_CODE)
+
+
+def _finish(run: Run) -> int:
+    try:
         state = train(run)
     except SystemExit:  # a stop before the first step: nothing is lost
         state = "preempted"

@@ -16,6 +16,7 @@ from parallel.stop_signals import (
     StopRequest,
 )
 from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
+from storage.metrics import MetricLog
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_end
@@ -33,10 +34,14 @@ def config(tmp_path):
 def at_step(run, step, action):
     """Do something as the line of a step is written."""
 
+    actions = [action]
+
     class Writer:
+        name = "the test"
+
         def write(self, now, metrics):
-            if now == step:
-                action()
+            if now == step and actions:  # a line that was interrupted is written again
+                actions.pop()()
 
         def write_text(self, step, tag, text):
             pass
@@ -44,7 +49,7 @@ def at_step(run, step, action):
         def close(self):
             pass
 
-    run.metrics.writers.append(Writer())
+    run.metrics._channels += MetricLog([Writer()])._channels
 
 
 def status_of(config):
@@ -94,6 +99,21 @@ def test_a_second_sigint_forces_and_the_one_that_torchrun_passes_on_does_not(con
         "failed",
         "a second SIGINT forced the end; the last checkpoint is sound",
     )
+
+
+def test_a_second_sigint_while_the_end_is_recorded_has_the_same_code(config, monkeypatch):
+    run = built(config)
+    run.stop.listen()
+
+    def pressed_again():
+        run.stop.interrupted_at -= 2
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(run, 3, lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(run.saver, "wait", pressed_again)
+    assert finish(run) == INTERRUPTED_CODE
+    monkeypatch.undo()
+    run.close()
 
 
 @pytest.mark.fault("P4", injected="a signal in an evaluation", lost="0")
