@@ -1,153 +1,30 @@
 """Runs any task of lm-evaluation-harness on a checkpoint, without exporting it first.
 
     python eval/lm_eval_model.py --checkpoint runs/gpt2/checkpoints/latest --tasks blimp
+    python eval/lm_eval_model.py run --model ratchet \\
+        --model_args checkpoint=runs/gpt2/checkpoints/latest --tasks blimp
 
+The second form is the harness's own command line (`lm-eval`), which then knows the model `ratchet`.
 Runs on one process or under torchrun. The harness (`pip install -c constraints.txt -e
-'.[lm-eval]'`) supplies the tasks, prompts and metrics; this file supplies the model. Requests with
-the same context share a row of a batch. Importing this file registers the model `ratchet`.
+'.[lm-eval]'`) supplies the tasks, prompts and metrics; eval/harness/ supplies the model.
 """
 
-import json
 import logging
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass
-from itertools import chain, groupby
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from eval.sampling.decoding import PartialSample, sample_on_ranks
-from eval.sampling.next_token import GenerateOptions
-from eval.scoring.multiple_choice import check_losses, contexts_of_ids, encode_together
-from eval.scoring.shared_context import score_contexts
-from eval.subject import EvalOptions, Subject, load_subject
-from eval.tasks.wikitext import text_windows
+from eval.harness.model import RatchetLM, check_installed
 from model.precision import Precision
-from parallel.ranks import silence_other_ranks, start, stop, user_errors
+from parallel.ranks import silence_other_ranks, stop, user_errors
 from storage.atomic import write_json
 from storage.script_options import parse_options
 
-try:
-    import lm_eval.models  # noqa: F401  # pyright: ignore[reportMissingImports]  (its own names)
-    from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
-    from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
-except ImportError:  # main() reports it
-    LM: Any = object
-    register_model: Any = None
-
-_MAX_GENERATED = 256  # the harness's default for Hugging Face models
-# Names that tasks use for the limit of new tokens, in the order in which they are tried.
-_TOKEN_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_HARNESS_COMMANDS = ("run", "ls", "validate")
 
 log = logging.getLogger("eval")
-
-
-class RatchetLM(LM):
-    """A checkpoint as a language model of the harness.
-
-    Under torchrun every rank receives and answers every request. The scoring functions split the
-    work over the ranks, so the harness does not need to know about them.
-    """
-
-    def __init__(
-        self,
-        checkpoint: str | Path,
-        device: str = "auto",
-        dtype: Precision = "auto",
-        tokens_per_batch: int | None = None,
-        **_unused: object,  # the harness passes batch_size and others to every model
-    ) -> None:
-        super().__init__()
-        self.options = EvalOptions(dtype=dtype, tokens_per_batch=tokens_per_batch)
-        self.subject: Subject = load_subject(Path(checkpoint), start(device))
-        self.truncated = 0
-        """Number of requests so far whose context was cut from the left to fit the model."""
-
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Log probability of each continuation, and whether greedy decoding would give it."""
-        pairs = [request.args for request in requests]
-        tokenizer = self.subject.tokenizer
-        encodings = (
-            encode_together(tokenizer, context, [text for _, text in group])
-            for context, group in groupby(pairs, key=lambda pair: pair[0])
-        )
-        contexts, truncated = contexts_of_ids(encodings, self.subject.model.config.context_length)
-        self.truncated += truncated
-        nats, missed = score_contexts(self.subject, contexts, self.options).T
-        check_losses(nats, range(len(pairs)))
-        found = [(-float(loss), not misses) for loss, misses in zip(nats, missed, strict=True)]
-        return self._cache("loglikelihood", pairs, found)
-
-    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        """Log probability of each whole text, from windows that predict every token once."""
-        texts = [request.args for request in requests]
-        encode, end_of_text = self.subject.tokenizer.encode, self.subject.tokenizer.end_of_text
-        T = self.subject.model.config.context_length
-        windows = [list(text_windows(encode(text), end_of_text, T)) for (text,) in texts]
-        owners = np.repeat(np.arange(len(texts)), [len(found) for found in windows])
-        nats = score_contexts(self.subject, list(chain(*windows)), self.options)[:, 0]
-        check_losses(nats, owners.tolist())
-        totals = np.bincount(owners, nats, minlength=len(texts))
-        return self._cache("loglikelihood_rolling", texts, (-totals).tolist())
-
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The generated text after each context, up to end-of-text or a stop string."""
-        pairs = [request.args for request in requests]
-        texts = [""] * len(pairs)
-        by_settings: dict[str, list[int]] = {}
-        for i, (_, settings) in enumerate(pairs):
-            by_settings.setdefault(json.dumps(settings, sort_keys=True), []).append(i)
-        for indices in by_settings.values():
-            options = self._generation_options(pairs[indices[0]][1])
-            unfinished = [
-                PartialSample(prompt, (i, 0), self.subject.tokenizer, options)
-                for i in indices
-                for prompt in [self._prompt(pairs[i][0], options.max_tokens)]
-            ]
-            # Prompts of similar length in one batch need less room in the cache.
-            unfinished.sort(key=lambda sample: -len(sample.ids))
-            for sample in sample_on_ranks(self.subject, unfinished, options):
-                texts[sample.prompt_index] = sample.text
-        return self._cache("generate_until", pairs, texts)
-
-    def _prompt(self, context: str, max_tokens: int) -> list[int]:
-        """The last tokens of the context, so that `max_tokens` more fit: the harness's rule."""
-        room = self.subject.model.config.context_length - max_tokens
-        if room < 1:
-            raise ValueError(
-                f"the task generates {max_tokens} tokens, which leaves a context_length of "
-                f"{self.subject.model.config.context_length} no room for a prompt; use a model "
-                "with a longer context, or --gen-kwargs max_gen_toks=N"
-            )
-        ids = self.subject.tokenizer.encode(context)
-        self.truncated += len(ids) > room
-        return ids[-room:] or [self.subject.tokenizer.end_of_text]
-
-    def _generation_options(self, settings: dict[str, Any]) -> GenerateOptions:
-        """Convert a task's generation settings; greedy unless they set a temperature."""
-        limits = [int(settings[name]) for name in _TOKEN_LIMITS if settings.get(name) is not None]
-        stops = settings.get("until") or ()
-        stops = (stops,) if isinstance(stops, str) else tuple(stops)
-        sampled = settings.get("do_sample", True)
-        return GenerateOptions(
-            max_tokens=limits[0] if limits else _MAX_GENERATED,
-            temperature=float(settings.get("temperature", 0.0)) if sampled else 0.0,
-            top_k=int(settings.get("top_k", 50)),
-            top_p=float(settings.get("top_p", 1.0)),
-            stop=tuple(stop for stop in stops if stop),
-            dtype=self.options.dtype,
-        )
-
-    def _cache(self, kind: str, arguments: Sequence[Any], found: list[Any]) -> list[Any]:
-        """Give the answers to the harness's cache, if it has one, and return them."""
-        for given, answer in zip(arguments, found, strict=True):
-            self.cache_hook.add_partial(kind, given, answer)
-        return found
-
-
-if register_model is not None:
-    register_model("ratchet")(RatchetLM)
 
 
 @dataclass(frozen=True)
@@ -165,15 +42,22 @@ class Arguments:
     include_path: Path | None = None
     """Folder with more tasks as .yaml files."""
     gen_kwargs: str | None = None
-    """Replaces the tasks' generation settings, such as max_gen_toks=64,temperature=0.7."""
+    """Replaces the tasks' generation settings, such as max_gen_toks=64,temperature=0.7. A setting
+    that sampling does not have is refused."""
     json: Path | None = None
-    """JSON file to write the numbers to, by task."""
+    """JSON file to write the numbers to, by task, with what identifies checkpoint and tasks."""
     device: str = "auto"
     """auto, cpu or cuda; auto uses CUDA if it is available."""
     dtype: Precision = "auto"
     """Precision of matrix products; auto: bfloat16 on CUDA, float32 on the CPU."""
     tokens_per_batch: int | None = None
     """Tokens in one batch; default: 2,048 on the CPU, 16,384 on CUDA."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("few_shot", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} is too small; use {least} or more")
 
 
 def _run_harness(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
@@ -191,42 +75,86 @@ def _run_harness(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
     if unknown or not tasks:
         raise ValueError(
             f"lm-evaluation-harness has no task {', '.join(unknown) or '(none was given)'}; "
-            "`lm-eval ls tasks` lists those that it has"
+            "`python eval/lm_eval_model.py ls tasks` lists those that it has"
         )
     model = RatchetLM(
         arguments.checkpoint, arguments.device, arguments.dtype, arguments.tokens_per_batch
     )
-    found = simple_evaluate(
-        model,
-        tasks=tasks,
-        num_fewshot=arguments.few_shot,
-        limit=arguments.limit,
-        task_manager=manager,
-        gen_kwargs=arguments.gen_kwargs,
-        log_samples=False,
-    )
+    try:
+        found = simple_evaluate(
+            model,
+            tasks=tasks,
+            num_fewshot=arguments.few_shot,
+            limit=arguments.limit,
+            task_manager=manager,
+            gen_kwargs=arguments.gen_kwargs,
+            log_samples=False,
+        )
+    except (ValueError, RuntimeError):
+        raise
+    except Exception as error:  # of a task's file or data, which the harness does not check
+        raise ValueError(
+            f"lm-evaluation-harness cannot run {', '.join(tasks)} ({type(error).__name__}: "
+            f"{error}); run the tasks one by one to find the one that fails"
+        ) from error
     return model, dict(found or {})
+
+
+def _record(arguments: Arguments, model: RatchetLM, found: dict[str, Any]) -> dict[str, Any]:
+    """The numbers by task, what each task was, and under "checkpoint" what answered it."""
+    tasks = {}
+    for name, numbers in found["results"].items():
+        samples = found.get("n-samples", {}).get(name, {})
+        tasks[name] = numbers | {
+            "version": found.get("versions", {}).get(name),
+            "few_shot": found.get("n-shot", {}).get(name),
+            "samples": samples.get("effective"),
+            "samples_of_task": samples.get("original"),
+            "left_out": len(model.left_out.documents.get(name, ())),
+        }
+    settings = {"limit": arguments.limit, "gen_kwargs": arguments.gen_kwargs}
+    harness = {"lm_eval": version("lm_eval"), "contexts_cut": model.truncated}
+    return tasks | {"checkpoint": model.get_model_info() | settings | harness}
+
+
+def _report(arguments: Arguments, model: RatchetLM, found: dict[str, Any]) -> None:
+    """Print the harness's table and what was left out, and write the JSON file."""
+    from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
+
+    for task in model.left_out.tasks:
+        found["results"].pop(task, None)
+    if found["results"]:
+        log.info("%s", make_table(found))
+    if model.truncated:
+        log.warning("%d contexts were cut from the left to fit the model", model.truncated)
+    if arguments.json is not None and found["results"]:
+        write_json(arguments.json, _record(arguments, model, found))
+
+
+def _harness_command(words: list[str]) -> None:
+    """The harness's own command line, with the model `ratchet`."""
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
+
+    sys.argv = ["lm-eval", *words]
+    cli_evaluate()
 
 
 def main() -> None:
     """Parse the options, run the harness, print its table."""
     silence_other_ranks()
     with user_errors():
-        arguments = parse_options(Arguments)
-        if register_model is None:
-            raise ValueError(
-                "lm-evaluation-harness is not installed; "
-                "pip install -c constraints.txt -e '.[lm-eval]'"
-            )
-        from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
-
-        model, found = _run_harness(arguments)
-        if model.subject.ranks.is_main:
-            log.info("%s", make_table(found))
-            if model.truncated:
-                log.warning("%d contexts were cut from the left to fit the model", model.truncated)
-            if arguments.json is not None:
-                write_json(arguments.json, found["results"])
+        words = sys.argv[1:]
+        its_own = words[:1] and words[0] in _HARNESS_COMMANDS
+        arguments = None if its_own else parse_options(Arguments)
+        check_installed()
+        if arguments is None:
+            _harness_command(words)
+        else:
+            model, found = _run_harness(arguments)
+            if model.subject.ranks.is_main:
+                _report(arguments, model, found)
+        if RatchetLM.latest is not None:
+            RatchetLM.latest.left_out.raise_tasks()
     stop()
 
 

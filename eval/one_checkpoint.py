@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep.dataset.manifest import MANIFEST_NAME
 from eval.subject import EvalOptions, load_subject, with_checkpoint_defaults
-from eval.tasks.registry import measure
+from eval.tasks.registry import measure, raise_failures
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks
 from storage.atomic import write_json
@@ -45,18 +45,22 @@ def evaluate_checkpoint(
 ) -> None:
     """Load a checkpoint, run tasks and report. No `tasks`: those of `default_tasks`.
 
-    Raises: ValueError if the checkpoint cannot be loaded, or no task could run.
+    Raises: ValueError if the checkpoint cannot be loaded, no task could run, or, after the results
+    of the others are written, if one failed.
     """
     subject = load_subject(checkpoint, ranks)
     given, options = options.data, with_checkpoint_defaults(checkpoint, options)
     if not tasks:
         tasks = broadcast_object(DEFAULT_TASKS if given else default_tasks(options.data))
     found = measure(subject, options, tasks)
-    if not found.tags:
+    if not found.tags and not found.failures:
         raise ValueError(f"none of the tasks {', '.join(tasks)} could be run; see above")
-    width = max(map(len, found.tags))
-    log.info("%s", "\n".join(f"{tag:{width}}  {value:.6g}" for tag, value in found.tags.items()))
-    if outputs.numbers is not None and ranks.is_main:
-        write_json(outputs.numbers, as_json(found.tags))
-    if outputs.items is not None and ranks.is_main:
-        found.save_items(outputs.items)
+    if found.tags:
+        width = max(map(len, found.tags))
+        rows = (f"{tag:{width}}  {value:.6g}" for tag, value in found.tags.items())
+        log.info("%s", "\n".join(rows))
+        if outputs.numbers is not None and ranks.is_main:
+            write_json(outputs.numbers, as_json(found.tags))
+        if outputs.items is not None and ranks.is_main:
+            found.save_items(outputs.items)
+    raise_failures(found)

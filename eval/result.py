@@ -59,6 +59,8 @@ class TaskResult:
     """Numbers by tag, such as hellaswag/acc."""
     items: dict[str, ItemTable] = field(default_factory=dict)
     """Tables of items, by the first part of their tags."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why a task has no result, by its name."""
 
     def save_items(self, folder: Path) -> None:
         """Write each table into `folder` as NAME.npz."""

@@ -3,8 +3,9 @@
 Items go in, a table with the loss of every ending comes out (`Scores`).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,9 @@ from data_prep.tokenizer import Tokenizer
 from eval.result import ItemTable, TaskResult, accuracy_tags, item_ids
 from eval.scoring.shared_context import SharedContext, score_contexts, truncated_contexts
 from eval.subject import EvalOptions, Subject
+
+log = logging.getLogger(__name__)
+_warned: set[str] = set()  # what this process has already logged of items left out
 
 _EncodedItem = tuple[list[int], tuple[list[int], ...]]
 """The token ids of a context and of each of its endings."""
@@ -74,6 +78,8 @@ class Scores:
     """Tokens of each ending; 1 if an item has fewer. Shape (items, endings)."""
     truncated_rows: int
     """Endings whose context was cut from the left to fit the model's context length."""
+    left_out: dict[int, str] = field(default_factory=dict)
+    """Items that cannot be scored, by their number, with the reason; they are not in `items`."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -100,6 +106,7 @@ class Scores:
             tags |= accuracy_tags(f"{task}/{tag}", predictions == labels)
         if self.truncated_rows:
             tags[f"{task}/truncated_rows"] = float(self.truncated_rows)
+        tags |= left_out_tags(task, self.left_out)
         ids = item_ids([[i.context, i.endings, i.label] for i in self.items])
         return TaskResult(tags, {task: ItemTable(ids, labels, self.sums, self.lengths, chosen)})
 
@@ -107,23 +114,21 @@ class Scores:
 def score_items(subject: Subject, items: Sequence[Item], options: EvalOptions) -> Scores:
     """The losses of all endings, the same for any number of ranks.
 
-    Raises: ValueError naming the item if an ending has no tokens or does not fit the model, or if
-    a loss is not finite.
+    An item with an ending that has no tokens or does not fit the model is left out.
+    Raises: ValueError if no item can be scored, or if a loss is not finite.
     """
     if not items:
         raise ValueError("there are no items to score; give a file with some items")
-    items = tuple(items)
-    contexts, truncated = contexts_of_items(
-        subject.tokenizer, subject.model.config.context_length, items
-    )
-    nats = score_contexts(subject, contexts, options)[:, 0]
-    check_losses(nats, [i for i, item in enumerate(items) for _ in item.endings])
-    counts = np.array([len(item.endings) for item in items])
+    fitted = contexts_of_items(subject.tokenizer, subject.model.config.context_length, tuple(items))
+    kept = fitted.kept(items)
+    nats = score_contexts(subject, fitted.contexts, options)[:, 0]
+    check_losses(nats, [i for i, item in kept.items() for _ in item.endings])
+    counts = np.array([len(item.endings) for item in kept.values()])
     exists = np.arange(counts.max()) < counts[:, None]  # (items, endings)
     sums, tokens = np.full(exists.shape, np.inf), np.ones(exists.shape, np.int64)
     sums[exists] = nats
-    tokens[exists] = [len(ending) for context in contexts for ending in context.continuations]
-    return Scores(items, sums, tokens, truncated)
+    tokens[exists] = [len(ending) for one in fitted.contexts for ending in one.continuations]
+    return Scores(tuple(kept.values()), sums, tokens, fitted.truncated, fitted.left_out)
 
 
 def check_losses(nats: np.ndarray, owners: Sequence[int]) -> None:
@@ -136,36 +141,63 @@ def check_losses(nats: np.ndarray, owners: Sequence[int]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _FittedItems:
+    """Tokenised items, as contexts that fit the model."""
+
+    contexts: list[SharedContext]
+    """Of all items that can be scored, in order."""
+    truncated: int
+    """Endings that lost a part of their context."""
+    left_out: dict[int, str]
+    """Items that cannot be scored, by their number, with the reason."""
+
+    def kept(self, items: Sequence[Item]) -> dict[int, Item]:
+        """The items that can be scored, by their number. Raises: ValueError if there are none."""
+        if len(self.left_out) == len(items):
+            raise ValueError(f"no item can be scored; item 0: {self.left_out[0]}")
+        return {i: item for i, item in enumerate(items) if i not in self.left_out}
+
+
 @lru_cache(maxsize=8)
 def contexts_of_items(
     tokenizer: Tokenizer, context_length: int, items: tuple[Item, ...]
-) -> tuple[list[SharedContext], int]:
-    """Tokenise items. Returns their contexts, in order, and how many endings lost context.
-
-    Cached, because training scores the same items again and again.
-    """
-    return contexts_of_ids((_encode_item(tokenizer, item) for item in items), context_length)
-
-
-def contexts_of_ids(
-    encodings: Iterable[_EncodedItem], context_length: int
-) -> tuple[list[SharedContext], int]:
-    """The contexts of tokenised items, in order, and how many endings lost context.
-
-    Raises: ValueError naming the item if an ending has no tokens or does not fit the model.
-    """
-    contexts, truncated = [], 0
-    for number, (context, endings) in enumerate(encodings):
-        for choice, ending in enumerate(endings):
-            if not 0 < len(ending) <= context_length:
-                raise ValueError(
-                    f"ending {choice} of item {number} has {len(ending)} tokens, but it must have "
-                    f"1 to {context_length} (the model's context_length); leave the item out"
-                )
+) -> _FittedItems:
+    """Tokenise items. Cached, because training scores the same items again and again."""
+    contexts, truncated, left_out = [], 0, {}
+    for number, item in enumerate(items):
+        context, endings = _encode_item(tokenizer, item)
+        reasons = (why_unscorable(ending, context_length) for ending in endings)
+        wrong = next(((choice, reason) for choice, reason in enumerate(reasons) if reason), None)
+        if wrong:
+            left_out[number] = f"ending {wrong[0]} {wrong[1]}"
+            continue
         fitted, lost = truncated_contexts(context, endings, context_length)
         contexts += fitted
         truncated += lost
-    return contexts, truncated
+    return _FittedItems(contexts, truncated, left_out)
+
+
+def why_unscorable(ending: Sequence[int], context_length: int) -> str:
+    """Why the model cannot score an ending of these tokens; empty if it can."""
+    if 0 < len(ending) <= context_length:
+        return ""
+    return (
+        f"has {len(ending)} tokens, but it must have 1 to {context_length} (the model's "
+        "context_length)"
+    )
+
+
+def left_out_tags(task: str, left_out: dict[int, str]) -> dict[str, float]:
+    """The tag that counts items left out, with a warning that names the first of them."""
+    if not left_out:
+        return {}
+    number, reason = next(iter(left_out.items()))
+    warning = f"{task}: {len(left_out)} of its items left out, such as item {number}: {reason}"
+    if warning not in _warned:
+        _warned.add(warning)
+        log.warning("%s", warning)
+    return {f"{task}/unscorable_items": float(len(left_out))}
 
 
 def _encode_item(tokenizer: Tokenizer, item: Item) -> _EncodedItem:
@@ -189,5 +221,10 @@ def encode_together(tokenizer: Tokenizer, context: str, endings: Sequence[str]) 
     if not context:
         return [tokenizer.end_of_text], tuple(tokenizer.encode(text) for text in endings)
     before = tokenizer.encode(kept)
-    whole = (tokenizer.encode(context + text) for text in endings)
-    return before or [tokenizer.end_of_text], tuple(ids[len(before) :] for ids in whole)
+    after = []
+    for text in endings:
+        ids = tokenizer.encode(context + text)[len(before) :]
+        # "hello wor" and "ld" join to fewer tokens than "hello wor" has. The harness fails there
+        # (its issue 1053); the ending is then tokenised apart.
+        after.append(ids or tokenizer.encode(context[len(kept) :] + text))
+    return before or [tokenizer.end_of_text], tuple(after)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eval.result import ItemTable, TaskResult, accuracy_tags, item_ids, perplexity
-from eval.scoring.multiple_choice import Item, check_losses, contexts_of_items
+from eval.scoring.multiple_choice import Item, check_losses, contexts_of_items, left_out_tags
 from eval.scoring.shared_context import score_contexts
 from eval.subject import EvalOptions, Subject
 from eval.tasks.items import HubTable, ItemSource, read_items
@@ -27,9 +27,10 @@ def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
     """
     items = read_items(LAMBADA, subject, options)
     context_length = subject.model.config.context_length
-    contexts, truncated = contexts_of_items(subject.tokenizer, context_length, items)
-    nats, not_greedy = score_contexts(subject, contexts, options).T
-    check_losses(nats, range(len(items)))
+    fitted = contexts_of_items(subject.tokenizer, context_length, items)
+    kept = fitted.kept(items)
+    nats, not_greedy = score_contexts(subject, fitted.contexts, options).T
+    check_losses(nats, list(kept))
     right = not_greedy == 0
     per_word = perplexity(float(nats.mean()))
     tags = {**accuracy_tags("lambada/acc", right), "lambada/perplexity": per_word}
@@ -37,13 +38,14 @@ def lambada(subject: Subject, options: EvalOptions) -> TaskResult:
         error = nats.std(ddof=1) / math.sqrt(len(nats))
         # First-order propagation: the derivative of exp(x) is exp(x).
         tags["lambada/perplexity_stderr"] = per_word * error
-    if truncated:
-        tags["lambada/truncated_rows"] = float(truncated)
+    if fitted.truncated:
+        tags["lambada/truncated_rows"] = float(fitted.truncated)
+    tags |= left_out_tags("lambada", fitted.left_out)
     table = ItemTable(
-        item_ids([[item.context, item.endings] for item in items]),
-        np.zeros(len(items), np.int64),
+        item_ids([[item.context, item.endings] for item in kept.values()]),
+        np.zeros(len(kept), np.int64),
         nats[:, None],
-        np.ones((len(items), 1), np.int64),
+        np.ones((len(kept), 1), np.int64),
         {"acc": np.where(right, 0, _NOT_PREDICTED)},
     )
     return TaskResult(tags, {"lambada": table})

@@ -68,15 +68,24 @@ def check_tasks(names: Sequence[str]) -> None:
 
 
 def run_tasks(subject: Subject, options: EvalOptions, names: Sequence[str]) -> dict[str, float]:
-    """Run the named tasks and return their numbers by tag."""
-    return measure(subject, options, names).tags
+    """Run the named tasks and return their numbers by tag. Raises: ValueError if one fails."""
+    found = measure(subject, options, names)
+    raise_failures(found)
+    return found.tags
+
+
+def raise_failures(found: TaskResult) -> None:
+    """Raises: ValueError naming the tasks that failed, if some did."""
+    if found.failures:
+        raise ValueError("; ".join(f"{task}: {why}" for task, why in found.failures.items()))
 
 
 def measure(subject: Subject, options: EvalOptions, names: Sequence[str]) -> TaskResult:
     """Run the named tasks and return their results as one.
 
-    A task without its data is skipped with a warning, once per process.
-    Raises: ValueError for an unknown name, or if a task fails for another reason.
+    A task without its data is skipped with a warning, once per process. One that fails, on every
+    rank alike, is in the result's `failures` and costs the others nothing.
+    Raises: ValueError for an unknown name, or if the data of a task is bad.
     """
     check_tasks([*names, *options.files, *options.example_files])
     # Open all data first, so that a bad file is reported before the first task takes its time.
@@ -86,7 +95,11 @@ def measure(subject: Subject, options: EvalOptions, names: Sequence[str]) -> Tas
         for name in names:
             if name in unavailable:
                 continue
-            found = _or_none(name, lambda task: task.run(subject, options))
+            try:
+                found = _or_none(name, lambda task: task.run(subject, options))
+            except ValueError as error:
+                results.failures[name] = str(error)
+                continue
             if found is not None:
                 results.tags.update(found.tags)
                 results.items.update(found.items)

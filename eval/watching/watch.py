@@ -277,7 +277,9 @@ def _evaluate(job: _CheckpointJob, watcher: _Watcher, ranks: Ranks, check: bool)
 def _measure(subject: Subject, options: EvalOptions, name: str, step: int) -> TaskResult:
     """The result of one task; if it fails (on every rank alike), a warning and an empty result."""
     try:
-        return measure(subject, options, [name])
-    except ValueError as error:
+        found = measure(subject, options, [name])
+    except ValueError as error:  # its data
+        found = TaskResult({}, failures={name: str(error)})
+    for error in found.failures.values():
         log.warning("step %d: %s failed (%s); the watch continues", step, name, error)
-        return TaskResult({})
+    return found

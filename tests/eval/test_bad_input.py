@@ -7,6 +7,7 @@ memory), tasks/test_few_shot.py and test_calibrate.py.
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from eval.scoring.shared_context import SharedContext, score_contexts
 from eval.subject import EvalOptions, load_subject
 from eval.tasks.hellaswag import both_items, hellaswag
 from eval.tasks.questions import arc_item, openbookqa_item, piqa_item
-from eval.tasks.registry import measure
+from eval.tasks.registry import measure, run_tasks
 from storage.byte_pairs import ranks_file
 from storage.checkpoint_folder import write_manifest
 from tests.eval_subjects import ALONE, limit_memory, tiny_checkpoint, tiny_subject
+from tests.launching import python
 
 SUBJECT = tiny_subject()
 CHOICES = {"text": ["ice", "steam"], "label": ["1", "2"]}
@@ -58,10 +60,51 @@ def test_a_passage_longer_than_the_context_is_scored_by_its_last_tokens_and_coun
     np.testing.assert_allclose(result.items["lambada"].losses[0, 0], nats, rtol=1e-5)
 
 
-def test_an_ending_without_tokens_is_named_in_the_error(tmp_path):
-    options = given(tmp_path, "hellaswag", SWAG, {**SWAG, "endings": ["a", "b", " ", "d"]})
-    with pytest.raises(ValueError, match="ending 2 of item 1 has 0 tokens"):
-        hellaswag(SUBJECT, options)
+LONG = "word " * 60
+
+
+@pytest.mark.parametrize(
+    ("task", "good", "bad", "sentence"),
+    [
+        ("hellaswag", SWAG, {**SWAG, "endings": ["a", "b", LONG, "d"]}, "ending 2 has 61 tok"),
+        ("piqa", {**PIQA, "label": 1}, {**PIQA, "label": 1, "sol2": LONG}, "ending 1 has 61 tok"),
+        ("lambada", {"text": "He went"}, {"text": "a " + "x9" * 60}, "ending 0 has 120 tokens"),
+    ],
+)
+def test_an_item_that_does_not_fit_is_left_out_counted_and_named(
+    tmp_path, caplog, task, good, bad, sentence
+):
+    found = measure(SUBJECT, given(tmp_path, task, good, bad, good), [task])
+    (tmp_path / "alone").mkdir()
+    alone = measure(SUBJECT, given(tmp_path / "alone", task, good, good), [task])
+    assert found.tags == alone.tags | {f"{style}/unscorable_items": 1.0 for style in found.items}
+    assert not found.failures
+    assert len(found.items[task].ids) == 2
+    assert f"{task}: 1 of its items left out, such as item 1: {sentence}" in caplog.text
+
+
+def test_a_task_of_which_no_item_fits_fails_alone(tmp_path, caplog):
+    options = given(tmp_path, "piqa", {**PIQA, "label": 1, "sol2": LONG})
+    found = measure(SUBJECT, replace(options, items=2), ["piqa", "pydoc_choice"])
+    assert "pydoc_choice/acc" in found.tags
+    assert found.failures.keys() == {"piqa"}
+    assert "no item can be scored; item 0: ending 1 has 61 tokens" in found.failures["piqa"]
+    with pytest.raises(ValueError, match="piqa: no item can be scored"):
+        run_tasks(SUBJECT, options, ["piqa"])
+
+
+def test_the_numbers_of_the_other_tasks_are_written_before_a_failed_one_ends_the_script(tmp_path):
+    options = given(tmp_path, "piqa", {**PIQA, "label": 1, "sol2": LONG})
+    [file], out = options.task_file, tmp_path / "out.json"
+    done = python(
+        *("eval/main.py", "--checkpoint", str(tiny_checkpoint(tmp_path / "step_000010"))),
+        *("--tasks", "piqa", "pydoc_choice", "--task-file", file, "--items", "2"),
+        *("--json", str(out), "--device", "cpu"),
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: piqa: no item can be scored; item 0: ending 1")
+    assert "pydoc_choice/acc " in done.stdout
+    assert "pydoc_choice/acc" in json.loads(out.read_text())
 
 
 @pytest.mark.parametrize(
@@ -72,8 +115,10 @@ def test_an_ending_without_tokens_is_named_in_the_error(tmp_path):
 def test_logits_that_are_not_finite_are_an_error(tmp_path, task, row):
     subject = tiny_subject()
     torch.nn.init.constant_(subject.model.ln_f.weight, math.nan)
-    with pytest.raises(ValueError, match="is nan, .* the weights are damaged or have diverged"):
-        measure(subject, given(tmp_path, task, row), [task])
+    found = measure(subject, given(tmp_path, task, row), [task])
+    assert "nan" in found.failures[task]
+    assert "the weights are damaged or have diverged" in found.failures[task]
+    assert not found.tags
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from eval.lm_eval_model import RatchetLM
+from eval.harness.model import RatchetLM
 from model.hf_format.convert import export_model
+from storage.checkpoint_folder import weights_sha256
 from tests.eval.tasks.test_lm_eval_agreement import texts, write
 from tests.eval_subjects import tiny_checkpoint
 from tests.launching import python, torchrun
@@ -88,11 +89,96 @@ def test_sampling_is_reproducible_and_differs_from_greedy_decoding(both):
     assert first != both[0].generate_until(requests("generate_until", greedy))
 
 
-def test_generation_that_leaves_no_room_for_a_prompt_is_an_error(both):
-    with pytest.raises(
-        ValueError, match="generates 256 tokens, which leaves a context_length of 48"
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.5},
+        {"max_length": 30},
+        {"top_k": None, "top_p": None, "num_beams": 1, "temperature": 0.0},
+        {"do_sample": False, "temperature": 0.7},
+    ],
+)
+def test_generation_settings_have_the_effect_that_they_have_in_transformers(folder, settings):
+    from lm_eval.models.huggingface import HFLM
+
+    ours = RatchetLM(folder / "checkpoint", device="cpu")
+    theirs = HFLM(str(folder / "exported"), device="cpu", dtype="float32", batch_size=1)
+    prompts = [context for context in CONTEXTS if context][:12]
+    asked = requests(
+        "generate_until", [(c, {"until": [], "max_gen_toks": 20} | settings) for c in prompts]
+    )
+    assert ours.generate_until(asked) == theirs.generate_until(asked)
+
+
+MULTIPLE_CHOICE = {
+    "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_target": 0,
+    "doc_to_choice": "{{[a, b]}}", "metric_list": [{"metric": "acc"}],
+}  # fmt: skip
+GENERATING = {
+    "output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "x",
+    "metric_list": [{"metric": "exact_match"}],
+}  # fmt: skip
+
+
+def own_task(folder, name, rows, **more) -> str:
+    data = write(folder / f"{name}.jsonl", rows)
+    spec = {"task": name, "dataset_path": "json", "test_split": "test",
+            "dataset_kwargs": {"data_files": {"test": str(data)}}, **more}  # fmt: skip
+    (folder / f"{name}.yaml").write_text(json.dumps(spec))
+    return name
+
+
+def test_what_cannot_be_answered_costs_its_document_or_its_task_and_is_named(folder, tmp_path):
+    good = [{"q": q, "a": " yes", "b": " no"} for q in ("the cat", "a dog", "the sun")]
+    long, joined = (
+        {"q": "x", "a": " no", "b": " word" * 60},
+        {"q": "hello wor", "a": "ld", "b": "k"},
+    )
+    names = [
+        own_task(tmp_path, "good", good, **MULTIPLE_CHOICE),
+        own_task(tmp_path, "long", [*good, long], **MULTIPLE_CHOICE),
+        own_task(tmp_path, "joined", [joined, joined], **MULTIPLE_CHOICE),
+        own_task(tmp_path, "beams", good, **GENERATING,
+                 generation_kwargs={"num_beams": 4, "max_gen_toks": 4}),
+        own_task(tmp_path, "room", good, **GENERATING),
+    ]  # fmt: skip
+    out = tmp_path / "out.json"
+    done = python(
+        *("eval/lm_eval_model.py", "--checkpoint", str(folder / "checkpoint"), "--device", "cpu"),
+        *("--include-path", str(tmp_path), "--json", str(out), "--tasks", ",".join(names)),
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    for sentence in (
+        "beams: generation setting num_beams=4 is not supported",
+        "room: the task gen",
     ):
-        both[0].generate_until(requests("generate_until", [("cat", {"until": ["x"]})]))
+        assert sentence in done.stderr.splitlines()[-1]
+    assert "long: 1 of its documents left out, such as document 3: the ending" in done.stdout
+    found = json.loads(out.read_text())
+    assert found.keys() == {"good", "long", "joined", "checkpoint"}
+    assert found["long"] == found["good"] | {
+        "name": "long", "alias": "long", "samples_of_task": 4, "left_out": 1
+    }  # fmt: skip
+    assert (found["joined"]["left_out"], "acc,none" in found["joined"]) == (0, True)
+    assert (found["good"]["few_shot"], found["good"]["samples"]) == (0, 3)
+    assert found["checkpoint"]["weights_sha256"] == weights_sha256(folder / "checkpoint")
+
+
+def test_the_harnesss_own_command_line_needs_no_device(folder, tmp_path):
+    own_task(tmp_path, "good", [{"q": "a", "a": " b", "b": " c"}] * 2, **MULTIPLE_CHOICE)
+    words = ["eval/lm_eval_model.py", "run", "--model", "ratchet", "--tasks", "good"]
+    words += ["--include_path", str(tmp_path), "--model_args"]
+    done = python(*words, f"checkpoint={folder / 'checkpoint'}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "good" in done.stdout
+    for more, sentence in (
+        ([f"checkpoint={folder / 'checkpoint'}", "--apply_chat_template"], "has no chat template"),
+        ([f"pretrained={folder / 'exported'}"], "no checkpoint among the model's arguments"),
+    ):
+        done = python(*words, *more)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert sentence in done.stderr.splitlines()[-1]
 
 
 def task_yaml(tmp_path) -> str:

@@ -99,10 +99,25 @@ def test_an_empty_context_is_the_start_of_a_document():
 
 
 @pytest.mark.parametrize("ending", ["", "  ", "word " * 60])
-def test_an_ending_without_tokens_or_longer_than_the_context_names_its_item(ending):
-    items = [*SHORT, Item("A", ("b", ending), 0)]
-    with pytest.raises(ValueError, match=r"ending 1 of item 2 has .* 1 to 48"):
-        score_items(SUBJECT, items, EvalOptions())
+def test_an_item_whose_ending_has_no_tokens_or_too_many_is_left_out(ending):
+    items = [SHORT[0], Item("A", ("b", ending), 0), SHORT[1]]
+    found, wanted = (score_items(SUBJECT, some, EvalOptions()) for some in (items, SHORT))
+    np.testing.assert_array_equal(found.sums, wanted.sums)
+    assert found.items == wanted.items
+    assert list(found.left_out) == [1]
+    assert "ending 1 has" in found.left_out[1]
+    assert "1 to 48 (the model's context_length)" in found.left_out[1]
+
+
+def test_items_of_which_none_fits_are_an_error():
+    with pytest.raises(ValueError, match="no item can be scored; item 0: ending 1 has 0 tokens"):
+        score_items(SUBJECT, [Item("A", ("b", ""), 0)], EvalOptions())
+
+
+def test_an_ending_that_joins_the_context_inside_a_token_is_tokenised_apart():
+    context, [ending] = encode_together(SUBJECT.tokenizer, "hello wor", ["ld"])
+    assert SUBJECT.tokenizer.to_bytes(context + ending) == b"hello world"
+    assert ending
 
 
 def test_logits_that_are_not_finite_are_an_error():

@@ -123,7 +123,7 @@ def test_an_option_for_an_unknown_task_or_missing_file_is_refused(tmp_path):
     path = write(tmp_path / "x.jsonl", PIQA)
     with pytest.raises(ValueError, match="there is no task pika"):
         run_tasks(SUBJECT, EvalOptions(task_file=(f"pika={path}",)), ["pydoc_choice"])
-    with pytest.raises(ValueError, match="names no task; write NAME=PATH"):
+    with pytest.raises(ValueError, match="names no task or no file; write NAME=PATH"):
         EvalOptions(task_file=("piqa",))
     with pytest.raises(ValueError, match="the file for piqa, does not exist"):
         EvalOptions(task_file=(f"piqa={tmp_path / 'nothing'}",))
@@ -181,7 +181,7 @@ def test_a_perplexity_too_large_for_a_float_is_infinite():
 
 def test_data_from_the_hub_is_pinned_to_a_commit():
     sources = [task.data for task in TASKS.values() if isinstance(task.data, ItemSource)]
-    assert len(sources) == len(TASKS) - 2  # val_loss and pydoc_choice read no items of the Hub
+    assert len(sources) == len(TASKS) - 3  # two of validation and pydoc_choice read none
     hubs = [hub for source in sources for hub in (source.hub, source.examples) if hub]
     assert all(re.fullmatch(r"[0-9a-f]{40}", hub.revision) for hub in hubs)
 

@@ -1,0 +1,1 @@
+"""The model `ratchet` of lm-evaluation-harness: its answers, settings and what it leaves out."""
