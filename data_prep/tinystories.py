@@ -22,6 +22,7 @@ from data_prep.preparation.console import run_script
 from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import run_preparation
+from data_prep.sources.file_search import find_files
 from data_prep.sources.file_source import FileSource, file_source
 from storage.script_options import parse_options
 
@@ -87,9 +88,8 @@ def _list_version(hub: Hub, version: str, revision: str) -> Listing:
 
 def local_source(train: tuple[str, ...], val: tuple[str, ...]) -> FileSource:
     """A source of local files; those of `val` are validation."""
-    source, validation = file_source([*train, *val]), file_source(val)
-    paths = (validation.root / file.name for file in validation.files)
-    names = tuple(escape(path.relative_to(source.root).as_posix()) for path in paths)
+    source, validation = file_source([*train, *val]), find_files(val).paths
+    names = tuple(escape(path.relative_to(source.root).as_posix()) for path in validation)
     return replace(source, skip_blank=True, validation=names)
 
 

@@ -179,6 +179,8 @@ class _CompressedStream:
             cure = _COPY_AGAIN
             if _ZSTD_MEMORY in str(error):
                 cure = f"unpack it with `zstd -d --long=31 {self._path.name}` and give that file"
+            elif not self.position:
+                cure = f"take {self._path.suffix} off its name if it is not compressed, or {cure}"
             raise ValueError(f"{self._path} cannot be unpacked ({error}); {cure}") from error
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from data_prep.sources.byte_streams import Content, TruncatedFile, compression_o
 from data_prep.sources.pieces import Piece, TextOrBad, grouped
 from data_prep.sources.records import BadRecord
 from data_prep.sources.splitting import Separator, split_content
-from data_prep.sources.text_encodings import BYTE_ORDER_MARK, check_encoding, read_head
+from data_prep.sources.text_encodings import BYTE_ORDER_MARK, check_encoding, not_utf8, read_head
 from data_prep.tokenizer import utf8
 
 _LINE_END = Separator(b"\n")
@@ -48,7 +48,7 @@ class JsonLinesFormat:
         try:
             for line, closed in split_content(content, _LINE_END, start, stop):
                 if closed or line:
-                    found = self._text(line) if line.strip() else None
+                    found = self._text(line, content.path) if line.strip() else None
                     if isinstance(found, str):
                         place = f"line {row + 1} (byte {offset})"
                         found = BadRecord(str(content.path), row, place, found)
@@ -57,15 +57,17 @@ class JsonLinesFormat:
         except TruncatedFile as error:
             yield BadRecord.truncated(content.path, row, f"line {row + 1}", offset, error)
 
-    def _text(self, line: bytes) -> bytes | str | None:
+    def _text(self, line: bytes, path: Path) -> bytes | str | None:
         """The text of a line, or a sentence that says why it has none."""
         try:
             # Integers as floats: Python refuses to convert those of more than 4,300 digits.
             row = json.loads(line.decode("utf-8-sig"), parse_int=float)
+        except UnicodeDecodeError as error:
+            return not_utf8(line, error.start, path)
         except RecursionError:
             return f"it is JSON nested too deep; {_DROP}"
         except ValueError as error:
-            return f"it is not UTF-8 JSON ({error}); {_DROP}"
+            return f"it is not JSON ({error}); {_DROP}"
         value = _value_at(row, self.text_key)
         if value is _MISSING:
             found = _keys(row) if isinstance(row, dict) else _kind(row)

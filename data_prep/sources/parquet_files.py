@@ -10,6 +10,7 @@ from pyarrow import types
 from data_prep.sources.byte_streams import Content
 from data_prep.sources.pieces import Piece, TextOrBad
 from data_prep.sources.records import BadRecord
+from data_prep.sources.text_encodings import check_no_pointer
 
 _BUFFER_BYTES = 1 << 20
 _ROWS_PER_BATCH = 1000
@@ -68,6 +69,7 @@ def _open(path: Path) -> parquet.ParquetFile:
             path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
         )
     except (pyarrow.ArrowException, OSError) as error:
+        check_no_pointer(path, path.read_bytes() if path.stat().st_size < 1000 else b"")
         raise ValueError(f"{path} is not a readable parquet file ({error}); {_AGAIN}") from error
 
 

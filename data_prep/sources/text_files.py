@@ -74,7 +74,6 @@ def _bad_utf8(text: bytes, path: Path, offset: int, row: int) -> BadRecord | Non
     try:
         text.decode()
     except UnicodeDecodeError as error:
-        near = text[max(0, error.start - 1000) : error.start + 1000]
         place = f"document {row + 1} (byte {offset + error.start})"
-        return BadRecord(str(path), row, place, not_utf8(near, path))
+        return BadRecord(str(path), row, place, not_utf8(text, error.start, path))
     return None

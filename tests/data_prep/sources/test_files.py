@@ -125,8 +125,8 @@ def test_text_that_is_not_utf8_names_file_and_byte(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"text": "\xe9"}', "is not UTF-8 JSON"),
-        (b'{"text": ', "is not UTF-8 JSON"),
+        (b'{"text": "\xe9"}', "is not UTF-8, perhaps latin1"),
+        (b'{"text": ', "is not JSON"),
         (b'{"body": "x"}', r"no key 'text' \(it has \['body'\]\); name it with --text-key"),
         (b'["x"]', "has a list"),
         (b'{"text": 3}', "holds a number under 'text'"),
