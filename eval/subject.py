@@ -21,7 +21,7 @@ from parallel.collectives import together
 from parallel.ranks import Ranks
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, verify_checkpoint
-from storage.option_values import own_path
+from storage.option_values import AtMost, own_path
 
 REFERENCE_VAL_TOKENS = 2_097_152  # validation tokens of the reference run
 VAL_MICRO_BATCH = 8
@@ -73,7 +73,8 @@ class EvalOptions:
     items: int | None = None
     """Use only the first N items of each task that has items; default: all."""
     val_tokens: int | None = None
-    """Validation tokens, rounded down to whole windows; default: as in training, or 2,097,152."""
+    """Validation tokens, rounded down to whole windows; default: as in training, or 2,097,152,
+    or all there are if that is less."""
     micro_batch: int | None = None
     """Validation windows in one forward pass; default: 8, or with --watch the run's micro-batch."""
     tokens_per_batch: int | None = None
@@ -128,7 +129,7 @@ def named_file(text: str) -> tuple[str, Path]:
     """Name and path of a local file given as NAME=PATH. Raises: ValueError if it is not that."""
     name, _, path = text.partition("=")
     if not (name and path):
-        raise ValueError(f"task_file={text} names no task or no file; write NAME=PATH")
+        raise ValueError(f"task_file={text} names no task; write NAME=PATH")
     try:
         return name, own_path(path)
     except ValueError as error:
@@ -172,4 +173,6 @@ def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOpti
         known = (data / MANIFEST_NAME).is_file()
         if known and read_manifest(data).fingerprint != state.get("data_fingerprint"):
             log.warning("%s has changed since the training run: its loss will differ", data)
-    return replace(options, data=data, val_tokens=options.val_tokens or state.get("val_tokens"))
+    recorded = state.get("val_tokens")
+    tokens = options.val_tokens or (recorded and AtMost(recorded))
+    return replace(options, data=data, val_tokens=tokens)

@@ -16,6 +16,7 @@ from storage.atomic import read_json, write_json
 
 _MODEL_FORMAT = 1
 _DTYPE = "F32"  # of every tensor, by its name in safetensors
+_POSITIONS = "wpe.weight"
 _EXAMPLE = "runs/gpt2/checkpoints/latest"
 
 
@@ -68,9 +69,10 @@ def _config_from(path: Path, fields: Any) -> GPTConfig:
         raise ValueError(f"{path} does not describe a GPT ({error}); it is damaged") from error
 
 
-def load_weights(folder: Path, model: GPT) -> None:
+def load_weights(folder: Path, model: GPT, cut_context: bool = False) -> None:
     """Copy the weights in `folder` into `model`, name by name.
 
+    `cut_context`: the model may have a shorter position table, which takes the first rows.
     Raises: ValueError naming the first tensor that is missing, unknown or of another shape.
     """
     path = folder / "model.safetensors"
@@ -78,12 +80,16 @@ def load_weights(folder: Path, model: GPT) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            rows = len(own[_POSITIONS]) if cut_context and _POSITIONS in own else None
+            if rows is not None and _POSITIONS in shapes:
+                shapes[_POSITIONS] = (min(rows, shapes[_POSITIONS][0]), *shapes[_POSITIONS][1:])
             # Everything is checked before the first weight of the model is overwritten.
             _check_shapes(path, shapes, {name: tuple(value.shape) for name, value in own.items()})
             _check_types(path, {name: file.get_slice(name).get_dtype() for name in own})
             with torch.no_grad():
                 for name, parameter in own.items():
-                    parameter.copy_(file.get_tensor(name))
+                    cut = rows if name == _POSITIONS else None
+                    parameter.copy_(file.get_slice(name)[:cut])
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); use another checkpoint") from error
 

@@ -15,6 +15,13 @@ _LARGEST = 2**63 - 1
 _KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
 
 
+class AtMost(int):
+    """A number that a preset or a default chose: if there is less, less will do.
+
+    A number that a user gave is a plain int: if there is less, that is an error.
+    """
+
+
 class _UnfitError(ValueError):
     """A value that no option of its kind takes; the text follows the option and the value."""
 

@@ -71,7 +71,7 @@ def parse_options(
 
 
 def parse_known_options(
-    options: type[_T], words: Sequence[str], *, prog: str, description: str | None = None
+    options: type[_T] | _T, words: Sequence[str], *, prog: str, description: str | None = None
 ) -> tuple[_T, list[str]]:
     """The options that `options` describes, and the words that belong to none of them."""
     return _parse(options, words, prog, description, prefixed=True, others=True)

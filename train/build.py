@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def new_network(config: Config, shape: GPTConfig, ranks: Ranks) -> tuple[GPT, Op
     model = GPT(shape)
     model.initialise(config.seed)
     if config.init is not None:
-        load_weights(config.init, model)
+        load_weights(config.init, model, cut_context=True)
     model.to(ranks.device)
     return model, build_optimizer(model, config.optimizer)
 
@@ -95,6 +95,7 @@ def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | 
     Raises: ValueError if another process writes to the folder, or if it holds nothing that this
     run can continue from.
     """
+    config = config.with_sizes(inputs.val_tokens, inputs.warmup_steps)
     stop = stop or StopRequest()
     stop.stop_at = None if config.stop_at is None else parse_time(config.stop_at)
     folder, checkpoint = _take_folder(config, ranks)
@@ -116,7 +117,9 @@ def _assemble(
 ) -> Run:
     tokenizer = inputs.data.tokenizer()
     at_first = memory_at_first(config, ranks.device)
-    network = new_network(config, inputs.network, ranks)
+    # A checkpoint replaces the weights of --init, which may be gone by now.
+    first = config if checkpoint is None else replace(config, init=None)
+    network = new_network(first, inputs.network, ranks)
     cursor, results, position = Cursor(0, 0, 0), {}, None
     if checkpoint is not None:
         position, results = together(partial(_restore, checkpoint, network, inputs))

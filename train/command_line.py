@@ -1,13 +1,24 @@
-"""Parses the command line of a run: the name of a preset, then flags that change it."""
+"""Parses the command line of a run: the name of a preset, then flags that change it.
 
+Without a preset, the settings of the run in the folder that `--out` names are the defaults.
+"""
+
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
-from storage.script_options import parse_options
+from storage.option_values import AtMost, own_path
+from storage.run_folder import RunFolder
+from storage.script_options import parse_known_options, parse_options
+from train.checkpoints.recorded_config import recorded_config
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
+from train.preflight.initial_weights import with_shape_of_init
 from train.presets import PRESETS
 
 _OPTIMIZER = "--optimizer"
+_NO_PRESET = "gpt2"
+log = logging.getLogger(__name__)
 
 
 def parse(
@@ -18,23 +29,54 @@ def parse(
     """The configuration that the command line describes.
 
     `prog` and `description` of the calling script appear in its --help.
-    Raises: ValueError for an unknown preset or optimizer.
+    Raises: ValueError for an unknown preset or optimizer, or flags that contradict each other.
     """
     names = ", ".join(PRESETS)
     named = bool(arguments) and not arguments[0].startswith("-")
-    preset = arguments[0] if named else "gpt2"
+    preset = arguments[0] if named else _NO_PRESET
     if preset not in PRESETS:
         raise ValueError(f"preset {preset} is not known; choose one of {names}")
-    start, flags = _with_optimizer(PRESETS[preset], arguments[1:] if named else arguments)
-    config = parse_options(
-        start,
-        flags,
-        prog=f"{prog} {preset}",
-        description=f"{description} First argument: a preset (default: gpt2), one of {names}. "
-        f"--optimizer NAME: another optimizer with its own defaults, one of {_optimizers()}.",
+    words = arguments[1:] if named else arguments
+    recorded = None if named else _run_of(words)
+    start, flags = _with_optimizer(recorded or PRESETS[preset], words)
+    title = f"{prog} {preset}"
+    text = (
+        f"{description} First argument: a preset (default: gpt2), one of {names}; "
+        "without one, the settings of a run in --out are the defaults. "
+        f"--optimizer NAME: another optimizer with its own defaults, one of {_optimizers()}."
     )
-    _check_one_length(config, PRESETS[preset])
-    return config
+    config, unknown = parse_known_options(start, flags, prog=title, description=text)
+    if not named and len(unknown) == 1 and unknown[0] in PRESETS:
+        later = unknown[0]
+        if words.count(later) > 1:
+            raise ValueError(f"the preset comes first: {prog} {later} …")
+        return parse([later, *(w for w in words if w != later)], prog, description)
+    if unknown:
+        # This says which option is unknown, and what was perhaps meant.
+        config = parse_options(start, flags, prog=title, description=text)
+    _check_one_length(config, start)
+    if recorded is None:
+        config = with_shape_of_init(config, _model_fields(flags))
+    else:
+        log.info("%s holds a run: what is not given is as recorded there", config.out)
+    return _with_validation_of(start, config)
+
+
+def _run_of(words: list[str]) -> Config | None:
+    """The configuration of the run in the folder that `--out` names; None if there is none.
+
+    Raises: ValueError if its config.json is damaged.
+    """
+    out = None
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag == "--out":
+            out = value if equals else following
+    try:
+        folder = None if out is None else own_path(out)
+    except ValueError:  # which the parser reports
+        return None
+    return None if folder is None else recorded_config(RunFolder(folder))
 
 
 def _with_optimizer(preset: Config, words: list[str]) -> tuple[Config, list[str]]:
@@ -62,6 +104,23 @@ def _with_optimizer(preset: Config, words: list[str]) -> tuple[Config, list[str]
 
 def _optimizers() -> str:
     return ", ".join(OPTIMIZERS)
+
+
+def _model_fields(words: list[str]) -> Iterator[str]:
+    """The fields of the model that the words name."""
+    for word in words:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--model."):
+            name = flag.removeprefix("--model.").removeprefix("no-")
+            yield name.replace("-", "_")
+
+
+def _with_validation_of(start: Config, config: Config) -> Config:
+    """The configuration with the preset's number of validation tokens for `auto`."""
+    number = start.eval.val_tokens
+    if config.eval.val_tokens == "auto" and isinstance(number, AtMost):
+        return replace(config, eval=replace(config.eval, val_tokens=number))
+    return config
 
 
 def _check_one_length(config: Config, preset: Config) -> None:

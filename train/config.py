@@ -14,12 +14,16 @@ from eval.tasks.registry import check_tasks
 from model.config import GPTConfig
 from model.precision import Precision
 from parallel.stop_signals import parse_time
+from storage.option_values import AtMost
 from train.guards.spikes import GuardConfig
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.config import OptimizerConfig
 from train.optimizers.registry import optimizer_name
 from train.profile_steps import parse_span
 from train.schedule import ScheduleConfig
+
+_VAL_TOKENS = AtMost(2_097_152)
+_WARMUP_PART = 10  # a tenth of a short run is its warm-up
 
 
 def _check_at_least(name: str, value: float, smallest: int) -> None:
@@ -33,8 +37,9 @@ class EvalConfig:
 
     every: int = 250
     """Steps between validations (loss and bits per byte). 0 disables them."""
-    val_tokens: int = 2_097_152
-    """Number of tokens of each validation; only whole windows are used."""
+    val_tokens: int | Literal["auto"] = _VAL_TOKENS
+    """Number of tokens of each validation; only whole windows are used. auto, and the default: the
+    preset's number, or all there are if that is less."""
     tasks_every: int = 500
     """Steps between runs of the tasks. 0 disables them."""
     tasks: tuple[str, ...] = ("hellaswag",)
@@ -49,10 +54,16 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _check_at_least("eval.every", self.every, 0)
         _check_at_least("eval.tasks_every", self.tasks_every, 0)
-        _check_at_least("eval.val_tokens", self.val_tokens, 1)
+        if self.val_tokens != "auto":
+            _check_at_least("eval.val_tokens", self.val_tokens, 1)
         if self.items is not None:
             _check_at_least("eval.items", self.items, 1)
         check_tasks(self.tasks)
+
+    @property
+    def validated_tokens(self) -> int:
+        """`val_tokens` as a number; an AtMost if less will do."""
+        return _VAL_TOKENS if self.val_tokens == "auto" else self.val_tokens
 
     def options(self, micro_batch: int, dtype: Precision) -> EvalOptions:
         """How tasks are run during training. Raises: ValueError if one of the files is missing."""
@@ -60,7 +71,7 @@ class EvalConfig:
             hellaswag_file=self.hellaswag_file,
             task_file=self.task_file,
             items=self.items,
-            val_tokens=self.val_tokens,
+            val_tokens=self.validated_tokens,
             micro_batch=micro_batch,
             dtype=dtype,
         )
@@ -212,21 +223,34 @@ class Config:
             if getattr(self, name) not in (None, "auto"):
                 _check_at_least(name, getattr(self, name), 1)
         if self.steps is not None:
-            self.check_warmup(self.steps)
+            self.warmup_steps_for(self.steps)
 
     @property
     def skips(self) -> Skips:
         """The ranges of windows to skip, as numbers."""
         return parse_skips(self.skip_windows)
 
-    def check_warmup(self, steps: int) -> None:
-        """Raises: ValueError if the warm-up is not shorter than the run of `steps` steps."""
+    def warmup_steps_for(self, steps: int) -> int:
+        """The warm-up of a run of `steps` steps: a preset's own is shortened if it does not fit.
+
+        Raises: ValueError if the user's is not shorter than the run.
+        """
         warmup = self.schedule.warmup_steps
-        if warmup >= steps > 0 and warmup > 0:
-            raise ValueError(
-                f"schedule.warmup_steps={warmup} is not less than steps={steps}; "
-                f"try --schedule.warmup-steps {steps // 10}"
-            )
+        if warmup < steps or warmup == 0:
+            return int(warmup)
+        if isinstance(warmup, AtMost):
+            return steps // _WARMUP_PART
+        batch = self.batch_tokens * steps // (_WARMUP_PART * warmup)
+        smaller = f"a smaller --batch-tokens, near {batch}, or " if self.steps is None else ""
+        raise ValueError(
+            f"schedule.warmup_steps={warmup} is not less than steps={steps}; "
+            f"try {smaller}--schedule.warmup-steps {steps // _WARMUP_PART}"
+        )
+
+    def with_sizes(self, val_tokens: int, warmup_steps: int) -> Self:
+        """The same with the sizes that a preset left open."""
+        schedule = replace(self.schedule, warmup_steps=warmup_steps)
+        return replace(self, eval=replace(self.eval, val_tokens=val_tokens), schedule=schedule)
 
     @property
     def network(self) -> GPTConfig:

@@ -65,7 +65,7 @@ def _validate(run: Run) -> dict[str, float]:
     return validation_loss(
         run.subject,
         run.data.split("val"),
-        tokens=run.config.eval.val_tokens,
+        tokens=run.config.eval.validated_tokens,
         context_length=run.plan.context_length,
         micro_batch=run.plan.micro_batch,
         dtype=run.learner.dtype,

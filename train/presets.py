@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.shapes import SHAPES
+from storage.option_values import AtMost
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.optimizers.adamw import AdamWConfig
 from train.schedule import ScheduleConfig
@@ -38,7 +39,7 @@ PRESETS = {
         out=Path("runs/gpt2-tinystories"),
         steps=3000,
         optimizer=AdamWConfig(weight_decay=0.001),
-        schedule=ScheduleConfig(warmup_steps=100),
+        schedule=ScheduleConfig(warmup_steps=AtMost(100)),
         sample=SampleConfig(prompts=("Once upon a time", "")),
     ),
     # `make run` uses this preset: Python's own documentation, minutes on two CPU cores. Twice the
@@ -51,8 +52,10 @@ PRESETS = {
         micro_batch=1,
         model=SHAPES["demo"],
         optimizer=AdamWConfig(lr=1e-3),
-        schedule=ScheduleConfig(warmup_steps=20),
-        eval=EvalConfig(every=100, val_tokens=16_384, tasks_every=250, tasks=("pydoc_choice",)),
+        schedule=ScheduleConfig(warmup_steps=AtMost(20)),
+        eval=EvalConfig(
+            every=100, val_tokens=AtMost(16_384), tasks_every=250, tasks=("pydoc_choice",)
+        ),
         sample=SampleConfig(every=250, prompts=("Return the", ""), max_tokens=48, temperature=0.8),
         save=SaveConfig(every=100),
     ),

@@ -239,7 +239,7 @@ class Run:
             data_fingerprint=self.data.fingerprint,
             context_length=self.plan.context_length,
             micro_batch=self.plan.micro_batch,
-            val_tokens=self.config.eval.val_tokens,
+            val_tokens=self.config.eval.validated_tokens,
             lines=[line for line in self.metrics.recent if line["step"] < self.step],
             windows=self.cursor.windows,
             guard=self.progress.guard.history(self.step),

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from storage.option_values import AtMost
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -12,8 +14,9 @@ class ScheduleConfig:
 
     kind: Literal["cosine", "linear", "constant"] = "cosine"
     """Decay after the warm-up: half a cosine, a straight line, or none."""
-    warmup_steps: int = 715
-    """Steps of linear warm-up (GPT-3: 375M tokens, 715 steps of 0.5M; https://arxiv.org/abs/2005.14165)."""
+    warmup_steps: int = AtMost(715)
+    """Steps of linear warm-up (GPT-3: 375M tokens, 715 steps of 0.5M; https://arxiv.org/abs/2005.14165).
+    The default is shortened in a run that it does not fit."""
     min_lr_ratio: float = 0.1
     """Last learning rate, as a fraction of the largest one."""
 

@@ -7,6 +7,7 @@ ranks (on the CPU).
 Shape letters: B windows of a micro-batch, T tokens, C model width, V padded vocabulary.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -21,8 +22,10 @@ from eval.scoring.batches import MemoryLimit, head_chunks, split_over_ranks
 from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
 from model.gpt import GPT
 from model.precision import autocast, choose_dtype
+from storage.option_values import AtMost
 
 UNPADDED = "val_unpadded"
+log = logging.getLogger(__name__)
 
 _COLUMNS = 3  # nats of all targets; nats and bytes of the targets that are not end-of-text
 
@@ -48,28 +51,38 @@ class _WindowBatch:
         return _WindowBatch(self.first, half, self.length), rest
 
 
-def check_validation(shards: TokenShards, tokens: int, context_length: int) -> int:
-    """The number of whole windows in `tokens` validation tokens.
+def validation_tokens(
+    shards: TokenShards, wanted: int, context_length: int, option: str = "--val-tokens"
+) -> int:
+    """The number of validation tokens to use: `wanted`, or all whole windows if it is an AtMost.
 
+    `option` is the flag that sets it, for the error.
     Raises: ValueError if that is less than one window or more than the split holds.
     """
-    windows = tokens // context_length
-    available = (shards.tokens - 1) // context_length
+    windows = wanted // context_length
+    available = max(shards.tokens - 1, 0) // context_length
+    if available < 1:
+        raise ValueError(
+            f"the {shards.tokens} validation tokens hold no window of context_length="
+            f"{context_length}; prepare the data again with more (--val-tokens of the script in "
+            "data_prep/)"
+        )
+    if isinstance(wanted, AtMost):
+        whole = min(max(windows, 1), available) * context_length
+        return whole if windows > available or windows < 1 else int(wanted)
     if windows < 1:
         raise ValueError(
-            f"val_tokens={tokens} is less than one window of context_length={context_length}; "
-            f"give {context_length} or more (--eval.val-tokens in training)"
+            f"val_tokens={wanted} is less than one window of context_length={context_length}; "
+            f"give {option} {context_length} or more"
         )
     if windows > available:
-        most = available * context_length
-        cure = f"give {most} or less (--eval.val-tokens in training)"
         raise ValueError(
-            f"val_tokens={tokens} is {windows} windows of context_length={context_length}, but the "
-            f"{shards.tokens} validation tokens hold only {available}; "
-            f"{cure if most else 'shorten the context'}, or prepare the data again with more "
-            "validation tokens (--val-tokens of the script in data_prep/)"
+            f"val_tokens={wanted} is {windows} windows of context_length={context_length}, but the "
+            f"{shards.tokens} validation tokens hold only {available}; give {option} "
+            f"{available * context_length} or less, or prepare the data again with more validation "
+            "tokens (--val-tokens of the script in data_prep/)"
         )
-    return windows
+    return wanted
 
 
 def validation_loss(
@@ -88,7 +101,7 @@ def validation_loss(
     Raises: ValueError if the split has fewer windows, a single window does not fit in memory, or
     the loss is not finite.
     """
-    windows = check_validation(shards, tokens, context_length)
+    windows = validation_tokens(shards, tokens, context_length) // context_length
     model, device = subject.model, subject.ranks.device
     # Bytes of the tokens themselves: in decoded text, half a character would count as 3 bytes.
     token_bytes = subject.tokenizer.token_bytes()
@@ -139,11 +152,16 @@ def _token_losses(model: GPT, ids: Tensor, targets: Tensor, padded: bool) -> Ten
 
 def val_loss(subject: Subject, options: EvalOptions, padded: bool = True) -> TaskResult:
     """The task: validation loss on the data set in `options.data`."""
+    shards, length = validation_shards(subject, options), subject.model.config.context_length
+    wanted = options.val_tokens or AtMost(REFERENCE_VAL_TOKENS)
+    tokens = validation_tokens(shards, wanted, length)
+    if tokens < wanted:
+        log.info("val_loss: %s tokens, all whole windows of %s", f"{tokens:,}", options.data)
     tags = validation_loss(
         subject,
-        validation_shards(subject, options),
-        options.val_tokens or REFERENCE_VAL_TOKENS,
-        subject.model.config.context_length,
+        shards,
+        tokens,
+        length,
         options.micro_batch or VAL_MICRO_BATCH,
         choose_dtype(options.dtype, subject.ranks.device),
         padded,
@@ -166,6 +184,6 @@ def validation_shards(subject: Subject, options: EvalOptions) -> TokenShards:
             f" with another, {subject.tokenizer.name}; prepare the data with the model's tokenizer"
         )
     shards = data.split("val")
-    tokens = options.val_tokens or REFERENCE_VAL_TOKENS
-    check_validation(shards, tokens, subject.model.config.context_length)
+    wanted = options.val_tokens or AtMost(REFERENCE_VAL_TOKENS)
+    validation_tokens(shards, wanted, subject.model.config.context_length)
     return shards

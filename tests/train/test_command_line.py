@@ -1,9 +1,13 @@
 """The command line of a run: a preset, flags that change it, and errors."""
 
+import shutil
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.option_values import AtMost
+from tests.runs import GOLDEN
 from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
 from train.command_line import parse
 from train.config import Config
@@ -59,6 +63,36 @@ def test_a_boolean_is_a_flag_and_its_old_spellings_give_the_same_run(values):
     assert config == parse(words) == parse([f"--{name}={values[name]}" for name in values])
     found = (config.deterministic, config.rehearsal, config.model.bias, config.model.tied)
     assert (*found, config.guard.box_weights) == tuple(values[name] for name in BOOLEANS)
+
+
+def test_a_preset_is_also_found_behind_the_flags():
+    assert parse(["--seed", "3", "demo"]) == parse(["demo", "--seed", "3"])
+    with pytest.raises(ValueError, match=r"the preset comes first: train/main\.py demo"):
+        parse(["--data", "demo", "demo"])
+
+
+def test_auto_validates_on_the_number_of_the_preset():
+    number = parse(["demo", "--eval.val-tokens", "auto"]).eval.val_tokens
+    assert (number, type(number)) == (16_384, AtMost)
+    assert type(parse(["demo", "--eval.val-tokens", "16384"]).eval.val_tokens) is int
+    assert type(parse(["demo"]).schedule.warmup_steps) is AtMost
+
+
+def test_without_a_preset_the_run_in_the_folder_gives_the_defaults(tmp_path):
+    shutil.copytree(GOLDEN / "run", tmp_path / "run")
+    out = ["--out", str(tmp_path / "run")]
+    found = parse([*out, "--steps=20"])
+    assert (found.steps, found.model.n_embd, found.optimizer.lr) == (20, 8, 0.01)
+    assert (found.out, found.micro_batch, found.allow) == (tmp_path / "run", "auto", ())
+    assert parse(["gpt2", *out]).model.n_embd == 768
+    assert parse(["--out", str(tmp_path / "new")]).model.n_embd == 768
+
+
+@pytest.mark.parametrize("text", ["5", "{", '{"config": 3}', '{"config": {"steps": "many"}}'])
+def test_a_damaged_record_of_a_run_is_one_sentence(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        parse(["--out", str(tmp_path)])
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

@@ -15,7 +15,10 @@ from train.schedule import ScheduleConfig
         (lambda: Config(steps=0), "steps=0 is out of range; use 1 or more"),
         (lambda: Config(batch_tokens=-5), "batch_tokens=-5 is out of range"),
         (lambda: Config(seed=-1), "seed=-1 is out of range; use 0 or more"),
-        (lambda: Config(steps=100), "warmup_steps=715 is not less than steps=100; try .* 10$"),
+        (
+            lambda: Config(steps=100, schedule=ScheduleConfig(warmup_steps=715)),
+            "warmup_steps=715 is not less than steps=100; try .* 10$",
+        ),
         (lambda: EvalConfig(tasks=("helaswag",)), "helaswag.*hellaswag"),
         (lambda: EvalConfig(every=-1), r"eval\.every=-1"),
         (lambda: SampleConfig(temperature=float("nan")), r"sample\.temperature=nan"),

@@ -133,8 +133,13 @@ def _check_allowed(folder: RunFolder, changes: list[Change], allowed: tuple[str,
         return
     differences = "; ".join(map(str, never + unnamed))
     if never:
-        reasons = "; ".join(f"{c.key} can never change ({c.rule[1]})" for c in never)
-        cure = f"{reasons}: give the same values to resume it, or choose another --out"
+        reasons = dict.fromkeys(c.rule[1] for c in never)
+        keys = {reason: [c.key for c in never if c.rule[1] == reason] for reason in reasons}
+        told = "; ".join(
+            f"{', '.join(names)} can never change ({reason})" for reason, names in keys.items()
+        )
+        cure = f"{told}: give the same values to resume it (without a preset, --out "
+        cure += f"{folder.path} alone does), or choose another --out"
     else:
         names = " ".join(c.key for c in unnamed)
         cure = f"give the same values to resume it, --allow {names} to change them from here on"

@@ -124,7 +124,8 @@ def validation(run: Run) -> None:
         _plain_subject(run),
         run.data.split("val"),
         tokens=min(
-            run.config.eval.val_tokens, plan.micro_batch * plan.world_size * plan.context_length
+            run.config.eval.validated_tokens,
+            plan.micro_batch * plan.world_size * plan.context_length,
         ),
         context_length=plan.context_length,
         micro_batch=plan.micro_batch,

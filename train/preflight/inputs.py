@@ -8,21 +8,25 @@ import torch
 
 from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
-from data_prep.tokenizer import load_tokenizer
-from eval.tasks.val_loss import check_validation
-from model.checkpoint import load_config
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.precision import choose_dtype
 from parallel.collectives import all_gather_object, on_main, together
 from parallel.ranks import Ranks
-from storage.checkpoint_folder import verify_checkpoint
 from storage.run_folder import RunFolder
 from train.batch_plan import BatchPlan, plan_batch
 from train.checkpoints.config_changes import Change, check_same_run
 from train.checkpoints.disk_space import check_space, space_for_checkpoints
+from train.checkpoints.recorded_config import recorded_settings
 from train.config import Config
 from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
+from train.preflight.initial_weights import check_init
+from train.preflight.open_sizes import (
+    RecordedSizes,
+    choose_validation,
+    choose_warmup,
+    run_length,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Inputs:
     untried: bool
     """Whether the plan's micro-batch was chosen just now, by the cost model alone."""
     steps: int
+    val_tokens: int
+    """Tokens of each validation: the preset's, or as many as there are."""
+    warmup_steps: int
+    """Steps of warm-up: the preset's, or fewer if the run is short."""
     changes: list[Change]
     """What differs from the run that is continued."""
     finished: bool
@@ -47,25 +55,28 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
     Raises: ValueError on every rank if something is wrong on one.
     """
-    recorded, last = on_main(partial(_recorded_run, RunFolder(config.out)))
+    recorded, sizes, last = on_main(partial(_recorded_run, RunFolder(config.out)))
     data, network, own = together(partial(_data_and_network, config, ranks, recorded))
     micro_batch = min(all_gather_object(own))  # what fits on every rank
     inputs = together(
-        partial(_check_run, config, ranks, data, network, micro_batch, recorded, last)
+        partial(_check_run, config, ranks, data, network, micro_batch, recorded, sizes, last)
     )
     if config.stage is None or inputs.finished:
         return inputs
     return replace(inputs, data=_staged(inputs.data, config.stage, config, ranks))
 
 
-def _recorded_run(folder: RunFolder) -> tuple[int | None, tuple[str | None, int | None]]:
-    """The micro-batch of the run in the folder, and its last state and step.
+def _recorded_run(
+    folder: RunFolder,
+) -> tuple[int | None, RecordedSizes, tuple[str | None, int | None]]:
+    """The micro-batch of the run in the folder, its open sizes, and its last state and step.
 
     Only rank 0 reads them: which collectives follow depends on them, and a network file system may
     show other ranks an older folder.
     """
     status = folder.read_status() or {}
-    return recorded_micro_batch(folder), (status.get("state"), status.get("step"))
+    sizes = RecordedSizes.of(recorded_settings(folder))
+    return recorded_micro_batch(folder), sizes, (status.get("state"), status.get("step"))
 
 
 def _data_and_network(
@@ -84,14 +95,19 @@ def _check_run(
     network: GPTConfig,
     micro_batch: int,
     recorded: int | None,
+    sizes: RecordedSizes,
     last: tuple[str | None, int | None],
 ) -> Inputs:
     _check_residual(config, ranks)
     plan = plan_batch(config, ranks.world_size, micro_batch)
-    steps = _check_data(config, data, plan)
+    _check_training_tokens(config, data, plan)
+    steps = run_length(config, data, plan)
+    val_tokens = choose_validation(config, data, plan.context_length, sizes)
+    warmup_steps = choose_warmup(config, steps, sizes)
+    config = config.with_sizes(val_tokens, warmup_steps)
     folder = RunFolder(config.out)
-    if config.init is not None:
-        _check_init(config, config.init, data, network)
+    if config.init is not None and not folder.all_checkpoints():
+        check_init(config.init, data, network)
     if config.stage is None:
         _check_shards(data, config, ranks)
     defaults = Config(optimizer=type(config.optimizer)()).as_json(network, micro_batch)
@@ -101,7 +117,8 @@ def _check_run(
     check_space(space_for_checkpoints(folder, config.save, steps, parameters))
     config.eval.options(micro_batch, config.dtype)  # which checks that its files exist
     untried = config.micro_batch == "auto" and recorded is None
-    return Inputs(data, network, plan, untried, steps, changes, last == ("finished", steps))
+    finished = last == ("finished", steps)
+    return Inputs(data, network, plan, untried, steps, val_tokens, warmup_steps, changes, finished)
 
 
 def _check_residual(config: Config, ranks: Ranks) -> None:
@@ -128,31 +145,11 @@ def _staged(data: DataSet, stage: Path, config: Config, ranks: Ranks) -> DataSet
     return together(checked_copy)
 
 
-def _check_data(config: Config, data: DataSet, plan: BatchPlan) -> int:
-    """The number of steps. The data must be enough for one window and for validation."""
+def _check_training_tokens(config: Config, data: DataSet, plan: BatchPlan) -> None:
+    """Raises: ValueError if the data hold not even one window."""
     train = data.split("train")
     if train.tokens <= plan.context_length:
         raise ValueError(
             f"context_length={plan.context_length} needs {plan.context_length + 1} training tokens "
             f"and {config.data} has {train.tokens}; give a smaller --context-length or more data"
-        )
-    if config.eval.every:
-        check_validation(data.split("val"), config.eval.val_tokens, plan.context_length)
-    steps = config.steps or -(-train.tokens // plan.tokens)
-    config.check_warmup(steps)
-    return steps
-
-
-def _check_init(config: Config, init: Path, data: DataSet, network: GPTConfig) -> None:
-    verify_checkpoint(init)
-    if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
-        raise ValueError(
-            f"--init {init} was trained with another tokenizer than {config.data}; prepare the "
-            f"data with the checkpoint's: --tokenizer {init / 'tokenizer'}"
-        )
-    shape = load_config(init)
-    if shape != network:
-        raise ValueError(
-            f"--init {init} is a {shape}, this run trains a {network}; "
-            "give the checkpoint's shape in the --model options"
         )

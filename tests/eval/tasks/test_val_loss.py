@@ -1,5 +1,6 @@
 """Validation loss and bits per byte, compared with sums computed by hand."""
 
+import logging
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 
 from eval.subject import EvalOptions
 from eval.tasks.registry import run_tasks
-from eval.tasks.val_loss import check_validation, val_loss, validation_loss
+from eval.tasks.val_loss import val_loss, validation_loss, validation_tokens
+from storage.option_values import AtMost
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import limit_memory, tiny_subject
 
@@ -104,11 +106,30 @@ def test_bfloat16_is_close_to_float32(data):
 def test_too_many_windows_are_refused_with_the_number_that_fits(data):
     shards = data.split("val")
     most = (shards.tokens - 1) // T * T
-    assert check_validation(shards, most, T) == most // T
-    with pytest.raises(ValueError, match=f"give {most} or less"):
-        check_validation(shards, most + T, T)
-    with pytest.raises(ValueError, match="less than one window"):
-        check_validation(shards, T - 1, T)
+    assert validation_tokens(shards, most, T) == most
+    with pytest.raises(ValueError, match=f"give --val-tokens {most} or less"):
+        validation_tokens(shards, most + T, T)
+    with pytest.raises(ValueError, match=f"less than one window .* give --x {T} or more"):
+        validation_tokens(shards, T - 1, T, "--x")
+
+
+def test_a_number_that_nobody_gave_is_lowered_to_what_there_is(data):
+    shards = data.split("val")
+    most = (shards.tokens - 1) // T * T
+    assert validation_tokens(shards, AtMost(10**9), T) == most
+    assert validation_tokens(shards, AtMost(T + 3), T) == T + 3  # as it was, where it fits
+    assert validation_tokens(shards, AtMost(1), T) == T
+    with pytest.raises(ValueError, match="hold no window of context_length=100000; prepare"):
+        validation_tokens(shards, AtMost(10**9), 100_000)
+
+
+def test_without_a_number_the_loss_is_that_of_all_there_is(data, caplog):
+    caplog.set_level(logging.INFO)
+    subject, shards = tiny_subject(), data.split("val")
+    most = (shards.tokens - 1) // T * T
+    found = val_loss(subject, EvalOptions(data=data.folder)).tags
+    assert found == val_loss(subject, EvalOptions(data=data.folder, val_tokens=most)).tags
+    assert f"val_loss: {most:,} tokens, all whole windows of" in caplog.text
 
 
 def test_weights_that_are_not_finite_are_an_error(data):

@@ -1,0 +1,84 @@
+"""Weights to start from (`--init`): they decide the shape, and the context may be shorter."""
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from pathlib import Path
+
+from data_prep.dataset.shards import DataSet
+from data_prep.tokenizer import load_tokenizer
+from model.checkpoint import load_config
+from model.config import GPTConfig
+from storage.checkpoint_folder import verify_checkpoint
+from train.config import Config
+
+
+def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
+    """The configuration with the shape of the model in `--init`.
+
+    `given` are the fields of the model that the command line names.
+    Raises: ValueError if one of them contradicts the checkpoint.
+    """
+    if config.init is None:
+        return config
+    try:
+        shape = load_config(config.init)
+    except ValueError:  # `check_init` says what is wrong with the folder
+        return config
+    given = set(given)
+    _check_contradiction(config.init, shape, config.model, given)
+    length = config.context_length
+    if length is None and "context_length" in given:
+        length = config.model.context_length
+    # The vocabulary is that of the data's tokenizer, which `check_init` compares.
+    vocab_size = config.model.vocab_size if "vocab_size" in given else GPTConfig.vocab_size
+    model = replace(shape, context_length=length or shape.context_length, vocab_size=vocab_size)
+    return replace(config, model=model)
+
+
+def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
+    """Raises: ValueError if the checkpoint does not fit the data or the network."""
+    verify_checkpoint(init)
+    if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
+        raise ValueError(
+            f"--init {init} was trained with another tokenizer than {data.folder}; prepare the "
+            f"data with the checkpoint's: --tokenizer {init / 'tokenizer'}"
+        )
+    shape = load_config(init)
+    if network.position == "learned" and network.context_length > shape.context_length:
+        raise ValueError(
+            f"--init {init} has positions for {shape.context_length} tokens, and a context of "
+            f"{network.context_length} needs more; give --context-length {shape.context_length} "
+            "or less"
+        )
+    _check_contradiction(init, shape, network, {f.name for f in fields(GPTConfig)})
+
+
+def _check_contradiction(
+    init: Path, shape: GPTConfig, wanted: GPTConfig, names: Iterable[str]
+) -> None:
+    """Raises: ValueError if a named field differs, but for a context that may be shorter."""
+    differing = [
+        name
+        for name in sorted(set(names) - {"context_length"})
+        if getattr(shape, name) != getattr(wanted, name)
+        and _normal(shape, name) != _normal(wanted, name)
+    ]
+    if differing:
+        own = " ".join(_flag(name, shape) for name in differing)
+        asked = " ".join(_flag(name, wanted) for name in differing)
+        raise ValueError(
+            f"--init {init} has {own}, which contradicts {asked}; omit it: the checkpoint decides "
+            "the shape"
+        )
+
+
+def _normal(shape: GPTConfig, name: str) -> object:
+    return shape.hidden_width if name == "mlp_width" else getattr(shape, name)
+
+
+def _flag(name: str, shape: GPTConfig) -> str:
+    """A field of the shape as a user would type it."""
+    value, flag = _normal(shape, name), name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--model.{flag}" if value else f"--model.no-{flag}"
+    return f"--model.{flag} {value}"

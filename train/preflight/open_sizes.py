@@ -1,0 +1,85 @@
+"""Sizes that a preset leaves open, chosen for the data and the run: validation and warm-up."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.dataset.shards import DataSet
+from eval.tasks.val_loss import validation_tokens
+from storage.option_values import AtMost
+from train.batch_plan import BatchPlan
+from train.config import Config
+
+_FEW_STEPS = 100  # in one epoch: too few to learn much, a smaller batch gives more
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecordedSizes:
+    """What the run that is continued chose; None if there is none, or it is not readable."""
+
+    val_tokens: int | None = None
+    warmup_steps: int | None = None
+
+    @classmethod
+    def of(cls, settings: dict[str, Any] | None) -> "RecordedSizes":
+        """From the settings in a config.json."""
+        groups = settings or {}
+        return cls(
+            _whole_number(groups.get("eval"), "val_tokens"),
+            _whole_number(groups.get("schedule"), "warmup_steps"),
+        )
+
+
+def _whole_number(group: Any, key: str) -> int | None:
+    value = group.get(key) if isinstance(group, dict) else None
+    return value if type(value) is int else None
+
+
+def run_length(config: Config, data: DataSet, plan: BatchPlan) -> int:
+    """The number of steps: as configured, or one epoch."""
+    steps = config.steps or -(-data.split("train").tokens // plan.tokens)
+    if config.steps is None and steps < _FEW_STEPS < plan.windows * steps:
+        batch = max(plan.tokens * steps // _FEW_STEPS // plan.context_length, 1)
+        log.warning(
+            "one epoch of %s is only %d steps of batch_tokens=%d; --batch-tokens %d would make it "
+            "about %d",
+            config.data,
+            steps,
+            plan.tokens,
+            batch * plan.context_length,
+            _FEW_STEPS,
+        )
+    return steps
+
+
+def choose_warmup(config: Config, steps: int, recorded: RecordedSizes) -> int:
+    """The steps of warm-up. Raises: ValueError if the user's are not less than `steps`."""
+    own, before = config.schedule.warmup_steps, recorded.warmup_steps
+    if isinstance(own, AtMost) and before is not None and before < min(own, steps):
+        return before
+    warmup = config.warmup_steps_for(steps)
+    if warmup != own:
+        log.info("warm-up: %d of %d steps, since the preset's %d do not fit", warmup, steps, own)
+    return warmup
+
+
+def choose_validation(
+    config: Config, data: DataSet, context_length: int, recorded: RecordedSizes
+) -> int:
+    """The tokens of a validation. Raises: ValueError if the data hold fewer than the user gave."""
+    wanted, before = config.eval.validated_tokens, recorded.val_tokens
+    shards = data.split("val")
+    if not config.eval.every:  # an evaluation of the checkpoints may take fewer
+        return int(wanted)
+    if isinstance(wanted, AtMost) and before is not None and 0 < before < wanted:
+        wanted = AtMost(before)
+    try:
+        found = validation_tokens(shards, wanted, context_length, "--eval.val-tokens")
+    except ValueError as error:
+        if shards.tokens > context_length:
+            raise
+        raise ValueError(f"{error}, or train without validation: --eval.every 0") from error
+    if found < wanted:
+        log.info("validation: %s tokens, all whole windows of %s", f"{found:,}", config.data)
+    return found
