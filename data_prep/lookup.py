@@ -10,7 +10,6 @@ lines, or with --json as one JSON value. Nothing is stored for this: the order o
 function that can be inverted.
 """
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from data_prep.audit.tracing import Tracer, as_dicts
 from data_prep.dataset.shards import open_data_set
 from data_prep.preparation.console import run_script
 from storage.script_options import parse_options
+from storage.terminal.printable import printable_json
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
 _TIMES = {0: "never", 1: "once", 2: "twice"}
@@ -149,7 +149,7 @@ def main() -> None:
     def work() -> None:
         options = parse_options(LookupOptions, description=__doc__)
         value, lines = look_up(options)
-        log.info("%s", json.dumps(value, ensure_ascii=False) if options.json else "\n".join(lines))
+        log.info("%s", printable_json(value) if options.json else "\n".join(lines))
 
     run_script(work)
 

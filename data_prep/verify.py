@@ -29,6 +29,7 @@ from data_prep.dataset.comparison import differing_files
 from data_prep.dataset.shards import DataSet, check_content, open_data_set
 from data_prep.preparation.console import run_script
 from storage.script_options import parse_options
+from storage.terminal.printable import printable
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
 _NOT_PROVEN = 1
@@ -104,7 +105,10 @@ def _show_sample(data: DataSet, count: int) -> None:
         except ValueError:  # of a text that this tokenizer's pattern cannot cut
             refused += 1
         source, row = tracer.source(document)
-        log.info("document %d, %s row %d, %d tokens\n%s\n", document, source, row, len(ids), text)
+        log.info(
+            "document %d, %s row %d, %d tokens\n%s\n",
+            *(document, printable(source), row, len(ids), printable(text)),
+        )
     cannot = f"; {refused} cannot be encoded again" if refused else ""
     log.info(
         "%d of %d documents give the same tokens when their text is encoded%s", same, count, cannot

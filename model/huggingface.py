@@ -57,7 +57,8 @@ def main() -> None:
     chosen = parse_options(commands, description=__doc__)
     # Only warnings of libraries: huggingface_hub's client logs every request.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("model").setLevel(logging.INFO)
+    for ours in ("model", "storage"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     with exit_on_user_error(ValueError, OSError):
         if isinstance(chosen, ImportOptions):
             import_model(chosen.source, chosen.out, chosen.revision, chosen.tokenizer)

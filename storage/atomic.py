@@ -1,19 +1,26 @@
 """Write a file or folder so that it is complete or absent: temporary name, fsync, rename.
 
-Also read JSON with a limit on its size, and write arrays.
+A process that is killed while it writes leaves `.NAME.HOST.PID.partial` behind, an export of
+gigabytes for one. The next that writes a folder beside it removes it. Also read JSON with a limit
+on its size, and write arrays.
 """
 
 import json
+import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 _MAX_JSON_BYTES = 64 << 20  # a manifest of 100,000 shards fits; a larger file is not one of ours
 
@@ -33,7 +40,42 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def _temporary_path(path: Path) -> Path:
     """The path beside `path` that this process writes to before it renames."""
     # Host and pid: several hosts may prepare the same file in one folder of a shared file system.
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.partial")
+
+
+@cache
+def _machine() -> str:
+    """This host; inside a container also its namespace of process ids, which may count anew."""
+    with suppress(OSError):
+        return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
+    return socket.gethostname()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what dead processes of this machine left unfinished in `folder`; never fails."""
+    host = re.escape(socket.gethostname())
+    # Without the namespace: as older versions named them.
+    name = re.compile(rf"\..+\.(?:{re.escape(_machine())}|{host})\.(\d+)\.partial")
+    with suppress(OSError):
+        for path in folder.iterdir():
+            found = name.fullmatch(path.name)
+            if found and not _is_alive(int(found[1])):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+                log.info("removed %s, which a process that died had left unfinished", path)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is a process of this id on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -108,6 +150,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_path(path)
+    remove_leftovers(path.parent)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

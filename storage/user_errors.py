@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from storage.exit_codes import USER_ERROR
+from storage.terminal.printable import printable
 
 _LONG_WORD = re.compile(r"\S{250,}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @contextmanager
@@ -24,4 +24,4 @@ def exit_on_user_error(*errors: type[Exception]) -> Iterator[None]:
 def _printable(message: str) -> str:
     """The message, with long values cut in the middle and without control characters."""
     short = _LONG_WORD.sub(lambda found: f"{found[0][:120]}...{found[0][-100:]}", message)
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", short)
+    return printable(short)

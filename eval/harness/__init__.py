@@ -1,1 +1,1 @@
-"""The model `ratchet` of lm-evaluation-harness: its answers, settings and what it leaves out."""
+"""The model `ratchet` of lm-evaluation-harness: answers, settings, what it leaves out."""

@@ -1,4 +1,4 @@
-"""Documents and tasks that the model cannot answer: they are left out of the harness's metrics.
+"""Documents and tasks that the model cannot answer are left out of the harness's metrics.
 
 The harness has no word for that, and ends all tasks for one ending that is too long:
 https://github.com/EleutherAI/lm-evaluation-harness/issues/1297

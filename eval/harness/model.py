@@ -1,4 +1,4 @@
-"""A checkpoint as a language model of lm-evaluation-harness; importing this registers `ratchet`.
+"""A checkpoint as a model of lm-evaluation-harness; importing this registers `ratchet`.
 
 Requests with the same context share a row of a batch. A request that the model cannot answer costs
 its document, or its task if that generates in a way that sampling does not have.

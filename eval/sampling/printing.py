@@ -1,6 +1,5 @@
 """Writes samples to standard output: token by token, one after the other, or in two columns."""
 
-import json
 import shutil
 import sys
 import unicodedata
@@ -9,15 +8,16 @@ from dataclasses import asdict
 from itertools import zip_longest
 
 from eval.sampling.decoding import PartialSample, Sample
+from storage.terminal.printable import printable, printable_json
 
 _SEPARATOR = "\n---\n"
 _GAP = " │ "
 
 
 def write(text: str) -> None:
-    """Write `text` and flush; characters that the terminal's encoding lacks become escapes."""
+    """Write `text` and flush; control characters, and those the encoding lacks, become escapes."""
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 
@@ -65,7 +65,7 @@ class JsonPrinter(Printer):
         """Write a sample that is next in order."""
         prompt = {"prompt": self._prompts[sample.prompt_index]}
         line = self._origin | prompt | asdict(sample)
-        write(json.dumps(line, ensure_ascii=False) + "\n")
+        write(printable_json(line) + "\n")
 
 
 def write_pairs(

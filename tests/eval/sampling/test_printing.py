@@ -39,6 +39,19 @@ def test_samples_are_written_in_order_as_soon_as_possible(capsys):
     assert capsys.readouterr().out == "B third\n---\nB last\n"
 
 
+def test_control_characters_of_prompt_and_text_do_not_reach_the_terminal(capsys):
+    prompts, hostile = ["\x1b[31mA"], " \x1b]0;title\x07\x9b\x7f"
+    Printer(prompts, 1, streams=False).add(sample(0, 0, hostile))
+    printed = capsys.readouterr().out
+    assert printed == "\\x1b[31mA \\x1b]0;title\\x07\\x9b\\x7f\n"
+    write_pairs(("a\x1b", "b"), prompts, [(sample(0, 0, hostile), sample(0, 0, "x"))], 40)
+    JsonPrinter(prompts, 1, 7, "c").add(sample(0, 0, hostile))
+    printed = capsys.readouterr().out
+    assert not any(character in printed for character in "\x1b\x07\x9b\x7f")
+    line = json.loads(printed.splitlines()[-1])
+    assert (line["prompt"], line["text"]) == (prompts[0], hostile)
+
+
 def test_a_single_sample_is_written_token_by_token(monkeypatch):
     pieces = []
     monkeypatch.setattr("eval.sampling.printing.write", pieces.append)
