@@ -1,6 +1,7 @@
 """Make a data set from text, JSON-lines or parquet files, or from Python's documentation.
 
     python data_prep/text.py stories.txt more/*.jsonl.zst --out data/stories
+    python data_prep/text.py stories.txt more/*.jsonl.zst --check
     python data_prep/text.py --embedded
 
 Input: files, folders or globs. Output: a data set folder for `train/main.py --data`.
@@ -59,7 +60,7 @@ class TextOptions(PrepareOptions):
 
     def chosen_out(self) -> Path:
         """The folder of the data set."""
-        if self.out is None and not self.embedded:
+        if self.out is None and not self.embedded and not self.check:
             raise ValueError("out is not given; name the data set's folder with --out FOLDER")
         return self.out or _EMBEDDED_OUT
 

@@ -82,6 +82,16 @@ class Tokenizer:
             at = stop
         yield self._encoding.encode_to_numpy(text[at:], disallowed_special=())
 
+    def refuses(self, text: str) -> str | None:
+        """Why the text cannot be encoded; None if it can, as always with GPT-2's pattern."""
+        if self.pattern == GPT2_PATTERN:
+            return None
+        try:
+            self.encode_to_numpy(text)
+        except ValueError as error:
+            return str(error)
+        return None
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self._encoding.decode(list(ids), errors="replace")

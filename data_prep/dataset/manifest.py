@@ -97,6 +97,16 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
+class BadEntry:
+    """One record that was left out: its file, its row there (from 0), and what is wrong with it."""
+
+    file: str
+    row: int
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of manifest.json.
 
@@ -113,6 +123,10 @@ class Manifest:
     train: SplitEntry
     val: SplitEntry
     duplicates: Duplicates = Duplicates(0, 0)
+    bad_records: int = 0
+    """How many records were left out, as `--skip-bad` allows. Not in the file if there are none."""
+    first_bad_records: tuple[BadEntry, ...] = ()
+    """The first of them, in the order of the source."""
     fingerprint: str = ""
 
     def split(self, name: SplitName) -> SplitEntry:
@@ -124,13 +138,19 @@ class Manifest:
         return replace(self, fingerprint=self._computed_fingerprint())
 
     def _computed_fingerprint(self) -> str:
-        content = asdict(self)
+        content = self._as_json()
         del content["fingerprint"]
         return fingerprint(content)
 
     def write(self, folder: Path) -> None:
         """Write manifest.json, which makes the folder a data set."""
-        write_json(folder / MANIFEST_NAME, asdict(self))
+        write_json(folder / MANIFEST_NAME, self._as_json())
+
+    def _as_json(self) -> dict[str, Any]:
+        content = asdict(self)
+        if not self.bad_records:
+            del content["bad_records"], content["first_bad_records"]
+        return content
 
 
 def split_entry(shards: tuple[ShardEntry, ...], counts: np.ndarray) -> SplitEntry:
@@ -201,6 +221,9 @@ def _from_json(path: Path, content: dict[str, Any]) -> Manifest:
             "train": _split_from_json(path, content["train"]),
             "val": _split_from_json(path, content["val"]),
             "duplicates": Duplicates(**content["duplicates"]),
+            "first_bad_records": tuple(
+                BadEntry(**entry) for entry in content.get("first_bad_records", ())
+            ),
         }
     )
 

@@ -26,6 +26,7 @@ from data_prep.hub.download import (
     permanent_error_text,
 )
 from data_prep.sources.file_source import FileSource, Unit
+from data_prep.sources.formats import format_of
 from storage.atomic import new_file, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -216,6 +217,10 @@ class HubSource(FileSource):
         """The footer of a file; the file itself if it has none."""
         footer = self.footer_of(file)
         return footer if footer.is_file() else self.root / file.name
+
+    def is_readable(self, number: int) -> bool:
+        """Text files, which are downloaded to plan. Of parquet files only the footer is here."""
+        return format_of(self.files[number].name) != ".parquet"
 
     def documents_in(self, file: SourceFile) -> int:
         """How many documents a parquet file holds; its footer must be here."""

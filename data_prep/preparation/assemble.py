@@ -17,14 +17,19 @@ from data_prep.dataset.manifest import (
     TokenizerEntry,
     split_entry,
 )
+from data_prep.dataset.shards import PLACE
+from data_prep.preparation.bad_records import BadRecordCount
 from data_prep.preparation.duplicates import count_duplicates
 from data_prep.preparation.unit import UnitResult, UnitWork
+from data_prep.sources.file_source import Unit
 from data_prep.tokenizer import Tokenizer
+from storage.atomic import save_array
+from storage.digest import file_sha256
 
 
 def assemble(
     work: UnitWork,
-    units: int,
+    units: list[Unit],
     source: SourceEntry,
     settings: dict[str, Any],
     tokenizer: Tokenizer,
@@ -34,7 +39,10 @@ def assemble(
     Raises: ValueError if training, or validation where it is expected, got no document. Then the
     finished units are deleted: another split needs other units.
     """
-    results = [result for n in range(units) if (result := work.result(n)) is not None]
+    results = [(unit, result) for unit in units if (result := work.result(unit)) is not None]
+    bad = BadRecordCount(source.files, work.skip_bad)
+    for unit, result in results:
+        bad.add(unit, result.bad)
     train, val = (_collect(work, results, name, tokenizer.n_vocab) for name in ("train", "val"))
     missing = "train" if not train.shards else "validation"
     if not train.shards or (not val.shards and work.rule.expects_validation):
@@ -43,7 +51,7 @@ def assemble(
             f"no document fell to {missing} by split={work.rule.split}; use another --val-tokens "
             "(0 for none), --split first (takes whole documents) or --split tail (cuts the one)"
         )
-    folders = [work.unit_folder(n) for n in range(units)]
+    folders = [work.unit_folder(unit) for unit in units]
     return Manifest(
         format_version=FORMAT_VERSION,
         tokenizer=TokenizerEntry(
@@ -52,28 +60,41 @@ def assemble(
         source=source,
         settings=settings,
         split_rule=work.rule.as_json(),
-        skipped_empty=sum(result.skipped_empty for result in results),
+        skipped_empty=sum(result.skipped_empty for _, result in results),
         train=train,
         val=val,
         duplicates=count_duplicates(folders),
+        bad_records=bad.count,
+        first_bad_records=bad.first(),
     ).sealed()
 
 
 def _collect(
-    work: UnitWork, results: list[UnitResult], name: SplitName, n_vocab: int
+    work: UnitWork, results: list[tuple[Unit, UnitResult]], name: SplitName, n_vocab: int
 ) -> SplitEntry:
     shards: list[ShardEntry] = []
     counts = np.zeros(n_vocab, np.int64)
-    for number, result in enumerate(results):
+    for unit, result in results:
         entry = result.train if name == "train" else result.val
         if entry is None:
             continue
-        numbered = replace(entry, name=f"{name}_{len(shards):06d}")
-        for old, new in zip(entry.files(), numbered.files(), strict=True):
-            _move(work.unit_folder(number) / old, work.data_folder / new)
-        counts += np.load(work.unit_folder(number) / f"{name}.counts.npy")
-        shards.append(numbered)
+        shard = replace(entry, name=f"{name}_{len(shards):06d}")
+        folder = work.unit_folder(unit)
+        *moved, _ = zip(entry.files(), shard.files(), strict=True)
+        for old, new in moved:
+            _move(folder / old, work.data_folder / new)
+        places = work.data_folder / f"{shard.name}.source.npy"
+        _number_files(folder / f"{name}.source.npy", places, unit)
+        counts += np.load(folder / f"{name}.counts.npy")
+        shards.append(replace(shard, source_sha256=file_sha256(places)))
     return split_entry(tuple(shards), counts)
+
+
+def _number_files(old: Path, new: Path, unit: Unit) -> None:
+    """Copy the places of a shard's documents, whose files count in the unit, as in the source."""
+    places = np.load(old)
+    places[:, 0] = np.array([span.file for span in unit.spans], PLACE)[places[:, 0]]
+    save_array(new, places)
 
 
 def _move(old: Path, new: Path) -> None:

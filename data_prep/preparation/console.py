@@ -24,6 +24,7 @@ _CURES = {
     errno.ENAMETOOLONG: "choose a shorter name: with what is added to it, such as .partial, a file "
     "system takes at most 255 bytes",
 }
+_BAD_RECORDS_SHOWN = 5
 _SECONDS_BETWEEN_LINES = 30.0  # when standard error is a file, where each refresh is a new line
 
 
@@ -74,6 +75,10 @@ def log_summary(data: DataSet, bar: ProgressBar | None, passed_over: int) -> Non
     found = manifest.duplicates
     log.info("%s", f"{manifest.skipped_empty:,} empty documents skipped")
     log.info("%s", f"{found.normalised:,} copies of other documents, {found.exact:,} of them exact")
+    if manifest.bad_records:
+        log.info("%s", f"{manifest.bad_records:,} bad records left out (see manifest.json):")
+        for entry in manifest.first_bad_records[:_BAD_RECORDS_SHOWN]:
+            log.info("  %s, %s: %s", entry.file, entry.place, entry.reason)
     if bar is not None:
         log.info(
             "%.1f MB of text in %.1f s: %.1f MB/s, %s tokens/s",

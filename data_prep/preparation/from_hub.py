@@ -10,7 +10,8 @@ from data_prep.hub.listing import FOOTERS, Hub, HubSource, Listing, cached_listi
 from data_prep.hub.streaming import StreamedHubSource
 from data_prep.hub.supply import Downloads, clean_downloads, download_lock
 from data_prep.preparation.options import HubOptions
-from data_prep.preparation.prepare import finished_data_set, run_preparation
+from data_prep.preparation.prepare import run_preparation
+from data_prep.preparation.work_folder import finished_data_set
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def make_from_hub(
     For a finished data set at a pinned commit, the Hub is not asked.
     """
     folder = options.download_folder(out)
-    if is_commit(options.revision) and _is_finished(dataset, out, options):
+    finished = is_commit(options.revision) and _is_finished(dataset, out, options)
+    if finished and not options.check:
         clean_downloads(folder)
         return
     hub = Hub(dataset.repository, downloader or Downloader())

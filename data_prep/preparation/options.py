@@ -6,8 +6,9 @@ from typing import Any
 
 from data_prep.preparation.encoder import EncoderChoice
 from data_prep.preparation.split import SplitKind
-from data_prep.preparation.work_folder import Part, parse_part
+from data_prep.preparation.work_locks import Part, parse_part
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from data_prep.worker_processes import default_workers
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class PrepareOptions:
     """Folder of a tokenizer made by data_prep/train_tokenizer.py. Default: GPT-2's."""
     encoder: EncoderChoice = "auto"
     """auto: gigatoken if installed, with a sample compared with tiktoken; same bytes."""
+    skip_bad: int = 0
+    """Leave out up to N records that cannot be used; they are counted and named in the manifest."""
+    check: bool = False
+    """Prepare nothing: read the whole source and list every bad record (exit code 1 if any)."""
     part: str | None = None
     """I/N: prepare only part I (from 1) of N, so that N jobs divide the work in one folder."""
     merge: bool = False
@@ -44,12 +49,16 @@ class PrepareOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if self.skip_bad < 0:
+            raise ValueError(f"skip_bad={self.skip_bad} must be 0 (stop at the first) or more")
         if self.val_tokens is not None and self.val_tokens < 0:
             raise ValueError(f"val_tokens={self.val_tokens} must be 0 (no validation) or more")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction={self.val_fraction} must be between 0 and 1")
         if self.merge and self.part is not None:
             raise ValueError(f"part={self.part} with merge; give one of them")
+        if self.check and (self.merge or self.part is not None):
+            raise ValueError("check reads the whole source; leave out --part and --merge")
         self.chosen_part()
         if self.split == "tail" and self.val_tokens is not None:
             raise ValueError(
@@ -59,6 +68,10 @@ class PrepareOptions:
     def chosen_part(self) -> Part:
         """The part that `part` names; the whole source if it is not given."""
         return Part() if self.part is None else parse_part(self.part)
+
+    def chosen_workers(self) -> int:
+        """Processes that tokenize."""
+        return self.workers or default_workers()
 
     def chosen_tokenizer(self) -> Tokenizer:
         """GPT-2's tokenizer, or the one that the options name."""

@@ -6,16 +6,16 @@ tokenizer.
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
+from typing import Any, Protocol
 
 from data_prep.hub.supply import FileProvider
 from data_prep.preparation.console import ProgressBar
-from data_prep.preparation.unit import UnitWork
 from data_prep.preparation.unpacking import unpacked_ahead, with_unpacked_files
 from data_prep.sources.file_source import Unit
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer
 from data_prep.worker_processes import (
     SECONDS_BETWEEN_LOOKS,
     SharedCounters,
@@ -26,54 +26,56 @@ from data_prep.worker_processes import (
 
 _REPORT_EVERY = 64  # documents between two updates of the shared counters
 
-_NumberedUnits = list[tuple[int, Unit]]
+_Finished = Callable[[Unit, Any], None]
+
+
+class _Work(Protocol):
+    """What is done with each unit. It is pickled once for every worker."""
+
+    def run(self, unit: Unit, tokenizer: Tokenizer, progress: Any) -> Any:
+        """Do it; `progress` is as in unit.py."""
+        ...
 
 
 def run_units(
-    work: UnitWork,
-    todo: _NumberedUnits,
-    tokenizer_folder: Path,
+    work: _Work,
+    todo: list[Unit],
+    tokenizer: Tokenizer,
     workers: int,
     bar: ProgressBar,
     provider: FileProvider,
+    finished: _Finished,
 ) -> None:
-    """Finish every unit of `todo`. Raises: ValueError with the first failing worker's message."""
+    """Finish every unit of `todo`, and give each with its result to `finished`.
+
+    Raises: ValueError with the first failing worker's message.
+    """
     if min(workers, len(todo)) <= 1:
-        _run_here(work, todo, load_tokenizer(tokenizer_folder), bar, provider)
+        for unit in todo:
+            provider.wait(unit)
+            finished(unit, work.run(unit, tokenizer, bar))
+            provider.finished(unit)
     else:
-        _run_in_processes(work, todo, tokenizer_folder, min(workers, len(todo)), bar, provider)
-
-
-def _run_here(
-    work: UnitWork,
-    todo: _NumberedUnits,
-    tokenizer: Tokenizer,
-    bar: ProgressBar,
-    provider: FileProvider,
-) -> None:
-    for number, unit in todo:
-        provider.wait(unit)
-        work.run(number, unit, tokenizer, bar)
-        provider.finished(unit)
+        _run_in_processes(work, todo, tokenizer, min(workers, len(todo)), bar, provider, finished)
 
 
 def _run_in_processes(
-    work: UnitWork,
-    todo: _NumberedUnits,
-    tokenizer_folder: Path,
+    work: _Work,
+    todo: list[Unit],
+    tokenizer: Tokenizer,
     workers: int,
     bar: ProgressBar,
     provider: FileProvider,
+    finished: _Finished,
 ) -> None:
     context = worker_context("data_prep.preparation.pool")
     counters = SharedCounters(context, 3)
-    executor = ProcessPoolExecutor(
-        workers, context, _start_worker, (work, tokenizer_folder, counters)
-    )
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (work, tokenizer, counters))
     try:
         # One unit more than there are workers, so that no worker waits for its next one.
         with unpacked_ahead(work, todo, provider, workers) as ready_provider:
-            _UnitQueue(executor, todo, workers + 1, ready_provider).run(counters, bar)
+            queue = _UnitQueue(executor, todo, workers + 1, ready_provider)
+            queue.run(counters, bar, finished)
     except BrokenProcessPool as error:
         raise ValueError(
             f"one of workers={workers} processes died, perhaps for lack of memory (a worker needs "
@@ -90,17 +92,17 @@ class _UnitQueue:
     def __init__(
         self,
         executor: ProcessPoolExecutor,
-        todo: _NumberedUnits,
+        todo: list[Unit],
         max_running: int,
         provider: FileProvider,
     ) -> None:
         self._executor = executor
         self._waiting = deque(todo)
-        self._running: dict[Future[None], Unit] = {}
+        self._running: dict[Future[Any], Unit] = {}
         self._max_running = max_running
         self._provider = provider
 
-    def run(self, counters: SharedCounters, bar: ProgressBar) -> None:
+    def run(self, counters: SharedCounters, bar: ProgressBar, finished: _Finished) -> None:
         """Return when all units are finished.
 
         If a file cannot be fetched, the units that are running are finished first.
@@ -121,8 +123,9 @@ class _UnitQueue:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             bar.add(*counters.take())
             for future in done:
-                future.result()
-                self._provider.finished(self._running.pop(future))
+                unit = self._running.pop(future)
+                finished(unit, future.result())
+                self._provider.finished(unit)
         if missing is not None:
             raise missing
 
@@ -130,18 +133,18 @@ class _UnitQueue:
         while (
             self._waiting
             and len(self._running) < self._max_running
-            and self._provider.ready(self._waiting[0][1])
+            and self._provider.ready(self._waiting[0])
         ):
-            number, unit = self._waiting.popleft()
+            unit = self._waiting.popleft()
             # `submit` may start a worker, and a terminal sends Ctrl-C to workers too.
             with sigint_blocked():
-                self._running[self._executor.submit(_run_unit, number, unit)] = unit
+                self._running[self._executor.submit(_run_unit, unit)] = unit
 
 
 class _Worker:
     """State of a worker process. It also adds up progress, to take the shared lock less often."""
 
-    def __init__(self, work: UnitWork, tokenizer: Tokenizer, counters: SharedCounters) -> None:
+    def __init__(self, work: _Work, tokenizer: Tokenizer, counters: SharedCounters) -> None:
         self.work = work
         self.tokenizer = tokenizer
         self._counters = counters
@@ -161,14 +164,15 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start_worker(work: UnitWork, tokenizer_folder: Path, counters: SharedCounters) -> None:
+def _start_worker(work: _Work, tokenizer: Tokenizer, counters: SharedCounters) -> None:
     global _worker
     follow_parent()
-    _worker = _Worker(work, load_tokenizer(tokenizer_folder), counters)
+    _worker = _Worker(work, tokenizer, counters)
 
 
-def _run_unit(number: int, unit: Unit) -> None:
+def _run_unit(unit: Unit) -> Any:
     assert _worker is not None
-    work = with_unpacked_files(_worker.work, number)
-    work.run(number, unit, _worker.tokenizer, _worker)
+    work = with_unpacked_files(_worker.work, unit)
+    result = work.run(unit, _worker.tokenizer, _worker)
     _worker.report()
+    return result

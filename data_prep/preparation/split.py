@@ -12,15 +12,13 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any, Literal
 
+from data_prep.planning.source_plan import rounded
 from data_prep.sources.file_source import DocumentSource, Unit
-from data_prep.sources.records import Document
+from data_prep.sources.records import BadRecord, Document
 from data_prep.tokenizer import Tokenizer
 
 SplitKind = Literal["hash", "first", "tail", "given"]
 
-# Bytes of English web text per GPT-2 token: FineWeb-Edu's sample-10BT has 45.97 GB of text and
-# 9.944e9 tokens.
-BYTES_PER_TOKEN = 4.6
 _MAX_DEFAULT_VAL_TOKENS = 10_000_000
 _DEFAULT_VAL_SHARE = 20  # one token in twenty, if that is less
 
@@ -74,6 +72,13 @@ class SplitRule:
         else:
             yield ("val" if hashed < self.threshold else "train"), text
 
+    def effect_on(self, unit: Unit) -> list[Any]:
+        """All of the rule that decides how this unit is split."""
+        first = max(0, min(unit.documents, self.val_rows - unit.first_document))
+        given = [span.file in self.val_files for span in unit.spans]
+        of_kind = {"hash": self.threshold, "first": first, "tail": self.val_fraction}
+        return [self.split, of_kind.get(self.split, given)]
+
     @property
     def expects_validation(self) -> bool:
         """Whether a data set without validation documents is an error."""
@@ -109,8 +114,8 @@ def decide_split(
                 "use --split hash or --split first"
             )
         return SplitRule("tail", val_fraction=val_fraction)
-    text_bytes = sum(unit.text_bytes for unit in units)
-    estimate = round(text_bytes / BYTES_PER_TOKEN) + documents  # one end-of-text per document
+    estimate = sum(unit.tokens for unit in units)
+    by_share = val_tokens is None and estimate // _DEFAULT_VAL_SHARE <= _MAX_DEFAULT_VAL_TOKENS
     if val_tokens is None:
         val_tokens = min(_MAX_DEFAULT_VAL_TOKENS, estimate // _DEFAULT_VAL_SHARE)
     if val_tokens >= estimate:
@@ -121,8 +126,11 @@ def decide_split(
     if kind == "first":
         rows = _rows_for(val_tokens, _documents(source, units, wait), tokenizer)
         return SplitRule("first", val_tokens, val_rows=rows)
-    # The hash is uniform in [0, 2**64), so this fraction of the documents is below the threshold.
-    return SplitRule("hash", val_tokens, threshold=(val_tokens << 64) // estimate)
+    share = rounded(val_tokens / max(1, estimate))
+    if by_share and val_tokens:
+        share = 1 / _DEFAULT_VAL_SHARE
+    # The hash is uniform in [0, 2**64), so this share of the documents is below the threshold.
+    return SplitRule("hash", val_tokens, threshold=int(share * 2**64))
 
 
 def _validation_files(source: DocumentSource) -> tuple[int, ...]:
@@ -158,4 +166,6 @@ def _documents(
 ) -> Iterator[Document]:
     for unit in units:
         wait(unit)
-        yield from islice(source.documents(unit), unit.documents)
+        for record in islice(source.records(unit), unit.documents):
+            bad = isinstance(record, BadRecord)  # it takes part as an empty document
+            yield Document(record.file, record.row, b"") if bad else record

@@ -19,6 +19,12 @@ import numpy as np
 from data_prep.dataset.manifest import ShardEntry
 from data_prep.dataset.shards import LENGTH, PLACE, shard_entry
 from data_prep.dataset.token_files import TOKEN
+from data_prep.preparation.bad_records import (
+    BadInUnit,
+    TooManyBadRecords,
+    bad_in_unit,
+    refused_text,
+)
 from data_prep.preparation.duplicates import DocumentHashes
 from data_prep.preparation.encoder import (
     REFERENCE,
@@ -29,13 +35,14 @@ from data_prep.preparation.encoder import (
 )
 from data_prep.preparation.split import SplitRule
 from data_prep.sources.file_source import DocumentSource, Unit
-from data_prep.sources.records import Document
+from data_prep.sources.records import BadRecord, Document
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder, read_json, save_array, write_json, write_text
 
 log = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 22  # bytes of text in a batch
+UNIT_RECORD = "unit.json"
 _NO_FAST_ENCODER = "tiktoken-only"  # while this file exists, only tiktoken is used
 
 
@@ -49,21 +56,30 @@ class _ProgressReporter(Protocol):
 
 @dataclass(frozen=True)
 class UnitResult:
-    """The record of a finished unit: unit.json in its folder."""
+    """The record of a finished unit, in its folder. Its shards count in the unit's own files."""
 
     skipped_empty: int
+    bad: tuple[BadInUnit, ...]
+    """The records that were left out."""
     train: ShardEntry | None
     val: ShardEntry | None
     encoder: str
-    plan: str
+    key: str
 
 
 class _ShardWriter:
     """Writes the documents of one shard, in batches."""
 
     def __init__(
-        self, folder: Path, name: str, encoder: Encoder, progress: _ProgressReporter
+        self,
+        folder: Path,
+        name: str,
+        encoder: Encoder,
+        progress: _ProgressReporter,
+        files: list[int],
     ) -> None:
+        """`files` are the numbers of the unit's files; the shard counts from 0 in them."""
+        self._files = files
         self._folder = folder
         self._name = name
         self._encoder = encoder
@@ -127,6 +143,7 @@ class _ShardWriter:
         self._encoder.check_bytes(self._counts, self._text_bytes)
         folder, name = self._folder, self._name
         places = np.array(self._places, PLACE).reshape(-1, 2)
+        places[:, 0] = np.searchsorted(self._files, places[:, 0])
         save_array(folder / f"{name}.lengths.npy", np.array(self._lengths, LENGTH))
         save_array(folder / f"{name}.source.npy", places)
         save_array(folder / f"{name}.counts.npy", self._counts)
@@ -140,9 +157,9 @@ class UnitWork:
     source: DocumentSource
     rule: SplitRule
     folder: Path
-    plan: str
-    """Fingerprint of the plan. Units made by another plan do not count as finished."""
     encoder: EncoderChoice = "auto"
+    skip_bad: int = 0
+    """How many bad records may be left out."""
 
     @property
     def data_folder(self) -> Path:
@@ -154,31 +171,33 @@ class UnitWork:
         """The folder from which workers load the tokenizer."""
         return self.data_folder / "tokenizer"
 
-    def unit_folder(self, number: int) -> Path:
+    def unit_folder(self, unit: Unit) -> Path:
         """The folder of the finished unit."""
-        return self.folder / f"{number:06d}"
+        return self.folder / unit.key
 
     @property
     def fast_encoder_disabled(self) -> bool:
         """Whether any process of this preparation has found a fault in the fast encoder."""
         return (self.folder / _NO_FAST_ENCODER).exists()
 
-    def run(
-        self, number: int, unit: Unit, tokenizer: Tokenizer, progress: _ProgressReporter
-    ) -> None:
-        """Tokenize the unit and publish its folder. Raises: ValueError for a bad document."""
+    def run(self, unit: Unit, tokenizer: Tokenizer, progress: _ProgressReporter) -> UnitResult:
+        """Tokenize the unit and publish its folder.
+
+        Raises: ValueError for a bad record, unless `skip_bad` allows it.
+        """
         fast = fast_encoder(tokenizer) if self.encoder == "auto" else None
         if fast is not None and not self.fast_encoder_disabled:
             try:
-                return self._tokenize(number, unit, Encoder(tokenizer, fast), progress)
+                return self._tokenize(unit, Encoder(tokenizer, fast), progress)
             except EncoderMismatch as error:
                 self._disable_fast_encoder(error)
         try:
-            return self._tokenize(number, unit, Encoder(tokenizer), progress)
+            return self._tokenize(unit, Encoder(tokenizer), progress)
         except EncoderMismatch as error:
             raise ValueError(
-                f"tokenizer {tokenizer.name} loses text in unit {number} of the source "
-                f"({error.what}): its pattern does not cover the text; use another --tokenizer"
+                f"tokenizer {tokenizer.name} loses text of the source from document "
+                f"{unit.first_document} on ({error.what}): its pattern does not cover the text; "
+                "use another --tokenizer"
             ) from error
 
     def _disable_fast_encoder(self, error: EncoderMismatch) -> None:
@@ -193,61 +212,77 @@ class UnitWork:
         log.warning("%s", message)
         write_text(self.folder / _NO_FAST_ENCODER, message + "\n")
 
-    def _tokenize(
-        self, number: int, unit: Unit, encoder: Encoder, progress: _ProgressReporter
-    ) -> None:
-        # A folder that is there is of another plan, or of an encoder that was found wrong.
-        shutil.rmtree(self.unit_folder(number), ignore_errors=True)
-        with new_folder(self.unit_folder(number)) as folder:
+    def _tokenize(self, unit: Unit, encoder: Encoder, progress: _ProgressReporter) -> UnitResult:
+        # A folder that is there is of an encoder that was found wrong.
+        shutil.rmtree(self.unit_folder(unit), ignore_errors=True)
+        with new_folder(self.unit_folder(unit)) as folder:
+            files = [span.file for span in unit.spans]
             writers = {
-                name: _ShardWriter(folder, name, encoder, progress) for name in ("train", "val")
+                name: _ShardWriter(folder, name, encoder, progress, files)
+                for name in ("train", "val")
             }
             hashes = DocumentHashes()
+            bad: list[BadRecord] = []
             skipped = 0
-            for name, document, text in self._parts(unit, hashes):
+            for name, document, text in self._parts(unit, encoder.tokenizer, hashes, bad):
                 if text:
                     writers[name].add(document, text)
                 else:
                     skipped += 1
             shards = {name: writer.save() for name, writer in writers.items()}
             hashes.save(folder)
-            result = UnitResult(skipped, **shards, encoder=encoder.name, plan=self.plan)
-            write_json(folder / "unit.json", asdict(result))
+            left_out = tuple(bad_in_unit(record, files) for record in bad)
+            result = UnitResult(skipped, left_out, **shards, encoder=encoder.name, key=unit.key)
+            write_json(folder / UNIT_RECORD, asdict(result))
+        return result
 
     def _parts(
-        self, unit: Unit, hashes: DocumentHashes
+        self, unit: Unit, tokenizer: Tokenizer, hashes: DocumentHashes, bad: list[BadRecord]
     ) -> Iterator[tuple[Literal["train", "val"], Document, bytes]]:
         found = 0
         # --max-documents may have shortened the unit, but not its spans.
-        for document in islice(self.source.documents(unit), unit.documents):
-            text, ordinal = document.text, unit.first_document + found
+        for record in islice(self.source.records(unit), unit.documents):
+            document = refused_text(record, self.source, tokenizer) or record
+            ordinal = unit.first_document + found
+            found += 1
+            if isinstance(document, BadRecord):
+                bad.append(document)
+                if len(bad) > self.skip_bad:
+                    raise TooManyBadRecords(document, self.skip_bad)
+                continue
+            text = document.text
             for name, part in self.rule.parts(ordinal, document.file, text, hashes.add(text)):
                 yield name, document, part
-            found += 1
         if found != unit.documents:
             raise ValueError(
                 f"the source had {unit.documents} documents here when it was planned and "
                 f"{found} now; it must not change while it is prepared: start again"
             )
 
-    def result(self, number: int) -> UnitResult | None:
+    def result(self, unit: Unit) -> UnitResult | None:
         """The record of a finished unit; None if the unit must be made, or made again."""
-        path = self.unit_folder(number) / "unit.json"
+        path = self.unit_folder(unit) / UNIT_RECORD
         if not path.is_file():
             return None
-        result = _result_from_json(read_json(path))
+        result = _result_from_json(path, read_json(path))
         suspect = self.fast_encoder_disabled and result.encoder != REFERENCE
-        return None if suspect or result.plan != self.plan else result
+        return None if suspect or result.key != unit.key else result
 
 
-def _result_from_json(content: dict[str, Any]) -> UnitResult:
+def _result_from_json(path: Path, content: dict[str, Any]) -> UnitResult:
     def entry(name: str) -> ShardEntry | None:
         return ShardEntry(**content[name]) if content[name] else None
 
-    return UnitResult(
-        content["skipped_empty"],
-        entry("train"),
-        entry("val"),
-        content.get("encoder", REFERENCE),
-        content.get("plan", ""),  # absent in older versions; such a unit is made again
-    )
+    try:
+        return UnitResult(
+            content["skipped_empty"],
+            tuple(BadInUnit(**record) for record in content["bad"]),
+            entry("train"),
+            entry("val"),
+            content["encoder"],
+            content["key"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete {path.parent} and start again"
+        ) from error

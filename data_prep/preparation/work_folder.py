@@ -1,50 +1,40 @@
-"""The work folder of a preparation, `OUT.partial`: its plan, its locks, its parts.
+"""The work folder of a preparation, `OUT.partial`: its plan, and what is finished.
 
-Either one process prepares everything, or several prepare one part each (for example the tasks of
-a SLURM array, in a shared folder) and a last one merges the parts.
+The folder of a unit is named by what decides the unit's bytes: its own files (sha256), its range,
+the options of reading, the tokenizer and the split. It does not depend on any other file, nor on
+where the unit stands in the source. So it is found again after other changes.
 """
 
-import os
+import logging
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_prep.dataset.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    Manifest,
+    SourceEntry,
+    read_manifest,
+)
+from data_prep.dataset.shards import DataSet, open_data_set
 from data_prep.preparation.split import SplitRule
-from data_prep.preparation.unit import UnitWork
+from data_prep.preparation.unit import UNIT_RECORD, UnitWork
+from data_prep.preparation.work_locks import Part, check_plan_unused, exclusive_lock
+from data_prep.sources.file_source import DocumentSource, Unit
+from data_prep.sources.formats import format_of
 from data_prep.tokenizer import Tokenizer
-from storage.atomic import read_json, remove_if_empty, write_json
-from storage.locks import LOCK_POLL_SECONDS, take_lock, take_lock_within
-from storage.system_modules import FCNTL as fcntl
+from storage.atomic import read_json, write_json
+from storage.digest import fingerprint
 
 _RULE = "split_rule"
-_LOCK_PATIENCE_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Part:
-    """Part `number` (from 1) of `parts`: a contiguous range of the units."""
-
-    number: int = 1
-    parts: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.parts}"
-
-    def units(self, count: int) -> range:
-        """The numbers of its units, of `count` in all."""
-        return range((self.number - 1) * count // self.parts, self.number * count // self.parts)
-
-
-def parse_part(text: str) -> Part:
-    """The part that `I/N` names. Raises: ValueError for anything else."""
-    number, _, parts = text.partition("/")
-    if number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts):
-        return Part(int(number), int(parts))
-    raise ValueError(f"part={text} must be I/N with I from 1 to N, such as 1/14")
+_KEY_LENGTH = 24  # hexadecimal digits
+LAYOUT = 2  # of the work folder
+_NO_SOURCE = {"source": None, "files": None}
+log = logging.getLogger(__name__)
 
 
 def _plan_file(partial: Path) -> Path:
@@ -52,7 +42,7 @@ def _plan_file(partial: Path) -> Path:
     return partial / "plan.json"
 
 
-def differing_settings(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+def _differing_settings(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """`key=value` of `found` for each key whose values differ."""
     keys = [key for key in {**found, **expected} if found.get(key) != expected.get(key)]
     return [f"{key}={found.get(key)}" for key in keys]
@@ -62,171 +52,111 @@ def saved_split_rule(partial: Path, plan: dict[str, Any]) -> SplitRule | None:
     """The split rule that an earlier start with the same plan has chosen, if there was one."""
     found = _read_plan(partial)
     rule = found.pop(_RULE, None)
-    if rule is None or differing_settings(found, plan):
+    if rule is None or _differing_settings(found, plan):
         return None
     return SplitRule(**{**rule, "val_files": tuple(rule["val_files"])})
 
 
 def _read_plan(partial: Path) -> dict[str, Any]:
     path = _plan_file(partial)
-    return read_json(path) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict) or (found and found.get("layout") != LAYOUT):
+        raise ValueError(
+            f"{partial} holds unfinished work that this version of the program cannot continue; "
+            "delete it and start again"
+        )
+    return found
 
 
 def start_or_resume(
-    work: UnitWork, plan: dict[str, Any], tokenizer: Tokenizer, numbers: range
+    work: UnitWork,
+    plan: dict[str, Any],
+    tokenizer: Tokenizer,
+    units: list[Unit],
+    own: list[Unit],
 ) -> None:
     """Make the folders of a new preparation, or check that the unfinished one here is the same.
 
-    `numbers` are the units that this process prepares.
-    Raises: ValueError if finished units of another plan would be lost, or if another process is
-    preparing a part by that plan.
+    If files of the source have changed, the finished units of all others are kept. `own` are the
+    units that this process prepares.
+    Raises: ValueError if finished units of other options or of another source would be lost, or if
+    another process is preparing a part by the plan that is replaced.
     """
     partial = work.folder.parent
     found = _read_plan(partial)
     found.pop(_RULE, None)
-    differing = differing_settings(found, plan) if found else []
-    if differing and any(work.folder.glob("*/unit.json")):
-        raise ValueError(
-            f"{partial} holds unfinished work of another preparation ({'; '.join(differing)} "
-            "there); delete it or start with the same options and files"
-        )
+    differing = _differing_settings(found, plan) if found else []
     if differing:
-        _check_plan_unused(partial, differing)
-        shutil.rmtree(work.data_folder, ignore_errors=True)
-    for number in numbers:  # of other numbers, another process may be writing just now
-        for leftover in work.folder.glob(f".{number:06d}.*.partial"):
+        finished = {path.parent.name for path in work.folder.glob(f"[!.]*/{UNIT_RECORD}")}
+        kept = finished & {unit.key for unit in units}
+        same_options = not _differing_settings(*({**p, **_NO_SOURCE} for p in (found, plan)))
+        if finished and not (same_options and (kept or _share_a_file(found, plan))):
+            shown = [text for text in differing if not text.startswith("files=")]
+            raise ValueError(
+                f"{partial} holds unfinished work of another preparation ({'; '.join(shown)} "
+                "there); delete it or start with the same options and files"
+            )
+        check_plan_unused(partial, differing)
+        _drop_other_units(work, kept)
+        if finished:
+            log.info(
+                "the source has changed: %d of the %d finished units are kept, the others are made "
+                "again",
+                len(kept),
+                len(finished),
+            )
+    for unit in own:  # of other units, another process may be writing just now
+        for leftover in work.folder.glob(f".{unit.key}.*.partial"):
             shutil.rmtree(leftover)
     work.folder.mkdir(exist_ok=True)
     tokenizer.save(work.tokenizer_folder)
     write_json(_plan_file(partial), {**plan, _RULE: work.rule.as_json()})
 
 
-@contextmanager
-def exclusive_lock(partial: Path) -> Iterator[None]:
-    """Hold the lock of the work folder; at the end delete the folder if no unit is finished.
-
-    Raises: ValueError if another process holds this lock, or that of a part.
-    """
-    try:
-        with _locked(partial, partial / "lock", fcntl.LOCK_EX):
-            try:
-                yield
-            finally:
-                if not any(partial.glob("units/*/unit.json")):
-                    shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        # After the lock file is closed: on NFS, a file that is removed while open keeps its folder.
-        remove_if_empty(partial)
+def _share_a_file(found: dict[str, Any], plan: dict[str, Any]) -> bool:
+    return not set(found["files"]).isdisjoint(plan["files"])
 
 
-@contextmanager
-def part_lock(partial: Path, part: Part) -> Iterator[None]:
-    """Hold the lock of a part. Others may prepare other parts meanwhile, but nobody may merge.
-
-    Raises: ValueError if another process prepares the same part, or everything.
-    """
-    # The folder's lock is shared among parts, and exclusive for a merge. A part's own lock file
-    # has content once the part follows the plan on disk (`mark_planned`).
-    own = _part_lock(partial, part)
-    with _locked(partial, partial / "lock", fcntl.LOCK_SH), _locked(partial, own, fcntl.LOCK_EX):
-        own.write_text("")
-        _check_same_part_count(partial, part)
-        yield
+def _drop_other_units(work: UnitWork, kept: set[str]) -> None:
+    """Delete the units of an earlier plan that are not in the present one, and its data folder."""
+    shutil.rmtree(work.data_folder, ignore_errors=True)
+    for folder in work.folder.glob("*/"):
+        if folder.name not in kept or not _has_its_shards(folder):
+            shutil.rmtree(folder)
 
 
-def mark_planned(partial: Path, part: Part) -> None:
-    """Record in the lock file of a part that it follows the plan; call this in `planning_lock`."""
-    with _part_lock(partial, part).open("w") as file:
-        file.write("planned\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _has_its_shards(folder: Path) -> bool:
+    """Whether a finished unit has its shards; not if a start was killed while it moved them."""
+    record = read_json(folder / UNIT_RECORD)
+    names = [name for name in ("train", "val") if record[name]]
+    return all((folder / f"{n}{end}").exists() for n in names for end in (".npy", ".lengths.npy"))
 
 
-def _part_lock(partial: Path, part: Part) -> Path:
-    return partial / f"part_{part.number}_of_{part.parts}.lock"
+def remove_unnamed(folder: Path, manifest: Manifest) -> None:
+    """Delete from an unpublished data set what is not named, as killed processes left it."""
+    shards = (*manifest.train.shards, *manifest.val.shards)
+    named = {name for shard in shards for name in shard.files()}
+    for path in folder.iterdir():
+        if path.name == "tokenizer":
+            for found in path.glob(".*"):
+                found.unlink()
+        elif path.name not in named and path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in named:
+            path.unlink()
 
 
-def _check_plan_unused(partial: Path, differing: list[str]) -> None:
-    """Raises: ValueError if another process prepares a part by the plan that would be replaced.
-
-    A part that has not planned yet, as this one, will read the new plan.
-    """
-    for lock in partial.glob("part_*_of_*.lock"):
-        if _is_in_use(lock):
-            raise ValueError(
-                f"{partial} is being prepared with other options ({'; '.join(differing)} there); "
-                "wait for that, stop it, or choose another --out"
-            )
-
-
-def _is_in_use(lock: Path) -> bool:
-    """Whether a process prepares the part of this lock by the plan on disk."""
-    # Wait a moment: a process that has just taken the lock first removes what an earlier one has
-    # written in the file.
-    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-    while lock.read_text() and _is_held(lock):
-        if time.monotonic() > deadline:
-            return True
-        time.sleep(LOCK_POLL_SECONDS)
-    return False
-
-
-def _check_same_part_count(partial: Path, part: Part) -> None:
-    """Raises: ValueError if another process works with another number of parts."""
-    for lock in partial.glob("part_*_of_*.lock"):
-        parts = lock.stem.split("_of_")[1]
-        if parts != str(part.parts) and _is_held(lock):
-            raise ValueError(
-                f"{partial} is being prepared in {parts} parts, which overlap with part {part}; "
-                "wait for them, or stop them"
-            )
-
-
-def _is_held(lock: Path) -> bool:
-    with lock.open("a+") as file:
-        try:
-            take_lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may look too
-        except BlockingIOError:
-            return True
-    return False
-
-
-@contextmanager
-def planning_lock(partial: Path) -> Iterator[None]:
-    """Make processes that start together plan one after another."""
-    with (partial / "plan.lock").open("a+") as file:
-        take_lock(file)
-        yield
-
-
-@contextmanager
-def _locked(partial: Path, lock: Path, how: int) -> Iterator[None]:
-    partial.mkdir(parents=True, exist_ok=True)
-    # For reading and writing: on NFS, a shared lock needs the first, an exclusive one the second.
-    # Source: https://man7.org/linux/man-pages/man2/flock.2.html
-    with lock.open("a+") as file:
-        try:
-            take_lock_within(file, how, _LOCK_PATIENCE_SECONDS)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is preparing in {partial}; wait for it or choose another --out"
-            ) from None
-        # Between opening and locking, the process that finished may have removed the file.
-        if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-            raise ValueError(f"another process has just finished in {partial}; run it again")
-        yield
-
-
-def remove_leftover(partial: Path) -> None:
+def _remove_leftover(partial: Path) -> None:
     """Delete a work folder that a crash has left after the data set was published."""
     if partial.is_dir() and not (partial / "data").exists():
         with exclusive_lock(partial):
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_all_finished(work: UnitWork, count: int) -> None:
+def check_all_finished(work: UnitWork, units: list[Unit]) -> None:
     """Raises: ValueError naming the parts with unfinished units."""
-    missing = [number for number in range(count) if work.result(number) is None]
+    count = len(units)
+    missing = [number for number, unit in enumerate(units) if work.result(unit) is None]
     if not missing:
         return
     shown = ", ".join(str(part) for part in _latest_parts(work) if _has_any(part, missing, count))
@@ -246,3 +176,67 @@ def _latest_parts(work: UnitWork) -> list[Part]:
     locks = sorted(work.folder.parent.glob("part_*_of_*.lock"), key=lambda p: p.stat().st_mtime)
     parts = int(locks[-1].stem.split("_of_")[1]) if locks else 0
     return [Part(number, parts) for number in range(1, parts + 1)]
+
+
+def with_keys(
+    units: Iterable[Unit], source: DocumentSource, rule: SplitRule, tokenizer: Tokenizer
+) -> list[Unit]:
+    """The units with their keys; equal files have units of different keys."""
+    files = source.identity().files
+    reading = {name: value for name, value in source.settings().items() if name != "validation"}
+    base = fingerprint([FORMAT_VERSION, tokenizer.ranks_sha256, reading])
+    seen: Counter[str] = Counter()
+    keyed = []
+    for unit in units:
+        spans = [
+            [files[s.file].sha256, format_of(files[s.file].name), s.start, s.stop, s.first_row]
+            for s in unit.spans
+        ]
+        key = fingerprint([base, spans, unit.documents, rule.effect_on(unit)])[:_KEY_LENGTH]
+        seen[key] += 1
+        keyed.append(replace(unit, key=f"{key}-{seen[key]}"))
+    return keyed
+
+
+def finished_data_set(
+    out: Path,
+    settings: dict[str, Any],
+    tokenizer: Tokenizer,
+    is_ours: Callable[[SourceEntry], bool],
+) -> DataSet | None:
+    """The data set at `out` if it is complete and of these settings; None if `out` is new.
+
+    An empty folder at `out` is removed.
+    Raises: ValueError if `out` holds anything else.
+    """
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    if not out.exists():
+        return None
+    if not (out / MANIFEST_NAME).is_file():
+        raise ValueError(f"{out} exists and is no data set; choose another --out or move it away")
+    manifest = read_manifest(out)
+    found = _differing_settings(manifest.settings, settings)
+    if manifest.tokenizer.ranks_sha256 != tokenizer.ranks_sha256:
+        found.append(f"tokenizer={manifest.tokenizer.name}")
+    if not is_ours(manifest.source):
+        found.append(f"source {manifest.source.id} {manifest.source.revision}".rstrip())
+    if found:
+        raise ValueError(
+            f"{out} holds another data set ({'; '.join(found)} there); "
+            "choose another --out or move it away"
+        )
+    _remove_leftover(out.with_name(f"{out.name}.partial"))
+    log.info("%s is complete already; to make it again, move it away first", out)
+    return open_data_set(out)
+
+
+def check_complete(folder: Path) -> None:
+    """Raises: ValueError if a file of the unpublished data set does not match its manifest."""
+    try:
+        open_data_set(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"the data set came out damaged and is not published ({error}); check the disk, delete "
+            f"{folder.parent} and run it again"
+        ) from error

@@ -7,7 +7,7 @@ The units follow from the files alone, so the shards do not depend on the number
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +42,11 @@ class Unit:
     first_document: int
     documents: int
     text_bytes: int
+    """Estimated bytes of text."""
+    tokens: int = 0
+    """Estimated tokens, with the end-of-text of each document."""
+    key: str = ""
+    """Names what the unit becomes: the same for the same content, settings and split."""
 
 
 class DocumentSource(Protocol):
@@ -55,8 +60,12 @@ class DocumentSource(Protocol):
         """The options of reading that change the documents, for the manifest."""
         ...
 
-    def plan(self, unit_bytes: int) -> list[Unit]:
-        """The whole source in order, cut into units of about `unit_bytes` bytes of text."""
+    def pieces(self, number: int, piece_bytes: int) -> Iterator[Piece]:
+        """A file in order, cut into pieces of at least `piece_bytes`, as its format measures."""
+        ...
+
+    def is_readable(self, number: int) -> bool:
+        """Whether a file can be read now, and not only its `pieces`."""
         ...
 
     def records(self, unit: Unit) -> Iterator[Document | BadRecord]:
@@ -106,7 +115,7 @@ class FileSource:
         spans: list[Span] = []
         text_bytes = first = documents = 0
         for span, piece in self._pieces(max(1, unit_bytes // _PIECES_PER_UNIT)):
-            _append(spans, span)
+            append_span(spans, span)
             text_bytes += piece.text_bytes
             documents += piece.rows
             if text_bytes >= unit_bytes:
@@ -120,10 +129,19 @@ class FileSource:
         """The path to read when a file is cut into pieces; here the file itself."""
         return self.root / file.name
 
+    def pieces(self, number: int, piece_bytes: int) -> Iterator[Piece]:
+        """The pieces of a file, in order."""
+        file = self.files[number]
+        return self._format(file).pieces(self.planning_path(file), piece_bytes)
+
+    def is_readable(self, number: int) -> bool:
+        """Always, since the files are local."""
+        return True
+
     def _pieces(self, piece_bytes: int) -> Iterator[tuple[Span, Piece]]:
-        for number, file in enumerate(self.files):
+        for number in range(len(self.files)):
             row = 0
-            for piece in self._format(file).pieces(self.planning_path(file), piece_bytes):
+            for piece in self.pieces(number, piece_bytes):
                 yield Span(number, piece.start, piece.stop, row, piece.rows), piece
                 row += piece.rows
 
@@ -158,7 +176,7 @@ class FileSource:
         return FORMATS[format_of(file.name)](self.text_key, self.separator)
 
 
-def _append(spans: list[Span], span: Span) -> None:
+def append_span(spans: list[Span], span: Span) -> None:
     """Add a span, or extend the last one if it is of the same file."""
     if spans and spans[-1].file == span.file:
         last = spans.pop()
@@ -195,12 +213,8 @@ def first_documents(units: list[Unit], count: int) -> list[Unit]:
         if remaining <= 0:
             break
         if unit.documents > remaining:
-            text_bytes = unit.text_bytes * remaining // unit.documents  # an estimate
-            unit = replace(unit, documents=remaining, text_bytes=text_bytes)
+            text_bytes = unit.text_bytes * remaining // unit.documents
+            tokens = unit.tokens * remaining // unit.documents
+            unit = replace(unit, documents=remaining, text_bytes=text_bytes, tokens=tokens)
         kept.append(unit)
     return kept
-
-
-def units_as_json(units: list[Unit]) -> list[dict[str, Any]]:
-    """The units as plain values, for the fingerprint of the plan."""
-    return [asdict(unit) for unit in units]

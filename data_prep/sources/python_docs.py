@@ -19,7 +19,8 @@ from pydoc_data.topics import topics
 from typing import Any
 
 from data_prep.dataset.manifest import SourceEntry, SourceFile
-from data_prep.sources.file_source import Span, Unit
+from data_prep.sources.file_source import Unit
+from data_prep.sources.pieces import Piece
 from data_prep.sources.records import Document
 from data_prep.tokenizer import utf8
 
@@ -109,18 +110,19 @@ class PythonDocsSource:
         """None: there are no options."""
         return {}
 
-    def plan(self, unit_bytes: int) -> list[Unit]:
-        """Units of about `unit_bytes`: a single one unless `--shard-tokens` is small."""
-        units: list[Unit] = []
+    def pieces(self, number: int, piece_bytes: int) -> Iterator[Piece]:
+        """Documents in order, joined until they have `piece_bytes`."""
         first = size = 0
         texts = _python_documents()
-        for number, text in enumerate(texts, start=1):
+        for stop, text in enumerate(texts, start=1):
             size += len(text.encode())
-            if size >= unit_bytes or number == len(texts):
-                span = Span(0, first, number, first, number - first)
-                units.append(Unit((span,), first, number - first, size))
-                first, size = number, 0
-        return units
+            if size >= piece_bytes or stop == len(texts):
+                yield Piece(first, stop, stop - first, size)
+                first, size = stop, 0
+
+    def is_readable(self, number: int) -> bool:
+        """Always."""
+        return True
 
     def documents(self, unit: Unit) -> Iterator[Document]:
         """The same as `records`: none is bad."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from data_prep.preparation.encoder import (
 )
 from data_prep.preparation.split import SplitRule
 from data_prep.preparation.unit import UnitWork
-from data_prep.sources.file_source import file_source
+from data_prep.sources.file_source import FileSource, Unit, file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, utf8
 
+KEY = "a_key"
 COMMA = 11  # its id
 STORIES = [f"Story {number}: the river ran under stone {number * 7}." for number in range(400)]
 
@@ -60,6 +62,11 @@ class NoProgress:
         pass
 
 
+def units_of(source: FileSource) -> list[Unit]:
+    """The source as one unit."""
+    return [replace(unit, key=KEY) for unit in source.plan(1 << 40)]
+
+
 def encode(texts: list[str], fast=None, first_row: int = 1) -> tuple[list[int], list[int]]:
     encoder = Encoder(gpt2_tokenizer(), fast)
     places = [(0, row) for row in range(first_row, first_row + len(texts))]
@@ -75,15 +82,15 @@ def made(folder: Path, fast, monkeypatch) -> dict[str, bytes]:
     (folder / "a.jsonl").write_text(lines)
     source = file_source([str(folder / "a.jsonl")])
     monkeypatch.setattr(unit_module, "fast_encoder", lambda tokenizer: fast)
-    work = UnitWork(source, SplitRule("hash", threshold=1 << 60), folder / "units", "a plan")
-    [unit] = source.plan(1 << 40)
-    work.run(0, unit, gpt2_tokenizer(), NoProgress())
-    result = work.result(0)
+    work = UnitWork(source, SplitRule("hash", threshold=1 << 60), folder / "units")
+    [unit] = units_of(source)
+    work.run(unit, gpt2_tokenizer(), NoProgress())
+    result = work.result(unit)
     assert result is not None
     assert result.encoder == (
         "tiktoken" if fast is None or work.fast_encoder_disabled else fast.name
     )
-    files = (folder / "units" / "000000").iterdir()
+    files = (folder / "units" / KEY).iterdir()
     return {path.name: path.read_bytes() for path in files if path.suffix == ".npy"}
 
 
@@ -132,15 +139,16 @@ def test_once_found_wrong_it_is_never_used_again_and_its_units_are_made_again(
     made(tmp_path / "wrong", Faulty("Story 0:"), monkeypatch)
     folder = tmp_path / "wrong"
     source = file_source([str(folder / "a.jsonl")])
-    work = UnitWork(source, SplitRule("hash"), folder / "units", "a plan")
-    described = folder / "units" / "000000" / "unit.json"
+    work = UnitWork(source, SplitRule("hash"), folder / "units")
+    [unit] = units_of(source)
+    described = folder / "units" / KEY / "unit.json"
     described.write_text(described.read_text().replace('"tiktoken"', '"faulty"'))
-    assert work.result(0) is None
+    assert work.result(unit) is None
     faulty = Faulty("Story 0:")
     monkeypatch.setattr(unit_module, "fast_encoder", lambda tokenizer: faulty)
-    work.run(0, source.plan(1 << 40)[0], gpt2_tokenizer(), NoProgress())
+    work.run(unit, gpt2_tokenizer(), NoProgress())
     assert faulty.calls == 0
-    result = work.result(0)
+    result = work.result(unit)
     assert result is not None
     assert result.encoder == "tiktoken"
 
@@ -155,10 +163,10 @@ def test_a_correct_fast_encoder_makes_the_same_bytes(tmp_path, monkeypatch):
 def test_a_pattern_that_does_not_cover_the_text_is_one_sentence(tmp_path):
     (tmp_path / "a.txt").write_text("one, two")
     source = file_source([str(tmp_path / "a.txt")])
-    work = UnitWork(source, SplitRule("hash"), tmp_path / "units", "a plan")
+    work = UnitWork(source, SplitRule("hash"), tmp_path / "units")
     letters = Tokenizer("letters", r"\p{L}+", gpt2_tokenizer().ranks)
     with pytest.raises(ValueError, match=r"tokenizer letters loses text .* cover the text; use an"):
-        work.run(0, source.plan(100)[0], letters, NoProgress())
+        work.run(units_of(source)[0], letters, NoProgress())
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 1000, 1 << 22])

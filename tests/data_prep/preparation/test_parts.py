@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from data_prep.hub.supply import download_lock
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare, prepare_part
 from data_prep.preparation.unit import UnitWork
-from data_prep.preparation.work_folder import Part, exclusive_lock, part_lock, planning_lock
+from data_prep.preparation.work_locks import Part, exclusive_lock, part_lock, planning_lock
 from data_prep.sources.file_source import file_source
 from eval.subject import EvalOptions
 from eval.watching.evals_file import EvalsFile
@@ -41,9 +40,10 @@ def source(tmp_path):
     return file_source([str(tmp_path / "a.jsonl")])
 
 
-def merged(source, out: Path, options: PrepareOptions) -> dict[str, bytes]:
-    """Make part 2, merge, and return the bytes of the data set."""
-    prepare_part(source, out, replace(options, part="2/2"))
+def merged(source, out: Path, options: PrepareOptions, *parts: str) -> dict[str, bytes]:
+    """Make part 2 or the given ones, merge, and return the bytes of the data set."""
+    for part in parts or ("2/2",):
+        prepare_part(source, out, replace(options, part=part))
     prepare(source, out, replace(options, part=None, merge=True))
     return folder_bytes(out)
 
@@ -59,7 +59,7 @@ def test_a_part_with_other_options_is_refused_while_one_is_at_work(source, tmp_p
 
     def run(self, *what):
         if not refused:
-            with pytest.raises(ValueError, match=r"other options \(shard_tokens=300;"):
+            with pytest.raises(ValueError, match=r"other options \(shard_tokens=300 "):
                 prepare_part(source, tmp_path / "out", replace(OTHER, part="2/2"))
             refused.append(True)
         return real(self, *what)
@@ -80,30 +80,22 @@ def test_parts_that_start_together_replace_a_plan_that_is_not_in_use(source, tmp
     assert merged(source, tmp_path / "out", OTHER) == right(source, tmp_path / "right", OTHER)
 
 
-def test_a_unit_of_another_plan_does_not_count(source, tmp_path):
+def test_a_unit_under_another_name_than_its_own_does_not_count(source, tmp_path):
     prepare_part(source, tmp_path / "out", OPTIONS)
-    partial = tmp_path / "out.partial"
-    (partial / "units").rename(tmp_path / "foreign")
-    prepare_part(source, tmp_path / "out", replace(OTHER, part="2/2"))
-    for unit in (tmp_path / "foreign").glob("0*"):
-        unit.rename(partial / "units" / unit.name)
-    with pytest.raises(ValueError, match="part 1/2: 6 of 12 units are not finished"):
-        prepare(source, tmp_path / "out", replace(OTHER, part=None, merge=True))
-    prepare_part(source, tmp_path / "out", OTHER)
-    assert merged(source, tmp_path / "out", OTHER) == right(source, tmp_path / "right", OTHER)
-
-
-def test_units_of_an_older_version_are_made_again(source, tmp_path):
-    prepare_part(source, tmp_path / "out", OPTIONS)
-    described = sorted(tmp_path.glob("out.partial/units/*/unit.json"))
-    for path in described:
-        content = json.loads(path.read_text())
-        del content["plan"]
-        path.write_text(json.dumps(content))
-    prepare_part(source, tmp_path / "out", OPTIONS)
-    assert all("plan" in json.loads(path.read_text()) for path in described)
-    made = merged(source, tmp_path / "out", OPTIONS)
+    first, second, *_ = sorted((tmp_path / "out.partial" / "units").glob("[!.]*"))
+    first.rename(tmp_path / "first")
+    second.rename(first)
+    (tmp_path / "first").rename(second)
+    made = merged(source, tmp_path / "out", OPTIONS, "1/2", "2/2")
     assert made == right(source, tmp_path / "right", OPTIONS)
+
+
+@pytest.mark.parametrize("plan", ['{"units": "ab", "shard_tokens": 300}', "[3]", "{"])
+def test_the_work_folder_of_an_older_version_is_one_sentence(source, tmp_path, plan):
+    prepare_part(source, tmp_path / "out", OPTIONS)
+    (tmp_path / "out.partial" / "plan.json").write_text(plan)
+    with pytest.raises(ValueError, match=r"out.partial.*(delete it and start again|is damaged)"):
+        prepare_part(source, tmp_path / "out", OPTIONS)
 
 
 def test_the_latest_number_of_parts_decides_which_part_is_missing(source, tmp_path):

@@ -12,7 +12,7 @@ from data_prep.preparation import duplicates
 from data_prep.preparation import unit as unit_file
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare
-from data_prep.preparation.work_folder import exclusive_lock
+from data_prep.preparation.work_locks import exclusive_lock
 from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import save_array

@@ -12,9 +12,11 @@ from data_prep.preparation.prepare import prepare
 from data_prep.preparation.split import SplitRule
 from data_prep.preparation.unit import UnitWork
 from data_prep.preparation.unpacking import unpacked_ahead, with_unpacked_files
+from data_prep.preparation.work_folder import with_keys
 from data_prep.sources import byte_streams
 from data_prep.sources.file_source import file_source
 from data_prep.sources.records import BadRecord
+from data_prep.tokenizer import gpt2_tokenizer
 from tests.data_prep.stories import STORIES, folder_bytes, write_as
 
 WORKERS = 2
@@ -25,19 +27,19 @@ def planned(folder, kind, cut=None, unit_bytes=1000):
     path.write_bytes(path.read_bytes()[:cut])
     source = file_source([str(path)])
     (folder / "units").mkdir()
-    work = UnitWork(source, SplitRule("hash"), folder / "units", "")
-    return work, list(enumerate(source.plan(unit_bytes)))
+    work = UnitWork(source, SplitRule("hash"), folder / "units")
+    return work, with_keys(source.plan(unit_bytes), source, work.rule, gpt2_tokenizer())
 
 
 def read(work, todo):
     """All records in order, as workers would read them, and how many folders were there at most."""
     records, most = [], 0
     with unpacked_ahead(work, todo, LocalFiles(), WORKERS) as provider:
-        for number, unit in todo:
+        for unit in todo:
             provider.wait(unit)
             assert provider.ready(unit)
             most = max(most, len(list(work.folder.iterdir())))
-            records += with_unpacked_files(work, number).source.records(unit)
+            records += with_unpacked_files(work, unit).source.records(unit)
             provider.finished(unit)
     assert list(work.folder.iterdir()) == []
     return [getattr(record, "text", record) for record in records], most
@@ -79,7 +81,7 @@ def test_the_record_in_which_a_file_ends_is_the_same_bad_one(tmp_path):
     *good, bad = read(work, todo)[0]
     assert isinstance(bad, BadRecord)
     assert good == [text.encode() for text in STORIES * 5][: len(good)]
-    direct = [record for _, unit in todo for record in work.source.records(unit)]
+    direct = [record for unit in todo for record in work.source.records(unit)]
     assert str(direct[-1]) == str(bad)
     assert len(direct) == len(good) + 1
 
@@ -93,10 +95,7 @@ def test_a_compressed_file_gives_the_shards_of_the_plain_one(tmp_path, kind):
     shards = []
     for source in (tmp_path / f"source{kind}", tmp_path / "plain" / "source.jsonl"):
         out = tmp_path / f"out_of_{source.name}"
-        leftover = out.with_name(f"{out.name}.partial") / "units" / ".000001.unpacked.partial"
-        leftover.mkdir(parents=True)  # of a preparation that was killed
         prepare(file_source([str(source)]), out, options)
-        assert not leftover.parent.exists()
         found = folder_bytes(out)
         shards.append({name: found[name] for name in found if name.endswith(".npy")})
     assert shards[0] == shards[1]

@@ -1,0 +1,1 @@
+"""Tests of data_prep/planning/: sizes from a sample, and units."""
