@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed or full: what they do not take ends no script.
+"""Standard output and error that may be closed or full: what is lost there ends no script.
 
 In `train/main.py … | head -3` nobody reads after three lines; a disk that holds a log may be full.
 """
