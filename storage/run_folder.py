@@ -125,11 +125,19 @@ class RunFolder:
         names = sorted(path.name for path in self.path.iterdir())
         return [n for n in names if n not in _EXPECTED_NAMES and not n.endswith(".partial")]
 
-    def write_status(self, state: State, step: int, reason: str = "") -> None:
-        """Write the state of the run to status.json."""
+    def write_status(self, state: State, step: int, reason: str = "") -> bool:
+        """Write the state of the run to status.json; returns whether the disk has taken it.
+
+        It only reports, so a disk that does not take it is logged and ends nothing.
+        """
         # Scripts read this file: torchrun's exit code does not show how the run ended.
         attempt = self.attempt if state in ("running", "failed") else {}
-        write_json(self.status, {"state": state, "step": step, "reason": reason, **attempt})
+        try:
+            write_json(self.status, {"state": state, "step": step, "reason": reason, **attempt})
+        except OSError as error:
+            log.error("%s cannot be written (%s); it should say: %s", self.status, error, state)
+            return False
+        return True
 
     def read_status(self) -> dict[str, Any] | None:
         """The content of status.json; None before the first start, or if the file is damaged."""
@@ -221,4 +229,7 @@ def _take(file: IO[str]) -> bool:
 def record_start(folder: RunFolder, attempt: dict[str, int], **facts: Any) -> None:
     """Append a line to `starts.jsonl`: time, count of restarts, and the facts of this start."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **attempt, **facts}
-    append_line(folder.starts, line)
+    try:
+        append_line(folder.starts, line)
+    except OSError as error:  # it only reports
+        log.error("%s cannot be written (%s); it lacks a line", folder.starts, error)

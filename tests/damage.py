@@ -39,7 +39,7 @@ def _folder(path: Path) -> None:
 
 def _flipped(content: bytes) -> bytes:
     middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+    return content[:middle] + bytes([(content or b"\0")[middle] ^ 0xFF]) + content[middle + 1 :]
 
 
 ANY_FILE = [

@@ -34,6 +34,7 @@ from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validation_loss_of
 from train.checkpoints.config_changes import warn_if_not_bitwise_same
+from train.checkpoints.disk_space import check_writable
 from train.checkpoints.host_copy import HostCopy
 from train.config import Config
 from train.guards.data_recheck import data_recheck
@@ -188,6 +189,7 @@ def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
 def _lock(folder: RunFolder, restarted: bool) -> tuple[Path | None, dict[str, int]]:
     """Lock the folder; returns its newest sound checkpoint and the count of this attempt."""
     folder.lock(job_id())
+    check_writable(folder)
     folder.remove_unfinished()
     folder.set_aside_damaged()
     checkpoint = folder.recover_newest_checkpoint()

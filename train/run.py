@@ -218,7 +218,10 @@ class Run:
             request_smaller_micro_batch(self.folder, plan)
             raise torch.OutOfMemoryError(f"{text} from the next start on ({error})") from error
         log.warning("%s, the step is repeated; a break in bitwise identity, batch the same", text)
-        record_micro_batch(self.folder, smaller)
+        try:
+            record_micro_batch(self.folder, smaller)
+        except OSError as full:  # then the next start runs out of memory once more
+            log.error("the smaller micro-batch cannot be recorded (%s)", full)
         record_start(
             self.folder,
             self.folder.attempt,

@@ -1,5 +1,6 @@
-"""Checks that a run's checkpoints fit on the disk."""
+"""Checks that a run's checkpoints fit on the disk and can be written there."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,3 +51,18 @@ def check_space(space: _DiskSpace) -> None:
             f"one that is being written take {space.needed / 1e9:.1f} GB; free some space or "
             "choose another --out"
         )
+
+
+def check_writable(folder: RunFolder) -> None:
+    """Raises: ValueError if no checkpoint could be made: better now than after the last step."""
+    # Not made before the first checkpoint: a folder that holds nothing else is still a new one.
+    parent = folder.checkpoints if os.path.lexists(folder.checkpoints) else folder.path
+    probe = parent / f".probe.{os.getpid()}.partial"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise ValueError(
+            f"no checkpoint can be written to {folder.checkpoints} ({error}); make it a folder in "
+            "which this user may write, or choose another --out"
+        ) from error

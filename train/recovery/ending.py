@@ -116,10 +116,7 @@ def _close(run: Run, state: State, reason: str) -> None:
     """Record the end on rank 0 once no save is in flight. A full disk is only logged."""
     run.saver.wait()
     if run.ranks.is_main:
-        try:
-            run.folder.write_status(state, run.step, reason)
-        except OSError as error:
-            log.error("status.json cannot be written (%s); it should say: %s", error, state)
+        run.folder.write_status(state, run.step, reason)
     run.close()
 
 
