@@ -12,17 +12,23 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
+import threading
+import time
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch.distributed import DistError  # type: ignore[reportPrivateImportUsage]
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.agent.server.api import WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError
+from torch.distributed.elastic.rendezvous.utils import _parse_rendezvous_config
 from torch.distributed.launcher import api
 
 from parallel.addresses import choose_addresses
@@ -41,6 +47,7 @@ from storage.user_errors import exit_on_user_error
 # torch's default, and the signals by which SLURM warns of the end of a job: one that torch does not
 # handle would kill this process and leave the others running.
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+_GRACE_SECONDS = 30.0  # as torch gives to the processes after one has failed
 # They report in log lines what this file prints itself.
 _SILENT_LOGGERS = ("agent.server.api", "agent.server.local_elastic_agent", "multiprocessing.api")
 
@@ -50,9 +57,14 @@ class _Agent(LocalElasticAgent):
 
     codes: tuple[int, ...] = ()
     """How the processes ended that were last shut down."""
+    patience = 75.0
+    """Seconds for the meeting point to answer; torch's own limit is one of 60."""
+    _unattended_since: float | None = None
+    """Since when torch has been asking the meeting point about other machines."""
 
     def run(self, *words: Any, **more: Any) -> Any:  # type: ignore[override]
         """Run the job. Ends the launcher at once if the meeting point of the machines is gone."""
+        threading.Thread(target=self._watch_for_silence, daemon=True).start()
         try:
             result = super().run(*words, **more)
         except RendezvousClosedError:
@@ -67,10 +79,45 @@ class _Agent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: Any) -> Any:  # type: ignore[override]
         """Look after the processes; print what failed, and cancel a restart that cannot help."""
+        self._unattended_since = None
         result: Any = super()._monitor_workers(worker_group)  # type: ignore[call-arg]
         if result.failures:
             self._report_failures(list(result.failures.values()), result.failures)
+        elif result.state == WorkerState.HEALTHY:
+            self._unattended_since = time.monotonic()
         return result
+
+    def _watch_for_silence(self) -> None:
+        """End the launcher if processes have ended while the meeting point does not answer."""
+        # Its machine may be lost. torch's store then waits a quarter of an hour for TCP to give up,
+        # also after its own limit: it asks to cancel the question, and waits for that answer.
+        while True:
+            time.sleep(1)
+            since = self._unattended_since
+            if since is None or time.monotonic() - since < self.patience:
+                continue
+            processes = self._processes()
+            codes = [code for process in processes.values() if (code := process.poll()) is not None]
+            if any(codes) or len(codes) == len(processes):
+                _say("error: the machines have lost touch; start the job again")
+                os._exit(exit_code(self._end(processes)))
+
+    def _processes(self) -> dict[int, subprocess.Popen[Any]]:
+        """The processes by their local rank."""
+        handlers = getattr(self._pcontext, "subprocess_handlers", {})
+        return {local: handler.proc for local, handler in handlers.items()}
+
+    def _end(self, processes: Mapping[int, subprocess.Popen[Any]]) -> list[int]:
+        """End the processes that still run; returns all exit codes, those of failures first."""
+        ended = [code for process in processes.values() if (code := process.poll()) is not None]
+        running = [process for process in processes.values() if process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_SECONDS)
+            process.kill()
+        return [*ended, *(process.wait() for process in running)]
 
     def _report_failures(
         self, failures: list[ProcessFailure], by_rank: Mapping[int, ProcessFailure]
@@ -89,8 +136,8 @@ class _Agent(LocalElasticAgent):
 
     def _shutdown(self, *words: Any, **more: Any) -> None:
         """End the processes; note how each ended, and name those that had to be killed."""
-        handlers = getattr(self._pcontext, "subprocess_handlers", {})
-        processes = {local: handler.proc for local, handler in handlers.items()}
+        self._unattended_since = None
+        processes = self._processes()
         alive = [local for local, process in processes.items() if process.poll() is None]
         super()._shutdown(*words, **more)
         codes = {local: process.poll() for local, process in processes.items()}
@@ -148,6 +195,8 @@ def _parse() -> Namespace:
     if getattr(arguments, "signals_to_handle", None) == parser.get_default("signals_to_handle"):
         hangup = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # ignored under nohup
         arguments.signals_to_handle = ",".join((*_SIGNALS, *["SIGHUP"] * hangup))
+    limit = _parse_rendezvous_config(arguments.rdzv_conf).get("read_timeout", "60")
+    _Agent.patience = float(limit) + 15
     interface = choose_addresses(arguments, nodes)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
