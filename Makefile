@@ -30,7 +30,7 @@ run: .venv/.installed data/python_docs/manifest.json ## train a small model, or 
 test: .venv/.installed-dev ## run the test suite
 	$(IN_VENV) pytest $(TEST_PROCESSES) $(ARGS)
 
-test-long: .venv/.installed-dev ## run the slow tests: faults, SLURM (apt-get installs it if you are root)
+test-long: .venv/.installed-dev ## run the slow tests: faults, several hosts, SLURM (apt-get installs it if you are root)
 	$(IN_VENV) pytest -m long $(LONG_PROCESSES) $(ARGS)
 
 soak: data/python_docs/manifest.json ## kill a run five hundred times; takes hours
