@@ -19,7 +19,7 @@ import tyro
 
 from data_prep.audit.run_record import RunRecord, parse_range, read_run
 from data_prep.audit.tracing import Tracer, as_dicts
-from data_prep.dataset.shards import open_data_set
+from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.preparation.console import run_script
 from storage.script_options import parse_options
 from storage.terminal.printable import printable_json
@@ -61,6 +61,7 @@ def look_up(options: LookupOptions) -> tuple[Any, list[str]]:
     """The answer as a JSON value and as lines of text."""
     data, run = open_data_set(options.data), read_run(options.run)
     run.check_data(data)
+    check_data_set(data, "cached")  # what a damaged shard holds is not what the run read
     tracer = Tracer(data)
     if options.step is not None:
         return _step(tracer, run, options.step, options.text)

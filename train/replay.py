@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import tyro
 
-from data_prep.dataset.shards import open_data_set
+from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.order.training_stream import TrainingStream, read_windows
 from model.checkpoint import load_model
 from parallel.ranks import silence_other_ranks, start, user_errors
@@ -87,6 +87,7 @@ def _read_step(arguments: Arguments, box: dict[str, Any]) -> dict[int, np.ndarra
     data = open_data_set(arguments.data or Path(box["data"]))
     if data.fingerprint != box["data_fingerprint"]:
         raise ValueError(f"{data.folder} is not the run's data set; give the right one with --data")
+    check_data_set(data, "cached")  # what a damaged shard holds is not what the step read
     stream = TrainingStream(data.split("train"), box["seed"])
     first, length = box["first_window"], box["context_length"]
     return dict(enumerate(read_windows(stream, first, box["windows"], length), start=first))

@@ -1,12 +1,13 @@
-"""Compares files of a data set with its manifest, several at a time."""
+"""Compares files of a data set with its manifest, several at a time, as the disk holds them."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.dataset.disk_reading import hash_from_disk, opened_for_hashing
 from data_prep.dataset.shards import DataSet
-from storage.digest import file_sha256
 
 
 def differing_files(data: DataSet, digests: Sequence[tuple[str, str]], threads: int) -> list[str]:
@@ -18,9 +19,22 @@ def differing_files(data: DataSet, digests: Sequence[tuple[str, str]], threads: 
         tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="bytes") as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
-        hashed = pool.map(file_sha256, paths)
-        for path, (_, expected), size, digest in zip(paths, digests, sizes, hashed, strict=True):
+        hashed = pool.map(_hash, paths)
+        for path, (_, expected), size, (digest, same) in zip(
+            paths, digests, sizes, hashed, strict=True
+        ):
             bar.update(size)
             if digest != expected:
                 found.append(f"{path} has sha256 {digest}, the manifest says {expected}")
+            elif not same:
+                found.append(
+                    f"{path} is right on the disk, but this machine's memory held other bytes of "
+                    "it until now; have its memory tested"
+                )
     return found
+
+
+def _hash(path: Path) -> tuple[str, bool]:
+    """sha256 of the file on the disk, and whether the page cache had the same."""
+    with opened_for_hashing(path, None) as descriptor:
+        return hash_from_disk(descriptor, float("inf"), lambda _: False)

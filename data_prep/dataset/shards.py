@@ -201,6 +201,9 @@ def check_data_set(data: DataSet, mode: _CheckMode, share: tuple[int, int] = (0,
     index, count = share
     # One file of cached digests for each process, so that none overwrites another's.
     cache = DigestCache(data.folder / f".digests-{index}-of-{count}.json")
+    # What other processes have hashed counts too: another number of ranks, or a tool, hashes less.
+    for other in data.folder.glob(".digests-*.json"):
+        cache.known = DigestCache(other).known | cache.known
     if mode == "full":
         cache.known = {}
     shards = (*data.manifest.train.shards, *data.manifest.val.shards)

@@ -129,3 +129,14 @@ def test_the_script_gives_one_json_value(made):
     value = json.loads(done.stdout)
     assert value["tokens"] == 128
     assert value["documents"][0].keys() >= {"document", "epoch", "source", "row", "text"}
+
+
+@pytest.mark.fault("D10", injected="one byte of a shard, then a lookup")
+def test_a_damaged_shard_is_named_instead_of_what_it_now_holds(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "copy", symlinks=True)
+    path = folder / "data" / "train_000001.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train_000001\.npy has sha256"):
+        ask(folder, step=0)

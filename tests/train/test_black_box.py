@@ -1,6 +1,7 @@
 """A run that gives up leaves what is needed to see why, and the fault can be replayed."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,17 @@ def test_the_box_names_the_step_the_weights_the_module_and_the_device(box):
     assert {f["broken_at"] for f in found["findings"]} == {"ln_f"}
     assert "cpu" in found["ranks"][0]
     assert found["config"]["batch_tokens"] == 128
+
+
+@pytest.mark.fault("D10", injected="one byte of a shard, then a replay of a bad step")
+def test_a_step_is_not_replayed_with_what_a_damaged_shard_holds(box, data, tmp_path):
+    other = shutil.copytree(data, tmp_path / "set")
+    path = other / "train_000000.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train_000000\.npy has sha256"):
+        replay(Arguments(box, data=other))
 
 
 def test_the_box_holds_the_windows_of_the_step_and_their_text(box, data):

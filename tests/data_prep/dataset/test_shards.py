@@ -201,6 +201,17 @@ def test_a_byte_changed_in_place_with_its_time_set_back_is_found(folder, monkeyp
         check_data_set(open_data_set(folder), "cached")
 
 
+def test_what_another_number_of_processes_has_hashed_is_not_hashed_again(folder, monkeypatch):
+    monkeypatch.setattr(digest, "_COARSEST_CLOCK_NS", 0)  # its files are a moment old
+    data = open_data_set(folder)
+    for index in range(3):
+        check_data_set(data, "cached", share=(index, 3))
+    hashed = []
+    monkeypatch.setattr(digest, "file_sha256", hashed.append)
+    check_data_set(data, "cached")
+    assert hashed == []
+
+
 def test_a_share_checks_its_own_shards_and_no_other(folder):
     content = bytearray((folder / "train_000001.npy").read_bytes())
     content[-1] ^= 1
