@@ -22,6 +22,7 @@ from parallel.ranks import Ranks
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, verify_checkpoint
 from storage.option_values import AtMost, own_path
+from storage.ownership.latest import follow_latest
 
 REFERENCE_VAL_TOKENS = 2_097_152  # validation tokens of the reference run
 VAL_MICRO_BATCH = 8
@@ -153,6 +154,7 @@ def load_subject(checkpoint: Path, ranks: Ranks) -> Subject:
 
     Raises: ValueError on every rank if the checkpoint cannot be loaded on one of them.
     """
+    checkpoint = follow_latest(checkpoint)
 
     def load() -> Subject:
         if ranks.is_main:
@@ -165,7 +167,7 @@ def load_subject(checkpoint: Path, ranks: Ranks) -> Subject:
 
 def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOptions:
     """`options`, where data set and validation tokens, if not given, are those of the training."""
-    path = checkpoint / STATE_FILE
+    path = follow_latest(checkpoint) / STATE_FILE
     state = read_json(path) if path.is_file() else {}
     data = options.data
     if data is None and state.get("data"):

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.gpt import GPT
-from storage.atomic import read_json, write_json
+from storage.atomic import put_json, read_json
+from storage.ownership.latest import follow_latest
 
 _MODEL_FORMAT = 1
 _DTYPE = "F32"  # of every tensor, by its name in safetensors
@@ -28,7 +29,7 @@ def save_model(folder: Path, model: GPT) -> None:
 
 def save_weights(folder: Path, config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
     """Write a shape and weights in host memory into `folder`, which must exist."""
-    write_json(folder / "model.json", {"format": _MODEL_FORMAT, "config": asdict(config)})
+    put_json(folder / "model.json", {"format": _MODEL_FORMAT, "config": asdict(config)})
     write_tensors(folder / "model.safetensors", weights)
 
 
@@ -48,7 +49,7 @@ def load_config(folder: Path) -> GPTConfig:
 
     Raises: ValueError if there is none, or if this version cannot read its format or fields.
     """
-    path = folder / "model.json"
+    path = follow_latest(folder) / "model.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} holds no model.json; give a checkpoint folder such as {_EXAMPLE}"
@@ -75,7 +76,7 @@ def load_weights(folder: Path, model: GPT, cut_context: bool = False) -> None:
     `cut_context`: the model may have a shorter position table, which takes the first rows.
     Raises: ValueError naming the first tensor that is missing, unknown or of another shape.
     """
-    path = folder / "model.safetensors"
+    path = follow_latest(folder) / "model.safetensors"
     own = dict(named_weights(model))
     try:
         with safe_open(path, framework="pt") as file:
@@ -129,7 +130,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
     Raises: ValueError as load_config and load_weights do.
     """
     config = load_config(folder)
-    _check_size(folder / "model.safetensors", config)
+    _check_size(follow_latest(folder) / "model.safetensors", config)
     model = GPT(config)
     load_weights(folder, model)
     return model.to(device).eval()

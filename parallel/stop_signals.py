@@ -78,6 +78,11 @@ class StopRequest:
         if self.stop_at is not None and time.time() + seconds_needed >= self.stop_at:
             self._request("stop-at")
 
+    def give_up(self, reason: str) -> None:
+        """Request a stop of all ranks that must not save: the caller says why."""
+        if not self.wanted:
+            self.wanted, self.reason = True, reason
+
     def _numbers(self) -> list[signal.Signals]:
         # nohup sets SIGHUP to be ignored: the process is to outlive its terminal.
         return [

@@ -5,13 +5,14 @@ gigabytes for one. The next that writes a folder beside it removes it. Also read
 on its size, and write arrays.
 """
 
+import errno
 import json
 import logging
 import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
@@ -22,6 +23,12 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
+# What file systems answer that cannot flush a folder, such as those of VirtualBox, WSL's network
+# drives and old CIFS. They write entries at once or not at all: there is nothing else to try.
+_NO_FOLDER_FSYNC = {
+    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY),
+    *(errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR),
+}
 _MAX_JSON_BYTES = 64 << 20  # a manifest of 100,000 shards fits; a larger file is not one of ours
 
 
@@ -79,14 +86,18 @@ def _is_alive(process: int) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's entries (new names, renames) survive a power cut."""
+    """Make the folder's entries (new names, renames) survive a power cut, if that can be done."""
     # fsync of a file does not flush its entry in the folder:
     # https://man7.org/linux/man-pages/man2/fsync.2.html
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FSYNC:
+            raise
 
 
 def sync_file(path: Path) -> None:
@@ -121,7 +132,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, completely or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _as_text(value))
+
+
+def put_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON into a folder that exists and has not got its name yet."""
+    path.write_text(_as_text(value), encoding="utf-8")
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -142,10 +162,15 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not readable JSON ({error}); it is damaged") from error
 
 
+def _may_rename() -> None:
+    """Nothing speaks against it."""
+
+
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, check: Callable[[], None] = _may_rename) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes the name `path` only if the block succeeds.
 
+    `check` is called just before that, and may raise an error.
     Raises: FileExistsError if `path` exists already; nothing is overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,13 +180,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        publish_folder(temporary, path)
+        publish_folder(temporary, path, check)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def publish_folder(temporary: Path, path: Path) -> None:
-    """Flush everything below `temporary` and rename it to `path`.
+def publish_folder(temporary: Path, path: Path, check: Callable[[], None] = _may_rename) -> None:
+    """Flush everything below `temporary` and rename it to `path`, unless `check` raises an error.
 
     Raises: FileExistsError if `path` exists already.
     """
@@ -173,6 +198,7 @@ def publish_folder(temporary: Path, path: Path) -> None:
     sync_folder(temporary)
     if path.exists():
         raise FileExistsError(f"{path} exists already; move it away or choose another folder")
+    check()
     temporary.rename(path)
     sync_folder(path.parent)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from storage.atomic import new_file, read_json, write_json
 from storage.digest import fingerprint
+from storage.ownership.latest import follow_latest
 
 END_OF_TEXT = "<|endoftext|>"
 _META_KEYS = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
@@ -121,6 +122,7 @@ def _read_ranks(path: Path, sha256: str) -> bytes:
 
 def read_byte_pairs(folder: Path) -> BytePairs:
     """The tokenizer in `folder`. Raises: ValueError if it is missing, damaged or too large."""
+    folder = follow_latest(folder)
     path = folder / "meta.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no tokenizer (no meta.json); copy the whole folder again")

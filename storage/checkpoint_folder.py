@@ -4,10 +4,11 @@ The contents of the files belong to model/checkpoint.py (weights) and to
 train/checkpoints/checkpoint.py (the rest of a run).
 """
 
+import re
 import shutil
 from pathlib import Path
 
-from storage.atomic import read_json, write_json
+from storage.atomic import put_json, read_json
 from storage.digest import file_sha256
 
 MANIFEST = "MANIFEST.json"
@@ -15,11 +16,26 @@ _MANIFEST_FORMAT = 1
 _PREFIX = "step_"
 _WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.json"  # of training: its content belongs to train/checkpoints/checkpoint.py
+OPTIMIZER_FILE = "optimizer.safetensors"
+_RESULTS_FILE = "results.json"
+_MODEL_FILES = ("model.json", _WEIGHTS_FILE)  # of every checkpoint, an imported model's too
+# What a resume needs beside them.
+RESUME_FILES = (STATE_FILE, OPTIMIZER_FILE, _RESULTS_FILE)
+
+
+class NewerFormat(ValueError):
+    """A checkpoint that a newer version wrote: it is sound, but this version cannot read it."""
 
 
 def step_name(step: int) -> str:
     """The name of the checkpoint, or of another folder, of this step."""
     return f"{_PREFIX}{step:06d}"
+
+
+def is_step_name(name: str) -> bool:
+    """Whether this is the name of a complete checkpoint of some step."""
+    digits = name.removeprefix(_PREFIX)
+    return re.fullmatch("[0-9]+", digits) is not None and name == step_name(int(digits))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -30,7 +46,7 @@ def step_of(checkpoint: Path) -> int:
 def checkpoints_in(folder: Path) -> list[Path]:
     """All complete checkpoints in a folder, newest first, damaged ones too."""
     # A save in progress, a broken one and `latest` have other names.
-    named = (path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit())
+    named = (path for path in folder.glob(f"{_PREFIX}*") if is_step_name(path.name))
     return sorted(filter(Path.is_dir, named), key=step_of, reverse=True)
 
 
@@ -56,13 +72,14 @@ def write_manifest(folder: Path) -> None:
         str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
         for p in files
     }
-    write_json(folder / MANIFEST, {"format": _MANIFEST_FORMAT, "files": entries})
+    put_json(folder / MANIFEST, {"format": _MANIFEST_FORMAT, "files": entries})
 
 
-def verify_checkpoint(folder: Path) -> None:
-    """Check every file of a checkpoint against its manifest.
+def verify_checkpoint(folder: Path, also: tuple[str, ...] = ()) -> None:
+    """Check every file of a checkpoint against its manifest, which must list the model's files.
 
-    Raises: ValueError naming the first file that is missing or differs.
+    `also` are other files that it must list. Raises: ValueError naming the first file that is
+    missing or differs.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -74,7 +91,14 @@ def verify_checkpoint(folder: Path) -> None:
             f"{folder} is not a complete checkpoint (no {MANIFEST}); "
             "give a folder such as runs/gpt2/checkpoints/latest"
         )
-    for name, size, digest in _manifest_entries(folder / MANIFEST):
+    entries = _manifest_entries(folder / MANIFEST)
+    for name in (*_MODEL_FILES, *also):
+        if all(name != listed for listed, *_ in entries):
+            raise ValueError(
+                f"{folder / MANIFEST} does not list {name}, so this checkpoint is not complete; "
+                "use another one"
+            )
+    for name, size, digest in entries:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} is a link that leads outside its folder; do not use it")
@@ -125,7 +149,8 @@ def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{manifest} is not a manifest ({error!r}); it is damaged") from error
     if version != _MANIFEST_FORMAT:
-        raise ValueError(
+        newer = type(version) is int and version > _MANIFEST_FORMAT
+        raise (NewerFormat if newer else ValueError)(
             f"{manifest} is of format {version}, this version reads {_MANIFEST_FORMAT}; it is "
             "damaged, or update Ratchet"
         )

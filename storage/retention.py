@@ -33,8 +33,9 @@ class Retention:
     def sweep(self, folder: RunFolder) -> list[Path]:
         """Delete the checkpoints that no rule keeps; returns them.
 
-        A damaged checkpoint does not count as one of the newest. Call this only after a new
-        checkpoint was written: until then the one that the run was resumed from must stay.
+        A damaged checkpoint does not count as one of the newest, and one of another run stays. Call
+        this only after a new checkpoint was written: until then the one that the run was resumed
+        from must stay. Raises: FolderLost if the folder is no longer this process's.
         """
         found = folder.all_checkpoints()
         kept = self._best(found) | {p for p in found if self.every and step_of(p) % self.every == 0}
@@ -47,6 +48,7 @@ class Retention:
             elif len(found) > self.newest and self._is_undamaged(checkpoint):
                 undamaged += 1
         for checkpoint in deleted:
+            folder.check()
             delete_checkpoint(checkpoint)
         return deleted
 

@@ -1,6 +1,6 @@
 """The folder of a run: its paths, lock, status, checkpoints and record of starts.
 
-config.json       settings of the last start
+config.json       settings of the last start, and the run's identity
 status.json       state of the run, for scripts and watchers
 lock              held by the process that writes to the folder
 metrics.jsonl     one line for each step
@@ -12,25 +12,28 @@ checkpoints/latest -> step_000500
 """
 
 import logging
-import os
+import re
 import shutil
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from storage.atomic import sync_folder, write_json
+from storage.atomic import write_json
 from storage.checkpoint_folder import (
+    RESUME_FILES,
+    STATE_FILE,
+    NewerFormat,
     checkpoints_in,
-    free_path,
     set_aside,
     step_name,
     verify_checkpoint,
 )
 from storage.json_lines import append_line
-from storage.locks import take_lock, take_lock_within
+from storage.locks import take_lock
+from storage.ownership.folder_lock import FolderLock
+from storage.ownership.run_identity import RunIdentity
 from storage.records.run_records import (
     State,
     checked_config,
@@ -38,12 +41,20 @@ from storage.records.run_records import (
     set_aside_damaged_status,
     set_aside_unusable,
 )
-from storage.system_modules import FCNTL as fcntl
 
-# Files that a start leaves if it ends before it has written config.json.
-_EXPECTED_NAMES = ("lock", "status.json", "starts.jsonl", "metrics.jsonl", "tensorboard")
-LOCK_PATIENCE_SECONDS = 2.0  # `is_locked` of a watching process holds a free lock for an instant
+# What a run writes, but for what a start leaves that is killed before it has written config.json:
+# lock, status, starts, metrics. (Black boxes, samples and checkpoints are in folders.)
+_WRITTEN_BY_A_RUN = (
+    *("metrics.discarded.jsonl", "evals.jsonl", "samples", "blackbox", "loss.png"),
+    *("flight_recorder", "checkpoints"),
+)
+# A file or folder on its way to its name: `.config.json.HOST.PID.partial`.
+_UNFINISHED = re.compile(r"\..+\.\d+\.partial|\.metrics\.jsonl\.partial|\.latest\.\d+|\.rehearsal")
 log = logging.getLogger(__name__)
+
+
+def _no_further_check(checkpoint: Path) -> None:
+    """Accept every checkpoint that is as its manifest says."""
 
 
 class RunFolder:
@@ -66,70 +77,80 @@ class RunFolder:
         self.starts = path / "starts.jsonl"
         self.attempt: dict[str, int] = {}
         """Count of restarts (train/recovery/restarts.py); `write_status` adds it to status.json."""
-        self._lock: IO[str] | None = None
+        self.identity: RunIdentity | None = None
+        """Whose checkpoints count. None: all do, as for a reader of another run."""
+        self._foreign: dict[tuple[str, int], str] = {}
+        """Why a checkpoint is of another run, by its name and the time of its state file."""
+        self._lock = FolderLock(path / "lock")
 
     def lock(self, job: str = "") -> None:
         """Become the folder's only writer until `unlock` or the end of this process.
 
         Raises: ValueError naming the holder (host, pid and batch job) if another one writes here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        # "a+" does not truncate: until the lock is taken, the content names its holder.
-        file = (self.path / "lock").open("a+", encoding="utf-8")
-        if not _take(file):
-            file.seek(0)
-            holder = file.read().strip() or "an unknown process"
-            file.close()
-            raise ValueError(
-                f"{self.path} is being written by {holder}; stop that run or choose another --out"
-            )
-        file.seek(0)
-        file.truncate()
-        of_job = f", job {job}" if job else ""
-        file.write(f"{_this_process()}{of_job}\n")
-        file.flush()
-        self._lock = file
+        self._lock.take(job)
+
+    def follow(self) -> None:
+        """On the other ranks, once rank 0 has locked the folder: notice when it is lost."""
+        self._lock.follow()
 
     def unlock(self) -> None:
         """Release the lock, so that another process may write to the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
+
+    def check(self) -> None:
+        """Must be called before each write. Raises: FolderLost if the folder is no longer ours."""
+        self._lock.check()
+
+    def check_now_and_then(self) -> None:
+        """The same, but it looks only every few seconds: for a loop of short steps."""
+        self._lock.check_now_and_then()
+
+    @property
+    def run_id(self) -> str:
+        """The run's identity, once it is known."""
+        return "" if self.identity is None else self.identity.run_id
+
+    @property
+    def lost(self) -> str:
+        """Why nothing more may be written, as the last `check` found; empty while that is fine."""
+        return self._lock.lost
 
     def is_ours(self) -> bool:
         """Whether this process holds the lock, also through another RunFolder."""
-        try:
-            holder = (self.path / "lock").read_text(encoding="utf-8")
-        except OSError:
-            return False
-        return holder.startswith(_this_process()) and self.is_locked()
+        return self._lock.is_held_here()
 
     def is_locked(self) -> bool:
-        """Whether a process writes to the folder; also True on a file system without locks.
-
-        Do not poll this often: it takes a free lock for an instant, which delays a writer's `lock`.
-        """
-        try:
-            with (self.path / "lock").open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        """Whether a process writes to the folder; see `FolderLock.is_locked`."""
+        return self._lock.is_locked()
 
     def unexpected_files(self) -> list[str]:
-        """Names of foreign files in a folder that is no run folder yet: --out may be mistyped."""
+        """What is in the way in a folder that is no run folder yet: --out may be mistyped.
+
+        Only names that a run would write count. Others, such as a log, are the user's.
+        """
         if self.config.is_file() or not self.path.exists():
             return []
-        names = sorted(path.name for path in self.path.iterdir())
-        return [n for n in names if n not in _EXPECTED_NAMES and not n.endswith(".partial")]
+        return [name for name in _WRITTEN_BY_A_RUN if self._has_content(name)]
+
+    def _has_content(self, name: str) -> bool:
+        path = self.path / name
+        if path == self.checkpoints:  # which may be a link to another disk
+            return bool(self.all_checkpoints())
+        return any(path.iterdir()) if path.is_dir() else path.exists()
+
+    def write_config(self, record: dict[str, Any]) -> None:
+        """Write config.json. Raises: FolderLost if the folder is no longer this process's."""
+        self.check()
+        write_json(self.config, record)
 
     def write_status(self, state: State, step: int, reason: str = "") -> bool:
         """Write the state of the run to status.json; returns whether the disk has taken it.
 
         It only reports, so a disk that does not take it is logged and ends nothing.
+        Raises: FolderLost if the folder is no longer this process's.
         """
+        self.check()
         # Scripts read this file: torchrun's exit code does not show how the run ended.
         attempt = self.attempt if state in ("running", "failed") else {}
         try:
@@ -170,14 +191,45 @@ class RunFolder:
         return self.checkpoints / step_name(step)
 
     def all_checkpoints(self) -> list[Path]:
-        """Complete checkpoints, newest first, damaged ones too."""
-        return checkpoints_in(self.checkpoints)
+        """Complete checkpoints of this run, newest first, damaged ones too.
 
-    def recover_newest_checkpoint(self) -> Path | None:
-        """Find the newest undamaged checkpoint, and rename the damaged ones that are newer."""
+        One of another run is named in the log, once, and otherwise left alone.
+        """
+        return [path for path in checkpoints_in(self.checkpoints) if not self.why_foreign(path)]
+
+    def why_foreign(self, checkpoint: Path) -> str:
+        """What shows that a checkpoint here is another run's, or not what its name says."""
+        if self.identity is None:
+            return ""
+        try:
+            key = checkpoint.name, (checkpoint / STATE_FILE).stat().st_mtime_ns
+        except OSError:
+            return ""
+        if key not in self._foreign:
+            self._foreign[key] = found = self.identity.difference(checkpoint)
+            if found:
+                log.warning(
+                    "%s is not a checkpoint of this run (%s); it is left alone and never resumed "
+                    "from",
+                    checkpoint,
+                    found,
+                )
+        return self._foreign[key]
+
+    def recover_newest_checkpoint(
+        self, check: Callable[[Path], None] = _no_further_check
+    ) -> Path | None:
+        """Find the newest sound checkpoint, and rename the damaged ones that are newer.
+
+        `check` may find more than a wrong digest, and then raises ValueError.
+        Raises: NewerFormat if a newer version wrote it: nothing is passed over for that.
+        """
         for folder in self.all_checkpoints():
             try:
-                verify_checkpoint(folder)
+                verify_checkpoint(folder, RESUME_FILES)
+                check(folder)
+            except NewerFormat:
+                raise
             except OSError as error:  # it may be readable later, so it keeps its name
                 log.warning("%s cannot be read now (%s), trying the one before", folder, error)
             except ValueError as error:
@@ -186,26 +238,25 @@ class RunFolder:
                 return folder
         return None
 
-    def point_latest_at(self, folder: Path) -> None:
-        """Make `checkpoints/latest` a link to `folder`, atomically."""
-        link = self.checkpoints / "latest"
-        temporary = self.checkpoints / f".latest.{os.getpid()}"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(folder.name)
-        if link.is_dir() and not link.is_symlink():  # after a copy that followed links
-            link.rename(free_path(link.with_name("latest.copied")))
-        # Rename over the old link: between unlink and symlink a reader would find no `latest`.
-        temporary.replace(link)
-        sync_folder(self.checkpoints)
-
     def remove_unfinished(self) -> None:
-        """Delete incomplete checkpoints of a killed process; call this with the lock held."""
-        for temporary in self.checkpoints.glob(".step_*.partial"):
-            shutil.rmtree(temporary, ignore_errors=True)
+        """Delete what killed processes left unfinished; call this with the lock held."""
+        # Nobody else writes here under such a name: a watcher has evals.jsonl and event files.
+        folders = (self.path, self.checkpoints, self.samples, self.path / "blackbox")
+        for path in (p for folder in folders for p in folder.glob(".*")):
+            if not _UNFINISHED.fullmatch(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def emergency_save_lock(self) -> Iterator[None]:
-        """Let one process at a time into the block: after a rank died, all others try to save."""
+        """Let one process at a time into the block: after a rank died, all others try to save.
+
+        Raises: FolderLost if the folder is no longer this run's.
+        """
+        self.check()
         # A second lock file, because rank 0 holds the first one until its process ends.
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         with (self.checkpoints / ".survivors").open("a+") as file:
@@ -213,21 +264,9 @@ class RunFolder:
             yield
 
 
-def _this_process() -> str:
-    return f"pid {os.getpid()} on {socket.gethostname()}"
-
-
-def _take(file: IO[str]) -> bool:
-    """Take the lock; False if another process keeps it."""
-    try:
-        take_lock_within(file, fcntl.LOCK_EX, LOCK_PATIENCE_SECONDS)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def record_start(folder: RunFolder, attempt: dict[str, int], **facts: Any) -> None:
     """Append a line to `starts.jsonl`: time, count of restarts, and the facts of this start."""
+    folder.check()
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **attempt, **facts}
     try:
         append_line(folder.starts, line)

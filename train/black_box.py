@@ -79,6 +79,7 @@ def _write(run: Run, skipped: Skipped, exact: bool, told: list[Any], findings: F
         box["layers"] = {name: _plain(asdict(layer)) for name, layer in of_layers.items()}
     with suppress(OSError):  # the shards may be what could not be read
         box["text"] = _texts(run, skipped, [f for _, found, *_ in told for f in found])
+    run.folder.check()
     path = free_path(run.folder.path / "blackbox" / f"step_{skipped.step:06d}")
     with new_folder(path) as aside:
         write_json(aside / "box.json", box)

@@ -20,21 +20,21 @@ from model.fused_loss import fuses_loss
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
-from parallel.collectives import any_rank, on_main, together
+from parallel.collectives import together
 from parallel.data_parallel import replicate
-from parallel.ranks import Ranks, is_restart, job_id
+from parallel.ranks import Ranks
 from parallel.shared_errors import SharedError
 from parallel.stop_signals import StopRequest, parse_time
-from storage.atomic import read_json, write_json
+from storage.atomic import read_json
 from storage.checkpoint_folder import step_of
 from storage.metrics import Metrics
+from storage.ownership.run_identity import RUN_ID, identity_of
 from storage.retention import Retention
 from storage.run_folder import RunFolder, record_start
 from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validation_loss_of
-from train.checkpoints.config_changes import warn_if_not_bitwise_same
-from train.checkpoints.disk_space import check_writable
+from train.checkpoints.config_changes import processors, warn_if_not_bitwise_same
 from train.checkpoints.host_copy import HostCopy
 from train.config import Config
 from train.guards.data_recheck import data_recheck
@@ -45,13 +45,12 @@ from train.memory.forecast import Forecast, compiles, memory_at_first
 from train.memory.micro_batch import (
     find_runnable_micro_batch,
     request_smaller_micro_batch,
-    smaller_requested,
 )
 from train.optimizers.registry import build_optimizer
 from train.preflight.inputs import Inputs
 from train.progress import Progress
 from train.recovery.metric_logs import load_guard_history, open_metric_log
-from train.recovery.restarts import count_restart
+from train.recovery.run_folder_start import take_folder
 from train.run import Cursor, Run
 from train.step import Learner
 
@@ -99,7 +98,7 @@ def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | 
     config = config.with_sizes(inputs.val_tokens, inputs.warmup_steps)
     stop = stop or StopRequest()
     stop.stop_at = None if config.stop_at is None else parse_time(config.stop_at)
-    folder, checkpoint = _take_folder(config, ranks)
+    folder, checkpoint = take_folder(config.out, ranks, inputs.resumable)
     try:
         _check_steps_left(config, inputs, checkpoint)
         return _assemble(config, ranks, inputs, folder, checkpoint, stop)
@@ -173,30 +172,6 @@ def _restore(
     return position, read_json(checkpoint / "results.json")
 
 
-def _take_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, Path | None]:
-    """Lock the folder on rank 0 and find the checkpoint to continue from, for all ranks."""
-    folder = RunFolder(config.out)
-    # Each machine's torchrun counts only the restarts of its own ranks.
-    restarted = any_rank(is_restart(), ranks.device)
-    try:
-        checkpoint, folder.attempt = on_main(partial(_lock, folder, restarted))
-    except BaseException:  # also a signal must not leave the folder locked
-        folder.unlock()
-        raise
-    return folder, checkpoint
-
-
-def _lock(folder: RunFolder, restarted: bool) -> tuple[Path | None, dict[str, int]]:
-    """Lock the folder; returns its newest sound checkpoint and the count of this attempt."""
-    folder.lock(job_id())
-    check_writable(folder)
-    folder.remove_unfinished()
-    folder.set_aside_damaged()
-    checkpoint = folder.recover_newest_checkpoint()
-    halves = smaller_requested(folder)
-    return checkpoint, count_restart(folder, _step_of(checkpoint), restarted, halves=halves)
-
-
 def _check_steps_left(config: Config, inputs: Inputs, checkpoint: Path | None) -> None:
     """Raises: ValueError on all ranks if the checkpoint is past the run's last step."""
     step = _step_of(checkpoint)
@@ -255,21 +230,24 @@ def _announce(run: Run, inputs: Inputs) -> None:
         "compiled": str(compiles(config, ranks.device)),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        **processors(ranks),
     }
     log.info("%s", "  ".join(f"{key} {value}" for key, value in settings.items()))
-    if not ranks.is_main:
-        return
     record = {
+        RUN_ID: run.folder.run_id,
         "config": config.as_json(run.model.config, plan.micro_batch),
         "data_fingerprint": run.data.fingerprint,
         "run": settings,
     }
+    run.folder.identity = identity_of(record)
+    if not ranks.is_main:
+        return
     warn_if_not_bitwise_same(run.folder, settings)
     if inputs.changes:
         log.info("changed: %s", "; ".join(map(str, inputs.changes)))
     changed = [asdict(change) for change in inputs.changes]
     sizes = {"world_size": plan.world_size, "micro_batch": plan.micro_batch}
     record_start(run.folder, run.folder.attempt, **sizes, changed=changed)
-    write_json(run.folder.config, record)  # the settings of this start replace the recorded ones
+    run.folder.write_config(record)  # the settings of this start replace the recorded ones
     run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
     run.folder.write_status("running", run.step)

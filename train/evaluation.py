@@ -12,6 +12,7 @@ from eval.tasks.val_loss import validation_loss
 from parallel.collectives import StopAgreed
 from storage.atomic import write_text
 from storage.metrics import Metrics
+from storage.ownership.folder_lock import FolderLost
 from train.run import Run
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def evaluate(run: Run) -> None:
         except StopAgreed:
             run.progress.stop_agreed = True
             return
+        except FolderLost:  # the loop ends with the next steps, and says so
+            continue
         # A measurement fails on every rank alike. Samples fail on rank 0, and nobody waits for it.
         except (ValueError, OSError) as error:
             log.error("%s at step %d failed (%s); training continues", name, run.step, error)
@@ -87,6 +90,7 @@ def _sample(run: Run) -> dict[str, float]:
         f"> {prompt or '<|endoftext|>'}\n{text}"
         for prompt, text in zip(config.prompts, texts, strict=True)
     )
+    run.folder.check()
     write_text(run.folder.samples / f"step_{run.step:06d}.txt", page + "\n")
     run.metrics.write_text(run.step, "samples", page)
     return {}

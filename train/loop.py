@@ -43,7 +43,8 @@ def train(run: Run) -> State:
         run.write_line()  # of the step before, while this one runs
         progress.launched(step, lr, batch.first_window, run.tokens, values, extra)
 
-    profiled.close()
+    if not run.folder.lost:
+        profiled.close()
     run.write_line()
     check_before_last_save(run)
     if progress.stop_agreed:

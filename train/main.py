@@ -16,6 +16,7 @@ from train.command_line import parse
 from train.preflight.dry_run import dry_run
 from train.preflight.inputs import check_inputs
 from train.recovery.ending import finish, record_early_preemption
+from train.recovery.run_folder_start import confirm_finished
 from train.report import finished_notice
 
 log = logging.getLogger("train")
@@ -33,6 +34,8 @@ def main() -> None:
                 config.device, deterministic=config.deterministic, watched=True, whole_job=True
             )
             inputs = check_inputs(config, ranks)
+            if inputs.finished and not confirm_finished(config.out, inputs.steps, inputs.resumable):
+                inputs = check_inputs(config, ranks)
             run = None if inputs.finished else build_run(config, ranks, inputs, stop_request)
             if run is not None:
                 dry_run(run)

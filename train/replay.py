@@ -24,6 +24,7 @@ from model.checkpoint import load_model
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import read_json
 from storage.checkpoint_folder import step_of, verify_checkpoint
+from storage.ownership.latest import follow_latest
 from storage.run_folder import RunFolder
 from storage.script_options import parse_options
 from train.black_box import FORMAT
@@ -67,8 +68,9 @@ def _weights_of(arguments: Arguments, box: dict[str, Any]) -> tuple[Path, str]:
     """
     folder = arguments.box
     if arguments.checkpoint is not None:
-        verify_checkpoint(arguments.checkpoint)
-        return arguments.checkpoint, f"weights of {arguments.checkpoint}"
+        checkpoint = follow_latest(arguments.checkpoint)
+        verify_checkpoint(checkpoint)
+        return checkpoint, f"weights of {arguments.checkpoint}"
     if (folder / "model.safetensors").is_file():
         state = "those of the step" if box["weights_are_the_steps"] else "newer than the step"
         return folder, f"weights of the box, {state}"

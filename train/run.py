@@ -3,7 +3,7 @@
 import faulthandler
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from parallel.collectives import set_collective_timeout
 from parallel.ranks import Ranks
 from parallel.stop_signals import StopRequest
 from storage.metrics import MetricLog, Metrics
+from storage.ownership.folder_lock import FolderLost
 from storage.run_folder import RunFolder, record_start
 from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
@@ -168,12 +169,17 @@ class Run:
     def heartbeat(self) -> None:
         """Show that this process makes progress, and ask for a stop if there is a reason.
 
-        Damaged data are one, on the rank that read them. Rank 0 also checks the time limit.
+        Damaged data are one, on the rank that read them. Rank 0 also checks the folder and the
+        time limit.
         """
         self.recheck.note(self.step)
         if self.recheck.damage is not None and not self.stop.wanted:
             self.stop.wanted, self.stop.reason = True, "damaged training data"
         if self.ranks.is_main:
+            with suppress(FolderLost):
+                self.folder.check_now_and_then()
+            if self.folder.lost:  # perhaps noticed by the thread that saves
+                self.stop.give_up(self.folder.lost)
             steps_ahead = _STEPS_TO_A_STOP * self.progress.clock.step_seconds
             needed = 2 * self.saver.longest_seconds + steps_ahead + _SPARE_SECONDS
             self.stop.check_time_limit(needed)
@@ -246,6 +252,7 @@ class Run:
             lines=[line for line in self.metrics.recent if line["step"] < self.step],
             windows=self.cursor.windows,
             guard=self.progress.guard.history(self.step),
+            run_id=self.folder.run_id,
         )
 
     def contents(self, tensors: dict[str, Tensor]) -> CheckpointContents:

@@ -2,8 +2,10 @@
 
 import logging
 import time
+from contextlib import suppress
 
 from parallel.collectives import broadcast_object, set_collective_timeout
+from storage.ownership.folder_lock import FolderLost
 from train.checkpoints.checkpoint import validation_loss_of
 from train.checkpoints.host_copy import state_tensors
 from train.checks import is_compared
@@ -79,13 +81,17 @@ def save_and_wait(run: Run) -> None:
     """Write a checkpoint of the present step and wait until it is on disk.
 
     The other ranks wait as well, so that one of them can write it if rank 0 dies meanwhile.
-    Raises: OSError if it cannot be written.
+    Raises: OSError if it cannot be written. FolderLost on every rank, without a save, if the run
+    folder is no longer this run's.
     """
     set_collective_timeout(LAST_SAVE_SECONDS)
     run.arm_watchdog(LAST_SAVE_SECONDS)
     if run.ranks.is_main:
         run.saver.wait()
-        if run.saver.saved_step != run.step:
+        with suppress(FolderLost):
+            run.folder.check()
+        if run.saver.saved_step != run.step and not run.folder.lost:
             save(run)
             run.saver.wait_or_raise()
-    broadcast_object(run.step)
+    if lost := broadcast_object(run.folder.lost):
+        raise FolderLost(lost)

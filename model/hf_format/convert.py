@@ -25,6 +25,7 @@ from model.hf_format.weights import (
 from storage.atomic import new_folder, read_json, write_json, write_text
 from storage.byte_pairs import BytePairs, gpt2_byte_pairs, read_byte_pairs, write_byte_pairs
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
+from storage.ownership.latest import follow_latest
 
 # An embedding is padded for speed: GPT-2's 50,257 rows to 50,304, a multiple of 64 and 128; others
 # to a multiple of up to 1,024 (128 for each of 8 ranks, as Megatron-LM does).
@@ -141,6 +142,7 @@ def export_model(checkpoint: Path, out: Path) -> None:
     Raises: ValueError if the checkpoint is damaged, or no class of transformers fits its shape.
     """
     _check_absent(out)
+    checkpoint = follow_latest(checkpoint)
     verify_checkpoint(checkpoint)
     model, pairs = load_model(checkpoint), read_byte_pairs(checkpoint / "tokenizer")
     if pairs.n_vocab != model.config.vocab_size:

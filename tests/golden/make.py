@@ -79,6 +79,8 @@ def furnished(folder: Path) -> Path:
     shutil.copytree(INPUTS, folder / "inputs")
     (folder / "notes").mkdir()
     (folder / "notes" / "todo.txt").write_text("rest")
+    (folder / "essays" / "samples").mkdir(parents=True)
+    (folder / "essays" / "samples" / "one.txt").write_text("It was")
     return folder
 
 

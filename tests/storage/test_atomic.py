@@ -1,6 +1,8 @@
 """A file or folder is complete or absent, and bad JSON is refused by name."""
 
+import errno
 import os
+import stat
 
 import pytest
 
@@ -44,3 +46,48 @@ def test_json_that_would_fill_the_memory_is_refused_unread(tmp_path):
         ValueError, match=r"state\.json is 10737418240 bytes of JSON, but must be at"
     ):
         read_json(path)
+
+
+def fsync_fails(monkeypatch, number, folders):
+    """Let the kernel refuse to flush folders, or files."""
+    real = os.fsync
+
+    def refused(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == folders:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", refused)
+
+
+@pytest.mark.fault("S6", injected="fsync of folders refused with one of 5 errors", lost="0")
+@pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "EBADF", "EACCES", "ENOSYS"])
+def test_a_file_system_that_cannot_flush_folders_will_do(tmp_path, monkeypatch, name):
+    fsync_fails(monkeypatch, getattr(errno, name), folders=True)
+    with new_folder(tmp_path / "run") as temporary:
+        write_json(temporary / "a.json", {"x": 1})
+    assert read_json(tmp_path / "run" / "a.json") == {"x": 1}
+
+
+def test_a_folder_that_a_failing_disk_does_not_flush_is_an_error(tmp_path, monkeypatch):
+    fsync_fails(monkeypatch, errno.EIO, folders=True)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_json(tmp_path / "a.json", {})
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "EIO", "ENOSPC"])
+def test_a_file_that_is_not_flushed_is_always_an_error(tmp_path, monkeypatch, name):
+    fsync_fails(monkeypatch, getattr(errno, name), folders=False)
+    with pytest.raises(OSError, match=os.strerror(getattr(errno, name))):
+        write_json(tmp_path / "a.json", {})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_gets_no_name_if_a_check_just_before_speaks_against_it(tmp_path):
+    def refuse():
+        assert os.listdir(tmp_path) != []
+        raise ValueError("it is somebody else's")
+
+    with pytest.raises(ValueError, match="somebody else's"), new_folder(tmp_path / "run", refuse):
+        pass
+    assert os.listdir(tmp_path) == []

@@ -4,6 +4,7 @@ import pytest
 
 from storage.atomic import write_json
 from storage.checkpoint_folder import step_of, write_manifest
+from storage.ownership.latest import point_latest_at
 from storage.retention import Retention
 from storage.run_folder import RunFolder
 from tests.storage.checkpoints import checkpoint
@@ -18,7 +19,7 @@ def sweep(run, newest=1, every=0, best=0):
 def test_latest_follows_and_only_the_newest_are_kept(tmp_path):
     run = RunFolder(tmp_path)
     for step in (1, 2, 3):
-        run.point_latest_at(checkpoint(run, step))
+        point_latest_at(checkpoint(run, step))
     assert sweep(run, newest=2) == [2, 3]
     assert (run.checkpoints / "latest").resolve() == run.checkpoint(3).resolve()
 

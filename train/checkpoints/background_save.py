@@ -3,10 +3,12 @@
 import logging
 import threading
 import time
+from contextlib import suppress
 
 from safetensors import SafetensorError
 
 from storage.metrics import Metrics
+from storage.ownership.folder_lock import FolderLost
 from storage.retention import Retention
 from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import CheckpointContents, write_checkpoint
@@ -93,7 +95,8 @@ class BackgroundSave:
             self.host_copy.wait()
             path = write_checkpoint(self.folder, contents)
         except Exception as error:  # an error of a thread reaches nobody: the loop asks for it
-            self._error = _as_disk_error(error)
+            if not self._is_lost():  # of that the loop learns by itself
+                self._error = _as_disk_error(error)
             return
         self.saved_step = step
         seconds = time.perf_counter() - started
@@ -105,11 +108,22 @@ class BackgroundSave:
             1000 * stall_seconds,
             seconds,
         )
-        try:
-            self.folder.write_status("running", step)
-            self.retention.sweep(self.folder)
-        except (OSError, ValueError) as error:
-            log.error("after %s: %s; training continues", path.name, error)
+        for action in (
+            lambda: self.folder.write_status("running", step),
+            lambda: self.retention.sweep(self.folder),
+        ):
+            try:
+                action()
+            except FolderLost:
+                return
+            except (OSError, ValueError) as error:
+                log.error("after %s: %s; training continues", path.name, error)
+
+    def _is_lost(self) -> bool:
+        """Whether the run folder is gone, which also explains most other errors."""
+        with suppress(FolderLost):
+            self.folder.check()
+        return bool(self.folder.lost)
 
 
 def _as_disk_error(error: Exception) -> Exception:

@@ -22,15 +22,19 @@ from data_prep.tokenizer import Tokenizer
 from model.checkpoint import load_weights, named_weights, save_weights, write_tensors
 from model.config import GPTConfig
 from model.gpt import GPT
-from storage.atomic import new_folder, read_json, write_json
+from storage.atomic import new_folder, put_json, read_json
 from storage.checkpoint_folder import (
+    OPTIMIZER_FILE,
     STATE_FILE,
+    NewerFormat,
+    free_path,
     set_aside,
     step_of,
     verify_checkpoint,
     write_manifest,
 )
 from storage.json_lines import is_count
+from storage.ownership.latest import point_latest_at
 from storage.records.json_fields import check_fields
 from storage.run_folder import RunFolder
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS
@@ -50,6 +54,7 @@ _STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "micro_batch": (int, type(None)),
     "windows": (int, type(None)),
     "guard": (dict, type(None)),
+    "run_id": str,
 }
 
 
@@ -76,6 +81,8 @@ class RunPosition:
     """Number of windows used so far: `next_window` minus skipped windows (since format 4)."""
     guard: dict[str, Any] | None = None
     """Recent loss and gradient norms, from which limits of spikes follow (since format 5)."""
+    run_id: str = ""
+    """Identity of the run, as in its config.json (since format 5)."""
 
     @property
     def windows_taken(self) -> int:
@@ -119,12 +126,15 @@ def load_position(checkpoint: Path) -> RunPosition:
     found = read_json(path)
     version = found.pop("format", None) if isinstance(found, dict) else None
     if type(version) is not int or version not in range(1, STATE_FORMAT + 1):
-        raise ValueError(
-            f"{path} is of format {version}, this version reads 1 to {STATE_FORMAT}; update Ratchet"
+        newer = type(version) is int and version > STATE_FORMAT
+        raise (NewerFormat if newer else ValueError)(
+            f"{path} is of format {version}, this version reads 1 to {STATE_FORMAT}; "
+            + ("update Ratchet" if newer else "it is damaged, use another checkpoint")
         )
-    found.setdefault("lines", [])
+    found = {"lines": [], "run_id": ""} | found
     try:
-        # Format 1 has no `lines`, 2 no `micro_batch`, 3 no `windows`: they get their defaults.
+        # Format 1 has no `lines`, 2 no `micro_batch`, 3 no `windows`, 4 no `guard` and no `run_id`:
+        # they get their defaults.
         position = RunPosition(**check_fields(path, found, _STATE_FIELDS, "use another checkpoint"))
     except TypeError as error:
         raise ValueError(f"{path} is damaged ({error}); use another checkpoint") from error
@@ -150,7 +160,7 @@ def load_checkpoint(
             "start a new run with another --out"
         )
     load_weights(checkpoint, model)
-    _load_optimizer(checkpoint / "optimizer.safetensors", model, optimizer)
+    _load_optimizer(checkpoint / OPTIMIZER_FILE, model, optimizer)
     return position
 
 
@@ -184,32 +194,53 @@ class CheckpointContents:
 def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
     """Write everything that a resume needs, and point `latest` at it; returns the folder.
 
-    Raises: OSError if it cannot be written; earlier checkpoints are unchanged then.
+    Raises: OSError if it cannot be written; earlier checkpoints are unchanged then. FolderLost if
+    the folder is no longer this run's; nothing is written there then.
     """
+    folder.check()
     path = folder.checkpoint(contents.position.step)
     # A step that is repeated after a resume may have a checkpoint already. A complete one is kept.
-    _rename_if_damaged(path)
+    _rename_unusable(folder, path)
     if not path.exists():
         _check_free_space(folder, contents.bytes)
-        with new_folder(path) as temporary:
+        with new_folder(path, folder.check) as temporary:
             save_weights(temporary, contents.network, contents.under(WEIGHTS))
             (temporary / "tokenizer").mkdir()
             contents.tokenizer.save(temporary / "tokenizer")
-            write_tensors(temporary / "optimizer.safetensors", contents.under(OPTIMIZER))
-            write_json(temporary / "results.json", contents.results)
-            write_json(
-                temporary / STATE_FILE, {"format": STATE_FORMAT, **asdict(contents.position)}
-            )
+            write_tensors(temporary / OPTIMIZER_FILE, contents.under(OPTIMIZER))
+            put_json(temporary / "results.json", contents.results)
+            put_json(temporary / STATE_FILE, {"format": STATE_FORMAT, **asdict(contents.position)})
             # Last: a folder without a manifest is incomplete. It has digests because no file format
             # detects a flipped bit: 298 of 300 such safetensors files load without an error.
             write_manifest(temporary)
-    folder.point_latest_at(path)
+    turn_latest(folder, path)
     return path
 
 
-def _rename_if_damaged(path: Path) -> None:
-    """Rename a checkpoint that exists but is damaged, so that it can be written again."""
+def turn_latest(folder: RunFolder, checkpoint: Path) -> None:
+    """Point `latest` at a checkpoint. A failure is logged: the checkpoint is there all the same.
+
+    Raises: FolderLost if the folder is no longer this run's.
+    """
+    folder.check()
+    try:
+        point_latest_at(checkpoint)
+    except OSError as error:
+        log.error(
+            "checkpoints/latest cannot name %s (%s); give that name instead of latest, and the "
+            "next save or start tries again",
+            checkpoint.name,
+            error,
+        )
+
+
+def _rename_unusable(folder: RunFolder, path: Path) -> None:
+    """Rename what has this checkpoint's name but is damaged or another run's, to write it again."""
     if not path.exists():
+        return
+    if folder.why_foreign(path):
+        other = path.rename(free_path(path.with_name(f"{path.name}.other_run")))
+        log.warning("%s is another run's checkpoint; moved to %s", path, other)
         return
     try:
         verify_checkpoint(path)
@@ -220,7 +251,9 @@ def _rename_if_damaged(path: Path) -> None:
 def _check_free_space(folder: RunFolder, size: int) -> None:
     """Raises: OSError if `size` bytes are not free."""
     # Checked before writing: on a full disk the metrics and the status would be lost as well.
-    free = shutil.disk_usage(folder.path).free
+    # The folder of checkpoints may be a link to another disk.
+    disk = folder.checkpoints if folder.checkpoints.is_dir() else folder.path
+    free = shutil.disk_usage(disk).free
     if free < size:
         raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB free, {size / 1e9:.2f} GB needed")
 

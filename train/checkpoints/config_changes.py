@@ -8,6 +8,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+from torch.backends import cpu
+
+from parallel.collectives import all_gather_object
+from parallel.ranks import Ranks
 from storage.run_folder import RunFolder
 
 _Kind = Literal["free", "named", "never"]
@@ -102,7 +107,7 @@ def check_same_run(
         if not any(Change(key, None, None).is_named_by((name,)) for key in known):
             raise ValueError(f"--allow {name} is not a setting; settings are {', '.join(known)}")
     if foreign := folder.unexpected_files():
-        raise ValueError(f"--out {folder.path} holds {foreign[0]} but no run; choose another --out")
+        raise ValueError(_in_the_way(folder, foreign[0]))
     if not folder.config.is_file():
         return []
     record = folder.read_config()
@@ -123,6 +128,22 @@ def check_same_run(
         ]
     _check_allowed(folder, changes, allowed)
     return changes
+
+
+def _in_the_way(folder: RunFolder, name: str) -> str:
+    """What to say of a folder without config.json that holds something which a run would write."""
+    path = folder.path / name
+    if path != folder.checkpoints:
+        return (
+            f"--out {folder.path} holds {name}, which a run would write, but no config.json; move "
+            f"{path} away or choose another --out"
+        )
+    newest = folder.all_checkpoints()[0]
+    return (
+        f"--out {folder.path} holds {newest.relative_to(folder.path)} but no config.json; to "
+        f"continue that run, put its config.json there; to train a new run, choose another --out, "
+        f"and give --init {newest} if it is to start from these weights"
+    )
 
 
 def _check_allowed(folder: RunFolder, changes: list[Change], allowed: tuple[str, ...]) -> None:
@@ -163,9 +184,19 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 # Settings in config.json that affect rounding. A change of one gives other last bits.
 _BITWISE_SETTINGS = (
     *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
-    *("torch", "threads"),
+    *("torch", "threads", "cpu", "gpu"),
 )
 log = logging.getLogger(__name__)
+
+
+def processors(ranks: Ranks) -> dict[str, str]:
+    """What computes, by the kinds that all ranks have: GPUs, or the CPU's vector instructions.
+
+    All ranks call this together.
+    """
+    on_cuda = ranks.device.type == "cuda"
+    own = torch.cuda.get_device_name(ranks.device) if on_cuda else cpu.get_cpu_capability()
+    return {"gpu" if on_cuda else "cpu": ", ".join(sorted(set(all_gather_object(own))))}
 
 
 def warn_if_not_bitwise_same(folder: RunFolder, settings: dict[str, Any]) -> None:
@@ -176,7 +207,7 @@ def warn_if_not_bitwise_same(folder: RunFolder, settings: dict[str, Any]) -> Non
     changed = [
         f"{key} {before[key]} -> {settings[key]}"
         for key in _BITWISE_SETTINGS
-        if key in before and before[key] != settings[key]
+        if key in before and key in settings and before[key] != settings[key]
     ]
     if changed:
         log.warning(

@@ -35,8 +35,9 @@ def space_for_checkpoints(
 
     Checkpoints that exist already do not count: they are removed as new ones are written.
     """
-    path = folder.path.absolute()
-    # The run folder does not exist before the first start: ask the nearest folder that does.
+    # It may be a link to another disk. It does not exist before the first start: ask the nearest
+    # folder that does.
+    path = folder.checkpoints.resolve()
     disk = next(p for p in (path, *path.parents) if p.exists())
     more = save.max_kept(steps) - len(folder.all_checkpoints())
     free = shutil.disk_usage(disk).free

@@ -18,7 +18,6 @@ from model.estimates.memory import largest_micro_batch
 from model.precision import autocast
 from parallel.collectives import all_gather_object, together
 from parallel.ranks import Ranks
-from storage.atomic import write_json
 from storage.run_folder import RunFolder
 from train.batch_plan import BatchPlan, largest_power_of_two, share_of
 from train.config import Config
@@ -138,7 +137,7 @@ def record_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
     record = folder.read_config()
     record["config"]["micro_batch"] = record["run"]["micro_batch"] = plan.micro_batch
     record["run"]["grad_accum_steps"] = plan.grad_accum_steps
-    write_json(folder.config, record)
+    folder.write_config(record)
 
 
 def request_smaller_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
@@ -148,7 +147,7 @@ def request_smaller_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
     """
     if plan.micro_batch > 1 and folder.config.is_file():
         with folder.emergency_save_lock():
-            write_json(folder.config, folder.read_config() | {_NEXT: _half(plan.micro_batch)})
+            folder.write_config(folder.read_config() | {_NEXT: _half(plan.micro_batch)})
 
 
 def _too_large(error: torch.OutOfMemoryError) -> str:

@@ -43,6 +43,14 @@ def build_optimizer(model: GPT, config: OptimizerConfig) -> Optimizer:
     return kind.build(model, config)
 
 
+def state_keys(config: OptimizerConfig) -> set[str]:
+    """What the optimizer keeps for every parameter, such as its moments, after an update."""
+    tiny = _tiny_network()
+    optimizer = OPTIMIZERS[optimizer_name(config)].build(tiny, config)
+    _try_updates(tiny, optimizer, skips=(False,))
+    return set.intersection(*(set(optimizer.state.get(p, ())) for p in tiny.parameters()))
+
+
 def update(optimizer: Optimizer, lr: float, skip: torch.Tensor) -> None:
     """One update at learning rate `lr`, unless `skip` (a 0/1 scalar on the device) is 1.
 
@@ -61,7 +69,7 @@ def _check_skips(name: str, kind: OptimizerKind, config: OptimizerConfig) -> Non
     Raises: ValueError naming the optimizer if the copies differ afterwards. A step with a loss that
     is not finite would then destroy the weights, or the moments that the next weights depend on.
     """
-    skipping = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=2, context_length=2, vocab_size=2))
+    skipping = _tiny_network()
     straight = deepcopy(skipping)
     try:
         _try_updates(skipping, kind.build(skipping, config), skips=(True, False, True, False))
@@ -75,6 +83,10 @@ def _check_skips(name: str, kind: OptimizerKind, config: OptimizerConfig) -> Non
             f"optimizer {name} changes weights or its state in a step that is to be skipped: it "
             "does not honour `found_inf`; use a fused torch optimizer, or read the flag in step()"
         )
+
+
+def _tiny_network() -> GPT:
+    return GPT(GPTConfig(n_layer=1, n_head=1, n_embd=2, context_length=2, vocab_size=2))
 
 
 def _try_updates(model: GPT, optimizer: Optimizer, skips: tuple[bool, ...]) -> None:

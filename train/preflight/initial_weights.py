@@ -9,6 +9,7 @@ from data_prep.tokenizer import load_tokenizer
 from model.checkpoint import load_config
 from model.config import GPTConfig
 from storage.checkpoint_folder import verify_checkpoint
+from storage.ownership.latest import follow_latest
 from train.config import Config
 
 
@@ -37,6 +38,7 @@ def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
 
 def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
     """Raises: ValueError if the checkpoint does not fit the data or the network."""
+    init = follow_latest(init)
     verify_checkpoint(init)
     if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
         raise ValueError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from data_prep.dataset.manifest import MANIFEST_NAME
 from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
 from model.config import GPTConfig
@@ -18,6 +19,7 @@ from train.batch_plan import BatchPlan, plan_batch
 from train.checkpoints.config_changes import Change, check_same_run
 from train.checkpoints.disk_space import check_space, space_for_checkpoints
 from train.checkpoints.recorded_config import recorded_settings
+from train.checkpoints.soundness import Resumable
 from train.config import Config
 from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
 from train.preflight.initial_weights import check_init
@@ -47,7 +49,9 @@ class Inputs:
     changes: list[Change]
     """What differs from the run that is continued."""
     finished: bool
-    """Whether this run has already reached its last step."""
+    """Whether this run has already reached its last step, by its status."""
+    resumable: Resumable
+    """What a checkpoint of the run is made of."""
 
 
 def check_inputs(config: Config, ranks: Ranks) -> Inputs:
@@ -110,6 +114,10 @@ def _check_run(
         check_init(config.init, data, network)
     if config.stage is None:
         _check_shards(data, config, ranks)
+    if not folder.config.is_file() and (config.out / MANIFEST_NAME).is_file():
+        raise ValueError(
+            f"--out {config.out} is a data set; choose another folder, such as runs/demo"
+        )
     defaults = Config(optimizer=type(config.optimizer)()).as_json(network, micro_batch)
     now = config.as_json(network, micro_batch)
     changes = check_same_run(folder, now, defaults, config.allow)
@@ -117,8 +125,18 @@ def _check_run(
     check_space(space_for_checkpoints(folder, config.save, steps, parameters))
     config.eval.options(micro_batch, config.dtype)  # which checks that its files exist
     untried = config.micro_batch == "auto" and recorded is None
-    finished = last == ("finished", steps)
-    return Inputs(data, network, plan, untried, steps, val_tokens, warmup_steps, changes, finished)
+    return Inputs(
+        data,
+        network,
+        plan,
+        untried,
+        steps,
+        val_tokens,
+        warmup_steps,
+        changes,
+        finished=last == ("finished", steps),
+        resumable=Resumable(network, config.optimizer),
+    )
 
 
 def _check_residual(config: Config, ranks: Ranks) -> None:

@@ -21,11 +21,13 @@ from parallel.stop_signals import StopRequest
 from storage.checkpoint_folder import step_of
 from storage.exit_codes import (
     FAILED_CODE,
+    FOLDER_LOST_CODE,
     GAVE_UP_CODE,
     INTERRUPTED_CODE,
     PEER_LOST_CODE,
     PREEMPTED_CODE,
 )
+from storage.ownership.folder_lock import FolderLost
 from storage.records.run_records import State
 from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import CheckpointContents, write_checkpoint
@@ -54,6 +56,8 @@ def finish(run: Run) -> int:
 def _finish(run: Run) -> int:
     try:
         state = train(run)
+    except FolderLost as error:
+        return _leave_folder(run, error)
     except SystemExit:  # a stop before the first step: nothing is lost
         state = "preempted"
         _close(run, state, run.stop.reason)
@@ -70,8 +74,18 @@ def _finish(run: Run) -> int:
     else:
         asked = run.stop.reason or "a stop asked of another rank"
         _close(run, state, asked if state == "preempted" else "")
+        if run.folder.lost:
+            return _intended_exit(FOLDER_LOST_CODE)
         _report(run, state)
     return 0 if state == "finished" else _intended_exit(PREEMPTED_CODE)
+
+
+def _leave_folder(run: Run, error: FolderLost) -> int:
+    """End a run whose folder is no longer its own: nothing is written, and nothing restarts it."""
+    if run.ranks.is_main:
+        log.error("stopped at step %d: %s", run.step, error)
+    run.close()
+    return _intended_exit(FOLDER_LOST_CODE)
 
 
 def _report(run: Run, state: State) -> None:
@@ -80,6 +94,7 @@ def _report(run: Run, state: State) -> None:
         return
     log.info("\n%s at step %d", state, run.step)
     try:
+        run.folder.check()
         log.info("%s", write_report(run))
     except Exception as error:
         log.error("the closing report failed (%s: %s)", type(error).__name__, error)
@@ -113,10 +128,13 @@ def _intended_exit(code: int) -> int:
 
 
 def _close(run: Run, state: State, reason: str) -> None:
-    """Record the end on rank 0 once no save is in flight. A full disk is only logged."""
+    """Record the end on rank 0 once no save is in flight. A failure to do so is only logged."""
     run.saver.wait()
     if run.ranks.is_main:
-        run.folder.write_status(state, run.step, reason)
+        try:
+            run.folder.write_status(state, run.step, reason)
+        except FolderLost as error:
+            log.error("%s", error)
     run.close()
 
 
@@ -139,14 +157,21 @@ def _exit_after_failure(run: Run, error: Exception) -> int:
         log.error("rank %d: step %d is saved, nothing is lost", run.ranks.rank, saved)
     if missing := check.unresponsive_ranks():
         log.error("no answer from rank %s", ", ".join(map(str, missing)))
-    if dump_flight_record(run.folder.path / "flight_recorder" / f"rank_{run.ranks.rank}.json"):
+    if not run.folder.lost and dump_flight_record(
+        run.folder.path / "flight_recorder" / f"rank_{run.ranks.rank}.json"
+    ):
         log.error("rank %d: NCCL's flight record is written", run.ranks.rank)
     _close(run, "failed", reason)
+    if run.folder.lost:
+        prevent_restart()
+    if alone and run.folder.lost:
+        return FOLDER_LOST_CODE
     if alone:
         raise error
     logging.shutdown()
     # A normal exit would wait for a process group that has lost a member.
-    os._exit(PEER_LOST_CODE if is_peer_failure(error) else FAILED_CODE)
+    code = PEER_LOST_CODE if is_peer_failure(error) else FAILED_CODE
+    os._exit(FOLDER_LOST_CODE if run.folder.lost else code)
 
 
 def is_disconnect(error: Exception) -> bool:
@@ -168,7 +193,9 @@ def emergency_checkpoint(run: Run, reason: str) -> int | None:
     """Write the state after the last complete update, unless another rank has; returns its step.
 
     None if there is nothing new to write, or if the state is not consistent.
+    Raises: FolderLost if the run folder is no longer this run's.
     """
+    run.folder.check()
     run.saver.wait()
     with suppress(StopTraining, UnresponsiveRank):
         run.write_line()  # of the last step: rank 0 may not live to write it

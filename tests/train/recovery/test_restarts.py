@@ -50,7 +50,7 @@ def test_the_pause_doubles(folder, monkeypatch):
 
 def test_a_restart_counted_by_the_torchrun_of_another_machine_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(restarts, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr("train.build.any_rank", lambda own, device: True)
+    monkeypatch.setattr("train.recovery.run_folder_start.any_rank", lambda own, device: True)
     config, counts = nano_config(tmp_path), []
     for _ in range(3):
         shutil.rmtree(config.out / "tensorboard", ignore_errors=True)  # it waits for a second

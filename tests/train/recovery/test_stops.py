@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-import storage.run_folder as run_folder
 import train.evaluation as duties
 import train.main as script
 from parallel.stop_signals import (
@@ -17,6 +16,7 @@ from parallel.stop_signals import (
 )
 from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 from storage.metrics import MetricLog
+from storage.ownership import folder_lock
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_end
@@ -202,7 +202,7 @@ def test_a_stop_leaves_the_status_of_a_finished_run_and_of_another_writer(config
     holder = RunFolder(config.out)
     holder.lock()
     (config.out / "lock").write_text("pid 1 on another machine\n")
-    monkeypatch.setattr(run_folder, "LOCK_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(folder_lock, "LOCK_PATIENCE_SECONDS", 0.0)
     stopped_in(config, monkeypatch, BEFORE[0])
     holder.unlock()
     assert status_of(config)[0] == "running"
@@ -219,10 +219,17 @@ def test_a_stop_while_this_process_holds_the_folder_is_noted_too(config):
 
 
 def test_a_stop_writes_nothing_into_a_folder_of_other_things(config, monkeypatch):
-    config.out.mkdir()
-    (config.out / "chapter1.tex").write_text("...")
+    (config.out / "samples").mkdir(parents=True)
+    (config.out / "samples" / "chapter1.tex").write_text("...")
     assert stopped_in(config, monkeypatch, BEFORE[0]) == PREEMPTED_CODE
-    assert [path.name for path in config.out.iterdir()] == ["chapter1.tex"]
+    assert [path.name for path in config.out.iterdir()] == ["samples"]
+
+
+def test_a_stop_in_a_folder_that_holds_only_a_log_is_noted_there(config, monkeypatch):
+    config.out.mkdir()
+    (config.out / "train.log").write_text("...")
+    assert stopped_in(config, monkeypatch, BEFORE[0]) == PREEMPTED_CODE
+    assert status_of(config) == ("preempted", 0, "SIGTERM")
 
 
 def test_what_a_start_leaves_that_was_killed_early_is_no_obstacle(config):

@@ -1,0 +1,63 @@
+"""`checkpoints/latest`: names the newest checkpoint of a run, for readers.
+
+It is a symbolic link. Where a file system has none (exFAT, SMB, Google Drive), it is a text file
+that holds the checkpoint's name.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from storage.atomic import sync_folder
+from storage.checkpoint_folder import free_path, is_step_name
+
+_LATEST = "latest"
+_MAX_BYTES = 100  # of the text file
+
+
+def point_latest_at(checkpoint: Path) -> None:
+    """Make `latest` beside the checkpoint name it, atomically, if it does not yet.
+
+    Raises: OSError if the folder cannot be written.
+    """
+    link = checkpoint.with_name(_LATEST)
+    if latest_name(checkpoint.parent) == checkpoint.name:
+        return
+    temporary = checkpoint.with_name(f".{_LATEST}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        temporary.symlink_to(checkpoint.name)
+    except OSError:  # EPERM, EOPNOTSUPP, EINVAL, ENOSYS, …: every file system has its own
+        temporary.write_text(f"{checkpoint.name}\n", encoding="utf-8")
+    if link.is_dir() and not link.is_symlink():  # after a copy that followed links
+        link.rename(free_path(link.with_name(f"{_LATEST}.copied")))
+    # Rename over the old one: between a removal and a new link a reader would find no `latest`.
+    temporary.replace(link)
+    sync_folder(checkpoint.parent)
+
+
+def latest_name(checkpoints: Path) -> str | None:
+    """The name that `latest` holds, whether or not that checkpoint exists; None without one."""
+    link = checkpoints / _LATEST
+    try:
+        if link.is_symlink():
+            return os.readlink(link)
+        with link.open("rb") as file:
+            name = file.read(_MAX_BYTES).decode("utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return name if is_step_name(name) else None
+
+
+def follow_latest(path: Path) -> Path:
+    """`path`, where a text file `latest` in it is replaced by the checkpoint that it names.
+
+    A symbolic link needs no help: the operating system follows it.
+    """
+    for folder in (path, *path.parents):
+        if folder.name == _LATEST and folder.is_file():
+            name = latest_name(folder.parent)
+            if name is not None:
+                return folder.parent / name / path.relative_to(folder)
+    return path

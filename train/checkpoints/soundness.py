@@ -1,0 +1,57 @@
+"""Whether a checkpoint holds all that a resume needs, which its digests do not tell."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from model.checkpoint import named_weights
+from model.config import GPTConfig
+from model.gpt import GPT
+from storage.checkpoint_folder import OPTIMIZER_FILE
+from storage.run_folder import RunFolder
+from train.checkpoints.checkpoint import load_position
+from train.optimizers.config import OptimizerConfig
+from train.optimizers.registry import state_keys
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """What a checkpoint must be made of to be resumed from."""
+
+    network: GPTConfig
+    optimizer: OptimizerConfig
+
+
+def newest_sound_checkpoint(folder: RunFolder, resumable: Resumable) -> Path | None:
+    """The newest checkpoint of this run that can be resumed from; newer ones are set aside.
+
+    Raises: NewerFormat if a newer version of the program wrote it.
+    """
+    return folder.recover_newest_checkpoint(partial(_check_complete, resumable))
+
+
+def _check_complete(resumable: Resumable, checkpoint: Path) -> None:
+    """Raises: ValueError naming what is missing or damaged."""
+    position = load_position(checkpoint)
+    if position.step == 0:  # before the first update there is no state of an optimizer
+        return
+    path = checkpoint / OPTIMIZER_FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}); it is damaged") from error
+    with torch.device("meta"):
+        names = [name for name, _ in named_weights(GPT(resumable.network))]
+    wanted = {f"{key}.{name}" for key in state_keys(resumable.optimizer) for name in names}
+    if missing := sorted(wanted - found):
+        shown = ", ".join(missing[:_SHOWN]) + ", …" * (len(missing) > _SHOWN)
+        raise ValueError(
+            f"{path} lacks {len(missing)} of {len(wanted)} tensors of the optimizer ({shown}), so "
+            "this checkpoint is not complete"
+        )
