@@ -15,6 +15,7 @@ from storage.metrics import Metrics
 from storage.ownership.folder_lock import FolderLost
 from train.run import Run
 
+_SAMPLING = "sampling"
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,9 @@ def evaluate(run: Run) -> None:
         except FolderLost:  # the loop ends with the next steps, and says so
             continue
         # A measurement fails on every rank alike. Samples fail on rank 0, and nobody waits for it.
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            if not (name == _SAMPLING or isinstance(error, ValueError | OSError)):
+                raise
             log.error("%s at step %d failed (%s); training continues", name, run.step, error)
     run.results = {"step": run.step, "metrics": metrics}
 
@@ -60,7 +63,7 @@ def _parts_due(run: Run) -> Iterator[tuple[str, Callable[[], Mapping[str, float]
         for task in config.eval.tasks:
             yield task, partial(run_tasks, run.subject, run.eval_options, [task])
     if _due(run, config.sample.every) and run.ranks.is_main:
-        yield "sampling", partial(_sample, run)
+        yield _SAMPLING, partial(_sample, run)
 
 
 def _validate(run: Run) -> dict[str, float]:

@@ -42,8 +42,8 @@ class ProfiledSteps:
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # kernels of the last step may still run
-        self._profiler.stop()
         try:
+            self._profiler.stop()
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._profiler.export_chrome_trace(str(self.file))
             log.info("profiler trace in %s", self.file)
@@ -55,5 +55,9 @@ class ProfiledSteps:
         kinds = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
             kinds.append(ProfilerActivity.CUDA)
-        self._profiler = profile(activities=kinds)
-        self._profiler.start()
+        try:
+            self._profiler = profile(activities=kinds)
+            self._profiler.start()
+        except (OSError, RuntimeError) as error:  # such as another profiler on this GPU
+            log.warning("no profiler trace: it cannot be started (%s)", error)
+            self._profiler, self.steps = None, range(0)

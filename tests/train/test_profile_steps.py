@@ -38,6 +38,21 @@ def test_a_run_that_ends_inside_the_range_still_writes_its_trace(tmp_path):
     assert products(tmp_path / "profile_2_50.json.gz") == 2
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["start", "export_chrome_trace"])
+def test_a_profiler_that_fails_is_reported_once_and_no_step_is_lost(
+    tmp_path, monkeypatch, caplog, method
+):
+    def fail(*_):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(f"train.profile_steps.profile.{method}", fail)
+    take_steps(ProfiledSteps("2:5", tmp_path, CPU), 8)
+    assert [message for message in caplog.messages if "out of order" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_range_nothing_is_traced(tmp_path):
     take_steps(ProfiledSteps(None, tmp_path, CPU), 3)
     assert list(tmp_path.iterdir()) == []

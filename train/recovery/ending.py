@@ -157,10 +157,8 @@ def _exit_after_failure(run: Run, error: Exception) -> int:
         log.error("rank %d: step %d is saved, nothing is lost", run.ranks.rank, saved)
     if missing := check.unresponsive_ranks():
         log.error("no answer from rank %s", ", ".join(map(str, missing)))
-    if not run.folder.lost and dump_flight_record(
-        run.folder.path / "flight_recorder" / f"rank_{run.ranks.rank}.json"
-    ):
-        log.error("rank %d: NCCL's flight record is written", run.ranks.rank)
+    if not run.folder.lost:
+        _dump_flight_record(run)
     _close(run, "failed", reason)
     if run.folder.lost:
         prevent_restart()
@@ -172,6 +170,16 @@ def _exit_after_failure(run: Run, error: Exception) -> int:
     # A normal exit would wait for a process group that has lost a member.
     code = PEER_LOST_CODE if is_peer_failure(error) else FAILED_CODE
     os._exit(FOLDER_LOST_CODE if run.folder.lost else code)
+
+
+def _dump_flight_record(run: Run) -> None:
+    """Write what NCCL did last, if it can be written: the end of the run does not wait for it."""
+    path = run.folder.path / "flight_recorder" / f"rank_{run.ranks.rank}.json"
+    try:
+        if dump_flight_record(path):
+            log.error("rank %d: NCCL's flight record is written", run.ranks.rank)
+    except Exception as error:
+        log.error("rank %d: NCCL's flight record cannot be written (%s)", run.ranks.rank, error)
 
 
 def is_disconnect(error: Exception) -> bool:
