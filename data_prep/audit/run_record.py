@@ -141,7 +141,7 @@ def read_run(folder: Path) -> RunRecord:
         now = _batch_settings(config, length)
         return RunRecord(
             folder=folder,
-            seed=int(config["seed"]),
+            seed=_seed(config),
             context_length=length,
             windows=now.windows,
             data_fingerprint=str(content["data_fingerprint"]),
@@ -169,6 +169,13 @@ def _steps_done(run: RunFolder) -> int:
             step = status.get("step")
             done = max(done, step if isinstance(step, int) else 0)
     return done
+
+
+def _seed(config: dict[str, Any]) -> int:
+    seed = int(config["seed"])
+    if not 0 <= seed < 2**64:
+        raise ValueError("its seed is none that a run can have")
+    return seed
 
 
 def _batch_settings(config: dict[str, Any], length: int) -> _BatchSettings:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_LARGEST_COUNT = 2**63 - 1
+_LARGEST_COUNT = 2**64 - 1  # of a seed
 _LARGEST_NUMBER = 1e300
 _NAMES = {
     int: "a whole number from 0 on",
