@@ -39,6 +39,10 @@ options+=(--nproc_per_node="$processes")
 # run, even if they are days apart, so the limit is high. The run itself ends after three restarts
 # without progress.
 script=${SCRIPT:-train/main.py}
+if [[ ! -f $REPO/$script ]]; then
+    echo "error: SCRIPT=$script is no file of $REPO; name one such as eval/main.py" >&2
+    exit 2
+fi
 if [[ $script == train/main.py ]]; then
     MAX_RESTARTS=${MAX_RESTARTS:-20}
 fi

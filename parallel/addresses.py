@@ -56,6 +56,17 @@ def choose_addresses(arguments: Any, nodes: int) -> str | None:
     return _interface_for_gloo(own)
 
 
+def reachable_host(host: str, port: int, one_machine: bool) -> str:
+    """`host`, or this machine's own address if the name of the one machine does not resolve.
+
+    Raises: ValueError if another machine has that name and it does not resolve for a while.
+    """
+    if one_machine and not _resolves(host):
+        return _LOOPBACK
+    _resolve(host, port, "MASTER_ADDR")
+    return host
+
+
 def _split(endpoint: str) -> tuple[str, int]:
     """Host and port of HOST:PORT or [IPV6]:PORT. Raises: ValueError if it has another form."""
     host, colon, port = endpoint.strip().rpartition(":")
@@ -64,7 +75,7 @@ def _split(endpoint: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _resolve(host: str, port: int) -> str:
+def _resolve(host: str, port: int, what: str = "the rendezvous endpoint") -> str:
     """The first address of a host. Raises: ValueError if it has none for a while."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -74,8 +85,8 @@ def _resolve(host: str, port: int) -> str:
         except (OSError, UnicodeError) as error:
             if time.monotonic() > deadline:
                 raise ValueError(
-                    f"the host {host} of the rendezvous endpoint does not resolve ({error}); give "
-                    "a name that all machines know, or an address"
+                    f"the host {host} of {what} does not resolve ({error}); give a name that all "
+                    "machines know, or an address"
                 ) from error
         time.sleep(_POLL_SECONDS)
 

@@ -77,7 +77,9 @@ def check_not_alone(
     if "RANK" in variables or "WORLD_SIZE" in variables:
         return
     starters = _STARTERS
-    if whole_job and "SLURM_STEP_NUM_TASKS" not in variables:
+    in_step = "SLURM_STEP_NUM_TASKS" in variables
+    # A batch script is task 0. Another number is that of a task of srun.
+    if not in_step and (whole_job or variables.get("SLURM_PROCID") != "0"):
         starters = (*_STARTERS, _BATCH_SCRIPT)
     for starter in starters:
         if starter.tasks in variables and starter.index in variables:

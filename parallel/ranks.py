@@ -19,6 +19,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from parallel.addresses import reachable_host
 from parallel.allocator import keep_large_blocks
 from parallel.job_variables import JobNumbers, check_not_alone, job_numbers
 from parallel.rendezvous import RendezvousStore, rendezvous
@@ -222,6 +223,8 @@ def start(
 def _rendezvous_store(one_machine: bool) -> RendezvousStore:
     """The address of the store in which the ranks find each other, from torchrun's variables."""
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    host = reachable_host(host, int(port), one_machine)
+    os.environ["MASTER_ADDR"] = host  # torch reads it when it makes the process group
     # With several machines the restart count differs: each torchrun counts only failures of its own
     # ranks.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if one_machine else ""

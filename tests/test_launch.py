@@ -99,6 +99,9 @@ def machine(tmp_path: Path) -> Machine:
     for folder in (commands, tmp_path / "seen", machine.status.parent):
         folder.mkdir(parents=True)
     shutil.copytree(ROOT / "launch", machine.repo / "launch")
+    for name in ("train", "eval"):
+        (machine.repo / name).mkdir()
+        (machine.repo / name / "main.py").touch()
     for name, body in STAND_INS.items():
         (commands / name).write_text("#!/bin/bash\n" + body)
         (commands / name).chmod(0o755)
@@ -190,6 +193,12 @@ def test_arguments_with_spaces_arrive_whole(machine: Machine) -> None:
 def test_another_script_can_be_started(machine: Machine) -> None:
     machine.set(SCRIPT="eval/main.py").run("node.sh")
     assert machine.seen("launcher")[-1] == f"{machine.repo}/eval/main.py"
+
+
+def test_a_script_that_is_none_is_named_once(machine: Machine) -> None:
+    code, output = machine.set(SCRIPT="eval.py").run("node.sh")
+    assert (code, output.count("\n")) == (2, 1)
+    assert output.startswith("error: SCRIPT=eval.py is no file of")
 
 
 def test_training_is_started_again_after_a_dead_rank_and_evaluation_is_not(

@@ -78,6 +78,7 @@ BATCH = "SLURM_NTASKS=2 SLURM_PROCID=0"
     ("text", "named"),
     [
         (STEP, "SLURM_NTASKS=2: srun has 2 tasks"),
+        ("SLURM_NTASKS=2 SLURM_PROCID=1", "SLURM_NTASKS=2: SLURM has 2 tasks"),
         ("SLURM_NTASKS=4 SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2", "SLURM_STEP_NUM_TASKS=2: srun"),
         ("OMPI_COMM_WORLD_SIZE=8 OMPI_COMM_WORLD_RANK=3", "OMPI_COMM_WORLD_SIZE=8: mpirun"),
         ("PMI_SIZE=8 PMI_RANK=3", "PMI_SIZE=8: mpirun has 8 tasks"),

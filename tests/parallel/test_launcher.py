@@ -10,7 +10,7 @@ from argparse import Namespace
 import pytest
 
 from parallel import addresses, launcher
-from parallel.addresses import choose_addresses
+from parallel.addresses import choose_addresses, reachable_host
 from storage.exit_codes import FINAL_CODES
 from tests.launching import ENVIRONMENT, REPO, python
 
@@ -158,6 +158,15 @@ def test_the_others_are_given_an_address_that_they_reach(network, name, own, end
     )
     choose_addresses(given, 2)
     assert (given.local_addr, given.rdzv_conf) == (local, conf)
+
+
+def test_the_one_machine_of_a_job_needs_no_name_and_another_must_have_one(network):
+    network("a1b2c3", "10.9.0.2")
+    assert reachable_host("first", 1, one_machine=True) == "first"
+    assert reachable_host("a1b2c3", 1, one_machine=True) == "127.0.0.1"
+    assert reachable_host("10.9.0.7", 1, one_machine=False) == "10.9.0.7"
+    with pytest.raises(ValueError, match="host a1b2c3 of MASTER_ADDR does not resolve"):
+        reachable_host("a1b2c3", 1, one_machine=False)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_restart_uses_a_new_key_only_if_one_torchrun_counts_for_all(
     monkeypatch, local_world_size, attempt
 ):
     environment = {
-        "MASTER_ADDR": "node0",
+        "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "1",
         "RANK": "1",
         "WORLD_SIZE": "2",

@@ -70,7 +70,7 @@ class Job:
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
             f"PYTHONPATH={_REPO}",
             "PYTHONSAFEPATH=1",
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(sys.executable, str(_REPO / "parallel/launcher.py"), "--standalone"),
             *(f"--nproc_per_node={processes}", f"--max-restarts={restarts}"),
             str(script),
             *arguments,
