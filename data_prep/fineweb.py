@@ -72,7 +72,8 @@ def _list_config(hub: Hub, config: str, revision: str) -> Listing:
 def prepare_fineweb(options: FineWebOptions, downloader: Downloader | None = None) -> None:
     """Prepare the local files that the options name, or else those of the Hub."""
     if options.source is not None:
-        run_preparation(file_source([options.source]), options.out, options)
+        kept = options.kept_digests(options.out)
+        run_preparation(file_source([options.source], kept=kept), options.out, options)
         return
     dataset = HubDataset(
         _REPOSITORY,

@@ -56,7 +56,8 @@ class TextOptions(PrepareOptions):
             )
         if self.embedded:
             return PythonDocsSource()
-        return file_source(places, self.text_key, typed_separator(self.separator))
+        kept = self.kept_digests(self.chosen_out())
+        return file_source(places, self.text_key, typed_separator(self.separator), kept)
 
     def chosen_out(self) -> Path:
         """The folder of the data set."""

@@ -22,6 +22,7 @@ from data_prep.preparation.console import run_script
 from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import run_preparation
+from data_prep.sources.file_digests import DigestFolder
 from data_prep.sources.file_search import find_files
 from data_prep.sources.file_source import FileSource, file_source
 from storage.script_options import parse_options
@@ -86,9 +87,11 @@ def _list_version(hub: Hub, version: str, revision: str) -> Listing:
     return listing
 
 
-def local_source(train: tuple[str, ...], val: tuple[str, ...]) -> FileSource:
+def local_source(
+    train: tuple[str, ...], val: tuple[str, ...], kept: DigestFolder | None = None
+) -> FileSource:
     """A source of local files; those of `val` are validation."""
-    source, validation = file_source([*train, *val]), find_files(val).paths
+    source, validation = file_source([*train, *val], kept=kept), find_files(val).paths
     names = tuple(escape(path.relative_to(source.root).as_posix()) for path in validation)
     return replace(source, skip_blank=True, validation=names)
 
@@ -96,7 +99,8 @@ def local_source(train: tuple[str, ...], val: tuple[str, ...]) -> FileSource:
 def prepare_tinystories(options: TinyStoriesOptions, downloader: Downloader | None = None) -> None:
     """Prepare the local files that the options name, or else those of the Hub."""
     if options.train_files:
-        source = local_source(options.train_files, options.val_files)
+        kept = options.kept_digests(options.out)
+        source = local_source(options.train_files, options.val_files, kept)
         run_preparation(source, options.out, options)
         return
     dataset = HubDataset(

@@ -13,7 +13,6 @@ Training uses gigatoken (`pip install -e '.[fast]'`). It gives the same ids as H
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -81,8 +80,9 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
     start = time.monotonic()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     source = file_source(options.data, options.text_key, typed_separator(options.separator))
-    with tempfile.TemporaryDirectory(prefix=".text-", dir=options.out.parent) as temporary:
-        path = Path(temporary) / "text"
+    with new_folder(options.out) as folder:
+        # Inside the unfinished folder, which the next start removes if this process is killed.
+        path = folder / "text"
         text_bytes = _write_texts(path, _texts(source), options.max_bytes)
         read = time.monotonic()
         tokens = _learn(path, options.vocab_size)
@@ -90,7 +90,7 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
         tokenizer = Tokenizer(options.out.name, GPT2_PATTERN, ranks_file(tokens))
         with path.open("rb") as file:
             _log_summary(tokenizer, tokens, file.read(_SAMPLE_BYTES))
-    with new_folder(options.out) as folder:
+        path.unlink()
         tokenizer.save(folder)
     log.info(
         "%.1f MB of text: read in %.1f s, trained in %.1f s; peak memory, mapped text included, "

@@ -17,6 +17,7 @@ import numpy as np
 from data_prep.dataset.manifest import Manifest, ShardEntry, SplitEntry, SplitName, read_manifest
 from data_prep.dataset.token_files import TOKEN, TokenFiles
 from data_prep.tokenizer import Tokenizer, load_tokenizer
+from storage.atomic import remove_leftovers
 from storage.digest import DigestCache, file_sha256, fingerprint
 
 LENGTH = np.dtype("<u4")
@@ -199,6 +200,7 @@ def check_data_set(data: DataSet, mode: _CheckMode, share: tuple[int, int] = (0,
     if mode == "size":
         return
     index, count = share
+    remove_leftovers(data.folder)
     # One file of cached digests for each process, so that none overwrites another's.
     cache = DigestCache(data.folder / f".digests-{index}-of-{count}.json")
     # What other processes have hashed counts too: another number of ranks, or a tool, hashes less.

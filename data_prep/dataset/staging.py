@@ -94,6 +94,8 @@ def _copy(data: DataSet, target: Path) -> None:
     # These need no check here: both are verified by their own digests whenever they are read.
     shutil.copytree(data.folder / "tokenizer", partial / "tokenizer", dirs_exist_ok=True)
     shutil.copyfile(data.folder / MANIFEST_NAME, partial / MANIFEST_NAME)
+    for leftover in partial.rglob(".*.partial"):  # of a copy that was killed
+        leftover.unlink()
     publish_folder(partial, target)
     seconds = max(time.perf_counter() - start, 1e-9)
     log.info("copied and checked in %.1f s, %.0f MB/s", seconds, needed / 1e6 / seconds)

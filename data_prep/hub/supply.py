@@ -18,7 +18,7 @@ from data_prep.hub.download import Downloader, partial_of
 from data_prep.hub.listing import FOOTERS, LISTING, Hub, HubSource, Listing, fetch_footer
 from data_prep.sources.file_source import Unit
 from data_prep.sources.formats import format_of
-from storage.atomic import remove_if_empty
+from storage.atomic import remove_if_empty, remove_leftovers
 from storage.locks import take_lock
 
 AHEAD = 2  # files downloaded, or being downloaded, before a unit reads them
@@ -262,6 +262,7 @@ def download_lock(folder: Path) -> Iterator[None]:
     try:
         with lock.open("a+") as file:
             take_lock(file)
+            remove_leftovers(folder)
             try:
                 yield
             finally:

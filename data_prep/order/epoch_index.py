@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep.dataset.shards import TokenShards
 from data_prep.order.permutation import FeistelPermutation
-from storage.atomic import new_file
+from storage.atomic import new_file, remove_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,7 @@ def _save(path: Path, header: np.ndarray, starts: np.ndarray) -> None:
     Several ranks may write the same file at once: each writes its own temporary file and renames.
     """
     words = np.concatenate([header, starts.astype(np.uint64)])
+    remove_leftovers(path.parent)
     with new_file(path) as temporary:
         temporary.write_bytes(np.append(words, _digest(words)).astype("<u8").tobytes())
 

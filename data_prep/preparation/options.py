@@ -7,6 +7,7 @@ from typing import Any
 from data_prep.preparation.encoder import EncoderChoice
 from data_prep.preparation.split import SplitKind
 from data_prep.preparation.work_locks import Part, parse_part
+from data_prep.sources.file_digests import DigestFolder
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from data_prep.worker_processes import default_workers
 
@@ -76,6 +77,14 @@ class PrepareOptions:
     def chosen_tokenizer(self) -> Tokenizer:
         """GPT-2's tokenizer, or the one that the options name."""
         return gpt2_tokenizer() if self.tokenizer is None else load_tokenizer(self.tokenizer)
+
+    def work_folder(self, out: Path) -> Path:
+        """Where the data set `out` is prepared."""
+        return out.with_name(f"{out.name}.partial")
+
+    def kept_digests(self, out: Path) -> DigestFolder | None:
+        """Where the digests of local files are kept; None for a check, which keeps nothing."""
+        return None if self.check else DigestFolder(self.work_folder(out), self.part is not None)
 
     def settings(self) -> dict[str, Any]:
         """The options that affect the bytes, for the manifest; it has its own tokenizer entry."""

@@ -131,7 +131,7 @@ class _Preparation:
 
     @property
     def partial(self) -> Path:
-        return self.out.with_name(f"{self.out.name}.partial")
+        return self.options.work_folder(self.out)
 
     def settings(self) -> dict[str, Any]:
         return {**self.options.settings(), **self.source.settings()}

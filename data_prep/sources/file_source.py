@@ -6,21 +6,19 @@ The units follow from the files alone, so the shards do not depend on the number
 
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.dataset.manifest import SourceEntry, SourceFile
 from data_prep.sources.byte_streams import Content
+from data_prep.sources.file_digests import DigestFolder, digests_of
 from data_prep.sources.file_search import find_files
 from data_prep.sources.formats import FORMATS, format_of
 from data_prep.sources.pieces import FileFormat, Piece
 from data_prep.sources.records import BadRecord, Document, only_documents
-from storage.digest import file_sha256
 
 _PIECES_PER_UNIT = 16  # units are filled piece by piece, so this bounds how much too large they get
-_HASHING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -185,18 +183,21 @@ def append_span(spans: list[Span], span: Span) -> None:
 
 
 def file_source(
-    places: Iterable[str], text_key: str = "text", separator: str = "<|endoftext|>"
+    places: Iterable[str],
+    text_key: str = "text",
+    separator: str = "<|endoftext|>",
+    kept: DigestFolder | None = None,
 ) -> FileSource:
-    """A source of the files that `places` name (files, folders or globs); hashes them all.
+    """A source of the files that `places` name (files, folders or globs).
+
+    All files are hashed, but those whose digests are `kept`.
 
     Raises: ValueError if a place has no file of a known kind, or one that cannot be read.
     """
     found = find_files(places)
     found.log_names()
     root = Path(os.path.commonpath([path.parent for path in found.paths]))
-    # Threads are enough: hashlib releases the interpreter's lock.
-    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
-        digests = list(threads.map(file_sha256, found.paths))
+    digests = digests_of(found.paths, kept)
     files = tuple(
         SourceFile(path.relative_to(root).as_posix(), path.stat().st_size, digest)
         for path, digest in zip(found.paths, digests, strict=True)

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from data_prep.dataset import staging
-from data_prep.dataset.shards import open_data_set
+from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
+from data_prep.order import epoch_index
+from storage.atomic import _temporary_path
 from tests.data_sets import tiny_data_set
 from tests.launching import torchrun
 from tests.runs import built, flags, lines, run_to_end, tiny_config
@@ -83,6 +85,45 @@ def test_a_file_that_arrives_damaged_is_named_and_nothing_is_published(data, tmp
     with pytest.raises(ValueError, match=r"train_000000\.npy arrives with sha256"):
         stage_data_set(data, tmp_path / "stage")
     assert not staged_folder(data, tmp_path / "stage").exists()
+
+
+@pytest.fixture
+def of_dead(monkeypatch):
+    """The temporary name of a file that a process which is dead was writing."""
+
+    def name(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1 << 23)
+            return _temporary_path(path)
+
+    return name
+
+
+def test_what_a_killed_copy_left_is_not_published(data, tmp_path, of_dead):
+    target = staged_folder(data, tmp_path / "stage")
+    left = of_dead(target.with_name(f".{target.name}.partial") / "train_000000.npy")
+    left.parent.mkdir(parents=True)
+    left.write_text("half a file")
+    stage_data_set(data, tmp_path / "stage")
+    assert not list(target.rglob("*.partial"))
+
+
+def test_a_check_removes_what_dead_processes_left_in_the_data_set(data, of_dead):
+    left = of_dead(data.folder / ".digests-0-of-1.json")
+    alive = _temporary_path(data.folder / ".digests-0-of-2.json")
+    for path in (left, alive):
+        path.write_text("{")
+    check_data_set(data, "cached")
+    assert (left.exists(), alive.exists()) == (False, True)
+
+
+def test_a_stored_index_removes_what_dead_processes_left(data, of_dead, monkeypatch):
+    monkeypatch.setattr(epoch_index, "MIN_CACHED_DOCUMENTS", 1)
+    left = of_dead(epoch_index.index_path(data.split("train"), 1, 0))
+    left.parent.mkdir()
+    left.write_text("half")
+    epoch_index.open_index(data.split("train"), 1, 0)
+    assert [path.suffix for path in left.parent.iterdir()] == [".words"]
 
 
 def test_too_little_disk_space_is_reported_before_copying(data, tmp_path, monkeypatch):
