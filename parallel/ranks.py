@@ -141,6 +141,19 @@ def silence_other_ranks() -> None:
 
 
 @contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """Turn a Ctrl-C that nothing else handles into one word and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rank_from_environment() == 0:
+            sys.stderr.write("interrupted\n")
+        prevent_restart()
+        stop()
+        raise SystemExit(INTERRUPTED_CODE) from None
+
+
+@contextmanager
 def user_errors() -> Iterator[None]:
     """Turn a ValueError into one sentence on standard error, printed once, and exit code 2.
 
@@ -149,23 +162,19 @@ def user_errors() -> Iterator[None]:
     """
     numbers = _numbers_or_one_process()
     report = UserErrorReport(numbers.rank, numbers.local_rank)
-    try:
-        with report.print_on_rank_0():
-            job_numbers(os.environ)
-            yield
-    except KeyboardInterrupt:
-        if numbers.rank == 0:
-            sys.stderr.write("interrupted\n")
-        prevent_restart()
-        stop()
-        raise SystemExit(INTERRUPTED_CODE) from None
-    except SystemExit as end:
+    with exit_on_interrupt():
         try:
-            report.print_own(end.code)  # may wait; if torchrun stops this rank, it does not restart
-            prevent_restart()
-        finally:
-            stop()
-        raise
+            with report.print_on_rank_0():
+                job_numbers(os.environ)
+                yield
+        except SystemExit as end:
+            try:
+                # May wait. If torchrun stops this rank meanwhile, it does not restart.
+                report.print_own(end.code)
+                prevent_restart()
+            finally:
+                stop()
+            raise
 
 
 def start(

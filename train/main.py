@@ -9,7 +9,7 @@ again continues the run.
 import logging
 import sys
 
-from parallel.ranks import silence_other_ranks, start, stop, user_errors
+from parallel.ranks import exit_on_interrupt, silence_other_ranks, start, stop, user_errors
 from parallel.stop_signals import StopRequest
 from train.build import build_run
 from train.command_line import parse
@@ -39,13 +39,14 @@ def main() -> None:
             run = None if inputs.finished else build_run(config, ranks, inputs, stop_request)
             if run is not None:
                 dry_run(run)
-    if run is None:
-        log.info("%s", finished_notice(config.out, inputs.steps))
-        code = 0
-    else:
-        code = finish(run)
-    del run  # its DDP replica must be freed before the process group, see stop()
-    stop()
+    with exit_on_interrupt():  # also one that comes after the end of the run
+        if run is None:
+            log.info("%s", finished_notice(config.out, inputs.steps))
+            code = 0
+        else:
+            code = finish(run)
+        del run  # its DDP replica must be freed before the process group, see stop()
+        stop()
     if code:
         sys.exit(code)
 
