@@ -7,8 +7,9 @@ train/checkpoints/checkpoint.py (the rest of a run).
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
-from storage.atomic import put_json, read_json
+from storage.atomic import new_file, put_json, read_json, write_json
 from storage.digest import file_sha256
 
 MANIFEST = "MANIFEST.json"
@@ -17,10 +18,11 @@ _PREFIX = "step_"
 _WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.json"  # of training: its content belongs to train/checkpoints/checkpoint.py
 OPTIMIZER_FILE = "optimizer.safetensors"
-_RESULTS_FILE = "results.json"
+RESULTS_FILE = "results.json"
 _MODEL_FILES = ("model.json", _WEIGHTS_FILE)  # of every checkpoint, an imported model's too
 # What a resume needs beside them.
-RESUME_FILES = (STATE_FILE, OPTIMIZER_FILE, _RESULTS_FILE)
+RESUME_FILES = (STATE_FILE, OPTIMIZER_FILE, RESULTS_FILE)
+_BEFORE = "before"  # of a manifest's entry: the file that it replaces
 
 
 class NewerFormat(ValueError):
@@ -68,11 +70,27 @@ def set_aside(checkpoint: Path) -> Path:
 def write_manifest(folder: Path) -> None:
     """Write size and sha256 of every file below `folder` into its MANIFEST.json."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    entries = {
-        str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
-        for p in files
-    }
+    entries = {str(p.relative_to(folder)): _entry(p) for p in files}
     put_json(folder / MANIFEST, {"format": _MANIFEST_FORMAT, "files": entries})
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def replace_results(checkpoint: Path, results: dict[str, Any]) -> None:
+    """Replace the results in a checkpoint. Killed at any moment, it leaves one that verifies.
+
+    Meanwhile the manifest accepts the file as it was before, too.
+    """
+    manifest, name = checkpoint / MANIFEST, RESULTS_FILE
+    found = read_json(manifest)
+    with new_file(checkpoint / name) as temporary:
+        put_json(temporary, results)
+        before, now = found["files"][name], _entry(temporary)
+        write_json(manifest, found | {"files": found["files"] | {name: now | {_BEFORE: before}}})
+    write_json(manifest, found | {"files": found["files"] | {name: now}})
 
 
 def verify_checkpoint(folder: Path, also: tuple[str, ...] = ()) -> None:
@@ -81,6 +99,16 @@ def verify_checkpoint(folder: Path, also: tuple[str, ...] = ()) -> None:
     `also` are other files that it must list. Raises: ValueError naming the first file that is
     missing or differs.
     """
+    seen = manifest_mtime(folder)
+    try:
+        _verify(folder, also)
+    except ValueError:
+        if manifest_mtime(folder) == seen:
+            raise
+        _verify(folder, also)  # its run has just added results
+
+
+def _verify(folder: Path, also: tuple[str, ...]) -> None:
     if not folder.is_dir():
         raise ValueError(
             f"there is no checkpoint at {folder}; a run's are in its checkpoints/, "
@@ -98,17 +126,22 @@ def verify_checkpoint(folder: Path, also: tuple[str, ...] = ()) -> None:
                 f"{folder / MANIFEST} does not list {name}, so this checkpoint is not complete; "
                 "use another one"
             )
-    for name, size, digest in entries:
+    for name, *accepted in entries:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} is a link that leads outside its folder; do not use it")
         if not path.is_file():
             raise ValueError(f"{path} is missing, so this checkpoint is damaged; use another one")
-        if path.stat().st_size != size or file_sha256(path) != digest:
+        if not any(_has_content(path, entry) for entry in accepted):
             raise ValueError(
                 f"{path} differs from its digest in {MANIFEST}, so this checkpoint is damaged; "
                 "use another one"
             )
+
+
+def _has_content(path: Path, entry: tuple[int, str]) -> bool:
+    size, digest = entry
+    return path.stat().st_size == size and file_sha256(path) == digest
 
 
 def weights_sha256(checkpoint: Path) -> str:
@@ -137,15 +170,15 @@ def delete_checkpoint(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint)
 
 
-def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
-    """Name, size and sha256 of every file that a manifest lists.
+def _manifest_entries(manifest: Path) -> list[tuple[Any, ...]]:
+    """Every file that a manifest lists: its name, then size and sha256 of each content it may have.
 
     Raises: ValueError if it is not a manifest, or names a file outside its folder.
     """
     found = read_json(manifest)
     try:
         version = found["format"]
-        entries = [(name, e["bytes"], e["sha256"]) for name, e in found["files"].items()]
+        entries = [(name, *_contents(entry)) for name, entry in found["files"].items()]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{manifest} is not a manifest ({error!r}); it is damaged") from error
     if version != _MANIFEST_FORMAT:
@@ -155,7 +188,13 @@ def _manifest_entries(manifest: Path) -> list[tuple[str, int, str]]:
             "damaged, or update Ratchet"
         )
     # A checkpoint may come from someone else: a manifest must not make us read other files.
-    for name, _, _ in entries:
+    for name, *_ in entries:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{manifest} names {name}, which is outside its folder; do not use it")
     return entries
+
+
+def _contents(entry: dict[str, Any]) -> list[tuple[int, str]]:
+    """Size and sha256 of what a file may hold, by its entry in the manifest."""
+    entries = [entry, entry[_BEFORE]] if _BEFORE in entry else [entry]
+    return [(e["bytes"], e["sha256"]) for e in entries]

@@ -241,7 +241,8 @@ class RunFolder:
     def remove_unfinished(self) -> None:
         """Delete what killed processes left unfinished; call this with the lock held."""
         # Nobody else writes here under such a name: a watcher has evals.jsonl and event files.
-        folders = (self.path, self.checkpoints, self.samples, self.path / "blackbox")
+        folders = [self.path, self.checkpoints, self.samples, self.path / "blackbox"]
+        folders += self.all_checkpoints()  # to which results are added
         for path in (p for folder in folders for p in folder.glob(".*")):
             if not _UNFINISHED.fullmatch(path.name):
                 continue

@@ -9,7 +9,7 @@ from train.checks import check, check_before_last_save
 from train.evaluation import evaluate, evaluation_due
 from train.profile_steps import ProfiledSteps
 from train.run import Run
-from train.saving import save, save_and_wait, save_due
+from train.saving import add_results, save, save_and_wait, save_due
 from train.schedule import learning_rate
 
 
@@ -24,7 +24,10 @@ def train(run: Run) -> State:
         check(run)
         if evaluation_due(run):
             with run.aside():
+                if save_due(run):  # first: an evaluation may be long, and may be killed
+                    save(run)
                 evaluate(run)
+                add_results(run)
             continue  # the ranks may have agreed to stop meanwhile
         if run.step >= run.steps:
             break

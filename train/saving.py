@@ -23,6 +23,8 @@ def save_due(run: Run) -> bool:
     config = run.config.save
     if any(every and run.step % every == 0 for every in (config.every, config.keep_every)):
         return True
+    if run.step == run.steps:
+        return True
     if _is_best(run):
         return True
     minutes = (time.monotonic() - run.saver.begun_at) / 60
@@ -62,6 +64,16 @@ def save(run: Run) -> None:
     run.saver.begin(run.contents(tensors), stall_seconds=time.perf_counter() - started)
 
 
+def add_results(run: Run) -> None:
+    """Add what was just evaluated to the checkpoint of this step, which was begun before.
+
+    What takes long comes after the save: if the run is killed meanwhile, no step is lost.
+    """
+    evaluated = run.saver.begun_step == run.step == run.results.get("step")
+    if run.ranks.is_main and evaluated and _wait_for_previous_save(run):
+        run.saver.add_results(run.results)
+
+
 def _wait_for_previous_save(run: Run) -> bool:
     """Wait for the save in flight, half as long as the other ranks wait for this one.
 
@@ -87,6 +99,8 @@ def save_and_wait(run: Run) -> None:
     set_collective_timeout(LAST_SAVE_SECONDS)
     run.arm_watchdog(LAST_SAVE_SECONDS)
     if run.ranks.is_main:
+        run.saver.wait()
+        add_results(run)
         run.saver.wait()
         with suppress(FolderLost):
             run.folder.check()

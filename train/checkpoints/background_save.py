@@ -3,10 +3,14 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
+from storage.checkpoint_folder import replace_results
 from storage.metrics import Metrics
 from storage.ownership.folder_lock import FolderLost
 from storage.retention import Retention
@@ -36,6 +40,8 @@ class BackgroundSave:
         """Step of the newest checkpoint whose writing has begun."""
         self.begun_at = time.monotonic()
         """When that was, or when this process started."""
+        self.results_step = -1
+        """Step of the evaluation whose results the newest checkpoint has."""
         self.longest_seconds = 0.0
         """The longest save so far, copy and writing."""
         self._metrics: Metrics = {}
@@ -58,6 +64,14 @@ class BackgroundSave:
             target=self._write, args=(contents, stall_seconds), daemon=True, name="saver"
         )
         self._thread.start()
+
+    def add_results(self, results: dict[str, Any]) -> None:
+        """Write results into the checkpoint of their step. No save may be in flight."""
+        if self.saved_step == results["step"] != self.results_step:  # otherwise that save failed
+            self._thread = threading.Thread(
+                target=self._add_results, args=(results,), daemon=True, name="saver"
+            )
+            self._thread.start()
 
     def take_metrics(self) -> Metrics:
         """Metrics of saves since the last call."""
@@ -98,7 +112,7 @@ class BackgroundSave:
             if not self._is_lost():  # of that the loop learns by itself
                 self._error = _as_disk_error(error)
             return
-        self.saved_step = step
+        self.saved_step, self.results_step = step, contents.results.get("step", -1)
         seconds = time.perf_counter() - started
         self.longest_seconds = max(self.longest_seconds, stall_seconds + seconds)
         log.info(
@@ -108,15 +122,26 @@ class BackgroundSave:
             1000 * stall_seconds,
             seconds,
         )
-        for action in (
-            lambda: self.folder.write_status("running", step),
-            lambda: self.retention.sweep(self.folder),
-        ):
-            try:
-                action()
-            except FolderLost:
-                return
-            except (OSError, ValueError) as error:
+        self._after(path, lambda: self.folder.write_status("running", step))
+        self._after(path, lambda: self.retention.sweep(self.folder))
+
+    def _add_results(self, results: dict[str, Any]) -> None:
+        path = self.folder.checkpoint(results["step"])
+
+        def replace() -> None:
+            self.folder.check()
+            replace_results(path, results)
+            self.results_step = results["step"]
+
+        self._after(path, replace)
+        self._after(path, lambda: self.retention.sweep(self.folder))  # by the loss, now known
+
+    def _after(self, path: Path, action: Callable[[], object]) -> None:
+        """Do what belongs to a checkpoint that is there. A failure is logged."""
+        try:
+            action()
+        except Exception as error:  # an error of a thread reaches nobody
+            if not self._is_lost():
                 log.error("after %s: %s; training continues", path.name, error)
 
     def _is_lost(self) -> bool:

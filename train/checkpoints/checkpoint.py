@@ -25,6 +25,7 @@ from model.gpt import GPT
 from storage.atomic import new_folder, put_json, read_json
 from storage.checkpoint_folder import (
     OPTIMIZER_FILE,
+    RESULTS_FILE,
     STATE_FILE,
     NewerFormat,
     free_path,
@@ -208,7 +209,7 @@ def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
             (temporary / "tokenizer").mkdir()
             contents.tokenizer.save(temporary / "tokenizer")
             write_tensors(temporary / OPTIMIZER_FILE, contents.under(OPTIMIZER))
-            put_json(temporary / "results.json", contents.results)
+            put_json(temporary / RESULTS_FILE, contents.results)
             put_json(temporary / STATE_FILE, {"format": STATE_FORMAT, **asdict(contents.position)})
             # Last: a folder without a manifest is incomplete. It has digests because no file format
             # detects a flipped bit: 298 of 300 such safetensors files load without an error.
@@ -261,7 +262,7 @@ def _check_free_space(folder: RunFolder, size: int) -> None:
 def validation_loss_of(checkpoint: Path) -> float | None:
     """The validation loss of exactly these weights; None if it was not measured."""
     try:
-        results = read_json(checkpoint / "results.json")
+        results = read_json(checkpoint / RESULTS_FILE)
     except (OSError, ValueError):
         return None
     if not isinstance(results, dict) or results.get("step") != step_of(checkpoint):

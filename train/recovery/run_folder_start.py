@@ -64,9 +64,9 @@ def _put_in_order(folder: RunFolder, resumable: Resumable) -> Path | None:
 
     A process may have been killed between the two renames of a save.
     """
-    folder.remove_unfinished()
     folder.set_aside_damaged()
     folder.identity = identity_of(folder.read_config() if folder.config.is_file() else None)
+    folder.remove_unfinished()
     checkpoint = newest_sound_checkpoint(folder, resumable)
     if checkpoint is not None:
         turn_latest(folder, checkpoint)
