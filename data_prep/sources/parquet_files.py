@@ -56,9 +56,11 @@ class ParquetFormat:
                     ):
                         yield from _texts(_values(batch, column), path, row)
                         row += batch.num_rows
+                    damage = "it ends too early"
                 except (pyarrow.ArrowException, OSError) as error:
-                    reason = f"row group {group} cannot be read ({error}); {_AGAIN}"
-                    yield from (_bad_row(path, number, reason) for number in range(row, end))
+                    damage = _one_line(error)
+                reason = f"row group {group} cannot be read ({damage}); {_AGAIN}"
+                yield from (_bad_row(path, number, reason) for number in range(row, end))
                 row = end
 
 
@@ -70,7 +72,13 @@ def _open(path: Path) -> parquet.ParquetFile:
         )
     except (pyarrow.ArrowException, OSError) as error:
         check_no_pointer(path, path.read_bytes() if path.stat().st_size < 1000 else b"")
-        raise ValueError(f"{path} is not a readable parquet file ({error}); {_AGAIN}") from error
+        raise ValueError(
+            f"{path} is not a readable parquet file ({_one_line(error)}); {_AGAIN}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _text_column(file: parquet.ParquetFile, key: str, path: Path) -> list[str]:
