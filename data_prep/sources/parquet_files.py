@@ -29,6 +29,7 @@ class ParquetFormat:
         with _open(path) as file:
             leaves = [file.schema.column(index).path for index in range(len(file.schema))]
             leaf = leaves.index(".".join(_text_column(file, self.text_key, path)))
+            _check_rows(file, path)
             start = rows = size = 0
             for group in range(file.metadata.num_row_groups):
                 metadata = file.metadata.row_group(group)
@@ -75,6 +76,17 @@ def _open(path: Path) -> parquet.ParquetFile:
         raise ValueError(
             f"{path} is not a readable parquet file ({_one_line(error)}); {_AGAIN}"
         ) from error
+
+
+def _check_rows(file: parquet.ParquetFile, path: Path) -> None:
+    """Raises: ValueError if the row groups do not have the rows that the file should have."""
+    metadata = file.metadata
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if sum(rows) != metadata.num_rows or min(rows, default=0) < 0:
+        raise ValueError(
+            f"{path} should have {metadata.num_rows} rows, and its row groups have {sum(rows)}; "
+            f"{_AGAIN}"
+        )
 
 
 def _one_line(error: Exception) -> str:
