@@ -118,7 +118,7 @@ def decide_split(
     by_share = val_tokens is None and estimate // _DEFAULT_VAL_SHARE <= _MAX_DEFAULT_VAL_TOKENS
     if val_tokens is None:
         val_tokens = min(_MAX_DEFAULT_VAL_TOKENS, estimate // _DEFAULT_VAL_SHARE)
-    if val_tokens >= estimate:
+    if val_tokens >= estimate and val_tokens > 0:
         raise ValueError(
             f"val_tokens={val_tokens} is not less than the about {estimate} tokens of the source; "
             f"try --val-tokens {estimate // _DEFAULT_VAL_SHARE}"

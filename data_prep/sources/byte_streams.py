@@ -1,5 +1,6 @@
 """Files as streams of bytes, decompressed where their name ends in .gz, .bz2, .xz or .zst."""
 
+import atexit
 import bz2
 import lzma
 import os
@@ -193,6 +194,7 @@ class _IdleStream:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stream: _CompressedStream | None = None
+        self._closes_at_exit = False
 
     def take(self, path: Path, start: int) -> _CompressedStream:
         """A stream of the file at `start` or before it."""
@@ -208,6 +210,12 @@ class _IdleStream:
         if stream.at_end:
             stream.close()
             return
+        self._replace(stream)
+        if not self._closes_at_exit:
+            self._closes_at_exit = True
+            atexit.register(self._replace, None)
+
+    def _replace(self, stream: _CompressedStream | None) -> None:
         with self._lock:
             before, self._stream = self._stream, stream
         if before is not None:
@@ -248,7 +256,10 @@ class Content:
         try:
             _skip_to(stream, start, self.path)
             yield stream
-        except BaseException:  # GeneratorExit too: the position is then inside a document
+        except GeneratorExit:  # the reader has seen enough
+            _IDLE.keep(stream)
+            raise
+        except BaseException:
             stream.close()
             raise
         _IDLE.keep(stream)

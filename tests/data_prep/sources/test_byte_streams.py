@@ -107,8 +107,11 @@ def test_parts_in_order_are_read_in_one_pass(tmp_path, monkeypatch):
     opened.clear()
     texts = [doc.text.decode() for unit in units for doc in source.documents(unit)]
     assert (texts, len(opened)) == (STORIES, 1)
+    next(source.documents(units[2]))  # not to its end
+    next(source.documents(units[5]))
+    assert len(opened) == 2  # back to the start once
     assert [doc.text.decode() for doc in source.documents(units[0])] == texts[: units[0].documents]
-    assert len(opened) == 2  # back to the start
+    assert len(opened) == 3
 
 
 def test_a_part_that_is_unpacked_already_is_read_there(tmp_path):
