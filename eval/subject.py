@@ -23,6 +23,7 @@ from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, verify_checkpoint
 from storage.option_values import AtMost, own_path
 from storage.ownership.latest import follow_latest
+from storage.records.json_fields import check_fields
 
 REFERENCE_VAL_TOKENS = 2_097_152  # validation tokens of the reference run
 VAL_MICRO_BATCH = 8
@@ -30,6 +31,12 @@ _CPU_BATCH_TOKENS = 2_048  # larger batches do not fit a core's cache
 _CUDA_BATCH_TOKENS = 16_384  # the endings in such a batch have about 1.3 GB of float32 logits
 EXAMPLES_SUFFIX = ".train"  # after a task's name: the file of its few-shot examples
 
+# Of state.json. A checkpoint that was imported has none.
+_STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "data": (str, type(None)),
+    "data_fingerprint": (str, type(None)),
+    "val_tokens": (int, type(None)),
+}
 log = logging.getLogger(__name__)
 
 
@@ -169,6 +176,7 @@ def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOpti
     """`options`, where data set and validation tokens, if not given, are those of the training."""
     path = follow_latest(checkpoint) / STATE_FILE
     state = read_json(path) if path.is_file() else {}
+    check_fields(path, state, _STATE_FIELDS, "use another checkpoint")
     data = options.data
     if data is None and state.get("data"):
         data = Path(state["data"])

@@ -116,11 +116,12 @@ def is_count(value: Any) -> TypeGuard[int]:
 
 def column(lines: list[dict[str, Any]], tag: str) -> tuple[list[int], list[float]]:
     """Steps and values of the lines in which this tag is a number."""
-    found = [(line["step"], line[tag]) for line in lines if _is_number(line.get(tag))]
+    found = [(line["step"], line[tag]) for line in lines if is_number(line.get(tag))]
     return [step for step, _ in found], [value for _, value in found]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a JSON file is a number that a float can hold."""
     return type(value) in (int, float) and abs(value) < _LARGEST_VALUE
 
 

@@ -8,12 +8,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 DEEP = 100_000
+_MOST_KEYS = 40  # of one object: a vocabulary has thousands
 WRONG = (None, -1, "3", 1.5, [], {}, True, 10**400, [[]], "\ud800", 1e308, "../x")
 
 
@@ -69,7 +71,7 @@ JSON_FILE = ANY_FILE + [
 def _places(value: Any, depth: int) -> Iterator[tuple[Any, ...]]:
     """The paths to the fields of a JSON value; of a list only to its first entry."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value[:1])
-    for key, inner in pairs:
+    for key, inner in islice(pairs, _MOST_KEYS):
         yield (key,)
         if depth > 1 and isinstance(inner, dict | list):
             yield from ((key, *rest) for rest in _places(inner, depth - 1))
@@ -128,7 +130,7 @@ class Ended:
     uncaught: str = ""
 
 
-def call(main: Callable[[], None], words: list[str], folder: Path) -> Ended:
+def call(main: Callable[[], None], words: Sequence[str], folder: Path) -> Ended:
     """Call the `main` of a script in this process as if it was started in `folder`."""
     out, err, uncaught, code = io.StringIO(), io.StringIO(), "", 0
     handlers = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGHUP)}

@@ -25,12 +25,27 @@ from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import read_json
 from storage.checkpoint_folder import step_of, verify_checkpoint
 from storage.ownership.latest import follow_latest
+from storage.records.json_fields import check_fields
 from storage.run_folder import RunFolder
 from storage.script_options import parse_options
 from train.black_box import FORMAT
 from train.guards.window_by_window import Findings, layers, score_windows
 
 _NOT_REPRODUCED_CODE = 1
+_BOX_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "step": int,
+    "kind": str,
+    "loss_limit": (float, str),  # a limit that is not finite is a text
+    "grad_norm_limit": (float, str),
+    "weights_are_the_steps": bool,
+    "first_window": int,
+    "windows": int,
+    "context_length": int,
+    "seed": int,
+    "dtype": str,
+    "data": str,
+    "data_fingerprint": str,
+}
 log = logging.getLogger("train")
 
 
@@ -58,6 +73,14 @@ def read_box(folder: Path) -> dict[str, Any]:
     box = read_json(path)
     if not isinstance(box, dict) or box.get("format") != FORMAT:
         raise ValueError(f"{path} is not of format {FORMAT}; use the version that wrote it")
+    check_fields(path, box, _BOX_FIELDS, "use another black box")
+    if not isinstance(getattr(torch, box["dtype"], None), torch.dtype) or box["windows"] < 1:
+        raise ValueError(f"{path} is damaged: no step is of its dtype and windows; use another one")
+    for name in ("loss_limit", "grad_norm_limit"):
+        try:
+            float(box[name])
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {name} is no number; use another one") from error
     return box
 
 

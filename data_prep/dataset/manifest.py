@@ -6,6 +6,7 @@ exact content of the file, in its order. Only this module writes and reads it.
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import numpy as np
 
 from storage.atomic import read_json, write_json
 from storage.digest import fingerprint
+from storage.records.json_fields import check_field_types
 
 # Format 1: whole documents, each opened by end-of-text; uint16 tokens, uint32 lengths, uint32 pairs
 # (file, row); validation documents chosen by the hash in preparation/split.py.
@@ -200,14 +202,24 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest = _from_json(path, content)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare the data set again") from error
+    for entry in _entries(manifest):
+        check_field_types(path, entry, "prepare the data set again")
     if manifest.sealed().fingerprint != manifest.fingerprint:
         raise ValueError(
             f"{path} does not fit its own fingerprint, so it was edited or damaged; "
             "prepare the data set again"
         )
     return manifest
+
+
+def _entries(manifest: Manifest) -> Iterator[Any]:
+    """All parts of a manifest."""
+    yield from (manifest, manifest.tokenizer, manifest.source, *manifest.source.files)
+    yield from (manifest.duplicates, *manifest.first_bad_records)
+    for split in (manifest.train, manifest.val):
+        yield from (split, *split.shards)
 
 
 def _from_json(path: Path, content: dict[str, Any]) -> Manifest:

@@ -53,7 +53,7 @@ def read_prompts(file: Path) -> list[str]:
 def _prompt_of(where: str, line: str) -> str:
     try:
         found = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{where} is not JSON ({error}); write {{"prompt": "…"}}') from error
     prompt = found.get("prompt") if isinstance(found, dict) else None
     if not isinstance(prompt, str):

@@ -14,7 +14,7 @@ from model.estimates.parameters import count_parameters
 from model.hf_format.config import family_of
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, weights_sha256
-from storage.json_lines import read_lines
+from storage.json_lines import is_number, read_lines
 from storage.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -204,9 +204,9 @@ def _results(metrics: dict[str, float]) -> dict[str, str]:
     """Each metric with its standard error, if it has one."""
     rows = {}
     for tag, value in metrics.items():
-        if not tag.endswith("_stderr"):
+        if is_number(value) and not tag.endswith("_stderr"):
             error = metrics.get(f"{tag}_stderr")
-            rows[tag] = f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+            rows[tag] = f"{value:.4f}" + (f" ± {error:.4f}" if is_number(error) else "")
     return rows
 
 

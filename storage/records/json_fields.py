@@ -1,8 +1,9 @@
 """Checks the types of fields in a JSON file: a damaged one is named before it is used."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 _LARGEST_COUNT = 2**64 - 1  # of a seed
 _LARGEST_NUMBER = 1e300
@@ -40,6 +41,16 @@ def check_fields(
                 f"{path} is damaged: {name} is {_shown(value)} but must be {wanted}; {cure}"
             )
     return found
+
+
+def check_field_types(path: Path, entry: Any, cure: str) -> None:
+    """Check the numbers and texts of a dataclass that was made from the JSON file at `path`.
+
+    Raises: ValueError as `check_fields` does.
+    """
+    kinds: dict[str, Any] = {f.name: get_origin(f.type) or f.type for f in fields(entry)}
+    kinds = {name: kind for name, kind in kinds.items() if kind in (int, float, str, dict)}
+    check_fields(path, {name: getattr(entry, name) for name in kinds}, kinds, cure)
 
 
 def _is_a(value: Any, kind: type) -> bool:

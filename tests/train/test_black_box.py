@@ -1,5 +1,6 @@
 """A run that gives up leaves what is needed to see why, and the fault can be replayed."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -180,3 +181,19 @@ def test_what_is_no_box_is_refused(tmp_path, content):
         (tmp_path / "box.json").write_text(content)
     with pytest.raises(ValueError, match=r"not a black box|not of format 1"):
         read_box(tmp_path)
+
+
+def test_a_box_with_a_field_of_another_type_is_refused(box, tmp_path):
+    """Every field that a replay needs."""
+    content = json.loads((box / "box.json").read_text())
+    path = tmp_path / "box.json"
+    path.write_text(json.dumps(content))
+    assert read_box(tmp_path) == content
+    needed = ("step", "windows", "first_window", "context_length", "seed", "loss_limit", "dtype")
+    for name in (*needed, "data", "data_fingerprint", "kind", "weights_are_the_steps"):
+        for wrong in (None, [], "x" if name != "data" and name != "kind" else 3, -1.5):
+            path.write_text(json.dumps(content | {name: wrong}))
+            if (name, wrong) in (("loss_limit", -1.5), ("data_fingerprint", "x")):
+                continue
+            with pytest.raises(ValueError, match=rf"box\.json is damaged: .*{name.split('_')[0]}"):
+                read_box(tmp_path)

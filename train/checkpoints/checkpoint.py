@@ -34,14 +34,13 @@ from storage.checkpoint_folder import (
     verify_checkpoint,
     write_manifest,
 )
-from storage.json_lines import is_count
+from storage.json_lines import is_count, is_number
 from storage.ownership.latest import point_latest_at
 from storage.records.json_fields import check_fields
 from storage.run_folder import RunFolder
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS
 from train.guards.spikes import is_history
 
-_LARGEST_LOSS = 1e300
 STATE_FORMAT = 5  # of state.json; load_position converts older ones
 _STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "step": int,
@@ -269,5 +268,4 @@ def validation_loss_of(checkpoint: Path) -> float | None:
         return None
     metrics = results.get("metrics")
     loss: Any = metrics.get("val/loss") if isinstance(metrics, dict) else None
-    is_loss = isinstance(loss, int | float) and abs(loss) < _LARGEST_LOSS
-    return float(loss) if is_loss else None
+    return float(loss) if is_number(loss) else None
