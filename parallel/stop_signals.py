@@ -1,20 +1,23 @@
 """Stop requests: signals and a time limit. They set a flag, on which the ranks agree later."""
 
 import logging
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from types import FrameType
 
-from storage.exit_codes import PREEMPTED_CODE
+from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 # Windows lacks some; storage/system_modules.py says there what Ratchet needs.
 STOP_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
 # A terminal sends a Ctrl-C to every process, and torchrun forwards its own to the workers.
 SAME_KEYPRESS_SECONDS = 1.0
+_CALL_SECONDS = 5.0  # for a call to end, before the process ends without closing its run
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +42,8 @@ class StopRequest:
     """Whether this process was asked to stop, and why.
 
     A Ctrl-C (SIGINT) that comes SAME_KEYPRESS_SECONDS or more after the first one ends the process
-    at once: `KeyboardInterrupt`. One that comes sooner counts as the same key press.
+    at once: `KeyboardInterrupt`, or exit code 130 if the main thread does not come to it. One that
+    comes sooner counts as the same key press.
     """
 
     def __init__(
@@ -56,22 +60,54 @@ class StopRequest:
         self.nothing_to_save = nothing_to_save
         """Whether a signal ends the process at once (exit code 75), because nothing is lost."""
         self.interrupted_at: float | None = None
-        """When the first SIGINT came, by the monotonic clock."""
+        """When the first SIGINT was handled, by the monotonic clock."""
+        self._pressed_again = False
+        self._forced = False
 
     def listen(self) -> None:
         """Handle the stop signals from now on (main thread only)."""
         for number in self._numbers():
             signal.signal(number, self._receive)
+        signal.set_wakeup_fd(self._start_clock(), warn_on_full_buffer=False)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle the stop signals inside the block (main thread only)."""
         before = {number: signal.signal(number, self._receive) for number in self._numbers()}
+        clock = self._start_clock()
+        outer = signal.set_wakeup_fd(clock, warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.set_wakeup_fd(outer)
+            os.close(clock)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _start_clock(self) -> int:
+        """Start the thread that sees signals as they arrive; returns the file that they go to."""
+        arrivals, file = os.pipe()
+        os.set_blocking(file, False)
+        threading.Thread(target=self._time_interrupts, args=(arrivals,), daemon=True).start()
+        return file
+
+    def _time_interrupts(self, arrivals: int) -> None:
+        """Notice a second Ctrl-C while the main thread is in a long call, such as a large step.
+
+        Python calls a handler only between two calls, once for all signals of a kind until then.
+        """
+        first: float | None = None
+        while numbers := os.read(arrivals, 64):
+            now = time.monotonic()
+            if signal.SIGINT in numbers:
+                first = first or now
+                if now - first >= SAME_KEYPRESS_SECONDS:
+                    self._pressed_again = True
+                    time.sleep(_CALL_SECONDS)
+                    if not self._forced:
+                        os._exit(INTERRUPTED_CODE)
+                    break
+        os.close(arrivals)
 
     def check_time_limit(self, seconds_needed: float) -> None:
         """Request a stop if less than `seconds_needed`, the time that stopping takes, is left."""
@@ -104,7 +140,9 @@ class StopRequest:
         """Note a SIGINT; returns whether it is a second key press."""
         now = time.monotonic()
         first, self.interrupted_at = self.interrupted_at, self.interrupted_at or now
-        return first is not None and now - first >= SAME_KEYPRESS_SECONDS
+        late = first is not None and now - first >= SAME_KEYPRESS_SECONDS
+        self._forced = self._forced or late or self._pressed_again
+        return late or self._pressed_again
 
     def _request(self, reason: str) -> None:
         if self.wanted:

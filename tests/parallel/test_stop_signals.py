@@ -1,6 +1,8 @@
 """Stop requests by signal and by a time limit."""
 
 import signal
+import subprocess
+import sys
 import time
 from datetime import datetime
 
@@ -13,6 +15,7 @@ from parallel.stop_signals import (
     parse_time,
 )
 from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
+from tests.launching import ENVIRONMENT, REPO
 from train.config import Config
 
 pytestmark = pytest.mark.usefixtures("restored_signal_handlers")
@@ -67,6 +70,31 @@ def test_the_second_ctrl_c_ends_training_and_the_watcher_alike(first):
         assert request.interrupted_at is not None
         request.interrupted_at -= SAME_KEYPRESS_SECONDS
         signal.raise_signal(signal.SIGINT)
+
+
+LONG_CALL = """
+import hashlib, sys
+from parallel import stop_signals
+from parallel.ranks import user_errors
+stop_signals._CALL_SECONDS = 0.2
+stop_signals.StopRequest(nothing_to_save=False).listen()
+with user_errors():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[1]))  # no handler is called meanwhile
+print("survived")
+"""
+
+
+def test_a_second_ctrl_c_in_a_long_call_ends_the_process_too():
+    words = [sys.executable, "-c", LONG_CALL, str(10**9)]  # minutes
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=REPO, env=ENVIRONMENT, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(SAME_KEYPRESS_SECONDS + 0.1)  # what a person waits
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == INTERRUPTED_CODE
+        assert process.stdout.read() == ""
 
 
 def test_before_the_first_step_only_the_first_signal_ends_the_process():
