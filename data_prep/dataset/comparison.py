@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep.dataset.disk_reading import hash_from_disk, opened_for_hashing
+from data_prep.dataset.disk_reading import hash_file_from_disk
 from data_prep.dataset.shards import DataSet
 
 
@@ -19,7 +18,7 @@ def differing_files(data: DataSet, digests: Sequence[tuple[str, str]], threads: 
         tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="bytes") as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
-        hashed = pool.map(_hash, paths)
+        hashed = pool.map(hash_file_from_disk, paths)
         for path, (_, expected), size, (digest, same) in zip(
             paths, digests, sizes, hashed, strict=True
         ):
@@ -32,9 +31,3 @@ def differing_files(data: DataSet, digests: Sequence[tuple[str, str]], threads: 
                     "it until now; have its memory tested"
                 )
     return found
-
-
-def _hash(path: Path) -> tuple[str, bool]:
-    """sha256 of the file on the disk, and whether the page cache had the same."""
-    with opened_for_hashing(path, None) as descriptor:
-        return hash_from_disk(descriptor, float("inf"), lambda _: False)

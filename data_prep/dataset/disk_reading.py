@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,20 @@ def hash_from_disk(descriptor: int, pace: float, wait: Callable[[float], bool]) 
         if cached:  # then that was the cache, and this is the disk
             seen, stored = stored, seen
             got = os.preadv(descriptor, [stored], position)
-            same = same and seen[:got] == stored[:got]
+            # Whole parts are compared without copies.
+            same = same and (seen == stored if got == _CHUNK_BYTES else seen[:got] == stored[:got])
         digest.update(memoryview(stored)[:got])
         position += got
         if wait(max(got, SMALLEST_CHARGE) / pace - (time.monotonic() - began)):
             return "", same
         if got == 0:
             return digest.hexdigest(), same
+
+
+def hash_file_from_disk(path: Path) -> tuple[str, bool]:
+    """The same of a file, at full speed. What was just written must be flushed before."""
+    with opened_for_hashing(path, None) as descriptor:
+        return hash_from_disk(descriptor, float("inf"), lambda _: False)
 
 
 def is_cached(descriptor: int, position: int, count: int) -> bool:
@@ -69,10 +77,17 @@ def is_cached(descriptor: int, position: int, count: int) -> bool:
         with mmap.mmap(descriptor, count, prot=mmap.PROT_READ, offset=position) as mapped:
             address = np.frombuffer(mapped, np.uint8).ctypes.data
             # The memory is never touched, so a file that becomes shorter does no harm.
-            failed = ctypes.CDLL(None).mincore(ctypes.c_void_p(address), count, resident)
+            failed = _mincore()(ctypes.c_void_p(address), count, resident)
     except (OSError, ValueError):  # the file became shorter, or cannot be mapped
         return True
-    return bool(failed) or 2 * sum(page & 1 for page in resident) >= pages
+    return bool(failed) or 2 * bytes(resident).count(1) >= pages
+
+
+@cache
+def _mincore() -> Callable[..., int]:
+    """Which pages of mapped memory are in the page cache, as the C library tells it."""
+    # https://man7.org/linux/man-pages/man2/mincore.2.html
+    return ctypes.CDLL(None).mincore
 
 
 def _drop(descriptor: int, position: int, count: int) -> None:

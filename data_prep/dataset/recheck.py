@@ -24,7 +24,7 @@ from storage.digest import DigestCache
 
 log = logging.getLogger(__name__)
 
-_SLOWEST_PACE = 1e6  # bytes/s: 0.1 to 0.3 % of a core (bench/LOG.md), and a small set is read often
+_SLOWEST_PACE = 5e5  # bytes/s: 0.06 % of a core (bench/LOG.md), and a small set is read often
 _MARGIN = 0.75  # of the given time, for a machine that is too busy to keep the pace
 _REST = 0.001  # of the given time, between two readings of one file
 _FIRST_WAIT_SECONDS = 2.0
@@ -85,8 +85,9 @@ class Recheck:
         """CPU time of the thread so far."""
 
     def start(self) -> None:
-        """Begin to read."""
-        self._thread.start()
+        """Begin to read; a second call changes nothing."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def close(self) -> None:
         """End the thread, and record in the data set when each file was found right."""
@@ -166,13 +167,14 @@ class Recheck:
 
     def _report(self, read: int, seconds: float) -> None:
         self._reported_at = time.monotonic()
+        troubled = len(self._troubled)
         log.info(
-            "%d of the %d files of %s were read again, in %.0f s%s",
+            "%d of the %d files of %s were read again beside training, in %.0f s: %s",
             read,
             len(self._files),
             self._folder,
             seconds,
-            f"; {len(self._troubled)} need attention, see above" if self._troubled else "",
+            f"{troubled} need attention, see above" if troubled else "all as in the manifest",
         )
 
     def _report_wrong_reading(self, file: _File) -> None:

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_prep.dataset.disk_reading import hash_file_from_disk
 from data_prep.dataset.manifest import MANIFEST_NAME
 from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
-from storage.atomic import new_file, publish_folder
+from storage.atomic import new_file, publish_folder, sync_file
 from storage.digest import file_sha256
 from storage.locks import take_lock
 
@@ -107,7 +108,8 @@ def _copy_file(source: Path, target: Path, digest: str) -> None:
         return
     with new_file(target) as temporary:
         shutil.copyfile(source, temporary)
-        found = file_sha256(temporary)  # of the copy, as it is on this disk
+        sync_file(temporary)
+        found, _ = hash_file_from_disk(temporary)  # not what memory still has of it
         if found != digest:
             raise ValueError(
                 f"{source} arrives with sha256 {found}, the manifest says {digest}; run "
