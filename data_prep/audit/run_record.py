@@ -16,6 +16,7 @@ from data_prep.order.skipped_windows import Skips, after_skips, parse_skips
 from storage.atomic import read_json
 from storage.checkpoint_folder import step_of
 from storage.json_lines import read_every_line
+from storage.ownership.run_identity import identity_of
 from storage.run_folder import RunFolder
 
 _T = TypeVar("_T")
@@ -132,6 +133,7 @@ def read_run(folder: Path) -> RunRecord:
     if not run.config.is_file():
         raise ValueError(f"{folder} is no run folder (no {run.config.name}); name one like runs/x")
     content = read_json(run.config)
+    run.identity = identity_of(content)  # so that a checkpoint of another run does not count
     done = _steps_done(run)  # before the lines: a live run writes a line before its checkpoint
     steps, damaged = _parsed_lines(run.metrics, _step)
     discarded, _ = _parsed_lines(run.discarded_metrics, _step)

@@ -69,15 +69,15 @@ def choose_validation(
 ) -> int:
     """The tokens of a validation. Raises: ValueError if the data hold fewer than the user gave."""
     wanted, before = config.eval.validated_tokens, recorded.val_tokens
-    shards = data.split("val")
     if not config.eval.every:  # an evaluation of the checkpoints may take fewer
         return int(wanted)
     if isinstance(wanted, AtMost) and before is not None and 0 < before < wanted:
         wanted = AtMost(before)
     try:
+        shards = data.split("val")
         found = validation_tokens(shards, wanted, context_length, "--eval.val-tokens")
     except ValueError as error:
-        if shards.tokens > context_length:
+        if data.manifest.val.tokens > context_length:
             raise
         raise ValueError(f"{error}, or train without validation: --eval.every 0") from error
     if found < wanted:

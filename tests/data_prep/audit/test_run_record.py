@@ -88,6 +88,15 @@ def test_the_steps_done_are_those_of_a_finished_run_or_of_the_newest_checkpoint(
     assert read_run(folder).done == done
 
 
+def test_a_checkpoint_of_another_run_does_not_count_as_steps_done(tmp_path):
+    folder = folder_with(tmp_path, step_line(0))
+    for step, seed in ((6, 1), (99, 2)):
+        checkpoint = folder / "checkpoints" / f"step_{step:06d}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "state.json").write_text(json.dumps({"step": step, "seed": seed}))
+    assert read_run(folder).done == 6
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from storage.option_values import AtMost
-from tests.runs import built, lines, nano_config, run_to_end
+from tests.data_sets import tiny_data_set
+from tests.runs import built, lines, nano_config, run_to_end, tiny_config
 from train.config import EvalConfig
 from train.schedule import ScheduleConfig
 
@@ -40,6 +41,13 @@ def test_a_user_who_gives_too_many_validation_tokens_is_told_how_many_there_are(
 
 def test_data_without_validation_train_without_it(tmp_path):
     config = nano_config(tmp_path, eval=VALIDATED, context_length=1024, batch_tokens=2048)
+    assert refused(config).endswith("or train without validation: --eval.every 0")
+    built(replace(config, eval=replace(VALIDATED, every=0))).close()
+
+
+def test_data_without_any_validation_document_train_without_validation(tmp_path):
+    data = tiny_data_set(tmp_path / "none", documents=30, val_fraction=0)
+    config = tiny_config(data.folder, tmp_path / "run", eval=VALIDATED)
     assert refused(config).endswith("or train without validation: --eval.every 0")
     built(replace(config, eval=replace(VALIDATED, every=0))).close()
 
