@@ -78,7 +78,6 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
     if options.out.exists():
         raise ValueError(f"{options.out} exists already; choose another --out or move it away")
     start = time.monotonic()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     source = file_source(options.data, options.text_key, typed_separator(options.separator))
     with new_folder(options.out) as folder:
         # Inside the unfinished folder, which the next start removes if this process is killed.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 
 from storage.exit_codes import USER_ERROR
-from storage.user_errors import exit_on_user_error
+from storage.user_errors import PATH_ERRORS, exit_on_user_error, os_error_text
 
 RANK_0_SECONDS = 3.0  # other ranks wait this long before they exit, so that rank 0 can print
 
@@ -36,6 +36,10 @@ class UserErrorReport:
             except SharedError:
                 self.shared = True
                 raise
+            except OSError as error:  # a disk that fails is no mistake of the user's
+                if error.errno not in PATH_ERRORS:
+                    raise
+                raise ValueError(os_error_text(error)) from error
 
     def print_own(self, code: object) -> None:
         """Print an error of this rank alone. Ranks other than 0 call this before they exit."""

@@ -1,13 +1,14 @@
 """Stop requests: signals and a time limit. They set a flag, on which the ranks agree later."""
 
 import logging
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from types import FrameType
 
 from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
@@ -15,6 +16,7 @@ from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 # Windows lacks some; storage/system_modules.py says there what Ratchet needs.
 STOP_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
+_LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # of ISO 8601 with four digits
 # A terminal sends a Ctrl-C to every process, and torchrun forwards its own to the workers.
 SAME_KEYPRESS_SECONDS = 1.0
 _CALL_SECONDS = 5.0  # for a call to end, before the process ends without closing its run
@@ -27,15 +29,17 @@ def parse_time(text: str) -> float:
     Raises: ValueError if it is neither.
     """
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError as error:
+        try:
+            seconds = datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError):
+            seconds = math.nan
+    if not 0 <= seconds <= _LAST_SECOND:
         raise ValueError(
             f"stop_at={text} is no time; give Unix seconds or ISO 8601 such as 2026-11-21T18:30"
-        ) from error
+        )
+    return seconds
 
 
 class StopRequest:

@@ -23,12 +23,19 @@ from train.profile_steps import parse_span
 from train.schedule import ScheduleConfig
 
 _VAL_TOKENS = AtMost(2_097_152)
+_LARGEST = 10**12  # of anything that is counted
+_MOST_SAMPLED = 100_000  # tokens of one sample: all ranks wait for it
+_LARGEST_SEED = 2**63 - 1
+_LARGEST_BATCH = 2**32  # tokens; a rank holds its part of it in memory
+_LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than some years
 _WARMUP_PART = 10  # a tenth of a short run is its warm-up
 
 
-def _check_at_least(name: str, value: float, smallest: int) -> None:
-    if not smallest <= value < float("inf"):
+def _check_at_least(name: str, value: float, smallest: int, largest: int = _LARGEST) -> None:
+    if not smallest <= value:
         raise ValueError(f"{name}={value} is out of range; use {smallest} or more")
+    if not value <= largest:
+        raise ValueError(f"{name}={value} is out of range; use at most {largest}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         _check_at_least("sample.every", self.every, 0)
-        _check_at_least("sample.max_tokens", self.max_tokens, 1)
+        _check_at_least("sample.max_tokens", self.max_tokens, 1, _MOST_SAMPLED)
         _check_at_least("sample.temperature", self.temperature, 0)
         _check_at_least("sample.top_k", self.top_k, 0)
 
@@ -210,9 +217,9 @@ class Config:
     """Checks for loss spikes, and for ranks whose weights differ."""
 
     def __post_init__(self) -> None:
-        _check_at_least("seed", self.seed, 0)
-        _check_at_least("batch_tokens", self.batch_tokens, 1)
-        _check_at_least("hang_seconds", self.hang_seconds, 1)
+        _check_at_least("seed", self.seed, 0, _LARGEST_SEED)
+        _check_at_least("batch_tokens", self.batch_tokens, 1, _LARGEST_BATCH)
+        _check_at_least("hang_seconds", self.hang_seconds, 1, _LONGEST_HANG)
         _check_at_least("data_recheck_hours", self.data_recheck_hours, 0)
         if self.stop_at is not None:
             parse_time(self.stop_at)

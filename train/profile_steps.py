@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+_MOST_DIGITS = 12  # of a step's number
 log = logging.getLogger(__name__)
 
 
 def parse_span(span: str) -> range:
     """The steps a, a + 1, ... b - 1 of a text "a:b". Raises: ValueError if there are none."""
     first, _, end = span.partition(":")
-    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+    numbers = all(part.isdecimal() and len(part) <= _MOST_DIGITS for part in (first, end))
+    if not (numbers and int(first) < int(end)):
         raise ValueError(f"profile={span} is not a range of steps; use first:end, such as 20:24")
     return range(int(first), int(end))
 

@@ -21,9 +21,9 @@ class ScheduleConfig:
     """Last learning rate, as a fraction of the largest one."""
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
+        if not 0 <= self.warmup_steps <= 10**12:
             raise ValueError(
-                f"schedule.warmup_steps={self.warmup_steps} is negative; use 0 or more"
+                f"schedule.warmup_steps={self.warmup_steps} is out of range; use 0 or more"
             )
         if not 0 <= self.min_lr_ratio <= 1:
             raise ValueError(

@@ -10,6 +10,7 @@ step has read its windows, and the cursor moves past them as after any other ste
 
 from collections.abc import Iterable
 
+_MOST_DIGITS = 12  # of a window's number: no run reads 10^12 windows
 Skips = tuple[tuple[int, int], ...]
 """First and stop of each range; `after_skips` needs them as `parse_skips` returns them."""
 
@@ -22,15 +23,20 @@ def parse_skips(ranges: Iterable[str]) -> Skips:
     found = []
     for text in ranges:
         first, colon, stop = text.partition(":")
-        # `isdigit` alone accepts characters such as "²", which `int` refuses.
-        valid = bool(colon) and all(part.isascii() and part.isdigit() for part in (first, stop))
+        valid = bool(colon) and all(map(_is_number, (first, stop)))
         if not valid or int(first) >= int(stop):
             raise ValueError(
                 f"skip_windows {text} is no range of windows; write it like 12000:14000, from the "
-                "first window up to, not including, the last number"
+                "first window up to, not including, the last number, each of at most "
+                f"{_MOST_DIGITS} digits"
             )
         found.append((int(first), int(stop)))
     return tuple(sorted(found))
+
+
+def _is_number(text: str) -> bool:
+    # `isdigit` alone accepts characters such as "²", which `int` refuses.
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
 
 
 def after_skips(window: int, count: int, skips: Skips) -> int:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from data_prep.dataset.manifest import SplitEntry
 from data_prep.dataset.shards import DataSet
 from storage.terminal.standard_output import tolerate_lost_output
-from storage.user_errors import exit_on_user_error
+from storage.user_errors import exit_on_user_error, os_error_text
 
 log = logging.getLogger(__name__)
 
@@ -119,4 +119,4 @@ def _cures_of_system_errors() -> Iterator[None]:
         cure = _CURES.get(error.errno or 0)
         if cure is None:
             raise
-        raise ValueError(f"{error}; {cure}") from error
+        raise ValueError(os_error_text(error, cure)) from error

@@ -16,6 +16,7 @@ from storage.metrics import Metrics
 
 STEPS_UNREAD = 2  # when step s is launched, the host of every rank has read step s - 2
 MIN_VALUES = 8  # fewer values give no useful standard deviation
+_MAX_VALUES = 100_000  # each step's limits are computed from all of them
 MAX_SKIPPED_IN_A_ROW = 10
 _VALUES = ("loss", "grad_norm", "skipped")
 
@@ -41,6 +42,10 @@ class GuardConfig:
         if self.window < MIN_VALUES:
             raise ValueError(
                 f"guard.window={self.window} is too few to detect a spike; use {MIN_VALUES} or more"
+            )
+        if self.window > _MAX_VALUES:
+            raise ValueError(
+                f"guard.window={self.window} is more than any run needs; use at most {_MAX_VALUES}"
             )
         if not (self.skip_spikes == 0 or 1 <= self.skip_spikes < math.inf):
             raise ValueError(
