@@ -39,6 +39,7 @@ from parallel.collectives import broadcast_object, on_main
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
 from storage.digest import file_sha256
+from storage.option_values import check_output_file
 from storage.script_options import parse_options
 
 ITEMS = 10_042
@@ -80,6 +81,9 @@ class Arguments:
     """Precision of matrix products: float32 (as published; TF32 on CUDA), bfloat16 or auto."""
     json: Path | None = None
     """JSON file to write the table to."""
+
+    def __post_init__(self) -> None:
+        check_output_file("--json", self.json)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import tyro
 from eval.result import ItemTable, load_items
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
+from storage.option_values import check_output_file
 from storage.script_options import parse_options
 
 _MAX_DRAWS = 1 << 22  # random numbers in one array: 16 MB of int32
@@ -50,6 +51,9 @@ class Arguments:
                 f"resamples={self.resamples} must be 1 or more and "
                 f"confidence={self.confidence} between 0 and 1"
             )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} is negative; use 0 or more")
+        check_output_file("--json", self.json)
 
 
 @dataclass(frozen=True)

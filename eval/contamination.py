@@ -32,6 +32,7 @@ from eval.text_search.shard_search import search_split
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_json
 from storage.digest import fingerprint
+from storage.option_values import check_output_file
 from storage.script_options import parse_options
 
 log = logging.getLogger("eval")
@@ -84,8 +85,12 @@ class Arguments:
             raise ValueError(
                 f"words={self.words} and workers={self.workers} must be at least 2 and 1"
             )
-        if self.json is not None and self.json.is_dir():
-            raise ValueError(f"json={self.json} is a folder; give the name of a file")
+        for path in filter(None, (self.hellaswag_file, *self.items_file)):
+            if not path.is_file():
+                raise ValueError(
+                    f"{path} is no file; give a .jsonl, .jsonl.xz, .jsonl.gz or .parquet file"
+                )
+        check_output_file("--json", self.json)
 
     @property
     def shortest(self) -> int:

@@ -21,6 +21,7 @@ from eval.subject import EvalOptions
 from eval.tasks.registry import TASKS, check_tasks
 from eval.watching.watch import WatchRequest, watch
 from parallel.ranks import silence_other_ranks, start, stop, user_errors
+from storage.option_values import check_output_file
 from storage.script_options import parse_options
 
 log = logging.getLogger("eval")
@@ -58,6 +59,11 @@ class Arguments:
             raise ValueError("give one of --checkpoint FOLDER and --watch RUN")
         if self.watch is not None and self.json is not None:
             raise ValueError(f"--json cannot be used with --watch; read {self.watch}/evals.jsonl")
+        check_output_file("--json", self.json)
+        if self.watch is not None and self.watch.exists() and not self.watch.is_dir():
+            raise ValueError(f"--watch {self.watch} is no folder; give a run's, such as runs/gpt2")
+        if self.items_out is not None:
+            check_output_file("--items-out", self.items_out / "items.npz")
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from model.estimates.prediction import ASSUMED_MFU, predict
 from model.estimates.table import format_report
 from model.shapes import SHAPES
 from storage.atomic import write_json
+from storage.option_values import check_output_file
 from storage.script_options import parse_options
 from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
@@ -76,6 +77,7 @@ class Arguments:
                 raise ValueError(f"{name}={value} is too small; use 1 or more")
         if not 0 < self.mfu <= 1:
             raise ValueError(f"mfu={self.mfu} is not a utilisation; use more than 0 and at most 1")
+        check_output_file("--json", self.json)
         self._check_batch()
 
     def _check_batch(self) -> None:

@@ -13,6 +13,7 @@ from torch.distributed import distributed_c10d
 
 from parallel.ranks import Ranks
 from parallel.shared_errors import SharedError
+from storage.user_errors import os_error_text
 
 _T = TypeVar("_T")
 
@@ -76,7 +77,8 @@ def raise_on_all_ranks(error: Exception | None) -> None:
 
     Every rank calls this with its own error or None. Raises: SharedError with that error's message.
     """
-    for rank, message in enumerate(all_gather_object(None if error is None else str(error))):
+    own = os_error_text(error) if isinstance(error, OSError) else error and str(error)
+    for rank, message in enumerate(all_gather_object(own)):
         if message is not None:
             raise SharedError(f"rank {rank}: {message}" if rank else message) from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _LONGEST_NAME = 255  # bytes of a file's name: NAME_MAX of Linux and macOS
 _LONGEST_PATH = 4095  # PATH_MAX of Linux, without the zero byte at its end
-_LARGEST = 2**63 - 1
+_LARGEST = 2**64 - 1
 _KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
 
 
@@ -45,6 +45,19 @@ def own_path(text: str) -> Path:
             "choose a shorter one"
         )
     return Path(path)
+
+
+def check_output_file(option: str, path: Path | None) -> None:
+    """Raises: ValueError if no file can be written to the path, before the work that fills it."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder; give the name of a file")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ValueError(f"{option} {path} is below {above}, which is no folder; give another path")
+    if not os.access(above, os.W_OK):
+        raise ValueError(f"{option} {path} cannot be written in {above}; give another path")
 
 
 def whole_number(text: str) -> int:

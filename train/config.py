@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from data_prep.order.skipped_windows import Skips, parse_skips
+from eval.sampling.next_token import MAX_TEMPERATURE
 from eval.subject import EvalOptions, named_file
 from eval.tasks.registry import check_tasks
 from model.config import GPTConfig
@@ -25,7 +26,7 @@ from train.schedule import ScheduleConfig
 _VAL_TOKENS = AtMost(2_097_152)
 _LARGEST = 10**12  # of anything that is counted
 _MOST_SAMPLED = 100_000  # tokens of one sample: all ranks wait for it
-_LARGEST_SEED = 2**63 - 1
+_LARGEST_SEED = 2**64 - 1
 _LARGEST_BATCH = 2**32  # tokens; a rank holds its part of it in memory
 _LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than some years
 _WARMUP_PART = 10  # a tenth of a short run is its warm-up
@@ -110,7 +111,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         _check_at_least("sample.every", self.every, 0)
         _check_at_least("sample.max_tokens", self.max_tokens, 1, _MOST_SAMPLED)
-        _check_at_least("sample.temperature", self.temperature, 0)
+        _check_at_least("sample.temperature", self.temperature, 0, int(MAX_TEMPERATURE))
         _check_at_least("sample.top_k", self.top_k, 0)
 
 

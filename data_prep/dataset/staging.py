@@ -18,6 +18,7 @@ from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
 from storage.atomic import new_file, publish_folder, sync_file
 from storage.digest import file_sha256
 from storage.locks import take_lock
+from storage.user_errors import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ def stage_data_set(data: DataSet, stage: Path) -> None:
                 _copy(data, target)
     except OSError as error:
         raise ValueError(
-            f"--stage {stage}: {data.folder} cannot be copied there ({error}); free some space, "
-            "name another folder, or leave --stage out"
+            f"--stage {stage}: {data.folder} cannot be copied there ({reason_of(error)}); free "
+            "some space, name another folder, or leave --stage out"
         ) from error
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from model.precision import Precision
 
+_LARGEST = 1_000_000  # tokens, samples, and samples in a batch
+MAX_TEMPERATURE = 1000.0  # all tokens are equally likely there; 1e39 would be infinite in float32
 _PENALTY_RANGE = (0.01, 100.0)  # with other penalties, float32 logits may overflow
 
 
@@ -45,9 +47,14 @@ class GenerateOptions:
         for name in ("max_tokens", "samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} gives no text; use 1 or more")
-        if not 0 <= self.temperature < float("inf"):
+            if getattr(self, name) > _LARGEST:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is too much; use {_LARGEST} or less"
+                )
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
             raise ValueError(
-                f"temperature={self.temperature} cannot divide logits; use 0 (greedy) or more"
+                f"temperature={self.temperature} cannot divide logits; use 0 (greedy) to "
+                f"{MAX_TEMPERATURE:g}"
             )
         if self.top_k < 0:
             raise ValueError(f"top_k={self.top_k} is negative; use 1 or more, or 0 for all tokens")

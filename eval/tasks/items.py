@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from eval.subject import EXAMPLES_SUFFIX, DataUnavailable, EvalOptions, Subject
 from parallel.collectives import broadcast_object
 from storage.digest import file_sha256
+from storage.user_errors import reason_of
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -128,7 +129,7 @@ def rows_of_file(path: Path) -> Iterator[_LocatedRow]:
             with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
                 yield from _json_lines(path, lines)
     except _READ_ERRORS as error:
-        raise ValueError(f"{path} cannot be read ({error}); copy it again") from error
+        raise ValueError(f"{path} cannot be read ({reason_of(error)}); copy it again") from error
 
 
 def _parquet_rows(path: Path) -> list[Any]:

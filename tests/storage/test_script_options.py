@@ -61,7 +61,7 @@ GOOD = ["here", "--count", "2"]
         ([*GOOD, "--rate", "nan"], "--rate nan is not finite; give a number"),
         (
             [*GOOD, "--steps", f"{2**64}"],
-            f"does not fit in 64 bits; give at most {2**63 - 1}",
+            f"does not fit in 64 bits; give at most {2**64 - 1}",
         ),
         ([*GOOD, "--out", ""], "--out '' is empty; give a path (. is the present folder)"),
         (

@@ -77,7 +77,7 @@ def test_a_disk_that_one_rank_cannot_read_is_an_error_of_all_ranks(data, tmp_pat
         raise OSError(errno.EIO, "Input/output error", "train_000001.npy")
 
     monkeypatch.setattr("train.preflight.inputs.check_data_set", broken)
-    with pytest.raises(SharedError, match=r"Input/output error: 'train_000001\.npy'"):
+    with pytest.raises(SharedError, match=r"train_000001\.npy: input/output error"):
         built(tiny_config(data, tmp_path / "run"))
 
 

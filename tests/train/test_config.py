@@ -6,6 +6,7 @@ import pytest
 
 from model.config import GPTConfig
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.guards.spikes import GuardConfig
 from train.schedule import ScheduleConfig
 
 
@@ -15,6 +16,21 @@ from train.schedule import ScheduleConfig
         (lambda: Config(steps=0), "steps=0 is out of range; use 1 or more"),
         (lambda: Config(batch_tokens=-5), "batch_tokens=-5 is out of range"),
         (lambda: Config(seed=-1), "seed=-1 is out of range; use 0 or more"),
+        (
+            lambda: Config(batch_tokens=10**12),
+            "batch_tokens=1000000000000 is out of range; use at m",
+        ),
+        (lambda: Config(stop_at="nan"), "stop_at=nan is no time"),
+        (lambda: Config(stop_at="inf"), "stop_at=inf is no time"),
+        (lambda: Config(stop_at="1e30"), "stop_at=1e30 is no time"),
+        (
+            lambda: Config(skip_windows=("0:" + "9" * 23,)),
+            "skip_windows 0:9+ is no range",
+        ),
+        (lambda: Config(profile="0:" + "9" * 5000), "profile=0:9+ is not a range of steps"),
+        (lambda: Config(hang_seconds=2**62), "hang_seconds=.* is out of range; use at most 86400"),
+        (lambda: Config(guard=GuardConfig(window=2**62)), "guard.window=.* use at most 100000"),
+        (lambda: SampleConfig(temperature=1e308), "sample.temperature=1e.308 is out of range"),
         (
             lambda: Config(steps=100, schedule=ScheduleConfig(warmup_steps=715)),
             "warmup_steps=715 is not less than steps=100; try .* 10$",

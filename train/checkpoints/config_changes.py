@@ -6,6 +6,7 @@ user names it with --allow), or "never".
 
 import logging
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
@@ -105,7 +106,11 @@ def check_same_run(
     # A misspelt name would otherwise allow nothing without a message.
     for name in allowed:
         if not any(Change(key, None, None).is_named_by((name,)) for key in known):
-            raise ValueError(f"--allow {name} is not a setting; settings are {', '.join(known)}")
+            meant = get_close_matches(name, known, cutoff=0.5) or ["steps", "optimizer.lr"]
+            raise ValueError(
+                f"--allow {name or repr(name)} is not a setting; give one such as "
+                f"{', '.join(meant)} (--help lists all)"
+            )
     if foreign := folder.unexpected_files():
         raise ValueError(_in_the_way(folder, foreign[0]))
     if not folder.config.is_file():

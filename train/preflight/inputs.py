@@ -9,6 +9,7 @@ import torch
 from data_prep.dataset.manifest import MANIFEST_NAME
 from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
+from data_prep.dataset.token_files import TOKEN
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.precision import choose_dtype
@@ -21,6 +22,7 @@ from train.checkpoints.disk_space import check_space, space_for_checkpoints
 from train.checkpoints.recorded_config import recorded_settings
 from train.checkpoints.soundness import Resumable
 from train.config import Config
+from train.memory.host_memory import available
 from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
 from train.preflight.initial_weights import check_init
 from train.preflight.open_sizes import (
@@ -29,6 +31,8 @@ from train.preflight.open_sizes import (
     choose_warmup,
     run_length,
 )
+
+_COPIES = 3  # of a rank's windows: this step's, and two buffers for the next
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def _check_run(
     _check_residual(config, ranks)
     plan = plan_batch(config, ranks.world_size, micro_batch)
     _check_training_tokens(config, data, plan)
+    _check_batch_memory(plan, ranks)
     steps = run_length(config, data, plan)
     val_tokens = choose_validation(config, data, plan.context_length, sizes)
     warmup_steps = choose_warmup(config, steps, sizes)
@@ -137,6 +142,18 @@ def _check_run(
         finished=last == ("finished", steps),
         resumable=Resumable(network, config.optimizer),
     )
+
+
+def _check_batch_memory(plan: BatchPlan, ranks: Ranks) -> None:
+    """Raises: ValueError if the windows of a step do not fit in the memory of this machine."""
+    share = plan.windows // plan.world_size * ranks.local_world_size
+    needed = _COPIES * share * (plan.context_length + 1) * TOKEN.itemsize
+    if needed > (free := available()):
+        raise ValueError(
+            f"batch_tokens={plan.tokens} takes {needed / 1e9:.1f} GB of memory on each machine for "
+            f"the windows of a step, and {free / 1e9:.1f} GB are available; give a smaller "
+            "--batch-tokens"
+        )
 
 
 def _check_residual(config: Config, ranks: Ranks) -> None:

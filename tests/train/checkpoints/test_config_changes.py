@@ -82,7 +82,7 @@ def test_a_run_of_another_optimizer_than_adamw_is_resumed_and_its_changes_are_na
 
 
 def test_a_misspelt_name_is_refused(config):
-    with pytest.raises(ValueError, match=r"--allow optimiser is not a setting; settings are data"):
+    with pytest.raises(ValueError, match=r"--allow optimiser is not a setting; .* optimizer\.lr"):
         built(replace(config, allow=("optimiser",)))
 
 
