@@ -135,7 +135,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 def rates(found: dict[str, list[list[float]]], tokens: int) -> dict[str, dict[str, Any]]:
     """For each trainer: tokens per second (all turns, each turn), MFU, and our speed over its."""
     result: dict[str, dict[str, Any]] = {}
-    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    peak = peak_flops(name, torch.bfloat16)
     for name, turns in found.items():
         every = [took for one in turns for took in one]
         if not every:

@@ -195,7 +195,7 @@ def _summary(found: dict[str, Any], learner: Learner) -> dict[str, Any]:
         ]
         result["median_ratio"] = statistics.median(result["ratios"])
     if learner.ranks.device.type == "cuda":
-        peak = peak_flops(torch.cuda.get_device_name())
+        peak = peak_flops(torch.cuda.get_device_name(), learner.dtype)
         flops = training_flops_per_token(learner.model.config)
         if peak is not None:
             rates = result["tokens_per_second"]

@@ -60,9 +60,9 @@ class Arguments:
     tokens: int = 10_000_000_000
     """Tokens to train on."""
     mfu: float = ASSUMED_MFU
-    """Assumed utilisation: share of the GPU's dense bf16 peak, by 6N + 12LCT FLOPs a token."""
+    """Assumed utilisation: share of the GPU's dense peak, by 6N + 12LCT FLOPs a token."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of the matrix products."""
+    """Type of the matrix products; on a GPU those of float32 are TF32, as in training."""
     compile: Literal["on", "off"] = "on"
     """Whether network and loss are compiled (torch.compile)."""
     json: Path | None = None
@@ -141,7 +141,8 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
         "time": {
             "gpu": arguments.gpu,
             "gpus": arguments.gpus,
-            "peak_flops": gpu.peak,
+            "peak_flops": gpu.peak(step.dtype),
+            "arithmetic": "TF32" if step.dtype == torch.float32 else "bfloat16",
             "assumed_mfu": arguments.mfu,
             "tokens": arguments.tokens,
             "tokens_per_second": found.tokens_per_second,

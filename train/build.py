@@ -206,7 +206,8 @@ def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
 def _progress(config: Config, learner: Learner, inputs: Inputs, stop: StopRequest) -> Progress:
     device = learner.ranks.device
     on_cuda = device.type == "cuda"
-    peak = peak_flops(torch.cuda.get_device_name(device)) if on_cuda else None
+    name = torch.cuda.get_device_name(device) if on_cuda else ""
+    peak = peak_flops(name, learner.dtype)
     flops = training_flops_per_token(inputs.network)
     guard = Guard(config.guard)
     return Progress(learner.plan, inputs.steps, flops, peak, config.hang_seconds, stop, guard)

@@ -6,6 +6,8 @@ Letters: L layers, C width, T context length, V vocabulary rows, N parameters.
 
 from dataclasses import dataclass
 
+import torch
+
 from model.config import GPTConfig
 from model.estimates.parameters import (
     block_matrix_elements,
@@ -79,35 +81,47 @@ _GB = 10**9
 
 @dataclass(frozen=True)
 class _Gpu:
-    """One kind of GPU."""
+    """One kind of GPU. Peaks are those of its tensor cores without sparsity, in FLOP/s.
+
+    float16 is as fast as bfloat16 on all of them. float32 products are TF32 (parallel/ranks.py);
+    without tensor cores they would be 5 to 30 times as slow as bfloat16. Sources: the pages and
+    data sheets of NVIDIA, https://www.nvidia.com/en-us/data-center/h200/ and h100, a100, l40s,
+    dgx-b200, where figures with sparsity are twice these; for the RTX 4090
+    https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf
+    (appendix A, with float32 accumulation).
+    """
 
     part_of_name: str
     """A part of the name that torch reports for the device."""
-    peak: float
-    """Dense bf16 tensor-core peak in FLOP/s."""
+    bfloat16: float
+    tf32: float
     memory_bytes: int
+
+    def peak(self, dtype: torch.dtype) -> float:
+        """The peak of matrix products of this type as the trainer runs them."""
+        return self.tf32 if dtype == torch.float32 else self.bfloat16
 
 
 # The order matters for `peak_flops`: "H100 PCIe" must come before "H100". "GH200" contains "H200".
 GPUS = {
-    "h200": _Gpu("H200", 989e12, 141 * _GB),
-    "h100-pcie": _Gpu("H100 PCIe", 756e12, 80 * _GB),
-    "h100-nvl": _Gpu("H100 NVL", 835e12, 94 * _GB),
-    "h100": _Gpu("H100", 989e12, 80 * _GB),
-    "h800": _Gpu("H800", 989e12, 80 * _GB),
-    "a100-40gb": _Gpu("A100-SXM4-40GB", 312e12, 40 * _GB),
-    "a100-40gb-pcie": _Gpu("A100-PCIE-40GB", 312e12, 40 * _GB),
-    "a100": _Gpu("A100", 312e12, 80 * _GB),
-    "a800": _Gpu("A800", 312e12, 80 * _GB),
-    "b200": _Gpu("B200", 2250e12, 180 * _GB),
-    "l40s": _Gpu("L40S", 362e12, 48 * _GB),
-    "rtx4090": _Gpu("RTX 4090", 165e12, 24 * _GB),
+    "h200": _Gpu("H200", 989e12, 494e12, 141 * _GB),
+    "h100-pcie": _Gpu("H100 PCIe", 756e12, 378e12, 80 * _GB),
+    "h100-nvl": _Gpu("H100 NVL", 835e12, 418e12, 94 * _GB),
+    "h100": _Gpu("H100", 989e12, 494e12, 80 * _GB),
+    "h800": _Gpu("H800", 989e12, 494e12, 80 * _GB),
+    "a100-40gb": _Gpu("A100-SXM4-40GB", 312e12, 156e12, 40 * _GB),
+    "a100-40gb-pcie": _Gpu("A100-PCIE-40GB", 312e12, 156e12, 40 * _GB),
+    "a100": _Gpu("A100", 312e12, 156e12, 80 * _GB),
+    "a800": _Gpu("A800", 312e12, 156e12, 80 * _GB),
+    "b200": _Gpu("B200", 2250e12, 1125e12, 180 * _GB),
+    "l40s": _Gpu("L40S", 362e12, 183e12, 48 * _GB),
+    "rtx4090": _Gpu("RTX 4090", 165e12, 82.6e12, 24 * _GB),
 }
 
 
-def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 peak of one GPU in FLOP/s; None if the GPU is not in the table."""
+def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
+    """Peak of one GPU for matrix products of this type; None if the GPU is not in the table."""
     for gpu in GPUS.values():
         if gpu.part_of_name in device_name:
-            return gpu.peak
+            return gpu.peak(dtype)
     return None

@@ -98,6 +98,7 @@ def _time(report: dict[str, Any]) -> str:
     rows = [
         (f"time on {gpus}, estimated", f"at {t['assumed_mfu']:.0%} MFU", ""),
         ("the same, causal-exact", f"{achieved:.1%}", ""),
+        ("peak of a GPU, TFLOP/s", f"{t['peak_flops'] / 1e12:,.0f}", f"dense, {t['arithmetic']}"),
         ("tokens/s", f"{t['tokens_per_second']:,.0f}", ""),
         ("seconds a step", f"{t['step_seconds']:.3f}",
          f"of {report['step']['batch_tokens']:,} tokens"),

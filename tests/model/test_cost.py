@@ -45,6 +45,15 @@ def test_the_script_writes_what_it_prints(tmp_path):
     assert report["time"]["gpu_hours"] == pytest.approx(48 * report["time"]["days"])
 
 
+def test_the_time_follows_the_type_of_the_products():
+    bfloat16, float32 = (
+        cost_report(*parse_arguments(["gpt2", "--gpu", "a100", "--dtype", dtype]))["time"]
+        for dtype in ("bfloat16", "float32")
+    )
+    assert float32["tokens_per_second"] == pytest.approx(bfloat16["tokens_per_second"] / 2)
+    assert (float32["arithmetic"], float32["peak_flops"]) == ("TF32", 156e12)
+
+
 def test_an_unknown_shape_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="shape gpt5 is not known; choose one of gpt2,"):
         parse_arguments(["gpt5"])

@@ -62,7 +62,12 @@ def test_matmul_only_is_three_forward_passes():
     ],
 )
 def test_a_gpu_is_known_by_the_name_that_torch_gives_it(device, peak):
-    assert peak_flops(device) == peak
+    assert peak_flops(device, torch.bfloat16) == peak_flops(device, torch.float16) == peak
+
+
+def test_float32_products_have_the_peak_of_tf32():
+    assert peak_flops("NVIDIA A100-SXM4-80GB", torch.float32) == 156e12
+    assert all(1.9 < gpu.bfloat16 / gpu.tf32 < 2.1 for gpu in GPUS.values())
 
 
 def test_no_gpu_of_the_table_hides_a_later_one():
