@@ -15,6 +15,8 @@ from data_prep.tokenizer import utf8
 _LINE_END = Separator(b"\n")
 _KEYS_SHOWN = 20
 _DROP = "repair or drop the line"
+# Integers as floats: Python refuses to convert those of more than 4,300 digits.
+_DECODER = json.JSONDecoder(parse_int=float)
 _MISSING = object()
 
 
@@ -60,8 +62,7 @@ class JsonLinesFormat:
     def _text(self, line: bytes, path: Path) -> bytes | str | None:
         """The text of a line, or a sentence that says why it has none."""
         try:
-            # Integers as floats: Python refuses to convert those of more than 4,300 digits.
-            row = json.loads(line.decode("utf-8-sig"), parse_int=float)
+            row = _DECODER.decode(line.removeprefix(BYTE_ORDER_MARK).decode())
         except UnicodeDecodeError as error:
             return not_utf8(line, error.start, path)
         except RecursionError:
