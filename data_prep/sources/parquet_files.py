@@ -8,6 +8,7 @@ import pyarrow.parquet as parquet
 from pyarrow import types
 
 from data_prep.sources.byte_streams import Content
+from data_prep.sources.page_headers import damaged_header
 from data_prep.sources.pieces import Piece, TextOrBad
 from data_prep.sources.records import BadRecord
 from data_prep.sources.text_encodings import check_no_pointer
@@ -27,8 +28,7 @@ class ParquetFormat:
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
         """Pieces end after a row group; the size is that of the text column, uncompressed."""
         with _open(path) as file:
-            leaves = [file.schema.column(index).path for index in range(len(file.schema))]
-            leaf = leaves.index(".".join(_text_column(file, self.text_key, path)))
+            leaf = _leaf(file, _text_column(file, self.text_key, path))
             _check_rows(file, path)
             start = rows = size = 0
             for group in range(file.metadata.num_row_groups):
@@ -49,15 +49,18 @@ class ParquetFormat:
         path, row = content.path, first_row
         with _open(path) as file:
             column = _text_column(file, self.text_key, path)
+            leaf = _leaf(file, column)
             for group in range(start, stop):
                 end = row + file.metadata.row_group(group).num_rows
                 try:
-                    for batch in file.iter_batches(
+                    damage = damaged_header(path, file.metadata.row_group(group).column(leaf))
+                    batches = file.iter_batches(
                         _ROWS_PER_BATCH, row_groups=[group], columns=[".".join(column)]
-                    ):
+                    )
+                    for batch in batches if not damage else ():
                         yield from _texts(_values(batch, column), path, row)
                         row += batch.num_rows
-                    damage = "it ends too early"
+                    damage = damage or "it ends too early"
                 except (pyarrow.ArrowException, OSError) as error:
                     damage = _one_line(error)
                 reason = f"row group {group} cannot be read ({damage}); {_AGAIN}"
@@ -119,6 +122,12 @@ def _text_column(file: parquet.ParquetFile, key: str, path: Path) -> list[str]:
             cure = "write the text as a column of its own, one text a row"
         raise ValueError(f"{path} has {kind} in column {key!r}, which must be text; {cure}")
     return names
+
+
+def _leaf(file: parquet.ParquetFile, column: list[str]) -> int:
+    """The number of a column among those of the file without structs."""
+    leaves = [file.schema.column(index).path for index in range(len(file.schema))]
+    return leaves.index(".".join(column))
 
 
 def _nested_field(

@@ -1,0 +1,60 @@
+"""Headers of parquet pages: damage is found, and every sound file is read."""
+
+import io
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.sources.byte_streams import Content
+from data_prep.sources.page_headers import damaged_header
+from data_prep.sources.parquet_files import ParquetFormat
+
+WAYS = [
+    {"use_dictionary": False, "data_page_version": "1.0"},
+    {"use_dictionary": False, "data_page_version": "2.0"},
+    {"use_dictionary": True, "data_page_version": "1.0"},
+]
+
+
+def written(texts, kind=None, **way) -> bytes:
+    buffer = io.BytesIO()
+    table = pa.table({"n": list(range(len(texts))), "text": pa.array(texts, kind or pa.string())})
+    way = {"write_page_checksum": True, "data_page_size": 64, "write_batch_size": 2, **way}
+    pq.write_table(table, buffer, **way)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+@given(texts=st.lists(st.none() | st.text(max_size=90), min_size=1, max_size=40))
+def test_every_sound_file_is_read(tmp_path_factory, way, kind, texts):
+    path = tmp_path_factory.mktemp("sound") / "a.parquet"
+    path.write_bytes(written(texts, kind, compression="none", **way))
+    found = list(ParquetFormat("text", "").texts(Content(path), 0, 1, 0))
+    assert found == [None if text is None else text.encode() for text in texts]
+
+
+@pytest.mark.fault("D2", injected="one byte of the statistics in the header of a parquet page")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("number", [0, 1])
+def test_changed_statistics_of_a_page_are_damage(tmp_path, way, number):
+    content = bytearray(written(["plain words one", "plain words two"], compression="none", **way))
+    place = [found.start() for found in re.finditer(b"plain words", content)]
+    if way["use_dictionary"]:
+        place = place[2:]  # the dictionary, with a checksum, comes first
+    content[place[number]] ^= 1
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        column = file.metadata.row_group(0).column(1)
+    assert "does not fit the file's footer" in damaged_header(tmp_path / "a.parquet", column)
+
+
+def test_without_checksums_nothing_is_looked_at(tmp_path):
+    content = written(["one", "two"], compression="none", write_page_checksum=False)
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"two", b"zwo"))
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        assert damaged_header(tmp_path / "a.parquet", file.metadata.row_group(0).column(1)) == ""
