@@ -24,7 +24,7 @@ from storage.digest import DigestCache
 
 log = logging.getLogger(__name__)
 
-_SLOWEST_PACE = 5e5  # bytes/s: 0.06 % of a core (bench/LOG.md), and a small set is read often
+_SLOWEST_PACE = 5e5  # bytes/s: 0.09 % of a core (bench/LOG.md), and a small set is read often
 _MARGIN = 0.75  # of the given time, for a machine that is too busy to keep the pace
 _REST = 0.001  # of the given time, between two readings of one file
 _FIRST_WAIT_SECONDS = 2.0
