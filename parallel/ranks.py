@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -83,6 +84,14 @@ def _numbers_or_one_process() -> JobNumbers:
 def job_id() -> str:
     """Id of the SLURM job of this process; empty without one."""
     return os.environ.get("SLURM_JOB_ID", "")
+
+
+def job_folder() -> Path | None:
+    """The folder of this machine's launcher, which outlives restarts; None without a launcher."""
+    # FOLDER/attempt_0/RANK/error.json
+    error_file = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", ""))
+    named = len(error_file.parents) > 2 and error_file.parents[1].name.startswith("attempt_")
+    return error_file.parents[2] if named and error_file.parents[2].is_dir() else None
 
 
 def is_restart() -> bool:

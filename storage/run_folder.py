@@ -116,6 +116,11 @@ class RunFolder:
         """Why nothing more may be written, as the last `check` found; empty while that is fine."""
         return self._lock.lost
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """What tells this folder from another one that takes its name later."""
+        return {"folder": str(self.path.absolute()), "lock": self._lock.inode}
+
     def is_ours(self) -> bool:
         """Whether this process holds the lock, also through another RunFolder."""
         return self._lock.is_held_here()

@@ -29,6 +29,7 @@ from parallel.stop_signals import StopRequest
 from storage.checkpoint_folder import MANIFEST, manifest_mtime, step_of
 from storage.event_files import TensorBoard
 from storage.metrics import Console, MetricLog
+from storage.ownership.run_identity import identity_of
 from storage.run_folder import RunFolder
 
 _POLL_SECONDS = 2.0
@@ -123,7 +124,9 @@ class _Watcher:
                     "give one such as runs/gpt2"
                 )
             return False
-        own = run.read_config()["config"]["eval"]["tasks"]
+        record = run.read_config()
+        run.identity = identity_of(record)  # so that another run's checkpoints do not count
+        own = record["config"]["eval"]["tasks"]
         self._tasks = request.tasks or tuple(dict.fromkeys(["val_loss", *own]))
         check_tasks(self._tasks)
         self._evals = EvalsFile(run.evals, request.options)

@@ -74,6 +74,14 @@ class FolderLock:
         self._inode = own if _inode(self.path.stat()) == own else None
         self._file = file  # open for as long as it counts, so that no other file gets its number
 
+    @property
+    def inode(self) -> list[int]:
+        """Device and inode of the lock at its path; empty if there is none."""
+        try:
+            return list(_inode(self.path.stat()))
+        except OSError:
+            return []
+
     def release(self) -> None:
         """Release the lock, so that another process may write to the folder."""
         if self._file is not None:

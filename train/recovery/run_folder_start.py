@@ -1,12 +1,14 @@
 """How a start takes the run folder: lock, leftovers, identity, newest sound checkpoint."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from parallel.collectives import any_rank, on_main
-from parallel.ranks import Ranks, is_restart, job_id
+from parallel.ranks import Ranks, is_restart, job_folder, job_id
+from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import step_of
 from storage.ownership.run_identity import RunIdentity, identity_of, new_run_id
 from storage.run_folder import RunFolder
@@ -16,6 +18,7 @@ from train.checkpoints.soundness import Resumable, newest_sound_checkpoint
 from train.memory.micro_batch import smaller_requested
 from train.recovery.restarts import count_restart
 
+_NOTE = "ratchet_run_folder.json"
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +49,9 @@ def take_folder(out: Path, ranks: Ranks, resumable: Resumable) -> tuple[RunFolde
 
 def _lock(folder: RunFolder, restarted: bool, resumable: Resumable) -> _Found:
     """Lock the folder and prepare it for this start."""
+    _check_same_folder(folder, restarted)
     folder.lock(job_id())
+    _note_folder(folder)
     check_writable(folder)
     checkpoint = _put_in_order(folder, resumable)
     identity = folder.identity
@@ -57,6 +62,32 @@ def _lock(folder: RunFolder, restarted: bool, resumable: Resumable) -> _Found:
     step = 0 if checkpoint is None else step_of(checkpoint)
     attempt = count_restart(folder, step, restarted, halves=halves)
     return _Found(checkpoint, attempt, replace(identity, run_id=own))
+
+
+def _note_folder(folder: RunFolder) -> None:
+    """Leave a note of the folder for the restarts of this job."""
+    notes = job_folder()
+    if notes is not None:
+        with suppress(OSError):
+            write_json(notes / _NOTE, folder.place)
+
+
+def _check_same_folder(folder: RunFolder, restarted: bool) -> None:
+    """Raises: ValueError if this is a restart and the folder that the job took is gone.
+
+    A restart would otherwise begin a new run where somebody has moved the old one away.
+    """
+    notes = job_folder()
+    try:
+        noted = read_json(notes / _NOTE) if restarted and notes is not None else folder.place
+    except (OSError, ValueError):  # the job has not taken a folder, or on another machine
+        return
+    if noted != folder.place and noted.get("folder") == folder.place["folder"]:
+        raise ValueError(
+            f"{folder.path} is no longer the folder in which this job began: it was moved, removed "
+            "or replaced; to continue the run, give --out with its new place, and to begin anew, "
+            "start the same command again"
+        )
 
 
 def _put_in_order(folder: RunFolder, resumable: Resumable) -> Path | None:

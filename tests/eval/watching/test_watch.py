@@ -198,8 +198,10 @@ def test_without_hard_links_a_pruned_checkpoint_is_skipped(run, quick, monkeypat
     def refuse(*_):
         raise PermissionError("no links here")
 
-    shutil.copytree(run.checkpoint(4), run.checkpoint(2))
-    shutil.copytree(run.checkpoint(4), run.checkpoint(3))
+    for step in (2, 3):
+        shutil.copytree(run.checkpoint(4), run.checkpoint(step))
+        state = run.checkpoint(step) / "state.json"
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"step": step}))
     checks = iter([lambda: [shutil.rmtree(run.checkpoint(step)) for step in (2, 3)]])
     monkeypatch.setattr(live_run.os, "link", refuse)
     monkeypatch.setattr(subject, "verify_checkpoint", lambda _: next(checks, nothing)())
@@ -217,6 +219,14 @@ def test_a_damaged_checkpoint_is_skipped_and_the_reason_logged_once(run, quick, 
     said = [text for text in caplog.messages if text.startswith("step 4 is skipped: ")]
     assert len(said) == 1
     assert "differs from its digest" in said[0]
+
+
+def test_a_checkpoint_of_another_run_is_named_and_not_evaluated(run, quick, caplog):
+    foreign = run.checkpoint(100)
+    shutil.copytree(run.all_checkpoints()[0], foreign)
+    watch_run(run)
+    assert 100 not in steps(run)
+    assert caplog.text.count("step_000100 is not a checkpoint of this run (its state is of ") == 1
 
 
 def test_a_task_that_fails_on_one_checkpoint_does_not_end_the_watch(run, monkeypatch, caplog):

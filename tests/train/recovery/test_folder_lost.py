@@ -255,3 +255,26 @@ def test_torchrun_does_not_start_a_new_run_where_the_folder_was(config, tmp_path
     for path in left.all_checkpoints():
         verify_checkpoint(path)
     assert os.path.exists(left.checkpoint(10))
+
+
+@pytest.mark.fault("P1", injected="all ranks killed, then the folder moved", lost="interval")
+def test_a_restart_does_not_begin_a_new_run_where_the_folder_was(config, tmp_path, monkeypatch):
+    (tmp_path / "job" / "attempt_0" / "0").mkdir(parents=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "job/attempt_0/0/error.json"))
+    built(config).close()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    built(config).close()
+    moved(config.out)
+    with pytest.raises(ValueError, match="no longer the folder in which this job began"):
+        built(config)
+    assert not config.out.exists()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    built(config).close()
+
+
+def test_a_restart_of_a_job_that_never_had_a_folder_begins(config, tmp_path, monkeypatch):
+    (tmp_path / "job" / "attempt_0" / "0").mkdir(parents=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "job/attempt_0/0/error.json"))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    built(config).close()
+    assert config.out.exists()
