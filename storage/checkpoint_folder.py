@@ -19,6 +19,7 @@ _WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.json"  # of training: its content belongs to train/checkpoints/checkpoint.py
 OPTIMIZER_FILE = "optimizer.safetensors"
 RESULTS_FILE = "results.json"
+_HUGGING_FACE_WEIGHTS = (_WEIGHTS_FILE, f"{_WEIGHTS_FILE}.index.json", "pytorch_model.bin")
 _MODEL_FILES = ("model.json", _WEIGHTS_FILE)  # of every checkpoint, an imported model's too
 # What a resume needs beside them.
 RESUME_FILES = (STATE_FILE, OPTIMIZER_FILE, RESULTS_FILE)
@@ -93,6 +94,22 @@ def replace_results(checkpoint: Path, results: dict[str, Any]) -> None:
     write_json(manifest, found | {"files": found["files"] | {name: now}})
 
 
+def _check_kind(folder: Path) -> None:
+    """Raises: ValueError if the folder holds a model of another kind than a checkpoint."""
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds an adapter (PEFT), not a whole model; merge it into its model first, "
+            "with `model.merge_and_unload().save_pretrained(FOLDER)`, then import FOLDER with "
+            "model/huggingface.py import"
+        )
+    ours = any((folder / name).exists() for name in ("model.json", "tokenizer", STATE_FILE))
+    if not ours and any((folder / name).is_file() for name in _HUGGING_FACE_WEIGHTS):
+        raise ValueError(
+            f"{folder} holds a model of Hugging Face, not a checkpoint; import it with "
+            f"`python model/huggingface.py import {folder} --out FOLDER` and give FOLDER"
+        )
+
+
 def verify_checkpoint(folder: Path, also: tuple[str, ...] = ()) -> None:
     """Check every file of a checkpoint against its manifest, which must list the model's files.
 
@@ -115,6 +132,7 @@ def _verify(folder: Path, also: tuple[str, ...]) -> None:
             "once it has saved"
         )
     if not (folder / MANIFEST).is_file():
+        _check_kind(folder)
         raise ValueError(
             f"{folder} is not a complete checkpoint (no {MANIFEST}); "
             "give a folder such as runs/gpt2/checkpoints/latest"

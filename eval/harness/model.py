@@ -25,6 +25,7 @@ from eval.tasks.wikitext import text_windows
 from model.precision import Precision
 from parallel.ranks import Ranks, start
 from storage.checkpoint_folder import weights_sha256
+from storage.ownership.latest import follow_latest
 
 try:
     import lm_eval.models  # noqa: F401  # pyright: ignore[reportMissingImports]  (its own names)
@@ -190,7 +191,7 @@ class RatchetLM(LM):
         """What identifies the model, for the harness's own results file."""
         return {
             "checkpoint": str(self.checkpoint),
-            "weights_sha256": weights_sha256(self.checkpoint),
+            "weights_sha256": weights_sha256(follow_latest(self.checkpoint)),
             "dtype": self.options.dtype,
             "device": self.subject.ranks.device.type,
         }

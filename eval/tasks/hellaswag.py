@@ -109,6 +109,7 @@ HELLASWAG = ItemSource(
     both_items,
     HubFile(_REPOSITORY, _TRAINING_FILE, REVISION, None),
     spare_example=True,
+    flag="hellaswag-file",
 )
 
 

@@ -65,9 +65,14 @@ class ItemSource(Generic[_T]):
     """Whether to draw one example more than is shown. lm-evaluation-harness does this for tasks
     without a test split."""
 
+    flag: str = ""
+    """Option of its own for a local file, if every script that reads the task has it."""
+
     @property
     def option(self) -> str:
         """The option that names a local file, for error messages."""
+        if self.flag:
+            return f"--{self.flag} FILE (in training --eval.{self.flag})"
         return f"--task-file {self.task}=FILE (in training --eval.task-file)"
 
 

@@ -26,6 +26,9 @@ _RUNTIME = {
     ("cuda", False): 64 * _MIB,
     ("cuda", True): 64 * _MIB,
 }
+# The same for a network of a few thousand parameters, on the CPU. Between the two the memory grows
+# with the tensors (bench/LOG.md, "memory of tiny networks").
+_LEAST_RUNTIME = {("cpu", False): 26 * _MIB}
 # The share of a device's memory that a *predicted* peak may take. The rest is for what the
 # prediction leaves out: CUDA context, NCCL, gaps of the allocator. TORCH_SHARE in parallel/ranks.py
 # is something else, the allocator's hard limit; it must be larger (tests/parallel checks it).
@@ -108,10 +111,9 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         layers = config.n_layer * n * step.stream * config.n_embd + layer
     final = n * _final_activation_bytes(config, step)
     logits = _loss_bytes(config, step)
-    runtime = _RUNTIME[step.device, step.compiled]
 
     # Sums of tensors that exist at the same time.
-    always = weights + optimizer + buckets + runtime
+    always = weights + optimizer + buckets
     earlier = weights if step.accumulates else 0  # gradients of earlier micro-steps
     forward = always + earlier + copies + layers + final
     moments = {
@@ -122,6 +124,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         "end of the backward pass": always + _final_gradient_bytes(config, step),
     }
     moment = max(moments, key=lambda name: moments[name])
+    runtime = _runtime_bytes(step, moments[moment])
     return Memory(
         weights=weights,
         optimizer=optimizer,
@@ -135,7 +138,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         runtime=runtime,
         host_copy=weights + optimizer,
         peak_moment=moment,
-        peak=moments[moment],
+        peak=moments[moment] + runtime,
     )
 
 
@@ -211,6 +214,13 @@ def _loss_bytes(config: GPTConfig, step: StepShape) -> int:
     if step.device == "cpu":
         rows = equal_chunk(rows, row * step.element)
     return rows * row * step.element + _FLOAT * head + casts
+
+
+def _runtime_bytes(step: StepShape, tensors: int) -> int:
+    """Bytes of the process besides the tensors of the peak. On the CPU they grow with those."""
+    most = _RUNTIME[step.device, step.compiled]
+    least = _LEAST_RUNTIME.get((step.device, step.compiled), most)
+    return min(most, least + tensors // 3)
 
 
 def _weight_copy_bytes(config: GPTConfig, step: StepShape) -> int:

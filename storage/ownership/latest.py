@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from storage.atomic import sync_folder
-from storage.checkpoint_folder import free_path, is_step_name
+from storage.checkpoint_folder import checkpoints_in, free_path, is_step_name
 
 _LATEST = "latest"
+_CHECKPOINTS = "checkpoints"  # the folder, in that of a run
 _MAX_BYTES = 100  # of the text file
 
 
@@ -51,13 +52,26 @@ def latest_name(checkpoints: Path) -> str | None:
 
 
 def follow_latest(path: Path) -> Path:
-    """`path`, where a text file `latest` in it is replaced by the checkpoint that it names.
+    """`path`, or the checkpoint that it stands for.
 
-    A symbolic link needs no help: the operating system follows it.
+    A run's folder, or its `checkpoints/`, stands for its newest checkpoint; a text file `latest`
+    for the checkpoint that it names. A symbolic link needs no help: the operating system follows
+    it.
     """
+    path = _newest_of_run(path)
     for folder in (path, *path.parents):
         if folder.name == _LATEST and folder.is_file():
             name = latest_name(folder.parent)
             if name is not None:
                 return folder.parent / name / path.relative_to(folder)
+    return path
+
+
+def _newest_of_run(path: Path) -> Path:
+    """The newest checkpoint, if `path` is the folder of a run or of its checkpoints."""
+    for folder in (path / _CHECKPOINTS, path):
+        if folder.is_dir() and folder.name == _CHECKPOINTS:
+            if latest_name(folder) is not None:
+                return folder / _LATEST
+            return next(iter(checkpoints_in(folder)), path)
     return path

@@ -176,7 +176,7 @@ def test_out_of_memory_halves_the_batches_and_the_task_continues(tmp_path, monke
 def test_without_the_harness_the_script_says_how_to_install_it(checkpoint, monkeypatch, capsys):
     import eval.lm_eval_model as script
 
-    monkeypatch.setattr(script, "register_model", None)
+    monkeypatch.setattr("eval.harness.model.register_model", None)
     monkeypatch.setattr("sys.argv", ["x", "--checkpoint", str(checkpoint), "--tasks", "piqa"])
     with pytest.raises(SystemExit, match="2"):
         script.main()

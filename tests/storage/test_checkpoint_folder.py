@@ -37,6 +37,24 @@ def test_a_file_that_is_no_manifest_or_names_other_folders_is_refused(tmp_path, 
         verify_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["model.safetensors"], "holds a model of Hugging Face, not a checkpoint; import it with"),
+        (["model.safetensors.index.json"], "python model/huggingface.py import"),
+        (["pytorch_model.bin"], "holds a model of Hugging Face"),
+        (["adapter_config.json", "adapter_model.safetensors"], "adapter .*merge_and_unload"),
+        (["model.safetensors", "model.json"], "is not a complete checkpoint"),
+        ([], "is not a complete checkpoint"),
+    ],
+)
+def test_a_model_of_another_kind_is_named_with_the_way_to_import_it(tmp_path, names, message):
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        verify_checkpoint(tmp_path)
+
+
 def test_a_free_path_counts_on_where_names_are_taken(tmp_path):
     path = tmp_path / "step_000009"
     assert free_path(path) == path

@@ -203,3 +203,15 @@ def test_recomputed_blocks_keep_only_their_input():
     again = predict_memory(SHAPES["gpt2"], replace(step, recompute=True))
     assert again.layers == again.layer + 12 * 64 * 1024 * 4 * 768
     assert again.peak < all_of_it.peak
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "micro_batch", "measured"),
+    [(1, 16, 4, 26.4e6), (4, 128, 4, 58.9e6), (4, 256, 4, 114.9e6), (6, 384, 4, 276.3e6)],
+)
+def test_the_runtime_of_a_tiny_network_on_the_cpu_is_not_that_of_a_large_one(
+    layers, width, micro_batch, measured
+):
+    shape = GPTConfig(layers, max(1, width // 64), width, context_length=64, vocab_size=300)
+    step = StepShape(micro_batch, torch.float32, False, device="cpu", fused_loss=True)
+    assert predict_memory(shape, step).peak == pytest.approx(measured, rel=0.15)

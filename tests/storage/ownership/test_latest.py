@@ -90,6 +90,16 @@ def test_a_file_that_is_not_text_leads_nowhere(run):
     assert latest_name(run.checkpoints) is None
 
 
+@pytest.mark.parametrize("path", [".", "checkpoints"])
+def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(run, path):
+    assert follow_latest(run.path / path) == run.checkpoint(2)
+    (run.checkpoints / "latest").write_text("step_000001")
+    assert follow_latest(run.path / path) == run.checkpoint(1)
+    (run.checkpoints / "latest").unlink()
+    (run.checkpoints / "latest").symlink_to("step_000001")
+    assert follow_latest(run.path / path).resolve() == run.checkpoint(1).resolve()
+
+
 def test_another_path_is_not_changed(run):
     assert follow_latest(run.checkpoint(1)) == run.checkpoint(1)
     assert follow_latest(Path("runs/none/checkpoints/latest")) == Path(
