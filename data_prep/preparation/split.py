@@ -114,7 +114,7 @@ def decide_split(
                 "use --split hash or --split first"
             )
         return SplitRule("tail", val_fraction=val_fraction)
-    estimate = sum(unit.tokens for unit in units)
+    estimate = max(documents, sum(unit.tokens for unit in units))
     by_share = val_tokens is None and estimate // _DEFAULT_VAL_SHARE <= _MAX_DEFAULT_VAL_TOKENS
     if val_tokens is None:
         val_tokens = min(_MAX_DEFAULT_VAL_TOKENS, estimate // _DEFAULT_VAL_SHARE)
@@ -126,7 +126,7 @@ def decide_split(
     if kind == "first":
         rows = _rows_for(val_tokens, _documents(source, units, wait), tokenizer)
         return SplitRule("first", val_tokens, val_rows=rows)
-    share = rounded(val_tokens / max(1, estimate))
+    share = rounded(val_tokens / estimate)
     if by_share and val_tokens:
         share = 1 / _DEFAULT_VAL_SHARE
     # The hash is uniform in [0, 2**64), so this share of the documents is below the threshold.
