@@ -20,7 +20,8 @@ from data_prep.dataset.manifest import (
 from data_prep.dataset.shards import PLACE
 from data_prep.preparation.bad_records import BadRecordCount
 from data_prep.preparation.duplicates import count_duplicates
-from data_prep.preparation.unit import UnitResult, UnitWork
+from data_prep.preparation.unit import UnitWork
+from data_prep.preparation.units.record import UnitResult
 from data_prep.sources.file_source import Unit
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import save_array

@@ -17,6 +17,7 @@ from storage.atomic import save_array
 HASHES_PER_PASS = 1 << 24
 _HASHES = "hashes.npy"
 _CHECKSUMS = "checksums.npy"
+HASH_FILES = (_HASHES, _CHECKSUMS)
 # Any large odd number would do: it distributes a 32-bit checksum over 64 bits.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -40,6 +41,11 @@ class DocumentHashes:
         """Write the two files that `count_duplicates` reads."""
         save_array(folder / _HASHES, np.array(self._hashes, np.uint64))
         save_array(folder / _CHECKSUMS, np.array(self._checksums, np.uint32))
+
+
+def read_text_hashes(folder: Path) -> np.ndarray:
+    """The `text_hash` of every document that is not empty, in source order, uint64."""
+    return np.load(folder / _HASHES)
 
 
 def count_duplicates(folders: Iterable[Path]) -> Duplicates:

@@ -79,6 +79,10 @@ class SplitRule:
         of_kind = {"hash": self.threshold, "first": first, "tail": self.val_fraction}
         return [self.split, of_kind.get(self.split, given)]
 
+    def needed_at_once(self, unit: Unit) -> list[Any]:
+        """The same, without a threshold: by another one a unit can be divided again."""
+        return [self.split] if self.split == "hash" else self.effect_on(unit)
+
     @property
     def expects_validation(self) -> bool:
         """Whether a data set without validation documents is an error."""
@@ -130,7 +134,7 @@ def decide_split(
     if by_share and val_tokens:
         share = 1 / _DEFAULT_VAL_SHARE
     # The hash is uniform in [0, 2**64), so this share of the documents is below the threshold.
-    return SplitRule("hash", val_tokens, threshold=int(share * 2**64))
+    return SplitRule("hash", val_tokens, threshold=min(int(share * 2**64), 2**64 - 1))
 
 
 def _validation_files(source: DocumentSource) -> tuple[int, ...]:

@@ -9,10 +9,10 @@ import logging
 import shutil
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 
@@ -20,12 +20,11 @@ from data_prep.dataset.manifest import ShardEntry
 from data_prep.dataset.shards import LENGTH, PLACE, shard_entry
 from data_prep.dataset.token_files import TOKEN
 from data_prep.preparation.bad_records import (
-    BadInUnit,
     TooManyBadRecords,
     bad_in_unit,
     refused_text,
 )
-from data_prep.preparation.duplicates import DocumentHashes
+from data_prep.preparation.duplicates import DocumentHashes, read_text_hashes
 from data_prep.preparation.encoder import (
     REFERENCE,
     Encoder,
@@ -34,15 +33,16 @@ from data_prep.preparation.encoder import (
     fast_encoder,
 )
 from data_prep.preparation.split import SplitRule
+from data_prep.preparation.units.divide_again import divide_again
+from data_prep.preparation.units.record import UnitResult, read_unit_result
 from data_prep.sources.file_source import DocumentSource, Unit
 from data_prep.sources.records import BadRecord, Document
 from data_prep.tokenizer import Tokenizer
-from storage.atomic import new_folder, read_json, save_array, write_json, write_text
+from storage.atomic import new_folder, save_array, write_text
 
 log = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 22  # bytes of text in a batch
-UNIT_RECORD = "unit.json"
 _NO_FAST_ENCODER = "tiktoken-only"  # while this file exists, only tiktoken is used
 
 
@@ -52,19 +52,6 @@ class _ProgressReporter(Protocol):
     def add(self, documents: int, tokens: int, text_bytes: int) -> None:
         """Add finished work. Raises: Interrupted if the preparation should stop."""
         ...
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """The record of a finished unit, in its folder. Its shards count in the unit's own files."""
-
-    skipped_empty: int
-    bad: tuple[BadInUnit, ...]
-    """The records that were left out."""
-    train: ShardEntry | None
-    val: ShardEntry | None
-    encoder: str
-    key: str
 
 
 class _ShardWriter:
@@ -185,6 +172,11 @@ class UnitWork:
 
         Raises: ValueError for a bad record, unless `skip_bad` allows it.
         """
+        divided = self._divided_again(unit, tokenizer)
+        if divided is not None:
+            for shard in divided.shards():
+                progress.add(shard.documents, shard.tokens, shard.text_bytes)
+            return divided
         fast = fast_encoder(tokenizer) if self.encoder == "auto" else None
         if fast is not None and not self.fast_encoder_disabled:
             try:
@@ -232,8 +224,11 @@ class UnitWork:
             shards = {name: writer.save() for name, writer in writers.items()}
             hashes.save(folder)
             left_out = tuple(bad_in_unit(record, files) for record in bad)
-            result = UnitResult(skipped, left_out, **shards, encoder=encoder.name, key=unit.key)
-            write_json(folder / UNIT_RECORD, asdict(result))
+            split = self.rule.effect_on(unit)
+            result = UnitResult(
+                skipped, left_out, **shards, encoder=encoder.name, key=unit.key, split=split
+            )
+            result.write(folder)
         return result
 
     def _parts(
@@ -261,28 +256,22 @@ class UnitWork:
 
     def result(self, unit: Unit) -> UnitResult | None:
         """The record of a finished unit; None if the unit must be made, or made again."""
-        path = self.unit_folder(unit) / UNIT_RECORD
-        if not path.is_file():
+        found = self._found(unit)
+        return found if found and found.split == self.rule.effect_on(unit) else None
+
+    def _found(self, unit: Unit) -> UnitResult | None:
+        """The record of a unit that was finished by this threshold or another one."""
+        found = read_unit_result(self.unit_folder(unit))
+        if found is None or found.key != unit.key:
             return None
-        result = _result_from_json(path, read_json(path))
-        suspect = self.fast_encoder_disabled and result.encoder != REFERENCE
-        return None if suspect or result.key != unit.key else result
+        suspect = self.fast_encoder_disabled and found.encoder != REFERENCE
+        return None if suspect else found
 
-
-def _result_from_json(path: Path, content: dict[str, Any]) -> UnitResult:
-    def entry(name: str) -> ShardEntry | None:
-        return ShardEntry(**content[name]) if content[name] else None
-
-    try:
-        return UnitResult(
-            content["skipped_empty"],
-            tuple(BadInUnit(**record) for record in content["bad"]),
-            entry("train"),
-            entry("val"),
-            content["encoder"],
-            content["key"],
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete {path.parent} and start again"
-        ) from error
+    def _divided_again(self, unit: Unit, tokenizer: Tokenizer) -> UnitResult | None:
+        """The unit by the present threshold, if it was finished by another one."""
+        found, folder = self._found(unit), self.unit_folder(unit)
+        if found is None or not found.has_its_shards(folder):
+            return None
+        in_val = read_text_hashes(folder) < np.uint64(self.rule.threshold)
+        split = self.rule.effect_on(unit)
+        return divide_again(folder, found, in_val, split, tokenizer.token_bytes())

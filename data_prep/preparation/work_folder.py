@@ -22,7 +22,8 @@ from data_prep.dataset.manifest import (
 )
 from data_prep.dataset.shards import DataSet, open_data_set
 from data_prep.preparation.split import SplitRule
-from data_prep.preparation.unit import UNIT_RECORD, UnitWork
+from data_prep.preparation.unit import UnitWork
+from data_prep.preparation.units.record import UNIT_RECORD, read_unit_result
 from data_prep.preparation.work_locks import Part, check_plan_unused, exclusive_lock
 from data_prep.sources.file_source import DocumentSource, Unit
 from data_prep.sources.formats import format_of
@@ -121,15 +122,9 @@ def _drop_other_units(work: UnitWork, kept: set[str]) -> None:
     """Delete the units of an earlier plan that are not in the present one, and its data folder."""
     shutil.rmtree(work.data_folder, ignore_errors=True)
     for folder in work.folder.glob("*/"):
-        if folder.name not in kept or not _has_its_shards(folder):
+        found = read_unit_result(folder) if folder.name in kept else None
+        if found is None or not found.has_its_shards(folder):
             shutil.rmtree(folder)
-
-
-def _has_its_shards(folder: Path) -> bool:
-    """Whether a finished unit has its shards; not if a start was killed while it moved them."""
-    record = read_json(folder / UNIT_RECORD)
-    names = [name for name in ("train", "val") if record[name]]
-    return all((folder / f"{n}{end}").exists() for n in names for end in (".npy", ".lengths.npy"))
 
 
 def remove_unnamed(folder: Path, manifest: Manifest) -> None:
@@ -192,7 +187,7 @@ def with_keys(
             [files[s.file].sha256, format_of(files[s.file].name), s.start, s.stop, s.first_row]
             for s in unit.spans
         ]
-        key = fingerprint([base, spans, unit.documents, rule.effect_on(unit)])[:_KEY_LENGTH]
+        key = fingerprint([base, spans, unit.documents, rule.needed_at_once(unit)])[:_KEY_LENGTH]
         seen[key] += 1
         keyed.append(replace(unit, key=f"{key}-{seen[key]}"))
     return keyed

@@ -188,6 +188,25 @@ def test_a_new_file_under_the_glob_keeps_the_units_of_others(tmp_path, monkeypat
     assert folder_bytes(prepared(tmp_path, "*.jsonl", shard_tokens=300).folder) == kept
 
 
+def test_a_larger_source_has_another_share_of_validation_but_no_new_tokens(tmp_path, monkeypatch):
+    write_lines(tmp_path / "a.jsonl", [*STORIES, "", "x"])
+    (tmp_path / "b.jsonl").write_text(good(*STORIES[:20]) + TORN)
+    options = {"shard_tokens": 300, "val_tokens": 700}
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 21"):
+        prepared(tmp_path, "*.jsonl", **options)
+    tokenized = []
+    real = UnitWork._tokenize
+    monkeypatch.setattr(UnitWork, "_tokenize", lambda *w: tokenized.append(w[1]) or real(*w))
+    write_lines(tmp_path / "b.jsonl", STORIES[:20])
+    write_lines(tmp_path / "c.jsonl", [text[::-1] for text in STORIES])
+    data = prepared(tmp_path, "*.jsonl", **options)
+    assert {span.file for unit in tokenized for span in unit.spans} == {1, 2}
+    kept = folder_bytes(data.folder)
+    (tmp_path / "out").rename(tmp_path / "kept")
+    assert folder_bytes(prepared(tmp_path, "*.jsonl", **options).folder) == kept
+    assert data.manifest.val.documents > 3
+
+
 def test_the_repair_of_the_only_file_starts_again_without_a_word_of_deleting(tmp_path):
     (tmp_path / "a.jsonl").write_text(good(*STORIES) + TORN)
     with pytest.raises(ValueError, match="line 61"):

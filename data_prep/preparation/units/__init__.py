@@ -1,0 +1,1 @@
+"""A finished unit on disk: its record, and its two shards divided by another threshold."""
