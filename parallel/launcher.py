@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 from torch.distributed import DistError  # type: ignore[reportPrivateImportUsage]
@@ -139,12 +140,37 @@ class _Agent(LocalElasticAgent):
         self._unattended_since = None
         processes = self._processes()
         alive = [local for local, process in processes.items() if process.poll() is None]
-        super()._shutdown(*words, **more)
+        with _passing_signals_on(processes.values()):
+            super()._shutdown(*words, **more)
         codes = {local: process.poll() for local, process in processes.items()}
         for local in alive:
             if codes[local] == -signal.SIGKILL:
                 _say(f"local rank {local} did not end in time after a signal and was killed")
         type(self).codes = tuple(code for code in codes.values() if code is not None)
+
+
+@contextmanager
+def _passing_signals_on(processes: Iterable[subprocess.Popen[Any]]) -> Iterator[None]:
+    """Pass every further signal on to the processes, which have sessions of their own.
+
+    So they get a second Ctrl-C too. torch would send SIGTERM instead, and wait.
+    """
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+    numbers = [signal.Signals[name] for name in (*_SIGNALS, "SIGHUP")]
+    before = {number: signal.getsignal(number) for number in numbers}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
 
 
 def is_final(codes: list[int]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from parallel import addresses, launcher
 from parallel.addresses import choose_addresses, reachable_host
-from storage.exit_codes import FINAL_CODES
+from storage.exit_codes import FINAL_CODES, INTERRUPTED_CODE
 from tests.launching import ENVIRONMENT, REPO, python
 
 PROGRAM = str(REPO / "tests/programs/ending.py")
@@ -78,6 +78,20 @@ def test_after_a_signal_the_code_is_that_of_the_processes(tmp_path, number):
         assert (job.communicate(timeout=60)[1], job.returncode) == ("", 128 + number)
     else:
         assert (job.communicate(timeout=60)[1], job.returncode) == ("", 75)
+
+
+def test_a_second_ctrl_c_reaches_the_processes_too(tmp_path):
+    words = [*options(), PROGRAM, str(tmp_path), "0:save", "1:save"]
+    job = subprocess.Popen(
+        [sys.executable, *words], cwd=REPO, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    while len(list(tmp_path.glob("*.0"))) < 2:
+        assert job.poll() is None
+        time.sleep(0.02)
+    job.send_signal(signal.SIGINT)
+    time.sleep(1.5)  # what a person waits
+    job.send_signal(signal.SIGINT)
+    assert (job.communicate(timeout=60)[1], job.returncode) == ("", INTERRUPTED_CODE)
 
 
 @pytest.mark.parametrize(

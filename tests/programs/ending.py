@@ -1,8 +1,10 @@
-"""A rank that ends as asked: `RANK:HOW` for each, HOW an exit code, `kill` or `wait`.
+"""A rank that ends as asked: `RANK:HOW` for each, HOW an exit code, `kill`, `wait` or `save`.
 
     python tests/programs/ending.py FOLDER 0:2 1:wait
 
-Each start leaves a file in FOLDER. A rank that waits exits with code 75 on SIGTERM, as a run does.
+Each start leaves a file in FOLDER, and no rank ends before all have started. A rank that waits
+exits with code 75 on SIGTERM, as a run does before its first step. One that saves goes on until a
+second Ctrl-C.
 """
 
 import os
@@ -11,15 +13,33 @@ import sys
 import time
 from pathlib import Path
 
-from storage.exit_codes import PREEMPTED_CODE
+from parallel.stop_signals import StopRequest
+from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Start, wait for the others, end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED_CODE))
-    rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
-    Path(sys.argv[1], f"{rank}.{attempt}").write_text(os.environ["MASTER_ADDR"])
+    folder, rank, attempt = (
+        sys.argv[1],
+        os.environ["RANK"],
+        os.environ["TORCHELASTIC_RESTART_COUNT"],
+    )
     how = dict(word.split(":") for word in sys.argv[2:])[rank]
-    if how == "wait":
+    if how == "save":
+        StopRequest(nothing_to_save=False).listen()
+    Path(folder, f"{rank}.{attempt}").write_text(os.environ["MASTER_ADDR"])
+    while len(list(Path(folder).glob(f"*.{attempt}"))) < int(os.environ["WORLD_SIZE"]):
+        time.sleep(0.02)
+    if how in ("wait", "save"):
         time.sleep(60)
     elif how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     sys.exit(int(how))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED_CODE)
