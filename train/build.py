@@ -52,8 +52,10 @@ from train.progress import Progress
 from train.recovery.metric_logs import load_guard_history, open_metric_log
 from train.recovery.run_folder_start import take_folder
 from train.run import Cursor, Run
+from train.schedule import learning_rate
 from train.step import Learner
 
+_DECIDE_RATE = ("steps", "schedule.", "optimizer.lr")  # settings, by how their keys begin
 log = logging.getLogger(__name__)
 
 
@@ -150,8 +152,27 @@ def _assemble(
     )
     load_guard_history(run.progress.guard, folder, position)
     _announce(run, inputs)
+    _announce_rate(run, inputs, position)
     _fix_bucket_layout(run)
     return run
+
+
+def _announce_rate(run: Run, inputs: Inputs, position: RunPosition | None) -> None:
+    """Log the learning rate before and after, if a changed setting moves it."""
+    keys = [c.key for c in inputs.changes if c.key.startswith(_DECIDE_RATE)]
+    rates = [line.get("train/lr") for line in position.lines] if position is not None else []
+    if not keys or not rates or run.step >= run.steps or not isinstance(rates[-1], float):
+        return
+    config = run.config
+    now = learning_rate(run.step, run.steps, config.optimizer.lr, config.schedule)
+    log.warning(
+        "the learning rate was %.3g at step %d and is %.3g at step %d, since %s changed",
+        rates[-1],
+        run.step - 1,
+        now,
+        run.step,
+        ", ".join(keys),
+    )
 
 
 def _fix_bucket_layout(run: Run) -> None:

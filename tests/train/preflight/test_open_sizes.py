@@ -79,6 +79,17 @@ def test_a_run_that_continues_keeps_what_was_chosen(tmp_path):
     assert longer.schedule.warmup_steps == before.schedule.warmup_steps == 2
 
 
+def test_a_run_that_is_extended_says_both_learning_rates(tmp_path, caplog):
+    run_to_end(nano_config(tmp_path, steps=8))
+    longer = nano_config(tmp_path, steps=16, allow=("steps",))
+    built(longer).close()
+    assert "the learning rate was 0.0016 at step 7 and is 0.0065 at step 8" in caplog.text
+    assert "since steps changed" in caplog.text
+    caplog.clear()
+    built(replace(longer, allow=("steps",))).close()
+    assert "the learning rate was" not in caplog.text
+
+
 def test_an_epoch_of_few_steps_is_warned_of_with_a_smaller_batch(tmp_path, caplog):
     config = nano_config(tmp_path, steps=None, batch_tokens=4096, schedule=ScheduleConfig())
     built(config).close()
