@@ -18,7 +18,7 @@ def with_flags(options: Any, words: Sequence[str], prefixed: bool = True) -> lis
     defaults. `prefixed`: fields of a nested dataclass have its name in front, as in `--model.bias`.
     Options of another type, and words after `--`, are not changed.
     """
-    flags = {f"--{name}" for name in _boolean_options(options, prefixed)}
+    flags = {f"--{name}" for name, boolean in option_names(options, prefixed) if boolean}
     rewritten: list[str] = []
     rest = list(words)
     while rest and rest[0] != "--":
@@ -33,8 +33,11 @@ def with_flags(options: Any, words: Sequence[str], prefixed: bool = True) -> lis
     return rewritten + rest
 
 
-def _boolean_options(options: Any, prefixed: bool) -> Iterator[str]:
-    """The names of the options that tyro reads as flags, without the hyphens in front."""
+def option_names(options: Any, prefixed: bool) -> Iterator[tuple[str, bool]]:
+    """The name of every option, without the hyphens in front, and whether tyro reads it as a flag.
+
+    A positional option is among them, with the name of its field.
+    """
     types = get_type_hints(options if isinstance(options, type) else type(options))
     for field in fields(options):
         name = field.name.replace("_", "-")
@@ -43,10 +46,10 @@ def _boolean_options(options: Any, prefixed: bool) -> Iterator[str]:
         inner = default if is_dataclass(default) else types[field.name]
         if is_dataclass(inner):
             prefix = f"{name}." if prefixed else ""
-            yield from (prefix + option for option in _boolean_options(inner, prefixed))
-        # Without a default it is no flag: tyro then requires a value.
-        elif types[field.name] is bool and default is not MISSING:
-            yield name
+            yield from ((prefix + o, flag) for o, flag in option_names(inner, prefixed))
+        else:
+            # Without a default it is no flag: tyro then requires a value.
+            yield name, types[field.name] is bool and default is not MISSING
 
 
 def _default(options: Any, field: Field[Any]) -> Any:

@@ -125,7 +125,11 @@ def read_byte_pairs(folder: Path) -> BytePairs:
     folder = follow_latest(folder)
     path = folder / "meta.json"
     if not path.is_file():
-        raise ValueError(f"{folder} holds no tokenizer (no meta.json); copy the whole folder again")
+        raise ValueError(
+            f"{folder} holds no tokenizer (no meta.json); give a folder made by "
+            "data_prep/train_tokenizer.py or the tokenizer/ of a data set (names of other "
+            "tokenizers and tokenizer.json are not read), or copy the whole folder again"
+        )
     meta = read_json(path)
     missing = {"name", "pattern", "ranks_sha256"} - set(meta if isinstance(meta, dict) else ())
     if missing:

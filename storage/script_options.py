@@ -16,7 +16,7 @@ from typing import Any, TypeVar, overload
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from storage.boolean_flags import with_flags
+from storage.boolean_flags import option_names, with_flags
 from storage.exit_codes import USER_ERROR
 from storage.option_values import about_value, finite_number, own_path, whole_number
 from storage.terminal.standard_output import tolerate_lost_output
@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 _FOOTER = re.compile(r"For full helptext, .*")
 # Of what frames an error: lines between its parts, and corners. Some terminals show no box.
 _LINE = re.compile(r"[╰╯│─ -]*")
+_CURE = re.compile(r"\b(try|give|use) ([a-z]\w*)=(\w+)")
 _FRAME = "│ "
 _LONGEST_SHOWN = 200
 
@@ -146,10 +147,12 @@ def _parse(
                     return_unknown_args=others,
                     **settings,
                 )
-        except SystemExit as end:
-            if end.code != USER_ERROR:
+        except (SystemExit, ValueError) as end:
+            if isinstance(end, SystemExit) and end.code != USER_ERROR:
                 raise
-            raise ValueError(_sentence(end, printed.getvalue(), words)) from None
+            names = option_names(options, prefixed) if is_dataclass(options) else ()
+            flags = [f"--{name}" for name, _ in names]
+            raise ValueError(_sentence(end, printed.getvalue(), words, flags)) from None
 
 
 def _check_text(words: Sequence[str]) -> None:
@@ -162,18 +165,26 @@ def _check_text(words: Sequence[str]) -> None:
             raise ValueError(f"{shown} is not UTF-8; rename the file, or type it again") from None
 
 
-def _sentence(end: SystemExit, printed: str, words: Sequence[str]) -> str:
+def _sentence(end: BaseException, printed: str, words: Sequence[str], flags: Sequence[str]) -> str:
     """One sentence for what tyro printed in its box."""
     _title, *lines = printed.splitlines() or [""]
     text = " ".join(line.strip(_FRAME) for line in lines if not _LINE.fullmatch(line))
     text = _FOOTER.sub("", " ".join(text.split())).strip()
     if value := re.match(r"Error parsing (\S+): .* Argument helptext: (?:--\S+ )?(\S+)", text):
         return about_value(value[1], value[2], words)
-    for error in _contexts(end):
+    for error in (end, *_contexts(end)):
         # The sentence of one of our own checks, which tyro has broken into lines.
         if isinstance(error, ValueError):
-            return str(error)
+            return _CURE.sub(lambda cure: _as_flag(cure, flags), str(error))
     return _about_words(text)
+
+
+def _as_flag(cure: re.Match[str], flags: Sequence[str]) -> str:
+    """A cure such as `try n_embd=128` as this script's user types it: `try --model.n-embd 128`."""
+    verb, field, value = cure.groups()
+    name = field.replace("_", "-")
+    own = [f for f in flags if f.removeprefix("--").split(".")[-1] == name]
+    return f"{verb} {own[0]} {value}" if len(own) == 1 else cure[0]
 
 
 def _about_words(text: str) -> str:

@@ -7,7 +7,9 @@ from typing import Literal
 import pytest
 import tyro
 
+from model.config import GPTConfig
 from storage.script_options import parse_known_options, parse_options
+from train.config import Config
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,18 @@ def test_the_home_folder_is_put_in_place_of_a_tilde(monkeypatch):
     found = parse_options(_Options, ["~", "--count=2", "--out=~/x", "--files", "~/a", "b/~"])
     assert (found.place, found.out) == (Path("/a/home"), Path("/a/home/x"))
     assert found.files == (Path("/a/home/a"), Path("b/~"))
+
+
+def test_a_cure_names_the_flag_of_the_script_in_hand(capsys):
+    for options, prefixed, flag in (
+        (Config(), True, "--model.n-embd"),
+        (GPTConfig(), True, "--n-embd"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_options(
+                options, [f"{flag}=130", flag.replace("embd", "head") + "=4"], prefixed=prefixed
+            )
+        assert f"is not a multiple of n_head=4; try {flag} 128" in capsys.readouterr().err
 
 
 def test_words_of_others_are_returned():

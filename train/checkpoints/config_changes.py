@@ -60,6 +60,10 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "context_length": ("never", "the data position is counted in windows of this length"),
     "init": ("never", "it only sets the weights at the first start"),
     "model": ("never", "the weights in the checkpoint have its shape"),
+    "model.vocab_size": (
+        "never",
+        "--data was made with another tokenizer than the run's: give data of the same tokenizer",
+    ),
     _OPTIMIZER_NAME: (
         "never",
         "the state in the checkpoint belongs to the optimizer it began with",

@@ -32,6 +32,7 @@ from train.recovery.ending import is_peer_failure
 from train.run import Run
 
 _ITEMS = 2  # of each task, for each rank
+_COMPILERS = ("torch._inductor", "torch._dynamo")  # modules of what torch.compile raises
 _TOKENS = 2  # sampled for each prompt
 log = logging.getLogger(__name__)
 
@@ -92,9 +93,12 @@ def _part_error(name: str, error: Exception) -> ValueError:
             f"the dry run's {name} lost another rank {what}; look at that rank's log"
         )
     kind = SharedError if isinstance(error, SharedError) else ValueError
+    cure = "leave the dry run out with --no-rehearsal"
+    if type(error).__module__.startswith(_COMPILERS) or "C++ compiler" in str(error):
+        cure = "train without the compiler: --compile off"
     return kind(
         f"the dry run's {name} failed {what}, so the run would have failed later; mend that, or "
-        "leave the dry run out with --no-rehearsal"
+        f"{cure}"
     )
 
 
