@@ -44,6 +44,17 @@ def save_array(path: Path, array: np.ndarray) -> None:
         file.write(content.getbuffer())
 
 
+def load_array(path: Path, cure: str) -> np.ndarray:
+    """Read an array from a .npy file, without what a pickle in it would run.
+
+    Raises: ValueError with the file and `cure` if it is damaged.
+    """
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {cure}") from error
+
+
 def _temporary_path(path: Path) -> Path:
     """The path beside `path` that this process writes to before it renames."""
     # Host and pid: several hosts may prepare the same file in one folder of a shared file system.

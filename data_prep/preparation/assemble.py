@@ -24,7 +24,7 @@ from data_prep.preparation.unit import UnitWork
 from data_prep.preparation.units.record import UnitResult
 from data_prep.sources.file_source import Unit
 from data_prep.tokenizer import Tokenizer
-from storage.atomic import save_array
+from storage.atomic import load_array, save_array
 from storage.digest import file_sha256
 
 
@@ -86,14 +86,14 @@ def _collect(
             _move(folder / old, work.data_folder / new)
         places = work.data_folder / f"{shard.name}.source.npy"
         _number_files(folder / f"{name}.source.npy", places, unit)
-        counts += np.load(folder / f"{name}.counts.npy")
+        counts += load_array(folder / f"{name}.counts.npy", f"delete {folder} and start again")
         shards.append(replace(shard, source_sha256=file_sha256(places)))
     return split_entry(tuple(shards), counts)
 
 
 def _number_files(old: Path, new: Path, unit: Unit) -> None:
     """Copy the places of a shard's documents, whose files count in the unit, as in the source."""
-    places = np.load(old)
+    places = load_array(old, f"delete {old.parent} and start again")
     places[:, 0] = np.array([span.file for span in unit.spans], PLACE)[places[:, 0]]
     save_array(new, places)
 

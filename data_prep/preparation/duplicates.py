@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep.dataset.manifest import Duplicates
 from data_prep.preparation.split import text_hash
-from storage.atomic import save_array
+from storage.atomic import load_array, save_array
 
 HASHES_PER_PASS = 1 << 24
 _HASHES = "hashes.npy"
@@ -45,7 +45,7 @@ class DocumentHashes:
 
 def read_text_hashes(folder: Path) -> np.ndarray:
     """The `text_hash` of every document that is not empty, in source order, uint64."""
-    return np.load(folder / _HASHES)
+    return _load(folder, _HASHES)
 
 
 def count_duplicates(folders: Iterable[Path]) -> Duplicates:
@@ -54,7 +54,7 @@ def count_duplicates(folders: Iterable[Path]) -> Duplicates:
     Exact copies have the same hash of the normalised text and the same checksum of the exact text.
     """
     folders = list(folders)
-    documents = sum(len(np.load(folder / _HASHES, mmap_mode="r")) for folder in folders)
+    documents = sum(len(_load(folder, _HASHES)) for folder in folders)
     # Each pass counts the hashes of one remainder: equal hashes are always in the same pass.
     passes = 1 + documents // HASHES_PER_PASS
     exact = normalised = 0
@@ -71,9 +71,13 @@ def _remainder_class(
     """Hashes with the remainder `number` modulo `passes`, and keys that identify exact texts."""
     hashes, keys = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for folder in folders:
-        found = np.load(folder / _HASHES)
+        found = _load(folder, _HASHES)
         chosen = found % np.uint64(passes) == number
-        checksums = np.load(folder / _CHECKSUMS)[chosen].astype(np.uint64)
+        checksums = _load(folder, _CHECKSUMS)[chosen].astype(np.uint64)
         hashes.append(found[chosen])
         keys.append(found[chosen] ^ (checksums * _MULTIPLIER))
     return np.concatenate(hashes), np.concatenate(keys)
+
+
+def _load(folder: Path, name: str) -> np.ndarray:
+    return load_array(folder / name, f"delete {folder} and start again")

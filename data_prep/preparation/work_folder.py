@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from data_prep.dataset.manifest import (
     FORMAT_VERSION,
@@ -21,7 +21,7 @@ from data_prep.dataset.manifest import (
     read_manifest,
 )
 from data_prep.dataset.shards import DataSet, open_data_set
-from data_prep.preparation.split import SplitRule
+from data_prep.preparation.split import SplitKind, SplitRule
 from data_prep.preparation.unit import UnitWork
 from data_prep.preparation.units.record import UNIT_RECORD, read_unit_result
 from data_prep.preparation.work_locks import Part, check_plan_unused, exclusive_lock
@@ -30,6 +30,7 @@ from data_prep.sources.formats import format_of
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import read_json, write_json
 from storage.digest import fingerprint
+from storage.records.json_fields import check_field_types
 
 _RULE = "split_rule"
 _KEY_LENGTH = 24  # hexadecimal digits
@@ -55,7 +56,15 @@ def saved_split_rule(partial: Path, plan: dict[str, Any]) -> SplitRule | None:
     rule = found.pop(_RULE, None)
     if rule is None or _differing_settings(found, plan):
         return None
-    return SplitRule(**{**rule, "val_files": tuple(rule["val_files"])})
+    cure = f"delete {partial} and start again"
+    try:
+        chosen = SplitRule(**{**rule, "val_files": tuple(rule["val_files"])})
+        check_field_types(_plan_file(partial), chosen, cure)
+        if chosen.split in get_args(SplitKind):
+            return chosen
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{_plan_file(partial)} is damaged ({error}); {cure}") from error
+    raise ValueError(f"{_plan_file(partial)} is damaged: it has no split rule; {cure}")
 
 
 def _read_plan(partial: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_origin
 
-_LARGEST_COUNT = 2**64 - 1  # of a seed
+_LARGEST_COUNT = 2**64
 _LARGEST_NUMBER = 1e300
 _NAMES = {
     int: "a whole number from 0 on",

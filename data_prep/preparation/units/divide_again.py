@@ -15,7 +15,7 @@ from data_prep.dataset.shards import shard_entry
 from data_prep.dataset.token_files import TOKEN, TokenFiles
 from data_prep.preparation.duplicates import HASH_FILES
 from data_prep.preparation.units.record import UnitResult
-from storage.atomic import publish_folder, save_array
+from storage.atomic import load_array, publish_folder, save_array
 
 _AT_ONCE = 1 << 13  # documents that are copied at a time
 
@@ -50,8 +50,9 @@ class _UnitShards:
 
     def __init__(self, folder: Path) -> None:
         names = [name for name in ("train", "val") if (folder / f"{name}.npy").exists()]
-        lengths = [np.load(folder / f"{name}.lengths.npy") for name in names]
-        places = np.concatenate([np.load(folder / f"{name}.source.npy") for name in names])
+        cure = f"delete {folder} and start again"
+        lengths = [load_array(folder / f"{name}.lengths.npy", cure) for name in names]
+        places = np.concatenate([load_array(folder / f"{name}.source.npy", cure) for name in names])
         order = np.lexsort((places[:, 1], places[:, 0]))
         all_lengths = np.concatenate(lengths)
         in_val = [

@@ -7,6 +7,7 @@ from typing import Any
 from data_prep.dataset.manifest import ShardEntry
 from data_prep.preparation.bad_records import BadInUnit
 from storage.atomic import read_json, write_json
+from storage.records.json_fields import check_field_types
 
 UNIT_RECORD = "unit.json"
 
@@ -46,9 +47,13 @@ def read_unit_result(folder: Path) -> UnitResult | None:
     if not path.is_file():
         return None
     content = read_json(path)
+    cure = f"delete {folder} and start again"
     try:
         shards = {n: ShardEntry(**content[n]) if content[n] else None for n in ("train", "val")}
         bad = tuple(BadInUnit(**record) for record in content["bad"])
-        return UnitResult(**{**content, **shards, "bad": bad})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete {folder} and start again") from error
+        result = UnitResult(**{**content, **shards, "bad": bad})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {cure}") from error
+    for part in (result, *bad, *result.shards()):
+        check_field_types(path, part, cure)
+    return result
