@@ -10,6 +10,7 @@ machine does not resolve.
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,7 +30,6 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError
-from torch.distributed.elastic.rendezvous.utils import _parse_rendezvous_config
 from torch.distributed.launcher import api
 
 from parallel.addresses import choose_addresses
@@ -221,8 +221,8 @@ def _parse() -> Namespace:
     if getattr(arguments, "signals_to_handle", None) == parser.get_default("signals_to_handle"):
         hangup = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # ignored under nohup
         arguments.signals_to_handle = ",".join((*_SIGNALS, *["SIGHUP"] * hangup))
-    limit = _parse_rendezvous_config(arguments.rdzv_conf).get("read_timeout", "60")
-    _Agent.patience = float(limit) + 15
+    if limit := re.search(r"\bread_timeout=([0-9]+)", arguments.rdzv_conf):
+        _Agent.patience = float(limit[1]) + 15
     interface = choose_addresses(arguments, nodes)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
