@@ -3,6 +3,7 @@
 A value is taken, or refused in one sentence with exit code 2, and no file is left either way.
 """
 
+import ast
 import json
 import re
 
@@ -10,6 +11,11 @@ import pytest
 
 from tests.launching import python
 from tests.script_flags import SCRIPTS
+from tests.test_house import project
+
+# Of torchrun, srun, pip and other programs.
+OF_OTHER_PROGRAMS = {"--nproc_per_node", "--ntasks-per-node", "--apply_chat_template", "--help"}
+OF_OTHER_PROGRAMS |= {"--optimizer"}  # which train/command_line.py reads itself
 
 
 def wrong(result):
@@ -33,6 +39,27 @@ def wrong(result):
     if re.search(r"\w+\(\w+=|\[Errno", sentence):
         return f"words of Python: {sentence[:200]}"
     return None
+
+
+def flags_in_errors():
+    """Every flag that a sentence of an error names, with its place."""
+    for source in project():
+        for node in ast.walk(source.tree) if source.of_product else ():
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                for part in ast.walk(node.exc):
+                    text = part.value if isinstance(part, ast.Constant) else ""
+                    for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", str(text)):
+                        yield flag, source.at(node, flag)
+
+
+def test_every_flag_that_an_error_proposes_is_one_of_a_script():
+    done = python("tests/programs/all_flags.py")
+    assert done.returncode == 0, done.stderr
+    known = set(json.loads(done.stdout.splitlines()[-1])) | OF_OTHER_PROGRAMS
+    named = list(flags_in_errors())
+    assert len(named) > 60
+    bare = {flag.replace("--no-", "--").replace(".no-", ".") for flag in known} | known
+    assert [where for flag, where in named if flag.replace("--no-", "--") not in bare] == []
 
 
 def test_a_path_may_begin_with_the_home_folder_in_every_option_of_every_script(tmp_path):
