@@ -79,10 +79,10 @@ def _run_folder(out: Path) -> MachineCheck:
         return MachineCheck(name, "fail", f"{out.parent} cannot be written: {error}")
     if locks and folder.is_locked():
         return MachineCheck(name, "fail", f"{out} is being written by another run")
-    try:
-        status = folder.read_status()
-    except ValueError as error:
-        return MachineCheck(name, "fail", str(error))
+    status = folder.read_status()
+    if status is None and folder.status.exists():
+        text = f"{folder.status} is damaged; a start sets it aside and continues"
+        return MachineCheck(name, "warn", text)
     verdict, text = "ok", f"{out} is new"
     if status is not None:
         state, step = status.get("state"), status.get("step")

@@ -88,12 +88,12 @@ def test_a_folder_with_another_run_is_refused_with_the_difference(data, tmp_path
         built(replace(config, seed=5))
 
 
-def test_a_folder_with_other_files_is_refused(data, tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter1.tex").write_text("...")
-    with pytest.raises(ValueError, match=r"holds chapter1\.tex but no run"):
+def test_a_folder_with_files_under_a_runs_names_is_refused(data, tmp_path):
+    (tmp_path / "thesis" / "samples").mkdir(parents=True)
+    (tmp_path / "thesis" / "samples" / "chapter1.tex").write_text("...")
+    with pytest.raises(ValueError, match=r"holds samples, which a run would write, but no config"):
         built(tiny_config(data, tmp_path / "thesis"))
-    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["samples"]
 
 
 def test_a_folder_that_another_process_writes_is_refused(data, tmp_path):
@@ -191,7 +191,7 @@ def attempt(tmp_path, monkeypatch):
 
     def start(automatic):
         shutil.rmtree(config.out / "tensorboard", ignore_errors=True)  # it waits for a new second
-        monkeypatch.setattr("train.build.is_restart", lambda: automatic)
+        monkeypatch.setattr("train.recovery.run_folder_start.is_restart", lambda: automatic)
         with pytest.raises(RuntimeError, match="a bad batch"):
             finish(with_fault(built(config), crash))
         return RunFolder(config.out)

@@ -190,7 +190,7 @@ def test_a_start_heeds_the_word_that_the_one_before_left(tmp_path):
 
 def test_starts_that_each_take_half_are_not_given_up_and_the_others_are(tmp_path, monkeypatch):
     monkeypatch.setattr("train.recovery.restarts.FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr("train.build.is_restart", lambda: True)
+    monkeypatch.setattr("train.recovery.run_folder_start.is_restart", lambda: True)
     config, sizes = nano_config(tmp_path, micro_batch="auto", batch_tokens=16 * 64), []
     with pytest.raises(ValueError, match="started 4 times at step 0 without progress"):
         while True:
