@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 from data_prep.dataset.shards import DataSet
 from data_prep.order.skipped_windows import Skips, after_skips, parse_skips
 from storage.atomic import read_json
-from storage.checkpoint_folder import step_of
+from storage.checkpoint_folder import STATE_FILE, step_of
 from storage.json_lines import read_every_line
 from storage.ownership.run_identity import identity_of
 from storage.run_folder import RunFolder
 
 _T = TypeVar("_T")
+# What reading a damaged line or file raises.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 _LARGEST_NUMBER = 1 << 40  # of a step or a window; 64 bits must hold the place of a token
 
 
@@ -136,6 +138,7 @@ def read_run(folder: Path) -> RunRecord:
     run.identity = identity_of(content)  # so that a checkpoint of another run does not count
     done = _steps_done(run)  # before the lines: a live run writes a line before its checkpoint
     steps, damaged = _parsed_lines(run.metrics, _step)
+    steps += _lines_to_be_added(run, steps[-1].step if steps else -1)
     discarded, _ = _parsed_lines(run.discarded_metrics, _step)
     try:
         config = content["config"]
@@ -178,6 +181,22 @@ def _seed(config: dict[str, Any]) -> int:
     if not 0 <= seed < 2**64:
         raise ValueError("its seed is none that a run can have")
     return seed
+
+
+def _lines_to_be_added(run: RunFolder, last: int) -> list[StepRecord]:
+    """The steps after `last` whose lines only the newest checkpoint has: the next start adds them.
+
+    Rank 0 died before it wrote them. No start follows a finished run, so that has none.
+    """
+    found: list[StepRecord] = []
+    with suppress(*_DAMAGE, OSError):
+        newest = next(iter(run.all_checkpoints()), None)
+        if newest is not None and not run.is_finished():
+            for line in read_json(newest / STATE_FILE)["lines"]:
+                step = _step(line)
+                if step is not None and step.step == last + 1 + len(found):
+                    found.append(step)
+    return found
 
 
 def _batch_settings(config: dict[str, Any], length: int) -> _BatchSettings:
@@ -223,7 +242,7 @@ def _parsed_lines(
             if line is None:
                 raise ValueError("not a JSON object")
             value = parse(line)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except _DAMAGE:
             if number < len(lines):
                 damaged.append(number)
         else:

@@ -132,14 +132,24 @@ def test_of_a_range_of_steps_only_the_shards_that_they_read_are_compared(tmp_pat
 
 
 @pytest.mark.fault("S7", injected="the last lines of a finished run lost")
-@pytest.mark.parametrize("state", ["finished", "failed"])
-def test_lines_missing_at_the_end_are_not_proven(both, caplog, state):
+@pytest.mark.parametrize(("state", "kept"), [("finished", 17), ("failed", 10)])
+def test_lines_missing_at_the_end_are_not_proven(both, caplog, state, kept):
+    path = both / "run" / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
+    status = both / "run" / "status.json"
+    status.write_text(status.read_text().replace("finished", state))
+    assert f"steps {kept} to 19 have no line" in not_proven(both, caplog)
+    check(both, steps=f":{kept}")
+
+
+@pytest.mark.fault("P1", injected="rank 0 killed before it wrote its last lines", lost="0")
+def test_lines_that_only_the_checkpoint_has_are_proven_too(both, caplog):
     path = both / "run" / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:17]))
     status = both / "run" / "status.json"
-    status.write_text(status.read_text().replace("finished", state))
-    assert "steps 17 to 19 have no line" in not_proven(both, caplog)
-    check(both, steps=":17")
+    status.write_text(status.read_text().replace("finished", "failed"))
+    check(both)
+    assert "20 of 20 agree" in caplog.text
 
 
 def test_a_run_without_any_line_is_not_proven(both, caplog):
