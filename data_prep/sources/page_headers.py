@@ -35,16 +35,21 @@ def damaged_header(path: Path, column: parquet.ColumnChunkMetaData) -> str:
             if found is None or _CHECKSUM not in found[0]:
                 return ""
             header, length = found
+            size = header.get(_SIZE)
+            if not isinstance(size, int) or size < 0:
+                return f"the header of its page at byte {start} has no size"
             if not _fits(header, bounds):
                 return f"the header of its page at byte {start} does not fit the file's footer"
-            start += length + header.get(_SIZE, 0)
+            start += length + size
     return ""
 
 
 def _bounds_of(column: parquet.ColumnChunkMetaData) -> tuple[bytes, bytes] | None:
     """The least and the greatest value of a column of bytes or text; None if they are not known."""
+    if column.physical_type != "BYTE_ARRAY":  # of another type, pyarrow may abort the process
+        return None
     found = column.statistics
-    if found is None or column.physical_type != "BYTE_ARRAY" or not found.has_min_max:
+    if found is None or not found.has_min_max:
         return None
     least, greatest = found.min_raw, found.max_raw
     if not isinstance(least, bytes) or not isinstance(greatest, bytes):
@@ -53,12 +58,19 @@ def _bounds_of(column: parquet.ColumnChunkMetaData) -> tuple[bytes, bytes] | Non
 
 
 def _fits(header: dict[int, Any], bounds: tuple[bytes, bytes]) -> bool:
-    page = header.get(_DATA_PAGE, {}).get(_STATISTICS, {})
-    page = page or header.get(_DATA_PAGE_V2, {}).get(_STATISTICS_V2, {})
+    page = _inner(_inner(header, _DATA_PAGE), _STATISTICS)
+    page = page or _inner(_inner(header, _DATA_PAGE_V2), _STATISTICS_V2)
     least, greatest = page.get(_LEAST, bounds[0]), page.get(_GREATEST, bounds[1])
+    if not isinstance(least, bytes) or not isinstance(greatest, bytes):
+        return False
     if max(len(least), len(greatest)) > _LONGEST_VALUE:
         return True
     return bounds[0] <= least <= greatest <= bounds[1]
+
+
+def _inner(struct: dict[int, Any], number: int) -> dict[int, Any]:
+    found = struct.get(number)
+    return found if isinstance(found, dict) else {}
 
 
 def _read_header(file: BinaryIO, start: int) -> tuple[dict[int, Any], int] | None:
@@ -67,7 +79,7 @@ def _read_header(file: BinaryIO, start: int) -> tuple[dict[int, Any], int] | Non
     reader = _Compact(file.read(_HEADER_BYTES))
     try:
         return reader.struct(), reader.at
-    except (IndexError, ValueError, TypeError):
+    except (IndexError, ValueError, RecursionError):
         return None
 
 

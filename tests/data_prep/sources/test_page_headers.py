@@ -58,3 +58,21 @@ def test_without_checksums_nothing_is_looked_at(tmp_path):
     (tmp_path / "a.parquet").write_bytes(content.replace(b"two", b"zwo"))
     with pq.ParquetFile(tmp_path / "a.parquet") as file:
         assert damaged_header(tmp_path / "a.parquet", file.metadata.row_group(0).column(1)) == ""
+
+
+@pytest.mark.fault(
+    "D2", injected="every byte of the pages of a parquet file with checksums flipped"
+)
+def test_no_flipped_byte_of_a_page_gives_another_text(tmp_path):
+    texts = [f"w{number} plain words" for number in range(9)]
+    content = written(texts, compression="zstd", data_page_size=1 << 20)
+    path = tmp_path / "a.parquet"
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for place in range(4, footer):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        found = list(ParquetFormat("text", "").texts(Content(path), 0, 1, 0))
+        assert len(found) == len(texts)
+        good = [pair for pair in zip(found, texts, strict=True) if isinstance(pair[0], bytes)]
+        assert all(text == expected.encode() for text, expected in good), place
