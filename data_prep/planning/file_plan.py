@@ -45,7 +45,9 @@ class FilePlan:
 
 
 def file_plan_from_json(content: dict[str, Any]) -> FilePlan:
-    """The plan that `as_json` returned."""
+    """The plan that `as_json` returned. Raises: KeyError or TypeError for anything else."""
+    if not all(type(number) is int for piece in content["pieces"] for number in piece):
+        raise TypeError("a piece is four integers")
     pieces = tuple(Piece(*piece) for piece in content["pieces"])
     return FilePlan(pieces, content["tokens_per_size"], content["text_per_size"])
 

@@ -149,17 +149,15 @@ class _SavedPlans:
                 "tokenizer": task.tokenizer.ranks_sha256,
             }
         )
-        found: Any = {}
-        if path is not None and path.is_file():
-            found = read_json(path)
-        same = isinstance(found, dict) and found.get("of") == self._of
-        self._plans: dict[str, dict[str, Any]] = found["files"] if same else {}
+        self._plans = _read_plans(path, self._of) if path else {}
         self._changed = False
 
     def get(self, file: SourceFile) -> FilePlan | None:
         """The plan of a file, if there is one."""
-        content = self._plans.get(_key(file))
-        return None if content is None else file_plan_from_json(content)
+        try:
+            return file_plan_from_json(self._plans[_key(file)])
+        except (KeyError, TypeError):  # missing or damaged: the file is planned again
+            return None
 
     def add(self, file: SourceFile, plan: FilePlan) -> None:
         """Keep a plan."""
@@ -171,6 +169,16 @@ class _SavedPlans:
         """Write what is new."""
         if self._path is not None and self._changed:
             write_json(self._path, {"of": self._of, "files": self._plans})
+
+
+def _read_plans(path: Path, of: str) -> dict[str, Any]:
+    """The plans in the file; none if it is missing, damaged or of other options."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    same = isinstance(found, dict) and found.get("of") == of
+    return found["files"] if same and isinstance(found.get("files"), dict) else {}
 
 
 def _key(file: SourceFile) -> str:

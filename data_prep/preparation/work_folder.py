@@ -70,7 +70,8 @@ def saved_split_rule(partial: Path, plan: dict[str, Any]) -> SplitRule | None:
 def _read_plan(partial: Path) -> dict[str, Any]:
     path = _plan_file(partial)
     found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict) or (found and found.get("layout") != LAYOUT):
+    known = isinstance(found, dict) and found.get("layout") == LAYOUT
+    if path.is_file() and not (known and isinstance(found.get("files"), list)):
         raise ValueError(
             f"{partial} holds unfinished work that this version of the program cannot continue; "
             "delete it and start again"

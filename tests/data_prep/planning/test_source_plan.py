@@ -155,3 +155,18 @@ def test_a_rounded_rate_is_at_most_a_fiftieth_off_and_bears_small_changes():
     assert all(abs(rounded(value) / value - 1) < 0.023 for value in values)
     assert sum(rounded(value) != rounded(value * 1.001) for value in values) < 60
     assert rounded(0) == 0
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", '"files": 3', '"files": {"KEY": {"pieces": [["a"]]}}']
+)
+def test_a_damaged_file_of_plans_only_costs_time(tmp_path, monkeypatch, damage):
+    write_lines(tmp_path / "a.jsonl", ENGLISH)
+    source, saved = file_source([str(tmp_path / "a.jsonl")]), tmp_path / "plans.json"
+    monkeypatch.setattr(source_plan, "_SAVED_FILE", 1)
+    right = plan_source(source, 5000, gpt2_tokenizer(), saved)
+    kept = json.loads(saved.read_text())
+    [key] = kept["files"]
+    damaged = f'{{"of": "{kept["of"]}", {damage.replace("KEY", key)}}}'
+    saved.write_text(damaged if "files" in damage else damage)
+    assert plan_source(source, 5000, gpt2_tokenizer(), saved) == right

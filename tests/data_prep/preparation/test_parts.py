@@ -90,7 +90,10 @@ def test_a_unit_under_another_name_than_its_own_does_not_count(source, tmp_path)
     assert made == right(source, tmp_path / "right", OPTIONS)
 
 
-@pytest.mark.parametrize("plan", ['{"units": "ab", "shard_tokens": 300}', "[3]", "{"])
+OLDER = ['{"units": "ab", "shard_tokens": 300}', "[3]", "{", "{}", '{"layout": 2}', "null"]
+
+
+@pytest.mark.parametrize("plan", OLDER)
 def test_the_work_folder_of_an_older_version_is_one_sentence(source, tmp_path, plan):
     prepare_part(source, tmp_path / "out", OPTIONS)
     (tmp_path / "out.partial" / "plan.json").write_text(plan)
