@@ -335,10 +335,9 @@ def test_a_job_that_asked_for_no_gpus_ignores_those_of_others(job: Machine) -> N
 
 @pytest.mark.parametrize("state", ["failed", "running"])
 def test_a_run_that_dies_after_a_newer_checkpoint_is_requeued(job: Machine, state: str) -> None:
-    latest = job.status.parent / "checkpoints/latest"
-    latest.parent.mkdir()
-    latest.symlink_to("step_000010")
-    job.set(TRAINING=f"ln -sfn step_000020 '{latest}'; {leaving(state, 1)}")
+    checkpoints = job.status.parent / "checkpoints"
+    (checkpoints / "step_000010").mkdir(parents=True)
+    job.set(TRAINING=f"mkdir -p '{checkpoints}/step_000020'; {leaving(state, 1)}")
     code, output = job.run("slurm/train.sbatch")
     assert code == 0, output
     assert job.seen("scontrol") == ["requeue", "123456"]
