@@ -1,4 +1,4 @@
-"""Each file format, damaged in each way: one sentence with exit code 2, or the script continues.
+"""Each file format, damaged in each way: one sentence and code 2, or the script continues.
 
 A script that ends with code 2 leaves nothing behind that it had begun to write.
 """

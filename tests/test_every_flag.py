@@ -1,4 +1,4 @@
-"""Every flag of every script, generated from the parsers themselves, with values nobody means.
+"""Every flag of every script, from the parsers themselves, with values nobody means.
 
 A value is taken, or refused in one sentence with exit code 2, and no file is left either way.
 """

@@ -1,4 +1,4 @@
-"""Reads the files of a data set again while a run trains, and compares them with the manifest.
+"""Reads a data set again while a run trains, and compares it with the manifest.
 
 A thread of the lowest priority reads one file after another, the one that was right longest ago
 first, at a pace that takes all of them within the given time. Reading and hashing hold no lock of

@@ -1,4 +1,4 @@
-"""Finds the characters that two encoders take for different things: letter, digit, space, other.
+"""Finds the characters that two encoders class differently: letter, digit, space, other.
 
 GPT-2's pattern cuts text into words by these classes, and each encoder has them from the version of
 Unicode that it was built with. Where the classes agree, so do the words, whatever the ranks are.

@@ -1,4 +1,4 @@
-"""Finds the files of a source: of files, folders and globs, what is read and what is passed over.
+"""Finds the files of a source: what of files, folders and globs is read or passed over.
 
 Links are followed. A folder that several links lead to, or a link into a folder around it, is
 visited once, and a file is read once.

@@ -1,4 +1,4 @@
-"""Recognises text that is not UTF-8, so that it is named with the right cure and never misread."""
+"""Recognises text that is not UTF-8, to name it with the right cure and never misread it."""
 
 import codecs
 import re

@@ -1,4 +1,4 @@
-"""Texts of other people on a terminal: control characters are escaped, so that none acts on it.
+"""Texts of other people on a terminal: control characters are escaped, so none acts on it.
 
 A prompt, a model or a document may hold escape sequences, which change colours, titles or the
 clipboard of the terminal that shows them. JSON stays exact: it has escapes of its own.

@@ -1,4 +1,4 @@
-"""A rank that ends as asked: `RANK:HOW` for each, HOW an exit code, `kill`, `wait` or `save`.
+"""A rank that ends as asked: `RANK:HOW`, HOW being an exit code, `kill`, `wait` or `save`.
 
     python tests/programs/ending.py FOLDER 0:2 1:wait
 

@@ -1,4 +1,4 @@
-"""Data files are read again beside training: damage in use is found, all else is only reported."""
+"""Data are read again beside training: damage in use is found, all else only reported."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""JSON lines: nested keys, documents that are no lines, values that Python's reader dislikes."""
+"""JSON lines: nested keys, documents that are no lines, values that Python's reader refuses."""
 
 import json
 import subprocess
