@@ -10,12 +10,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import tiktoken
+
 from model.hf_format.published import file_in
 from storage.atomic import read_json, write_json, write_text
 from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN, BytePairs, ranks_file
 
 _MERGES_HEADING = "#version: 0.2"
 _TOKENS_SHOWN = 8
+# Every kind of character that patterns tell apart.
+_EVERY_KIND = "It's WE'LL naïve  x\n\n\t 12345½ ,.;-_$+ 日本語 e\u0301 \u00a0\x00\r\n end "
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +137,28 @@ def _from_vocabulary(
             f"the merges of {path} are not those that its ids imply, so tiktoken would split text "
             "differently; give another tokenizer that has the same ids with --tokenizer"
         )
+    _check_pattern(path, pairs)
     return pairs
+
+
+def _check_pattern(path: Path, pairs: BytePairs) -> None:
+    """Raises: ValueError if the pattern is none, or leaves text out, which tiktoken would drop."""
+    try:
+        ranks = {token: rank for rank, token in enumerate(pairs.tokens)}
+        encoding = tiktoken.Encoding(
+            pairs.name, pat_str=pairs.pattern, mergeable_ranks=ranks, special_tokens={}
+        )
+        found = encoding.decode(encoding.encode_ordinary(_EVERY_KIND))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} splits text by {pairs.pattern!r:.80}, which is no pattern ({error}); copy it "
+            "again"
+        ) from error
+    if found != _EVERY_KIND:
+        raise ValueError(
+            f"{path} splits text by {pairs.pattern!r:.80}, which leaves text out; give another "
+            "tokenizer with --tokenizer"
+        )
 
 
 def _printable_merges(pairs: BytePairs) -> list[tuple[str, str]]:

@@ -103,3 +103,18 @@ def test_tokenizers_of_other_kinds_are_refused(gpt2_files, tmp_path, change, mes
     write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(ValueError, match=message):
         read_hf_tokenizer(tmp_path, "x")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("((((", "which is no pattern"), (5, "which is no pattern"), ("a", "which leaves text out")],
+)
+def test_a_pattern_that_is_none_or_leaves_text_out_is_refused(tmp_path, pattern, message):
+    our_checkpoint(tmp_path / "ours", small_tokenizer(CL100K_LIKE))
+    exported(tmp_path / "ours", tmp_path / "out")
+    path = tmp_path / "out" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+    write_json(path, content)
+    with pytest.raises(ValueError, match=rf"tokenizer\.json.*{message}"):
+        imported(tmp_path / "out", tmp_path / "again")
