@@ -60,10 +60,6 @@ class Arguments:
         if self.watch is not None and self.json is not None:
             raise ValueError(f"--json cannot be used with --watch; read {self.watch}/evals.jsonl")
         check_output_file("--json", self.json)
-        if self.watch is not None and self.watch.exists() and not self.watch.is_dir():
-            raise ValueError(f"--watch {self.watch} is no folder; give a run's, such as runs/gpt2")
-        if self.items_out is not None:
-            check_output_file("--items-out", self.items_out / "items.npz")
 
 
 def main() -> None:
@@ -71,8 +67,12 @@ def main() -> None:
     silence_other_ranks()
     with user_errors():
         options = parse_options(Arguments, prefixed=False)
+        if options.items_out is not None:
+            check_output_file("--items-out", options.items_out / "items.npz")
         ranks = start(options.device)
         if options.watch is not None:
+            if options.watch.exists() and not options.watch.is_dir():
+                raise ValueError(f"--watch {options.watch} is no folder; give a run's folder")
             request = WatchRequest(
                 options.watch,
                 options.tasks,

@@ -4,7 +4,9 @@ Nothing of a script is run but the reading of its command line.
 """
 
 import json
+import os
 import sys
+import tempfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -52,7 +54,11 @@ def main():
         if Path in flag.types
     ]
     tyro.cli = record
-    found = {f"{s} {c} {flag.name}": becomes(s, c, flag) for s, c, flag in places}
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("a_file").touch()  # which some scripts need beside the option in question
+        found = {f"{s} {c} {flag.name}": becomes(s, c, flag) for s, c, flag in places}
+        os.chdir("/")
     sys.stdout.write(json.dumps(found))
 
 
