@@ -137,7 +137,8 @@ def named_file(text: str) -> tuple[str, Path]:
     """Name and path of a local file given as NAME=PATH. Raises: ValueError if it is not that."""
     name, _, path = text.partition("=")
     if not (name and path):
-        raise ValueError(f"task_file={text} names no task; write NAME=PATH")
+        missing = "file" if name else "task"
+        raise ValueError(f"task_file={text} names no {missing}; write NAME=PATH")
     try:
         return name, own_path(path)
     except ValueError as error:

@@ -131,9 +131,10 @@ def read_byte_pairs(folder: Path) -> BytePairs:
             "tokenizers and tokenizer.json are not read), or copy the whole folder again"
         )
     meta = read_json(path)
-    missing = {"name", "pattern", "ranks_sha256"} - set(meta if isinstance(meta, dict) else ())
-    if missing:
-        raise ValueError(f"{path} has no {sorted(missing)}; copy the whole folder again")
+    found = meta if isinstance(meta, dict) else {}
+    words = ("name", "pattern", "ranks_sha256")
+    if missing := [key for key in words if not isinstance(found.get(key), str)]:
+        raise ValueError(f"{path} has no text as {missing}; copy the whole folder again")
     recorded = meta.pop(_FINGERPRINT, None)  # older folders have none
     if (recorded is not None and recorded != fingerprint(meta)) or not meta.keys() <= _META_KEYS:
         raise ValueError(f"{path} does not fit its own fingerprint; copy the whole folder again")

@@ -211,7 +211,16 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} does not fit its own fingerprint, so it was edited or damaged; "
             "prepare the data set again"
         )
+    if not all(map(_adds_up, (manifest.train, manifest.val))):
+        raise ValueError(f"{path}: shards and totals do not fit; prepare the data set again")
     return manifest
+
+
+def _adds_up(split: SplitEntry) -> bool:
+    """Whether the totals of a split are those of its shards."""
+    totals = (split.tokens, split.documents, split.text_bytes)
+    sizes = [(shard.tokens, shard.documents, shard.text_bytes) for shard in split.shards]
+    return totals == tuple(map(sum, zip((0, 0, 0), *sizes, strict=True)))
 
 
 def _entries(manifest: Manifest) -> Iterator[Any]:

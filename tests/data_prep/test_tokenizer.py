@@ -129,7 +129,7 @@ def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no meta\.json"):
         load_tokenizer(tmp_path)
     (tmp_path / "meta.json").write_text(json.dumps({"name": "x", "pattern": "."}))
-    with pytest.raises(ValueError, match=r"has no .'ranks_sha256'"):
+    with pytest.raises(ValueError, match=r"has no text as .'ranks_sha256'"):
         load_tokenizer(tmp_path)
     gpt2_tokenizer().save(tmp_path)
     (tmp_path / "ranks.tiktoken").unlink()

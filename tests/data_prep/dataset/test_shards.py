@@ -33,7 +33,8 @@ def folder(untouched, tmp_path):
 def reseal(folder, name: str, **changes) -> None:
     """Put a changed shard into the manifest, with new digests."""
     train = read_manifest(folder).train
-    entry = {**vars(shard_entry(folder, name, 1)), **changes}
+    size = next(shard.text_bytes for shard in train.shards if shard.name == name)
+    entry = {**vars(shard_entry(folder, name, size)), **changes}
     shards = tuple(type(s)(**entry) if s.name == name else s for s in train.shards)
     rewrite_manifest(folder, train=replace(train, shards=shards))
 

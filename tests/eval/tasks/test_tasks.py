@@ -123,7 +123,7 @@ def test_an_option_for_an_unknown_task_or_missing_file_is_refused(tmp_path):
     path = write(tmp_path / "x.jsonl", PIQA)
     with pytest.raises(ValueError, match="there is no task pika"):
         run_tasks(SUBJECT, EvalOptions(task_file=(f"pika={path}",)), ["pydoc_choice"])
-    with pytest.raises(ValueError, match="names no task or no file; write NAME=PATH"):
+    with pytest.raises(ValueError, match="task_file=piqa names no file; write NAME=PATH"):
         EvalOptions(task_file=("piqa",))
     with pytest.raises(ValueError, match="the file for piqa, does not exist"):
         EvalOptions(task_file=(f"piqa={tmp_path / 'nothing'}",))
