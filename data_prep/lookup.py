@@ -6,8 +6,8 @@
     python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --steps 100:200
 
 The last command counts how often a range of steps read each document. The answer is printed as
-lines, or with --json as one JSON value. Nothing is stored for this: the order of training is a
-function that can be inverted.
+lines; --json FILE also writes it, --json - prints it as one JSON value instead. Nothing is stored
+for this: the order of training is a function that can be inverted.
 """
 
 import logging
@@ -22,7 +22,11 @@ from data_prep.audit.tracing import Tracer, as_dicts
 from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.preparation.console import run_script
 from storage.script_options import parse_options
-from storage.terminal.printable import printable_json
+from storage.terminal.json_output import (
+    STANDARD_OUTPUT,
+    check_json_target,
+    write_json_target,
+)
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
 _TIMES = {0: "never", 1: "once", 2: "twice"}
@@ -46,8 +50,8 @@ class LookupOptions:
     """Print how often the steps a:b (b not included) read each document; ":" is the whole run."""
     text: int = 100
     """Characters of text to print of each document."""
-    json: bool = False
-    """Print one JSON value instead of lines."""
+    json: Path | None = None
+    """JSON file to write the answer to; -: standard output, instead of lines."""
 
     def __post_init__(self) -> None:
         given = [n for n in ("step", "document", "source", "steps") if getattr(self, n) is not None]
@@ -55,6 +59,7 @@ class LookupOptions:
             names = " and ".join(f"--{name}" for name in given) or "none of them"
             raise ValueError(f"{names} given; give one of --step, --document, --source and --steps")
         parse_range(self.steps)
+        check_json_target(self.json)
 
 
 def look_up(options: LookupOptions) -> tuple[Any, list[str]]:
@@ -150,7 +155,9 @@ def main() -> None:
     def work() -> None:
         options = parse_options(LookupOptions, description=__doc__)
         value, lines = look_up(options)
-        log.info("%s", printable_json(value) if options.json else "\n".join(lines))
+        if options.json != STANDARD_OUTPUT:
+            log.info("%s", "\n".join(lines))
+        write_json_target(options.json, value)
 
     run_script(work)
 

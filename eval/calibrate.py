@@ -37,10 +37,9 @@ from model.hf_format.convert import import_model
 from model.precision import Precision, choose_dtype
 from parallel.collectives import broadcast_object, on_main
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
-from storage.atomic import write_json
 from storage.digest import file_sha256
-from storage.option_values import check_output_file
 from storage.script_options import parse_options
+from storage.terminal.json_output import check_json_target, write_json_target
 
 ITEMS = 10_042
 LABELS = [2515, 2485, 2584, 2458]  # how often ending 0, 1, 2, 3 is right in the published split
@@ -80,10 +79,10 @@ class Arguments:
     dtype: Precision = "float32"
     """Precision of matrix products: float32 (as published; TF32 on CUDA), bfloat16 or auto."""
     json: Path | None = None
-    """JSON file to write the table to."""
+    """JSON file to write the table to; -: standard output."""
 
     def __post_init__(self) -> None:
-        check_output_file("--json", self.json)
+        check_json_target(self.json)
 
 
 @dataclass(frozen=True)
@@ -193,9 +192,10 @@ def calibrate(arguments: Arguments, ranks: Ranks) -> int:
     dtype = choose_dtype(options.dtype, ranks.device)
     verdicts = make_verdicts(hellaswag(subject, options), _TOLERANCE[dtype], reasons)
     log.info("%s", _verdict_table(verdicts))
-    if arguments.json is not None and ranks.is_main:
+    if ranks.is_main:
         rows = [asdict(verdict) for verdict in verdicts]
-        write_json(arguments.json, {"reasons": reasons, "dtype": str(dtype), "verdicts": rows})
+        report = {"reasons": reasons, "dtype": str(dtype), "verdicts": rows}
+        write_json_target(arguments.json, report)
     if reasons:
         log.warning("not calibrated: see above")
         return INCOMPARABLE

@@ -19,9 +19,8 @@ import tyro
 
 from eval.result import ItemTable, load_items
 from parallel.ranks import silence_other_ranks, user_errors
-from storage.atomic import write_json
-from storage.option_values import check_output_file
 from storage.script_options import parse_options
+from storage.terminal.json_output import check_json_target, write_json_target
 
 _MAX_DRAWS = 1 << 22  # random numbers in one array: 16 MB of int32
 
@@ -37,7 +36,7 @@ class Arguments:
     b: tyro.conf.Positional[Path]
     """The other folder or file. Differences are B minus A."""
     json: Path | None = None
-    """JSON file to write the table to."""
+    """JSON file to write the table to; -: standard output."""
     resamples: int = 10_000
     """Number of bootstrap resamples."""
     confidence: float = 0.95
@@ -53,7 +52,7 @@ class Arguments:
             )
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} is negative; use 0 or more")
-        check_output_file("--json", self.json)
+        check_json_target(self.json)
 
 
 @dataclass(frozen=True)
@@ -189,9 +188,9 @@ def main() -> None:
         arguments = parse_options(Arguments, description=__doc__)
         found = compare(arguments)
         log.info("%s", _comparison_table(found))
-        if arguments.json is not None:
-            rows = [asdict(c) | {"difference": c.difference} for c in found]
-            write_json(arguments.json, {"settings": _settings(arguments), "comparisons": rows})
+        rows = [asdict(c) | {"difference": c.difference} for c in found]
+        report = {"settings": _settings(arguments), "comparisons": rows}
+        write_json_target(arguments.json, report)
 
 
 def _settings(arguments: Arguments) -> dict[str, str | int | float]:

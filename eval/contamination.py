@@ -30,10 +30,9 @@ from eval.tasks.pydoc_choice import ITEMS_FILE as PYDOC_CHOICE_FILE
 from eval.text_search.ngrams import FOLD_RULE, NOT_FOUND, Patterns, all_runs, whole_texts
 from eval.text_search.shard_search import search_split
 from parallel.ranks import silence_other_ranks, user_errors
-from storage.atomic import write_json
 from storage.digest import fingerprint
-from storage.option_values import check_output_file
 from storage.script_options import parse_options
+from storage.terminal.json_output import check_json_target, write_json_target
 
 log = logging.getLogger("eval")
 
@@ -66,7 +65,7 @@ class Arguments:
     items_file: tuple[Path, ...] = ()
     """Files of other items in HellaSwag's schema: .jsonl, .jsonl.xz, .jsonl.gz or .parquet."""
     json: Path | None = None
-    """JSON file to write the report to."""
+    """JSON file to write the report to; -: standard output."""
     split: SplitName = "train"
     """The documents to search: train or val."""
     words: int = 13
@@ -90,7 +89,7 @@ class Arguments:
                 raise ValueError(
                     f"{path} is no file; give a .jsonl, .jsonl.xz, .jsonl.gz or .parquet file"
                 )
-        check_output_file("--json", self.json)
+        check_json_target(self.json)
 
     @property
     def shortest(self) -> int:
@@ -278,8 +277,7 @@ def main() -> None:
         items = [item for item_set in sets for item in item_set.items]
         report = contamination_report(data, sets, search_items(data, items, arguments), arguments)
         log.info("%s", contamination_table(report))
-        if arguments.json is not None:
-            write_json(arguments.json, report)
+        write_json_target(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ one process or under torchrun, which splits the batches over the ranks and chang
 """
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +21,13 @@ from eval.sampling.decoding import (
     start_samples,
 )
 from eval.sampling.next_token import GenerateOptions
-from eval.sampling.printing import JsonPrinter, Printer, write_pairs
+from eval.sampling.printing import JsonPrinter, Printer, sample_line, write_pairs
 from eval.sampling.prompts import gather_prompts
 from eval.subject import Subject, load_subject
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
+from storage.atomic import write_text
 from storage.script_options import parse_options
+from storage.terminal.json_output import STANDARD_OUTPUT, check_json_target, log_to_stderr
 
 log = logging.getLogger("eval")
 
@@ -48,12 +49,15 @@ class Arguments:
     """Prompts to continue. An empty prompt (the default) starts a new document."""
     prompt_file: Path | None = None
     """File with more prompts: one per line, or .jsonl with the key "prompt"; -: standard input."""
-    json: bool = False
-    """Print one JSON object per line for each sample, instead of the text."""
+    json: Path | None = None
+    """File to write one JSON object per line and sample to; -: standard output, without texts."""
     device: str = "auto"
     """auto, cpu or cuda; auto uses CUDA if it is available."""
     sampling: GenerateOptions = GenerateOptions()
     """How tokens are sampled."""
+
+    def __post_init__(self) -> None:
+        check_json_target(self.json)
 
 
 def _sample_prompts(
@@ -74,51 +78,64 @@ def _sample_prompts(
 
 def print_comparison(
     arguments: Arguments, other: Path, prompts: Sequence[str], ranks: Ranks
-) -> None:
-    """Sample from two checkpoints, each with its own tokenizer, and print the texts in columns."""
+) -> str:
+    """Sample from two checkpoints, each with its own tokenizer, and print the texts in columns.
+
+    Returns the lines of JSON of the first, then of the second.
+    """
     subjects = [load_subject(checkpoint, ranks) for checkpoint in (arguments.checkpoint, other)]
     by_model = [_sample_prompts(subject, prompts, arguments.sampling) for subject in subjects]
     if ranks.is_main:
         names = (str(arguments.checkpoint), str(other))
         write_pairs(names, prompts, list(zip(*by_model, strict=True)))
+    return "".join(
+        _json_lines(prompts, samples, replace(arguments, checkpoint=checkpoint))
+        for checkpoint, samples in zip((arguments.checkpoint, other), by_model, strict=True)
+    )
 
 
-def _log_to_stderr() -> None:
-    """Send log messages to standard error, because standard output is for the texts."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)
+def _json_lines(prompts: Sequence[str], samples: Sequence[Sample], arguments: Arguments) -> str:
+    origin = {"checkpoint": str(arguments.checkpoint), "seed": arguments.sampling.seed}
+    return "".join(sample_line(origin, prompts, sample) for sample in samples)
 
 
-def print_samples(subject: Subject, prompts: Sequence[str], arguments: Arguments) -> None:
-    """Sample from one checkpoint and print the texts; on one rank as soon as they are ready."""
+def print_samples(subject: Subject, prompts: Sequence[str], arguments: Arguments) -> str:
+    """Sample from one checkpoint and print the texts; on one rank as soon as they are ready.
+
+    Returns the lines of JSON.
+    """
     options = arguments.sampling
     printer = Printer(prompts, options.samples)
-    if arguments.json:
+    if arguments.json == STANDARD_OUTPUT:
         name = str(arguments.checkpoint)
         printer = JsonPrinter(prompts, options.samples, options.seed, name)
     if subject.ranks.world_size == 1:
-        _sample_prompts(subject, prompts, options, printer.on_token)
-        return
-    for sample in _sample_prompts(subject, prompts, options):
+        samples = _sample_prompts(subject, prompts, options, printer.on_token)
+        return _json_lines(prompts, samples, arguments)
+    samples = _sample_prompts(subject, prompts, options)
+    for sample in samples:
         if subject.ranks.is_main:
             printer.add(sample)
+    return _json_lines(prompts, samples, arguments)
 
 
 def main() -> None:
     """Parse the options, load the checkpoints, sample and print."""
     silence_other_ranks()
-    _log_to_stderr()
+    log_to_stderr()
     with user_errors():
         arguments = parse_options(Arguments, prefixed=False)
         ranks = start(arguments.device)
         prompts = gather_prompts(arguments.prompt, arguments.prompt_file)
-        if arguments.compare is None or arguments.json:
+        lines, alone = "", arguments.json == STANDARD_OUTPUT
+        if arguments.compare is None or alone:
             for checkpoint in filter(None, (arguments.checkpoint, arguments.compare)):
                 subject = load_subject(checkpoint, ranks)
-                print_samples(subject, prompts, replace(arguments, checkpoint=checkpoint))
+                lines += print_samples(subject, prompts, replace(arguments, checkpoint=checkpoint))
         else:
-            print_comparison(arguments, arguments.compare, prompts, ranks)
+            lines = print_comparison(arguments, arguments.compare, prompts, ranks)
+        if arguments.json is not None and not alone and ranks.is_main:
+            write_text(arguments.json, lines)
     stop()
 
 

@@ -11,6 +11,7 @@ Runs on one process or under torchrun. The harness (`pip install -c constraints.
 
 import logging
 import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,12 @@ from typing import Any
 from eval.harness.model import RatchetLM, check_installed
 from model.precision import Precision
 from parallel.ranks import silence_other_ranks, stop, user_errors
-from storage.atomic import write_json
 from storage.script_options import parse_options
+from storage.terminal.json_output import (
+    STANDARD_OUTPUT,
+    check_json_target,
+    write_json_target,
+)
 
 _HARNESS_COMMANDS = ("run", "ls", "validate")
 
@@ -45,7 +50,8 @@ class Arguments:
     """Replaces the tasks' generation settings, such as max_gen_toks=64,temperature=0.7. A setting
     that sampling does not have is refused."""
     json: Path | None = None
-    """JSON file to write the numbers to, by task, with what identifies checkpoint and tasks."""
+    """JSON file to write the numbers to, by task, with what identifies checkpoint and tasks; -:
+    standard output."""
     device: str = "auto"
     """auto, cpu or cuda; auto uses CUDA if it is available."""
     dtype: Precision = "auto"
@@ -58,6 +64,7 @@ class Arguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} is too small; use {least} or more")
+        check_json_target(self.json)
 
 
 def _run_harness(arguments: Arguments) -> tuple[RatchetLM, dict[str, Any]]:
@@ -128,7 +135,7 @@ def _report(arguments: Arguments, model: RatchetLM, found: dict[str, Any]) -> No
     if model.truncated:
         log.warning("%d contexts were cut from the left to fit the model", model.truncated)
     if arguments.json is not None and found["results"]:
-        write_json(arguments.json, _record(arguments, model, found))
+        write_json_target(arguments.json, _record(arguments, model, found))
 
 
 def _harness_command(words: list[str]) -> None:
@@ -150,7 +157,10 @@ def main() -> None:
         if arguments is None:
             _harness_command(words)
         else:
-            model, found = _run_harness(arguments)
+            # The harness, and what it calls, may print.
+            alone = arguments.json == STANDARD_OUTPUT
+            with redirect_stdout(sys.stderr) if alone else nullcontext():
+                model, found = _run_harness(arguments)
             if model.subject.ranks.is_main:
                 _report(arguments, model, found)
         if RatchetLM.latest is not None:

@@ -23,6 +23,7 @@ from eval.watching.watch import WatchRequest, watch
 from parallel.ranks import silence_other_ranks, start, stop, user_errors
 from storage.option_values import check_output_file
 from storage.script_options import parse_options
+from storage.terminal.json_output import check_json_target
 
 log = logging.getLogger("eval")
 
@@ -42,7 +43,7 @@ class Arguments:
     """Run folder, such as runs/gpt2. Evaluates each checkpoint once, until the run ends."""
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=_TASKS_HELP)] = ()
     json: Path | None = None
-    """JSON file to write the numbers to, by tag."""
+    """JSON file to write the numbers to, by tag; -: standard output."""
     items_out: Path | None = None
     """Folder for per-item results: one .npz per task; with --watch, one sub-folder per step."""
     idle_minutes: float | None = None
@@ -59,7 +60,7 @@ class Arguments:
             raise ValueError("give one of --checkpoint FOLDER and --watch RUN")
         if self.watch is not None and self.json is not None:
             raise ValueError(f"--json cannot be used with --watch; read {self.watch}/evals.jsonl")
-        check_output_file("--json", self.json)
+        check_json_target(self.json)
 
 
 def main() -> None:

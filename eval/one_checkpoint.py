@@ -9,8 +9,8 @@ from eval.subject import EvalOptions, load_subject, with_checkpoint_defaults
 from eval.tasks.registry import measure, raise_failures
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks
-from storage.atomic import write_json
 from storage.metrics import as_json
+from storage.terminal.json_output import write_json_target
 
 DEFAULT_TASKS = ("hellaswag", "val_loss")
 
@@ -22,7 +22,7 @@ class Outputs:
     """The files to write; None: do not write."""
 
     numbers: Path | None = None
-    """JSON file with the numbers by tag."""
+    """JSON file with the numbers by tag; -: standard output."""
     items: Path | None = None
     """Folder for per-item results."""
 
@@ -59,8 +59,8 @@ def evaluate_checkpoint(
         width = max(map(len, found.tags))
         rows = (f"{tag:{width}}  {value:.6g}" for tag, value in found.tags.items())
         log.info("%s", "\n".join(rows))
-        if outputs.numbers is not None and ranks.is_main:
-            write_json(outputs.numbers, as_json(found.tags))
+        if ranks.is_main:
+            write_json_target(outputs.numbers, as_json(found.tags))
         if outputs.items is not None and ranks.is_main:
             found.save_items(outputs.items)
     raise_failures(found)

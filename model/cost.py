@@ -33,9 +33,8 @@ from model.estimates.parameters import attention_parameters, count_parameters
 from model.estimates.prediction import ASSUMED_MFU, predict
 from model.estimates.table import format_report
 from model.shapes import SHAPES
-from storage.atomic import write_json
-from storage.option_values import check_output_file
 from storage.script_options import parse_options
+from storage.terminal.json_output import check_json_target, write_json_target
 from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 
@@ -66,7 +65,7 @@ class Arguments:
     compile: Literal["on", "off"] = "on"
     """Whether network and loss are compiled (torch.compile)."""
     json: Path | None = None
-    """Also write all figures to this JSON file."""
+    """JSON file to write all figures to; -: standard output."""
 
     def __post_init__(self) -> None:
         if self.gpu not in GPUS:
@@ -77,7 +76,7 @@ class Arguments:
                 raise ValueError(f"{name}={value} is too small; use 1 or more")
         if not 0 < self.mfu <= 1:
             raise ValueError(f"mfu={self.mfu} is not a utilisation; use more than 0 and at most 1")
-        check_output_file("--json", self.json)
+        check_json_target(self.json)
         self._check_batch()
 
     def _check_batch(self) -> None:
@@ -218,8 +217,7 @@ def main() -> None:
         name, arguments = parse_arguments(sys.argv[1:])
         report = cost_report(name, arguments)
         log.info("%s", format_report(report))
-        if arguments.json is not None:
-            write_json(arguments.json, report)
+        write_json_target(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -19,6 +19,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from storage.boolean_flags import option_names, with_flags
 from storage.exit_codes import USER_ERROR
 from storage.option_values import about_value, finite_number, own_path, whole_number
+from storage.terminal.json_output import reserve_standard_output, with_json_target
 from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 
@@ -130,6 +131,7 @@ def _parse(
 ) -> Any:
     tolerate_lost_output()
     words = sys.argv[1:] if words is None else words
+    words = with_json_target(options, words, _has_positional(options))
     # An instance holds other defaults than its class.
     default = {} if isinstance(options, type) or not is_dataclass(options) else {"default": options}
     settings: dict[str, Any] = {"prog": prog, "description": description, **default}
@@ -139,7 +141,7 @@ def _parse(
         read: Any = tyro.cli
         try:
             with redirect_stderr(printed):
-                return read(
+                found = read(
                     type(options) if default else options,
                     args=with_flags(options, words, prefixed) if is_dataclass(options) else words,
                     registry=_REGISTRY,
@@ -147,12 +149,25 @@ def _parse(
                     return_unknown_args=others,
                     **settings,
                 )
+            reserve_standard_output(getattr(found, "json", None))
+            return found
         except (SystemExit, ValueError) as end:
             if isinstance(end, SystemExit) and end.code != USER_ERROR:
                 raise
             names = option_names(options, prefixed) if is_dataclass(options) else ()
             flags = [f"--{name}" for name, _ in names]
             raise ValueError(_sentence(end, printed.getvalue(), words, flags)) from None
+
+
+def _has_positional(options: Any) -> bool:
+    if not is_dataclass(options):
+        return False
+    kind = options if isinstance(options, type) else type(options)
+    markers = get_args(tyro.conf.Positional[int])[1:]
+    hints = get_type_hints(kind, include_extras=True).values()
+    return any(
+        set(markers) & set(get_args(hint)[1:]) for hint in hints if get_origin(hint) is Annotated
+    )
 
 
 def _check_text(words: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
+from typing import Any
 
 from eval.sampling.decoding import PartialSample, Sample
-from storage.terminal.printable import printable, printable_json
+from storage.terminal.json_output import json_line
+from storage.terminal.printable import printable
 
 _SEPARATOR = "\n---\n"
 _GAP = " │ "
@@ -63,9 +65,12 @@ class JsonPrinter(Printer):
 
     def show(self, sample: Sample) -> None:
         """Write a sample that is next in order."""
-        prompt = {"prompt": self._prompts[sample.prompt_index]}
-        line = self._origin | prompt | asdict(sample)
-        write(printable_json(line) + "\n")
+        write(sample_line(self._origin, self._prompts, sample))
+
+
+def sample_line(origin: dict[str, Any], prompts: Sequence[str], sample: Sample) -> str:
+    """A sample as one line of JSON; `origin`: what is true of all samples."""
+    return json_line(origin | {"prompt": prompts[sample.prompt_index]} | asdict(sample))
 
 
 def write_pairs(

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from data_prep.dataset.shards import open_data_set
-from data_prep.lookup import LookupOptions, look_up
+from data_prep.lookup import LookupOptions, look_up, main
 from data_prep.order.training_stream import TrainingStream
 from tests.data_sets import tiny_data_set
 from tests.launching import python
@@ -129,6 +129,17 @@ def test_the_script_gives_one_json_value(made):
     value = json.loads(done.stdout)
     assert value["tokens"] == 128
     assert value["documents"][0].keys() >= {"document", "epoch", "source", "row", "text"}
+
+
+def test_a_bare_json_before_the_data_set_is_no_file(made, tmp_path, monkeypatch, capsys):
+    words = ["--json", str(made / "data"), "--run", str(made / "run"), "--step", "2"]
+    monkeypatch.setattr("sys.argv", ["lookup.py", *words])
+    main()
+    value = json.loads(capsys.readouterr().out)
+    path = tmp_path / "answer.json"
+    monkeypatch.setattr("sys.argv", ["lookup.py", *words[1:], "--json", str(path)])
+    main()
+    assert json.loads(path.read_text()) == value
 
 
 @pytest.mark.fault("D10", injected="one byte of a shard, then a lookup")

@@ -11,6 +11,7 @@ from eval.subject import load_subject
 from model.checkpoint import save_model
 from storage.byte_pairs import ranks_file
 from storage.checkpoint_folder import write_manifest
+from storage.terminal.json_output import STANDARD_OUTPUT
 from tests.eval_subjects import ALONE, tiny_checkpoint, tiny_model
 from tests.launching import python, together
 
@@ -34,13 +35,17 @@ def test_one_and_two_ranks_write_the_same_json_and_nothing_else(checkpoint):
     assert alone.stderr.count("tokens/s") == two.stderr.count("tokens/s") == 1
 
 
-def test_the_script_reads_standard_input_and_logs_its_speed(checkpoint):
+def test_the_script_reads_standard_input_and_logs_its_speed(checkpoint, tmp_path):
     words = ["--checkpoint", str(checkpoint), "--prompt-file", "-", "--max-tokens", "4"]
+    words += ["--json", str(tmp_path / "texts.jsonl")]
     done = python("eval/generate.py", *words, typed="One\nTwo\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("One")
     assert "\n---\nTwo" in done.stdout
     assert "8 tokens in" in done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["One", "Two"]
+    assert all(line["checkpoint"] == str(checkpoint) for line in lines)
 
 
 def test_a_checkpoint_compared_with_itself_gives_equal_columns(checkpoint, capsys):
@@ -63,12 +68,15 @@ def test_each_checkpoint_uses_its_own_tokenizer(checkpoint, tmp_path, capsys):
     options = GenerateOptions(max_tokens=20)
     for folder in (checkpoint, other):
         print_samples(
-            load_subject(folder, ALONE), ["Aé"], Arguments(folder, json=True, sampling=options)
+            load_subject(folder, ALONE),
+            ["Aé"],
+            Arguments(folder, json=STANDARD_OUTPUT, sampling=options),
         )
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert max(first["token_ids"]) > 257 > max(second["token_ids"])
     assert second["text"] == bytes_alone.decode(second["token_ids"])
-    print_comparison(Arguments(checkpoint, sampling=options), other, ["Aé"], ALONE)
+    lines = print_comparison(Arguments(checkpoint, sampling=options), other, ["Aé"], ALONE)
+    assert [json.loads(line) for line in lines.splitlines()] == [first, second]
     assert "│" in capsys.readouterr().out
 
 
