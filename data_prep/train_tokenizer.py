@@ -1,6 +1,6 @@
 """Train a byte-level BPE tokenizer that splits text into words as GPT-2's does.
 
-    python data_prep/train_tokenizer.py --data stories.txt --vocab-size 10000 --out tokenizers/own
+    python data_prep/train_tokenizer.py stories.txt --vocab-size 10000 --out tokenizers/own
 
 Input: the files that data_prep/text.py reads. Output: a folder for `--tokenizer` of the data
 scripts. The same text gives the same tokenizer. Its ids are the 256 bytes, then the merges in
@@ -12,12 +12,15 @@ Training uses gigatoken (`pip install -e '.[fast]'`). It gives the same ids as H
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import tyro
 
 from data_prep.preparation.console import run_script
 from data_prep.sources.file_source import FileSource, file_source
@@ -45,12 +48,14 @@ _SAMPLE_BYTES = 8_000_000  # text that is encoded with the new tokenizer, for th
 class TokenizerOptions:
     """Train a byte-level BPE tokenizer."""
 
-    data: tuple[str, ...]
+    paths: tyro.conf.Positional[tuple[str, ...]] = ()
     """Files, folders or globs: .txt, .jsonl or .json (also .gz, .bz2, .xz, .zst) and .parquet."""
     vocab_size: int = 10_000
     """Number of ids, including the 256 bytes and end-of-text; at most 65,536."""
     out: Path = Path("tokenizers/own")
     """Folder of the tokenizer; must not exist yet."""
+    source: tuple[str, ...] = ()
+    """The same as the files, as an option; --data, its old name, works too."""
     max_bytes: int | None = None
     """Train on the first N bytes of text. Default: on all of it."""
     separator: str = "<|endoftext|>"
@@ -59,6 +64,8 @@ class TokenizerOptions:
     """Key (.jsonl) or column (.parquet) that holds the text; a.b is the key b inside a."""
 
     def __post_init__(self) -> None:
+        if not self.paths and not self.source:
+            raise ValueError("no text is given; name files, folders or globs, such as stories.txt")
         check_vocabulary(f"vocab_size={self.vocab_size}", self.vocab_size)
         if self.vocab_size < _MIN_VOCABULARY:
             raise ValueError(
@@ -78,7 +85,9 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
     if options.out.exists():
         raise ValueError(f"{options.out} exists already; choose another --out or move it away")
     start = time.monotonic()
-    source = file_source(options.data, options.text_key, typed_separator(options.separator))
+    source = file_source(
+        (*options.paths, *options.source), options.text_key, typed_separator(options.separator)
+    )
     with new_folder(options.out) as folder:
         # Inside the unfinished folder, which the next start removes if this process is killed.
         path = folder / "text"
@@ -189,7 +198,9 @@ def _peak_bytes() -> int:
 
 def main() -> None:
     """Read the options and train."""
-    options = parse_options(TokenizerOptions, description=__doc__)
+    # Elsewhere --data is a data set, which is why it is --source here.
+    words = [re.sub(r"^--data(?==|$)", "--source", word) for word in sys.argv[1:]]
+    options = parse_options(TokenizerOptions, words, description=__doc__)
     run_script(lambda: train_tokenizer(options))
 
 

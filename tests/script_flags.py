@@ -34,7 +34,7 @@ _NEEDED = {
     "data_prep/fineweb.py": ["--source=inputs/*.parquet", "--out=new"],
     "data_prep/tinystories.py": ["--train-files=inputs", "--val-files=inputs", "--out=new"],
     "data_prep/text.py": ["--source=inputs", "--out=new"],
-    "data_prep/train_tokenizer.py": ["--data=nowhere.txt", "--out=new"],
+    "data_prep/train_tokenizer.py": ["--source=nowhere.txt", "--out=new"],
     "data_prep/lookup.py": ["data", "--run=run", "--step=1"],
     "data_prep/verify.py": ["data", "--run=run"],
     "eval/calibrate.py": ["--model=./nowhere"],

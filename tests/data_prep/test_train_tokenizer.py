@@ -169,3 +169,18 @@ def test_a_wrong_vocabulary_or_tokenizer_is_refused_before_training(tmp_path):
         built(replace(config, init=first.folder.recover_newest_checkpoint()))
     with pytest.raises(ValueError, match="another data set .*tokenizer=gpt2 there"):
         prepare(source, tmp_path / "gpt2", own)
+
+
+@pytest.mark.parametrize("spelling", ["{}", "--source {}", "--data {}", "--data={}"])
+def test_the_text_may_be_named_in_every_way(tmp_path, monkeypatch, spelling):
+    words = spelling.format(write_text(tmp_path)).split()
+    monkeypatch.setattr(
+        "sys.argv", ["x", *words, "--out", str(tmp_path / "own"), "--vocab-size=300"]
+    )
+    module.main()
+    assert load_tokenizer(tmp_path / "own").n_vocab == 300
+
+
+def test_no_text_is_one_sentence():
+    with pytest.raises(ValueError, match="no text is given; name files"):
+        TokenizerOptions()
