@@ -64,6 +64,8 @@ class GenerationSettings:
 def generation_settings(found: Mapping[str, Any], dtype: Precision) -> GenerationSettings:
     """Convert a task's generation settings; greedy unless they set a temperature.
 
+    `top_k` keeps exactly that many tokens; transformers keeps all that tie with the last one.
+
     Raises: ValueError naming a setting that sampling does not have, or a value that it cannot use.
     """
     given = {name: value for name, value in found.items() if value is not None}

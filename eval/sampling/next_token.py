@@ -27,7 +27,8 @@ class GenerateOptions:
     temperature: float = 1.0
     """Divides the logits; 0: greedy decoding."""
     top_k: int = 50
-    """Sample only from the K most likely tokens; 0: from all."""
+    """Sample only from the K most likely tokens; 0: from all.
+    Exactly K remain; torch.topk decides between those that tie for the last places."""
     top_p: float = 1.0
     """Sample only from the most likely tokens that together have this probability; 1: from all."""
     samples: int = 1

@@ -122,3 +122,10 @@ def test_logits_that_are_not_finite_are_refused(bad):
 def test_a_value_out_of_range_is_refused_with_the_rule(change, message):
     with pytest.raises(ValueError, match=message):
         GenerateOptions(**change)
+
+
+def test_exactly_k_tokens_remain_of_those_that_tie():
+    probabilities, ids = filter_logits(torch.zeros(2, 100), GenerateOptions(top_k=7))
+    assert ids.shape == (2, 7)
+    assert all(len(set(row)) == 7 for row in ids.tolist())
+    assert (probabilities == 1 / 7).all()
