@@ -128,7 +128,7 @@ def _report(arguments: Arguments, model: RatchetLM, found: dict[str, Any]) -> No
     """Print the harness's table and what was left out, and write the JSON file."""
     from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
 
-    for task in model.left_out.tasks:
+    for task in model.left_out.lost_tasks():
         found["results"].pop(task, None)
     if found["results"]:
         log.info("%s", make_table(found))

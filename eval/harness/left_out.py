@@ -25,6 +25,9 @@ class LeftOut:
         self.tasks: dict[str, str] = {}
         """Tasks of which nothing can be answered."""
         self._warned: set[str] = set()
+        self._unanswered: set[str] = set()
+        """Tasks with a document that got no metric."""
+        self._answered: set[str] = set()
 
     def add_document(self, request: Any, reason: str) -> None:
         """Leave out the document of a request."""
@@ -46,18 +49,29 @@ class LeftOut:
                     *(task, len(found), number, reason),
                 )
 
+    def lost_tasks(self) -> dict[str, str]:
+        """Tasks that have no number, with the reason: left out, or with all of their documents."""
+        lost = dict(self.tasks)
+        for task in self.documents.keys() & self._unanswered - self._answered:
+            number, reason = min(self.documents[task].items())
+            lost.setdefault(task, f"no document can be scored; document {number}: {reason}")
+        return lost
+
     def raise_tasks(self) -> None:
-        """Raises: ValueError naming the tasks that are left out, if there are any."""
-        if self.tasks:
-            raise ValueError("; ".join(f"{task}: {why}" for task, why in self.tasks.items()))
+        """Raises: ValueError naming the tasks that have no number, if there are any."""
+        if lost := self.lost_tasks():
+            raise ValueError("; ".join(f"{task}: {lost[task]}" for task in sorted(lost)))
 
     def without(self, score: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         """The harness's `process_results`, which gives no metric for what is left out."""
 
         @wraps(score)
         def process_results(task: Any, doc: Any, results: Any) -> dict[str, Any]:
-            if str(task.config.task) in self.tasks or any(map(_is_unscorable, results)):
+            name = str(task.config.task)
+            if name in self.tasks or any(map(_is_unscorable, results)):
+                self._unanswered.add(name)
                 return {}
+            self._answered.add(name)
             return score(task, doc, results)
 
         return process_results

@@ -141,6 +141,7 @@ def test_what_cannot_be_answered_costs_its_document_or_its_task_and_is_named(fol
         own_task(tmp_path, "beams", good, **GENERATING,
                  generation_kwargs={"num_beams": 4, "max_gen_toks": 4}),
         own_task(tmp_path, "room", good, **GENERATING),
+        own_task(tmp_path, "lost", [long, long], **MULTIPLE_CHOICE),
     ]  # fmt: skip
     out = tmp_path / "out.json"
     done = python(
@@ -152,6 +153,7 @@ def test_what_cannot_be_answered_costs_its_document_or_its_task_and_is_named(fol
     for sentence in (
         "beams: generation setting num_beams=4 is not supported",
         "room: the task gen",
+        "lost: no document can be scored; document 0: the ending",
     ):
         assert sentence in done.stderr.splitlines()[-1]
     assert "long: 1 of its documents left out, such as document 3: the ending" in done.stdout
