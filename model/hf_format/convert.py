@@ -17,6 +17,7 @@ from model.hf_format.config import CLASSES, family_of, hf_config, noted_bias, ra
 from model.hf_format.published import Published, file_in, find_published, read_weights
 from model.hf_format.tokenizer_files import read_hf_tokenizer, write_hf_tokenizer
 from model.hf_format.weights import (
+    check_finite,
     hf_weights,
     is_untrained,
     ratchet_model,
@@ -139,7 +140,7 @@ def _tokenizer(published: Published, given: Path | None, rows: int) -> BytePairs
 def export_model(checkpoint: Path, out: Path) -> None:
     """Write the checkpoint folder as a new folder `out` that transformers can load.
 
-    Raises: ValueError if the checkpoint is damaged, or no class of transformers fits its shape.
+    Raises: ValueError if the checkpoint is damaged, a weight is not finite, or no class of transformers fits its shape.
     """
     _check_absent(out)
     checkpoint = follow_latest(checkpoint)
@@ -150,10 +151,13 @@ def export_model(checkpoint: Path, out: Path) -> None:
             f"{checkpoint} has vocab_size={model.config.vocab_size} and a tokenizer of "
             f"{pairs.n_vocab} ids; use another checkpoint"
         )
+    weights = hf_weights(model)
+    for name, value in weights.items():
+        check_finite(checkpoint, (name,), value)
     end = pairs.end_of_text
     with new_folder(out) as temporary:
         write_json(temporary / "config.json", hf_config(model.config, end))
-        _write_weights(temporary / "model.safetensors", hf_weights(model))
+        _write_weights(temporary / "model.safetensors", weights)
         write_hf_tokenizer(temporary, pairs, model.config.context_length)
         write_json(temporary / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
         write_text(temporary / "README.md", model_card(out.name, checkpoint, model.config))

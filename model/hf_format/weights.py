@@ -107,7 +107,7 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor], rows:
         for hf_name, part in zip(names, parts, strict=True):
             _check_shape(path, hf_name, tuple(part.shape), part_shape)
         value = torch.cat(parts).float()
-        _check_finite(path, names, value)
+        check_finite(path, names, value)
         if name in _VOCABULARY_ROWS:
             value = _with_padding_rows(value[: config.vocab_size], shape[0])
         weights[name] = value
@@ -122,7 +122,8 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor], rows:
     return model.eval()
 
 
-def _check_finite(path: Path, names: tuple[str, ...], value: Tensor) -> None:
+def check_finite(path: Path, names: tuple[str, ...], value: Tensor) -> None:
+    """Raises: ValueError naming the tensors, whose weights are `value`, if one is not finite."""
     wrong = int(value.numel() - value.isfinite().sum())
     if wrong:
         raise ValueError(

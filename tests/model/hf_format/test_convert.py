@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_prep.tokenizer import load_tokenizer
 from eval.subject import EvalOptions, load_subject, with_checkpoint_defaults
 from model.checkpoint import load_model
 from model.hf_format.convert import export_model, import_model
-from storage.checkpoint_folder import verify_checkpoint
+from storage.checkpoint_folder import verify_checkpoint, write_manifest
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import ALONE, tiny_checkpoint
 from tests.model.hf_format.models import (
@@ -120,6 +120,21 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path):
         file.write(b"\xff")
     with pytest.raises(ValueError, match=r"model\.safetensors differs from its digest"):
         export_model(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_not_exported(tmp_path, value):
+    our_checkpoint(tmp_path / "ours")
+    path = tmp_path / "ours" / "model.safetensors"
+    weights = load_file(path)
+    weights["h.0.ln_1.weight"][3] = value
+    save_file(weights, path)
+    write_manifest(tmp_path / "ours")
+    with pytest.raises(
+        ValueError, match=r"1 of \d+ weights in transformer\.h\.0\.ln_1\.weight are"
+    ):
+        export_model(tmp_path / "ours", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
