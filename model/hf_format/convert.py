@@ -140,7 +140,8 @@ def _tokenizer(published: Published, given: Path | None, rows: int) -> BytePairs
 def export_model(checkpoint: Path, out: Path) -> None:
     """Write the checkpoint folder as a new folder `out` that transformers can load.
 
-    Raises: ValueError if the checkpoint is damaged, a weight is not finite, or no class of transformers fits its shape.
+    Raises: ValueError if the checkpoint is damaged, a weight is not finite, or no class of
+    transformers fits its shape.
     """
     _check_absent(out)
     checkpoint = follow_latest(checkpoint)
