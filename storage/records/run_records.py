@@ -44,16 +44,20 @@ _STATUS_FIELDS: dict[str, type | tuple[type, ...]] = {
 log = logging.getLogger(__name__)
 
 
+def cure_of_config(path: Path) -> str:
+    """What can be done if a run's config.json is damaged."""
+    return (
+        f"put back a copy of it; without one, its weights can begin a run in another --out by "
+        f"--init {path.parent / 'checkpoints' / 'latest'}"
+    )
+
+
 def checked_config(path: Path) -> dict[str, Any]:
     """The content of a run's config.json.
 
     Raises: ValueError if the file is not the config.json of a run, with what can be done.
     """
-    checkpoints = path.parent / "checkpoints"
-    cure = (
-        f"put back a copy of it; without one, its weights can begin a run in another --out by "
-        f"--init {checkpoints / 'latest'}"
-    )
+    cure = cure_of_config(path)
     try:
         found = read_json(path)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """The command line of a run: a preset, flags that change it, and errors."""
 
+import json
 import shutil
 
 import pytest
@@ -91,8 +92,27 @@ def test_without_a_preset_the_run_in_the_folder_gives_the_defaults(tmp_path):
 @pytest.mark.parametrize("text", ["5", "{", '{"config": 3}', '{"config": {"steps": "many"}}'])
 def test_a_damaged_record_of_a_run_is_one_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json"):
+    with pytest.raises(ValueError, match=r"config\.json .*; put back a copy .* --init .*/latest$"):
         parse(["--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"steps": "many"}, "steps is 'many'"),
+        ({"model": 3}, "3 is no group of settings"),
+        ({"later": 1}, "it has settings that this version does not know: later"),
+        ({"optimizer": {"name": "zz"}}, "optimizer 'zz' is not one of adamw"),
+        ({"optimizer": {"name": []}}, r"optimizer \[\] is not one of adamw"),
+        ({"optimizer": 5}, "5 is no group of settings"),
+    ],
+)
+def test_a_setting_that_no_run_has_is_named(tmp_path, change, reason):
+    run = shutil.copytree(GOLDEN / "run", tmp_path / "run", symlinks=True)
+    record = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(record | {"config": record["config"] | change}))
+    with pytest.raises(ValueError, match=rf"{reason}.*; put back a copy .*--init {run}/check"):
+        parse(["--out", str(run)])
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

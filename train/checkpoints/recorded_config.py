@@ -5,7 +5,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from storage.atomic import read_json
+from storage.records.run_records import cure_of_config
 from storage.run_folder import RunFolder
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS
@@ -21,13 +21,7 @@ def recorded_settings(folder: RunFolder) -> dict[str, Any] | None:
 
     Raises: ValueError if the file is damaged.
     """
-    if not folder.config.is_file():
-        return None
-    found = read_json(folder.config)
-    settings = found.get("config") if isinstance(found, dict) else None
-    if not isinstance(settings, dict):
-        raise _damaged(folder, "it holds no settings")
-    return settings
+    return folder.read_config()["config"] if folder.config.is_file() else None
 
 
 def recorded_config(folder: RunFolder) -> Config | None:
@@ -41,22 +35,24 @@ def recorded_config(folder: RunFolder) -> Config | None:
     try:
         return _config_from(settings, folder.path)
     except (TypeError, KeyError, ValueError) as error:
-        raise _damaged(folder, str(error)) from error
-
-
-def _damaged(folder: RunFolder, reason: str) -> ValueError:
-    return ValueError(
-        f"{folder.config} does not describe a run ({reason}); restore it from a copy, name the "
-        "run's preset and flags again, or choose another --out"
-    )
+        cure = cure_of_config(folder.config)
+        raise ValueError(
+            f"{folder.config} does not describe a run ({error.args[0]}); {cure}"
+        ) from error
 
 
 def _config_from(settings: dict[str, Any], out: Path) -> Config:
     own = {key: value for key, value in settings.items() if key not in _OF_ONE_START}
-    optimizer = dict(own.pop("optimizer", {}))
-    kind = OPTIMIZERS[optimizer.pop("name", "adamw")].config  # the first version did not name it
+    optimizer = own.pop("optimizer", {})
+    if not isinstance(optimizer, dict):
+        raise TypeError(f"{optimizer!r:.60} is no group of settings")
+    name = optimizer.get("name", "adamw")  # the first version did not name it
+    if not isinstance(name, str) or name not in OPTIMIZERS:
+        raise ValueError(f"optimizer {name!r:.60} is not one of {', '.join(OPTIMIZERS)}")
+    kind = OPTIMIZERS[name].config
+    own_settings = {key: value for key, value in optimizer.items() if key != "name"}
     config = replace(_dataclass_from(Config, own), out=out)
-    return replace(config, optimizer=_dataclass_from(kind, optimizer))
+    return replace(config, optimizer=_dataclass_from(kind, own_settings))
 
 
 def _dataclass_from(kind: type[_T], values: Any) -> _T:

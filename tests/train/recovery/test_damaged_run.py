@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,15 @@ def test_lines_of_the_checkpoint_with_values_that_are_not_finite_are_written_aga
     built(config).close()
     last = lines(config.out)[-1]
     assert (last["step"], last["train/loss"]) == (5, None)
+
+
+@pytest.mark.parametrize("text", ["{", '{"config": 3}'])
+def test_the_weights_of_a_run_whose_configuration_is_damaged_begin_another(
+    finished, tmp_path, text
+):
+    run = shutil.copytree(finished.out, tmp_path / "run", symlinks=True)
+    (run / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=f"put back a copy.*--init {run}/checkpoints/latest"):
+        built(replace(finished, out=run))
+    run_to_end(replace(finished, out=tmp_path / "new", init=run / "checkpoints" / "latest"))
+    assert RunFolder(tmp_path / "new").is_finished()
