@@ -211,6 +211,11 @@ def test_sigterm_to_torchrun_saves_the_same_step_on_all_ranks_and_loses_no_step(
     assert final_bytes(config.out) == final_bytes(uninterrupted.out)
 
 
+def hear_hangups():
+    """Take SIGHUP as by default, also where the tests themselves were started under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.fault(
     "P4", injected="SIGHUP to torchrun and its ranks, without and under nohup", lost="0"
 )
@@ -223,7 +228,12 @@ def test_when_the_terminal_closes_the_run_saves_and_under_nohup_it_continues(
     command = [*nohup, "launch/node.sh", *flags(config)[1:]]
     variables = ENVIRONMENT | {"NPROC": "2"}
     with subprocess.Popen(
-        command, cwd=REPO, env=variables, stdout=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=REPO,
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=hear_hangups,
     ) as process:
         wait_for_lines(config.out, 12, process)
         os.killpg(process.pid, signal.SIGHUP)  # as a terminal does when it closes
