@@ -1,4 +1,4 @@
-"""`--json FILE` of every script writes a file; `--json -` writes standard output, and it alone.
+"""`--json FILE` of every script writes a file; `--json -` writes to standard output.
 
 A bare `--json`, which was a switch of some scripts, means `--json -`.
 """

@@ -1,4 +1,4 @@
-"""`--json` means the same in every script: a file, or standard output with nothing else on it."""
+"""`--json` means the same in every script: a file, or standard output with only JSON on it."""
 
 import io
 import json
