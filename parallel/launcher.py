@@ -59,20 +59,21 @@ class _Agent(LocalElasticAgent):
     codes: tuple[int, ...] = ()
     """How the processes ended that were last shut down."""
     patience = 75.0
-    """Seconds for the meeting point to answer; torch's own limit is one of 60."""
+    """Seconds for the rendezvous server to answer; torch's own limit is one of 60."""
     _unattended_since: float | None = None
-    """Since when torch has been asking the meeting point about other machines."""
+    """Since when torch has been asking the rendezvous server about other machines."""
 
     def run(self, *words: Any, **more: Any) -> Any:  # type: ignore[override]
-        """Run the job. Ends the launcher at once if the meeting point of the machines is gone."""
+        """Run the job. Ends the launcher at once if the rendezvous server is gone."""
         threading.Thread(target=self._watch_for_silence, daemon=True).start()
         try:
             result = super().run(*words, **more)
         except RendezvousClosedError:
             raise
         except (RendezvousError, DistError) as error:
-            # torch would try to say good-bye there, for minutes. The processes have ended by now.
-            _say(f"error: the machines have lost touch ({_first_line(error)}); start the job again")
+            # torch would try to leave the rendezvous, for minutes. The processes have ended by now.
+            why = _first_line(error)
+            _say(f"error: the machines lost their connection ({why}); start the job again")
             os._exit(exit_code(list(self.codes)) or FAILED_CODE)
         if result is None:
             raise RendezvousClosedError
@@ -89,7 +90,7 @@ class _Agent(LocalElasticAgent):
         return result
 
     def _watch_for_silence(self) -> None:
-        """End the launcher if processes have ended while the meeting point does not answer."""
+        """End the launcher if processes have ended while the rendezvous server is silent."""
         # Its machine may be lost. torch's store then waits a quarter of an hour for TCP to give up,
         # also after its own limit: it asks to cancel the question, and waits for that answer.
         while True:
@@ -100,7 +101,7 @@ class _Agent(LocalElasticAgent):
             processes = self._processes()
             codes = [code for process in processes.values() if (code := process.poll()) is not None]
             if any(codes) or len(codes) == len(processes):
-                _say("error: the machines have lost touch; start the job again")
+                _say("error: the machines lost their connection; start the job again")
                 os._exit(exit_code(self._end(processes)))
 
     def _processes(self) -> dict[int, subprocess.Popen[Any]]:
@@ -231,7 +232,7 @@ def _parse() -> Namespace:
 
 def _run(arguments: Namespace) -> int:
     """Run the job; returns the exit code."""
-    place = f"the meeting point {arguments.rdzv_endpoint or arguments.master_addr}"
+    place = f"the rendezvous server {arguments.rdzv_endpoint or arguments.master_addr}"
     try:
         with exit_on_user_error(ValueError, AssertionError):
             torchrun.run(arguments)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.golden.make import asked_for_help, help_file, help_of, scripts
 from tests.launching import ENVIRONMENT, REPO, fresh_python, python, together, torchrun
+from tests.script_flags import SCRIPTS
 from train.command_line import parse
 
 README = (REPO / "README.md").read_text()
@@ -18,17 +19,6 @@ COMMANDS = [
     for block in BLOCKS
     for line in block.replace("\\\n", " ").splitlines()
 ]
-
-
-FOLDERS = ("data_prep", "model", "eval", "train", "bench")
-NOT_FOR_PEOPLE = {"bench/timed_start.py"}  # bench/goodput.py starts it
-SCRIPTS = sorted(
-    name
-    for folder in FOLDERS
-    for path in (REPO / folder).glob("*.py")
-    if (name := f"{folder}/{path.name}") not in NOT_FOR_PEOPLE
-    and '\nif __name__ == "__main__":' in path.read_text()
-)
 
 
 def words_after(script):

@@ -88,7 +88,8 @@ class _Gpu:
     data sheets of NVIDIA, https://www.nvidia.com/en-us/data-center/h200/ and h100, a100, l40s,
     dgx-b200, where figures with sparsity are twice these; for the RTX 4090
     https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf
-    (appendix A, with float32 accumulation).
+    (appendix A, with float32 accumulation). Of the TF32 peaks only those of H100 and H200 were
+    looked up: https://glennklockwood.com/garden/processors/h100.
     """
 
     part_of_name: str

@@ -254,7 +254,7 @@ def test_the_first_host_disappears_and_the_other_saves(data, tmp_path, undisturb
         first.disappear()
         job.wait_until(lambda: job.processes[second.name].poll() is not None)
         assert job.processes[second.name].returncode == PEER_LOST_CODE
-        assert "the machines have lost touch" in second.log.read_text()
+        assert "the machines lost their connection" in second.log.read_text()
         first.come_back()
         job.rendezvous = ""  # on a busy machine the first host may take longer than that to start
         job.start()
