@@ -10,16 +10,19 @@ from torch.nn.attention import SDPBackend
 
 from model.config import GPTConfig
 from model.kv_cache import KVCache
+from model.plain_rms_norm import RMS_EPSILON, PlainRMSNorm, plain_rms_norm
+from model.shortcuts import Paths
 
 ROPE_BASE = 10_000.0  # https://arxiv.org/abs/2104.09864
-RMS_EPSILON = 1e-5
 
 
 def new_norm(config: GPTConfig) -> nn.Module:
     """The normalisation layer that the shape asks for, over the residual stream."""
+    if config.norm == "rmsnorm" and not config.norm_weight:
+        return PlainRMSNorm()
     if config.norm == "rmsnorm":
         return nn.RMSNorm(config.n_embd, eps=RMS_EPSILON)
-    return nn.LayerNorm(config.n_embd, bias=config.bias)
+    return nn.LayerNorm(config.n_embd, bias=config.bias, elementwise_affine=config.norm_weight)
 
 
 def _rotate(x: Tensor, positions: Tensor) -> Tensor:
@@ -47,11 +50,17 @@ class _Attention(nn.Module):
         self.layer = layer
         self.n_head = config.n_head
         self.rope = config.position == "rope"
+        self.qk_norm = config.qk_norm
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        paths: Paths | None,
     ) -> Tensor:
         """Shapes: x (B, T, C) -> (B, T, C); mask broadcastable to (B, H, T, S), True: attend."""
         B, T, C = x.shape
@@ -59,6 +68,10 @@ class _Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
         if self.rope:
             q, k = _rotate(q, positions), _rotate(k, positions)
+        if self.qk_norm:
+            q, k = plain_rms_norm(q), plain_rms_norm(k)
+        if paths is not None:
+            v = paths.values(self.layer, v)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         # A single token, with a cache, attends to everything before it: no mask at all.
@@ -69,7 +82,7 @@ class _Attention(nn.Module):
 
 
 class _MLP(nn.Module):
-    """The feed-forward layer: GELU or SwiGLU."""
+    """The feed-forward layer: GELU, SwiGLU or ReLU squared."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -77,11 +90,13 @@ class _MLP(nn.Module):
         if config.mlp == "swiglu":
             self.c_gate = nn.Linear(config.n_embd, config.hidden_width, bias=config.bias)
         self.c_proj = nn.Linear(config.hidden_width, config.n_embd, bias=config.bias)
-        self.gated = config.mlp == "swiglu"
+        self.kind = config.mlp
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, T, C) -> (B, T, C)."""
-        if self.gated:
+        if self.kind == "relu2":
+            return self.c_proj(F.relu(self.c_fc(x)).square())
+        if self.kind == "swiglu":
             return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))
         # The tanh form, as in https://github.com/openai/gpt-2/blob/master/src/model.py
         return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
@@ -98,10 +113,15 @@ class Block(nn.Module):
         self.mlp = _MLP(config)
 
     def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        paths: Paths | None = None,
     ) -> Tensor:
         """Shapes: (B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln_1(x), positions, mask, cache)
+        x = x + self.attn(self.ln_1(x), positions, mask, cache, paths)
         return x + self.mlp(self.ln_2(x))
 
 

@@ -35,19 +35,37 @@ class GPTConfig:
     mlp_width: int | None = None
     """Hidden width of the feed-forward layers. Default: 4 * n_embd."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """Normalisation before each attention and feed-forward layer."""
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    """Feed-forward layer: GELU (tanh form, GPT-2) or SwiGLU (Llama)."""
+    """Normalisation before each attention and feed-forward layer, and before the head."""
+    norm_weight: bool = True
+    """Whether these normalisations have learned weights (GPT-2: yes)."""
+    embedding_norm: bool = False
+    """Whether the embedding is normalised too, before the first block."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are divided by their root mean square."""
+    mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"
+    """Feed-forward layer: GELU (tanh form, GPT-2), SwiGLU (Llama), or ReLU squared."""
     position: Literal["learned", "rope"] = "learned"
     """Learned position table (GPT-2) or rotary embedding (Llama)."""
     bias: bool = True
     """Whether linear layers and LayerNorms have biases (GPT-2: yes)."""
     tied: bool = True
     """Whether the head shares its matrix with the token embedding (GPT-2: yes)."""
+    logit_softcap: float | None = None
+    """Bound of the logits: z becomes CAP * tanh(z / CAP). None: no bound."""
+    shortcuts: bool = False
+    """Whether blocks also see the embedding, the first values and earlier blocks; no export."""
+    initial_weights: Literal["gpt2", "zero_outputs"] = "gpt2"
+    """Scheme of the initial weights. zero_outputs: zero where a block or the head ends, and all
+    other matrices by their fan-in."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(GPTConfig).items():
             _check_field(name, getattr(self, name), get_args(kind) or (kind,))
+        cap = self.logit_softcap
+        if cap is not None and not 0 < cap < float("inf"):
+            raise ValueError(
+                f"logit_softcap={cap} is no bound; use a positive number such as 15, or None"
+            )
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; "
@@ -80,6 +98,10 @@ def _check_field(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
 
     `allowed`: the types of the field, or its words. A configuration may come from a file.
     """
+    if float in allowed:
+        if type(value) in (int, *allowed):
+            return
+        raise ValueError(f"{name}={_short(value)} is not a number; use one such as 15, or None")
     if name not in _LARGEST:
         words = tuple(str(word) for word in allowed if isinstance(word, str))
         if value in words if words else type(value) in allowed:

@@ -35,23 +35,37 @@ def fuses_loss(wanted: Literal["auto", "on", "off"], device: torch.device) -> bo
     return wanted == "on" or (wanted == "auto" and device.type == "cpu")
 
 
-def head_and_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def head_and_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None
+) -> Tensor:
     """Mean next-token loss in nats of the states `hidden` and the head's matrix `weight`.
+
+    `softcap` bounds the logits, as in GPTConfig.
 
     Matrix products follow autocast. Exponentials, sums and the loss are float32.
     Shapes: hidden (..., C), weight (V, C), targets (...) integers -> ().
     """
     place = hidden.device.type
     dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else hidden.dtype
-    return _HeadAndLoss.apply(hidden.flatten(0, -2), weight, targets.flatten(), dtype)
+    flat = (hidden.flatten(0, -2), weight, targets.flatten())
+    return _HeadAndLoss.apply(*flat, dtype, softcap)
 
 
 class _HeadAndLoss(torch.autograd.Function):
     """Computes both gradients in the forward pass; the backward pass only scales them."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN001
-        loss, hidden_gradient, weight_gradient = _loss_and_gradients(hidden, weight, targets, dtype)
+    def forward(
+        ctx,  # noqa: ANN001
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        softcap: float | None,
+    ) -> Tensor:
+        loss, hidden_gradient, weight_gradient = _loss_and_gradients(
+            hidden, weight, targets, dtype, softcap
+        )
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return loss / len(targets)
 
@@ -60,12 +74,12 @@ class _HeadAndLoss(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):  # type: ignore[override] # noqa: ANN001, ANN205
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = gradients[0] / len(hidden_gradient)
-        return hidden_gradient.mul_(scale), weight_gradient.mul_(scale), None, None
+        return hidden_gradient.mul_(scale), weight_gradient.mul_(scale), None, None, None
 
 
 @torch.library.custom_op("ratchet::loss_and_gradients", mutates_args=())
 def _loss_and_gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype
+    hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, softcap: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The *summed* loss of all rows, and its gradients with respect to states and matrix.
 
@@ -85,14 +99,16 @@ def _loss_and_gradients(
     for first in range(0, rows, chunk):
         part = slice(first, min(first + chunk, rows))
         block = torch.mm(states[part], matrix.T, out=logits[: part.stop - first])  # (chunk, V)
-        losses[part] = overwrite(block, targets[part])
+        losses[part] = overwrite(block, targets[part], softcap)
         torch.mm(block, matrix, out=hidden_gradient[part])  # (chunk, V) -> (chunk, C)
         _add_product(weight_gradient, block, states[part], fresh=first == 0)  # -> (V, C)
     return losses.sum(), hidden_gradient.to(hidden.dtype), weight_gradient
 
 
 @_loss_and_gradients.register_fake
-def _(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def _(
+    hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, softcap: float | None
+) -> tuple[Tensor, ...]:
     loss = hidden.new_empty((), dtype=torch.float32)
     return loss, torch.empty_like(hidden), torch.empty_like(weight)
 
@@ -116,8 +132,11 @@ def _add_product(total: Tensor, block: Tensor, states: Tensor, fresh: bool) -> N
         total.addmm_(block.T, states)
 
 
-def softmax_minus_one_hot_(logits: Tensor, targets: Tensor) -> Tensor:
+def softmax_minus_one_hot_(logits: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
     """Overwrite `logits` by softmax - one_hot(target); returns the loss of each row.
+
+    With a soft-cap c, softmax and loss are those of z = c tanh(x / c), and the gradient with
+    respect to x is (softmax - one_hot(target)) (1 - (z / c)^2).
 
     Shapes: logits (N, V), targets (N) -> (N) float32.
     """
@@ -128,11 +147,17 @@ def softmax_minus_one_hot_(logits: Tensor, targets: Tensor) -> Tensor:
         part = slice(first, first + CACHED_ROWS)
         rows, places = logits[part], targets[part].long()[:, None]
         wide = rows.float()  # `rows` itself, without a copy, if that is float32
+        bounded = None
+        if softcap is not None:
+            bounded = torch.tanh(wide / softcap)
+            torch.mul(bounded, softcap, out=wide)
         wanted = wide.gather(1, places)
         largest = wide.amax(1, keepdim=True)
         torch.softmax(wide, 1, out=wide)
         losses[part] = (largest - wanted - wide.amax(1, keepdim=True).log())[:, 0]
         wide.scatter_add_(1, places, wide.new_full((), -1.0).expand_as(places))
+        if bounded is not None:
+            wide.addcmul_(wide, bounded.square_(), value=-1)
         if wide is not rows:
             rows.copy_(wide)
     return losses
@@ -152,7 +177,9 @@ if HAS_TRITON:
         targets,  # noqa: ANN001
         losses,  # noqa: ANN001
         stride,  # noqa: ANN001
+        softcap,  # noqa: ANN001
         V: tl.constexpr,
+        CAPPED: tl.constexpr,
         BLOCK: tl.constexpr,
     ):
         """One program for each row: writes its loss, and overwrites its logits."""
@@ -160,12 +187,17 @@ if HAS_TRITON:
         start_of_row = logits + row * stride
         target = tl.load(targets + row)
         wanted = tl.load(start_of_row + target).to(tl.float32)
+        if CAPPED:
+            wanted = softcap * (2 * tl.sigmoid(2 * wanted / softcap) - 1)  # tanh
         # Largest logit and sum of exponentials in one pass (https://arxiv.org/abs/1805.02867).
         largest = -float("inf")
         total = 0.0
         for start in range(0, V, BLOCK):
             places = start + tl.arange(0, BLOCK)
             x = tl.load(start_of_row + places, mask=places < V, other=-float("inf")).to(tl.float32)
+            if CAPPED:
+                capped = softcap * (2 * tl.sigmoid(2 * x / softcap) - 1)
+                x = tl.where(places < V, capped, -float("inf"))
             higher = tl.maximum(largest, tl.max(x, axis=0))
             total = total * tl.exp(largest - higher) + tl.sum(tl.exp(x - higher), axis=0)
             largest = higher
@@ -174,11 +206,17 @@ if HAS_TRITON:
         for start in range(0, V, BLOCK):
             places = start + tl.arange(0, BLOCK)
             x = tl.load(start_of_row + places, mask=places < V, other=0.0).to(tl.float32)
-            gradient = tl.exp(x - logsumexp) - (places == target).to(tl.float32)
+            slope = 1.0
+            if CAPPED:
+                bounded = 2 * tl.sigmoid(2 * x / softcap) - 1
+                x, slope = softcap * bounded, 1 - bounded * bounded
+            gradient = slope * (tl.exp(x - logsumexp) - (places == target).to(tl.float32))
             tl.store(start_of_row + places, gradient, mask=places < V)
 
 
-def _softmax_minus_one_hot_on_cuda_(logits: Tensor, targets: Tensor) -> Tensor:
+def _softmax_minus_one_hot_on_cuda_(
+    logits: Tensor, targets: Tensor, softcap: float | None = None
+) -> Tensor:
     """The same as `softmax_minus_one_hot_`, by a Triton kernel.
 
     Shapes: logits (N, V), each row contiguous, targets (N) int64 -> (N) float32.
@@ -186,6 +224,10 @@ def _softmax_minus_one_hot_on_cuda_(logits: Tensor, targets: Tensor) -> Tensor:
     rows, V = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     _softmax_minus_one_hot_kernel[(rows,)](  # type: ignore[possibly-unbound]
-        logits, targets, losses, logits.stride(0), V=V, BLOCK=_TRITON_BLOCK, num_warps=_TRITON_WARPS
+        *(logits, targets, losses, logits.stride(0), softcap or 0.0),
+        V=V,
+        CAPPED=softcap is not None,
+        BLOCK=_TRITON_BLOCK,
+        num_warps=_TRITON_WARPS,
     )
     return losses

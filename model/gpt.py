@@ -1,4 +1,4 @@
-"""The network: exactly GPT-2 by default, Llama-like shapes by single fields of GPTConfig.
+"""The network: exactly GPT-2 by default, Llama-like and modern ones by fields of GPTConfig.
 
 `hidden(ids)` gives the normalised states after the last block, `head(states)` the logits.
 Shape letters: B batch, T tokens, S attended tokens, C n_embd, H heads, D head width, V vocabulary.
@@ -13,8 +13,12 @@ from torch.nn import functional as F
 from model.blocks import Block, new_norm
 from model.config import GPTConfig
 from model.kv_cache import KVCache
+from model.shortcuts import Paths, Shortcuts
 
 _INIT_STD = 0.02  # https://github.com/openai/gpt-2/blob/master/src/model.py
+# Of zero_outputs: variance times fan-in of a matrix.
+# https://github.com/KellerJordan/modded-nanogpt records/track_3_optimization/train_gpt_simple.py
+_FAN_IN_VARIANCE = 0.33
 
 
 class GPT(nn.Module):
@@ -26,6 +30,10 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
         if config.position == "learned":
             self.wpe = nn.Embedding(config.context_length, config.n_embd)
+        if config.embedding_norm:
+            self.ln_e = new_norm(config)
+        if config.shortcuts:
+            self.shortcuts = Shortcuts(config.n_layer)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = new_norm(config)
         if not config.tied:
@@ -33,19 +41,32 @@ class GPT(nn.Module):
 
     def initialise(self, seed: int) -> None:
         """Draw initial weights from `seed`; they are the same on every rank and device."""
-        # 1/sqrt(N) for N residual layers, two a block: section 2.3 of the GPT-2 paper.
         generator = torch.Generator().manual_seed(seed)
-        residual_std = _INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() < 2:
                 nn.init.ones_(parameter)
             else:
-                std = residual_std if name.endswith("c_proj.weight") else _INIT_STD
                 # On the CPU first: a CUDA generator draws other numbers from the same seed.
+                std = self._initial_std(name, parameter.size(1))
                 drawn = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
                 parameter.data.copy_(drawn)
+        if self.config.shortcuts:
+            self.shortcuts.initialise()
+
+    def _initial_std(self, name: str, fan_in: int) -> float:
+        """The standard deviation of the initial weights of a matrix or embedding."""
+        ends_block = name.endswith("c_proj.weight")
+        if self.config.initial_weights == "gpt2":
+            # 1/sqrt(N) for N residual layers, two a block: section 2.3 of the GPT-2 paper.
+            return _INIT_STD / math.sqrt(2 * self.config.n_layer) if ends_block else _INIT_STD
+        if name == "wte.weight" and not self.config.tied:
+            return 1.0
+        if name in ("wte.weight", "wpe.weight"):
+            return _INIT_STD
+        ends = ends_block or name == "lm_head.weight"
+        return 0.0 if ends else math.sqrt(_FAN_IN_VARIANCE / fan_in)
 
     def hidden(
         self,
@@ -81,8 +102,12 @@ class GPT(nn.Module):
             x = x + self.wpe(positions)
         # float32 unless asked for: a bfloat16 stream shifted the loss curve (bench/LOG.md).
         x = x.to(residual or x.dtype)
-        for block in self.h:
-            x = block(x, positions, mask, cache)
+        if self.config.embedding_norm:
+            x = self.ln_e(x)
+        paths = Paths(self.shortcuts, x) if self.config.shortcuts else None
+        for layer, block in enumerate(self.h):
+            x = x if paths is None else paths.block_input(layer, x)
+            x = block(x, positions, mask, cache, paths)
         if cache is not None:
             cache.advance()
         return self.ln_f(x)
@@ -100,7 +125,12 @@ class GPT(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits over the padded vocabulary. Shapes: (..., C) -> (..., V)."""
-        return F.linear(hidden, self.head_weight)
+        return self._capped(F.linear(hidden, self.head_weight))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        """The logits within the soft-cap, in float32; without one as they are."""
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits.float() / cap)
 
     def float32_head(self, hidden: Tensor) -> Tensor:
         """Logits in float32, also under autocast. Shapes: (..., C) -> (..., V).
@@ -109,7 +139,7 @@ class GPT(nn.Module):
         """
         # GPT-2's logits are near -100, where bfloat16 has steps of 0.5: likely tokens would tie.
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), self.head_weight.float())
+            return self._capped(F.linear(hidden.float(), self.head_weight.float()))
 
     def masked_logits(self, hidden: Tensor) -> Tensor:
         """float32 logits to sample and score, padding ids -inf. Shapes: (..., C) -> (..., V)."""

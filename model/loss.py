@@ -24,6 +24,8 @@ class NextTokenLoss(nn.Module):
         """Mean loss in nats. Shapes: ids (B, T), targets (B, T) integers -> ()."""
         states = self.model.hidden(ids, residual=self.residual)  # (B, T) -> (B, T, C)
         if self.fused:
-            return head_and_loss(states, self.model.head_weight, targets)
+            return head_and_loss(
+                states, self.model.head_weight, targets, self.model.config.logit_softcap
+            )
         logits = self.model.head(states)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().long())

@@ -21,7 +21,7 @@ from train.optimizers.adamw import AdamWConfig
 from train.optimizers.config import OptimizerConfig
 from train.optimizers.registry import optimizer_name
 from train.profile_steps import parse_span
-from train.schedule import ScheduleConfig
+from train.schedule import ScheduleConfig, phases
 
 _VAL_TOKENS = AtMost(2_097_152)
 _LARGEST = 10**12  # of anything that is counted
@@ -238,14 +238,16 @@ class Config:
         """The ranges of windows to skip, as numbers."""
         return parse_skips(self.skip_windows)
 
-    def warmup_steps_for(self, steps: int) -> int:
+    def warmup_steps_for(self, steps: int) -> int | float:
         """The warm-up of a run of `steps` steps: a preset's own is shortened if it does not fit.
 
-        Raises: ValueError if the user's is not shorter than the run.
+        Raises: ValueError if the user's is not shorter than the run, or leaves no room for the hold
+        or the decay.
         """
         warmup = self.schedule.warmup_steps
         if warmup < steps or warmup == 0:
-            return int(warmup)
+            phases(steps, self.schedule)
+            return warmup if isinstance(warmup, float) else int(warmup)
         if isinstance(warmup, AtMost):
             return steps // _WARMUP_PART
         batch = self.batch_tokens * steps // (_WARMUP_PART * warmup)
@@ -255,7 +257,7 @@ class Config:
             f"try {smaller}--schedule.warmup-steps {steps // _WARMUP_PART}"
         )
 
-    def with_sizes(self, val_tokens: int, warmup_steps: int) -> Self:
+    def with_sizes(self, val_tokens: int, warmup_steps: int | float) -> Self:
         """The same with the sizes that a preset left open."""
         schedule = replace(self.schedule, warmup_steps=warmup_steps)
         return replace(self, eval=replace(self.eval, val_tokens=val_tokens), schedule=schedule)

@@ -139,7 +139,7 @@ class Learner:
         # No collective follows: a rank whose peer dies is before the update or after it.
         self.before_update(self.updates)
         self.consistent = False  # an emergency checkpoint must not save a half-made update
-        update(self.optimizer, lr, skip=values[SKIPPED].float())
+        update(self.optimizer, self.updates, lr, skip=values[SKIPPED].float())
         self.updates, self.consistent = self.updates + 1, True
         return values
 
@@ -195,7 +195,8 @@ class Learner:
                 loss = self.step_model(ids, targets)
             loss.backward()
         self.clip_gradient()
-        update(self.optimizer, 0.0, skip=torch.ones((), device=self.ranks.device))
+        skip = torch.ones((), device=self.ranks.device)
+        update(self.optimizer, self.updates, 0.0, skip)
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.blocks import RMS_EPSILON, ROPE_BASE
+from model.blocks import ROPE_BASE
 from model.config import GPTConfig
+from model.plain_rms_norm import RMS_EPSILON
 
 _LAYER_NORM_EPSILON = 1e-5  # torch's default, which our network uses, and GPT-2's
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}

@@ -165,7 +165,7 @@ def test_with_two_optimizers_the_learning_rate_is_a_flag_and_no_sub_command(
     assert "--optimizer.lr FLOAT" in text
     assert ("--optimizer.momentum" in text) == bool(choice)
     assert "optimizer:" not in text
-    assert "one of adamw, sgd." in " ".join(text.split())
+    assert "one of adamw, muon, sgd." in " ".join(text.split())
 
 
 def test_a_setting_of_another_optimizer_is_an_unknown_flag(two_optimizers, capsys):
@@ -176,5 +176,5 @@ def test_a_setting_of_another_optimizer_is_an_unknown_flag(two_optimizers, capsy
 
 @pytest.mark.parametrize("words", [["--optimizer", "sgd"], ["--optimizer"], ["--optimizer=", "x"]])
 def test_an_unknown_optimizer_is_refused_with_the_known_ones(words):
-    with pytest.raises(ValueError, match="^optimizer=.* is not known; .* one of adamw$"):
+    with pytest.raises(ValueError, match="^optimizer=.* is not known; .* one of adamw, muon$"):
         parse(words)

@@ -4,17 +4,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 
-from model.checkpoint import named_weights
 from model.config import GPTConfig
-from model.gpt import GPT
 from storage.checkpoint_folder import OPTIMIZER_FILE
 from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import load_position
 from train.optimizers.config import OptimizerConfig
-from train.optimizers.registry import state_keys
+from train.optimizers.registry import state_names
 
 _SHOWN = 3
 
@@ -46,9 +43,7 @@ def _check_complete(resumable: Resumable, checkpoint: Path) -> None:
             found = set(file.keys())
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read ({error}); it is damaged") from error
-    with torch.device("meta"):
-        names = [name for name, _ in named_weights(GPT(resumable.network))]
-    wanted = {f"{key}.{name}" for key in state_keys(resumable.optimizer) for name in names}
+    wanted = state_names(resumable.network, resumable.optimizer)
     if missing := sorted(wanted - found):
         shown = ", ".join(missing[:_SHOWN]) + ", …" * (len(missing) > _SHOWN)
         raise ValueError(

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from model.gpt import GPT
-from train.optimizers.config import OptimizerConfig
+from train.optimizers.config import OptimizerConfig, check_rates
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,12 @@ class AdamWConfig(OptimizerConfig):
     """Scale the gradient down to this norm if it is larger. None disables clipping."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(
-                f"optimizer.lr={self.lr} is not a learning rate; use a positive number like 6e-4"
-            )
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"optimizer.{name}={getattr(self, name)} is out of range; use 0 <= {name} < 1"
-                )
-        if not 0 < self.epsilon < float("inf"):
-            raise ValueError(f"optimizer.epsilon={self.epsilon} is not positive; use 1e-8")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(
-                f"optimizer.weight_decay={self.weight_decay} is out of range; use 0 or more"
-            )
-        if self.clip is not None and not 0 < self.clip < float("inf"):
-            raise ValueError(
-                f"optimizer.clip={self.clip} is not positive; use None to disable clipping"
-            )
+        check_rates(
+            self,
+            positive=("lr", "epsilon"),
+            shares=("beta1", "beta2"),
+            not_negative=("weight_decay",),
+        )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

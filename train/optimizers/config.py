@@ -12,3 +12,43 @@ class OptimizerConfig:
     """Largest learning rate, reached at the end of the warm-up."""
     clip: float | None
     """Scale the gradient down to this norm if it is larger. None disables clipping."""
+
+    def state_bytes(self, matrix_elements: int, elements: int) -> int:
+        """Bytes of the optimizer's state for a network of `elements` parameters.
+
+        `matrix_elements` of them are in the matrices of blocks. Default: two float32 moments.
+        """
+        return 8 * elements
+
+
+def check_rates(
+    config: OptimizerConfig,
+    positive: tuple[str, ...],
+    shares: tuple[str, ...],
+    not_negative: tuple[str, ...],
+) -> None:
+    """Check the named fields: positive and finite, from 0 to below 1, or finite and 0 or more.
+
+    Raises: ValueError naming the first field that is none, or a `clip` that is not positive.
+    """
+    infinite = float("inf")
+    for name in positive:
+        value = getattr(config, name)
+        if not 0 < value < infinite:
+            what = "a learning rate" if name.endswith("lr") else "positive"
+            default = getattr(type(config), name)
+            raise ValueError(
+                f"optimizer.{name}={value} is not {what}; use a positive number like {default:g}"
+            )
+    for name in shares:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"optimizer.{name}={value} is out of range; use 0 <= {name} < 1")
+    for name in not_negative:
+        value = getattr(config, name)
+        if not 0 <= value < infinite:
+            raise ValueError(f"optimizer.{name}={value} is out of range; use 0 or more")
+    if config.clip is not None and not 0 < config.clip < infinite:
+        raise ValueError(
+            f"optimizer.clip={config.clip} is not positive; use None to disable clipping"
+        )

@@ -1,8 +1,9 @@
 """Optimizers by name. A new one is a file like adamw.py and a line in OPTIMIZERS."""
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from model.config import GPTConfig
 from model.gpt import GPT
 from train.optimizers.adamw import AdamWConfig, build_adamw
 from train.optimizers.config import OptimizerConfig
+from train.optimizers.muon import MuonConfig, build_muon
+
+_LAYER = re.compile(r"^h\.\d+\.")  # the beginning of the name of a block's parameter
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class OptimizerKind:
 
 OPTIMIZERS: dict[str, OptimizerKind] = {
     "adamw": OptimizerKind(AdamWConfig, build_adamw),
+    "muon": OptimizerKind(MuonConfig, build_muon),
 }
 
 
@@ -39,37 +44,42 @@ def build_optimizer(model: GPT, config: OptimizerConfig) -> Optimizer:
     Raises: ValueError if it does not honour the skip flag of `update`.
     """
     kind = OPTIMIZERS[optimizer_name(config)]
-    _check_skips(optimizer_name(config), kind, config)
+    _check_skips(optimizer_name(config), kind, config, model.config)
     return kind.build(model, config)
 
 
-def state_keys(config: OptimizerConfig) -> set[str]:
-    """What the optimizer keeps for every parameter, such as its moments, after an update."""
-    tiny = _tiny_network()
+def state_names(shape: GPTConfig, config: OptimizerConfig) -> set[str]:
+    """What the optimizer keeps of a network after an update, as `<key>.<parameter name>`."""
+    tiny = _tiny_network(shape)
     optimizer = OPTIMIZERS[optimizer_name(config)].build(tiny, config)
     _try_updates(tiny, optimizer, skips=(False,))
-    return set.intersection(*(set(optimizer.state.get(p, ())) for p in tiny.parameters()))
+    kept = {name: set(optimizer.state.get(p, ())) for name, p in tiny.named_parameters()}
+    with torch.device("meta"):
+        names = [name for name, _ in GPT(shape).named_parameters()]
+    return {f"{key}.{name}" for name in names for key in kept[_LAYER.sub("h.0.", name)]}
 
 
-def update(optimizer: Optimizer, lr: float, skip: torch.Tensor) -> None:
-    """One update at learning rate `lr`, unless `skip` (a 0/1 scalar on the device) is 1.
+def update(optimizer: Optimizer, step: int, lr: float, skip: torch.Tensor) -> None:
+    """Update `step` at learning rate `lr`, unless `skip` (a 0/1 scalar on the device) is 1.
 
-    Fused optimizers read `found_inf` on the device. If it is 1 they leave weights, moments and step
-    counts as they are, and nothing waits for the host.
+    A group may have a rate of its own, `lr_ratio` times `lr`. Fused optimizers read `found_inf` on
+    the device. If it is 1 they leave weights, moments and step counts as they are, and nothing
+    waits for the host.
     """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
+    optimizer.updates = step  # type: ignore[attr-defined]
     optimizer.found_inf = skip  # type: ignore[attr-defined]
     optimizer.step()
 
 
-def _check_skips(name: str, kind: OptimizerKind, config: OptimizerConfig) -> None:
+def _check_skips(name: str, kind: OptimizerKind, config: OptimizerConfig, shape: GPTConfig) -> None:
     """Update two copies of a tiny network; one of them also has updates that are to be skipped.
 
     Raises: ValueError naming the optimizer if the copies differ afterwards. A step with a loss that
     is not finite would then destroy the weights, or the moments that the next weights depend on.
     """
-    skipping = _tiny_network()
+    skipping = _tiny_network(shape)
     straight = deepcopy(skipping)
     try:
         _try_updates(skipping, kind.build(skipping, config), skips=(True, False, True, False))
@@ -85,13 +95,17 @@ def _check_skips(name: str, kind: OptimizerKind, config: OptimizerConfig) -> Non
         )
 
 
-def _tiny_network() -> GPT:
-    return GPT(GPTConfig(n_layer=1, n_head=1, n_embd=2, context_length=2, vocab_size=2))
+def _tiny_network(shape: GPTConfig) -> GPT:
+    """A network of this kind with two blocks, as small as possible."""
+    sizes = {"n_layer": 2, "n_head": 1, "n_embd": 2, "context_length": 2, "vocab_size": 2}
+    return GPT(replace(shape, mlp_width=None, **sizes))
 
 
 def _try_updates(model: GPT, optimizer: Optimizer, skips: tuple[bool, ...]) -> None:
     """One update for each of `skips`; the gradients of those that are to be skipped are NaN."""
+    step = 0  # of those that count: an optimizer's settings may follow the step
     for skip in skips:
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, float("nan") if skip else 1.0)
-        update(optimizer, lr=0.1, skip=torch.tensor(float(skip)))
+        update(optimizer, step, lr=0.1, skip=torch.tensor(float(skip)))
+        step += not skip

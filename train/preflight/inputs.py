@@ -48,7 +48,7 @@ class Inputs:
     steps: int
     val_tokens: int
     """Tokens of each validation: the preset's, or as many as there are."""
-    warmup_steps: int
+    warmup_steps: int | float
     """Steps of warm-up: the preset's, or fewer if the run is short."""
     changes: list[Change]
     """What differs from the run that is continued."""

@@ -53,7 +53,7 @@ def run_length(config: Config, data: DataSet, plan: BatchPlan) -> int:
     return steps
 
 
-def choose_warmup(config: Config, steps: int, recorded: RecordedSizes) -> int:
+def choose_warmup(config: Config, steps: int, recorded: RecordedSizes) -> int | float:
     """The steps of warm-up. Raises: ValueError if the user's are not less than `steps`."""
     own, before = config.schedule.warmup_steps, recorded.warmup_steps
     if isinstance(own, AtMost) and before is not None and before < min(own, steps):

@@ -42,7 +42,7 @@ def test_an_update_equals_plain_adamw_in_float64():
     for own, other in zip(model.parameters(), reference.parameters(), strict=True):
         other.grad = own.grad.double()
     for _ in range(3):
-        update(fused, 1e-2, skip=torch.zeros(()))
+        update(fused, 0, 1e-2, skip=torch.zeros(()))
         plain.step()
     for own, other in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(own.double(), other, atol=1e-6, rtol=1e-5)
@@ -51,16 +51,16 @@ def test_an_update_equals_plain_adamw_in_float64():
 def test_a_skipped_update_changes_nothing_and_the_next_one_works():
     model, twin = model_with_gradients(), model_with_gradients()
     skipping, straight = (build_optimizer(m, AdamWConfig()) for m in (model, twin))
-    update(skipping, 1e-3, torch.zeros(()))
+    update(skipping, 0, 1e-3, torch.zeros(()))
     good = [p.grad.clone() for p in model.parameters()]
     for parameter in model.parameters():
         parameter.grad.fill_(float("nan"))
-    update(skipping, 1e-3, torch.ones(()))
+    update(skipping, 0, 1e-3, torch.ones(()))
     for parameter, gradient in zip(model.parameters(), good, strict=True):
         parameter.grad.copy_(gradient)
-    update(skipping, 1e-3, torch.zeros(()))
+    update(skipping, 0, 1e-3, torch.zeros(()))
     for _ in range(2):
-        update(straight, 1e-3, torch.zeros(()))
+        update(straight, 0, 1e-3, torch.zeros(()))
     for own, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(own, other)
 
