@@ -60,6 +60,8 @@ def _mlp_parameters(config: GPTConfig) -> int:
 
 def _norm_parameters(config: GPTConfig) -> int:
     """Parameters of one normalisation layer."""
+    if not config.norm_weight:
+        return 0
     return config.n_embd * (2 if config.norm == "layernorm" and config.bias else 1)
 
 
