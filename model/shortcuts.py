@@ -1,4 +1,4 @@
-"""Shortcuts through the network: what blocks see besides the block before them. Off by default.
+"""Shortcuts through the network: what a block sees besides the one before it. Default: off.
 
 Every block also gets the embedding, every attention layer the first layer's values, and the second
 half of the blocks what the first half was given, as in a U-net. Sources:
