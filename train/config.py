@@ -21,7 +21,7 @@ from train.optimizers.adamw import AdamWConfig
 from train.optimizers.config import OptimizerConfig
 from train.optimizers.registry import optimizer_name
 from train.profile_steps import parse_span
-from train.schedule import ScheduleConfig, phases
+from train.schedule import WARMUP_PART, ScheduleConfig, fitted_warmup
 
 _VAL_TOKENS = AtMost(2_097_152)
 _LARGEST = 10**12  # of anything that is counted
@@ -29,7 +29,6 @@ _MOST_SAMPLED = 100_000  # tokens of one sample: all ranks wait for it
 _LARGEST_SEED = 2**64 - 1
 _LARGEST_BATCH = 2**32  # tokens; a rank holds its part of it in memory
 _LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than some years
-_WARMUP_PART = 10  # a tenth of a short run is its warm-up
 
 
 def _check_at_least(name: str, value: float, smallest: int, largest: int = _LARGEST) -> None:
@@ -241,20 +240,16 @@ class Config:
     def warmup_steps_for(self, steps: int) -> int | float:
         """The warm-up of a run of `steps` steps: a preset's own is shortened if it does not fit.
 
-        Raises: ValueError if the user's is not shorter than the run, or leaves no room for the hold
-        or the decay.
+        Raises: ValueError if it, the hold and the decay that the user gave do not fit.
         """
         warmup = self.schedule.warmup_steps
-        if warmup < steps or warmup == 0:
-            phases(steps, self.schedule)
-            return warmup if isinstance(warmup, float) else int(warmup)
-        if isinstance(warmup, AtMost):
-            return steps // _WARMUP_PART
-        batch = self.batch_tokens * steps // (_WARMUP_PART * warmup)
+        if type(warmup) is not int or warmup < steps:
+            return fitted_warmup(steps, self.schedule)
+        batch = self.batch_tokens * steps // (WARMUP_PART * warmup)
         smaller = f"a smaller --batch-tokens, near {batch}, or " if self.steps is None else ""
         raise ValueError(
             f"schedule.warmup_steps={warmup} is not less than steps={steps}; "
-            f"try {smaller}--schedule.warmup-steps {steps // _WARMUP_PART}"
+            f"try {smaller}--schedule.warmup-steps {steps // WARMUP_PART}"
         )
 
     def with_sizes(self, val_tokens: int, warmup_steps: int | float) -> Self:

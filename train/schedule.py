@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from storage.option_values import AtMost
+
+LENGTHS = ("warmup_steps", "hold", "decay")  # fields in steps, or with a point a share of the run
 
 
 @dataclass(frozen=True)
@@ -15,18 +17,18 @@ class ScheduleConfig:
     kind: Literal["cosine", "linear", "1-sqrt", "constant"] = "cosine"
     """Decay: half a cosine, a straight line, 1 minus a square root (steep at first), or none."""
     warmup_steps: int | float = AtMost(715)
-    """Steps of linear warm-up (GPT-3: 375M tokens, 715 steps of 0.5M; https://arxiv.org/abs/2005.14165),
-    or a share of the run such as 0.01. The default is shortened in a run that it does not fit."""
+    """Steps of linear warm-up (GPT-3: 375M tokens, 715 steps of 0.5M; https://arxiv.org/abs/2005.14165).
+    Or a share of the run such as 0.01. The default is shortened in a run that it does not fit."""
     hold: int | float = 0
     """Steps at the largest rate after the warm-up, or a share of the run such as 0.3."""
     decay: int | float | None = None
-    """Steps of the decay, or a share of the run such as 0.2. None: all after the hold. If only this
-    is given, the run's last steps decay and those before hold the rate."""
+    """Steps of the decay, or a share of the run such as 0.2. None: all after the hold.
+    Without a hold it is at the end of the run, and the steps before it have the largest rate."""
     min_lr_ratio: float = 0.1
     """Last learning rate, as a fraction of the largest one."""
 
     def __post_init__(self) -> None:
-        for name in ("warmup_steps", "hold", "decay"):
+        for name in LENGTHS:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= (1 if isinstance(value, float) else 10**12):
                 raise ValueError(
@@ -39,6 +41,7 @@ class ScheduleConfig:
             )
 
 
+WARMUP_PART = 10  # a tenth of a short run is its warm-up
 # From progress of the decay (0 to 1) to a fraction: 1 means the largest rate, 0 the last one.
 _DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
@@ -49,43 +52,80 @@ _DECAYS: dict[str, Callable[[float], float]] = {
 
 
 @dataclass(frozen=True)
-class _Phases:
-    """The phases of a run of some steps, in steps."""
+class Phases:
+    """The phases of a run of some steps, each by its first step, or the step after its last."""
 
-    warmup: int
+    warmup_end: int
     decay_start: int
     decay_end: int
 
+    @property
+    def kept_step(self) -> int:
+        """The end of a hold phase, from where the run can be extended without a jump; else 0."""
+        return self.decay_start if self.warmup_end < self.decay_start < self.decay_end else 0
 
-def phases(steps: int, config: ScheduleConfig) -> _Phases:
+
+def phases(steps: int, config: ScheduleConfig) -> Phases:
     """The phases of a run of `steps` steps.
 
     Raises: ValueError if they do not fit the run together.
     """
-    warmup, hold = _in_steps(config.warmup_steps, steps), _in_steps(config.hold, steps)
-    decay = None if config.decay is None else _in_steps(config.decay, steps)
-    if decay is not None and not config.hold:
-        hold = steps - warmup - decay
-    start = warmup + hold
-    if hold < 0 or start + (decay or 0) > steps:
+    warmup, hold, decay = (
+        _in_steps(length, steps) for length in (config.warmup_steps, config.hold, config.decay)
+    )
+    # Borders are rounded and not lengths: shares of 0.3 and 0.7 are all of any run.
+    warmup_end, start, end = round(warmup), round(warmup + hold), round(warmup + hold + decay)
+    if end > steps or 0 < steps <= warmup:
         raise ValueError(
             f"schedule.warmup_steps={config.warmup_steps}, schedule.hold={config.hold} and "
-            f"schedule.decay={config.decay} take more than the {steps} steps of the run; "
-            "make one of them shorter"
+            f"schedule.decay={config.decay} take {end} steps of {steps}; {_shorter(steps, config)}"
         )
-    return _Phases(warmup, start, steps if decay is None else start + decay)
+    if config.kind == "constant":
+        return Phases(warmup_end, steps, steps)
+    if config.decay is None:
+        end = steps
+    elif not hold:
+        start, end = steps - (end - start), steps
+    return Phases(warmup_end, start, end)
 
 
-def _in_steps(length: int | float, steps: int) -> int:
-    """A number of steps, or a share of the run, in steps."""
-    return round(length * steps) if isinstance(length, float) else int(length)
+def fitted_warmup(steps: int, config: ScheduleConfig) -> int | float:
+    """The warm-up of a run of `steps` steps: a preset's own is shortened if it does not fit.
+
+    Raises: ValueError if the phases that the user gave do not fit.
+    """
+    try:
+        phases(steps, config)
+    except ValueError:
+        if not isinstance(config.warmup_steps, AtMost):
+            raise
+        config = replace(config, warmup_steps=min(config.warmup_steps, steps // WARMUP_PART))
+        phases(steps, config)
+    warmup = config.warmup_steps
+    return warmup if isinstance(warmup, float) else int(warmup)
+
+
+def _in_steps(length: int | float | None, steps: int) -> int | float:
+    """A number of steps, or a share of the run, in steps; not rounded."""
+    return length * steps if isinstance(length, float) else int(length or 0)
+
+
+def _shorter(steps: int, config: ScheduleConfig) -> str:
+    """What to change if the phases do not fit."""
+    room = steps - _in_steps(config.warmup_steps, steps)
+    left = room - _in_steps(config.decay, steps)
+    if room <= 0:
+        return f"give --schedule.warmup-steps {steps // WARMUP_PART} or less"
+    if left < 0:
+        return f"give --schedule.decay {int(room)} or less"
+    return f"give --schedule.hold {int(left)} or less"
 
 
 def learning_rate(step: int, steps: int, max_lr: float, config: ScheduleConfig) -> float:
     """The learning rate of update `step` (counted from 0) of `steps` updates."""
     found = phases(steps, config)
-    if step < found.warmup:
-        return max_lr * (step + 1) / found.warmup
+    if step < found.warmup_end:
+        return max_lr * (step + 1) / found.warmup_end
     span = max(found.decay_end - found.decay_start, 1)
     share = _DECAYS[config.kind](min(max(step - found.decay_start, 0) / span, 1.0))
     return max_lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)

@@ -15,6 +15,7 @@ from torch.backends import cpu
 from parallel.collectives import all_gather_object
 from parallel.ranks import Ranks
 from storage.run_folder import RunFolder
+from train.schedule import LENGTHS
 
 _Kind = Literal["free", "named", "never"]
 
@@ -127,7 +128,7 @@ def check_same_run(
     changes = [
         Change(key, before.get(key), known.get(key))
         for key in sorted(before.keys() | known.keys())
-        if before.get(key) != known.get(key)
+        if _differ(key, before.get(key), known.get(key))
     ]
     if before[_OPTIMIZER_NAME] != known[_OPTIMIZER_NAME]:  # then their settings do not compare
         changes = [
@@ -137,6 +138,12 @@ def check_same_run(
         ]
     _check_allowed(folder, changes, allowed)
     return changes
+
+
+def _differ(key: str, before: Any, now: Any) -> bool:
+    """Whether two values mean different things: for Python, 1 step equals 1.0, the whole run."""
+    share_or_steps = key.removeprefix("schedule.") in LENGTHS and before == 1
+    return before != now or (share_or_steps and isinstance(before, float) != isinstance(now, float))
 
 
 def _in_the_way(folder: RunFolder, name: str) -> str:

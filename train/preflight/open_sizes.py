@@ -1,7 +1,7 @@
 """Sizes that a preset leaves open, chosen for the data and the run: validation and warm-up."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data_prep.dataset.shards import DataSet
@@ -9,6 +9,7 @@ from eval.tasks.val_loss import validation_tokens
 from storage.option_values import AtMost
 from train.batch_plan import BatchPlan
 from train.config import Config
+from train.schedule import phases
 
 _FEW_STEPS = 100  # in one epoch: too few to learn much, a smaller batch gives more
 log = logging.getLogger(__name__)
@@ -54,9 +55,10 @@ def run_length(config: Config, data: DataSet, plan: BatchPlan) -> int:
 
 
 def choose_warmup(config: Config, steps: int, recorded: RecordedSizes) -> int | float:
-    """The steps of warm-up. Raises: ValueError if the user's are not less than `steps`."""
+    """The steps of warm-up. Raises: ValueError if the user's schedule does not fit in `steps`."""
     own, before = config.schedule.warmup_steps, recorded.warmup_steps
     if isinstance(own, AtMost) and before is not None and before < min(own, steps):
+        phases(steps, replace(config.schedule, warmup_steps=before))
         return before
     warmup = config.warmup_steps_for(steps)
     if warmup != own:

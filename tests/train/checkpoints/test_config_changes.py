@@ -5,12 +5,15 @@ from dataclasses import fields, replace
 
 import pytest
 
+from storage.run_folder import RunFolder
 from tests.runs import GOLDEN, NANO, built, lines, nano_config, run_to_end, set_step
 from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
 from train.checkpoints.config_changes import TABLE, Change
+from train.checkpoints.recorded_config import recorded_config
 from train.config import Config, SaveConfig
 from train.loop import train
 from train.optimizers.registry import OPTIMIZERS
+from train.schedule import ScheduleConfig
 
 
 @pytest.fixture
@@ -136,3 +139,25 @@ def test_a_run_past_its_last_step_ends_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("train.step.Learner.step", None)
     assert train(run) == "finished"
     run.close()
+
+
+def test_one_step_and_the_whole_run_are_different_lengths(tmp_path):
+    config = nano_config(tmp_path, schedule=ScheduleConfig(warmup_steps=0, hold=1))
+    built(config).close()
+    with pytest.raises(
+        ValueError, match=r"\(schedule\.hold: 1 -> 1\.0\); .* --allow schedule.hold"
+    ):
+        built(replace(config, schedule=replace(config.schedule, hold=1.0)))
+    with pytest.raises(ValueError, match=r"\(schedule\.decay: None -> 0\.3\)"):
+        built(replace(config, schedule=replace(config.schedule, decay=0.3)))
+
+
+@pytest.mark.parametrize(
+    ("hold", "decay"), [(0, None), (1, 0), (1.0, None), (1.0, 0), (0.5, 0.5), (0.25, 4)]
+)
+def test_lengths_of_a_schedule_are_read_back_as_they_were_given(tmp_path, hold, decay):
+    config = nano_config(tmp_path, schedule=ScheduleConfig("1-sqrt", 0.0, hold, decay))
+    built(config).close()
+    found = recorded_config(RunFolder(config.out)).schedule
+    assert str(found) == str(config.schedule)
+    built(replace(config, schedule=found)).close()
