@@ -19,17 +19,14 @@ class Shortcuts(nn.Module):
         self.stream = nn.Parameter(torch.empty(n_layer))
         self.embedding = nn.Parameter(torch.empty(n_layer))
         self.first_values = nn.Parameter(torch.empty(n_layer))
-        self.earlier = nn.Parameter(torch.empty(n_layer // 2))
+        if n_layer > 1:  # a parameter without use has neither gradient nor state
+            self.earlier = nn.Parameter(torch.empty(n_layer // 2))
 
     def initialise(self) -> None:
         """Set the scales that training begins with."""
-        for scale, value in (
-            (self.stream, 1.0),
-            (self.embedding, 0.0),
-            (self.first_values, 0.5),
-            (self.earlier, 1.0),
-        ):
-            nn.init.constant_(scale, value)
+        values = {"stream": 1.0, "embedding": 0.0, "first_values": 0.5, "earlier": 1.0}
+        for name, scale in self.named_parameters():
+            nn.init.constant_(scale, values[name])
 
 
 class Paths:

@@ -1,7 +1,7 @@
 """Faults to inject into a small run; as a script, it trains two ranks with each of them.
 
 Under torchrun it runs every scene once and writes the results as JSON:
-python -m torch.distributed.run --nproc_per_node=2 tests/faults.py DATA FOLDER
+python -m torch.distributed.run --nproc_per_node=2 tests/faults.py DATA FOLDER RECIPE
 """
 
 import json
@@ -16,7 +16,7 @@ from torch import nn
 from parallel.collectives import all_gather_object
 from parallel.ranks import start, stop
 from storage.run_folder import RunFolder
-from tests.runs import lines, tiny_config
+from tests.runs import RECIPES, lines, tiny_config
 from train.build import build_run
 from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
@@ -55,7 +55,9 @@ def scaled(step, factor):
 
 def poison(run):
     """Make every loss and gradient of this run NaN."""
-    run.model.ln_f.weight.data[0] = float("nan")
+    norm, head = run.model.ln_f, run.model.head_weight
+    weight = norm.weight if run.model.config.norm_weight else head
+    weight.data.view(-1)[0] = float("nan")
 
 
 def flip_bit(tensor, bit=0):
@@ -73,6 +75,15 @@ class LogCapture(logging.Handler):
 
     def emit(self, record):
         self.messages.append(record.getMessage())
+
+
+def wait_for(path, seconds=30):
+    """Wait for a file that another rank writes. Raises: TimeoutError."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path} was not written")
+        time.sleep(0.005)
 
 
 def train_with(config, ranks, before=lambda run: None, fault=None):
@@ -105,11 +116,11 @@ def train_with(config, ranks, before=lambda run: None, fault=None):
     }
 
 
-def scenes(data, folder, ranks):
-    """The name and result of each scene."""
+def scenes(data, folder, ranks, recipe):
+    """The name and result of each scene, with the network and optimizer of `recipe`."""
 
     def config(name, **changes):
-        return tiny_config(data, folder / name, micro_batch=1, **changes)
+        return tiny_config(data, folder / name, micro_batch=1, **RECIPES[recipe] | changes)
 
     def on_rank_1(fault):
         return fault if ranks.rank == 1 else lambda run, loss: loss
@@ -119,7 +130,9 @@ def scenes(data, folder, ranks):
     def flips_at_3(run, loss):
         if run.step == 3 and not flipped:
             flipped.append(3)
-            flip_bit(run.model.h[1].mlp.c_fc.weight)
+            weight = run.model.h[1].mlp.c_fc.weight
+            of_muon = run.learner.optimizer.state[weight].get("momentum")
+            flip_bit(weight if of_muon is None else of_muon, bit=0 if of_muon is None else 20)
         return loss
 
     def slow_loader(run):
@@ -127,6 +140,17 @@ def scenes(data, folder, ranks):
             fast = run.loader.next_step
             run.loader.next_step = lambda: (time.sleep(0.3), fast())[1]
 
+    def updates_alone(run):
+        """In update 3, rank 1 waits until rank 0 is done with it."""
+        done = folder / "rank_0_is_done"
+        if ranks.rank == 0:
+            run.learner.optimizer.register_step_post_hook(
+                lambda *_: done.touch() if run.learner.updates == 3 else None
+            )
+        else:
+            run.learner.before_update = lambda number: wait_for(done) if number == 3 else None
+
+    yield "alone", train_with(config("alone", steps=5), ranks, before=updates_alone)
     save = SaveConfig(every=1, every_minutes=0, keep=99)
     yield "flip", train_with(config("flip", save=save), ranks, fault=on_rank_1(flips_at_3))
     guard = GuardConfig(every=4)
@@ -135,7 +159,7 @@ def scenes(data, folder, ranks):
     yield "nan", train_with(config("nan"), ranks, fault=on_rank_1(nan))
     guard = GuardConfig(window=8, skip_spikes=6)
     spike = train_with(
-        config("spike", steps=14, guard=guard), ranks, fault=on_rank_1(scaled(10, 1e4))
+        config("spike", steps=16, guard=guard), ranks, fault=on_rank_1(scaled(12, 1e4))
     )
     yield "spike", spike
     yield "poison", train_with(config("poison", steps=40), ranks, before=poison)
@@ -146,9 +170,9 @@ def scenes(data, folder, ranks):
 
 
 def main():
-    data, folder = map(Path, sys.argv[1:3])
+    data, folder, recipe = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     ranks = start("cpu")
-    found = dict(scenes(data, folder, ranks))
+    found = dict(scenes(data, folder, ranks, recipe))
     if ranks.is_main:
         (folder / "found.json").write_text(json.dumps(found))
     stop()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.config import GPTConfig
+from model.shapes import SHAPES
 from parallel.ranks import Ranks, start
 from storage.run_folder import RunFolder
 from tests.launching import REPO
@@ -13,12 +14,24 @@ from train.build import build_run
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.loop import train
 from train.optimizers.adamw import AdamWConfig
+from train.optimizers.muon import MuonConfig
 from train.preflight.inputs import check_inputs
+from train.presets import PRESETS
 from train.run import Run
 from train.schedule import ScheduleConfig
 
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=16)
 NANO = GPTConfig(n_layer=1, n_head=1, n_embd=8, context_length=16)
+MODERN = replace(SHAPES["modern"], n_layer=2, n_head=2, n_embd=16, context_length=16)
+RECIPES = {
+    "gpt2": {},
+    "modern": {
+        "model": MODERN,
+        "optimizer": PRESETS["modern"].optimizer,
+        "schedule": PRESETS["modern"].schedule,
+    },
+}
+"""What changes `tiny_config` or `nano_config` into a run of each recipe."""
 GOLDEN = REPO / "tests" / "golden" / "format_1"
 KEEP_ALL = SaveConfig(every=2, every_minutes=0, keep=99)
 
@@ -102,7 +115,7 @@ def flags(config: Config, *more: str) -> list[str]:
     shape, save = config.model, config.save
     return [
         "train/main.py",
-        "gpt2",
+        "modern" if isinstance(config.optimizer, MuonConfig) else "gpt2",
         *("--data", str(config.data), "--out", str(config.out), "--device", "cpu"),
         *("--steps", str(config.steps), "--batch-tokens", str(config.batch_tokens)),
         *("--micro-batch", str(config.micro_batch), "--optimizer.lr", str(config.optimizer.lr)),

@@ -38,7 +38,7 @@ from train.checkpoints.config_changes import processors, warn_if_not_bitwise_sam
 from train.checkpoints.host_copy import HostCopy
 from train.config import Config
 from train.guards.data_recheck import data_recheck
-from train.guards.spikes import Guard
+from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
 from train.memory.forecast import Forecast, compiles, memory_at_first
@@ -230,7 +230,8 @@ def _progress(config: Config, learner: Learner, inputs: Inputs, stop: StopReques
     name = torch.cuda.get_device_name(device) if on_cuda else ""
     peak = peak_flops(name, learner.dtype)
     flops = training_flops_per_token(inputs.network)
-    guard = Guard(config.guard)
+    zero_outputs = inputs.network.initial_weights == "zero_outputs"
+    guard = Guard(config.guard, first_step=ZERO_OUTPUT_STEPS if zero_outputs else 0)
     return Progress(learner.plan, inputs.steps, flops, peak, config.hang_seconds, stop, guard)
 
 

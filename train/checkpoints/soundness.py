@@ -44,9 +44,18 @@ def _check_complete(resumable: Resumable, checkpoint: Path) -> None:
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read ({error}); it is damaged") from error
     wanted = state_names(resumable.network, resumable.optimizer)
-    if missing := sorted(wanted - found):
-        shown = ", ".join(missing[:_SHOWN]) + ", …" * (len(missing) > _SHOWN)
+    if missing := wanted - found:
         raise ValueError(
-            f"{path} lacks {len(missing)} of {len(wanted)} tensors of the optimizer ({shown}), so "
-            "this checkpoint is not complete"
+            f"{path} lacks {len(missing)} of {len(wanted)} tensors of the optimizer "
+            f"({_shown(missing)}), so this checkpoint is not complete"
         )
+    if foreign := found - wanted:
+        raise ValueError(
+            f"{path} has {len(foreign)} tensors that the optimizer does not keep "
+            f"({_shown(foreign)}), so this checkpoint is not sound"
+        )
+
+
+def _shown(names: set[str]) -> str:
+    """The first few of some names."""
+    return ", ".join(sorted(names)[:_SHOWN]) + ", …" * (len(names) > _SHOWN)

@@ -18,6 +18,9 @@ STEPS_UNREAD = 2  # when step s is launched, the host of every rank has read ste
 MIN_VALUES = 8  # fewer values give no useful standard deviation
 _MAX_VALUES = 100_000  # each step's limits are computed from all of them
 MAX_SKIPPED_IN_A_ROW = 10
+# Where the outputs of blocks and head begin at zero, only the head has a gradient in step 0, and
+# queries, keys and the first layers of MLPs have none in step 1.
+ZERO_OUTPUT_STEPS = 2
 _VALUES = ("loss", "grad_norm", "skipped")
 
 
@@ -101,8 +104,10 @@ def mean_and_deviation(values: list[float]) -> _MeanAndDeviation | None:
 class Guard:
     """Keeps the values of recent steps and computes the limits of the next one from them."""
 
-    def __init__(self, config: GuardConfig) -> None:
+    def __init__(self, config: GuardConfig, first_step: int = 0) -> None:
+        """`first_step`: values of steps before it are no part of the statistics."""
         self.config = config
+        self.first_step = first_step
         self.skipped_in_a_row = 0
         self.skipped: Skipped | None = None
         """The newest step, if its update was skipped and `take_skipped` has not returned it."""
@@ -119,7 +124,8 @@ class Guard:
             self.skipped = Skipped(step, first_window, loss, norm)
         else:
             self.skipped_in_a_row, self.skipped = 0, None
-            self._applied.append(_Applied(step, loss, norm))
+            if step >= self.first_step:
+                self._applied.append(_Applied(step, loss, norm))
 
     def take_skipped(self) -> Skipped | None:
         """The newest step if its update was skipped; None if not, or if it was taken before."""

@@ -1,7 +1,7 @@
 """Optimizers by name. A new one is a file like adamw.py and a line in OPTIMIZERS."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,8 @@ from train.optimizers.config import OptimizerConfig
 from train.optimizers.muon import MuonConfig, build_muon
 
 _LAYER = re.compile(r"^h\.\d+\.")  # the beginning of the name of a block's parameter
+# Gradient of an update, and whether it is to be skipped: also one that is finite, as of a spike.
+_TRIALS = ((float("nan"), True), (1.0, False), (9.0, True), (-2.0, False), (float("inf"), True))
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def state_names(shape: GPTConfig, config: OptimizerConfig) -> set[str]:
     """What the optimizer keeps of a network after an update, as `<key>.<parameter name>`."""
     tiny = _tiny_network(shape)
     optimizer = OPTIMIZERS[optimizer_name(config)].build(tiny, config)
-    _try_updates(tiny, optimizer, skips=(False,))
+    _try_updates(tiny, optimizer, ((1.0, False),))
     kept = {name: set(optimizer.state.get(p, ())) for name, p in tiny.named_parameters()}
     with torch.device("meta"):
         names = [name for name, _ in GPT(shape).named_parameters()]
@@ -81,11 +83,13 @@ def _check_skips(name: str, kind: OptimizerKind, config: OptimizerConfig, shape:
     """
     skipping = _tiny_network(shape)
     straight = deepcopy(skipping)
+    applied = [trial for trial in _TRIALS if not trial[1]]
     try:
-        _try_updates(skipping, kind.build(skipping, config), skips=(True, False, True, False))
-        _try_updates(straight, kind.build(straight, config), skips=(False, False))
-        both = zip(skipping.parameters(), straight.parameters(), strict=True)
-        honoured = all(torch.equal(own, other) for own, other in both)
+        states = [
+            _try_updates(model, kind.build(model, config), trials)
+            for model, trials in ((skipping, _TRIALS), (straight, applied))
+        ]
+        honoured = all(_equal(*one) for one in zip(*states, strict=True))
     except AssertionError:  # torch's optimizers that are not fused assert that there is no flag
         honoured = False
     if not honoured:
@@ -96,16 +100,28 @@ def _check_skips(name: str, kind: OptimizerKind, config: OptimizerConfig, shape:
 
 
 def _tiny_network(shape: GPTConfig) -> GPT:
-    """A network of this kind with two blocks, as small as possible."""
+    """A network of this kind with two blocks, as small as possible, with its initial weights."""
     sizes = {"n_layer": 2, "n_head": 1, "n_embd": 2, "context_length": 2, "vocab_size": 2}
-    return GPT(replace(shape, mlp_width=None, **sizes))
+    model = GPT(replace(shape, mlp_width=None, **sizes))
+    model.initialise(0)
+    return model
 
 
-def _try_updates(model: GPT, optimizer: Optimizer, skips: tuple[bool, ...]) -> None:
-    """One update for each of `skips`; the gradients of those that are to be skipped are NaN."""
+def _try_updates(
+    model: GPT, optimizer: Optimizer, trials: Sequence[tuple[float, bool]]
+) -> list[dict[str, Any]]:
+    """One update for each trial; returns what the weights and their states are afterwards."""
     step = 0  # of those that count: an optimizer's settings may follow the step
-    for skip in skips:
+    for gradient, skip in trials:
         for parameter in model.parameters():
-            parameter.grad = torch.full_like(parameter, float("nan") if skip else 1.0)
+            parameter.grad = torch.full_like(parameter, gradient)
         update(optimizer, step, lr=0.1, skip=torch.tensor(float(skip)))
         step += not skip
+    return [{"": p.detach(), **optimizer.state.get(p, {})} for p in model.parameters()]
+
+
+def _equal(own: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a parameter and its state are the same, bit for bit."""
+    return own.keys() == other.keys() and all(
+        torch.equal(torch.as_tensor(own[key]), torch.as_tensor(other[key])) for key in own
+    )

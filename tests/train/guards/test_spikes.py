@@ -15,11 +15,13 @@ from tests.data_sets import tiny_data_set
 from tests.faults import scaled, with_fault
 from tests.runs import (
     KEEP_ALL,
+    RECIPES,
     built,
     final_bytes,
     forget_after,
     lines,
     losses,
+    nano_config,
     run_to_end,
     tiny_config,
 )
@@ -78,6 +80,21 @@ def test_limits_follow_from_steps_that_all_ranks_have_read(values, newest):
     late = guard_after([*values, *newest], window=16, skip_spikes=6)
     step = len(values) - 1 + STEPS_UNREAD
     assert early.limits(step) == late.limits(step)
+
+
+def test_norms_before_most_parameters_have_a_gradient_are_no_part_of_the_statistics(tmp_path):
+    good = [1.0, 2.0] * 8
+    guard = Guard(GuardConfig(window=16, skip_spikes=6), first_step=2)
+    for step, value in enumerate([1e-3, 0.5, *good]):
+        guard.record(step, 0, value, value, skipped=False)
+    resumed = Guard(guard.config, first_step=2)
+    resumed.load_history(guard.history(18))
+    wanted = guard_after(good, window=16, skip_spikes=6).limits(17)
+    assert guard.limits(19) == resumed.limits(19) == wanted
+    for recipe, first in (("gpt2", 0), ("modern", 2)):
+        run = built(replace(nano_config(tmp_path / recipe), **RECIPES[recipe]))
+        run.close()
+        assert run.progress.guard.first_step == first
 
 
 def test_by_default_there_is_no_limit():
