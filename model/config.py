@@ -16,6 +16,7 @@ _LARGEST = {
     "vocab_size": 2**24,
     "mlp_width": 2**24,
 }
+_SOFTCAPS = (0.1, 1000.0)  # float32 keeps no digits of the tanh of other bounds
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class GPTConfig:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(GPTConfig).items():
             _check_field(name, getattr(self, name), get_args(kind) or (kind,))
-        cap = self.logit_softcap
-        if cap is not None and not 0 < cap < float("inf"):
+        cap, (least, most) = self.logit_softcap, _SOFTCAPS
+        if cap is not None and not least <= cap <= most:
             raise ValueError(
-                f"logit_softcap={cap} is no bound; use a positive number such as 15, or None"
+                f"logit_softcap={cap} is not from {least:g} to {most:g}; use a number such as 15, "
+                "or None"
             )
         if self.n_embd % self.n_head:
             raise ValueError(

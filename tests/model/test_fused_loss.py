@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -21,10 +22,13 @@ ROWS, WIDTH, VOCABULARY = 37, 24, 300
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=200)
 
 
-@pytest.fixture(params=["tied", "untied"])
+KINDS = {"tied": {}, "untied": {"tied": False}, "soft-cap": {"logit_softcap": 0.5}}
+
+
+@pytest.fixture(params=KINDS)
 def model(request):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(**{**vars(SHAPE), "tied": request.param == "tied"}))
+    model = GPT(replace(SHAPE, **KINDS[request.param]))
     model.initialise(3)
     return model
 
@@ -92,6 +96,40 @@ def test_chunks_change_the_sums_only_by_rounding(monkeypatch):
     assert_near(gradients(head_and_loss, *inputs()), [part.double() for part in in_one_chunk], 1e-6)
 
 
+def capped(cap):
+    """Plain and fused loss of soft-capped logits."""
+
+    def plain_capped(states, matrix, targets):
+        logits = F.linear(states, matrix)
+        logits = logits.float() if torch.is_autocast_enabled(logits.device.type) else logits
+        return F.cross_entropy(cap * torch.tanh(logits / cap), targets)
+
+    return plain_capped, lambda *given: head_and_loss(*given, cap)
+
+
+@pytest.mark.parametrize("cap", [2.0, 15])
+@pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)])
+def test_a_soft_cap_gives_loss_and_gradients_of_float64(chunks_of_ten, cap, dtype, rel):
+    states, matrix, targets = inputs()
+    usual, fused = capped(cap)
+    exact = gradients(usual, states.double(), matrix.double(), targets)
+    with autocast(dtype, CPU):
+        for loss_of in (usual, fused):
+            assert_near(gradients(loss_of, states, matrix, targets), exact, rel)
+
+
+@pytest.mark.parametrize("scale", [300.0, 1e4])
+def test_soft_capped_logits_far_beyond_the_cap_give_a_finite_loss_and_no_nan(scale):
+    states, matrix, targets = inputs()
+    states = states * scale
+    usual, fused = capped(15.0)
+    own, other = (gradients(loss_of, states, matrix, targets) for loss_of in (fused, usual))
+    for one, two in zip(own, other, strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4 * two.abs().max().item())
+    assert own[0] > 10  # nearly all of this loss is out of reach of the gradient
+
+
 def test_huge_logits_neither_overflow_nor_lose_the_loss():
     logits = torch.tensor([[300.0, -300.0, 0.0], [-1e4, -1e4, -1e4]])
     targets = torch.tensor([1, 2])
@@ -127,9 +165,10 @@ def test_logits_that_are_not_finite_give_a_loss_that_is_not_finite():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by its own compiler
-def test_it_compiles_without_graph_breaks_and_gives_the_same():
-    compiled = torch.compile(head_and_loss, backend="aot_eager", dynamic=False, fullgraph=True)
-    eager = [part.double() for part in gradients(head_and_loss, *inputs())]
+@pytest.mark.parametrize("loss_of", [head_and_loss, capped(15)[1]], ids=["plain", "soft-cap"])
+def test_it_compiles_without_graph_breaks_and_gives_the_same(loss_of):
+    compiled = torch.compile(loss_of, backend="aot_eager", dynamic=False, fullgraph=True)
+    eager = [part.double() for part in gradients(loss_of, *inputs())]
     assert_near(gradients(compiled, *inputs()), eager, 1e-6)
 
 
@@ -152,20 +191,24 @@ def test_the_fused_path_is_taken_where_it_was_measured_or_asked_for(monkeypatch)
 
 
 KERNEL_CHECK = """
-import sys, torch
+import torch
 from torch.nn import functional as F
 from model import fused_loss
-fused_loss.BLOCK = 64
-for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):
-    torch.manual_seed(0)
-    logits = (8 * torch.randn(5, 300)).to(dtype)  # not a multiple of the block
-    targets = torch.tensor([0, 299, 64, 63, 128])
-    exact = logits.double().requires_grad_()
-    losses = F.cross_entropy(exact, targets, reduction="none")
-    losses.sum().backward()
-    found = fused_loss.softmax_minus_one_hot_on_cuda_(logits, targets)
-    torch.testing.assert_close(found.double(), losses.detach(), atol=1e-5, rtol=1e-6)
-    assert (logits.double() - exact.grad).abs().max() < bound
+fused_loss._TRITON_BLOCK = 64
+for cap in (None, 15.0, 3):
+    for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):
+        torch.manual_seed(0)
+        logits = (8 * torch.randn(5, 300)).to(dtype)  # not a multiple of the block
+        logits[1, 5], logits[2, 7], logits[3, 63] = 300, -300, 200
+        targets = torch.tensor([0, 299, 64, 63, 128])
+        exact = logits.double().requires_grad_()
+        losses = F.cross_entropy(
+            exact if cap is None else cap * torch.tanh(exact / cap), targets, reduction="none"
+        )
+        losses.sum().backward()
+        found = fused_loss._softmax_minus_one_hot_on_cuda_(logits, targets, cap)
+        torch.testing.assert_close(found.double(), losses.detach(), atol=2e-5, rtol=1e-6)
+        assert (logits.double() - exact.grad).abs().max() < bound, (cap, dtype)
 """
 
 
@@ -178,15 +221,17 @@ def test_the_interpreted_kernel_agrees_with_float64():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
-def test_on_the_gpu_it_is_no_further_from_float64_than_the_plain_path(compiled):
+@pytest.mark.parametrize("cap", [None, 15.0])
+def test_on_the_gpu_it_is_no_further_from_float64_than_the_plain_path(compiled, cap):
+    usual_loss, own_loss = (plain, head_and_loss) if cap is None else capped(cap)
     cuda = torch.device("cuda")
     torch.manual_seed(0)
     states, matrix = torch.randn(512, 768, device=cuda), 0.02 * torch.randn(50304, 768, device=cuda)
     targets = torch.randint(0, 50304, (512,), device=cuda)
-    reference = gradients(plain, states.double(), matrix.double(), targets)
-    fused = torch.compile(head_and_loss, dynamic=False) if compiled else head_and_loss
+    reference = gradients(usual_loss, states.double(), matrix.double(), targets)
+    fused = torch.compile(own_loss, dynamic=False) if compiled else own_loss
     with autocast(torch.bfloat16, cuda):
         found = gradients(fused, states, matrix, targets)
-        usual = gradients(plain, states, matrix, targets)
+        usual = gradients(usual_loss, states, matrix, targets)
     for own, other, exact in zip(found, usual, reference, strict=True):
         assert (own - exact).norm() <= 1.1 * (other - exact).norm() + 1e-6
