@@ -36,7 +36,7 @@ def model(request):
 @pytest.fixture
 def chunks_of_ten(monkeypatch):
     monkeypatch.setattr(fused_loss, "CPU_CHUNK_BYTES", 10 * VOCABULARY * 4)
-    monkeypatch.setattr(fused_loss, "CACHED_ROWS", 4)
+    monkeypatch.setattr(fused_loss, "CACHED_BYTES", 9 * VOCABULARY * 4)
 
 
 def inputs(seed=0):
