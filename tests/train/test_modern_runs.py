@@ -1,5 +1,7 @@
 """Every guard of a run stands with the modern network and Muon."""
 
+import gzip
+import json
 import shutil
 from dataclasses import replace
 
@@ -7,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from model.loss import NextTokenLoss
+from storage.atomic import read_json
 from storage.checkpoint_folder import write_manifest
 from tests.faults import scaled, with_fault
-from tests.launching import together
+from tests.launching import python, together
+from tests.programs.out_of_memory import without_memory
 from tests.runs import (
     KEEP_ALL,
     MODERN,
@@ -25,13 +30,20 @@ from tests.runs import (
     run_to_end,
     starts,
 )
+from train import replay as replay_script
 from train.checkpoints.host_copy import state_tensors
-from train.config import SaveConfig
+from train.checks import StopTraining
+from train.config import EvalConfig, SampleConfig, SaveConfig
+from train.guards.spikes import GuardConfig
 from train.loop import train
+from train.optimizers import muon
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
+from train.preflight.dry_run import dry_run
+from train.recovery.ending import finish
 
 SHORTCUTS = replace(MODERN, shortcuts=True)
+LONGER = replace(MODERN, context_length=64)  # for questions
 
 
 def modern_config(folder, **changes):
@@ -223,3 +235,207 @@ def test_a_run_is_not_continued_with_another_optimizer(tmp_path, recipe):
     other = AdamWConfig() if recipe == "modern" else MuonConfig()
     with pytest.raises(ValueError, match=r"optimizer.name can never change .*choose another --out"):
         built(replace(config, optimizer=other, steps=6, allow=("steps", "optimizer")))
+
+
+@pytest.mark.fault("P9", injected="an error inside Muon's update", lost="interval", identical=True)
+def test_what_ends_inside_an_update_is_never_saved_and_the_run_repeats_to_the_bit(
+    tmp_path, monkeypatch
+):
+    """AdamW's part of the update is done by then."""
+    config = modern_config(tmp_path, steps=6, save=KEEP_ALL)
+    run_to_end(config)
+    wanted = losses(config.out), final_bytes(config.out)
+    forget_after(config.out, 2)
+
+    def fail(u):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    run = built(config)
+    run.learner.before_update = lambda number: (
+        monkeypatch.setattr(muon, "orthogonal", fail) if number == 5 else None
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        finish(run)
+    monkeypatch.undo()
+    assert (run.step, run.learner.consistent) == (5, False)
+    assert not (config.out / "checkpoints" / "step_000005").exists()
+    run_to_end(config)
+    assert starts(config.out) == [0, 2, 4]
+    assert (losses(config.out), final_bytes(config.out)) == wanted
+
+
+@pytest.mark.fault("P1", injected="a peer dies after an update of Muon", lost="0", identical=True)
+def test_after_a_whole_update_the_emergency_checkpoint_continues_to_the_bit(tmp_path):
+    config = modern_config(tmp_path, steps=6)
+    run_to_end(config)
+    wanted = losses(config.out), final_bytes(config.out)
+    other = replace(config, out=tmp_path / "other")
+    run = built(other)
+    run.learner.before_update = lambda number: exit_as_after_a_lost_peer() if number == 3 else None
+    with pytest.raises(ConnectionError):
+        finish(run)
+    assert (other.out / "checkpoints" / "step_000003").is_dir()
+    run_to_end(other)
+    assert starts(other.out) == [0, 3]
+    assert (losses(other.out), final_bytes(other.out)) == wanted
+
+
+def exit_as_after_a_lost_peer():
+    raise ConnectionError("Connection closed by peer")
+
+
+# --- a bad step --------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("N2", injected="a spike of a run with Muon", lost="0", identical=True)
+def test_a_skipped_spike_leaves_weights_and_momenta_as_they_are(tmp_path):
+    guard = GuardConfig(window=8, skip_spikes=6)
+    run = with_fault(built(modern_config(tmp_path, steps=16, guard=guard)), scaled(12, 1e4))
+    states = {}
+    run.learner.before_update = lambda number: states.setdefault(number, state_of(run))
+    train(run)
+    run.close()
+    assert [line["step"] for line in lines(run.folder.path) if line.get("train/skipped")] == [12]
+    assert all(torch.equal(tensor, states[13][name]) for name, tensor in states[12].items())
+    assert not all(torch.equal(tensor, states[14][name]) for name, tensor in states[13].items())
+
+
+@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"model": SHORTCUTS}])
+def test_a_replay_of_a_spike_computes_the_numbers_of_the_box_again(tmp_path, monkeypatch, changes):
+    """With soft-capped logits too; the spike was made up, so the step itself is sound."""
+    guard = GuardConfig(window=8, skip_spikes=6)
+    config = modern_config(tmp_path, steps=14, guard=guard, **changes)
+    run = with_fault(built(config), scaled(12, 1e4))
+    train(run)
+    run.close()
+    box = config.out / "blackbox" / "step_000012"
+    found, again = read_json(box / "box.json"), []
+    score = replay_script.score_windows
+    monkeypatch.setattr(
+        replay_script, "score_windows", lambda *words: again.append(score(*words)) or again[0]
+    )
+    assert not replay_script.replay(replay_script.Arguments(box, device="cpu"))
+    assert [(f["loss"], f["grad_norm"]) for f in found["findings"]] == [
+        (f.loss, f.grad_norm) for f in again[0].windows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "broken_at"),
+    [
+        (float("nan"), "h.1.mlp.c_fc", "h.1.mlp.c_fc"),
+        (float("inf"), "lm_head", "the gradient only"),
+        (float("inf"), "wte", "wte"),
+    ],
+)
+def test_a_broken_weight_is_not_hidden_by_the_soft_cap(tmp_path, value, name, broken_at):
+    """The soft-cap makes an infinite logit finite, and the gradient shows it all the same."""
+    run = built(modern_config(tmp_path, steps=40))
+    run.model.get_submodule(name).weight.data[:, 0] = value
+    with pytest.raises(StopTraining, match=r"10 steps in a row .*not finite"):
+        train(run)
+    run.close()
+    box = run.folder.path / "blackbox" / "step_000009"
+    places = {finding["broken_at"] for finding in read_json(box / "box.json")["findings"]}
+    assert broken_at in places
+    assert replay_script.replay(replay_script.Arguments(box, device="cpu"))
+
+
+# --- before the first step, and options of a run ------------------------------------------------
+
+
+EVAL = EvalConfig(every=2, val_tokens=64, tasks_every=4, tasks=("pydoc_choice",), items=2)
+SAMPLE = SampleConfig(every=4, prompts=("a", ""), max_tokens=4)
+
+
+def test_a_dry_run_changes_no_bit_of_a_run_that_evaluates_and_samples(tmp_path):
+    plain = modern_config(tmp_path, model=LONGER, eval=EVAL, sample=SAMPLE, steps=4)
+    run_to_end(plain)
+    rehearsed = replace(plain, out=tmp_path / "rehearsed", rehearsal=True)
+    run = built(rehearsed)
+    before = state_of(run)
+    dry_run(run)
+    after = state_of(run)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert not any(after[name].any() for name in after.keys() - before.keys())
+    train(run)
+    run.close()
+    found = [[deterministic(line) for line in lines(c.out)] for c in (plain, rehearsed)]
+    assert found[0] == found[1]
+    assert final_bytes(plain.out) == final_bytes(rehearsed.out)
+
+
+def test_a_step_out_of_memory_is_done_again_with_half_and_the_same_bits(tmp_path, monkeypatch):
+    plain = modern_config(tmp_path, micro_batch=2, steps=4)
+    run_to_end(plain)
+    config = replace(plain, out=tmp_path / "short", micro_batch="auto")
+    monkeypatch.setattr(NextTokenLoss, "forward", without_memory(0, windows=2))
+    assert run_to_end(config).plan.micro_batch == 2
+    assert losses(config.out) == losses(plain.out)
+    assert final_bytes(config.out) == final_bytes(plain.out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16"},
+        {"dtype": "bfloat16", "residual": "bfloat16", "model": SHORTCUTS},
+        {"fused_loss": "off"},
+        pytest.param({"compile": "on", "dtype": "bfloat16"}, marks=pytest.mark.long),
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_a_run_learns_and_repeats_to_the_bit_with(tmp_path, changes):
+    config = modern_config(tmp_path, save=SaveConfig(6, 0, keep=9), steps=12, **changes)
+    run_to_end(config)
+    curve, bits = losses(config.out), final_bytes(config.out)
+    assert curve[-1] < curve[0] - 0.5
+    forget_after(config.out, 6)
+    run_to_end(config)
+    assert (losses(config.out), final_bytes(config.out)) == (curve, bits)
+
+
+def test_the_loss_with_and_without_fusing_is_the_same_to_rounding(tmp_path):
+    curves = []
+    for fused in ("on", "off"):
+        config = modern_config(tmp_path / fused, fused_loss=fused)
+        run_to_end(config)
+        curves.append(losses(config.out))
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+def test_replicas_with_compressed_gradients_and_shortcuts_are_equal_to_the_bit(tmp_path):
+    more = ("--guard.every", "1", "--gradient-compression", "bfloat16", "--model.shortcuts")
+    ranks_to_end(2, modern_config(tmp_path), *more)
+
+
+def test_a_profile_of_some_steps_shows_the_update(tmp_path):
+    config = modern_config(tmp_path, profile="2:4", steps=5)
+    run_to_end(config)
+    trace = gzip.decompress((config.out / "profile_2_4.json.gz").read_bytes())
+    assert b"Optimizer.step#Muon.step" in trace
+
+
+def test_the_doctor_finds_a_modern_run_ready_to_start(tmp_path):
+    done = python("train/doctor.py", *flags(modern_config(tmp_path))[1:])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ready to start" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_watcher_gives_the_numbers_of_the_training_loop_and_compare_pairs_them(tmp_path):
+    save = SaveConfig(every=4, every_minutes=0, keep=9)
+    config = modern_config(tmp_path, model=LONGER, eval=replace(EVAL, every=4), save=save)
+    run_to_end(config)
+    items = tmp_path / "items"
+    done = python("eval/main.py", "--watch", str(config.out), "--items-out", str(items))
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = {line["step"]: line for line in lines(config.out)}
+    evaluated = [json.loads(line) for line in (config.out / "evals.jsonl").read_text().splitlines()]
+    assert sorted(found["step"] for found in evaluated) == [4, 8]
+    for found in evaluated:
+        assert found["val/loss"] == measured[found["step"]]["val/loss"]
+        assert found["pydoc_choice/acc_norm"] == measured[found["step"]]["pydoc_choice/acc_norm"]
+    done = python("eval/compare.py", *map(str, sorted(items.iterdir())))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pydoc_choice" in done.stdout
