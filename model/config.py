@@ -65,8 +65,8 @@ class GPTConfig:
         cap, (least, most) = self.logit_softcap, _SOFTCAPS
         if cap is not None and not least <= cap <= most:
             raise ValueError(
-                f"logit_softcap={cap} is not from {least:g} to {most:g}; use a number such as 15, "
-                "or None"
+                f"logit_softcap={_short(cap)} is not from {least:g} to {most:g}; use a number such "
+                "as 15, or None"
             )
         if self.n_embd % self.n_head:
             raise ValueError(

@@ -24,7 +24,7 @@ from storage.user_errors import exit_on_user_error
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Write a published GPT-2 (or Llama-like) model as a checkpoint folder."""
+    """Write a published GPT-2 (or a plain Llama or NanoChat) as a checkpoint folder."""
 
     source: tyro.conf.Positional[str]
     """gpt2, gpt2-medium, gpt2-large, gpt2-xl, another id on the Hub, or a local folder."""

@@ -94,6 +94,8 @@ def _notes(config: GPTConfig, figures: str) -> list[str]:
             "`val_unpadded/…` and the figures of all other tasks, such as "
             "`wikitext/bits_per_byte`, are over the real ids, as this export computes them."
         )
+    if family_of(config) == "nanochat":
+        notes.append("NanoChatForCausalLM came with transformers 5; older versions lack it.")
     if family_of(config) == "gpt2" and not config.bias:
         stored = count_parameters(replace(config, bias=True), padded=False).total
         notes.append(

@@ -1,7 +1,8 @@
 """The weights of a network under Hugging Face's names, and back.
 
-A tensor of Ratchet is one tensor of Hugging Face, or three stacked ones (Llama's query, key and
-value). Hugging Face stores GPT-2's linear layers transposed (`Conv1D`).
+A tensor of Ratchet is one tensor of Hugging Face, or three stacked ones (Llama's and NanoChat's
+query, key and value). Hugging Face stores GPT-2's linear layers transposed (`Conv1D`), and the
+query and key of NanoChat with the halves of each head exchanged.
 """
 
 import re
@@ -33,17 +34,20 @@ _LLAMA_NAMES = {
     "mlp.c_fc": ("mlp.up_proj",),
     "mlp.c_proj": ("mlp.down_proj",),
 }
+_NANOCHAT_NAMES = {**_LLAMA_NAMES, "mlp.c_fc": ("mlp.fc1",), "mlp.c_proj": ("mlp.fc2",)}
+_ROTATED = ("self_attn.q_proj.weight", "self_attn.k_proj.weight")
 
 
 def _hf_names(family: str, name: str) -> tuple[str, ...]:
     """Hugging Face's name of a tensor of ours, or its three names if ours is a stack."""
     if family == "gpt2":
         return (name if name.startswith("lm_head.") else f"transformer.{name}",)
+    names = _NANOCHAT_NAMES if family == "nanochat" else _LLAMA_NAMES
     path, _, leaf = name.rpartition(".")
     if not path.startswith("h."):
-        return tuple(f"{hf_name}.{leaf}" for hf_name in _LLAMA_NAMES[path])
+        return tuple(f"{hf_name}.{leaf}" for hf_name in names[path])
     _, layer, part = path.split(".", 2)
-    return tuple(f"model.layers.{layer}.{hf_name}.{leaf}" for hf_name in _LLAMA_NAMES[part])
+    return tuple(f"model.layers.{layer}.{hf_name}.{leaf}" for hf_name in names[part])
 
 
 def hf_weights(model: GPT) -> dict[str, Tensor]:
@@ -62,8 +66,8 @@ def hf_weights(model: GPT) -> dict[str, Tensor]:
         rows = value.detach()[: config.vocab_size] if name in _VOCABULARY_ROWS else value.detach()
         names = _hf_names(family, name)
         for hf_name, part in zip(names, rows.chunk(len(names)), strict=True):
-            transposed = _transposed(family, name, part)
-            found[hf_name] = transposed.clone(memory_format=torch.contiguous_format)
+            rearranged = _halves_exchanged(config, hf_name, _transposed(family, name, part))
+            found[hf_name] = rearranged.clone(memory_format=torch.contiguous_format)
     return found
 
 
@@ -106,7 +110,8 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor], rows:
         parts = [_transposed(family, name, _pop(path, unused, hf_name)) for hf_name in names]
         for hf_name, part in zip(names, parts, strict=True):
             _check_shape(path, hf_name, tuple(part.shape), part_shape)
-        value = torch.cat(parts).float()
+        pairs = zip(names, parts, strict=True)
+        value = torch.cat([_halves_exchanged(config, *pair) for pair in pairs]).float()
         check_finite(path, names, value)
         if name in _VOCABULARY_ROWS:
             value = _with_padding_rows(value[: config.vocab_size], shape[0])
@@ -144,6 +149,17 @@ def _with_padding_rows(real: Tensor, rows: int) -> Tensor:
 def _transposed(family: str, name: str, value: Tensor) -> Tensor:
     """Hugging Face stores the linear layers of GPT-2 as (in, out), ours are (out, in)."""
     return value.T if family == "gpt2" and name.endswith(_CONV1D) else value
+
+
+def _halves_exchanged(config: GPTConfig, hf_name: str, value: Tensor) -> Tensor:
+    """NanoChat's queries and keys with the two halves of every head's rows exchanged.
+
+    Its rotation is by the opposite angle, which is ours of exchanged halves, exchanged again.
+    Shapes: (C, C) -> (C, C).
+    """
+    if family_of(config) != "nanochat" or not hf_name.endswith(_ROTATED):
+        return value
+    return value.unflatten(0, (config.n_head, 2, -1)).flip(1).flatten(0, 2)
 
 
 def _with_prefix(family: str, name: str) -> str:

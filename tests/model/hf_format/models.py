@@ -19,6 +19,11 @@ from storage.byte_pairs import GPT2_PATTERN, ranks_file
 from storage.checkpoint_folder import write_manifest
 
 LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False}
+MODERN = {
+    "norm": "rmsnorm", "norm_weight": False, "embedding_norm": True, "qk_norm": True,
+    "mlp": "relu2", "position": "rope", "bias": False, "tied": False, "logit_softcap": 15.0,
+    "initial_weights": "zero_outputs",
+}  # fmt: skip
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 24}
 CL100K_LIKE = (
     r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}"""

@@ -6,7 +6,7 @@ from model.config import GPTConfig
 from model.hf_format.config import family_of
 from model.hf_format.convert import import_model
 from storage.atomic import write_json
-from tests.model.hf_format.models import LLAMA, altered, imported
+from tests.model.hf_format.models import LLAMA, MODERN, altered, imported
 
 LLAMA_CONFIG = {
     "model_type": "llama", "num_attention_heads": 4, "hidden_size": 32, "num_hidden_layers": 1,
@@ -23,7 +23,7 @@ LLAMA_CONFIG = {
         ({"scale_attn_weights": False}, "scale_attn_weights=False"),
         ({"add_cross_attention": True}, "add_cross_attention=True"),
         ({"activation_function": "silu", "scale_attn_weights": False}, "silu.*weights=False"),
-        ({"model_type": "gpt_neox"}, "model_type=gpt_neox, but only gpt2 and llama"),
+        ({"model_type": "gpt_neox"}, "model_type=gpt_neox, which must be one of gpt2, llama"),
         ({"n_embd": "wide"}, "n_embd='wide' is not a whole number"),
         ({"model_type": "llama"}, "has no field 'intermediate_size'"),
         ({"n_layer": 3}, r"has no tensor transformer\.h\.2"),
@@ -60,9 +60,17 @@ def test_llama_settings_that_the_network_lacks_are_refused_by_name(tmp_path, cha
     [
         (
             {"norm": "rmsnorm"},
-            r"GPT2LMHeadModel cannot hold norm=rmsnorm \(needs layernorm\); Llama",
+            r"GPT2LMHeadModel, .* cannot hold norm=rmsnorm \(needs layernorm\); use",
         ),
-        (LLAMA | {"mlp": "gelu"}, r"LlamaForCausalLM cannot hold mlp=gelu \(needs swiglu\)"),
+        (LLAMA | {"mlp": "gelu"}, r"LlamaForCausalLM, .* cannot hold mlp=gelu \(needs swiglu\);"),
+        (MODERN | {"shortcuts": True}, r"NanoChat.* cannot hold shortcuts=True \(needs False\);"),
+        ({"shortcuts": True}, r"GPT2.* cannot hold shortcuts=True \(needs False\); use"),
+        ({"logit_softcap": 15}, r"GPT2.* cannot hold logit_softcap=15 \(needs None\); use"),
+        (LLAMA | {"qk_norm": True}, r"Llama.* cannot hold qk_norm=True \(needs False\); use"),
+        (LLAMA | {"norm_weight": False}, r"Llama.* cannot hold norm_weight=False \(needs True\)"),
+        (MODERN | {"bias": True}, r"NanoChat.* cannot hold bias=True \(needs False\); use"),
+        (MODERN | {"mlp": "gelu"}, r"NanoChat.* cannot hold mlp=gelu \(needs relu2\); use"),
+        (MODERN | {"norm": "layernorm", "qk_norm": False}, r"norm=layernorm \(.*\), qk_norm=F"),
     ],
 )
 def test_shapes_that_fit_no_class_are_refused_with_the_fields(fields, message):

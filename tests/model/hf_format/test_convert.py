@@ -14,6 +14,7 @@ from tests.eval_subjects import ALONE, tiny_checkpoint
 from tests.model.hf_format.models import (
     CL100K_LIKE,
     LLAMA,
+    MODERN,
     SMALL,
     assert_same_logits,
     exported,
@@ -25,6 +26,10 @@ from tests.model.hf_format.models import (
 )
 from tests.runs import alone, tiny_config
 from train.preflight.inputs import check_inputs
+
+SHAPES = [{}, {"tied": False}, LLAMA, LLAMA | {"tied": False}, MODERN]
+SHAPES += [MODERN | {"tied": True, "logit_softcap": None}, MODERN | {"initial_weights": "gpt2"}]
+SHAPES += [LLAMA | {"initial_weights": "zero_outputs"}]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,11 @@ def test_an_import_serves_evaluation_and_the_start_of_training(tmp_path):
         ({"bias": False}, "GPT2LMHeadModel"),
         (LLAMA | {"tied": False}, "LlamaForCausalLM"),
         (LLAMA | {"bias": True, "mlp_width": 40}, "LlamaForCausalLM"),
+        (MODERN | {"n_embd": 64}, "NanoChatForCausalLM"),  # heads of 32
+        (MODERN | {"n_embd": 256, "n_layer": 1}, "NanoChatForCausalLM"),  # heads of 128
+        (MODERN | {"tied": True, "mlp_width": 40}, "NanoChatForCausalLM"),
+        (MODERN | {"logit_softcap": 0.5}, "NanoChatForCausalLM"),
+        (MODERN | {"logit_softcap": None}, "NanoChatForCausalLM"),
     ],
 )
 def test_transformers_loads_an_export_with_the_same_logits_and_text(tmp_path, shape, name):
@@ -75,7 +85,7 @@ def test_transformers_loads_an_export_with_the_same_logits_and_text(tmp_path, sh
     assert text[0].tolist() == greedy(ours, [64, 268, 86])
 
 
-@pytest.mark.parametrize("shape", [{}, {"tied": False}, LLAMA, LLAMA | {"tied": False}])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_an_export_that_is_imported_again_has_the_same_bits(tmp_path, shape):
     our_checkpoint(tmp_path / "ours", **shape)
     export_model(tmp_path / "ours", tmp_path / "out")

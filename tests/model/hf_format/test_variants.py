@@ -17,6 +17,7 @@ from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import write_manifest
 from tests.model.hf_format.models import (
     LLAMA,
+    MODERN,
     altered,
     assert_same_logits,
     imported,
@@ -37,7 +38,7 @@ def resized(folder, out, *tokens, **how):
     return model.eval()
 
 
-@pytest.mark.parametrize("shape", [{}, {"tied": False}, LLAMA])
+@pytest.mark.parametrize("shape", [{}, {"tied": False}, LLAMA, MODERN])
 @pytest.mark.parametrize(
     ("tokens", "multiple"), [((), 64), ((), 1000), (("<|pad|>",), None), (("<a>", "<b>"), 128)]
 )
