@@ -86,7 +86,8 @@ def build_learner(
     step_model = _step_model(model, config, ranks)
     # On the CPU nothing can be tried: where memory runs out, the kernel ends the process.
     if untried and ranks.device.type == "cuda":
-        plan = find_runnable_micro_batch(step_model, plan, dtype, ranks)
+        cost = config.optimizer.update_cost(model.config, ranks.device.type)
+        plan = find_runnable_micro_batch(step_model, plan, dtype, ranks, cost)
     replica = replicate(step_model, ranks, config.gradient_compression)
     return Learner(ranks, model, replica, optimizer, plan, dtype, config.optimizer.clip)
 

@@ -16,7 +16,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from model.estimates.parameters import count_parameters
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from parallel.shared_errors import RANK_0_SECONDS, SharedError
@@ -112,9 +111,8 @@ def check_data(config: Config, ranks: Ranks) -> tuple[Inputs | None, MachineChec
 
 def check_free_space(config: Config, inputs: Inputs, ranks: Ranks) -> MachineCheck:
     """Whether the checkpoints fit on the disk; warns if less than twice their size is free."""
-    parameters = count_parameters(inputs.network).total
     space = broadcast_object(
-        space_for_checkpoints(RunFolder(config.out), config.save, inputs.steps, parameters)
+        space_for_checkpoints(RunFolder(config.out), config, inputs.network, inputs.steps)
     )
     text = (
         f"{space.free / 1e9:.1f} GB for {space.checkpoints + 1} checkpoints of "

@@ -1,6 +1,6 @@
 """Bytes that one rank's training step needs, predicted from the shape.
 
-The peak is the largest of three moments of a step, each the sum of the tensors that exist then.
+The peak is the largest of four moments of a step, each the sum of the tensors that exist then.
 Counted are the bytes of tensors, as `torch.cuda.max_memory_allocated` counts them, and a constant
 for the runtime. bench/memory.py compares the prediction with measurements.
 Letters: L layers, C width, W hidden width, V vocabulary rows, H heads, N parameters, n tokens of a
@@ -13,6 +13,7 @@ import torch
 
 from model.config import GPTConfig
 from model.estimates.parameters import block_matrix_elements, count_parameters
+from model.estimates.updates import UpdateCost, adamw_update
 from model.fused_loss import equal_chunk
 
 _MIB = 2**20
@@ -58,6 +59,8 @@ class StepShape:
     """Whether each block keeps only its input and computes the rest again."""
     residual_bfloat16: bool = False
     """Whether the residual stream is bfloat16."""
+    update: UpdateCost | None = None
+    """What the optimizer's update takes; None: AdamW's."""
 
     @property
     def element(self) -> int:
@@ -76,6 +79,7 @@ class Memory:
 
     weights: int
     optimizer: int
+    """What the optimizer keeps between updates."""
     gradients: int
     buckets: int
     """DDP's gradient buckets; with one micro-step they are the gradients."""
@@ -102,7 +106,8 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     """Predict the bytes of one rank's step by part, and the peak."""
     n = step.micro_batch * config.context_length
     weights = _FLOAT * count_parameters(config).total
-    optimizer = 2 * weights
+    update = step.update or adamw_update(config)
+    optimizer = update.state_bytes
     buckets = weights if step.world_size > 1 else 0
     copies = _weight_copy_bytes(config, step)
     layer = n * block_activation_bytes(config, step)
@@ -115,6 +120,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     # Sums of tensors that exist at the same time.
     always = weights + optimizer + buckets
     earlier = weights if step.accumulates else 0  # gradients of earlier micro-steps
+    gradients = weights if step.accumulates or not buckets else 0
     forward = always + earlier + copies + layers + final
     moments = {
         "loss": forward + logits,
@@ -122,13 +128,14 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         + _head_gradient_bytes(config, step)
         + n * _mlp_backward_bytes(config, step),
         "end of the backward pass": always + _final_gradient_bytes(config, step),
+        "update": always + gradients + update.scratch_bytes,
     }
     moment = max(moments, key=lambda name: moments[name])
     runtime = _runtime_bytes(step, moments[moment])
     return Memory(
         weights=weights,
         optimizer=optimizer,
-        gradients=weights if step.accumulates or not buckets else 0,
+        gradients=gradients,
         buckets=buckets,
         weight_copies=copies,
         layer=layer,
@@ -171,44 +178,69 @@ def block_activation_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes for each token that one block keeps for the backward pass; a test asks autograd."""
     C, H, W, s = config.n_embd, config.n_head, config.hidden_width, step.element
     norms = 2 * _norm_bytes(config, step)
-    # Rotated query and key (value is a view of the qkv), and the output in another layout.
-    rope = 3 * C if config.position == "rope" else 0
-    attention = s * (C + 3 * C + C + rope) + _FLOAT * H  # norm, qkv, output; softmax's logsumexp
-    hidden, inputs = (2 * W, C) if config.mlp == "gelu" else (4 * W, C)
+    # New query and key (value is a view of the qkv), and the output in another layout.
+    moved = 3 * C if config.position == "rope" or config.qk_norm else 0
+    attention = s * (C + 3 * C + C + moved) + _FLOAT * H  # norm, qkv, output; softmax's logsumexp
+    if config.qk_norm:
+        attention += 2 * _query_norm_bytes(config, step)
+    hidden, inputs = (4 * W, C) if config.mlp == "swiglu" else (2 * W, C)
     if config.mlp == "swiglu" and step.compiled:
         hidden = 3 * W  # the compiler recomputes the result of SiLU
     elif config.mlp == "swiglu" and s < _FLOAT:
         inputs = 2 * C  # autocast casts the norm's output once for each matrix
-    return norms + attention + s * (inputs + hidden)
+    shortcuts = step.stream * C + s * C if config.shortcuts else 0  # block's input, mixed values
+    return norms + attention + s * (inputs + hidden) + shortcuts
 
 
-def _norm_bytes(config: GPTConfig, step: StepShape) -> int:
-    """Bytes for each token kept by a norm: its input and the statistics of its row."""
+def _norm_bytes(config: GPTConfig, step: StepShape, shared: bool = True) -> int:
+    """Bytes for each token kept by a norm: its input and the statistics of its row.
+
+    `shared`: whether what follows keeps the norm's result, which is not counted here.
+    """
     C = config.n_embd
     if config.norm == "layernorm":
         return step.stream * C + (_FLOAT if step.compiled else 2 * _FLOAT)
     if step.compiled or step.device == "cuda":
         return step.stream * C + _FLOAT
+    if not config.norm_weight:  # model/plain_rms_norm.py keeps its result instead
+        return _FLOAT + (0 if shared and step.element == _FLOAT else step.stream * C)
     return 2 * _FLOAT * C + _FLOAT  # eager RMSNorm on the CPU keeps x and x / rms
 
 
+def _query_norm_bytes(config: GPTConfig, step: StepShape) -> int:
+    """Bytes for each token kept by the norm of all queries, besides its result."""
+    statistics = _FLOAT * config.n_head
+    if step.device == "cpu" and not step.compiled:  # bfloat16 is computed on a float32 copy
+        return statistics + (0 if step.element == _FLOAT else _FLOAT * config.n_embd)
+    rotated = step.element * config.n_embd if config.position == "rope" else 0
+    return statistics + rotated
+
+
 def _final_activation_bytes(config: GPTConfig, step: StepShape) -> int:
-    """Bytes for each token of the last norm, its output or gradient, and two ids as int64."""
+    """Bytes for each token around the blocks: norms, the head's input or gradient, and two ids.
+
+    The ids are int64.
+    """
     element = _FLOAT if step.fused_loss else step.element
-    return _norm_bytes(config, step) + element * config.n_embd + 2 * 8
+    last = _norm_bytes(config, step, shared=not step.fused_loss) + element * config.n_embd
+    first = _norm_bytes(config, step, shared=False) if config.embedding_norm else 0
+    embedded = step.stream * config.n_embd if config.shortcuts else 0
+    return first + embedded + last + 2 * 8
 
 
 def _loss_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes of logits and loss at their largest moment.
 
     Eager: three float32 tensors, namely the log-softmax, its gradient, and the gradient of the
-    logits. Compiled: the logits, which their gradient overwrites. Fused: one chunk of the logits
-    (on CUDA all), the head's gradient, and in bfloat16 the casts of matrix, states and a product.
+    logits; a soft-cap keeps its tangents too. Compiled: the logits, which their gradient
+    overwrites. Fused: one chunk of the logits (on CUDA all), the head's gradient, and in bfloat16
+    the casts of matrix, states and a product.
     """
     rows = step.micro_batch * config.context_length
     row = config.padded_vocab_size
     if not step.fused_loss:
-        return rows * row * (step.element if step.compiled else 3 * _FLOAT)
+        eager = _FLOAT * (3 if config.logit_softcap is None else 4)
+        return rows * row * (step.element if step.compiled else eager)
     head = config.n_embd * row
     casts = 0 if step.element == _FLOAT else step.element * (2 * head + rows * config.n_embd)
     if step.device == "cpu":
@@ -232,7 +264,7 @@ def _weight_copy_bytes(config: GPTConfig, step: StepShape) -> int:
 
 def _mlp_backward_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes for each token of the gradients inside a feed-forward layer's backward pass."""
-    hidden = 2 if config.mlp == "gelu" else 3
+    hidden = 3 if config.mlp == "swiglu" else 2
     return step.stream * config.n_embd + step.element * (
         config.n_embd + hidden * config.hidden_width
     )

@@ -17,6 +17,9 @@ class _Parameters:
     blocks: int
     final_norm: int
     untied_head: int
+    embedding_norm: int
+    shortcuts: int
+    """The learned scales of all shortcuts."""
 
     @property
     def total(self) -> int:
@@ -27,6 +30,8 @@ class _Parameters:
             + self.blocks
             + self.final_norm
             + self.untied_head
+            + self.embedding_norm
+            + self.shortcuts
         )
 
     @property
@@ -80,10 +85,17 @@ def count_parameters(config: GPTConfig, padded: bool = True) -> _Parameters:
         blocks=config.n_layer * block,
         final_norm=_norm_parameters(config),
         untied_head=0 if config.tied else V * C,
+        embedding_norm=_norm_parameters(config) if config.embedding_norm else 0,
+        shortcuts=3 * config.n_layer + config.n_layer // 2 if config.shortcuts else 0,
     )
+
+
+def block_matrix_shapes(config: GPTConfig) -> list[tuple[int, int]]:
+    """Rows and columns of the matrices of one block; query, key and value are three."""
+    C, W = config.n_embd, config.hidden_width
+    return [(C, C)] * 4 + [(W, C)] * (mlp_matrices(config) - 1) + [(C, W)]
 
 
 def block_matrix_elements(config: GPTConfig) -> int:
     """Elements of the matrices of one block: the weights that every token is multiplied with."""
-    C = config.n_embd
-    return 4 * C * C + mlp_matrices(config) * C * config.hidden_width
+    return sum(rows * columns for rows, columns in block_matrix_shapes(config))

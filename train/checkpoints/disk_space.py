@@ -5,10 +5,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.config import GPTConfig
+from model.estimates.parameters import count_parameters
 from storage.run_folder import RunFolder
-from train.config import SaveConfig
+from train.config import Config
 
-_BYTES_PER_PARAMETER = 12  # in a checkpoint: weight and two moments of AdamW, float32 each
+_WEIGHT = 4  # bytes: checkpoints hold the weights in float32
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class _DiskSpace:
 
 
 def space_for_checkpoints(
-    folder: RunFolder, save: SaveConfig, steps: int, parameters: int
+    folder: RunFolder, config: Config, network: GPTConfig, steps: int
 ) -> _DiskSpace:
     """Space that is free, and space that a run of `steps` steps needs for checkpoints.
 
@@ -39,9 +41,10 @@ def space_for_checkpoints(
     # folder that does.
     path = folder.checkpoints.resolve()
     disk = next(p for p in (path, *path.parents) if p.exists())
-    more = save.max_kept(steps) - len(folder.all_checkpoints())
+    more = config.save.max_kept(steps) - len(folder.all_checkpoints())
     free = shutil.disk_usage(disk).free
-    return _DiskSpace(disk, free, max(more, 1), _BYTES_PER_PARAMETER * parameters)
+    state = config.optimizer.update_cost(network, "cpu").state_bytes
+    return _DiskSpace(disk, free, max(more, 1), _WEIGHT * count_parameters(network).total + state)
 
 
 def check_space(space: _DiskSpace) -> None:

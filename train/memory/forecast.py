@@ -27,7 +27,9 @@ def compiles(config: Config, device: torch.device) -> bool:
     return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
 
 
-def step_shape(config: Config, ranks: Ranks, micro_batch: int, share: int) -> StepShape:
+def step_shape(
+    config: Config, network: GPTConfig, ranks: Ranks, micro_batch: int, share: int
+) -> StepShape:
     """A rank's step as the cost model sees it; `share` is the rank's windows of one step."""
     return StepShape(
         micro_batch=micro_batch,
@@ -38,6 +40,7 @@ def step_shape(config: Config, ranks: Ranks, micro_batch: int, share: int) -> St
         device=ranks.device.type,
         fused_loss=fuses_loss(config.fused_loss, ranks.device),
         residual_bfloat16=config.residual == "bfloat16",
+        update=config.optimizer.update_cost(network, ranks.device.type),
     )
 
 
@@ -79,7 +82,7 @@ class Forecast:
     def step_shape(self, plan: BatchPlan) -> StepShape:
         """A rank's step as the cost model sees it."""
         share = plan.windows // plan.world_size
-        return step_shape(self.config, self.ranks, plan.micro_batch, share)
+        return step_shape(self.config, self.network, self.ranks, plan.micro_batch, share)
 
     def predict(self, plan: BatchPlan) -> Prediction:
         """What the cost model says of a step by this plan."""

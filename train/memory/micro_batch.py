@@ -15,6 +15,7 @@ from torch import nn
 
 from model.config import GPTConfig
 from model.estimates.memory import largest_micro_batch
+from model.estimates.updates import UpdateCost
 from model.precision import autocast
 from parallel.collectives import all_gather_object, together
 from parallel.ranks import Ranks
@@ -55,7 +56,7 @@ def choose_micro_batch(
     if recorded is not None:
         smaller = min(largest_power_of_two(recorded), share & -share)
         return smaller if share % recorded else recorded
-    step = step_shape(config, ranks, 1, share)
+    step = step_shape(config, network, ranks, 1, share)
     largest = largest_micro_batch(network, share, device_memory(ranks), step)
     if ranks.device.type == "cpu":
         largest = min(largest, largest_power_of_two(FAST_CPU_TOKENS // network.context_length))
@@ -63,16 +64,17 @@ def choose_micro_batch(
 
 
 def find_runnable_micro_batch(
-    step: nn.Module, plan: BatchPlan, dtype: torch.dtype, ranks: Ranks
+    step: nn.Module, plan: BatchPlan, dtype: torch.dtype, ranks: Ranks, update: UpdateCost
 ) -> BatchPlan:
     """`plan` with the largest micro-batch, halved from its own, that really runs on every rank.
 
-    Each rank tries on its own: no rank waits in a collective for one whose memory ran out.
+    `update`: what the optimizer needs, most of which exists only after the first step. Each rank
+    tries on its own: no rank waits in a collective for one whose memory ran out.
     Raises: ValueError on every rank if one of them cannot hold a single window.
     """
     found = together(
         lambda: largest_that_runs(
-            plan.micro_batch, lambda n: _trial_passes(step, plan, n, dtype, ranks)
+            plan.micro_batch, lambda n: _trial_passes(step, plan, n, dtype, ranks, update)
         )
     )
     return replace(plan, micro_batch=min(all_gather_object(found)))
@@ -94,15 +96,20 @@ def largest_that_runs(micro_batch: int, attempt: Callable[[int], None]) -> int:
 
 
 def _trial_passes(
-    step: nn.Module, plan: BatchPlan, micro_batch: int, dtype: torch.dtype, ranks: Ranks
+    step: nn.Module,
+    plan: BatchPlan,
+    micro_batch: int,
+    dtype: torch.dtype,
+    ranks: Ranks,
+    update: UpdateCost,
 ) -> None:
-    """Two forward and backward passes, with the memory of moments and buckets allocated as well.
+    """Two forward and backward passes, and the memory of optimizer, buckets and update.
 
     Two, because the second pass adds to existing gradients. The gradients are dropped.
     """
     weights = sum(p.numel() * p.element_size() for p in step.parameters())
-    held = weights * (3 if ranks.world_size > 1 else 2)  # two moments, buckets
-    ballast = torch.empty(held, dtype=torch.uint8, device=ranks.device)
+    buckets = weights if ranks.world_size > 1 else 0
+    ballast = torch.empty(update.state_bytes + buckets, dtype=torch.uint8, device=ranks.device)
     shape = (micro_batch, plan.context_length + 1)
     ids = torch.zeros(shape, dtype=torch.int64, device=ranks.device)
     try:
@@ -110,6 +117,7 @@ def _trial_passes(
             with autocast(dtype, ranks.device):
                 loss = step(ids[:, :-1], ids[:, 1:])
             loss.backward()
+        torch.empty(update.scratch_bytes, dtype=torch.uint8, device=ranks.device)
         if ranks.device.type == "cuda":
             torch.cuda.synchronize(ranks.device)
     finally:

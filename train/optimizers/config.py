@@ -1,5 +1,8 @@
 """What the configuration of every optimizer has."""
 
+from model.config import GPTConfig
+from model.estimates.updates import UpdateCost, adamw_update
+
 
 class OptimizerConfig:
     """Base of the frozen dataclasses that configure an optimizer, one for each.
@@ -13,12 +16,12 @@ class OptimizerConfig:
     clip: float | None
     """Scale the gradient down to this norm if it is larger. None disables clipping."""
 
-    def state_bytes(self, matrix_elements: int, elements: int) -> int:
-        """Bytes of the optimizer's state for a network of `elements` parameters.
+    def update_cost(self, network: GPTConfig, device: str) -> UpdateCost:
+        """What the optimizer keeps, and what its update takes on `device` (cuda or cpu).
 
-        `matrix_elements` of them are in the matrices of blocks. Default: two float32 moments.
+        Default: two float32 moments for each parameter, and nothing else.
         """
-        return 8 * elements
+        return adamw_update(network, device)
 
 
 def check_rates(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from model.config import GPTConfig
+from model.estimates.updates import UpdateCost, muon_update
 from model.gpt import GPT
 from train.optimizers.config import OptimizerConfig, check_rates
 
@@ -75,26 +77,26 @@ class MuonConfig(OptimizerConfig):
         share = min(step / self.momentum_steps, 1.0) if self.momentum_steps else 1.0
         return self.momentum_start + share * (self.momentum - self.momentum_start)
 
-    def state_bytes(self, matrix_elements: int, elements: int) -> int:
-        """One float32 for each element of a block's matrix, two for each other one."""
-        return 4 * matrix_elements + 8 * (elements - matrix_elements)
+    def update_cost(self, network: GPTConfig, device: str) -> UpdateCost:
+        """Half of AdamW's state for the matrices; their update takes memory and products."""
+        return muon_update(network, device)
 
 
-def orthogonal(u: Tensor) -> Tensor:
+def orthogonal(x: Tensor) -> Tensor:
     """The matrices with all singular values made about 1. Shapes: (n, R, C) -> (n, R, C).
 
-    In bfloat16 on CUDA, as the steps need no more, and in the type of `u` elsewhere.
+    In bfloat16 on CUDA, as the steps need no more, and in the type of `x` elsewhere.
     """
+    dtype, tall = x.dtype, x.size(1) > x.size(2)
     # 1e-6: momentum that is exactly zero, as behind a zero head in the first step, stays zero.
-    x = u / (_SAFETY * torch.linalg.matrix_norm(u, keepdim=True) + 1e-6)
+    x = x / (_SAFETY * torch.linalg.matrix_norm(x, keepdim=True) + 1e-6)
     x = x.bfloat16() if x.is_cuda else x
-    tall = x.size(1) > x.size(2)
     x = x.mT if tall else x
     for a, b, c in POLAR_EXPRESS:
         A = x @ x.mT
-        B = torch.baddbmm(A, A, A, beta=b, alpha=c)
-        x = torch.baddbmm(x, B, x, beta=a)
-    return (x.mT if tall else x).to(u.dtype)
+        A = torch.baddbmm(A, A, A, beta=b, alpha=c)
+        x = torch.baddbmm(x, A, x, beta=a)
+    return (x.mT if tall else x).to(dtype)
 
 
 class Muon(Optimizer):
@@ -144,19 +146,18 @@ class Muon(Optimizer):
         skip: Tensor | None,
     ) -> None:
         """Update matrices of one shape. Each list has n tensors (R, C), which are views."""
+        # Chosen by `where`, not multiplied: 0 * NaN is NaN. One by one in place, because stacks of
+        # old and new values took 2.7 times the memory (bench/LOG.md).
+        skipped = weights[0].new_zeros(()).bool() if skip is None else skip.bool()
         decay = self.config.momentum_at(self.updates)
-        gradient, old = torch.stack(gradients), torch.stack(momenta)
-        momentum = old.lerp(gradient, 1 - decay)
-        change = orthogonal(gradient.lerp(momentum, decay))  # Nesterov
+        for momentum, gradient in zip(momenta, gradients, strict=True):
+            torch.where(skipped, momentum, momentum.lerp(gradient, 1 - decay), out=momentum)
+        changes = orthogonal(torch.stack(gradients).lerp_(torch.stack(momenta), decay))  # Nesterov
         rows, columns = weights[0].shape
-        scale = max(1.0, rows / columns) ** 0.5
-        before = torch.stack(weights)
-        after = (before * (1 - lr * self.config.weight_decay)).sub_(change, alpha=lr * scale)
-        if skip is not None:  # chosen, not multiplied: 0 * NaN is NaN
-            momentum = torch.where(skip.bool(), old, momentum)
-            after = torch.where(skip.bool(), before, after)
-        for place, value in zip(momenta + weights, [*momentum, *after], strict=True):
-            place.copy_(value)
+        scaled = lr * max(1.0, rows / columns) ** 0.5
+        for weight, change in zip(weights, changes, strict=True):
+            after = (weight * (1 - lr * self.config.weight_decay)).sub_(change, alpha=scaled)
+            torch.where(skipped, weight, after, out=weight)
 
 
 def build_muon(model: GPT, config: MuonConfig) -> Muon:

@@ -11,7 +11,6 @@ from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
 from data_prep.dataset.token_files import TOKEN
 from model.config import GPTConfig
-from model.estimates.parameters import count_parameters
 from model.precision import choose_dtype
 from parallel.collectives import all_gather_object, on_main, together
 from parallel.ranks import Ranks
@@ -126,8 +125,7 @@ def _check_run(
     defaults = Config(optimizer=type(config.optimizer)()).as_json(network, micro_batch)
     now = config.as_json(network, micro_batch)
     changes = check_same_run(folder, now, defaults, config.allow)
-    parameters = count_parameters(network).total
-    check_space(space_for_checkpoints(folder, config.save, steps, parameters))
+    check_space(space_for_checkpoints(folder, config, network, steps))
     config.eval.options(micro_batch, config.dtype)  # which checks that its files exist
     untried = config.micro_batch == "auto" and recorded is None
     return Inputs(

@@ -1,5 +1,7 @@
 """FLOPs against what torch counts and what others publish; GPUs by their names."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,6 +16,7 @@ from model.estimates.flops import (
     training_flops_per_token,
 )
 from model.gpt import GPT
+from model.loss import NextTokenLoss
 from model.shapes import SHAPES
 
 LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
@@ -25,13 +28,36 @@ def on_meta(config):
         return GPT(config)
 
 
-@pytest.mark.parametrize("fields", [{}, {"mlp": "swiglu", "mlp_width": 40}, LLAMA])
-def test_forward_flops_are_those_that_torch_counts(fields):
-    config = GPTConfig(2, 4, 32, 16, 300, **fields)
+SMALL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "context_length": 16, "vocab_size": 300}
+SMALL_NETWORKS = [
+    GPTConfig(**SMALL),
+    GPTConfig(**SMALL, mlp="swiglu", mlp_width=40),
+    GPTConfig(**SMALL, **LLAMA),
+    replace(SHAPES["modern"], **SMALL),
+    replace(SHAPES["modern"], **SMALL, shortcuts=True),
+]
+
+
+@pytest.mark.parametrize("config", SMALL_NETWORKS)
+def test_forward_flops_are_those_that_torch_counts(config):
     ids = torch.zeros(1, 16, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         on_meta(config)(ids)
     assert sum(forward_flops(config).values()) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("config", SMALL_NETWORKS)
+def test_the_flops_of_forward_and_backward_are_those_that_torch_counts(config):
+    step, ids = NextTokenLoss(on_meta(config)), torch.zeros(1, 16, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        step(ids, ids).backward()
+    assert counter.get_total_flops() == 16 * matmul_flops_per_token(config)
+
+
+def test_the_convention_of_mfu_leaves_out_an_embedding_that_is_only_looked_up():
+    modern = SHAPES["modern"]
+    assert training_flops_per_token(modern) == 6 * (162_201_600 - 38_633_472) + 12**2 * 768 * 1024
+    assert training_flops_per_token(modern) == matmul_flops_per_token(modern)  # no vectors
 
 
 def test_forward_flops_of_the_large_llama_shape_are_the_published_ones():

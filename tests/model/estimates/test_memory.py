@@ -1,6 +1,5 @@
 """Predicted memory against autograd, a real step and recorded measurements."""
 
-import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.bare_run import NETWORKS, bare_learner, bare_loader
@@ -28,13 +26,29 @@ from model.precision import autocast
 from model.shapes import SHAPES
 from storage.atomic import read_json
 from tests.data_sets import tiny_data_set
+from tests.live_bytes import LiveBytes
 from tests.runs import alone, tiny_config
+from train.optimizers.adamw import AdamWConfig
+from train.optimizers.muon import MuonConfig
 
 GB = 10**9
 CPU = torch.device("cpu")
 SHAPE = GPTConfig(n_layer=1, n_head=4, n_embd=128, context_length=128, vocab_size=128)
 LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
-KINDS = [{}, {"norm": "rmsnorm"}, {"mlp": "swiglu"}, {"position": "rope"}, LLAMA]
+_FIELDS = ("norm", "norm_weight", "embedding_norm", "qk_norm", "mlp", "position", "bias", "tied")
+MODERN = {name: getattr(SHAPES["modern"], name) for name in (*_FIELDS, "logit_softcap")}
+KINDS = [
+    {},
+    {"norm": "rmsnorm"},
+    {"mlp": "swiglu"},
+    {"position": "rope"},
+    LLAMA,
+    {"mlp": "relu2"},
+    {"norm_weight": False},
+    MODERN,
+]
+# So deep, with so few tokens, that the update is the largest moment.
+DEEP = {"n_layer": 12, "n_embd": 128, "context_length": 8}
 DTYPES = [torch.float32, torch.bfloat16]
 WINDOWS = 8
 
@@ -75,38 +89,28 @@ def test_a_block_keeps_what_autograd_keeps(fields, dtype):
     assert bytes_a_block_keeps(config, dtype, compiled=False) == predicted + tables
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shortcuts_keep_the_input_of_each_block_and_its_mixed_values(dtype):
+    config = replace(SHAPE, n_layer=2, **MODERN)
+    step = StepShape(WINDOWS, dtype, False, device="cpu")
+    without, with_them = (
+        bytes_kept(replace(config, n_layer=4, shortcuts=on), dtype, False) for on in (False, True)
+    )
+    predicted = [
+        block_activation_bytes(replace(config, shortcuts=on), step) for on in (False, True)
+    ]
+    more = (with_them - without) / (WINDOWS * config.context_length)
+    embedding = 4 * config.n_embd  # the first block's input, which is kept anyway
+    assert more == pytest.approx(4 * (predicted[1] - predicted[0]) - embedding, abs=0.1)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit._script")
 @pytest.mark.slow
-def test_a_compiled_block_keeps_what_the_partitioned_graph_keeps():
-    config, dtype = replace(SHAPE, n_layer=2), torch.bfloat16
+@pytest.mark.parametrize("fields", [{}, MODERN])
+def test_a_compiled_block_keeps_what_the_partitioned_graph_keeps(fields):
+    config, dtype = replace(SHAPE, n_layer=2, **fields), torch.bfloat16
     predicted = block_activation_bytes(config, StepShape(WINDOWS, dtype, True, device="cpu"))
     assert bytes_a_block_keeps(config, dtype, compiled=True) == predicted
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that exist, and their peak."""
-
-    def __init__(self):
-        super().__init__()
-        self.existing, self.now, self.peak = {}, 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor):
-                self.see(tensor)
-        return made
-
-    def see(self, tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.existing:
-            self.existing[storage._cdata] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self.free, storage._cdata)
-
-    def free(self, key):
-        self.now -= self.existing.pop(key, 0)
 
 
 @pytest.fixture(scope="module")
@@ -117,20 +121,26 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("fields", "dtype", "micro_steps"),
+    ("fields", "dtype", "micro_steps", "fused", "optimizer"),
     [
-        ({}, "float32", 1),
-        ({}, "float32", 2),
-        ({}, "bfloat16", 2),
-        ({"tied": False, "n_layer": 12, "context_length": 8}, "bfloat16", 1),
-        (LLAMA, "bfloat16", 2),
+        ({}, "float32", 1, "off", AdamWConfig()),
+        ({}, "float32", 2, "off", AdamWConfig()),
+        ({}, "bfloat16", 2, "off", AdamWConfig()),
+        ({"tied": False, "n_layer": 12, "context_length": 8}, "bfloat16", 1, "off", AdamWConfig()),
+        (LLAMA, "bfloat16", 2, "off", AdamWConfig()),
+        (MODERN, "float32", 2, "off", AdamWConfig()),
+        (MODERN, "bfloat16", 1, "off", MuonConfig()),
+        (MODERN | {"shortcuts": True}, "float32", 2, "off", MuonConfig()),
+        (MODERN | DEEP, "float32", 1, "on", MuonConfig()),
     ],
 )
-def test_the_peak_of_a_real_step_is_the_predicted_one(data, tmp_path, fields, dtype, micro_steps):
+def test_the_peak_of_a_real_step_is_the_predicted_one(
+    data, tmp_path, fields, dtype, micro_steps, fused, optimizer
+):
     shape = GPTConfig(**({"n_layer": 2, "n_head": 4, "n_embd": 64, "context_length": 32} | fields))
     tokens = 2 * micro_steps * shape.context_length
-    plain = {"dtype": dtype, "batch_tokens": tokens, "fused_loss": "off"}
-    config = tiny_config(data, tmp_path / "run", model=shape, **plain)
+    how = {"dtype": dtype, "batch_tokens": tokens, "fused_loss": fused, "optimizer": optimizer}
+    config = tiny_config(data, tmp_path / "run", model=shape, **how)
     learner = bare_learner(config, alone())
     loader = bare_loader(config, learner)
     learner.step(loader.next_step(), 1e-3)
@@ -140,9 +150,19 @@ def test_the_peak_of_a_real_step_is_the_predicted_one(data, tmp_path, fields, dt
                 live.see(tensor.detach())
         learner.step(loader.next_step(), 1e-3)
     loader.close()
-    step = StepShape(2, learner.dtype, False, accumulates=micro_steps > 1, device="cpu")
-    found = predict_memory(learner.model.config, step)
+    network = learner.model.config
+    step = StepShape(
+        2,
+        learner.dtype,
+        compiled=False,
+        accumulates=micro_steps > 1,
+        device="cpu",
+        fused_loss=fused == "on",
+        update=optimizer.update_cost(network, "cpu"),
+    )
+    found = predict_memory(network, step)
     assert found.peak - found.runtime == pytest.approx(live.peak, rel=0.02)
+    assert (found.peak_moment == "update") == (fields == MODERN | DEEP)
 
 
 def test_recorded_measurements_on_the_cpu_are_within_15_percent():

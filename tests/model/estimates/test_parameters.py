@@ -1,6 +1,7 @@
 """Counted parameters against transformers, published counts and the network itself."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,17 @@ FIELDS = {
     "mlp_width": (None, 40),
     "vocab_size": (256, 300),  # whole tiles, and padded to 384
 }
+MODERN_FIELDS = {
+    "norm": ("layernorm", "rmsnorm"),
+    "norm_weight": (True, False),
+    "embedding_norm": (True, False),
+    "qk_norm": (True, False),
+    "bias": (True, False),
+    "logit_softcap": (None, 15.0),
+    "shortcuts": (True, False),
+    "mlp": ("relu2",),
+}
+MODERN = replace(SHAPES["modern"], shortcuts=True, norm_weight=True)
 
 
 def on_meta(config):
@@ -37,17 +49,18 @@ def test_published_counts_are_those_of_transformers(name):
     assert count_parameters(shape, padded=False).total == theirs.num_parameters()
 
 
-def test_counts_of_every_combination_of_fields_are_those_of_the_network():
-    for values in itertools.product(*FIELDS.values()):
-        fields = dict(zip(FIELDS, values, strict=True))
-        config = GPTConfig(n_layer=1, n_head=2, n_embd=32, context_length=16, **fields)
+@pytest.mark.parametrize(("choices", "layers"), [(FIELDS, 1), (MODERN_FIELDS, 3)])
+def test_counts_of_every_combination_of_fields_are_those_of_the_network(choices, layers):
+    for values in itertools.product(*choices.values()):
+        fields = dict(zip(choices, values, strict=True))
+        config = GPTConfig(n_layer=layers, n_head=2, n_embd=32, context_length=16, **fields)
         built = sum(p.numel() for p in on_meta(config).parameters())
         assert count_parameters(config).total == built, fields
 
 
-@pytest.mark.parametrize("fields", [{}, LLAMA])
-def test_every_part_has_the_parameters_of_that_part_of_the_network(fields):
-    config = GPTConfig(2, 2, 32, 16, 300, **fields)
+@pytest.mark.parametrize("shape", [SHAPES["gpt2"], replace(SHAPES["gpt2"], **LLAMA), MODERN])
+def test_every_part_has_the_parameters_of_that_part_of_the_network(shape):
+    config = replace(shape, n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=300)
     sizes = {name: p.numel() for name, p in on_meta(config).named_parameters()}
     parts = {
         "wte.": "token_embedding",
@@ -55,6 +68,8 @@ def test_every_part_has_the_parameters_of_that_part_of_the_network(fields):
         "h.": "blocks",
         "ln_f.": "final_norm",
         "lm_head.": "untied_head",
+        "ln_e.": "embedding_norm",
+        "shortcuts.": "shortcuts",
     }
     for prefix, part in parts.items():
         built = sum(n for name, n in sizes.items() if name.startswith(prefix))
@@ -76,3 +91,20 @@ def test_parameter_counts_are_the_published_ones(config, published):
 
 def test_attention_of_width_768_has_the_published_parameters():
     assert attention_parameters(SHAPES["gpt2"]) == 2_362_368
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "matrices"),
+    [
+        ("modern", 162_201_600, 72 * 768 * 768 * 2),
+        ("modern-medium", 405_012_480, 24 * 12 * 1024**2),
+        ("modern-large", 836_567_040, 36 * 12 * 1280**2),
+    ],
+)
+def test_modern_shapes_are_matrices_embedding_and_head_alone(name, total, matrices):
+    counts = count_parameters(SHAPES[name])
+    built = sum(p.numel() for p in on_meta(SHAPES[name]).parameters())
+    assert (counts.total, counts.blocks) == (total, matrices)
+    assert built == total
+    width = SHAPES[name].n_embd
+    assert counts.token_embedding == counts.untied_head == 50_304 * width

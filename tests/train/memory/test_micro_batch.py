@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.estimates.updates import UpdateCost
 from model.loss import NextTokenLoss
 from model.shapes import SHAPES
 from parallel.ranks import Ranks
@@ -94,18 +95,24 @@ class Demanding(torch.nn.Module):
 
 def test_a_choice_that_does_not_run_is_halved_before_the_first_step():
     step, plan = Demanding(windows=3), BatchPlan(16, 32, 8, 1)
-    assert find_runnable_micro_batch(step, plan, torch.float32, alone()) == replace(
-        plan, micro_batch=2
-    )
+    found = find_runnable_micro_batch(step, plan, torch.float32, alone(), UpdateCost(24, 12))
+    assert found == replace(plan, micro_batch=2)
     assert step.tried == [8, 4, 2, 2]
     assert step.weight.grad is None
 
 
+def test_a_trial_also_holds_what_the_optimizer_needs(monkeypatch):
+    made, empty = [], torch.empty
+    monkeypatch.setattr(torch, "empty", lambda n, **kind: made.append(n) or empty(n, **kind))
+    plan, cost = BatchPlan(16, 32, 8, 1), UpdateCost(state_bytes=1024, scratch_bytes=96)
+    find_runnable_micro_batch(Demanding(8), plan, torch.float32, alone(), cost)
+    assert made == [1024, 96]
+
+
 def test_one_window_that_does_not_run_is_refused_with_the_cures():
     with pytest.raises(ValueError, match="one window at a time does not fit .*--context-length"):
-        find_runnable_micro_batch(
-            Demanding(windows=0), BatchPlan(16, 32, 8, 1), torch.float32, alone()
-        )
+        plan = BatchPlan(16, 32, 8, 1)
+        find_runnable_micro_batch(Demanding(0), plan, torch.float32, alone(), UpdateCost(24))
 
 
 def test_other_errors_of_an_attempt_are_not_taken_for_a_lack_of_memory():

@@ -133,16 +133,6 @@ def test_each_group_has_its_own_rate_and_every_parameter_is_in_one_group():
         assert rates == pytest.approx([0.025, 0.7, 0.004, 0.015])
 
 
-def test_the_state_takes_the_bytes_that_the_configuration_says():
-    model = model_with_gradients(replace(SHAPE, shortcuts=False))
-    optimizer = build_muon(model, MuonConfig())
-    update(optimizer, 0, 0.02, GO)
-    tensors = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
-    matrices = sum(p.numel() for p in optimizer.param_groups[0]["params"])
-    elements = sum(p.numel() for p in model.parameters())
-    assert sum(t.nbytes for t in tensors) == MuonConfig().state_bytes(matrices, elements)
-
-
 def test_the_momentum_grows_over_its_first_steps_and_then_stays():
     rates = [MuonConfig().momentum_at(step) for step in range(400)]
     assert (rates[0], rates[300], rates[399]) == pytest.approx((0.85, 0.95, 0.95))
