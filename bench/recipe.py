@@ -1,14 +1,16 @@
-"""GPT-2 with AdamW against `modern` in three sizes, and `modern` without each piece.
+"""GPT-2 with AdamW against `modern` in several sizes, and `modern` without each piece.
 
     python bench/recipe.py --data data/prose --out runs/recipe
+    python bench/recipe.py --data data/prose --out runs/recipe_124M --sizes 124M --device cuda \
+        --steps 858 --batch-tokens 65536 --seeds 1 --results bench/results/recipe_h100.json
 
-AdamW has the best of four learning rates, found on one seed; `modern` is its preset as it is, at a
-smaller size. Every run trains on a few hundred thousand tokens in one thread of the CPU. Each
-finished run is a file in --out, and the same command continues with those that are missing. After
-every run the results so far are written: JSON, a Markdown table and a plot.
+AdamW has the best of several learning rates, found on one seed; `modern` is its preset as it is, at
+a smaller size. By default every run trains on 0.4M tokens in one thread of the CPU. Each finished
+run is a file in --out, and the same command continues with those that are missing. After every run
+the results so far are written: JSON, a Markdown table and a plot.
 
-Seconds are CPU seconds of training steps (time.process_time), without validation: the median step
-of both sides, measured in turns, times the number of steps.
+Seconds are CPU seconds of training steps (time.process_time; on a GPU, time), without validation:
+the median step of both sides, measured in turns, times the number of steps.
 """
 
 import logging
@@ -16,13 +18,23 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from bench.bare_run import bare_learner, bare_loader
 from bench.provenance import RESULTS, provenance
-from bench.recipe_plan import CONTEXT_LENGTH, GPT2, MODERN, SIZES, Timing, Trial, base_config, plan
+from bench.recipe_plan import (
+    FULL,
+    GPT2,
+    MODERN,
+    SIZES,
+    Timing,
+    Trial,
+    base_config,
+    context_length,
+    plan,
+)
 from bench.recipe_report import draw, markdown, summary
 from data_prep.dataset.shards import DataSet, open_data_set
 from eval.subject import Subject
@@ -32,6 +44,7 @@ from storage.atomic import read_json, write_json, write_text
 from storage.script_options import parse_options
 from train.config import Config
 from train.schedule import learning_rate
+from train.step import Learner
 
 _OUT = RESULTS / "recipe.json"
 _VALIDATIONS = 10  # of a run, besides the one before its first step
@@ -49,6 +62,10 @@ class Arguments:
     """Data set folder; bench/README.md says how it is made."""
     out: Path = Path("runs/recipe")
     """Folder with a file for each finished run."""
+    sizes: tuple[str, ...] = tuple(SIZES)
+    """Sizes to compare: small, middle, large or 124M. The pieces are changed in the middle one."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Device to train on."""
     steps: int = 200
     """Steps of each run; at least 10, one for each validation."""
     batch_tokens: int = 2048
@@ -61,11 +78,17 @@ class Arguments:
     """Result file; the table (.md) and the plot (.png) are written beside it."""
 
     def __post_init__(self) -> None:
-        if self.batch_tokens < 1 or self.batch_tokens % CONTEXT_LENGTH:
-            raise ValueError(
-                f"batch_tokens={self.batch_tokens} is not a multiple of {CONTEXT_LENGTH}, the "
-                f"context length of these networks; try {16 * CONTEXT_LENGTH}"
-            )
+        for size in self.sizes:
+            if size not in (*SIZES, FULL):
+                raise ValueError(
+                    f"sizes={size} is not known; choose from {', '.join((*SIZES, FULL))}"
+                )
+            length = context_length(size)
+            if self.batch_tokens < 1 or self.batch_tokens % length:
+                raise ValueError(
+                    f"batch_tokens={self.batch_tokens} is not a multiple of {length}, the context "
+                    f"length of {size}; try {16 * length}"
+                )
         if self.steps < _VALIDATIONS:
             raise ValueError(f"steps={self.steps} is too few; use {_VALIDATIONS} or more")
         if self.seeds < 1:
@@ -89,15 +112,16 @@ def _run_trial(trial: Trial, data: DataSet, val_tokens: int, ranks: Ranks) -> di
         for step in range(steps + 1):
             if step in due:
                 at.append(step)
-                losses.append(_loss_or_none(subject, data, val_tokens, config))
+                losses.append(_loss_or_none(subject, data, val_tokens, learner))
             if step == steps or losses[-1] is None:
                 break
             batch = loader.next_step()
             lr = learning_rate(step, steps, config.optimizer.lr, config.schedule)
-            begin = time.process_time()
+            begin = _clock(ranks)
             learner.step(batch, lr)
-            seconds.append(time.process_time() - begin)
+            seconds.append(_clock(ranks) - begin)
     loader.close()
+    torch.compiler.reset()
     matrices = sum(p.numel() for p in learner.model.h.parameters())
     return {
         "size": trial.size,
@@ -113,12 +137,22 @@ def _run_trial(trial: Trial, data: DataSet, val_tokens: int, ranks: Ranks) -> di
     }
 
 
-def _loss_or_none(subject: Subject, data: DataSet, val_tokens: int, config: Config) -> float | None:
+def _clock(ranks: Ranks) -> float:
+    """Seconds as the head of this file defines them, from some moment on."""
+    if ranks.device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _loss_or_none(
+    subject: Subject, data: DataSet, val_tokens: int, learner: Learner
+) -> float | None:
     """The validation loss, or None if it is not finite."""
-    shards, length = data.split("val"), config.network.context_length
+    shards, length = data.split("val"), learner.plan.context_length
     try:
         found = validation_loss(
-            subject, shards, val_tokens, length, _VAL_MICRO_BATCH, torch.float32
+            subject, shards, val_tokens, length, _VAL_MICRO_BATCH, learner.dtype
         )
     except ValueError as error:  # what else it refuses was checked before the first run
         log.info("%s", error)
@@ -137,11 +171,12 @@ def _time_steps(timing: Timing, ranks: Ranks) -> dict[str, Any]:
     for _ in range(_UNTIMED_STEPS + _TIMED_STEPS):
         for learner, loader, took in zip(learners, loaders, seconds, strict=True):
             batch = loader.next_step()
-            begin = time.process_time()
+            begin = _clock(ranks)
             learner.step(batch, 1e-3)
-            took.append(time.process_time() - begin)
+            took.append(_clock(ranks) - begin)
     for loader in loaders:
         loader.close()
+    torch.compiler.reset()
     medians = [statistics.median(took[_UNTIMED_STEPS:]) for took in seconds]
     return {GPT2: medians[0], MODERN: medians[1]}
 
@@ -167,6 +202,14 @@ def _open_folder(arguments: Arguments, data: DataSet) -> dict[str, dict[str, Any
     return {path.stem: read_json(path) for path in files}
 
 
+def _missing(
+    arguments: Arguments, base: Config, found: dict[str, dict[str, Any]]
+) -> list[Trial | Timing]:
+    """The runs that are still to be made, as far as they are known."""
+    planned = plan(base, arguments.seeds, found, arguments.sizes)
+    return [one for one in planned if one.name not in found]
+
+
 def _report(arguments: Arguments, head: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
     """Write the results so far."""
     result = summary(found, arguments.steps)
@@ -180,7 +223,7 @@ def main() -> None:
     silence_other_ranks()
     with user_errors():
         arguments = parse_options(Arguments, description=__doc__)
-        ranks = start("cpu")
+        ranks = start(arguments.device)
         if ranks.world_size > 1:
             raise ValueError(
                 f"world_size={ranks.world_size}, but this benchmark has one process; start it "
@@ -188,16 +231,15 @@ def main() -> None:
             )
         torch.set_num_threads(1)
         data = open_data_set(arguments.data)
-        validation_tokens(data.split("val"), arguments.val_tokens, CONTEXT_LENGTH)
+        for size in arguments.sizes:
+            validation_tokens(data.split("val"), arguments.val_tokens, context_length(size))
         found = _open_folder(arguments, data)
         n_vocab = data.tokenizer().n_vocab
         base = base_config(arguments.data, n_vocab, arguments.steps, arguments.batch_tokens)
         settings = asdict(arguments) | {"data": arguments.data.name, "vocab_size": n_vocab}
         settings = {key: value for key, value in settings.items() if key not in ("out", "results")}
         head = provenance(("torch",)) | {"settings": settings, "threads": 1}
-        while missing := [
-            one for one in plan(base, arguments.seeds, found) if one.name not in found
-        ]:
+        while missing := _missing(arguments, base, found):
             job = missing[0]
             if isinstance(job, Timing):
                 record = _time_steps(job, ranks)

@@ -5,7 +5,7 @@ rates: all are tried on the first seed, and the best one has the other seeds too
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +25,13 @@ from train.step import Learner
 
 GPT2, MODERN = "gpt2", "modern"
 FIRST_SEED = 1
-CONTEXT_LENGTH = 128
+_CONTEXT_LENGTH = 128
 # Layers, width and heads. Parameters besides embeddings and head: 0.39M, 0.98M and 3.1M.
 SIZES = {"small": (2, 128, 2), "middle": (5, 128, 2), "large": (7, 192, 3)}
 MIDDLE = "middle"
-_GPT2_RATES = (1e-3, 3e-3, 6e-3, 1.2e-2)
+FULL = "124M"  # both presets in their own shape, for a GPU
+_GPT2_RATES = (1e-3, 3e-3, 6e-3, 1.2e-2, 5e-4)
+_FULL_RATES = (6e-4, 1.8e-3)  # GPT-3's, and three times as much
 _MATRIX_RATES = (1e-3, 3e-3, 1e-2)
 _TIED_RATES = (0.7, 0.05, 0.004)
 # As the preset of a short run: a tenth of it is warm-up (train/config.py).
@@ -132,27 +134,28 @@ class Timing:
 
 def contestants(size: str, base: Config) -> tuple[_Variant, _Variant]:
     """`gpt2` with AdamW and `modern`, both of this size. `base` has data, steps and batch."""
-    layers, width, heads = SIZES[size]
+    windows = base.batch_tokens // context_length(size)
     found = {}
     for name in (GPT2, MODERN):
         preset = PRESETS[name]
-        shape = replace(
-            preset.model,
-            n_layer=layers,
-            n_embd=width,
-            n_head=heads,
-            context_length=base.model.context_length,
-            vocab_size=base.model.vocab_size,
-        )
-        found[name] = replace(
-            base, model=shape, optimizer=preset.optimizer, schedule=preset.schedule
-        )
+        shape = replace(preset.model, vocab_size=base.model.vocab_size)
+        if size != FULL:
+            layers, width, heads = SIZES[size]
+            shape = replace(shape, n_layer=layers, n_embd=width, n_head=heads)
+            shape = replace(shape, context_length=_CONTEXT_LENGTH)
+        own = {"model": shape, "optimizer": preset.optimizer, "schedule": preset.schedule}
+        found[name] = replace(base, micro_batch=windows, **own)
     gpt2 = replace(found[GPT2], schedule=_GPT2_SCHEDULE)
-    rates = {f"{rate:g}": replace(gpt2, optimizer=AdamWConfig(lr=rate)) for rate in _GPT2_RATES}
-    return (
-        _Variant(GPT2, rates),
-        _Variant(MODERN, {"preset": found[MODERN]}),
-    )
+    rates = {
+        f"{rate:g}": replace(gpt2, optimizer=AdamWConfig(lr=rate))
+        for rate in (_FULL_RATES if size == FULL else _GPT2_RATES)
+    }
+    return _Variant(GPT2, rates), _Variant(MODERN, {"preset": found[MODERN]})
+
+
+def context_length(size: str) -> int:
+    """Tokens of a window of the networks of this size."""
+    return PRESETS[GPT2].model.context_length if size == FULL else _CONTEXT_LENGTH
 
 
 def pieces(base: Config) -> list[_Variant]:
@@ -176,7 +179,7 @@ def pieces(base: Config) -> list[_Variant]:
         f"{rate:g}": replace(modern, optimizer=replace(muon, lr=rate)) for rate in _MATRIX_RATES
     }
     one_rate = {
-        f"{rate:g}": replace(modern, optimizer=AdamWConfig(lr=rate)) for rate in _GPT2_RATES[1:]
+        f"{rate:g}": replace(modern, optimizer=AdamWConfig(lr=rate)) for rate in _GPT2_RATES[1:4]
     }
     cosine = {"only": replace(modern, schedule=_GPT2_SCHEDULE)}
     same = {"only": modern}
@@ -201,16 +204,8 @@ def pieces(base: Config) -> list[_Variant]:
 
 def base_config(data: Path, n_vocab: int, steps: int, batch_tokens: int) -> Config:
     """What all runs share."""
-    return replace(
-        BARE,
-        data=data,
-        steps=steps,
-        batch_tokens=batch_tokens,
-        micro_batch=batch_tokens // CONTEXT_LENGTH,
-        dtype="float32",
-        device="cpu",
-        model=GPTConfig(context_length=CONTEXT_LENGTH, vocab_size=n_vocab),
-    )
+    shape = GPTConfig(vocab_size=n_vocab)
+    return replace(BARE, data=data, steps=steps, batch_tokens=batch_tokens, model=shape)
 
 
 def final_loss(record: Mapping[str, Any]) -> float:
@@ -235,9 +230,11 @@ def _best_option(size: str, variant: _Variant, found: Records) -> str | None:
     return min(losses, key=losses.__getitem__) if losses.keys() == variant.options.keys() else None
 
 
-def plan(base: Config, seeds: int, found: Records) -> list[Trial | Timing]:
+def plan(
+    base: Config, seeds: int, found: Records, sizes: Iterable[str] = SIZES
+) -> list[Trial | Timing]:
     """All runs in order, as far as the best options are known from the results in `found`."""
-    compared = {size: contestants(size, base) for size in SIZES}
+    compared = {size: contestants(size, base) for size in sizes}
     later = range(FIRST_SEED + 1, FIRST_SEED + seeds)
     planned: list[Trial | Timing] = []
     for size, variants in compared.items():
@@ -249,7 +246,7 @@ def plan(base: Config, seeds: int, found: Records) -> list[Trial | Timing]:
         for size, variants in compared.items():
             for variant in variants:
                 planned += _trials(size, variant, seed, _best_option(size, variant, found))
-    removed = pieces(base)
+    removed = pieces(base) if MIDDLE in compared else []
     for variant in removed:
         planned += _trials(MIDDLE, variant, FIRST_SEED)
     for seed in later:

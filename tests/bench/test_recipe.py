@@ -10,6 +10,7 @@ import torch
 from bench.bare_run import bare_learner
 from bench.recipe_plan import (
     FIRST_SEED,
+    FULL,
     GPT2,
     MIDDLE,
     MODERN,
@@ -25,6 +26,7 @@ from bench.recipe_report import draw, markdown, steps_to, summary
 from parallel.ranks import start
 from tests.data_sets import tiny_data_set
 from tests.launching import python
+from train.presets import PRESETS
 from train.step import StepBatch
 
 BASE = base_config(Path("nowhere"), n_vocab=200, steps=40, batch_tokens=256)
@@ -73,7 +75,7 @@ def test_the_first_crossing_counts_and_one_that_never_comes_is_none(losses, step
 def test_the_rates_are_found_on_one_seed_and_the_best_has_the_others():
     names = [name.rpartition("_") for name in finished(3, curve) if f"_{GPT2}_" in name]
     by_seed = {seed: [a for a, _, b in names if b == f"seed{seed}"] for seed in (1, 2, 3)}
-    assert len(by_seed[FIRST_SEED]) == 4 * len(SIZES)
+    assert len(by_seed[FIRST_SEED]) == 5 * len(SIZES)
     assert by_seed[2] == by_seed[3] == [f"{size}_{GPT2}_0.003" for size in SIZES]
 
 
@@ -85,13 +87,13 @@ def test_a_call_that_ends_early_has_every_size_before_the_second_seed_and_the_pi
     assert len(order) == len(set(order))
 
 
-def test_every_piece_changes_the_first_updates():
-    ranks = start("cpu")
-    short = replace(BASE, batch_tokens=16, model=replace(BASE.model, context_length=16))
+def test_every_piece_changes_the_first_updates(monkeypatch):
+    monkeypatch.setattr("bench.recipe_plan._CONTEXT_LENGTH", 16)
+    ranks, short = start("cpu"), replace(BASE, batch_tokens=16)
     ids = torch.randint(200, (1, 17), dtype=torch.int16)
 
     def trained(config, change):
-        learner = bare_learner(replace(config, seed=3, micro_batch=1), ranks)
+        learner = bare_learner(replace(config, seed=3), ranks)
         with change(learner):
             for _ in range(3):
                 learner.step(StepBatch(0, 0, ids), 0.01)
@@ -114,10 +116,19 @@ def test_the_networks_have_the_sizes_that_they_are_called_after():
     sizes = []
     for size in SIZES:
         for variant in contestants(size, BASE):
-            config = replace(next(iter(variant.options.values())), micro_batch=1)
-            model = bare_learner(config, ranks).model
+            model = bare_learner(next(iter(variant.options.values())), ranks).model
             sizes.append(round(sum(p.numel() for p in model.h.parameters()) / 1e6, 1))
     assert sizes == [0.4, 0.4, 1.0, 1.0, 3.1, 3.1]
+
+
+def test_the_full_size_is_that_of_the_presets():
+    base = base_config(Path("nowhere"), 50257, 858, 65536)
+    gpt2, modern = contestants(FULL, base)
+    assert list(gpt2.options) == ["0.0006", "0.0018"]
+    for variant, preset in ((gpt2, "gpt2"), (modern, "modern")):
+        config = next(iter(variant.options.values()))
+        assert (config.model, config.micro_batch) == (PRESETS[preset].model, 64)
+    assert not any(one.size != FULL for one in plan(base, 1, {}, [FULL]))
 
 
 def test_the_tables_have_steps_time_goals_and_each_piece():
