@@ -46,6 +46,7 @@ from train.memory.micro_batch import (
     find_runnable_micro_batch,
     request_smaller_micro_batch,
 )
+from train.optimizers.muon import MuonConfig
 from train.optimizers.registry import build_optimizer
 from train.preflight.inputs import Inputs
 from train.progress import Progress
@@ -240,6 +241,7 @@ def _announce(run: Run, inputs: Inputs) -> None:
     """Log the settings of the run, and record them in the run folder."""
     config, plan, ranks = run.config, run.plan, run.ranks
     backend = attention_backend(run.model.config, ranks.device, run.learner.dtype)
+    kinds = processors(ranks)
     settings: Metrics = {
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "steps": run.steps,
@@ -254,9 +256,16 @@ def _announce(run: Run, inputs: Inputs) -> None:
         "compiled": str(compiles(config, ranks.device)),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        **processors(ranks),
+        **kinds,
     }
     log.info("%s", "  ".join(f"{key} {value}" for key, value in settings.items()))
+    mixed = [names for names in kinds.values() if ", " in names]
+    if mixed and isinstance(config.optimizer, MuonConfig):
+        log.warning(
+            "the ranks compute on %s: Muon's matrix products may differ there in the last bits, "
+            "and ranks that differ end the run; use one kind of processor, or --optimizer adamw",
+            *mixed,
+        )
     record = {
         RUN_ID: run.folder.run_id,
         "config": config.as_json(run.model.config, plan.micro_batch),

@@ -31,6 +31,7 @@ from tests.runs import (
     starts,
 )
 from train import replay as replay_script
+from train.checkpoints import config_changes
 from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
 from train.config import EvalConfig, SampleConfig, SaveConfig
@@ -41,6 +42,7 @@ from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
 from train.preflight.dry_run import dry_run
 from train.recovery.ending import finish
+from train.schedule import ScheduleConfig
 
 SHORTCUTS = replace(MODERN, shortcuts=True)
 LONGER = replace(MODERN, context_length=64)  # for questions
@@ -95,6 +97,49 @@ def test_four_ranks_then_two_then_four_read_the_same_tokens_and_repeat_to_the_bi
     assert digests[0] == digests[1]
     curve = [line["train/loss"] for line in straight if "train/loss" in line]
     assert losses(config.out) == pytest.approx(curve, rel=1e-3)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_ranks_on_different_processors_are_warned_of_where_matrix_products_count(
+    tmp_path, monkeypatch, caplog, recipe
+):
+    monkeypatch.setattr(config_changes, "all_gather_object", lambda _: ["H200", "H100", "H100"])
+    built(replace(nano_config(tmp_path), **RECIPES[recipe])).close()
+    said = "the ranks compute on H100, H200: Muon's matrix products may differ"
+    assert (said in caplog.text) == (recipe == "modern")
+
+
+# --- updates -----------------------------------------------------------------------------------
+
+
+def test_the_updates_of_a_real_run_have_singular_values_near_one(tmp_path):
+    """Those of values below a thousandth of the momentum's norm stay smaller, as they should."""
+    optimizer, schedule = MuonConfig(weight_decay=0.0), ScheduleConfig("constant", warmup_steps=0)
+    run = built(modern_config(tmp_path, optimizer=optimizer, schedule=schedule, steps=7))
+    states = {}
+    run.learner.before_update = lambda number: states.setdefault(number, state_of(run))
+    train(run)
+    run.close()
+    moved = {step: singular_values(states[step], states[step + 1]) for step in (0, 1, 5)}
+    assert not any(values.any() for values in moved[0].values())
+    late = ("c_attn", "c_fc")  # what has a gradient from the third step on only
+    assert {name for name, values in moved[1].items() if values.any()} == {
+        name for name in moved[1] if not any(part in name for part in late)
+    }
+    for values in moved[5].values():
+        assert (values.max() < 1.15, values.median() > 0.85) == (True, True)
+
+
+def singular_values(before, after):
+    """Those of each update of a matrix, without learning rate and scale."""
+    found = {}
+    for name in (name for name in before if name.startswith("weights.h.")):
+        stacked = 3 if "c_attn" in name else 1  # query, key and value
+        for part, change in enumerate((before[name] - after[name]).double().chunk(stacked)):
+            rows, columns = change.shape
+            scale = MuonConfig().lr * max(1, rows / columns) ** 0.5
+            found[f"{name} {part}"] = torch.linalg.svdvals(change) / scale
+    return found
 
 
 # --- checkpoints -------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from tests.data_sets import tiny_data_set
 from tests.launching import ENVIRONMENT, REPO, together, torchrun
 from tests.runs import (
     KEEP_ALL,
+    RECIPES,
     built,
     deterministic,
     final_bytes,
@@ -327,8 +328,9 @@ def test_a_run_resumed_at_each_step_ends_with_the_same_bits(tmp_path, changes):
 
 
 @pytest.mark.fault("N5", injected="global random states changed in each step", identical=True)
-def test_the_state_of_global_random_generators_does_not_affect_the_numbers(tmp_path):
-    config = nano_config(tmp_path, rehearsal=False)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_state_of_global_random_generators_does_not_affect_the_numbers(tmp_path, recipe):
+    config = replace(nano_config(tmp_path, rehearsal=False), **RECIPES[recipe])
     run_to_end(config)
     other = built(replace(config, out=tmp_path / "other"))
     take = other.loader.next_step

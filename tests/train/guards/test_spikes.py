@@ -189,11 +189,14 @@ def test_without_the_option_a_spike_is_only_logged(data, tmp_path):
 
 
 @pytest.mark.fault("N2", injected="spikes skipped, then a resume", lost="2", identical=True)
-@pytest.mark.parametrize("left", [None, 0, 5])
-def test_a_run_resumed_among_spikes_repeats_the_uninterrupted_run(data, tmp_path, left):
+@pytest.mark.parametrize(
+    ("recipe", "left"), [("gpt2", None), ("gpt2", 0), ("gpt2", 5), ("modern", None)]
+)
+def test_a_run_resumed_among_spikes_repeats_the_uninterrupted_run(data, tmp_path, recipe, left):
     """`left`: the number of metric lines that are not lost; None: all of them."""
     config = tiny_config(data, tmp_path / "run", steps=14, save=KEEP_ALL)
-    config = replace(config, guard=GuardConfig(window=8, skip_spikes=1.0, box_weights=False))
+    guard = GuardConfig(window=8, skip_spikes=1.0, box_weights=False)
+    config = replace(config, guard=guard, **RECIPES[recipe])
     run_to_end(config)
     uninterrupted = [(x.get("train/skipped"), x.get("guard/loss_z")) for x in lines(config.out)]
     curve = losses(config.out)

@@ -12,7 +12,7 @@ import pytest
 from storage import run_folder
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
-from tests.runs import built, flags, losses, nano_config, set_step, stopped_at
+from tests.runs import RECIPES, built, flags, losses, nano_config, set_step, stopped_at
 from train.config import SaveConfig
 from train.progress import UnresponsiveRank
 from train.prove_resume import ProofOptions, prove
@@ -28,9 +28,10 @@ from train.resume_proof.kills import POLL_SECONDS, Job, workers_of
 STEPS = 40
 
 
-def words(folder, *more, steps=STEPS):
+def words(folder, *more, steps=STEPS, recipe="gpt2"):
     """The command line of a nano run without its --out, which follows it."""
     config = nano_config(folder, steps=steps, save=SaveConfig(5, 0))
+    config = replace(config, **RECIPES[recipe])
     found = flags(config, *more)[1:]
     at = found.index("--out")
     return found[:at] + found[at + 2 :]
@@ -82,6 +83,20 @@ def test_rank_0_dies_and_no_step_or_metric_line_is_lost(proof):
 def test_twenty_five_kills_and_another_number_of_ranks(tmp_path):
     options = ProofOptions(nproc=4, kills=25, resume_nproc=2, proof_out=tmp_path / "out")
     text, holds = prove(options, words(tmp_path, steps=150), 150)
+    assert holds, text
+
+
+@pytest.mark.fault(
+    "P14",
+    injected="4 SIGKILLs of a run with Muon, one of each kind",
+    lost="0 for a rank",
+    identical=True,
+)
+@pytest.mark.fault("R2", injected="four ranks with Muon stopped, continued on two", lost="0")
+@pytest.mark.long
+def test_kills_of_a_modern_run_and_another_number_of_ranks(tmp_path):
+    options = ProofOptions(nproc=4, kills=4, resume_nproc=2, proof_out=tmp_path / "out")
+    text, holds = prove(options, words(tmp_path, recipe="modern"), STEPS)
     assert holds, text
 
 
