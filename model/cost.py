@@ -2,6 +2,7 @@
 
     python model/cost.py
     python model/cost.py gpt2-xl --gpu h100 --gpus 8 --tokens 30000000000
+    python model/cost.py modern --gpus 8
     python model/cost.py gpt2 --n-layer 24 --n-embd 1024 --n-head 16 --json cost.json
 
 No GPU is needed, and no network is built. The time follows from an assumed utilisation (MFU), which
@@ -32,6 +33,7 @@ from model.estimates.memory import (
 from model.estimates.parameters import attention_parameters, count_parameters
 from model.estimates.prediction import ASSUMED_MFU, predict
 from model.estimates.table import format_report
+from model.estimates.updates import UPDATES
 from model.shapes import SHAPES
 from storage.script_options import parse_options
 from storage.terminal.json_output import check_json_target, write_json_target
@@ -64,6 +66,8 @@ class Arguments:
     """Type of the matrix products; on a GPU those of float32 are TF32, as in training."""
     compile: Literal["on", "off"] = "on"
     """Whether network and loss are compiled (torch.compile)."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Optimizer; the default is that of the shape's preset."""
     json: Path | None = None
     """JSON file to write all figures to; -: standard output."""
 
@@ -106,6 +110,7 @@ class Arguments:
             compiled=self.compile == "on",
             accumulates=micro_batch < self.share,
             world_size=self.gpus,
+            update=UPDATES[self.optimizer](self.model),
         )
 
 
@@ -116,7 +121,7 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
     chosen = largest["compiled" if arguments.compile == "on" else "not_compiled"]
     wanted = arguments.micro_batch
     step = arguments.step(chosen or 1 if wanted == "auto" else wanted)
-    found = predict(config, step, gpu.part_of_name, arguments.mfu)
+    found = predict(config, step, arguments.batch_tokens, gpu.part_of_name, arguments.mfu)
     assert found.tokens_per_second is not None  # GPUS has a peak for every GPU
     days = arguments.tokens / found.tokens_per_second / _DAY
     return {
@@ -128,6 +133,11 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
             "published": forward_flops(config, padded=False),
         },
         "training_flops_per_token": {name: f(config) for name, f in CONVENTIONS.items()},
+        "update": {
+            "optimizer": arguments.optimizer,
+            **asdict(UPDATES[arguments.optimizer](config)),
+            "share_of_step_flops": found.update_share,
+        },
         "memory_bytes": {
             "compiled": _memory(config, step, compiled=True),
             "not_compiled": _memory(config, step, compiled=False),
@@ -198,7 +208,9 @@ def parse_arguments(words: list[str]) -> tuple[str, Arguments]:
     name = words[0] if named else "gpt2"
     if name not in SHAPES:
         raise ValueError(f"shape {name} is not known; choose one of {', '.join(SHAPES)}")
-    default = Arguments(model=SHAPES[name])
+    # train/presets.py has the optimizers; a test compares.
+    modern = SHAPES[name].initial_weights == "zero_outputs"
+    default = Arguments(model=SHAPES[name], optimizer="muon" if modern else "adamw")
     arguments = parse_options(
         default,
         words[1:] if named else words,

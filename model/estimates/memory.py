@@ -93,6 +93,8 @@ class Memory:
     """Activations kept between the last block and the logits, and the ids."""
     logits: int
     """Logits, the tensors that the loss makes of them, and their gradient, at their largest."""
+    update: int
+    """Tensors that exist only during the optimizer's update."""
     runtime: int
     """Memory of the process besides tensors."""
     host_copy: int
@@ -142,6 +144,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         layers=layers,
         final=final,
         logits=logits,
+        update=update.scratch_bytes,
         runtime=runtime,
         host_copy=weights + optimizer,
         peak_moment=moment,

@@ -15,7 +15,20 @@ def format_report(report: dict[str, Any]) -> str:
 
 def _shape(report: dict[str, Any]) -> str:
     s = report["shape"]
-    flags = ", ".join((s["norm"], s["mlp"], s["position"], "biases" if s["bias"] else "no biases"))
+    cap = s["logit_softcap"]
+    more = {
+        "norms without weights": not s["norm_weight"],
+        "normalised embedding": s["embedding_norm"],
+        "QK-norm": s["qk_norm"],
+        f"soft-cap {cap}": cap is not None,
+        "shortcuts": s["shortcuts"],
+    }
+    flags = ", ".join(
+        (
+            *(s["norm"], s["mlp"], s["position"], "biases" if s["bias"] else "no biases"),
+            *(text for text, is_so in more.items() if is_so),
+        )
+    )
     return (
         f"{report['name']}: {s['n_layer']} layers, {s['n_head']} heads, {s['n_embd']:,} wide, "
         f"feed-forward {s['mlp_width'] or 4 * s['n_embd']:,}, T = {s['context_length']:,}, "
@@ -32,6 +45,8 @@ def _parameters(report: dict[str, Any]) -> str:
         "blocks": f"{s['n_layer']} blocks",
         "final_norm": "final norm",
         "untied_head": "head, if not tied",
+        "embedding_norm": "norm of the embedding",
+        "shortcuts": "scales of shortcuts",
         "total": "all",
         "total_tied": "all, if the head were tied",
         "total_untied": "all, if the head were untied",
@@ -41,7 +56,11 @@ def _parameters(report: dict[str, Any]) -> str:
     rows = [
         ("parameters", f"published ({s['vocab_size']:,} ids)",
          f"trained (padded to {s['padded_vocab_size']:,})"),
-        *((text, f"{published[key]:,}", f"{padded[key]:,}") for key, text in names.items()),
+        *(
+            (text, f"{published[key]:,}", f"{padded[key]:,}")
+            for key, text in names.items()
+            if padded[key] or key not in ("embedding_norm", "shortcuts")
+        ),
         ("  attention of one block", f"{counts['one_attention_layer']:,}", ""),
     ]  # fmt: skip
     return _lines(rows)
@@ -56,6 +75,10 @@ def _flops(report: dict[str, Any]) -> str:
     rows.append(("training FLOPs of a token", "", "trained (padded)"))
     conventions = report["training_flops_per_token"]
     rows += [("  " + name, "", f"{value:,.0f}") for name, value in conventions.items()]
+    update = report["update"]
+    if update["flops"]:
+        share = f"{update['share_of_step_flops']:.2%} of a GPU's step"
+        rows.append((f"FLOPs of an update by {update['optimizer']}", share, f"{update['flops']:,}"))
     return _lines(rows)
 
 
@@ -66,7 +89,7 @@ def _memory(report: dict[str, Any]) -> str:
     names = {
         "weights": "weights, float32",
         "gradients": "gradients, float32",
-        "optimizer": "AdamW's two moments, float32",
+        "optimizer": f"state of {report['update']['optimizer']}, float32",
         "buckets": "gradient buckets of DDP",
         "weight_copies": "weights cast for matrix products",
         "layer": "activations of one block",
@@ -74,6 +97,7 @@ def _memory(report: dict[str, Any]) -> str:
         "layers_computed_again": "  if blocks were recomputed",
         "final": "last norm and ids",
         "logits": "logits and loss",
+        "update": "during the update only",
         "runtime": "runtime",
         "peak": "peak",
         "peak_computed_again": "  if blocks were recomputed",

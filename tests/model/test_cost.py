@@ -7,7 +7,11 @@ import pytest
 from model.cost import Arguments, cost_report, parse_arguments
 from model.estimates.flops import GPUS
 from model.estimates.table import format_report
+from model.estimates.updates import UPDATES
+from model.shapes import SHAPES
 from tests.launching import python
+from train.optimizers.registry import optimizer_name
+from train.presets import PRESETS
 
 LLAMA_FLAGS = "--norm rmsnorm --mlp swiglu --position rope --no-bias --no-tied"
 
@@ -23,12 +27,39 @@ def printed(*words):
         ("gpt2 --n-embd 1280 --n-head 20", ("301,771,520",)),
         ("gpt3", ("174,604,259,328",)),
         (f"gpt2-xl {LLAMA_FLAGS}", ("2,127,057,600", "4,513,336,524,800")),
+        ("modern", ("162,201,600", "1,630,745,395,200", "0.36% of a GPU's step", "soft-cap 15.0")),
+        ("modern --gpus 8", ("2.83% of a GPU's step",)),
     ],
 )
 def test_the_table_prints_the_published_figures(words, figures):
     text = printed(*words.split())
     for figure in figures:
         assert figure in text, text
+
+
+def test_the_optimizer_of_a_shape_is_that_of_its_preset():
+    for name in SHAPES.keys() & PRESETS.keys():
+        _, arguments = parse_arguments([name])
+        assert arguments.optimizer == optimizer_name(PRESETS[name].optimizer), name
+
+
+def test_another_optimizer_keeps_another_state_and_has_no_matrix_products():
+    adamw, muon = (
+        cost_report(*parse_arguments(["modern", "--optimizer", name])) for name in UPDATES
+    )
+    matrices = 4 * muon["parameters"]["padded"]["blocks"]
+    memory = [report["memory_bytes"]["compiled"] for report in (adamw, muon)]
+    assert memory[0]["optimizer"] - memory[1]["optimizer"] == matrices
+    assert memory[0]["host_copy"] - memory[1]["host_copy"] == matrices
+    assert (adamw["update"]["flops"], memory[0]["update"]) == (0, 0)
+    assert adamw["time"]["tokens_per_second"] > muon["time"]["tokens_per_second"]
+
+
+def test_parts_that_a_shape_does_not_have_are_not_printed():
+    assert "scales of shortcuts" not in printed("modern")
+    assert "scales of shortcuts                                   42" in printed(
+        "modern", "--shortcuts"
+    )
 
 
 def test_a_model_that_no_gpu_holds_has_no_micro_batch():

@@ -88,7 +88,7 @@ class Forecast:
         """What the cost model says of a step by this plan."""
         device = self.ranks.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-        return predict(self.network, self.step_shape(plan), name)
+        return predict(self.network, self.step_shape(plan), plan.tokens, name)
 
     def compare(self, clock: StepClock, plan: BatchPlan, host_copy: bool) -> Metrics:
         """What to add to the line of a step: nothing, except once the first few steps are timed.
@@ -115,6 +115,8 @@ class Forecast:
             found["speed/predicted_step_milliseconds"] = milliseconds
             step = _beside("step", milliseconds, 1000 * clock.step_seconds, "ms")
             parts.append(f"{step} (at {prediction.mfu:.0%} MFU)")
+        if prediction.update_share:
+            parts.append(f"the optimizer's update {prediction.update_share:.2%} of a rank's FLOPs")
         if self.keeps_large_blocks:
             parts.append("the allocator keeps freed memory, also that of evaluation")
         log.info("predicted and measured: %s", ";  ".join(parts))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.estimates.flops import training_flops_per_token
 from model.estimates.updates import UpdateCost
 from model.loss import NextTokenLoss
 from model.shapes import SHAPES
@@ -27,6 +28,7 @@ from train.memory.micro_batch import (
     largest_that_runs,
     request_smaller_micro_batch,
 )
+from train.optimizers.muon import MuonConfig
 from train.preflight.inputs import check_inputs
 from train.preflight.open_sizes import RecordedSizes
 
@@ -248,3 +250,14 @@ def test_the_first_steps_show_prediction_beside_measurement(tmp_path, caplog):
     told = [line for line in lines(config.out) if "speed/peak_memory_bytes" in line]
     assert [line["step"] for line in told] == [FIRST_STEPS - 1]
     assert told[0]["speed/predicted_memory_bytes"] > 0
+    assert "the optimizer's update" not in caplog.text  # AdamW has no matrix products
+
+
+def test_the_first_steps_show_what_muon_takes(tmp_path, caplog):
+    caplog.set_level("INFO")
+    modern = replace(SHAPES["modern"], n_layer=1, n_head=1, n_embd=8, context_length=16)
+    run_to_end(nano_config(tmp_path, model=modern, optimizer=MuonConfig()))
+    flops = 5 * (4 * 3 * 1024 + 2 * (2 * 4096 + 1024))
+    passes = training_flops_per_token(replace(modern, vocab_size=300)) * 128
+    share = flops / (flops + passes)
+    assert f"the optimizer's update {share:.2%} of a rank's FLOPs" in caplog.text
