@@ -23,7 +23,7 @@ setup: .venv/.installed ## make .venv and install the project into it
 
 setup-dev: .venv/.installed-dev ## the same, and what tests and checks need
 
-run: .venv/.installed data/python_docs/manifest.json ## train a small model, or continue it: a few minutes on a laptop
+run: .venv/.installed data/demo/manifest.json ## train a small model, or continue it: a few minutes on a laptop
 	launch/node.sh demo $(ARGS)
 	@echo "Curves: .venv/bin/tensorboard --logdir runs"
 
@@ -33,8 +33,8 @@ test: .venv/.installed-dev ## run the test suite
 test-long: .venv/.installed-dev ## run the slow tests: faults, several hosts, SLURM (apt-get installs it if you are root)
 	$(IN_VENV) pytest -m long $(LONG_PROCESSES) $(ARGS)
 
-soak: data/python_docs/manifest.json ## kill a run five hundred times; takes hours
-	.venv/bin/python train/prove_resume.py demo --nproc 4 --kills 500 --steps 2000 --save.every 20 --data data/python_docs $(ARGS)
+soak: data/demo/manifest.json ## kill a run five hundred times; takes hours
+	.venv/bin/python train/prove_resume.py demo --nproc 4 --kills 500 --steps 2000 --save.every 20 $(ARGS)
 
 check: .venv/.installed-dev ## run ruff, pyright, the layout rules and shellcheck
 	.venv/bin/ruff check .
@@ -60,12 +60,15 @@ clean: ## remove .venv and caches, but never data/ and runs/
 	"$(PYTHON)" -m venv .venv
 
 .venv/.installed: $(RECIPE) | .venv/bin/pip
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[fast]'
 	@touch $@
 
 .venv/.installed-dev: $(RECIPE) | .venv/bin/pip
 	$(INSTALL) -e '.[dev]'
 	@touch .venv/.installed $@
 
-data/python_docs/manifest.json: | .venv/.installed
-	.venv/bin/python data_prep/text.py --embedded --out data/python_docs
+data/demo/manifest.json: | data/demo_tokenizer/meta.json
+	.venv/bin/python data_prep/text.py --embedded --tokenizer data/demo_tokenizer --out data/demo
+
+data/demo_tokenizer/meta.json: | .venv/.installed
+	.venv/bin/python data_prep/train_tokenizer.py --embedded --vocab-size 4096 --out data/demo_tokenizer

@@ -1,6 +1,7 @@
 """Train a byte-level BPE tokenizer that splits text into words as GPT-2's does.
 
     python data_prep/train_tokenizer.py stories.txt --vocab-size 10000 --out tokenizers/own
+    python data_prep/train_tokenizer.py --embedded --vocab-size 4096 --out tokenizers/python_docs
 
 Input: the files that data_prep/text.py reads. Output: a folder for `--tokenizer` of the data
 scripts. The same text gives the same tokenizer. Its ids are the 256 bytes, then the merges in
@@ -24,6 +25,7 @@ import tyro
 
 from data_prep.preparation.console import run_script
 from data_prep.sources.file_source import FileSource, file_source
+from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.splitting import typed_separator
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import new_folder
@@ -56,6 +58,8 @@ class TokenizerOptions:
     """Folder of the tokenizer; must not exist yet."""
     source: tuple[str, ...] = ()
     """The same as the files, as an option; --data, its old name, works too."""
+    embedded: bool = False
+    """Train on the documentation inside this Python."""
     max_bytes: int | None = None
     """Train on the first N bytes of text. Default: on all of it."""
     separator: str = "<|endoftext|>"
@@ -64,8 +68,12 @@ class TokenizerOptions:
     """Key (.jsonl) or column (.parquet) that holds the text; a.b is the key b inside a."""
 
     def __post_init__(self) -> None:
-        if not self.paths and not self.source:
-            raise ValueError("no text is given; name files, folders or globs, such as stories.txt")
+        if self.embedded == bool(self.paths or self.source):
+            raise ValueError(
+                "both text and --embedded are given; give one of them"
+                if self.embedded
+                else "no text is given; name files, folders or globs, such as stories.txt"
+            )
         check_vocabulary(f"vocab_size={self.vocab_size}", self.vocab_size)
         if self.vocab_size < _MIN_VOCABULARY:
             raise ValueError(
@@ -74,6 +82,13 @@ class TokenizerOptions:
             )
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes={self.max_bytes} must be at least 1")
+
+    def texts(self) -> Iterator[bytes]:
+        """The documents that the options name."""
+        if self.embedded:
+            return PythonDocsSource().texts()
+        places = (*self.paths, *self.source)
+        return _texts(file_source(places, self.text_key, typed_separator(self.separator)))
 
 
 def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
@@ -85,13 +100,11 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
     if options.out.exists():
         raise ValueError(f"{options.out} exists already; choose another --out or move it away")
     start = time.monotonic()
-    source = file_source(
-        (*options.paths, *options.source), options.text_key, typed_separator(options.separator)
-    )
+    texts = options.texts()
     with new_folder(options.out) as folder:
         # Inside the unfinished folder, which the next start removes if this process is killed.
         path = folder / "text"
-        text_bytes = _write_texts(path, _texts(source), options.max_bytes)
+        text_bytes = _write_texts(path, texts, options.max_bytes)
         read = time.monotonic()
         tokens = _learn(path, options.vocab_size)
         trained = time.monotonic()

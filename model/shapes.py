@@ -32,5 +32,6 @@ SHAPES = {
     "modern": _MODERN,
     "modern-medium": replace(_MODERN, n_layer=24, n_head=8, n_embd=1024),
     "modern-large": replace(_MODERN, n_layer=36, n_head=10, n_embd=1280),
-    "demo": GPTConfig(n_layer=4, n_head=4, n_embd=128, context_length=128),
+    "demo": replace(_MODERN, n_layer=4, n_head=4, n_embd=128, context_length=128),
+    "gpt2-demo": GPTConfig(n_layer=4, n_head=4, n_embd=128, context_length=128),
 }

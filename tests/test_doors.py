@@ -83,7 +83,7 @@ def repo(tmp_path_factory):
 @pytest.fixture
 def run(repo, tmp_path):
     """Runs a script of the copy in a folder that has the data of the preset `demo`."""
-    shutil.copytree(GOLDEN / "data_set", tmp_path / "data" / "python_docs")
+    shutil.copytree(GOLDEN / "data_set", tmp_path / "data" / "demo")
 
     def start(words: list[str], *more: str, code: int = 0, **variables: str) -> Done:
         small = SMALL.split() if words[0] == "train/main.py" else []

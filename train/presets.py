@@ -22,6 +22,13 @@ _MODERN = replace(
     optimizer=MuonConfig(),
     schedule=ScheduleConfig(kind="linear", warmup_steps=0, hold=0.3, min_lr_ratio=0.0),
 )
+_DEMO = Config(
+    data=Path("data/demo"),
+    out=Path("runs/demo"),
+    eval=EvalConfig(every=100, val_tokens=AtMost(16_384), tasks_every=250, tasks=("pydoc_choice",)),
+    sample=SampleConfig(every=250, prompts=("Return the", ""), max_tokens=48, temperature=0.8),
+    save=SaveConfig(every=100),
+)
 
 # Larger shapes have the learning rate of GPT-3's model of the nearest size (table 2.1):
 # https://arxiv.org/abs/2005.14165
@@ -59,21 +66,26 @@ PRESETS = {
         schedule=ScheduleConfig(warmup_steps=AtMost(100)),
         sample=SampleConfig(prompts=("Once upon a time", "")),
     ),
-    # `make run` uses this preset: Python's own documentation, minutes on two CPU cores. Twice the
-    # learning rate or twice the batch gave a higher validation loss (bench/LOG.md).
-    "demo": Config(
-        data=Path("data/python_docs"),
-        out=Path("runs/demo"),
+    # `make run` uses this preset: Python's own documentation with 4,096 ids of its own, minutes on
+    # two CPU cores. Sizes and vocabulary were measured (bench/LOG.md).
+    "demo": replace(
+        _DEMO,
+        steps=700,
+        batch_tokens=2048,
+        model=SHAPES["demo"],
+        optimizer=MuonConfig(),
+        schedule=_MODERN.schedule,
+    ),
+    # The same with the recipe of 2019. Twice the learning rate or twice the batch gave a higher
+    # validation loss (bench/LOG.md).
+    "gpt2-demo": replace(
+        _DEMO,
+        out=Path("runs/gpt2-demo"),
         steps=500,
         batch_tokens=1024,
         micro_batch=1,
-        model=SHAPES["demo"],
+        model=SHAPES["gpt2-demo"],
         optimizer=AdamWConfig(lr=1e-3),
         schedule=ScheduleConfig(warmup_steps=AtMost(20)),
-        eval=EvalConfig(
-            every=100, val_tokens=AtMost(16_384), tasks_every=250, tasks=("pydoc_choice",)
-        ),
-        sample=SampleConfig(every=250, prompts=("Return the", ""), max_tokens=48, temperature=0.8),
-        save=SaveConfig(every=100),
     ),
 }

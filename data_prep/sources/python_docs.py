@@ -120,6 +120,10 @@ class PythonDocsSource:
                 yield Piece(first, stop, stop - first, size)
                 first, size = stop, 0
 
+    def texts(self) -> Iterator[bytes]:
+        """All documents in order, as UTF-8."""
+        return map(utf8, _python_documents())
+
     def is_readable(self, number: int) -> bool:
         """Always."""
         return True

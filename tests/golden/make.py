@@ -47,8 +47,8 @@ NANO = """train/main.py gpt2 --data data --out run --device cpu --steps 8 --batc
     --micro-batch 2 --optimizer.lr 0.01 --schedule.warmup-steps 2 --model.n-layer 1
     --model.n-head 1 --model.n-embd 8 --context-length 16 --eval.every 4 --eval.val-tokens 64
     --eval.tasks-every 0 --sample.every 0 --save.every 2 --save.every-minutes 0 --save.keep 9"""
-# The preset that `make run` takes, smaller, with everything that is periodic.
-DEMO = """train/main.py demo --data data --out run --device cpu --steps 20 --batch-tokens 512
+# The small GPT-2 shape, still smaller, with everything that is periodic.
+DEMO = """train/main.py gpt2-demo --data data --out run --device cpu --steps 20 --batch-tokens 512
     --micro-batch 2 --model.n-layer 2 --model.n-head 2 --model.n-embd 32 --context-length 64
     --schedule.warmup-steps 4 --eval.every 10 --eval.val-tokens 256 --eval.tasks-every 10
     --eval.items 4 --sample.every 10 --sample.max-tokens 8 --save.every 10

@@ -76,7 +76,7 @@ def test_auto_validates_on_the_number_of_the_preset():
     number = parse(["demo", "--eval.val-tokens", "auto"]).eval.val_tokens
     assert (number, type(number)) == (16_384, AtMost)
     assert type(parse(["demo", "--eval.val-tokens", "16384"]).eval.val_tokens) is int
-    assert type(parse(["demo"]).schedule.warmup_steps) is AtMost
+    assert type(parse(["gpt2-demo"]).schedule.warmup_steps) is AtMost
 
 
 def test_without_a_preset_the_run_in_the_folder_gives_the_defaults(tmp_path):
@@ -151,8 +151,8 @@ def test_an_optimizer_is_chosen_by_name_with_its_own_defaults(two_optimizers, ch
 
 def test_without_a_name_and_by_its_name_the_optimizer_is_that_of_the_preset(two_optimizers):
     wanted = AdamWConfig(lr=1e-3, beta1=0.8)
-    assert parse(["demo", "--optimizer.beta1", "0.8"]).optimizer == wanted
-    assert parse(["demo", "--optimizer", "adamw", "--optimizer.beta1", "0.8"]).optimizer == wanted
+    assert parse(["gpt2-demo", "--optimizer.beta1", "0.8"]).optimizer == wanted
+    assert parse(["gpt2-demo", "--optimizer=adamw", "--optimizer.beta1", "0.8"]).optimizer == wanted
 
 
 @pytest.mark.parametrize("choice", [[], ["--optimizer", "sgd"]])
