@@ -53,6 +53,19 @@ DEMO = """train/main.py gpt2-demo --data data --out run --device cpu --steps 20 
     --schedule.warmup-steps 4 --eval.every 10 --eval.val-tokens 256 --eval.tasks-every 10
     --eval.items 4 --sample.every 10 --sample.max-tokens 8 --save.every 10
     --save.every-minutes 0"""
+# The same of the preset with Muon.
+MODERN = """train/main.py modern --data data --out run --device cpu --steps 20 --batch-tokens 512
+    --micro-batch 2 --model.n-layer 2 --model.n-head 2 --model.n-embd 32 --context-length 64
+    --eval.every 10 --eval.val-tokens 256 --eval.tasks pydoc_choice --eval.tasks-every 10
+    --eval.items 4 --sample.every 10 --sample.max-tokens 8 --save.every 10
+    --save.every-minutes 0"""
+RUNS = {
+    "ranks_1": (DEMO, 1),
+    "ranks_2": (DEMO, 2),
+    "modern_ranks_1": (MODERN, 1),
+    "modern_ranks_2": (MODERN, 2),
+}
+"""What is trained, and on how many ranks."""
 WATCH = "eval/main.py --watch run --tasks val_loss --device cpu"
 EVALUATE = """eval/main.py --checkpoint checkpoint --tasks val_loss pydoc_choice --items 8
     --json numbers.json --device cpu"""
@@ -150,10 +163,11 @@ def machine() -> dict[str, str]:
     }
 
 
-def trained(folder: Path, ranks: int) -> Path:
-    """The folder of twenty steps, and of an evaluation of each checkpoint."""
+def trained(folder: Path, run: str) -> Path:
+    """The folder of twenty steps of one of RUNS, and of an evaluation of each checkpoint."""
+    command, ranks = RUNS[run]
     shutil.copytree(DATA, folder / "data")
-    words = DEMO.replace("--data data --out run", f"--data {folder}/data --out {folder}/run")
+    words = command.replace("--data data --out run", f"--data {folder}/data --out {folder}/run")
     checked(together(ranks, *words.split()))
     checked(call(WATCH, folder))
     return folder / "run"
@@ -355,7 +369,7 @@ def forget_place(checkpoint: Path, folder: Path) -> None:
 
 def write_checkpoint(folder: Path) -> None:
     """The checkpoint that is evaluated; no optimizer, nobody goes on from it."""
-    shutil.copytree(trained(folder, 1) / "checkpoints" / "step_000020", CHECKPOINT)
+    shutil.copytree(trained(folder, "ranks_1") / "checkpoints" / "step_000020", CHECKPOINT)
     (CHECKPOINT / "optimizer.safetensors").unlink()
     forget_place(CHECKPOINT, folder)
 
@@ -376,13 +390,14 @@ def write_errors(folder: Path) -> None:
 def write_bits(folder: Path) -> None:
     """Of this machine; what other machines recorded stays."""
     bits = {}
-    for ranks in (1, 2):
-        (folder / str(ranks)).mkdir()
-        bits[f"ranks_{ranks}"] = bits_of_run(trained(folder / str(ranks), ranks))
+    for run in RUNS:
+        (folder / run).mkdir()
+        bits[run] = bits_of_run(trained(folder / run, run))
     (folder / "all").mkdir()
     bits["evaluation"] = bits_of_evaluation(furnished(folder / "all"))
-    others = [entry for entry in recorded_bits() if entry["machine"] != machine()]
-    write_json("bits.json", [*others, {"machine": machine(), **bits}])
+    recorded = {json.dumps(entry["machine"]): entry for entry in recorded_bits()}
+    recorded[json.dumps(machine())] = {"machine": machine(), **bits}
+    write_json("bits.json", list(recorded.values()))
 
 
 def write_data_sets(folder: Path) -> None:
@@ -395,7 +410,7 @@ def write_order(folder: Path) -> None:
 
 def write_keys(folder: Path) -> None:
     (folder / "new").mkdir()
-    run, data = trained(folder / "new", 1), prepared(folder / "new", workers=1)
+    run, data = trained(folder / "new", "ranks_1"), prepared(folder / "new", workers=1)
     (folder / "all").mkdir()
     checked(call(EVALUATE, furnished(folder / "all")))
     write_json("keys.json", keys(run, data, folder / "all" / "numbers.json"))
