@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept: the newest, every N-th step, and the best."""
+"""Which checkpoints of a run are kept: newest, every N-th step, best, and named steps."""
 
 import logging
 from collections.abc import Callable
@@ -28,6 +28,8 @@ class Retention:
     """Number of checkpoints with the smallest scores that stay."""
     score: Callable[[Path], float | None]
     """The validation loss of a checkpoint's own weights; None if it was not measured."""
+    steps: tuple[int, ...] = ()
+    """The checkpoints of these steps stay."""
     _verified: set[tuple[str, int]] = field(default_factory=set)
 
     def sweep(self, folder: RunFolder) -> list[Path]:
@@ -39,6 +41,7 @@ class Retention:
         """
         found = folder.all_checkpoints()
         kept = self._best(found) | {p for p in found if self.every and step_of(p) % self.every == 0}
+        kept |= {p for p in found if step_of(p) in self.steps}
         undamaged = 0
         deleted = []
         for checkpoint in found:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -33,9 +34,11 @@ from storage.retention import Retention
 from storage.run_folder import RunFolder, record_start
 from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
+from train.checkpoints.branch import BRANCH_STEPS, lasting_records
 from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validation_loss_of
 from train.checkpoints.config_changes import processors, warn_if_not_bitwise_same
 from train.checkpoints.host_copy import HostCopy
+from train.checkpoints.rate_change import announce_rate
 from train.config import Config
 from train.guards.data_recheck import data_recheck
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
@@ -53,10 +56,8 @@ from train.progress import Progress
 from train.recovery.metric_logs import load_guard_history, open_metric_log
 from train.recovery.run_folder_start import take_folder
 from train.run import Cursor, Run
-from train.schedule import learning_rate
 from train.step import Learner
 
-_DECIDE_RATE = ("steps", "schedule.", "optimizer.lr")  # settings, by how their keys begin
 log = logging.getLogger(__name__)
 
 
@@ -102,7 +103,7 @@ def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | 
     config = config.with_sizes(inputs.val_tokens, inputs.warmup_steps)
     stop = stop or StopRequest()
     stop.stop_at = None if config.stop_at is None else parse_time(config.stop_at)
-    folder, checkpoint = take_folder(config.out, ranks, inputs.resumable)
+    folder, checkpoint = take_folder(config.out, ranks, inputs.resumable, config.branch)
     try:
         _check_steps_left(config, inputs, checkpoint)
         return _assemble(config, ranks, inputs, folder, checkpoint, stop)
@@ -133,6 +134,7 @@ def _assemble(
     learner.updates = cursor.updates
     stream = TrainingStream(inputs.data.split("train"), config.seed)
     saved = cursor.updates if checkpoint is not None else -1
+    kept = lasting_records(folder, inputs.steps, config.schedule).get(BRANCH_STEPS, ())
     hours, all_hashed = config.data_recheck_hours, config.data_check == "full"
     recheck = data_recheck(inputs.data, stream.shards, ranks, hours, all_hashed)
     run = Run(
@@ -145,7 +147,7 @@ def _assemble(
         loader=Loader(stream, learner.plan, ranks, cursor.next_window, config.skips, recheck),
         progress=_progress(config, learner, inputs, stop),
         metrics=open_metric_log(folder, ranks, inputs.steps, position),
-        saver=BackgroundSave(folder, _retention(config), HostCopy(ranks.device), saved),
+        saver=BackgroundSave(folder, _retention(config, kept), HostCopy(ranks.device), saved),
         stop=stop,
         compute_time=ComputeTime(learner.step_model, learner.optimizer, ranks),
         forecast=Forecast(config, inputs.network, ranks, at_first),
@@ -154,27 +156,10 @@ def _assemble(
     )
     load_guard_history(run.progress.guard, folder, position)
     _announce(run, inputs)
-    _announce_rate(run, inputs, position)
+    if position is not None and ranks.is_main:
+        announce_rate(inputs.changes, folder, config, inputs.steps, position)
     _fix_bucket_layout(run)
     return run
-
-
-def _announce_rate(run: Run, inputs: Inputs, position: RunPosition | None) -> None:
-    """Log the learning rate before and after, if a changed setting moves it."""
-    keys = [c.key for c in inputs.changes if c.key.startswith(_DECIDE_RATE)]
-    rates = [line.get("train/lr") for line in position.lines] if position is not None else []
-    if not keys or not rates or run.step >= run.steps or not isinstance(rates[-1], float):
-        return
-    config = run.config
-    now = learning_rate(run.step, run.steps, config.optimizer.lr, config.schedule)
-    log.warning(
-        "the learning rate was %.3g at step %d and is %.3g at step %d, since %s changed",
-        rates[-1],
-        run.step - 1,
-        now,
-        run.step,
-        ", ".join(keys),
-    )
 
 
 def _fix_bucket_layout(run: Run) -> None:
@@ -212,9 +197,9 @@ def _step_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else step_of(checkpoint)
 
 
-def _retention(config: Config) -> Retention:
+def _retention(config: Config, steps: Sequence[int]) -> Retention:
     save = config.save
-    return Retention(save.keep, save.keep_every, save.keep_best, validation_loss_of)
+    return Retention(save.keep, save.keep_every, save.keep_best, validation_loss_of, tuple(steps))
 
 
 def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
@@ -281,6 +266,7 @@ def _announce(run: Run, inputs: Inputs) -> None:
     changed = [asdict(change) for change in inputs.changes]
     sizes = {"world_size": plan.world_size, "micro_batch": plan.micro_batch}
     record_start(run.folder, run.folder.attempt, **sizes, changed=changed)
+    record |= lasting_records(run.folder, run.steps, config.schedule)
     run.folder.write_config(record)  # the settings of this start replace the recorded ones
     run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
     run.folder.write_status("running", run.step)

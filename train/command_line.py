@@ -10,6 +10,7 @@ from dataclasses import replace
 from storage.option_values import AtMost, own_path
 from storage.run_folder import RunFolder
 from storage.script_options import parse_known_options, parse_options
+from train.checkpoints.branch import run_of_branch
 from train.checkpoints.recorded_config import recorded_config
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
@@ -58,25 +59,29 @@ def parse(
     if recorded is None:
         config = with_shape_of_init(config, _model_fields(flags))
     else:
-        log.info("%s holds a run: what is not given is as recorded there", config.out)
+        log.info("what is not given is as recorded in %s", recorded.out)
     return _with_validation_of(start, config)
 
 
 def _run_of(words: list[str]) -> Config | None:
     """The configuration of the run in the folder that `--out` names; None if there is none.
 
+    Then it is that of the run with the checkpoint `--branch`, if that is given.
     Raises: ValueError if its config.json is damaged.
     """
-    out = None
+    given = {}
     for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
-        if flag == "--out":
-            out = value if equals else following
+        if flag in ("--out", "--branch"):
+            given[flag] = value if equals else following
     try:
-        folder = None if out is None else own_path(out)
+        paths = {flag: own_path(value) for flag, value in given.items()}
     except ValueError:  # which the parser reports
         return None
-    return None if folder is None else recorded_config(RunFolder(folder))
+    found = recorded_config(RunFolder(paths["--out"])) if "--out" in paths else None
+    if found is None and "--branch" in paths:
+        found = recorded_config(run_of_branch(paths["--branch"])[0])
+    return found
 
 
 def _with_optimizer(preset: Config, words: list[str]) -> tuple[Config, list[str]]:

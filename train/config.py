@@ -155,6 +155,9 @@ class Config:
     """Run folder. If it contains a run with the same configuration, that run is resumed."""
     init: Path | None = None
     """Checkpoint folder with the weights to start from (fine-tuning). Default: random weights."""
+    branch: Path | None = None
+    """Checkpoint of another run that this run continues in a folder of its own: weights, optimizer,
+    data position. Without a preset, that run's settings are the defaults."""
     seed: int = 1337
     """Random seed of the initial weights, the document order and the samples."""
     steps: int | None = None

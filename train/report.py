@@ -96,5 +96,6 @@ def finished_notice(out: Path, steps: int) -> str:
     """What to say when there is nothing left to do."""
     return (
         f"{out} is finished ({steps} steps). To train longer, give a larger --steps and --allow "
-        "steps; to train anew, move that folder away or give another one with --out"
+        "steps; the start then says what the learning rate will do. To train anew, move that "
+        "folder away or give another one with --out"
     )

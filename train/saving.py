@@ -10,6 +10,7 @@ from train.checkpoints.checkpoint import validation_loss_of
 from train.checkpoints.host_copy import state_tensors
 from train.checks import is_compared
 from train.run import Run
+from train.schedule import branch_step
 
 LAST_SAVE_SECONDS = 1800.0
 _STOP_POLL_SECONDS = 0.2
@@ -23,7 +24,7 @@ def save_due(run: Run) -> bool:
     config = run.config.save
     if any(every and run.step % every == 0 for every in (config.every, config.keep_every)):
         return True
-    if run.step == run.steps:
+    if run.step in (run.steps, branch_step(run.steps, run.config.schedule)):
         return True
     if _is_best(run):
         return True

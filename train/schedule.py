@@ -52,41 +52,45 @@ _DECAYS: dict[str, Callable[[float], float]] = {
 
 
 @dataclass(frozen=True)
-class Phases:
+class _Phases:
     """The phases of a run of some steps, each by its first step, or the step after its last."""
 
     warmup_end: int
     decay_start: int
     decay_end: int
 
-    @property
-    def kept_step(self) -> int:
-        """The end of a hold phase, from where the run can be extended without a jump; else 0."""
-        return self.decay_start if self.warmup_end < self.decay_start < self.decay_end else 0
 
-
-def phases(steps: int, config: ScheduleConfig) -> Phases:
-    """The phases of a run of `steps` steps.
-
-    Raises: ValueError if they do not fit the run together.
-    """
+def phases(steps: int, config: ScheduleConfig) -> _Phases:
+    """The phases of a run of `steps` steps."""
     warmup, hold, decay = (
         _in_steps(length, steps) for length in (config.warmup_steps, config.hold, config.decay)
     )
     # Borders are rounded and not lengths: shares of 0.3 and 0.7 are all of any run.
     warmup_end, start, end = round(warmup), round(warmup + hold), round(warmup + hold + decay)
-    if end > steps or 0 < steps <= warmup:
+    if config.kind == "constant":
+        start, end = max(start, steps), max(end, steps)
+    elif config.decay is None:
+        end = max(start, steps)
+    elif not hold:
+        start, end = max(start, steps - (end - start)), max(end, steps)
+    return _Phases(warmup_end, start, end)
+
+
+def check_phases(steps: int, config: ScheduleConfig) -> None:
+    """Raises: ValueError if the phases do not fit in a run of `steps` steps."""
+    found = phases(steps, config)
+    if found.decay_end > steps or 0 < steps <= _in_steps(config.warmup_steps, steps):
         raise ValueError(
             f"schedule.warmup_steps={config.warmup_steps}, schedule.hold={config.hold} and "
-            f"schedule.decay={config.decay} take {end} steps of {steps}; {_shorter(steps, config)}"
+            f"schedule.decay={config.decay} take {found.decay_end} steps of {steps}; "
+            f"{_shorter(steps, config)}"
         )
-    if config.kind == "constant":
-        return Phases(warmup_end, steps, steps)
-    if config.decay is None:
-        end = steps
-    elif not hold:
-        start, end = steps - (end - start), steps
-    return Phases(warmup_end, start, end)
+
+
+def branch_step(steps: int, config: ScheduleConfig) -> int:
+    """The step at which a hold ends: from there a run can be extended without a jump. Else 0."""
+    found = phases(steps, config)
+    return found.decay_start if found.warmup_end < found.decay_start < steps else 0
 
 
 def fitted_warmup(steps: int, config: ScheduleConfig) -> int | float:
@@ -95,12 +99,12 @@ def fitted_warmup(steps: int, config: ScheduleConfig) -> int | float:
     Raises: ValueError if the phases that the user gave do not fit.
     """
     try:
-        phases(steps, config)
+        check_phases(steps, config)
     except ValueError:
         if not isinstance(config.warmup_steps, AtMost):
             raise
         config = replace(config, warmup_steps=min(config.warmup_steps, steps // WARMUP_PART))
-        phases(steps, config)
+        check_phases(steps, config)
     warmup = config.warmup_steps
     return warmup if isinstance(warmup, float) else int(warmup)
 
@@ -129,3 +133,18 @@ def learning_rate(step: int, steps: int, max_lr: float, config: ScheduleConfig) 
     span = max(found.decay_end - found.decay_start, 1)
     share = _DECAYS[config.kind](min(max(step - found.decay_start, 0) / span, 1.0))
     return max_lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
+
+
+def course_of_rate(step: int, steps: int, max_lr: float, config: ScheduleConfig) -> str:
+    """What the rate is in update `step`, and what it does from there on, in words."""
+    found = phases(steps, config)
+    told = [f"is {learning_rate(step, steps, max_lr, config):.3g} at step {step}"]
+    if step < found.warmup_end:
+        told.append(f"rises to {max_lr:.3g} by step {found.warmup_end}")
+    if max(step, found.warmup_end) < found.decay_start:
+        told.append(f"stays there until step {found.decay_start}")
+    if max(step, found.decay_start) < found.decay_end:
+        told.append(f"falls to {max_lr * config.min_lr_ratio:.3g} by step {found.decay_end}")
+    if found.decay_end < steps:
+        told.append(f"stays there until step {steps}")
+    return ", then ".join(told)

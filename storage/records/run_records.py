@@ -30,6 +30,7 @@ _CONFIG_FIELDS: dict[str, type | tuple[type, ...]] = {
     "run.dtype": str,
     "data_fingerprint": str,
     "next_micro_batch": (int, type(None)),
+    "branch_steps": (list, type(None)),
 }
 _AT_LEAST_ONE = ("config.context_length", "config.batch_tokens", "run.steps", "run.micro_batch")
 _LISTS_OF_TEXT = ("tasks", "task_file")

@@ -1,7 +1,7 @@
 """The learning rate stays within its bounds, has no jumps and ends at the right value."""
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import pairwise
 
 import pytest
@@ -12,7 +12,7 @@ from storage.option_values import AtMost
 from tests.runs import NANO, built, lines, nano_config
 from train.loop import train
 from train.optimizers.muon import MuonConfig
-from train.schedule import Phases, ScheduleConfig, fitted_warmup, learning_rate, phases
+from train.schedule import ScheduleConfig, check_phases, fitted_warmup, learning_rate, phases
 
 configs = st.builds(
     ScheduleConfig,
@@ -47,7 +47,7 @@ def rate_without_hold(step, steps, max_lr, config):
     return max_lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
 
 
-@given(configs, st.integers(51, 300), st.floats(1e-6, 1))
+@given(configs, st.integers(1, 300), st.floats(1e-6, 1))
 def test_a_schedule_without_hold_has_the_bits_that_it_had(config, steps, lr):
     before = [rate_without_hold(step, steps, lr, config) for step in range(steps + 2)]
     assert [learning_rate(step, steps, lr, config) for step in range(steps + 2)] == before
@@ -76,7 +76,7 @@ def test_the_reference_run_warms_up_peaks_and_ends_at_a_tenth():
     ],
 )
 def test_a_length_is_a_number_of_steps_or_with_a_point_a_share_of_the_run(lengths, expected):
-    assert phases(100, ScheduleConfig(**{"warmup_steps": 0, **lengths})) == Phases(*expected)
+    assert astuple(phases(100, ScheduleConfig(**{"warmup_steps": 0, **lengths}))) == expected
 
 
 @given(st.integers(1, 5000), st.integers(0, 100), st.integers(0, 100))
@@ -128,12 +128,12 @@ def test_the_cure_of_phases_that_exceed_the_run_is_one(steps, warmup, hold, deca
     config = ScheduleConfig(warmup_steps=warmup, hold=hold, decay=decay)
     for _ in range(3):  # one sentence shortens one length
         try:
-            phases(steps, config)
+            check_phases(steps, config)
         except ValueError as error:
             flag, value = str(error).split("--schedule.")[1].split()[:2]
             names = {flag.replace("-", "_"): int(value)}
             config = ScheduleConfig(**{**vars(config), **names})
-    phases(steps, config)
+    check_phases(steps, config)
 
 
 def test_a_presets_warm_up_is_shortened_where_hold_and_decay_leave_less():

@@ -145,6 +145,16 @@ def load_position(checkpoint: Path) -> RunPosition:
     return position
 
 
+def check_same_data(checkpoint: Path, position: RunPosition, fingerprint: str) -> None:
+    """Raises: ValueError if the run used other data than `fingerprint`."""
+    if position.data_fingerprint != fingerprint:
+        raise ValueError(
+            f"{checkpoint} was trained on data {position.data_fingerprint[:12]} "
+            f"({position.data}), but --data is {fingerprint[:12]}; give the same data set, or "
+            "start a new run with another --out"
+        )
+
+
 def load_checkpoint(
     checkpoint: Path, model: GPT, optimizer: Optimizer, fingerprint: str
 ) -> RunPosition:
@@ -153,12 +163,7 @@ def load_checkpoint(
     Raises: ValueError if the run used other data than `fingerprint`, or if a file is damaged.
     """
     position = load_position(checkpoint)
-    if position.data_fingerprint != fingerprint:
-        raise ValueError(
-            f"{checkpoint} was trained on data {position.data_fingerprint[:12]} "
-            f"({position.data}), but --data is {fingerprint[:12]}; give the same data set, or "
-            "start a new run with another --out"
-        )
+    check_same_data(checkpoint, position, fingerprint)
     load_weights(checkpoint, model)
     _load_optimizer(checkpoint / OPTIMIZER_FILE, model, optimizer)
     return position

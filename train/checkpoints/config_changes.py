@@ -60,6 +60,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "seed": ("never", "it determines which windows were used so far"),
     "context_length": ("never", "the data position is counted in windows of this length"),
     "init": ("never", "it only sets the weights at the first start"),
+    "branch": ("never", "it only says where the run began"),
     "model": ("never", "the weights in the checkpoint have its shape"),
     "model.vocab_size": (
         "never",
@@ -100,10 +101,12 @@ def check_same_run(
     config: dict[str, Any],
     defaults: dict[str, Any],
     allowed: tuple[str, ...] = (),
+    parent: RunFolder | None = None,
 ) -> list[Change]:
     """Compare with the configuration of the run in the folder; returns the allowed changes.
 
-    `defaults` are the values of keys that an older version did not record.
+    `defaults` are the values of keys that an older version did not record. A new run is compared
+    with the one that it continues (`--branch`), its `parent`.
     Raises: ValueError if some change is not allowed (it lists all of them), if --allow names an
     unknown key, or if the folder contains something that is no run.
     """
@@ -118,11 +121,14 @@ def check_same_run(
             )
     if foreign := folder.unexpected_files():
         raise ValueError(_in_the_way(folder, foreign[0]))
+    folder = parent or folder
     if not folder.config.is_file():
         return []
     record = folder.read_config()
     # Older versions did not record the optimizer's name: there was only one.
     before = _flatten(defaults) | {_OPTIMIZER_NAME: "adamw"} | _flatten(record["config"])
+    if parent is not None:
+        before["branch"] = known["branch"]
     if before["micro_batch"] is None:  # format 1 recorded an automatic choice in "run" only
         before["micro_batch"] = record["run"]["micro_batch"]
     changes = [
@@ -136,7 +142,7 @@ def check_same_run(
             for change in changes
             if change.key == _OPTIMIZER_NAME or not change.key.startswith("optimizer.")
         ]
-    _check_allowed(folder, changes, allowed)
+    _check_allowed(changes, allowed, "--branch" if parent else f"--out {folder.path}")
     return changes
 
 
@@ -162,8 +168,11 @@ def _in_the_way(folder: RunFolder, name: str) -> str:
     )
 
 
-def _check_allowed(folder: RunFolder, changes: list[Change], allowed: tuple[str, ...]) -> None:
-    """Raises: ValueError if a change is never allowed, or is allowed only when it is named."""
+def _check_allowed(changes: list[Change], allowed: tuple[str, ...], option: str) -> None:
+    """`option` names the run in the error.
+
+    Raises: ValueError if a change is never allowed, or is allowed only when it is named.
+    """
     never = [c for c in changes if c.rule[0] == "never"]
     unnamed = [c for c in changes if c.rule[0] == "named" and not c.is_named_by(allowed)]
     if not never and not unnamed:
@@ -175,15 +184,13 @@ def _check_allowed(folder: RunFolder, changes: list[Change], allowed: tuple[str,
         told = "; ".join(
             f"{', '.join(names)} can never change ({reason})" for reason, names in keys.items()
         )
-        cure = f"{told}: give the same values to resume it (without a preset, --out "
-        cure += f"{folder.path} alone does), or choose another --out"
+        cure = f"{told}: give the same values to resume it (without a preset, {option} alone "
+        cure += "does), or choose another --out"
     else:
         names = " ".join(c.key for c in unnamed)
         cure = f"give the same values to resume it, --allow {names} to change them from here on"
         cure += ", or choose another --out"
-    raise ValueError(
-        f"--out {folder.path} holds a run with another configuration ({differences}); {cure}"
-    )
+    raise ValueError(f"{option} holds a run with another configuration ({differences}); {cure}")
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from storage.run_folder import RunFolder
 from train.config import Config
+from train.schedule import branch_step
 
 _WEIGHT = 4  # bytes: checkpoints hold the weights in float32
 
@@ -41,7 +42,8 @@ def space_for_checkpoints(
     # folder that does.
     path = folder.checkpoints.resolve()
     disk = next(p for p in (path, *path.parents) if p.exists())
-    more = config.save.max_kept(steps) - len(folder.all_checkpoints())
+    kept = config.save.max_kept(steps) + (branch_step(steps, config.schedule) > 0)
+    more = kept - len(folder.all_checkpoints())
     free = shutil.disk_usage(disk).free
     state = config.optimizer.update_cost(network, "cpu").state_bytes
     return _DiskSpace(disk, free, max(more, 1), _WEIGHT * count_parameters(network).total + state)

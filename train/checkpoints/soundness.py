@@ -29,10 +29,10 @@ def newest_sound_checkpoint(folder: RunFolder, resumable: Resumable) -> Path | N
 
     Raises: NewerFormat if a newer version of the program wrote it.
     """
-    return folder.recover_newest_checkpoint(partial(_check_complete, resumable))
+    return folder.recover_newest_checkpoint(partial(check_resumable, resumable))
 
 
-def _check_complete(resumable: Resumable, checkpoint: Path) -> None:
+def check_resumable(resumable: Resumable, checkpoint: Path) -> None:
     """Raises: ValueError naming what is missing or damaged."""
     position = load_position(checkpoint)
     if position.step == 0:  # before the first update there is no state of an optimizer

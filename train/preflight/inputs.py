@@ -16,6 +16,7 @@ from parallel.collectives import all_gather_object, on_main, together
 from parallel.ranks import Ranks
 from storage.run_folder import RunFolder
 from train.batch_plan import BatchPlan, plan_batch
+from train.checkpoints.branch import check_branch, run_of_branch
 from train.checkpoints.config_changes import Change, check_same_run
 from train.checkpoints.disk_space import check_space, space_for_checkpoints
 from train.checkpoints.recorded_config import recorded_settings
@@ -62,7 +63,7 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
     Raises: ValueError on every rank if something is wrong on one.
     """
-    recorded, sizes, last = on_main(partial(_recorded_run, RunFolder(config.out)))
+    recorded, sizes, last = on_main(partial(_recorded_run, RunFolder(config.out), config.branch))
     data, network, own = together(partial(_data_and_network, config, ranks, recorded))
     micro_batch = min(all_gather_object(own))  # what fits on every rank
     inputs = together(
@@ -74,14 +75,17 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
 
 def _recorded_run(
-    folder: RunFolder,
+    folder: RunFolder, branch: Path | None
 ) -> tuple[int | None, RecordedSizes, tuple[str | None, int | None]]:
     """The micro-batch of the run in the folder, its open sizes, and its last state and step.
 
+    A new run takes micro-batch and sizes of the run that it continues.
     Only rank 0 reads them: which collectives follow depends on them, and a network file system may
     show other ranks an older folder.
     """
     status = folder.read_status() or {}
+    if branch is not None and not folder.config.is_file():
+        folder, _ = run_of_branch(branch)
     sizes = RecordedSizes.of(recorded_settings(folder))
     return recorded_micro_batch(folder), sizes, (status.get("state"), status.get("step"))
 
@@ -113,8 +117,10 @@ def _check_run(
     val_tokens = choose_validation(config, data, plan.context_length, sizes)
     warmup_steps = choose_warmup(config, steps, sizes)
     config = config.with_sizes(val_tokens, warmup_steps)
-    folder = RunFolder(config.out)
-    if config.init is not None and not folder.all_checkpoints():
+    folder, parent = RunFolder(config.out), None
+    if config.branch is not None and not folder.config.is_file():
+        parent = check_branch(config.branch, steps, data.fingerprint)
+    if config.init is not None and not (parent or folder).all_checkpoints():
         check_init(config.init, data, network)
     if config.stage is None:
         _check_shards(data, config, ranks)
@@ -124,7 +130,7 @@ def _check_run(
         )
     defaults = Config(optimizer=type(config.optimizer)()).as_json(network, micro_batch)
     now = config.as_json(network, micro_batch)
-    changes = check_same_run(folder, now, defaults, config.allow)
+    changes = check_same_run(folder, now, defaults, config.allow, parent)
     check_space(space_for_checkpoints(folder, config, network, steps))
     config.eval.options(micro_batch, config.dtype)  # which checks that its files exist
     untried = config.micro_batch == "auto" and recorded is None

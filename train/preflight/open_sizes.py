@@ -9,7 +9,7 @@ from eval.tasks.val_loss import validation_tokens
 from storage.option_values import AtMost
 from train.batch_plan import BatchPlan
 from train.config import Config
-from train.schedule import phases
+from train.schedule import check_phases
 
 _FEW_STEPS = 100  # in one epoch: too few to learn much, a smaller batch gives more
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def choose_warmup(config: Config, steps: int, recorded: RecordedSizes) -> int | 
     """The steps of warm-up. Raises: ValueError if the user's schedule does not fit in `steps`."""
     own, before = config.schedule.warmup_steps, recorded.warmup_steps
     if isinstance(own, AtMost) and before is not None and before < min(own, steps):
-        phases(steps, replace(config.schedule, warmup_steps=before))
+        check_phases(steps, replace(config.schedule, warmup_steps=before))
         return before
     warmup = config.warmup_steps_for(steps)
     if warmup != own:

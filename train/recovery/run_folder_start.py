@@ -12,6 +12,7 @@ from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import step_of
 from storage.ownership.run_identity import RunIdentity, identity_of, new_run_id
 from storage.run_folder import RunFolder
+from train.checkpoints.branch import begin_branch
 from train.checkpoints.checkpoint import load_position, turn_latest
 from train.checkpoints.disk_space import check_writable
 from train.checkpoints.soundness import Resumable, newest_sound_checkpoint
@@ -31,13 +32,18 @@ class _Found:
     identity: RunIdentity
 
 
-def take_folder(out: Path, ranks: Ranks, resumable: Resumable) -> tuple[RunFolder, Path | None]:
-    """Lock the folder on rank 0 and find the checkpoint to continue from, for all ranks."""
+def take_folder(
+    out: Path, ranks: Ranks, resumable: Resumable, branch: Path | None
+) -> tuple[RunFolder, Path | None]:
+    """Lock the folder on rank 0 and find the checkpoint to continue from, for all ranks.
+
+    A run that continues the checkpoint `branch` of another one begins with a copy of it.
+    """
     folder = RunFolder(out)
     # Each machine's torchrun counts only the restarts of its own ranks.
     restarted = any_rank(is_restart(), ranks.device)
     try:
-        found = on_main(partial(_lock, folder, restarted, resumable))
+        found = on_main(partial(_lock, folder, restarted, resumable, branch))
         folder.attempt, folder.identity = found.attempt, found.identity
         if not ranks.is_main:
             folder.follow()
@@ -47,13 +53,16 @@ def take_folder(out: Path, ranks: Ranks, resumable: Resumable) -> tuple[RunFolde
     return folder, found.checkpoint
 
 
-def _lock(folder: RunFolder, restarted: bool, resumable: Resumable) -> _Found:
+def _lock(folder: RunFolder, restarted: bool, resumable: Resumable, branch: Path | None) -> _Found:
     """Lock the folder and prepare it for this start."""
     _check_same_folder(folder, restarted)
     folder.lock(job_id())
     _note_folder(folder)
     check_writable(folder)
     checkpoint = _put_in_order(folder, resumable)
+    if checkpoint is None and branch is not None:
+        begin_branch(folder, branch, resumable)
+        checkpoint = _put_in_order(folder, resumable)
     identity = folder.identity
     assert identity is not None
     # A run of an older version gets its identity now.
