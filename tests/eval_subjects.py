@@ -1,6 +1,7 @@
 """Tiny models to evaluate, and checkpoint folders with them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,11 @@ from storage.atomic import write_json
 from storage.checkpoint_folder import write_manifest
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+# A modern shape whose weights, as tiny_model makes them, are not zero in any matrix.
+TINY_MODERN = {
+    "norm": "rmsnorm", "norm_weight": False, "embedding_norm": True, "qk_norm": True,
+    "mlp": "relu2", "position": "rope", "bias": False, "tied": False, "logit_softcap": 15.0,
+}  # fmt: skip
 
 
 def tiny_model(context_length: int = 48, seed: int = 1, **changes) -> GPT:
@@ -34,10 +40,12 @@ def tiny_subject(**changes) -> Subject:
     return Subject(tiny_model(**changes), gpt2_tokenizer(), ALONE)
 
 
-def tiny_checkpoint(folder: Path, data: DataSet | None = None, **state) -> Path:
+def tiny_checkpoint(
+    folder: Path, data: DataSet | None = None, shape: dict[str, Any] | None = None, **state
+) -> Path:
     """A checkpoint folder as the trainer writes it, without the optimizer."""
     folder.mkdir()
-    save_model(folder, tiny_model())
+    save_model(folder, tiny_model(**(shape or {})))
     gpt2_tokenizer().save(folder / "tokenizer")
     if data is not None:
         state |= {"data": str(data.folder), "data_fingerprint": data.fingerprint}

@@ -9,7 +9,7 @@ from eval.harness.model import RatchetLM
 from model.hf_format.convert import export_model
 from storage.checkpoint_folder import weights_sha256
 from tests.eval.tasks.test_lm_eval_agreement import texts, write
-from tests.eval_subjects import tiny_checkpoint
+from tests.eval_subjects import TINY_MODERN, tiny_checkpoint
 from tests.launching import python, torchrun
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -19,16 +19,21 @@ CONTEXTS = texts(3, 40, 70)  # many do not fit 48 tokens
 SHORT = texts(4, 200, 6)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def checkpoint_and_export(tmp_path_factory, shape=None):
     folder = tmp_path_factory.mktemp("adapter")
-    checkpoint = tiny_checkpoint(folder / "checkpoint")
+    checkpoint = tiny_checkpoint(folder / "checkpoint", shape=shape)
     export_model(checkpoint, folder / "exported")
     return folder
 
 
 @pytest.fixture(scope="module")
-def both(folder):
+def folder(tmp_path_factory):
+    return checkpoint_and_export(tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=[None, TINY_MODERN], ids=["gpt2", "modern"])
+def both(tmp_path_factory, request):
+    folder = checkpoint_and_export(tmp_path_factory, request.param)
     from lm_eval.models.huggingface import HFLM
 
     theirs = HFLM(str(folder / "exported"), device="cpu", dtype="float32", batch_size=4)

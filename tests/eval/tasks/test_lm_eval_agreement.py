@@ -19,7 +19,7 @@ from eval.tasks.items import ItemSource, read_examples, read_items
 from eval.tasks.registry import TASKS, measure
 from model.checkpoint import load_model
 from model.hf_format.convert import export_model
-from tests.eval_subjects import ALONE, tiny_checkpoint
+from tests.eval_subjects import ALONE, TINY_MODERN, tiny_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
@@ -63,9 +63,9 @@ def rows_of(task: str, n: int, seed: int = 1) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("lm_eval")
-    checkpoint = tiny_checkpoint(folder / "checkpoint")
+    checkpoint = tiny_checkpoint(folder / "checkpoint", shape=getattr(request, "param", None))
     export_model(checkpoint, folder / "exported")
     return folder
 
@@ -113,15 +113,18 @@ def check_items(tag: str, ours: TaskResult, samples: list[dict], theirs: dict[st
 
 
 @pytest.mark.parametrize(
-    ("task", "name"),
+    ("exported", "task", "name"),
     [
-        ("hellaswag", "hellaswag"),
-        ("piqa", "piqa"),
-        ("arc_easy", "arc_easy"),
-        ("openbookqa", "openbookqa"),
-        ("lambada", "lambada_openai"),
-        ("wikitext", "wikitext"),
+        (None, "hellaswag", "hellaswag"),
+        (None, "piqa", "piqa"),
+        (None, "arc_easy", "arc_easy"),
+        (None, "openbookqa", "openbookqa"),
+        (None, "lambada", "lambada_openai"),
+        (None, "wikitext", "wikitext"),
+        (TINY_MODERN, "hellaswag", "hellaswag"),
+        (TINY_MODERN, "wikitext", "wikitext"),
     ],
+    indirect=["exported"],
 )
 def test_every_item_is_scored_as_the_harness_scores_it(exported, tmp_path, monkeypatch, task, name):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

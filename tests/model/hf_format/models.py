@@ -17,13 +17,10 @@ from model.hf_format.convert import export_model, import_model
 from storage.atomic import write_json
 from storage.byte_pairs import GPT2_PATTERN, ranks_file
 from storage.checkpoint_folder import write_manifest
+from tests.eval_subjects import TINY_MODERN
 
 LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False}
-MODERN = {
-    "norm": "rmsnorm", "norm_weight": False, "embedding_norm": True, "qk_norm": True,
-    "mlp": "relu2", "position": "rope", "bias": False, "tied": False, "logit_softcap": 15.0,
-    "initial_weights": "zero_outputs",
-}  # fmt: skip
+MODERN = {**TINY_MODERN, "initial_weights": "zero_outputs"}
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 24}
 CL100K_LIKE = (
     r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}"""
@@ -43,6 +40,20 @@ def saved(model, folder):
         if "wte" not in name:  # keeps GPT-2's deviation, so that 20 greedy tokens do not tie
             torch.nn.init.normal_(parameter, std=0.2)
     model.eval().save_pretrained(folder)
+    return model
+
+
+def random_nanochat(folder, width=32, heads=2, **settings):
+    """A NanoChat as transformers saves it with random weights, and a tokenizer for it."""
+    torch.manual_seed(0)
+    tokenizer = small_tokenizer()
+    config = transformers.NanoChatConfig(
+        **{"vocab_size": tokenizer.n_vocab, "hidden_size": width * heads, "num_hidden_layers": 2,
+           "num_attention_heads": heads, "intermediate_size": 96, "max_position_embeddings": 48,
+           "rms_norm_eps": 1e-5, "pad_token_id": None, **settings}
+    )  # fmt: skip
+    model = saved(transformers.NanoChatForCausalLM(config), folder)
+    tokenizer.save(folder)
     return model
 
 
