@@ -9,10 +9,12 @@ from model.blocks import attention_backend
 from model.shapes import SHAPES
 from parallel.ranks import start
 from tests.data_sets import tiny_data_set
-from tests.runs import lines, losses, run_to_end, tiny_config
+from tests.runs import RECIPES, lines, losses, nano_config, run_to_end, tiny_config
 from train.build import build_run
+from train.checkpoints.host_copy import state_tensors
 from train.config import SaveConfig
 from train.loop import train
+from train.optimizers.registry import update
 from train.preflight.inputs import check_inputs
 
 pytestmark = pytest.mark.gpu
@@ -62,6 +64,22 @@ def test_a_run_on_the_gpu_resumes_with_the_same_data(data, tmp_path):
         checkpoint.rename(tmp_path / "gone")
     run_on_gpu(config)
     assert [x.get("data/digest") for x in lines(config.out)] == straight
+
+
+def test_a_skipped_update_of_muon_changes_no_bit_on_the_gpu_and_waits_for_nothing(tmp_path):
+    run = run_on_gpu(nano_config(tmp_path, **RECIPES["modern"]))
+    optimizer, model = run.learner.optimizer, run.model
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    before = {name: t.clone() for name, t in state_tensors(model, optimizer).items()}
+    skip = torch.ones((), device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        update(optimizer, 8, 0.02, skip)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    after = state_tensors(model, optimizer)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_bf16_attention_runs_in_a_fused_kernel():

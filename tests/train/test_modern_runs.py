@@ -426,7 +426,6 @@ def test_a_step_out_of_memory_is_done_again_with_half_and_the_same_bits(tmp_path
         {"dtype": "bfloat16"},
         {"dtype": "bfloat16", "residual": "bfloat16", "model": SHORTCUTS},
         {"fused_loss": "off"},
-        pytest.param({"compile": "on", "dtype": "bfloat16"}, marks=pytest.mark.long),
     ],
     ids=lambda changes: "-".join(changes),
 )
@@ -436,6 +435,20 @@ def test_a_run_learns_and_repeats_to_the_bit_with(tmp_path, changes):
     curve, bits = losses(config.out), final_bytes(config.out)
     assert curve[-1] < curve[0] - 0.5
     forget_after(config.out, 6)
+    run_to_end(config)
+    assert (losses(config.out), final_bytes(config.out)) == (curve, bits)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+def test_a_compiled_run_has_the_losses_of_a_plain_one_and_repeats_to_the_bit(tmp_path):
+    config = modern_config(tmp_path, save=SaveConfig(4, 0, keep=9), compile="on", model=SHORTCUTS)
+    run_to_end(config)
+    curve, bits = losses(config.out), final_bytes(config.out)
+    plain = replace(config, out=tmp_path / "plain", compile="off")
+    run_to_end(plain)
+    assert curve == pytest.approx(losses(plain.out), rel=1e-4)
+    forget_after(config.out, 4)
     run_to_end(config)
     assert (losses(config.out), final_bytes(config.out)) == (curve, bits)
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from model.config import GPTConfig
 from model.gpt import GPT
@@ -112,6 +113,19 @@ def test_a_skipped_update_changes_no_bit_and_the_next_one_is_as_without_it():
         assert torch.equal(own, other)
         states = skipping.state[own], straight.state[other]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_no_update_waits_for_a_number_on_the_host():
+    """Tensors without content: reading one on the host is an error, as float() here."""
+    with FakeTensorMode():
+        model, skip = GPT(SHAPE), torch.ones(())
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = build_muon(model, MuonConfig())
+        for step in range(2):
+            update(optimizer, step, 0.02, skip)
+        with pytest.raises(DataDependentOutputException):
+            float(skip)
 
 
 def test_each_group_has_its_own_rate_and_every_parameter_is_in_one_group():
