@@ -483,7 +483,9 @@ def test_the_doctor_finds_a_modern_run_ready_to_start(tmp_path):
 
 def test_a_watcher_gives_the_numbers_of_the_training_loop_and_compare_pairs_them(tmp_path):
     save = SaveConfig(every=4, every_minutes=0, keep=9)
-    config = modern_config(tmp_path, model=LONGER, eval=replace(EVAL, every=4), save=save)
+    schedule = ScheduleConfig("constant", warmup_steps=0)  # so no step is kept for a branch
+    changes = {"eval": replace(EVAL, every=4), "save": save, "schedule": schedule}
+    config = modern_config(tmp_path, model=LONGER, **changes)
     run_to_end(config)
     items = tmp_path / "items"
     done = python("eval/main.py", "--watch", str(config.out), "--items-out", str(items))
