@@ -200,12 +200,13 @@ def _goal(share: float | None, goal: float) -> str:
 
 
 def _piece_table(result: Mapping[str, Any]) -> list[str]:
-    modern = result["sizes"].get(MIDDLE, {}).get("loss", {}).get(MODERN)
+    row = result["sizes"].get(MIDDLE)
+    modern = _shown(row["loss"][MODERN], 4) if row else "not run"
     lines = [
         f"| the middle size after {result['steps']} steps | loss | difference | the loss is "
         "| seeds |",
         "| --- | --: | --: | --- | --: |",
-        f"| modern | {_shown(modern, 4)} | | | |",
+        f"| modern | {modern} | | | |",
     ]
     for row in result["pieces"].values():
         title = row["title"]

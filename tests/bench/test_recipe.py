@@ -171,6 +171,7 @@ def test_tables_and_plot_stand_with_no_run_at_all_and_with_one(tmp_path):
     for found in ({}, {first.name: record(first, [7.0, 6.0])}):
         result = summary(found, 40)
         assert len(markdown(result).splitlines()) == 6
+        assert markdown(result).endswith("| modern | not run | | | |\n")
         draw(result, found, tmp_path / "a.png")
 
 
