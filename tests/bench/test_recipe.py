@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import recipe
 from bench.bare_run import bare_learner
 from bench.recipe_plan import (
     FIRST_SEED,
@@ -17,12 +18,14 @@ from bench.recipe_plan import (
     PIECES,
     SIZES,
     Timing,
+    Trial,
     base_config,
     contestants,
     pieces,
     plan,
 )
 from bench.recipe_report import draw, markdown, steps_to, summary
+from data_prep.dataset.shards import open_data_set
 from parallel.ranks import start
 from tests.data_sets import tiny_data_set
 from tests.launching import python
@@ -204,3 +207,22 @@ def test_it_continues_with_what_is_missing_and_refuses_runs_of_other_settings(tm
     refused = python(*words, "20")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "has runs with steps=10, not 20; give another --out" in refused.stderr
+
+
+@pytest.mark.long
+def test_modern_has_gpt2s_loss_in_half_of_the_steps_and_60_percent_of_the_time(tmp_path):
+    tokenizer, folder = tmp_path / "tokenizer", tmp_path / "data"
+    words = ["--embedded", "--vocab-size", "1024", "--out", str(tokenizer)]
+    assert python("data_prep/train_tokenizer.py", *words).returncode == 0
+    words = ["--embedded", "--tokenizer", str(tokenizer), "--out", str(folder)]
+    assert python("data_prep/text.py", *words).returncode == 0
+    data, ranks = open_data_set(folder), start("cpu")
+    base = base_config(folder, data.tokenizer().n_vocab, 80, 2048)
+    job = plan(base, 1, {}, ["small"])
+    trials = [one for one in job if isinstance(one, Trial) and one.option in ("0.003", "preset")]
+    gpt2, modern = (recipe._run_trial(trial, data, 8192, ranks) for trial in trials)
+    needed = steps_to(gpt2["losses"][-1], modern["steps"], modern["losses"])
+    assert needed is not None
+    assert needed <= 0.5 * 80
+    times = recipe._time_steps(next(one for one in job if isinstance(one, Timing)), ranks)
+    assert needed * times[MODERN] <= 0.6 * 80 * times[GPT2]
