@@ -25,21 +25,27 @@ def new_norm(config: GPTConfig) -> nn.Module:
     return nn.LayerNorm(config.n_embd, bias=config.bias, elementwise_affine=config.norm_weight)
 
 
-def _rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotate queries or keys by their positions.
+def rotation(config: GPTConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines by which all layers rotate queries and keys at these positions.
 
-    Shapes: x (B, H, T, D), positions (T) or (B, T) -> (B, H, T, D).
+    Shapes: positions (T) or (B, T) -> 2 x ([B,] T, H, D).
     """
     # Pairs are (i, i + D/2) as in Hugging Face's Llama, not (2i, 2i + 1) as in the paper, so that
     # exported weights need no permutation.
-    half = x.size(-1) // 2
+    half = config.head_width // 2
     # Angles in float32: bfloat16 does not have every integer above 256.
-    steps = torch.arange(half, device=x.device, dtype=torch.float32)
+    steps = torch.arange(half, device=positions.device, dtype=torch.float32)
     angles = positions.float()[..., None] * ROPE_BASE ** (-steps / half)  # ([B,] T, D/2)
-    angles = angles if positions.dim() == 1 else angles[:, None]
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    both = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    # A copy for each head: the CPU multiplies long rows faster than short ones (bench/LOG.md).
+    cos, sin = (table[..., None, :].repeat_interleave(config.n_head, -2) for table in both)
+    return cos, sin
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries or keys. Shapes: (B, T, H, D), 2 x ([B,] T, H, D) -> (B, T, H, D)."""
+    return x * cos + x.roll(x.size(-1) // 2, -1) * sin
 
 
 class _Attention(nn.Module):
@@ -49,7 +55,6 @@ class _Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.n_head = config.n_head
-        self.rope = config.position == "rope"
         self.qk_norm = config.qk_norm
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
@@ -57,19 +62,23 @@ class _Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        positions: Tensor,
+        turn: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
         cache: KVCache | None,
         paths: Paths | None,
     ) -> Tensor:
-        """Shapes: x (B, T, C) -> (B, T, C); mask broadcastable to (B, H, T, S), True: attend."""
+        """`turn` is of `rotation`; None without rotary positions.
+
+        Shapes: x (B, T, C) -> (B, T, C); mask broadcastable to (B, H, T, S), True: attend.
+        """
         B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, T, 3, H, D) -> 3 x (B, H, T, D)
-        if self.rope:
-            q, k = _rotate(q, positions), _rotate(k, positions)
+        heads = (B, T, self.n_head, C // self.n_head)
+        q, k, v = (part.view(heads) for part in self.c_attn(x).split(C, dim=-1))  # (B, T, H, D)
+        if turn is not None:
+            q, k = _rotate(q, *turn), _rotate(k, *turn)
         if self.qk_norm:
             q, k = plain_rms_norm(q), plain_rms_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if paths is not None:
             v = paths.values(self.layer, v)
         if cache is not None:
@@ -95,7 +104,7 @@ class _MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, T, C) -> (B, T, C)."""
         if self.kind == "relu2":
-            return self.c_proj(F.relu(self.c_fc(x)).square())
+            return self.c_proj(F.relu(self.c_fc(x), inplace=True).square())
         if self.kind == "swiglu":
             return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))
         # The tanh form, as in https://github.com/openai/gpt-2/blob/master/src/model.py
@@ -115,13 +124,13 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        positions: Tensor,
+        turn: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
         cache: KVCache | None,
         paths: Paths | None = None,
     ) -> Tensor:
         """Shapes: (B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln_1(x), positions, mask, cache, paths)
+        x = x + self.attn(self.ln_1(x), turn, mask, cache, paths)
         return x + self.mlp(self.ln_2(x))
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.blocks import Block, new_norm
+from model.blocks import Block, new_norm, rotation
 from model.config import GPTConfig
 from model.kv_cache import KVCache
+from model.precision import product_dtype
 from model.shortcuts import Paths, Shortcuts
 
 _INIT_STD = 0.02  # https://github.com/openai/gpt-2/blob/master/src/model.py
@@ -98,6 +99,8 @@ class GPT(nn.Module):
         if mask is None and cache is not None:
             mask = cache.causal_mask()
         x = self.wte(ids)  # (B, T) -> (B, T, C)
+        rotary = self.config.position == "rope"
+        turn = rotation(self.config, positions, product_dtype(x)) if rotary else None
         if self.config.position == "learned":
             x = x + self.wpe(positions)
         # float32 unless asked for: a bfloat16 stream shifted the loss curve (bench/LOG.md).
@@ -107,7 +110,7 @@ class GPT(nn.Module):
         paths = Paths(self.shortcuts, x) if self.config.shortcuts else None
         for layer, block in enumerate(self.h):
             x = x if paths is None else paths.block_input(layer, x)
-            x = block(x, positions, mask, cache, paths)
+            x = block(x, turn, mask, cache, paths)
         if cache is not None:
             cache.advance()
         return self.ln_f(x)

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -20,3 +21,9 @@ def choose_dtype(wanted: Precision, device: torch.device) -> torch.dtype:
 def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
     """A context in which matrix products are computed in `dtype`."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def product_dtype(like: Tensor) -> torch.dtype:
+    """The type of matrix products of such a tensor here: autocast's, or its own."""
+    place = like.device.type
+    return torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else like.dtype

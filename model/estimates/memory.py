@@ -181,9 +181,9 @@ def block_activation_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes for each token that one block keeps for the backward pass; a test asks autograd."""
     C, H, W, s = config.n_embd, config.n_head, config.hidden_width, step.element
     norms = 2 * _norm_bytes(config, step)
-    # New query and key (value is a view of the qkv), and the output in another layout.
-    moved = 3 * C if config.position == "rope" or config.qk_norm else 0
-    attention = s * (C + 3 * C + C + moved) + _FLOAT * H  # norm, qkv, output; softmax's logsumexp
+    # New query and key; value is a view of the qkv.
+    changed = 2 * C if config.position == "rope" or config.qk_norm else 0
+    attention = s * (C + 3 * C + C + changed) + _FLOAT * H  # norm, qkv, output; logsumexp
     if config.qk_norm:
         attention += 2 * _query_norm_bytes(config, step)
     hidden, inputs = (4 * W, C) if config.mlp == "swiglu" else (2 * W, C)
