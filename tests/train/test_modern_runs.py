@@ -32,6 +32,7 @@ from tests.runs import (
 )
 from train import replay as replay_script
 from train.checkpoints import config_changes
+from train.checkpoints.checkpoint import write_checkpoint
 from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
 from train.config import EvalConfig, SampleConfig, SaveConfig
@@ -176,6 +177,23 @@ def test_a_checkpoint_after_a_skipped_first_step_is_whole_and_resumed_from(tmp_p
     run_to_end(config)
     assert starts(config.out) == [0, 1]
     assert (losses(config.out)[1:], final_bytes(config.out)) == wanted
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_checkpoint_before_the_first_step_has_no_state_and_is_resumed_from(tmp_path, recipe):
+    config = replace(nano_config(tmp_path, steps=3, rehearsal=False), **RECIPES[recipe])
+    run_to_end(config)
+    other = replace(config, out=tmp_path / "other")
+    run = built(other)
+    path = write_checkpoint(run.folder, run.contents(state_of(run)))
+    run.close()
+    assert load_file(path / "optimizer.safetensors") == {}
+    run_to_end(other)
+    assert (losses(other.out), final_bytes(other.out)) == (
+        losses(config.out),
+        final_bytes(config.out),
+    )
+    assert not list(other.out.glob("checkpoints/*.broken"))
 
 
 @pytest.fixture(scope="module")
