@@ -68,15 +68,17 @@ class GPTConfig:
                 f"logit_softcap={_short(cap)} is not from {least:g} to {most:g}; use a number such "
                 "as 15, or None"
             )
+        unit = self.n_head * (2 if self.position == "rope" else 1)
+        fitting = self.n_embd // unit * unit or unit
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; "
-                f"try n_embd={self.n_embd // self.n_head * self.n_head or self.n_head}"
+                f"try n_embd={fitting}"
             )
-        if self.position == "rope" and self.head_width % 2:
+        if self.n_embd % unit:
             raise ValueError(
                 f"n_embd/n_head={self.head_width} is odd, which rotary positions cannot split in "
-                f"pairs; use an even head width"
+                f"pairs; try n_embd={fitting}"
             )
 
     @property

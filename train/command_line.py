@@ -5,6 +5,7 @@ Without a preset, the settings of the run in the folder that `--out` names are t
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from storage.option_values import AtMost, own_path
@@ -80,7 +81,8 @@ def _run_of(words: list[str]) -> Config | None:
         return None
     found = recorded_config(RunFolder(paths["--out"])) if "--out" in paths else None
     if found is None and "--branch" in paths:
-        found = recorded_config(run_of_branch(paths["--branch"])[0])
+        with suppress(ValueError):  # it is no checkpoint, which `check_inputs` reports
+            found = recorded_config(run_of_branch(paths["--branch"])[0])
     return found
 
 
