@@ -43,11 +43,13 @@ _REQUIRED_FIELDS: dict[str, dict[str, Any]] = {
 }
 # The settings that a published configuration must have, because our network knows no others. The
 # first value is also the class's default, unless _HF_DEFAULTS has another one.
-_ROTARY = {
+_LLAMA_LIKE = {
     "rms_norm_eps": (RMS_EPSILON,),
     "rope_scaling": (None,),
     "rope_theta": (ROPE_BASE,),
     "partial_rotary_factor": (1.0, None),
+    "is_causal": (True,),
+    "sliding_window": (None,),
     "quantization_config": (None,),
 }
 _REQUIRED_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -59,8 +61,8 @@ _REQUIRED_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
         "add_cross_attention": (False,),
         "quantization_config": (None,),
     },
-    "llama": {"hidden_act": ("silu",), **_ROTARY},
-    "nanochat": {"hidden_act": ("relu2",), "attention_bias": (False,), **_ROTARY},
+    "llama": {"hidden_act": ("silu",), **_LLAMA_LIKE},
+    "nanochat": {"hidden_act": ("relu2",), "attention_bias": (False,), **_LLAMA_LIKE},
 }
 _NANOCHAT_SOFTCAP = 15.0  # the class's default
 _HF_DEFAULTS = {"rms_norm_eps": 1e-6, "mlp_bias": False}
@@ -138,7 +140,7 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
         return common | {
             "hidden_act": "relu2",
             "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
-            "final_logit_softcapping": config.logit_softcap,
+            "final_logit_softcapping": config.logit_softcap and float(config.logit_softcap),
             "attention_dropout": 0.0,
             # The class's default is 1: training in transformers would never update that row.
             "pad_token_id": None,

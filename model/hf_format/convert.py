@@ -50,7 +50,7 @@ def import_model(
     found = _read_hf_config(path)
     config = ratchet_config(path, found)
     rows = config.vocab_size
-    pairs = _tokenizer(published, tokenizer, rows)
+    pairs = _tokenizer(published, tokenizer, config)
     weights = read_weights(published.folder)
     config = replace(config, vocab_size=pairs.n_vocab)
     if config.bias and family_of(config) == "gpt2":
@@ -101,19 +101,20 @@ def _read_hf_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(published: Published, given: Path | None, rows: int) -> BytePairs:
-    """The given tokenizer, or the model's own. `rows`: of the model's embedding.
+def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> BytePairs:
+    """The given tokenizer, or the model's own. `config`: with the rows of the model's embedding.
 
     Raises: ValueError if there is none, or if it does not fit the model.
     """
-    folder = given or published.folder
+    folder, rows = given or published.folder, config.vocab_size
     gpt2 = gpt2_byte_pairs()
     if (folder / "meta.json").is_file():
         pairs = read_byte_pairs(folder)
     else:
         pairs = read_hf_tokenizer(folder, published.name)
-    # Copies of GPT-2's weights often come without a tokenizer.
-    if pairs is None and given is None and rows in (gpt2.n_vocab, _GPT2_PADDED_ROWS):
+    # Copies of GPT-2's weights often come without a tokenizer. Other families have others.
+    is_gpt2s = rows in (gpt2.n_vocab, _GPT2_PADDED_ROWS) and family_of(config) == "gpt2"
+    if pairs is None and given is None and is_gpt2s:
         log.info("%s has no tokenizer: its %d rows are assumed to be GPT-2's", folder, rows)
         pairs = gpt2
     if pairs is None:

@@ -68,7 +68,7 @@ def test_an_import_serves_evaluation_and_the_start_of_training(tmp_path):
         (MODERN | {"n_embd": 64}, "NanoChatForCausalLM"),  # heads of 32
         (MODERN | {"n_embd": 256, "n_layer": 1}, "NanoChatForCausalLM"),  # heads of 128
         (MODERN | {"tied": True, "mlp_width": 40}, "NanoChatForCausalLM"),
-        (MODERN | {"logit_softcap": 0.5}, "NanoChatForCausalLM"),
+        (MODERN | {"logit_softcap": 2}, "NanoChatForCausalLM"),
         (MODERN | {"logit_softcap": None}, "NanoChatForCausalLM"),
     ],
 )

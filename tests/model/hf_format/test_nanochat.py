@@ -175,3 +175,11 @@ def test_an_import_is_evaluated_and_sampled_as_transformers_does(starting_weight
     ids = torch.tensor([data.tokenizer().encode("the")])
     text = theirs.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None)
     assert json.loads(ended.out)["token_ids"] == text[0, ids.size(1) :].tolist()
+
+
+def test_a_modern_model_without_a_tokenizer_is_not_assumed_to_have_gpt2s(tmp_path):
+    random_nanochat(tmp_path / "theirs", vocab_size=50304)
+    for name in ("gpt2.tiktoken", "meta.json"):
+        (tmp_path / "theirs" / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="holds no tokenizer .* give the folder of one with --tok"):
+        imported(tmp_path / "theirs", tmp_path / "ours")

@@ -112,6 +112,8 @@ def test_every_setting_that_has_an_effect_is_taken_over_or_refused_by_name(sound
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling=dynamic"),
         ({"rope_scaling": "long"}, "rope_scaling=long"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ({"is_causal": False}, r"is_causal=False \(must be True\)"),
+        ({"sliding_window": 8}, r"sliding_window=8 \(must be None\)"),
         ({"final_logit_softcapping": 0}, r"json: final_logit_softcapping=0 is not from"),
         ({"final_logit_softcapping": -15.0}, r"final_logit_softcapping=-15\.0 is not from"),
         ({"final_logit_softcapping": True}, "final_logit_softcapping=True is not a number"),

@@ -1,13 +1,15 @@
 """Fine-tuning: the checkpoint decides the shape, and its context may be cut."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from model.config import GPTConfig
+from model.shapes import SHAPES
+from storage.atomic import write_json
 from tests.runs import built, nano_config, run_to_end
 from train.command_line import parse
 
@@ -41,6 +43,25 @@ def test_a_flag_that_contradicts_the_checkpoint_is_an_error_in_flags(first, tmp_
     with pytest.raises(ValueError, match=r"has --model.bias, which contradicts --model.no-bias;"):
         parse(words(first, tmp_path, "--model.no-bias"))
     assert parse(words(first, tmp_path, "--model.n-layer=1", "--model.mlp-width=32"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "own"),
+    [
+        ("--model.logit-softcap=30", r"logit-softcap 15\.0, .* --model.logit-softcap 30\.0;"),
+        ("--model.logit-softcap=None", "logit-softcap 15.*softcap None;"),
+        ("--model.norm-weight", "has --model.no-norm-weight, .* --model.norm-weight;"),
+        ("--model.no-qk-norm", "has --model.qk-norm, which contradicts --model.no-qk-norm;"),
+        ("--model.shortcuts", "has --model.no-shortcuts, .* --model.shortcuts;"),
+        ("--model.mlp=gelu", "has --model.mlp relu2, .* --model.mlp gelu;"),
+    ],
+)
+def test_a_flag_that_contradicts_a_modern_checkpoint_is_an_error_in_flags(tmp_path, flag, own):
+    write_json(tmp_path / "model.json", {"format": 1, "config": asdict(SHAPES["modern"])})
+    given = ["modern", "--data", "data", "--out", "run", "--init", str(tmp_path)]
+    with pytest.raises(ValueError, match=own):
+        parse([*given, flag])
+    assert parse([*given, "--model.logit-softcap=15"]).model == SHAPES["modern"]
 
 
 @pytest.mark.parametrize("flag", ["--context-length", "--model.context-length"])
