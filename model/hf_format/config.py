@@ -197,7 +197,7 @@ def _required_settings(
 ) -> dict[str, tuple[Any, ...]]:
     if family == "gpt2":
         return _REQUIRED_SETTINGS[family]
-    required = {
+    required: dict[str, tuple[Any, ...]] = {
         # No grouped-query attention, no other head width.
         "num_key_value_heads": (config.n_head, None),
         "head_dim": (config.head_width, None),

@@ -1,13 +1,20 @@
 """Models that the network cannot represent are refused by name, in both directions."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.config import GPTConfig
-from model.hf_format.config import family_of
+from model.hf_format.config import family_of, hf_config, noted_bias, ratchet_config
 from model.hf_format.convert import import_model
 from storage.atomic import write_json
 from tests.model.hf_format.models import LLAMA, MODERN, altered, imported
 
+SWITCHES = ("norm_weight", "embedding_norm", "qk_norm", "bias", "tied", "shortcuts")
 LLAMA_CONFIG = {
     "model_type": "llama", "num_attention_heads": 4, "hidden_size": 32, "num_hidden_layers": 1,
     "max_position_embeddings": 16, "vocab_size": 300, "intermediate_size": 64, "rms_norm_eps": 1e-5,
@@ -76,3 +83,31 @@ def test_llama_settings_that_the_network_lacks_are_refused_by_name(tmp_path, cha
 def test_shapes_that_fit_no_class_are_refused_with_the_fields(fields, message):
     with pytest.raises(ValueError, match=message):
         family_of(GPTConfig(**fields))
+
+
+CHANGES = {
+    "norm": st.sampled_from(["layernorm", "rmsnorm"]),
+    "mlp": st.sampled_from(["gelu", "swiglu", "relu2"]),
+    "position": st.sampled_from(["learned", "rope"]),
+    "logit_softcap": st.sampled_from([None, 0.5, 15]),
+    "initial_weights": st.sampled_from(["gpt2", "zero_outputs"]),
+    "mlp_width": st.sampled_from([None, 40]),
+    **{name: st.booleans() for name in SWITCHES},
+}
+
+
+@given(st.sampled_from([{}, LLAMA, MODERN]), st.fixed_dictionaries({}, optional=CHANGES))
+def test_a_shape_comes_back_as_itself_or_is_refused(base, changes):
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=16, vocab_size=300, **base | changes)
+    try:
+        family = family_of(config)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"cannot hold \w+=[\w.]+ \(needs"):
+            hf_config(config, 299)
+        return
+    found = json.loads(json.dumps(hf_config(config, 299)))
+    assert found["model_type"] == family
+    again = ratchet_config(Path("config.json"), found)
+    if family == "gpt2":  # its class always has biases
+        again = replace(again, bias=noted_bias(found))
+    assert again == config
