@@ -1,7 +1,7 @@
 """Shortcuts through the network: what a block sees besides the one before it. Default: off.
 
 Every block also gets the embedding, every attention layer the first layer's values, and the second
-half of the blocks what the first half was given, as in a U-net. Sources:
+half of the blocks the results of the first half, the last one first, as in a U-net. Sources:
 https://github.com/KellerJordan/modded-nanogpt records of 2024-11-06 and 2024-11-10.
 Shape letters: B batch, T tokens, C n_embd, H heads, D head width, L blocks.
 """
@@ -42,10 +42,10 @@ class Paths:
     def block_input(self, layer: int, x: Tensor) -> Tensor:
         """The stream that block `layer` gets. Shapes: (B, T, C) -> (B, T, C)."""
         scales, half = self.scales, self.scales.n_layer // 2
+        if 1 <= layer <= half:
+            self.kept.append(x)  # what the block before it gave
         if layer >= scales.n_layer - half:
             x = x + scales.earlier[layer - scales.n_layer + half] * self.kept.pop()
-        elif layer < half:
-            self.kept.append(x)
         return scales.stream[layer] * x + scales.embedding[layer] * self.embedded
 
     def values(self, layer: int, v: Tensor) -> Tensor:

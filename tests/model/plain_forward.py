@@ -21,14 +21,12 @@ def plain_states(config, w, ids):
         x = x + w["wpe.weight"][:T]
     if config.embedding_norm:
         x = _norm(config, w, "ln_e", x)
-    embedded, first_values, kept = x, None, []
+    embedded, first_values, results = x, None, []
     for layer in range(L):
         h = f"h.{layer}."
         if config.shortcuts:
             if layer >= L - L // 2:
-                x = x + w["shortcuts.earlier"][layer - (L - L // 2)] * kept.pop()
-            elif layer < L // 2:
-                kept.append(x)
+                x = x + w["shortcuts.earlier"][layer - (L - L // 2)] * results[L - 1 - layer]
             x = w["shortcuts.stream"][layer] * x + w["shortcuts.embedding"][layer] * embedded
         q, k, v = _linear(w, h + "attn.c_attn", _norm(config, w, h + "ln_1", x)).chunk(3, -1)
         q, k, v = (part.unflatten(-1, (config.n_head, -1)).transpose(1, 2) for part in (q, k, v))
@@ -45,6 +43,7 @@ def plain_states(config, w, ids):
         attended = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
         x = x + _linear(w, h + "attn.c_proj", attended)
         x = x + _mlp(config, w, h, _norm(config, w, h + "ln_2", x))
+        results.append(x)
     return _norm(config, w, "ln_f", x)
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from tests.eval_subjects import tiny_model
+from tests.eval_subjects import TINY_MODERN, tiny_model
 
 IDS = torch.randint(50257, (3, 20), generator=torch.Generator().manual_seed(1))
-SHAPES = [{}, {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}]
+LLAMA = {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}
+SHAPES = [{}, LLAMA, TINY_MODERN, {**TINY_MODERN, "n_layer": 3, "shortcuts": True}]
 
 
 def ragged(model, lengths):
@@ -86,3 +87,18 @@ def test_a_cache_has_the_requested_dtype():
     model = tiny_model()
     assert model.new_cache(2, 5).keys.dtype == torch.float32
     assert model.new_cache(2, 5, torch.bfloat16).values.dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_cached_keys_are_rotated_and_normalised():
+    model = tiny_model(**TINY_MODERN)
+    cache = model.new_cache(3, 20)
+    model.hidden(IDS, cache=cache)
+    torch.testing.assert_close(
+        cache.keys.square().mean(-1), torch.ones(2, 3, 2, 20), atol=1e-3, rtol=0
+    )
+    at_once = cache.keys.clone()
+    cache = model.new_cache(3, 20)
+    for part in IDS.split([7, 1, 12], dim=1):
+        model.hidden(part, cache=cache)
+    torch.testing.assert_close(cache.keys, at_once, atol=1e-5, rtol=1e-4)

@@ -27,6 +27,10 @@ POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 _SAFETY = 1.01
+# Largest rates of the scales of shortcuts: https://github.com/KellerJordan/modded-nanogpt, record
+# of 2024-11-10, and for the stream's, which multiply up, https://github.com/karpathy/nanochat
+_SHORTCUT_LR = 0.04
+_STREAM_LR = 0.005
 _STACKED = {"attn.c_attn.weight": 3}  # query, key and value are three matrices
 
 
@@ -52,7 +56,7 @@ class MuonConfig(OptimizerConfig):
     head_lr: float = 0.004
     """Largest learning rate of an untied head, by AdamW."""
     scalar_lr: float = 0.015
-    """Largest learning rate of biases, weights of norms and scales, by AdamW."""
+    """Largest learning rate of biases and weights of norms, by AdamW; shortcuts have their own."""
     beta1: float = 0.8
     """AdamW's decay rate of the average of gradients (first moment), from 0 to 1."""
     beta2: float = 0.95
@@ -172,14 +176,19 @@ def build_muon(model: GPT, config: MuonConfig) -> Muon:
             f"optimizer.lr={config.lr} is for the matrices of blocks, and this network has none; "
             "use --optimizer adamw"
         )
-    vectors = [name for name, p in named.items() if p.dim() < 2]
+    stream = [name for name in named if name == "shortcuts.stream"]
+    shortcuts = [name for name in named if name.startswith("shortcuts.") and name not in stream]
+    scales = {*stream, *shortcuts}
+    vectors = [name for name, p in named.items() if p.dim() < 2 and name not in scales]
     head = [name for name in named if name == "lm_head.weight"]
-    embeddings = [name for name in named if name not in {*matrices, *vectors, *head}]
+    embeddings = [name for name in named if name not in {*matrices, *vectors, *head, *scales}]
     rates = (
         (matrices, config.lr, config.weight_decay),
         (embeddings, config.embedding_lr, config.adam_weight_decay),
         (head, config.head_lr, config.adam_weight_decay),
         (vectors, config.scalar_lr, 0.0),
+        (shortcuts, _SHORTCUT_LR, 0.0),
+        (stream, _STREAM_LR, 0.0),
     )
     groups = [
         {

@@ -14,7 +14,7 @@ from eval.sampling.next_token import (
     sample_token,
     uniform_numbers,
 )
-from tests.eval_subjects import tiny_model
+from tests.eval_subjects import TINY_MODERN, tiny_model
 
 MODEL = tiny_model(context_length=24).eval()
 TOKENIZER = gpt2_tokenizer()
@@ -50,10 +50,16 @@ def tokens_of(samples):
     return [sample.token_ids for sample in samples]
 
 
-@pytest.mark.parametrize("shape", [{}, {"position": "rope", "norm": "rmsnorm", "tied": False}])
-@pytest.mark.parametrize(
-    "change", [{"temperature": 0.0}, {}, {"temperature": 0.7, "repetition_penalty": 1.4}]
-)
+GREEDY = {"temperature": 0.0}
+CASES = [
+    (shape, change)
+    for shape in ({}, {"position": "rope", "norm": "rmsnorm", "tied": False})
+    for change in (GREEDY, {}, {"temperature": 0.7, "repetition_penalty": 1.4})
+]
+CASES += [(TINY_MODERN, GREEDY), ({**TINY_MODERN, "n_layer": 3, "shortcuts": True}, GREEDY)]
+
+
+@pytest.mark.parametrize(("shape", "change"), CASES)
 def test_text_with_a_cache_equals_recomputation_past_the_window(shape, change):
     options = GenerateOptions(max_tokens=60, **change)
     model = tiny_model(context_length=24, **shape).eval()
