@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from dataclasses import asdict, fields
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.option_values import AtMost
+from tests.launching import REPO
 from tests.runs import GOLDEN
 from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
 from train.command_line import parse
 from train.config import Config
 from train.optimizers.adamw import AdamWConfig
+from train.optimizers.muon import MuonConfig
 from train.optimizers.registry import OPTIMIZERS
 from train.presets import PRESETS
 
@@ -178,3 +181,39 @@ def test_a_setting_of_another_optimizer_is_an_unknown_flag(two_optimizers, capsy
 def test_an_unknown_optimizer_is_refused_with_the_known_ones(words):
     with pytest.raises(ValueError, match="^optimizer=.* is not known; .* one of adamw, muon$"):
         parse(words)
+
+
+def as_words(settings, prefix="--"):
+    """Settings of a config.json as the flags that give them."""
+    for key, value in settings.items():
+        flag = f"{prefix}{key.replace('_', '-')}"
+        if isinstance(value, dict):
+            yield from as_words(value, f"{flag}.")
+        elif isinstance(value, bool):
+            yield flag if value else f"{prefix}no-{key.replace('_', '-')}"
+        elif value != []:
+            yield flag
+            yield from map(str, value if isinstance(value, list) else [value])
+
+
+def test_every_flag_of_older_versions_gives_what_it_gave():
+    settings = json.loads((REPO / "tests/golden/format_5/run/config.json").read_text())["config"]
+    assert settings["optimizer"].pop("name") == "adamw"
+    words = list(as_words(settings))
+    assert len([word for word in words if word.startswith("--")]) == 61
+    found = parse(["gpt2", *words])
+    now = found.as_json(found.network, 2)
+    assert now["optimizer"].pop("name") == "adamw"
+    for key, value in settings.items():
+        kept = {k: now[key][k] for k in value} if isinstance(value, dict) else now[key]
+        assert kept == value, key
+
+
+def test_settings_of_muon_are_flags_and_each_optimizer_has_defaults_of_its_own():
+    muon = parse(["gpt2", "--optimizer", "muon", "--optimizer.momentum", "0.9"]).optimizer
+    assert muon == MuonConfig(momentum=0.9)
+    assert parse(["modern", "--optimizer", "adamw"]).optimizer == AdamWConfig()
+    assert parse(["modern"]).optimizer == MuonConfig()
+    values = {f.name: 5 if f.name == "momentum_steps" else 0.5 for f in fields(MuonConfig)}
+    words = [f"--optimizer.{name.replace('_', '-')}={value}" for name, value in values.items()]
+    assert asdict(parse(["modern", *words]).optimizer) == values
