@@ -130,7 +130,7 @@ def check_dry_run(config: Config, ranks: Ranks, inputs: Inputs) -> MachineCheck:
     scratch = _scratch_of(config.out)
     run = None
     try:
-        fresh = replace(config, out=scratch)
+        fresh = replace(config, out=scratch, branch=None)
         run = build_run(fresh, ranks, replace(inputs, finished=False))
         done, seconds = dry_run_parts(run)
         return MachineCheck("dry run", "ok", f"{', '.join(done)} in {seconds:.1f} s")

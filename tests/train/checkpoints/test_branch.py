@@ -10,12 +10,23 @@ import pytest
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE
 from storage.run_folder import RunFolder
-from tests.runs import NANO, built, deterministic, final_bytes, lines, nano_config, run_to_end
+from tests.runs import (
+    NANO,
+    alone,
+    built,
+    deterministic,
+    final_bytes,
+    lines,
+    nano_config,
+    run_to_end,
+)
 from train.checkpoints.branch import PARENT
 from train.command_line import parse
 from train.config import SaveConfig
+from train.doctor import check_dry_run
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
+from train.preflight.inputs import check_inputs
 from train.schedule import ScheduleConfig
 
 HELD = ScheduleConfig("linear", warmup_steps=2, hold=8, min_lr_ratio=0.0)  # decays from step 10 on
@@ -193,3 +204,28 @@ def test_a_run_that_ends_in_its_hold_is_extended_in_place_without_a_jump(tmp_pat
     run_to_end(whole)
     assert numbers(whole.out) == numbers(longer.out)
     assert RunFolder(longer.out).is_finished()
+
+
+def test_the_doctor_of_a_branch_copies_no_checkpoint_and_leaves_nothing_behind(parent):
+    branch, ranks = branch_of(parent), alone()
+    found = check_dry_run(branch, ranks, check_inputs(branch, ranks))
+    assert (found.verdict, branch.out.exists()) == ("ok", False)
+
+
+def test_a_kill_while_the_checkpoint_is_copied_leaves_nothing_that_a_start_cannot_repeat(
+    parent, monkeypatch
+):
+    branch = branch_of(parent)
+    written = []
+
+    def killed(folder, record):
+        written.append(record["parent"]["step"])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_config", killed)
+        with pytest.raises(KeyboardInterrupt):
+            built(branch)
+    assert (written, kept(branch.out)) == ([10], [])
+    run_to_end(branch)
+    assert final_bytes(branch.out) == final_bytes(parent.out)
