@@ -181,7 +181,7 @@ def ratchet_config(path: Path, found: Mapping[str, Any]) -> GPTConfig:
     if wrong:
         raise ValueError(
             f"{path} describes a network that Ratchet does not have: {', '.join(wrong)}; give a "
-            f"plain {family} model"
+            f"{family} model with these values"
         )
     return config
 

@@ -60,7 +60,7 @@ def test_the_exported_configuration_leaves_nothing_to_the_classs_defaults(tmp_pa
     assert theirs.get_input_embeddings().padding_idx is None
 
 
-@pytest.mark.parametrize("preset", ["modern", "modern-medium", "modern-large"])
+@pytest.mark.parametrize("preset", SHAPES)
 def test_each_preset_comes_back_from_its_own_configuration(tmp_path, preset):
     assert ratchet_config(tmp_path, hf_config(SHAPES[preset], 50256)) == SHAPES[preset]
 
