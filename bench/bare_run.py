@@ -22,9 +22,7 @@ _SMALL = GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)
 _LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
 NETWORKS = SHAPES | {
     "demo": GPTConfig(n_layer=4, n_head=4, n_embd=128, context_length=128),
-    "demo-modern": replace(
-        SHAPES["modern"], n_layer=4, n_head=2, n_embd=128, context_length=128, vocab_size=4096
-    ),
+    "demo-modern": replace(SHAPES["modern"], n_layer=4, n_head=2, n_embd=128, context_length=128),
     "30M": _SMALL,
     "30M-modern": replace(SHAPES["modern"], n_layer=6, n_head=3, n_embd=384, context_length=256),
     "30M-llama": replace(_SMALL, **_LLAMA),
@@ -39,6 +37,11 @@ BARE = Config(
     sample=SampleConfig(every=0),
     save=SaveConfig(every_minutes=0),
 )
+
+
+def uses_muon(network: GPTConfig) -> bool:
+    """Whether the presets train a network of this kind with Muon."""
+    return network.initial_weights == "zero_outputs"
 
 
 def bare_learner(config: Config, ranks: Ranks) -> Learner:

@@ -4,6 +4,8 @@
     python bench/memory.py --cases 30M-8-bf16       # only one case
     python bench/memory.py --allocator glibc        # glibc's defaults, not the trainer's settings
 
+The first one takes a data set with GPT-2's tokenizer, such as `data_prep/text.py --embedded` makes.
+
 Each case has a process of its own. It builds a run as the trainer does, on a prepared data set, and
 takes a few steps. On the CPU it measures the peak resident size minus the size after imports. On
 CUDA it measures the peak that torch allocated and the peak that it reserved. The prediction is that
@@ -21,12 +23,13 @@ from typing import Any, Literal
 
 import torch
 
-from bench.bare_run import BARE, NETWORKS
+from bench.bare_run import BARE, NETWORKS, uses_muon
 from bench.provenance import RESULTS, device_name, provenance
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import read_json, write_json
 from storage.script_options import parse_options
 from train.build import build_run
+from train.optimizers.muon import MuonConfig
 from train.preflight.inputs import check_inputs
 from train.schedule import learning_rate
 
@@ -72,6 +75,12 @@ _CASES = {
         Case("30M", 8, "bfloat16", True),
         Case("30M-llama", 8, "bfloat16", True),
         Case("gpt2", 1, "bfloat16", True),
+        Case("demo-modern", 16, "float32", False, micro_steps=1),
+        Case("demo-modern", 8, "float32", False),
+        Case("30M-modern", 8, "float32", False),
+        Case("30M-modern", 8, "bfloat16", False),
+        Case("30M-modern", 8, "float32", True),
+        Case("modern", 1, "float32", False),
     ),
     "cuda": (
         Case("gpt2", 16, "bfloat16", False),
@@ -82,6 +91,9 @@ _CASES = {
         Case("gpt2-medium", 32, "bfloat16", True),
         Case("gpt2-large", 16, "bfloat16", True),
         Case("gpt2-xl", 8, "bfloat16", True),
+        Case("modern", 64, "bfloat16", False),
+        Case("modern", 64, "bfloat16", True),
+        Case("modern-medium", 32, "bfloat16", True),
     ),
 }
 
@@ -91,7 +103,7 @@ class Arguments:
     """Measure the peak memory of training steps and compare it with the prediction."""
 
     data: Path = Path("data/python_docs")
-    """Data set folder with GPT-2's tokenizer, such as `data_prep/text.py --embedded` makes."""
+    """Data set folder; its tokenizer has the ids of the networks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on."""
     cases: tuple[str, ...] = ()
@@ -128,6 +140,7 @@ def _measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
             compile="on" if case.compiled else "off",
             device="cuda" if ranks.device.type == "cuda" else "cpu",
             model=network,
+            optimizer=MuonConfig() if uses_muon(network) else BARE.optimizer,
         )
         run = build_run(config, ranks, check_inputs(config, ranks))
         for step in range(_STEPS):
@@ -136,6 +149,7 @@ def _measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
         run.close()
     measured, predicted = run.forecast.measured(), run.forecast.predict(run.plan).memory
     found = asdict(case) | {
+        "vocab_size": run.model.config.vocab_size,
         "measured": measured,
         "after_imports": run.forecast.at_first,
         "predicted": predicted.peak,
