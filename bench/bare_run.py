@@ -21,8 +21,8 @@ from train.step import Learner
 _SMALL = GPTConfig(n_layer=6, n_head=6, n_embd=384, context_length=256)
 _LLAMA = {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "bias": False, "tied": False}
 NETWORKS = SHAPES | {
-    "demo": GPTConfig(n_layer=4, n_head=4, n_embd=128, context_length=128),
-    "demo-modern": replace(SHAPES["modern"], n_layer=4, n_head=2, n_embd=128, context_length=128),
+    "demo": SHAPES["gpt2-demo"],  # the names of older results
+    "demo-modern": SHAPES["demo"],
     "30M": _SMALL,
     "30M-modern": replace(SHAPES["modern"], n_layer=6, n_head=3, n_embd=384, context_length=256),
     "30M-llama": replace(_SMALL, **_LLAMA),
