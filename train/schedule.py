@@ -77,13 +77,20 @@ def phases(steps: int, config: ScheduleConfig) -> _Phases:
 
 
 def check_phases(steps: int, config: ScheduleConfig) -> None:
-    """Raises: ValueError if the phases do not fit in a run of `steps` steps."""
+    """Raises: ValueError if the phases do not fit in a run, or leave steps that learn nothing."""
     found = phases(steps, config)
     if found.decay_end > steps or 0 < steps <= _in_steps(config.warmup_steps, steps):
         raise ValueError(
             f"schedule.warmup_steps={config.warmup_steps}, schedule.hold={config.hold} and "
             f"schedule.decay={config.decay} take {found.decay_end} steps of {steps}; "
             f"{_shorter(steps, config)}"
+        )
+    if found.decay_end < steps and config.min_lr_ratio == 0:
+        longer = found.decay_start - found.warmup_end + steps - found.decay_end
+        raise ValueError(
+            f"schedule.hold={config.hold} and schedule.decay={config.decay} leave "
+            f"{steps - found.decay_end} of {steps} steps with a learning rate of 0; give "
+            f"--schedule.hold {longer}, or a --schedule.min-lr-ratio above 0"
         )
 
 

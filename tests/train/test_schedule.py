@@ -12,6 +12,7 @@ from storage.option_values import AtMost
 from tests.runs import NANO, built, lines, nano_config
 from train.loop import train
 from train.optimizers.muon import MuonConfig
+from train.presets import PRESETS
 from train.schedule import ScheduleConfig, check_phases, fitted_warmup, learning_rate, phases
 
 configs = st.builds(
@@ -134,6 +135,15 @@ def test_the_cure_of_phases_that_exceed_the_run_is_one(steps, warmup, hold, deca
             names = {flag.replace("-", "_"): int(value)}
             config = ScheduleConfig(**{**vars(config), **names})
     check_phases(steps, config)
+
+
+def test_steps_that_would_learn_nothing_are_refused_with_the_hold_that_leaves_none():
+    modern = PRESETS["modern"]
+    told = "leave 1625 of 3250 steps with a learning rate of 0; give --schedule.hold 2600, or"
+    with pytest.raises(ValueError, match=told):
+        replace(modern, schedule=replace(modern.schedule, decay=0.2))
+    replace(modern, schedule=replace(modern.schedule, decay=0.2, hold=2600))
+    replace(modern, schedule=replace(modern.schedule, decay=0.2, min_lr_ratio=0.1))
 
 
 def test_a_presets_warm_up_is_shortened_where_hold_and_decay_leave_less():
