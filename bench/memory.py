@@ -62,7 +62,7 @@ class Case:
 
 _CASES = {
     "cpu": (
-        Case("demo", 16, "float32", False),
+        Case("gpt2-demo", 16, "float32", False),
         Case("30M", 2, "float32", False),
         Case("30M", 8, "float32", False),
         Case("30M", 8, "float32", False, micro_steps=1),
@@ -70,7 +70,7 @@ _CASES = {
         Case("30M-llama", 8, "bfloat16", False),
         Case("gpt2", 1, "float32", False),
         Case("gpt2", 1, "bfloat16", False),
-        Case("demo", 16, "float32", True),
+        Case("gpt2-demo", 16, "float32", True),
         Case("30M", 8, "float32", True),
         Case("30M", 8, "bfloat16", True),
         Case("30M-llama", 8, "bfloat16", True),

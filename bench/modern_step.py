@@ -91,7 +91,7 @@ def _timed_step(learner: Learner, windows: torch.Tensor) -> list[float]:
     update(learner.optimizer, learner.updates, 1e-3, torch.zeros(()))
     learner.updates += 1
     clock.append(time.process_time())
-    return [1000 * (after - before) for before, after in pairwise(clock)]
+    return [round(1000 * (after - before), 2) for before, after in pairwise(clock)]
 
 
 def _measure(arguments: Arguments) -> dict[str, dict[str, Any]]:
