@@ -33,11 +33,11 @@ def run_of_branch(branch: Path) -> tuple[RunFolder, Path]:
     Raises: ValueError if it is no checkpoint of a run.
     """
     checkpoint = follow_latest(branch)
-    name = latest_name(checkpoint.parent)
-    if name is not None and not is_step_name(checkpoint.name):
-        checkpoint = checkpoint.with_name(name)
+    if checkpoint.name == "latest":  # a link
+        checkpoint = checkpoint.with_name(latest_name(checkpoint.parent) or "latest")
     folder = RunFolder(checkpoint.parent.parent)
-    if folder.checkpoints != checkpoint.parent or not folder.config.is_file():
+    named = folder.checkpoints == checkpoint.parent and is_step_name(checkpoint.name)
+    if not named or not folder.config.is_file():
         raise ValueError(
             f"--branch {branch} is no checkpoint in the folder of a run; give one such as "
             "runs/gpt2/checkpoints/step_000500, or --init for its weights alone"

@@ -20,7 +20,7 @@ from tests.runs import (
     nano_config,
     run_to_end,
 )
-from train.checkpoints.branch import PARENT
+from train.checkpoints.branch import PARENT, run_of_branch
 from train.command_line import parse
 from train.config import SaveConfig
 from train.doctor import check_dry_run
@@ -132,19 +132,26 @@ def test_a_branch_of_a_branch_continues(parent):
         ({"seed": 3}, r"seed can never change"),
         ({"optimizer": AdamWConfig(), "allow": ("optimizer",)}, "optimizer.name can never change"),
         ({"steps": 10, "allow": ("steps",)}, "is at step 10 but steps=10; give a larger --steps"),
+        (
+            {"branch": "step_10"},
+            "step_10 is no checkpoint in the folder of a run; give one such as",
+        ),
+        ({"branch": "step_000011"}, "there is no checkpoint at .*step_000011"),
         ({"branch": Path("nowhere")}, "nowhere is no checkpoint in the folder of a run; give"),
     ],
 )
 def test_a_branch_that_is_not_the_same_run_is_refused_before_anything_is_written(
     parent, changes, message
 ):
+    if isinstance(changes.get("branch"), str):
+        changes = {"branch": parent.out / "checkpoints" / changes["branch"]}
     branch = replace(branch_of(parent), **changes)
     with pytest.raises(ValueError, match=message):
         built(branch)
     assert not branch.out.exists()
 
 
-def test_a_damaged_or_missing_checkpoint_begins_no_branch(parent):
+def test_a_damaged_checkpoint_begins_no_branch(parent):
     branch = branch_of(parent)
     file = branch.branch / "optimizer.safetensors"
     content = bytearray(file.read_bytes())
@@ -152,8 +159,6 @@ def test_a_damaged_or_missing_checkpoint_begins_no_branch(parent):
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"optimizer\.safetensors differs from its digest"):
         built(branch)
-    with pytest.raises(ValueError, match="no checkpoint"):
-        built(replace(branch, branch=parent.out / "checkpoints" / "step_000011"))
     assert not branch.out.exists()
 
 
@@ -229,3 +234,9 @@ def test_a_kill_while_the_checkpoint_is_copied_leaves_nothing_that_a_start_canno
     assert (written, kept(branch.out)) == ([10], [])
     run_to_end(branch)
     assert final_bytes(branch.out) == final_bytes(parent.out)
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/latest"])
+def test_a_run_or_its_latest_checkpoint_may_be_named(parent, place):
+    folder, checkpoint = run_of_branch(parent.out / place)
+    assert (folder.path, checkpoint.name) == (parent.out, "step_000020")
