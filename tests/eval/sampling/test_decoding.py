@@ -81,15 +81,15 @@ def test_a_window_of_one_token_continues():
     assert list(sample.token_ids) == expected
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 15])
-def test_a_sample_depends_only_on_seed_prompt_and_sample(batch_size):
-    options = GenerateOptions(max_tokens=26, samples=3)
-    together = tokens_of(drawn(PROMPTS, options))
+@pytest.mark.parametrize(("batch_size", "shape"), [(1, {}), (4, {}), (15, {}), (4, TINY_MODERN)])
+def test_a_sample_depends_only_on_seed_prompt_and_sample(batch_size, shape):
+    options, model = GenerateOptions(max_tokens=26, samples=3), tiny_model(24, **shape).eval()
+    together = tokens_of(drawn(PROMPTS, options, model))
     assert len(set(together)) == 15
-    assert tokens_of(drawn(PROMPTS, replace(options, batch_size=batch_size))) == together
-    assert tokens_of(drawn(PROMPTS, replace(options, samples=1))) == together[::3]
-    assert tokens_of(drawn(PROMPTS[:2], options)) == together[:6]
-    assert tokens_of(drawn(PROMPTS[:1], replace(options, seed=1)))[0] != together[0]
+    assert tokens_of(drawn(PROMPTS, replace(options, batch_size=batch_size), model)) == together
+    assert tokens_of(drawn(PROMPTS, replace(options, samples=1), model)) == together[::3]
+    assert tokens_of(drawn(PROMPTS[:2], options, model)) == together[:6]
+    assert tokens_of(drawn(PROMPTS[:1], replace(options, seed=1), model))[0] != together[0]
 
 
 def test_a_longer_text_starts_like_a_shorter_one():
