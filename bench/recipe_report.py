@@ -258,6 +258,9 @@ def _draw_curves(panel: Axes, size: str, row: Mapping[str, Any], found: Records)
 
 def _draw_bars(panel: Axes, pieces: Mapping[str, Any]) -> None:
     rows = [row for row in pieces.values() if row["difference"]]
+    if not rows:
+        panel.set_axis_off()
+        return
     rows.sort(key=lambda row: row["difference"][0])
     titles = [row["title"].replace(" → ", " →\n") for row in rows]
     means = [row["difference"][0] for row in rows]
