@@ -94,14 +94,19 @@ def ratchet_model(path: Path, config: GPTConfig, found: dict[str, Tensor], rows:
 
     `rows`: of the published embedding and head. Those beyond `config.vocab_size` are cut.
     Raises: ValueError naming the first tensor that is missing, unknown, of another shape or type,
-    or not finite.
+    not finite, or a second head of a tied model.
     """
     family = family_of(config)
     unused = {_with_prefix(family, name): value for name, value in found.items()}
     unused = {name: value for name, value in unused.items() if not _BUFFERS.search(name)}
     if config.tied and "lm_head.weight" in unused:  # some files hold a tied matrix twice
         (embedding,) = _hf_names(family, "wte.weight")
-        unused.setdefault(embedding, unused.pop("lm_head.weight"))
+        head = unused.pop("lm_head.weight")
+        if not torch.equal(unused.setdefault(embedding, head).float(), head.float()):
+            raise ValueError(
+                f"{path}: lm_head.weight differs from {embedding}, but config.json has "
+                "tie_word_embeddings=True; set that to false if the head is a matrix of its own"
+            )
     weights = {}
     for name, shape in _empty(config).items():
         names = _hf_names(family, name)

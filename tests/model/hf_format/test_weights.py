@@ -1,5 +1,6 @@
 """Published weights under other names, in other types, with padding rows."""
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -34,3 +35,18 @@ def test_padding_ids_of_an_import_stay_improbable_where_all_logits_are_negative(
         logits = ours(torch.randint(50257, (1, 24)))
     assert logits[..., :50257].max() < -20
     assert logits.softmax(-1)[..., 50257:].sum(-1).max() < 47 / 50257
+
+
+def test_a_tied_head_may_be_stored_twice_but_not_as_two(tmp_path):
+    published(tmp_path / "theirs")
+    wanted = imported(tmp_path / "theirs", tmp_path / "a").state_dict()
+    path = tmp_path / "theirs" / "model.safetensors"
+    weights = load_file(path)
+    embedding = weights["transformer.wte.weight"]
+    save_file(weights | {"lm_head.weight": embedding.clone()}, path)
+    found = imported(tmp_path / "theirs", tmp_path / "b").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    for other in (embedding + 1, embedding[:-1].clone()):
+        save_file(weights | {"lm_head.weight": other}, path)
+        with pytest.raises(ValueError, match="lm_head.weight differs from transformer.wte.weight"):
+            imported(tmp_path / "theirs", tmp_path / "c")
