@@ -26,4 +26,6 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
 def product_dtype(like: Tensor) -> torch.dtype:
     """The type of matrix products of such a tensor here: autocast's, or its own."""
     place = like.device.type
-    return torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else like.dtype
+    if like.is_meta or not torch.is_autocast_enabled(place):  # there is no autocast without data
+        return like.dtype
+    return torch.get_autocast_dtype(place)

@@ -124,7 +124,7 @@ class Guard:
             self.skipped = Skipped(step, first_window, loss, norm)
         else:
             self.skipped_in_a_row, self.skipped = 0, None
-            if step >= self.first_step:
+            if not 0 <= step < self.first_step:
                 self._applied.append(_Applied(step, loss, norm))
 
     def take_skipped(self) -> Skipped | None:
