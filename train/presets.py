@@ -70,7 +70,7 @@ PRESETS = {
     # two CPU cores. Sizes and vocabulary were measured (bench/LOG.md).
     "demo": replace(
         _DEMO,
-        steps=700,
+        steps=1000,
         batch_tokens=2048,
         model=SHAPES["demo"],
         optimizer=MuonConfig(),
