@@ -262,7 +262,7 @@ def _draw_bars(panel: Axes, pieces: Mapping[str, Any]) -> None:
         panel.set_axis_off()
         return
     rows.sort(key=lambda row: row["difference"][0])
-    titles = [row["title"].replace(" → ", " →\n") for row in rows]
+    titles = [row["title"] for row in rows]
     means = [row["difference"][0] for row in rows]
     deviations = [row["difference"][1] or 0.0 for row in rows]
     label = "loss - modern's loss"
