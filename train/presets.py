@@ -67,7 +67,7 @@ PRESETS = {
         sample=SampleConfig(prompts=("Once upon a time", "")),
     ),
     # `make run` uses this preset: Python's own documentation with 4,096 ids of its own, minutes on
-    # two CPU cores. Sizes and vocabulary were measured (bench/LOG.md).
+    # two CPU cores. Losses by steps and vocabulary are in bench/LOG.md.
     "demo": replace(
         _DEMO,
         steps=1000,

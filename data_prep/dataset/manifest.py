@@ -187,7 +187,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise ValueError(
             f"there is no data set at {folder}; make one with `python data_prep/fineweb.py`, "
-            "`tinystories.py`, or `text.py FILES --out FOLDER` (--embedded for the demo's)"
+            "`tinystories.py`, or `text.py FILES --out FOLDER` (`make data/demo/manifest.json` "
+            "for the demo's)"
         )
     if not path.is_file():
         raise ValueError(
