@@ -23,7 +23,7 @@ from parallel.ranks import user_errors
 from storage.atomic import write_json
 from storage.json_lines import read_lines
 from storage.script_options import parse_options
-from train.resume_proof.kills import POLL_SECONDS, Job, Kill, kill_once
+from train.recovery.resume_proof.kills import POLL_SECONDS, Job, Kill, kill_once
 
 _OUT = RESULTS / "goodput.json"
 _KINDS = ("rank", "all")

@@ -203,7 +203,7 @@ def _parameters(config: GPTConfig) -> dict[str, Any]:
 
 def parse_arguments(words: list[str]) -> tuple[str, Arguments]:
     """The name of the shape (the first word, default gpt2) and the arguments."""
-    # train/command_line.py does the same for presets of runs; model/ may not import train/.
+    # train/command_line/parse.py does the same for presets of runs; model/ may not import train/.
     named = bool(words) and not words[0].startswith("-")
     name = words[0] if named else "gpt2"
     if name not in SHAPES:

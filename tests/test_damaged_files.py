@@ -35,7 +35,7 @@ from tests.damage import (
 )
 from tests.runs import GOLDEN, forget_after
 from train.build import build_run
-from train.command_line import parse
+from train.command_line.parse import parse
 from train.preflight.inputs import check_inputs
 
 # What a start may leave: it is sound, and the next start takes or removes it.

@@ -15,7 +15,7 @@ from tests.test_house import project
 
 # Of torchrun, srun, pip and other programs.
 OF_OTHER_PROGRAMS = {"--nproc_per_node", "--ntasks-per-node", "--apply_chat_template", "--help"}
-OF_OTHER_PROGRAMS |= {"--optimizer"}  # which train/command_line.py reads itself
+OF_OTHER_PROGRAMS |= {"--optimizer"}  # which train/command_line/parse.py reads itself
 
 
 def wrong(result):

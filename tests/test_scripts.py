@@ -10,7 +10,7 @@ import pytest
 from tests.golden.make import asked_for_help, help_file, help_of, scripts
 from tests.launching import ENVIRONMENT, REPO, fresh_python, python, together, torchrun
 from tests.script_flags import SCRIPTS
-from train.command_line import parse
+from train.command_line.parse import parse
 
 README = (REPO / "README.md").read_text()
 BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)

@@ -8,12 +8,12 @@ import logging
 from pathlib import Path
 
 from parallel.collectives import all_gather_object
-from train.black_box import write_black_box
 from train.checkpoints.host_copy import state_tensors
 from train.config import Config
 from train.guards.replicas import compare_replicas
 from train.guards.spikes import MAX_SKIPPED_IN_A_ROW, Skipped
 from train.guards.stragglers import gather_compute_times, slow_ranks
+from train.reporting.black_box import write_black_box
 from train.run import Run
 
 _MAX_SPIKE_BOXES = 5  # of one process

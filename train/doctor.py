@@ -23,7 +23,7 @@ from storage.locks import has_locks
 from storage.run_folder import RunFolder
 from train.build import build_run
 from train.checkpoints.disk_space import space_for_checkpoints
-from train.command_line import parse
+from train.command_line.parse import parse
 from train.config import Config
 from train.preflight.dry_run import dry_run_parts
 from train.preflight.inputs import Inputs, check_inputs

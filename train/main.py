@@ -12,12 +12,12 @@ import sys
 from parallel.ranks import exit_on_interrupt, silence_other_ranks, start, stop, user_errors
 from parallel.stop_signals import StopRequest
 from train.build import build_run
-from train.command_line import parse
+from train.command_line.parse import parse
 from train.preflight.dry_run import dry_run
 from train.preflight.inputs import check_inputs
 from train.recovery.ending import finish, record_early_preemption
 from train.recovery.run_folder_start import confirm_finished
-from train.report import finished_notice
+from train.reporting.closing_table import finished_notice
 
 log = logging.getLogger("train")
 

@@ -18,8 +18,8 @@ from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import write_text
 from storage.json_lines import append_line
 from storage.script_options import parse_known_options
-from train.command_line import parse
-from train.resume_proof.comparison import (
+from train.command_line.parse import parse
+from train.recovery.resume_proof.comparison import (
     ProofResult,
     check_kills,
     compare_exactly,
@@ -27,7 +27,7 @@ from train.resume_proof.comparison import (
     step_milliseconds,
     verdict,
 )
-from train.resume_proof.kills import KINDS, POLL_SECONDS, Job, Kill, run_with_kills
+from train.recovery.resume_proof.kills import KINDS, POLL_SECONDS, Job, Kill, run_with_kills
 
 _PROG = "train/prove_resume.py"
 _STEPS_PER_KILL = 4  # at least, so that the run makes progress between two kills

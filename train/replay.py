@@ -28,8 +28,8 @@ from storage.ownership.latest import follow_latest
 from storage.records.json_fields import check_fields
 from storage.run_folder import RunFolder
 from storage.script_options import parse_options
-from train.black_box import FORMAT
 from train.guards.window_by_window import Findings, layers, score_windows
+from train.reporting.black_box import FORMAT
 
 _NOT_REPRODUCED_CODE = 1
 _BOX_FIELDS: dict[str, type | tuple[type, ...]] = {

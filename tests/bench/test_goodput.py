@@ -10,7 +10,7 @@ from bench import goodput, timed_start
 from storage.json_lines import read_lines
 from tests.launching import python, together
 from tests.runs import flags, nano_config
-from train.resume_proof.kills import Kill
+from train.recovery.resume_proof.kills import Kill
 
 # Written by bench/timed_start.py itself, not around a call of its list.
 OTHER_STAGES = {"began", "imported", "stepped"}

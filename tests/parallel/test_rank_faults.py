@@ -14,8 +14,8 @@ from tests.data_prep.stories import story, write_lines
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import flags, nano_config
 from train.config import SaveConfig
-from train.resume_proof.comparison import compare_exactly
-from train.resume_proof.kills import POLL_SECONDS, Job, workers_of
+from train.recovery.resume_proof.comparison import compare_exactly
+from train.recovery.resume_proof.kills import POLL_SECONDS, Job, workers_of
 
 STEPS, SAVE_EVERY = 60, 5
 IN_FLIGHT = 2  # updates that are done but have no metric line yet

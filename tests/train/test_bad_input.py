@@ -20,7 +20,7 @@ from tests.data_sets import tiny_data_set
 from tests.faults import with_fault
 from tests.launching import ENVIRONMENT, REPO, python, torchrun
 from tests.runs import built, flags, lines, losses, nano_config, run_to_end, tiny_config
-from train.command_line import parse
+from train.command_line.parse import parse
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.recovery.ending import finish
 

@@ -35,7 +35,7 @@ from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
 from train.loop import train
 from train.progress import UnresponsiveRank
-from train.report import write_report
+from train.reporting.closing_table import write_report
 from train.run import Run
 from train.saving import LAST_SAVE_SECONDS
 

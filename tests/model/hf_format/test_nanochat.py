@@ -28,7 +28,7 @@ from tests.model.hf_format.models import (
 )
 from tests.model.hf_format.test_nanochat_settings import FIELDS, WITHOUT_EFFECT
 from tests.runs import nano_config, run_to_end
-from train.command_line import parse
+from train.command_line.parse import parse
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.runs import (
     run_to_end,
 )
 from train.checkpoints.branch import PARENT, run_of_branch
-from train.command_line import parse
+from train.command_line.parse import parse
 from train.config import SaveConfig
 from train.doctor import check_dry_run
 from train.optimizers.adamw import AdamWConfig

@@ -11,7 +11,7 @@ from model.config import GPTConfig
 from model.shapes import SHAPES
 from storage.atomic import write_json
 from tests.runs import built, nano_config, run_to_end
-from train.command_line import parse
+from train.command_line.parse import parse
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from train.recovery.ending import (
     is_peer_failure,
     last_consistent_state,
 )
-from train.resume_proof.comparison import compare_exactly
-from train.resume_proof.kills import POLL_SECONDS, Job, workers_of
+from train.recovery.resume_proof.comparison import compare_exactly
+from train.recovery.resume_proof.kills import POLL_SECONDS, Job, workers_of
 
 STEPS = 40
 

@@ -12,7 +12,7 @@ from storage.option_values import AtMost
 from tests.launching import REPO
 from tests.runs import GOLDEN
 from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
-from train.command_line import parse
+from train.command_line.parse import parse
 from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig

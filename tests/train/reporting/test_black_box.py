@@ -16,14 +16,14 @@ from tests.data_sets import tiny_data_set
 from tests.faults import poison, scaled, with_fault
 from tests.launching import python
 from tests.runs import built, tiny_config
-from train import black_box
-from train.black_box import write_black_box
 from train.checks import StopTraining
 from train.config import SaveConfig
 from train.guards.spikes import GuardConfig, Skipped
 from train.guards.window_by_window import score_windows
 from train.loop import train
 from train.replay import Arguments, read_box, replay
+from train.reporting import black_box
+from train.reporting.black_box import write_black_box
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What a run came to: a short table, and the loss curve as a picture."""
+"""The table at the end of a run."""
 
 import logging
 from pathlib import Path
@@ -6,34 +6,13 @@ from typing import Any
 
 import torch
 
-from storage.atomic import new_file
 from storage.json_lines import column, read_metrics
+from train.reporting.loss_curve import draw_loss_curve
 from train.run import Run
 
 _SMOOTHED_STEPS = 20
 _MISSING = "not measured"
 log = logging.getLogger(__name__)
-
-
-def _loss_plot(lines: list[dict[str, Any]], entropy: float, path: Path) -> None:
-    """Draw training and validation loss (nats) over steps; the line is the unigram entropy."""
-    # Costs 0.4 seconds, which every rank would spend at every start.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.plot(*column(lines, "train/loss"), linewidth=0.8, alpha=0.7, label="training")
-    axes.plot(*column(lines, "val/loss"), marker="o", markersize=4, label="validation")
-    axes.axhline(entropy, linestyle="--", color="gray", label="unigram entropy of the data")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.set_title(path.parent.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with new_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
 
 
 def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -84,7 +63,7 @@ def write_report(run: Run) -> str:
     lines = read_metrics(run.folder.metrics)
     path = run.folder.path / "loss.png"
     try:
-        _loss_plot(lines, run.data.manifest.train.unigram_entropy_nats, path)
+        draw_loss_curve(lines, run.data.manifest.train.unigram_entropy_nats, path)
     except Exception as error:  # a full disk, or a broken matplotlib
         log.error("%s could not be drawn (%s: %s)", path, type(error).__name__, error)
     rows = _summary(run, lines)

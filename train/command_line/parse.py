@@ -7,12 +7,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
-from storage.option_values import AtMost, own_path
+from storage.option_values import AtMost
 from storage.run_folder import RunFolder
 from storage.script_options import parse_known_options, parse_options
 from train.checkpoints.branch import run_of_branch
 from train.checkpoints.recorded_config import recorded_config
+from train.command_line.computed_presets import COMPUTED_PRESETS, FLAGS
+from train.command_line.words import given_paths
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
 from train.preflight.initial_weights import with_shape_of_init
@@ -33,14 +36,14 @@ def parse(
     `prog` and `description` of the calling script appear in its --help.
     Raises: ValueError for an unknown preset or optimizer, or flags that contradict each other.
     """
-    names = ", ".join(PRESETS)
+    names = ", ".join((*PRESETS, *COMPUTED_PRESETS))
     named = bool(arguments) and not arguments[0].startswith("-")
     preset = arguments[0] if named else _NO_PRESET
-    if preset not in PRESETS:
+    if preset not in PRESETS and preset not in COMPUTED_PRESETS:
         raise ValueError(f"preset {preset} is not known; choose one of {names}")
     words = arguments[1:] if named else arguments
-    recorded = None if named else _run_of(words)
-    start, flags = _with_optimizer(recorded or PRESETS[preset], words)
+    recorded = None if preset in PRESETS and named else _run_of(words, preset)
+    start, flags = _with_optimizer(recorded or _preset(preset, words), words)
     title = f"{prog} {preset}"
     text = (
         f"{description} First argument: a preset (default: gpt2), one of {names}; "
@@ -48,7 +51,7 @@ def parse(
         f"--optimizer NAME: another optimizer with its own defaults, one of {_optimizers()}."
     )
     config, unknown = parse_known_options(start, flags, prog=title, description=text)
-    if not named and len(unknown) == 1 and unknown[0] in PRESETS:
+    if not named and len(unknown) == 1 and unknown[0] in (*PRESETS, *COMPUTED_PRESETS):
         later = unknown[0]
         if words.count(later) > 1:
             raise ValueError(f"the preset comes first: {prog} {later} …")
@@ -64,25 +67,33 @@ def parse(
     return _with_validation_of(start, config)
 
 
-def _run_of(words: list[str]) -> Config | None:
+def _preset(name: str, words: list[str]) -> Config:
+    """The preset with this name. Raises: ValueError if one that is computed lacks something."""
+    if name in PRESETS:
+        return PRESETS[name]
+    if "--help" in words or "-h" in words:  # its settings are not known yet
+        return PRESETS[_NO_PRESET]
+    given = given_paths(words, FLAGS)
+    return COMPUTED_PRESETS[name]({flag: Path(value) for flag, value in given.items()})
+
+
+def _run_of(words: list[str], preset: str) -> Config | None:
     """The configuration of the run in the folder that `--out` names; None if there is none.
 
-    Then it is that of the run with the checkpoint `--branch`, if that is given.
+    Then it is that of the run with the checkpoint `--branch`, if that is given. A computed preset
+    has a folder of its own if `--out` is not given.
     Raises: ValueError if its config.json is damaged.
     """
-    given = {}
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        flag, equals, value = word.partition("=")
-        if flag in ("--out", "--branch"):
-            given[flag] = value if equals else following
     try:
-        paths = {flag: own_path(value) for flag, value in given.items()}
+        paths = given_paths(words, ("--out", "--branch"))
+        if "--out" not in paths and preset in COMPUTED_PRESETS:
+            paths["--out"] = str(_preset(preset, words).out)
     except ValueError:  # which the parser reports
         return None
-    found = recorded_config(RunFolder(paths["--out"])) if "--out" in paths else None
+    found = recorded_config(RunFolder(Path(paths["--out"]))) if "--out" in paths else None
     if found is None and "--branch" in paths:
         with suppress(ValueError):  # it is no checkpoint, which `check_inputs` reports
-            found = recorded_config(run_of_branch(paths["--branch"])[0])
+            found = recorded_config(run_of_branch(Path(paths["--branch"]))[0])
     return found
 
 

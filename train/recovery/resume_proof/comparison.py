@@ -11,7 +11,7 @@ import torch
 from storage.digest import file_sha256
 from storage.json_lines import column, read_metrics
 from storage.run_folder import RunFolder
-from train.resume_proof.kills import Kill
+from train.recovery.resume_proof.kills import Kill
 
 _STATE_FILES = ("model.safetensors", "optimizer.safetensors")
 # Another number of ranks adds the gradients in another order. Fifty steps of a small model were

@@ -7,8 +7,8 @@ import pytest
 from tests.runs import stopped_at
 from train import prove_resume
 from train.prove_resume import ProofOptions, prove
-from train.resume_proof.comparison import check_kills, compare_exactly, verdict
-from train.resume_proof.kills import Job, Kill
+from train.recovery.resume_proof.comparison import check_kills, compare_exactly, verdict
+from train.recovery.resume_proof.kills import Job, Kill
 from train.saving import save
 
 

@@ -1,0 +1,20 @@
+"""Presets whose settings follow from the data, a checkpoint and the machine."""
+
+from pathlib import Path
+
+import pytest
+
+from train.command_line.parse import parse
+
+
+def test_what_a_computed_preset_needs_is_named():
+    with pytest.raises(ValueError, match="own-text needs --data: a data set, made by"):
+        parse(["own-text"])
+    with pytest.raises(ValueError, match="finetune needs --init: a checkpoint"):
+        parse(["finetune", "--data", "data/x"])
+
+
+def test_a_run_on_own_text_is_named_after_its_data_and_asks_no_questions_about_python(tmp_path):
+    config = parse(["own-text", "--data", str(tmp_path / "story"), "--steps", "7"])
+    assert (config.data, config.out) == (tmp_path / "story", Path("runs/story"))
+    assert (config.eval.tasks, config.steps) == ((), 7)

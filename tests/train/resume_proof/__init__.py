@@ -1,1 +1,0 @@
-"""Tests of train/resume_proof/."""

@@ -1,0 +1,49 @@
+"""Presets whose settings follow from the data, a checkpoint and the machine.
+
+They are written like other presets: their name is the first word, every setting is a flag that
+changes it, and a run that exists continues with its recorded settings.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from train.config import Config
+from train.optimizers.adamw import AdamWConfig
+from train.presets import PRESETS
+
+FLAGS = ("--data", "--init", "--out")
+"""What a computed preset may depend on: the values of these flags."""
+
+
+def _own_text(given: Mapping[str, Path]) -> Config:
+    """A run on one's own text."""
+    data = _needed(given, "own-text", "--data", "a data set, made by data_prep/text.py")
+    demo = PRESETS["demo"]
+    no_tasks = replace(demo.eval, tasks=(), tasks_every=0)
+    return replace(demo, data=data, out=Path("runs") / data.name, eval=no_tasks)
+
+
+def _finetune(given: Mapping[str, Path]) -> Config:
+    """A run that starts from the weights of `--init`, which also decides the shape."""
+    init = _needed(given, "finetune", "--init", "a checkpoint")
+    data = _needed(given, "finetune", "--data", "a data set, made with the checkpoint's tokenizer")
+    return replace(
+        PRESETS["gpt2"],
+        init=init,
+        data=data,
+        out=Path("runs") / f"{data.name}-finetuned",
+        optimizer=AdamWConfig(lr=1e-4),
+    )
+
+
+COMPUTED_PRESETS: dict[str, Callable[[Mapping[str, Path]], Config]] = {
+    "own-text": _own_text,
+    "finetune": _finetune,
+}
+
+
+def _needed(given: Mapping[str, Path], preset: str, flag: str, what: str) -> Path:
+    if flag not in given:
+        raise ValueError(f"{preset} needs {flag}: {what}")
+    return given[flag]
