@@ -67,8 +67,5 @@ clean: ## remove .venv and caches, but never data/ and runs/
 	$(INSTALL) -e '.[dev]'
 	@touch .venv/.installed $@
 
-data/demo/manifest.json: | data/demo_tokenizer/meta.json
-	.venv/bin/python data_prep/text.py --embedded --tokenizer data/demo_tokenizer --out data/demo
-
-data/demo_tokenizer/meta.json: | .venv/.installed
-	.venv/bin/python data_prep/train_tokenizer.py --embedded --vocab-size 4096 --out data/demo_tokenizer
+data/demo/manifest.json: | .venv/.installed
+	.venv/bin/python data_prep/text.py --embedded --vocab-size 4096 --out data/demo

@@ -1,6 +1,7 @@
 """Make a data set from text, JSON-lines or parquet files, or from Python's documentation.
 
     python data_prep/text.py stories.txt more/*.jsonl.zst --out data/stories
+    python data_prep/text.py stories.txt --vocab-size auto --split auto --out data/stories
     python data_prep/text.py stories.txt more/*.jsonl.zst --check
     python data_prep/text.py --embedded
 
@@ -19,6 +20,8 @@ from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import DocumentSource, file_source
 from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.splitting import typed_separator
+from data_prep.vocabulary.merges import check_vocab_size
+from data_prep.vocabulary.of_source import tokenizer_of_source
 from storage.script_options import parse_options
 
 _EMBEDDED_OUT = Path("data/python_docs")
@@ -39,13 +42,28 @@ class TextOptions(PrepareOptions):
     separator: str = "<|endoftext|>"
     """Text between the documents of a .txt file; "\\n\\n" is a blank line (also: \\t, \\r, \\\\).
     A file without it is one document."""
-    split: Literal["hash", "first", "tail"] = "hash"
+    split: Literal["hash", "first", "tail", "auto"] = "hash"
     """How validation documents are chosen.
     hash: by a hash of the text, so that all copies of a document are on one side.
     first: the first documents.
-    tail: the end of a single document."""
+    tail: the end of a single document.
+    auto: the end of each document if there are fewer than 200, else by hash."""
     text_key: str = "text"
     """Key (.jsonl) or column (.parquet) that holds the text; a.b is the key b inside a."""
+    vocab_size: int | Literal["auto"] | None = None
+    """Train a tokenizer of N ids on this text, as data_prep/train_tokenizer.py does, and use it.
+    auto: a size that fits the amount of text. It learns from the validation documents too, but not
+    from the end that --split tail or auto keeps for validation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocab_size is not None and self.tokenizer is not None:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} and tokenizer={self.tokenizer}; give one of them: "
+                "a tokenizer has its number of ids"
+            )
+        if isinstance(self.vocab_size, int):
+            check_vocab_size(self.vocab_size)
 
     def chosen_source(self) -> DocumentSource:
         """The source that the options name."""
@@ -66,10 +84,18 @@ class TextOptions(PrepareOptions):
         return self.out or _EMBEDDED_OUT
 
 
+def _prepare_text(options: TextOptions) -> None:
+    source, out = options.chosen_source(), options.chosen_out()
+    tokenizer = None
+    if options.vocab_size is not None and not options.check:
+        tokenizer = tokenizer_of_source(source, options.vocab_size, out, options)
+    run_preparation(source, out, options, tokenizer=tokenizer)
+
+
 def main() -> None:
     """Read the options and prepare."""
     options = parse_options(TextOptions, description=__doc__)
-    run_script(lambda: run_preparation(options.chosen_source(), options.chosen_out(), options))
+    run_script(lambda: _prepare_text(options))
 
 
 if __name__ == "__main__":

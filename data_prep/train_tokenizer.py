@@ -7,17 +7,14 @@ Input: the files that data_prep/text.py reads. Output: a folder for `--tokenizer
 scripts. The same text gives the same tokenizer. Its ids are the 256 bytes, then the merges in
 order, then end-of-text.
 
-Training uses gigatoken (`pip install -e '.[fast]'`). It gives the same ids as Hugging Face's
-`tokenizers` in a tenth of the time (bench/LOG.md).
+Training uses gigatoken (`pip install -e '.[fast]'`).
 """
 
 import logging
-import os
 import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,21 +25,15 @@ from data_prep.sources.file_source import FileSource, file_source
 from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.splitting import typed_separator
 from data_prep.tokenizer import Tokenizer
+from data_prep.vocabulary.merges import NO_TEXT, check_vocab_size, learn_merges
 from storage.atomic import new_folder
-from storage.byte_pairs import GPT2_PATTERN, check_vocabulary, ranks_file
+from storage.byte_pairs import GPT2_PATTERN, ranks_file
 from storage.script_options import parse_options
 from storage.system_modules import RESOURCE as resource
 
-try:
-    import gigatoken
-except ImportError:
-    gigatoken = None
-
 log = logging.getLogger("data_prep.train_tokenizer")
 
-_MIN_VOCABULARY = 257  # all bytes and end-of-text, without any merge
 _UNIT_BYTES = 1 << 28
-_NO_TEXT = b"\xff"  # separates documents: a byte that never occurs in UTF-8
 _SAMPLE_BYTES = 8_000_000  # text that is encoded with the new tokenizer, for the summary
 
 
@@ -74,12 +65,7 @@ class TokenizerOptions:
                 if self.embedded
                 else "no text is given; name files, folders or globs, such as stories.txt"
             )
-        check_vocabulary(f"vocab_size={self.vocab_size}", self.vocab_size)
-        if self.vocab_size < _MIN_VOCABULARY:
-            raise ValueError(
-                f"vocab_size={self.vocab_size} is less than the 256 bytes and end-of-text; "
-                f"use {_MIN_VOCABULARY} or more"
-            )
+        check_vocab_size(self.vocab_size)
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes={self.max_bytes} must be at least 1")
 
@@ -141,7 +127,7 @@ def _write_texts(path: Path, texts: Iterable[bytes], max_bytes: int | None) -> i
                 cut = text[: max_bytes - written].decode(errors="ignore").encode()
                 return written + file.write(cut)
             written += file.write(text)
-            file.write(_NO_TEXT)
+            file.write(NO_TEXT)
     return written
 
 
@@ -150,36 +136,13 @@ def _learn(path: Path, vocab_size: int) -> list[bytes]:
 
     Raises: ValueError if gigatoken is missing, or the text gives fewer than `vocab_size` ids.
     """
-    if gigatoken is None:
-        raise ValueError("training a tokenizer needs gigatoken; `pip install -e '.[fast]'`")
-    with _silenced():
-        text = gigatoken.TextFileSource([path], separator=_NO_TEXT)
-        vocabulary, _ = gigatoken.train_bpe(text, vocab_size - 1, [])  # one id is end-of-text
-    tokens = [vocabulary[token] for token in sorted(vocabulary)]
+    tokens = learn_merges(path, vocab_size)
     if len(tokens) + 1 < vocab_size:
         raise ValueError(
             f"vocab_size={vocab_size} is more than the {len(tokens) + 1} ids that this text gives; "
             f"use that many, or more text"
         )
     return tokens
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Discard what a native library prints."""
-    # It writes to file descriptors 1 and 2 itself, so replacing sys.stdout would not do.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [(number, os.dup(number)) for number in (1, 2)]
-    try:
-        with open(os.devnull, "w") as null:
-            for number, _ in saved:
-                os.dup2(null.fileno(), number)
-        yield
-    finally:
-        for number, copy in saved:
-            os.dup2(copy, number)
-            os.close(copy)
 
 
 def _log_summary(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None:
@@ -191,7 +154,7 @@ def _log_summary(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None
         longest.decode(errors="replace"),
         len(longest),
     )
-    texts = [part.decode(errors="ignore") for part in text.split(_NO_TEXT)]
+    texts = [part.decode(errors="ignore") for part in text.split(NO_TEXT)]
     text_bytes = sum(len(text.encode()) for text in texts)
     start = time.monotonic()
     ids = sum(len(tokenizer.encode_to_numpy(text)) for text in texts)

@@ -58,7 +58,7 @@ def make_from_hub(
         if (out / MANIFEST_NAME).is_file():
             clean_downloads(folder)
     else:
-        run_preparation(downloads.source, out, options, downloads)
+        run_preparation(downloads.source, out, options, downloads=downloads)
 
 
 def _source(dataset: HubDataset, listing: Listing, folder: Path, options: HubOptions) -> HubSource:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.preparation.encoder import EncoderChoice
-from data_prep.preparation.split import SplitKind
+from data_prep.preparation.split import SplitChoice
 from data_prep.preparation.work_locks import Part, parse_part
 from data_prep.sources.file_digests import DigestFolder
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
@@ -24,14 +24,15 @@ class PrepareOptions:
     """Validation tokens, approximately. Default: 10,000,000, or 1/20 of the source if less."""
     max_documents: int | None = None
     """Use only the first N documents of the source."""
-    split: SplitKind = "hash"
+    split: SplitChoice = "hash"
     """How validation documents are chosen.
     hash: by a hash of the text, so that all copies of a document are on one side.
     first: the first documents.
     tail: the end of a single document.
-    given: as the source defines them."""
+    given: as the source defines them.
+    auto: the end of each document if there are fewer than 200, else by hash."""
     val_fraction: float = 0.1
-    """With --split tail: the fraction of the text, at its end, that is validation."""
+    """With --split tail or auto: the fraction of the text, at its end, that is validation."""
     tokenizer: Path | None = None
     """Folder of a tokenizer made by data_prep/train_tokenizer.py. Default: GPT-2's."""
     encoder: EncoderChoice = "auto"
@@ -61,9 +62,10 @@ class PrepareOptions:
         if self.check and (self.merge or self.part is not None):
             raise ValueError("check reads the whole source; leave out --part and --merge")
         self.chosen_part()
-        if self.split == "tail" and self.val_tokens is not None:
+        if self.split in ("tail", "auto") and self.val_tokens is not None:
             raise ValueError(
-                f"val_tokens={self.val_tokens} has no meaning with split=tail; use --val-fraction"
+                f"val_tokens={self.val_tokens} has no meaning with split={self.split}; "
+                "use --val-fraction"
             )
 
     def chosen_part(self) -> Part:
@@ -89,7 +91,7 @@ class PrepareOptions:
     def settings(self) -> dict[str, Any]:
         """The options that affect the bytes, for the manifest; it has its own tokenizer entry."""
         kind = {"split": self.split}
-        if self.split == "tail":
+        if self.split in ("tail", "auto"):
             size = {"val_fraction": self.val_fraction}
         else:
             size = {"val_tokens": self.val_tokens}

@@ -90,10 +90,14 @@ def prepare(
 
 
 def prepare_part(
-    source: DocumentSource, out: Path, options: PrepareOptions, downloads: Downloads | None = None
+    source: DocumentSource,
+    out: Path,
+    options: PrepareOptions,
+    tokenizer: Tokenizer | None = None,
+    downloads: Downloads | None = None,
 ) -> None:
     """Finish the units of one part. Raises: ValueError as `prepare` does."""
-    job = _Preparation(source, out, options, options.chosen_tokenizer(), downloads)
+    job = _Preparation(source, out, options, tokenizer or options.chosen_tokenizer(), downloads)
     if job.finished() is not None:
         return
     part = options.chosen_part()
@@ -108,15 +112,19 @@ def prepare_part(
 
 
 def run_preparation(
-    source: DocumentSource, out: Path, options: PrepareOptions, downloads: Downloads | None = None
+    source: DocumentSource,
+    out: Path,
+    options: PrepareOptions,
+    tokenizer: Tokenizer | None = None,
+    downloads: Downloads | None = None,
 ) -> None:
     """Do what the options ask for: a check, one part, the merge of all parts, or everything."""
     if options.check:
         check_source(source, options, downloads)
     elif options.part is not None:
-        prepare_part(source, out, options, downloads)
+        prepare_part(source, out, options, tokenizer, downloads)
     else:
-        prepare(source, out, options, downloads=downloads)
+        prepare(source, out, options, tokenizer, downloads)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from data_prep.sources.records import BadRecord, Document
 from data_prep.tokenizer import Tokenizer
 
 SplitKind = Literal["hash", "first", "tail", "given"]
+SplitChoice = SplitKind | Literal["auto"]
+
+FEW_DOCUMENTS = 200  # with a twentieth of fewer, a split by hash may leave one side without any
 
 _MAX_DEFAULT_VAL_TOKENS = 10_000_000
 _DEFAULT_VAL_SHARE = 20  # one token in twenty, if that is less
@@ -35,6 +38,20 @@ def text_hash(text: str | bytes) -> int:
     utf8 = text.encode() if isinstance(text, str) else text
     normalised = utf8.translate(_LOWER, _IGNORED)
     return int.from_bytes(blake2b(normalised, digest_size=8).digest(), "little")
+
+
+def resolved_split(choice: SplitChoice, documents: int) -> SplitKind:
+    """The kind of split that is meant for a source with this number of documents."""
+    if choice == "auto":
+        return "tail" if documents < FEW_DOCUMENTS else "hash"
+    return choice
+
+
+def without_tail(text: bytes, fraction: float) -> tuple[bytes, bytes]:
+    """A text without this fraction of its characters at the end, and that end."""
+    characters = text.decode()  # cut between characters, not inside one
+    cut = int((1 - fraction) * len(characters))
+    return characters[:cut].encode(), characters[cut:].encode()
 
 
 @dataclass(frozen=True)
@@ -61,10 +78,9 @@ class SplitRule:
         `ordinal` and `file` are its numbers in the source, and `hashed` is its text hash.
         """
         if self.split == "tail":
-            characters = text.decode()  # cut between characters, not inside one
-            cut = int((1 - self.val_fraction) * len(characters))
-            yield "train", characters[:cut].encode()
-            yield "val", characters[cut:].encode()
+            head, tail = without_tail(text, self.val_fraction)
+            yield "train", head
+            yield "val", tail
         elif self.split == "first":
             yield ("val" if ordinal < self.val_rows else "train"), text
         elif self.split == "given":
@@ -94,7 +110,7 @@ class SplitRule:
 
 
 def decide_split(
-    kind: SplitKind,
+    choice: SplitChoice,
     val_tokens: int | None,
     val_fraction: float,
     source: DocumentSource,
@@ -108,11 +124,12 @@ def decide_split(
     returns when a unit can be read.
     Raises: ValueError if the source is too small.
     """
+    documents = sum(unit.documents for unit in units)
+    kind = resolved_split(choice, documents)
     if kind == "given":
         return SplitRule("given", val_files=_validation_files(source))
-    documents = sum(unit.documents for unit in units)
     if kind == "tail":
-        if documents != 1:
+        if documents != 1 and choice == "tail":
             raise ValueError(
                 f"split=tail cuts one document in two, but the source has {documents} documents; "
                 "use --split hash or --split first"

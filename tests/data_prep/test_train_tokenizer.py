@@ -17,6 +17,7 @@ from data_prep.preparation.prepare import prepare
 from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.train_tokenizer import TokenizerOptions, train_tokenizer
+from data_prep.vocabulary import merges
 from eval.sampling.decoding import generate
 from eval.sampling.next_token import GenerateOptions
 from eval.subject import load_subject
@@ -24,7 +25,7 @@ from eval.tasks.val_loss import validation_loss
 from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN
 from tests.runs import built, run_to_end, tiny_config
 
-pytestmark = pytest.mark.skipif(module.gigatoken is None, reason="gigatoken is not installed")
+pytestmark = pytest.mark.skipif(merges.gigatoken is None, reason="gigatoken is not installed")
 
 WORDS = ["river", "light", "runs", "under", "old", "stone", "stones", "the", "café", "evening"]
 STORIES = [
@@ -133,7 +134,7 @@ def test_a_folder_that_exists_is_never_overwritten(tmp_path):
 
 
 def test_without_gigatoken_the_error_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "gigatoken", None)
+    monkeypatch.setattr(merges, "gigatoken", None)
     with pytest.raises(ValueError, match=r"\[fast\]"):
         trained(tmp_path)
 

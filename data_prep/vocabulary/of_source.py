@@ -1,0 +1,111 @@
+"""The tokenizer of a data set, learned from the source of the data set itself."""
+
+import logging
+import math
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+from data_prep.dataset.manifest import MANIFEST_NAME, read_manifest
+from data_prep.preparation.options import PrepareOptions
+from data_prep.preparation.split import FEW_DOCUMENTS, resolved_split, without_tail
+from data_prep.sources.file_source import DocumentSource, Span, Unit, append_span
+from data_prep.sources.records import BadRecord
+from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.vocabulary.merges import (
+    MIN_VOCABULARY,
+    NO_TEXT,
+    check_can_learn,
+    check_vocab_size,
+    learn_merges,
+)
+from storage.byte_pairs import GPT2_PATTERN, ranks_file
+
+# Merges need no more text, and they are learned in memory.
+_MOST_BYTES = 200_000_000
+_PIECE_BYTES = 1 << 28
+_SMALLEST, _LARGEST = 320, 8192
+log = logging.getLogger(__name__)
+
+
+def fitting_vocab_size(text_bytes: int) -> int:
+    """The number of ids that fits an amount of text, by bits per byte (bench/LOG.md).
+
+    A multiple of 64: 384 for 20 KB, 2,048 for 2 MB, 8,192 from 70 MB on.
+    """
+    octaves = math.log2(max(text_bytes, 1) / 20_000)
+    return min(max(round(384 * 2 ** (octaves * 0.37) / 64) * 64, _SMALLEST), _LARGEST)
+
+
+def tokenizer_of_source(
+    source: DocumentSource, vocab_size: int | Literal["auto"], out: Path, options: PrepareOptions
+) -> Tokenizer:
+    """Learn the tokenizer of the data set `out` from its source: the same each time.
+
+    With --split tail the tail takes no part. If the data set is complete, its own is read.
+    Raises: ValueError if the text is too short, or gigatoken is missing.
+    """
+    if vocab_size != "auto":
+        check_vocab_size(vocab_size)
+    name = f"{out.name}_tokenizer"
+    if (found := _finished(out, name, vocab_size)) is not None:
+        return found
+    check_can_learn()
+    text, is_all = _joined(_training_texts(source, options))
+    wanted = fitting_vocab_size(len(text)) if vocab_size == "auto" else vocab_size
+    tokens = learn_merges(text, wanted) if text else []
+    if len(tokens) + 1 < (MIN_VOCABULARY if vocab_size == "auto" else wanted):
+        raise ValueError(
+            f"the text gives {len(tokens) + 1} ids, fewer than vocab_size={wanted}; "
+            "use that many, or more text"
+        )
+    log.info(
+        "tokenizer: %s ids, learned from %s%.1f MB of text",
+        f"{len(tokens) + 1:,}",
+        "" if is_all else "the first ",
+        len(text) / 1e6,
+    )
+    return Tokenizer(name, GPT2_PATTERN, ranks_file(tokens))
+
+
+def _finished(out: Path, name: str, vocab_size: int | Literal["auto"]) -> Tokenizer | None:
+    """The tokenizer of the complete data set at `out`, if it was learned for this size."""
+    if not (out / MANIFEST_NAME).is_file():
+        return None
+    entry = read_manifest(out).tokenizer
+    fits = entry.name == name and vocab_size in ("auto", entry.n_vocab)
+    return load_tokenizer(out / "tokenizer") if fits else None
+
+
+def _joined(texts: Iterator[bytes]) -> tuple[bytes, bool]:
+    """The texts up to a limit, each followed by NO_TEXT; and whether these are all."""
+    joined = bytearray()
+    for text in texts:
+        if len(joined) + len(text) > _MOST_BYTES:
+            # `ignore` drops an incomplete character at the cut.
+            joined += text[: _MOST_BYTES - len(joined)].decode(errors="ignore").encode()
+            return bytes(joined), False
+        joined += text + NO_TEXT
+    return bytes(joined), True
+
+
+def _training_texts(source: DocumentSource, options: PrepareOptions) -> Iterator[bytes]:
+    """The texts to learn from, without tails that are for validation."""
+    texts = islice(_texts(source), options.max_documents)
+    first = list(islice(texts, FEW_DOCUMENTS))
+    if resolved_split(options.split, len(first)) == "tail":
+        return (without_tail(text, options.val_fraction)[0] for text in chain(first, texts))
+    return chain(first, texts)
+
+
+def _texts(source: DocumentSource) -> Iterator[bytes]:
+    """All texts in order; a bad record counts as an empty one, since the preparation names it."""
+    for number in range(len(source.identity().files)):
+        spans: list[Span] = []
+        row = size = 0
+        for piece in source.pieces(number, _PIECE_BYTES):
+            append_span(spans, Span(number, piece.start, piece.stop, row, piece.rows))
+            row, size = row + piece.rows, size + piece.text_bytes
+        for record in source.records(Unit(tuple(spans), 0, row, size)):
+            yield b"" if isinstance(record, BadRecord) else record.text
