@@ -45,6 +45,7 @@ _NEEDED = {
     "eval/main.py": ["--checkpoint=nowhere"],
     "model/huggingface.py import": ["./nowhere", "--out=new"],
     "model/huggingface.py export": ["nowhere", "--out=new"],
+    "train/compare_runs.py": ["run"],
     "train/main.py demo": ["--device=cpu", "--data=data", "--out=new"],
     "train/doctor.py": ["--context-length=2", "--model.context-length=3"],
     "train/prove_resume.py": ["--steps=200"],

@@ -18,6 +18,7 @@ import eval.compare
 import eval.generate
 import eval.main
 import model.huggingface
+import train.compare_runs
 import train.main
 from eval.watching import watch
 from parallel.ranks import silence_other_ranks, start, user_errors
@@ -95,6 +96,7 @@ READERS = {
         f"--checkpoint {STEP} --prompt-file prompts.jsonl --max-tokens 2 --device cpu",
     ),
     "compare": Reader(eval.compare.main, "scores_a scores_b"),
+    "compare runs": Reader(train.compare_runs.main, "run --plot runs.png --csv runs.csv --group"),
     "export": Reader(model.huggingface.main, f"export {STEP} --out exported"),
     "import": Reader(model.huggingface.main, "import exchange --out imported"),
 }
@@ -127,11 +129,11 @@ EVALUATION = {"step": 4, "val/loss": 3.0, "tasks": "val_loss", "options": "", "w
 METRICS = {"step": 1, "train/loss": 3.0, "train/skipped": 0, "data/windows": 8, "data/digest": "a"}
 START = {"started_at_step": 0, "attempts": 1, "changed": []}
 FORMATS = [
-    Format("run/config.json", "resume,watch,verify run,lookup"),
-    Format("run/status.json", "resume,watch,verify run"),
-    Format("run/metrics.jsonl", "verify run,resume,lookup", line=METRICS),
-    Format("run/starts.jsonl", "verify run,resume", line=START),
-    Format("run/evals.jsonl", "watch,export", line=EVALUATION),
+    Format("run/config.json", "resume,watch,verify run,lookup,compare runs"),
+    Format("run/status.json", "resume,watch,verify run,compare runs"),
+    Format("run/metrics.jsonl", "verify run,resume,lookup,compare runs", line=METRICS),
+    Format("run/starts.jsonl", "verify run,resume,compare runs", line=START),
+    Format("run/evals.jsonl", "watch,export,compare runs", line=EVALUATION),
     Format(f"{STEP}/MANIFEST.json", "resume,evaluate,generate,export,watch,init"),
     Format(f"{STEP}/state.json", "resume,evaluate,export", seals="checkpoint"),
     Format(f"{STEP}/state.json", "resume,evaluate,export,init"),

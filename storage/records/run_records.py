@@ -77,6 +77,17 @@ def checked_config(path: Path) -> dict[str, Any]:
     return found
 
 
+def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys, such as `optimizer.lr`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def checked_status(path: Path) -> dict[str, Any] | None:
     """The content of a run's status.json; None if it is missing, or damaged in any way."""
     try:

@@ -14,6 +14,7 @@ from torch.backends import cpu
 
 from parallel.collectives import all_gather_object
 from parallel.ranks import Ranks
+from storage.records.run_records import flat_settings
 from storage.run_folder import RunFolder
 from train.schedule import LENGTHS
 
@@ -110,7 +111,7 @@ def check_same_run(
     Raises: ValueError if some change is not allowed (it lists all of them), if --allow names an
     unknown key, or if the folder contains something that is no run.
     """
-    known = _flatten(config)
+    known = flat_settings(config)
     # A misspelt name would otherwise allow nothing without a message.
     for name in allowed:
         if not any(Change(key, None, None).is_named_by((name,)) for key in known):
@@ -126,7 +127,7 @@ def check_same_run(
         return []
     record = folder.read_config()
     # Older versions did not record the optimizer's name: there was only one.
-    before = _flatten(defaults) | {_OPTIMIZER_NAME: "adamw"} | _flatten(record["config"])
+    before = flat_settings(defaults) | {_OPTIMIZER_NAME: "adamw"} | flat_settings(record["config"])
     if parent is not None:
         before["branch"] = known["branch"]
     if before["micro_batch"] is None:  # format 1 recorded an automatic choice in "run" only
@@ -191,17 +192,6 @@ def _check_allowed(changes: list[Change], allowed: tuple[str, ...], option: str)
         cure = f"give the same values to resume it, --allow {names} to change them from here on"
         cure += ", or choose another --out"
     raise ValueError(f"{option} holds a run with another configuration ({differences}); {cure}")
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 # Settings in config.json that affect rounding. A change of one gives other last bits.
