@@ -96,7 +96,7 @@ READERS = {
         f"--checkpoint {STEP} --prompt-file prompts.jsonl --max-tokens 2 --device cpu",
     ),
     "compare": Reader(eval.compare.main, "scores_a scores_b"),
-    "compare runs": Reader(train.compare_runs.main, "run --plot runs.png --csv runs.csv --group"),
+    "compare runs": Reader(train.compare_runs.main, "run --csv runs.csv --group"),
     "export": Reader(model.huggingface.main, f"export {STEP} --out exported"),
     "import": Reader(model.huggingface.main, "import exchange --out imported"),
 }
