@@ -1,4 +1,4 @@
-"""Run folders made from the golden one, with metric lines of a formula: no training is needed."""
+"""Run folders made from the golden one, with metric lines of a formula, without training."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Runs side by side: the table, differences, groups, picture and files of train/compare_runs.py."""
+"""Runs side by side: table, differences, groups, picture and files."""
 
 import csv
 import json

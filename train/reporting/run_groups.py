@@ -1,4 +1,4 @@
-"""Runs that differ in their seed only: mean and standard deviation of what they have reached."""
+"""Runs that differ in their seed only: mean and deviation of what they have reached."""
 
 import json
 from collections import defaultdict

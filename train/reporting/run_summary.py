@@ -1,4 +1,4 @@
-"""What a run has reached, from the records in its folder: for tables, pictures and other tools.
+"""What a run has reached, from its records: for tables, pictures and other tools.
 
 Only reads. A run may be in any state, also running, and of any format.
 """

@@ -1,4 +1,4 @@
-"""What a run has reached: read from runs of every format and in any state, exactly as recorded."""
+"""What a run has reached is read from every format, in any state, exactly as recorded."""
 
 import json
 
