@@ -11,7 +11,6 @@ than the 10,042 published ones. On two cores without a GPU this takes over an ho
 
 import logging
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,9 +32,7 @@ from eval.tasks.hellaswag import (
 )
 from eval.tasks.items import read_items
 from model.config import GPTConfig
-from model.hf_format.convert import import_model
 from model.precision import Precision, choose_dtype
-from parallel.collectives import broadcast_object, on_main
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.digest import file_sha256
 from storage.script_options import parse_options
@@ -68,8 +65,8 @@ log = logging.getLogger("eval")
 class Arguments:
     """Compare GPT-2 124M's HellaSwag scores with the published ones."""
 
-    model: str = "openai-community/gpt2"
-    """Id on the Hugging Face Hub, or a folder with config.json and model.safetensors."""
+    model: Path = Path("openai-community/gpt2")
+    """The model: an id on the Hugging Face Hub, a folder in its format, or a checkpoint."""
     hellaswag_file: Path | None = None
     """The 10,042 items as .jsonl, .jsonl.xz, .jsonl.gz or .parquet; default: the Hub's."""
     items: int | None = None
@@ -142,24 +139,12 @@ def reasons_not_comparable(
     return reasons
 
 
-def import_subject(model: str, ranks: Ranks) -> Subject:
-    """Import the published model through a temporary folder.
-
-    Raises: ValueError on every rank if the model cannot be loaded.
-    """
-    with tempfile.TemporaryDirectory() as own:
-        folder = Path(broadcast_object(own)) / "model"  # rank 0's
-
-        def write() -> None:
-            try:
-                import_model(model, folder)
-            except (ValueError, OSError) as error:
-                raise ValueError(
-                    f"not calibrated, the weights cannot be loaded: {error}"
-                ) from error
-
-        on_main(write)
-        return load_subject(folder, ranks)
+def _load_published(model: Path, ranks: Ranks) -> Subject:
+    """The published model. Raises: ValueError on every rank if it cannot be loaded."""
+    try:
+        return load_subject(model, ranks)
+    except ValueError as error:
+        raise type(error)(f"not calibrated, the weights cannot be loaded: {error}") from error
 
 
 def _verdict_table(verdicts: list[ScoreVerdict]) -> str:
@@ -181,7 +166,7 @@ def calibrate(arguments: Arguments, ranks: Ranks) -> int:
     options = EvalOptions(
         hellaswag_file=arguments.hellaswag_file, items=arguments.items, dtype=arguments.dtype
     )
-    subject = import_subject(arguments.model, ranks)
+    subject = _load_published(arguments.model, ranks)
     try:
         items = read_items(HELLASWAG, subject, options)
     except ValueError as error:

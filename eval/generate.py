@@ -1,6 +1,6 @@
 """Continues prompts with a model, or with two models to compare them.
 
-    python eval/generate.py --checkpoint runs/gpt2/checkpoints/latest --prompt "Once upon a time"
+    python eval/generate.py --checkpoint runs/gpt2 --prompt "Once upon a time"
     python eval/generate.py --checkpoint A --compare B --prompt-file prompts.txt
 
 Texts go to standard output (a single sample token by token), messages to standard error. Runs on
@@ -42,9 +42,10 @@ class Arguments:
     """
 
     checkpoint: Path
-    """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
+    """Folder of a run (its newest sound checkpoint) or of a checkpoint; or a model
+    of Hugging Face, as a folder or an id of its Hub, which is imported once."""
     compare: Path | None = None
-    """A second checkpoint folder; its texts are printed next to those of the first."""
+    """A second one; its texts are printed next to those of the first."""
     prompt: tuple[str, ...] = ()
     """Prompts to continue. An empty prompt (the default) starts a new document."""
     prompt_file: Path | None = None

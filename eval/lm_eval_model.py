@@ -1,8 +1,8 @@
 """Runs any task of lm-evaluation-harness on a checkpoint, without exporting it first.
 
-    python eval/lm_eval_model.py --checkpoint runs/gpt2/checkpoints/latest --tasks blimp
+    python eval/lm_eval_model.py --checkpoint runs/gpt2 --tasks blimp
     python eval/lm_eval_model.py run --model ratchet \\
-        --model_args checkpoint=runs/gpt2/checkpoints/latest --tasks blimp
+        --model_args checkpoint=runs/gpt2 --tasks blimp
 
 The second form is the harness's own command line (`lm-eval`), which then knows the model `ratchet`.
 Runs on one process or under torchrun. The harness (`pip install -c constraints.txt -e
@@ -37,7 +37,8 @@ class Arguments:
     """Evaluate a checkpoint with lm-evaluation-harness."""
 
     checkpoint: Path
-    """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
+    """Folder of a run (its newest sound checkpoint) or of a checkpoint; or a model
+    of Hugging Face, as a folder or an id of its Hub, which is imported once."""
     tasks: tuple[str, ...]
     """Tasks, groups or tags of the harness, or .yaml files; separated by spaces or commas."""
     few_shot: int | None = None

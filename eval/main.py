@@ -1,6 +1,6 @@
 """Evaluates one checkpoint, or every checkpoint of a training run as it appears (`--watch`).
 
-    python eval/main.py --checkpoint runs/gpt2/checkpoints/latest --tasks hellaswag val_loss
+    python eval/main.py --checkpoint runs/gpt2 --tasks hellaswag val_loss
     python eval/main.py --watch runs/gpt2 --tasks hellaswag val_loss
 
 Runs on one process or under torchrun. Tasks and numbers are the same as during training. Prints a
@@ -38,7 +38,8 @@ class Arguments:
     """Evaluate a checkpoint, or each checkpoint of a run as it appears."""
 
     checkpoint: Path | None = None
-    """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
+    """Folder of a run (its newest sound checkpoint) or of a checkpoint; or a
+    model of Hugging Face, as a folder or an id of its Hub, which is imported once."""
     watch: Path | None = None
     """Run folder, such as runs/gpt2. Evaluates each checkpoint once, until the run ends."""
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=_TASKS_HELP)] = ()

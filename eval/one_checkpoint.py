@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.dataset.manifest import MANIFEST_NAME
-from eval.subject import EvalOptions, load_subject, with_checkpoint_defaults
+from eval.subject import EvalOptions, find_on_ranks, subject_of, with_checkpoint_defaults
 from eval.tasks.registry import measure, raise_failures
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks
@@ -45,10 +45,13 @@ def evaluate_checkpoint(
 ) -> None:
     """Load a checkpoint, run tasks and report. No `tasks`: those of `default_tasks`.
 
+    `checkpoint`: whatever `find_checkpoint` accepts.
+
     Raises: ValueError if the checkpoint cannot be loaded, no task could run, or, after the results
     of the others are written, if one failed.
     """
-    subject = load_subject(checkpoint, ranks)
+    checkpoint = find_on_ranks(checkpoint, ranks)
+    subject = subject_of(checkpoint, ranks)
     given, options = options.data, with_checkpoint_defaults(checkpoint, options)
     if not tasks:
         tasks = broadcast_object(DEFAULT_TASKS if given else default_tasks(options.data))

@@ -1,6 +1,6 @@
 """The model under evaluation (`Subject`) and the options of all tasks (`EvalOptions`).
 
-`load_subject` builds a Subject from a checkpoint folder. The trainer builds one from its own
+`load_subject` builds a Subject from a checkpoint. The trainer builds one from its own
 network and tokenizer.
 """
 
@@ -15,12 +15,13 @@ import torch
 from data_prep.dataset.manifest import MANIFEST_NAME, read_manifest
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from model.checkpoint import load_model
+from model.checkpoint_source import find_checkpoint
 from model.gpt import GPT
 from model.precision import Precision
-from parallel.collectives import together
-from parallel.ranks import Ranks
+from parallel.collectives import on_main, together
+from parallel.ranks import Ranks, cache_folder
 from storage.atomic import read_json
-from storage.checkpoint_folder import STATE_FILE, verify_checkpoint
+from storage.checkpoint_folder import STATE_FILE
 from storage.option_values import AtMost, own_path
 from storage.ownership.latest import follow_latest
 from storage.records.json_fields import check_fields
@@ -157,16 +158,38 @@ def evaluating(model: GPT) -> Iterator[None]:
         model.train(was_training)
 
 
-def load_subject(checkpoint: Path, ranks: Ranks) -> Subject:
-    """Load a checkpoint's model and tokenizer onto this rank's device; verify every file first.
+def find_on_ranks(named: Path, ranks: Ranks) -> Path:
+    """`find_checkpoint` as rank 0 decides; a model is imported once on each machine.
+
+    Raises: ValueError on every rank if there is none, or not the same one on each machine.
+    """
+    found = on_main(lambda: find_checkpoint(named, cache_folder()))
+
+    def find_here() -> None:
+        if ranks.local_rank == 0 and not found.is_dir():
+            here = find_checkpoint(named, cache_folder())
+            if here != found:
+                raise ValueError(
+                    f"{named} is {found} on the first machine and {here} on this one; give a "
+                    "checkpoint folder that all machines have"
+                )
+
+    together(find_here)
+    return found
+
+
+def load_subject(named: Path, ranks: Ranks) -> Subject:
+    """The model and tokenizer of what a person names, on this rank's device; verified first.
 
     Raises: ValueError on every rank if the checkpoint cannot be loaded on one of them.
     """
-    checkpoint = follow_latest(checkpoint)
+    return subject_of(find_on_ranks(named, ranks), ranks)
+
+
+def subject_of(checkpoint: Path, ranks: Ranks) -> Subject:
+    """The model and tokenizer in the folder of a verified checkpoint. Raises: as above."""
 
     def load() -> Subject:
-        if ranks.is_main:
-            verify_checkpoint(checkpoint)
         tokenizer = load_tokenizer(checkpoint / "tokenizer")
         return Subject(load_model(checkpoint, ranks.device), tokenizer, ranks)
 

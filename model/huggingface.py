@@ -1,7 +1,7 @@
 """Convert models from Hugging Face to a checkpoint folder of Ratchet, and back.
 
     python model/huggingface.py import gpt2 --out models/gpt2
-    python model/huggingface.py export runs/gpt2/checkpoints/latest --out exports/gpt2
+    python model/huggingface.py export runs/gpt2 --out exports/gpt2
 
 `eval/main.py --checkpoint` and `train/main.py --init` take an imported model. An exported model
 loads in transformers without code of Ratchet. The transformers package is not needed, and no
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from model.checkpoint_source import find_own_checkpoint
 from model.hf_format.convert import export_model, import_model
 from storage.script_options import parse_options
 from storage.terminal.standard_output import tolerate_lost_output
@@ -42,7 +43,7 @@ class ExportOptions:
     """Write a checkpoint as a folder that transformers can load."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Checkpoint folder, such as runs/gpt2/checkpoints/latest."""
+    """Folder of a run (its newest sound checkpoint) or of a checkpoint."""
     out: Path
     """Folder to write; must not exist yet."""
 
@@ -63,7 +64,7 @@ def main() -> None:
         if isinstance(chosen, ImportOptions):
             import_model(chosen.source, chosen.out, chosen.revision, chosen.tokenizer)
         else:
-            export_model(chosen.checkpoint, chosen.out)
+            export_model(find_own_checkpoint(chosen.checkpoint), chosen.out)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from parallel.job_variables import JobNumbers, check_not_alone, job_numbers
 from parallel.rendezvous import RendezvousStore, rendezvous
 from parallel.shared_errors import UserErrorReport
 from storage.exit_codes import INTERRUPTED_CODE
+from storage.option_values import own_path
 from storage.terminal.standard_output import tolerate_lost_output
 
 # Of a GPU's memory, the hard limit of torch's allocator: NCCL and Triton allocate beside it.
@@ -92,6 +93,12 @@ def job_folder() -> Path | None:
     error_file = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", ""))
     named = len(error_file.parents) > 2 and error_file.parents[1].name.startswith("attempt_")
     return error_file.parents[2] if named and error_file.parents[2].is_dir() else None
+
+
+def cache_folder() -> Path:
+    """Where this user's imported models are kept: RATCHET_CACHE, or as XDG_CACHE_HOME says."""
+    own, shared = os.environ.get("RATCHET_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return own_path(own) if own else own_path(shared or "~/.cache") / "ratchet"
 
 
 def is_restart() -> bool:

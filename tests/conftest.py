@@ -1,11 +1,15 @@
 """What every test needs: one thread a process, and no GPU tests where there is no GPU."""
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 
 # Before torch is imported anywhere: tests start several processes, and two cores are few.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is imported by a test is no business of the home folder.
+os.environ["RATCHET_CACHE"] = f"{tempfile.gettempdir()}/ratchet-tests-{os.getpid()}"
 
 import pytest
 from hypothesis import settings
@@ -27,6 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_unconfigure() -> None:
+    """Remove what the tests have imported."""
+    shutil.rmtree(os.environ["RATCHET_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture

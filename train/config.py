@@ -154,7 +154,8 @@ class Config:
     out: Path = Path("runs/gpt2")
     """Run folder. If it contains a run with the same configuration, that run is resumed."""
     init: Path | None = None
-    """Checkpoint folder with the weights to start from (fine-tuning). Default: random weights."""
+    """Weights to start from (fine-tuning): folder of a run or of a checkpoint; or a
+    model of Hugging Face, as a folder or an id of its Hub. Default: random weights."""
     branch: Path | None = None
     """Checkpoint of another run that this run continues in a folder of its own: weights, optimizer,
     data position. Without a preset, that run's settings are the defaults."""

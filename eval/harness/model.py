@@ -20,12 +20,12 @@ from eval.harness.settings import GenerationSettings, generation_settings
 from eval.sampling.decoding import PartialSample, sample_on_ranks
 from eval.scoring.multiple_choice import check_losses, encode_together, why_unscorable
 from eval.scoring.shared_context import SharedContext, score_contexts, truncated_contexts
-from eval.subject import EvalOptions, Subject, load_subject
+from eval.subject import EvalOptions, Subject, find_on_ranks, subject_of
 from eval.tasks.wikitext import text_windows
 from model.precision import Precision
 from parallel.ranks import Ranks, start
 from storage.checkpoint_folder import weights_sha256
-from storage.ownership.latest import follow_latest
+from storage.option_values import own_path
 
 try:
     import lm_eval.models  # noqa: F401  # pyright: ignore[reportMissingImports]  (its own names)
@@ -68,8 +68,9 @@ class RatchetLM(LM):
                 "which are checkpoint=FOLDER, dtype=auto, bfloat16 or float32, tokens_per_batch=N"
             )
         self.options = EvalOptions(dtype=dtype, tokens_per_batch=tokens_per_batch)
-        self.subject: Subject = load_subject(Path(checkpoint), _ranks(device or "auto"))
-        self.checkpoint = Path(checkpoint)
+        ranks = _ranks(device or "auto")
+        self.checkpoint = find_on_ranks(own_path(str(checkpoint)), ranks)
+        self.subject: Subject = subject_of(self.checkpoint, ranks)
         self.truncated = 0
         """Number of requests so far whose context was cut from the left to fit the model."""
         self.left_out = LeftOut()
@@ -191,7 +192,7 @@ class RatchetLM(LM):
         """What identifies the model, for the harness's own results file."""
         return {
             "checkpoint": str(self.checkpoint),
-            "weights_sha256": weights_sha256(follow_latest(self.checkpoint)),
+            "weights_sha256": weights_sha256(self.checkpoint),
             "dtype": self.options.dtype,
             "device": self.subject.ranks.device.type,
         }

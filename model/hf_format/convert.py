@@ -45,7 +45,11 @@ def import_model(
     Raises: ValueError if the model cannot be found, or is not a network that Ratchet has.
     """
     _check_absent(out)
-    published = find_published(source, revision)
+    import_published(find_published(source, revision), out, tokenizer)
+
+
+def import_published(published: Published, out: Path, tokenizer: Path | None = None) -> None:
+    """The same, of a model whose files are here."""
     path = file_in(published.folder, "config.json")
     found = _read_hf_config(path)
     config = ratchet_config(path, found)

@@ -2,10 +2,10 @@
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,11 +17,12 @@ from storage.option_values import own_path
 log = logging.getLogger(__name__)
 
 # OpenAI's four models can be named without their owner.
-_OPENAI_MODELS = {
+OPENAI_MODELS = {
     f"gpt2{size}": f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")
 }
+_ANSWER_SECONDS = 10.0
 _INDEX = "model.safetensors.index.json"
-_FILES = (
+MODEL_FILES = (
     "config.json",
     "model.safetensors",
     "model-*.safetensors",
@@ -59,7 +60,7 @@ def find_published(source: str, revision: str) -> Published:
         raise ValueError(f"model {source or repr(source)} {error}") from error
     if folder.is_dir():
         return Published(folder, folder.resolve().name, None)
-    repository = _OPENAI_MODELS.get(source, source)
+    repository = OPENAI_MODELS.get(source, source)
     for again in (False, True):
         folder = _download(repository, revision, again)
         damaged = [path.name for path in folder.glob("*") if _is_damaged(path.resolve())]
@@ -71,19 +72,44 @@ def find_published(source: str, revision: str) -> Published:
 
 
 def _download(repository: str, revision: str, again: bool) -> Path:
+    from huggingface_hub import snapshot_download  # takes half a second, which few runs need
+
     try:
         return Path(
             snapshot_download(
-                repository, revision=revision, allow_patterns=list(_FILES), force_download=again
+                repository,
+                revision=revision,
+                allow_patterns=list(MODEL_FILES),
+                force_download=again,
             )
         )
     except Exception as error:  # each major version of huggingface_hub raises other classes
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise ValueError(
-            f"{repository} at revision={revision} is no local folder and cannot be downloaded from "
-            f"the Hub ({type(error).__name__}: {reason}); give a folder with config.json and "
-            "model.safetensors, or the id of a model on the Hub"
-        ) from error
+        raise ValueError(_not_downloaded(repository, revision, error)) from error
+
+
+def _not_downloaded(repository: str, revision: str, error: Exception) -> str:
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    return (
+        f"{repository} at revision={revision} is no local folder and cannot be downloaded from "
+        f"the Hub ({type(error).__name__}: {reason}); give a folder with config.json and "
+        "model.safetensors, or the id of a model on the Hub"
+    )
+
+
+def commit_on_hub(repository: str) -> str:
+    """The commit of a model's main branch. One short request.
+
+    Raises: ValueError if the Hub cannot be asked, or has no such model.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().model_info(repository, revision="main", timeout=_ANSWER_SECONDS).sha
+    except Exception as error:  # as above
+        raise ValueError(_not_downloaded(repository, "main", error)) from error
+    if commit is None or not re.fullmatch("[0-9a-f]{40}", commit):
+        raise ValueError(f"the Hub names {commit!s:.80} as the commit of {repository}; try again")
+    return commit
 
 
 def _is_damaged(blob: Path) -> bool:
@@ -95,6 +121,12 @@ def _is_damaged(blob: Path) -> bool:
         return file_sha256(blob) != blob.name
     content = blob.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob.name
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a local folder has a file that only models of Hugging Face have."""
+    names = ("config.json", "adapter_config.json", _INDEX, "*.safetensors")
+    return folder.is_dir() and any(next(folder.glob(name), None) for name in names)
 
 
 def file_in(folder: Path, name: str) -> Path:

@@ -147,7 +147,7 @@ def test_an_incomplete_checkpoint_is_refused(checkpoint, tmp_path, gone):
 
 @pytest.mark.parametrize("gone", ["model.safetensors", "model.json", "tokenizer"])
 def test_a_checkpoint_pruned_while_it_is_read_is_an_error(checkpoint, tmp_path, monkeypatch, gone):
-    monkeypatch.setattr("eval.subject.verify_checkpoint", lambda folder: None)
+    monkeypatch.setattr("model.checkpoint_source.verify_checkpoint", lambda folder: None)
     with pytest.raises(ValueError, match="step_000010"):
         load_subject(copy_without(checkpoint, tmp_path, gone), ALONE)
 

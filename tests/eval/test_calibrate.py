@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ MARKED_ROW = {**ROW, "ctx": "[header] How to bake [title] Heat.", "source_id": "
 @pytest.fixture
 def tiny_import(monkeypatch):
     """A tiny model instead of the one that would be downloaded."""
-    monkeypatch.setattr("eval.calibrate.import_subject", lambda *_: tiny_subject())
+    monkeypatch.setattr("eval.calibrate._load_published", lambda *_: tiny_subject())
 
 
 @pytest.fixture
@@ -110,9 +111,7 @@ def test_other_items_are_not_the_published_split(items_file, change, reason):
 def test_another_model_and_a_few_items_get_no_verdict(items_file, tmp_path, caplog):
     caplog.set_level("INFO")
     export_model(tiny_checkpoint(tmp_path / "ours"), tmp_path / "published")
-    asked = Arguments(
-        str(tmp_path / "published"), items_file, device="cpu", json=tmp_path / "out.json"
-    )
+    asked = Arguments(tmp_path / "published", items_file, device="cpu", json=tmp_path / "out.json")
     assert calibrate(asked, ALONE) == INCOMPARABLE
     assert "another shape than GPT-2 124M" in caplog.text
     assert "8 items are not the 10,042" in caplog.text
@@ -127,7 +126,7 @@ def test_a_model_that_misses_the_scores_has_its_own_exit_code(
 ):
     caplog.set_level("INFO")
     monkeypatch.setattr("eval.calibrate.reasons_not_comparable", lambda *_: [])
-    assert calibrate(Arguments("tiny", items_file, device="cpu"), ALONE) == MISSED != AGREES
+    assert calibrate(Arguments(Path("tiny"), items_file, device="cpu"), ALONE) == MISSED != AGREES
     assert "is wrong: see ['hellaswag/acc'," in caplog.text
     assert "calibrated: all four" not in caplog.text
 
@@ -136,7 +135,7 @@ def test_stripped_text_is_named_in_the_table(tiny_import, tmp_path, caplog):
     caplog.set_level("INFO")
     path = tmp_path / "stripped.jsonl"
     path.write_text(json.dumps({**ROW, "text_exact": False}) + "\n")
-    assert calibrate(Arguments("tiny", path, device="cpu"), ALONE) == INCOMPARABLE
+    assert calibrate(Arguments(Path("tiny"), path, device="cpu"), ALONE) == INCOMPARABLE
     assert "hellaswag_unmarked/acc_norm" in caplog.text
     assert "hellaswag/acc" not in caplog.text
 
@@ -147,7 +146,7 @@ def test_without_items_the_error_says_that_nothing_was_calibrated(tiny_import, m
 
     monkeypatch.setattr("eval.calibrate.read_items", absent)
     with pytest.raises(ValueError, match="not calibrated, the items cannot be loaded: Rowan"):
-        calibrate(Arguments("tiny", device="cpu"), ALONE)
+        calibrate(Arguments(Path("tiny"), device="cpu"), ALONE)
 
 
 def test_without_weights_the_error_says_that_nothing_was_calibrated(tmp_path, monkeypatch):

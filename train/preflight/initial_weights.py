@@ -1,29 +1,33 @@
 """Weights to start from (`--init`): they decide the shape, and the context may be shorter."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
 from data_prep.dataset.shards import DataSet
 from data_prep.tokenizer import load_tokenizer
 from model.checkpoint import load_config
+from model.checkpoint_source import find_checkpoint
 from model.config import GPTConfig
-from storage.checkpoint_folder import verify_checkpoint
-from storage.ownership.latest import follow_latest
+from parallel.ranks import cache_folder
 from train.config import Config
 
 
 def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
-    """The configuration with the shape of the model in `--init`.
+    """The configuration with the checkpoint that `--init` means, and its model's shape.
 
     `given` are the fields of the model that the command line names.
     Raises: ValueError if one of them contradicts the checkpoint.
     """
     if config.init is None:
         return config
+    init = config.init
+    with suppress(ValueError, OSError):  # `check_init` says what is wrong with it
+        init = find_checkpoint(init, cache_folder())
     try:
-        shape = load_config(config.init)
-    except ValueError:  # `check_init` says what is wrong with the folder
+        shape = load_config(init)
+    except ValueError:
         return config
     given = set(given)
     _check_contradiction(config.init, shape, config.model, given)
@@ -33,13 +37,12 @@ def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
     # The vocabulary is that of the data's tokenizer, which `check_init` compares.
     vocab_size = config.model.vocab_size if "vocab_size" in given else GPTConfig.vocab_size
     model = replace(shape, context_length=length or shape.context_length, vocab_size=vocab_size)
-    return replace(config, model=model)
+    return replace(config, init=init, model=model)
 
 
 def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
     """Raises: ValueError if the checkpoint does not fit the data or the network."""
-    init = follow_latest(init)
-    verify_checkpoint(init)
+    init = find_checkpoint(init, cache_folder())
     if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
         raise ValueError(
             f"--init {init} was trained with another tokenizer than {data.folder}; prepare the "
