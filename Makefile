@@ -5,7 +5,7 @@ ARGS ?=
 IN_VENV := .venv/bin/python -m
 INSTALL := $(IN_VENV) pip install --disable-pip-version-check -c constraints.txt
 RECIPE  := setup.cfg pyproject.toml constraints.txt
-SHELL_SCRIPTS := .ci/run launch/node.sh launch/environment.sh launch/slurm/*.sbatch
+SHELL_SCRIPTS := .ci/run launch/node.sh launch/own_text.sh launch/environment.sh launch/slurm/*.sbatch
 
 # All tests of a file run in one process, so that its fixtures are made once.
 TEST_PROCESSES := -n auto --maxprocesses 8 --dist loadfile
@@ -18,14 +18,20 @@ LONG_PROCESSES := -n 2 --dist loadfile
 help: ## list these targets
 	@awk -F ' *## *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "PYTHON=python3.12 selects another Python. make run takes NPROC=4 and ARGS='--steps 50'."
+	@echo "make run TEXT=story.txt trains on your own text (TEXT='a.txt b.txt' on several)."
 
 setup: .venv/.installed ## make .venv and install the project into it
 
 setup-dev: .venv/.installed-dev ## the same, and what tests and checks need
 
+# Only TEXT=… of the command line counts: another program may have set a variable of that name.
+ifeq ($(origin TEXT),command line)
+run: .venv/.installed
+	launch/own_text.sh $(ARGS)
+else
 run: .venv/.installed data/demo/manifest.json ## train a small model, or continue it: a few minutes on a laptop
 	launch/node.sh demo $(ARGS)
-	@echo "Curves: .venv/bin/tensorboard --logdir runs"
+endif
 
 test: .venv/.installed-dev ## run the test suite
 	$(IN_VENV) pytest $(TEST_PROCESSES) $(ARGS)

@@ -259,6 +259,84 @@ def test_a_missing_torchrun_is_one_clear_sentence(machine: Machine) -> None:
     assert "run 'make setup'" in output
 
 
+# --- own_text.sh -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def writer(machine: Machine) -> Machine:
+    """The same machine with a stand-in for data_prep/text.py."""
+    (machine.repo / "data_prep").mkdir()
+    (machine.repo / "data_prep/text.py").write_text(
+        "import os, sys\n"
+        "with open(os.environ['SEEN'] + '/text', 'w') as file:\n"
+        "    file.write(''.join(word + chr(0) for word in sys.argv[1:]))\n"
+        "sys.exit(int(os.environ.get('TEXT_CODE', 0)))\n"
+    )
+    return machine
+
+
+TRAINER = ["own-text", "--data"]
+
+
+@pytest.mark.parametrize(
+    ("words", "texts", "name", "flags"),
+    [
+        (["a/story.txt"], ["a/story.txt"], "story", []),
+        (["a.txt", "b.txt", "--steps", "9"], ["a.txt", "b.txt"], "a", ["--steps", "9"]),
+        (['my "best" it\'s.jsonl.gz'], ['my "best" it\'s.jsonl.gz'], "my__best__it_s", []),
+        (["texts/"], ["texts/"], "texts", []),
+        (["../.hidden[1].txt"], ["../.hidden[1].txt"], "hidden_1_", []),
+    ],
+)
+def test_a_text_gives_a_data_set_and_a_run_of_its_name(
+    writer: Machine, words: list[str], texts: list[str], name: str, flags: list[str]
+) -> None:
+    code, output = writer.run("own_text.sh", *words)
+    assert code == 0, output
+    data = f"data/own/{name}"
+    auto = ["--vocab-size", "auto", "--split", "auto", "--out", data]
+    assert writer.seen("text") == [*texts, *auto]
+    assert writer.seen("launcher")[-len(flags) - 5 :] == [
+        *TRAINER, data, "--out", f"runs/{name}", *flags
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", [["--out=runs/two"], ["--out", "runs/two"]])
+def test_another_run_has_a_data_set_of_its_own(writer: Machine, flag: list[str]) -> None:
+    writer.run("own_text.sh", "a.txt", *flag)
+    assert writer.seen("text")[-1] == "data/own/two"
+    words = writer.seen("launcher")
+    assert words[words.index("--out") + 1] == "runs/two"
+
+
+def test_make_gives_the_text_in_the_environment(writer: Machine) -> None:
+    (writer.repo / "my story.txt").touch()
+    writer.set(TEXT="my story.txt").run("own_text.sh")
+    assert writer.seen("text")[0] == "my story.txt"
+    writer.set(TEXT="a.txt  b.txt").run("own_text.sh", "--steps=9")
+    assert writer.seen("text")[:2] == ["a.txt", "b.txt"]
+    assert writer.seen("launcher")[-1] == "--steps=9"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "no text is given; name a file: launch/own_text.sh story.txt"),
+        (["", "--steps=9"], "no text is given"),
+        (["a.txt", "--data", "x"], "--data is given, but own_text.sh makes the data set"),
+    ],
+)
+def test_what_is_no_text_is_one_sentence(writer: Machine, words: list[str], reason: str) -> None:
+    code, output = writer.set(TEXT="").run("own_text.sh", *words)
+    assert (code, output.count("\n"), writer.seen("text")) == (2, 1, [])
+    assert reason in output
+
+
+def test_without_a_data_set_nothing_is_trained(writer: Machine) -> None:
+    code, _ = writer.set(TEXT_CODE="2").run("own_text.sh", "a.txt")
+    assert (code, writer.seen("launcher")) == (2, [])
+
+
 # --- train.sbatch ----------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ from storage.records.json_fields import check_field_types
 _RULE = "split_rule"
 _KEY_LENGTH = 24  # hexadecimal digits
 LAYOUT = 2  # of the work folder
+_NAMES_SHOWN = 3
 _NO_SOURCE = {"source": None, "files": None}
 log = logging.getLogger(__name__)
 
@@ -225,15 +226,24 @@ def finished_data_set(
     if manifest.tokenizer.ranks_sha256 != tokenizer.ranks_sha256:
         found.append(f"tokenizer={manifest.tokenizer.name}")
     if not is_ours(manifest.source):
-        found.append(f"source {manifest.source.id} {manifest.source.revision}".rstrip())
+        found.append(_shown_source(manifest.source))
     if found:
         raise ValueError(
-            f"{out} holds another data set ({'; '.join(found)} there); "
+            f"{out} holds another data set (there: {'; '.join(found)}); "
             "choose another --out or move it away"
         )
     _remove_leftover(out.with_name(f"{out.name}.partial"))
     log.info("%s is complete already; to make it again, move it away first", out)
     return open_data_set(out)
+
+
+def _shown_source(source: SourceEntry) -> str:
+    """What a data set was made of, for a message."""
+    if source.revision:
+        return f"source {source.id} {source.revision}"
+    names = [file.name for file in source.files[:_NAMES_SHOWN]]
+    more = ", …" if len(source.files) > _NAMES_SHOWN else ""
+    return f"made of {', '.join(names)}{more} with other content, or of other files"
 
 
 def check_complete(folder: Path) -> None:

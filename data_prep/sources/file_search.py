@@ -81,7 +81,10 @@ def _files_at(place: str, found: _FoundFiles) -> list[Path]:
         candidates = _files_below(path, found)
     elif path.exists():
         if not format_of(path.name):
-            raise ValueError(f"{path} is of no known kind; the kinds are {KNOWN}")
+            raise ValueError(
+                f"{path} is of no known kind; if it is plain text, add .txt to its name, else save "
+                f"its text as .txt (the kinds are {KNOWN})"
+            )
         if not path.is_file():
             raise ValueError(
                 f"{path} is no regular file; its text is read more than once, so save it to a file"

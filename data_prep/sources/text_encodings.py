@@ -26,6 +26,7 @@ _OTHER_CONTENT = (
     (b"\xfd7zXZ\0", "compressed with xz", _RENAME.format(".xz")),
     (b"BZh", "compressed with bzip2", _RENAME.format(".bz2")),
     (b"PK\x03\x04", "a zip archive", "unpack it, and give its files"),
+    (b"%PDF-", "a PDF", "save its text as .txt"),
     (b"PAR1", "a parquet file", "let its name end in .parquet"),
 )
 _LFS_POINTER = b"version https://git-lfs"

@@ -17,16 +17,16 @@ except ImportError:
     gigatoken = None
 
 NO_TEXT = b"\xff"  # separates documents: a byte that never occurs in UTF-8
-MIN_VOCABULARY = 257  # all bytes and end-of-text, without any merge
+_MIN_VOCABULARY = 257  # all bytes and end-of-text, without any merge
 
 
 def check_vocab_size(vocab_size: int) -> None:
     """Raises: ValueError for a number of ids that no tokenizer of ours can have."""
     check_vocabulary(f"vocab_size={vocab_size}", vocab_size)
-    if vocab_size < MIN_VOCABULARY:
+    if vocab_size < _MIN_VOCABULARY:
         raise ValueError(
             f"vocab_size={vocab_size} is less than the 256 bytes and end-of-text; "
-            f"use {MIN_VOCABULARY} or more"
+            f"use {_MIN_VOCABULARY} or more"
         )
 
 
@@ -50,7 +50,8 @@ def learn_merges(text: bytes | Path, vocab_size: int) -> list[bytes]:
             vocabulary, _ = gigatoken.train_bpe(source, vocab_size - 1, [])
         else:
             vocabulary, _ = gigatoken.train_bpe(text, vocab_size - 1, [], separator=NO_TEXT)
-    return [vocabulary[token] for token in sorted(vocabulary)]
+    # Two pairs of tokens can have the same bytes; the first one is the token.
+    return list(dict.fromkeys(vocabulary[token] for token in sorted(vocabulary)))
 
 
 @contextmanager

@@ -1,20 +1,19 @@
 """The tokenizer of a data set, learned from the source of the data set itself."""
 
 import logging
-import math
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 from data_prep.dataset.manifest import MANIFEST_NAME, read_manifest
+from data_prep.preparation.bad_records import TooManyBadRecords
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.split import FEW_DOCUMENTS, resolved_split, without_tail
 from data_prep.sources.file_source import DocumentSource, Span, Unit, append_span
 from data_prep.sources.records import BadRecord
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.vocabulary.merges import (
-    MIN_VOCABULARY,
     NO_TEXT,
     check_can_learn,
     check_vocab_size,
@@ -24,18 +23,20 @@ from storage.byte_pairs import GPT2_PATTERN, ranks_file
 
 # Merges need no more text, and they are learned in memory.
 _MOST_BYTES = 200_000_000
+_LEAST_BYTES = 1000
 _PIECE_BYTES = 1 << 28
-_SMALLEST, _LARGEST = 320, 8192
+_SMALLEST, _LARGEST = 384, 8192
 log = logging.getLogger(__name__)
 
 
 def fitting_vocab_size(text_bytes: int) -> int:
     """The number of ids that fits an amount of text, by bits per byte (bench/LOG.md).
 
-    A multiple of 64: 384 for 20 KB, 2,048 for 2 MB, 8,192 from 70 MB on.
+    A multiple of 128, as the embedding's rows are: 1,024 for 20 KB, and twice as many for each
+    sixteenfold.
     """
-    octaves = math.log2(max(text_bytes, 1) / 20_000)
-    return min(max(round(384 * 2 ** (octaves * 0.37) / 64) * 64, _SMALLEST), _LARGEST)
+    ids = 1024 * (max(text_bytes, 1) / 20_000) ** 0.25
+    return min(max(round(ids / 128) * 128, _SMALLEST), _LARGEST)
 
 
 def tokenizer_of_source(
@@ -54,8 +55,13 @@ def tokenizer_of_source(
     check_can_learn()
     text, is_all = _joined(_training_texts(source, options))
     wanted = fitting_vocab_size(len(text)) if vocab_size == "auto" else vocab_size
+    if vocab_size == "auto" and len(text) < _LEAST_BYTES:
+        raise ValueError(
+            f"the text has {len(text)} bytes, too few to learn from; give at least a page, "
+            f"{_LEAST_BYTES} bytes"
+        )
     tokens = learn_merges(text, wanted) if text else []
-    if len(tokens) + 1 < (MIN_VOCABULARY if vocab_size == "auto" else wanted):
+    if len(tokens) + 1 < wanted and vocab_size != "auto":
         raise ValueError(
             f"the text gives {len(tokens) + 1} ids, fewer than vocab_size={wanted}; "
             "use that many, or more text"
@@ -92,15 +98,18 @@ def _joined(texts: Iterator[bytes]) -> tuple[bytes, bool]:
 
 def _training_texts(source: DocumentSource, options: PrepareOptions) -> Iterator[bytes]:
     """The texts to learn from, without tails that are for validation."""
-    texts = islice(_texts(source), options.max_documents)
+    texts = islice(_texts(source, options.skip_bad), options.max_documents)
     first = list(islice(texts, FEW_DOCUMENTS))
     if resolved_split(options.split, len(first)) == "tail":
         return (without_tail(text, options.val_fraction)[0] for text in chain(first, texts))
     return chain(first, texts)
 
 
-def _texts(source: DocumentSource) -> Iterator[bytes]:
-    """All texts in order; a bad record counts as an empty one, since the preparation names it."""
+def _texts(source: DocumentSource, skip_bad: int) -> Iterator[bytes]:
+    """All texts in order, with an empty one for a bad record, which the preparation counts.
+
+    Raises: ValueError for one that may not be left out.
+    """
     for number in range(len(source.identity().files)):
         spans: list[Span] = []
         row = size = 0
@@ -108,4 +117,6 @@ def _texts(source: DocumentSource) -> Iterator[bytes]:
             append_span(spans, Span(number, piece.start, piece.stop, row, piece.rows))
             row, size = row + piece.rows, size + piece.text_bytes
         for record in source.records(Unit(tuple(spans), 0, row, size)):
+            if isinstance(record, BadRecord) and not skip_bad:
+                raise TooManyBadRecords(record, skip_bad)
             yield b"" if isinstance(record, BadRecord) else record.text

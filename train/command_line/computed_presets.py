@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from train.command_line.own_text import own_text_config
 from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.presets import PRESETS
@@ -19,9 +20,7 @@ FLAGS = ("--data", "--init", "--out")
 def _own_text(given: Mapping[str, Path]) -> Config:
     """A run on one's own text."""
     data = _needed(given, "own-text", "--data", "a data set, made by data_prep/text.py")
-    demo = PRESETS["demo"]
-    no_tasks = replace(demo.eval, tasks=(), tasks_every=0)
-    return replace(demo, data=data, out=Path("runs") / data.name, eval=no_tasks)
+    return own_text_config(data)
 
 
 def _finetune(given: Mapping[str, Path]) -> Config:

@@ -96,7 +96,7 @@ def test_a_finished_data_set_is_not_changed(tmp_path, caplog):
 def test_another_data_set_at_the_same_place_is_an_error(tmp_path):
     write_lines(tmp_path / "a.jsonl", STORIES)
     before = prepared(tmp_path, "a.jsonl").fingerprint
-    with pytest.raises(ValueError, match=r"holds another data set \(shard_tokens=100000000"):
+    with pytest.raises(ValueError, match=r"holds another data set \(there: shard_tokens=100000000"):
         prepared(tmp_path, "a.jsonl", shard_tokens=300)
     write_lines(tmp_path / "a.jsonl", STORIES[1:])
     with pytest.raises(ValueError, match="holds another data set"):
@@ -110,7 +110,7 @@ def test_the_same_text_by_another_tokenizer_is_another_data_set(tmp_path):
     letters = [base64.b64encode(bytes([i])) + b" %d" % i for i in range(256)]
     letters = Tokenizer("letters", r"(?s:.)", b"\n".join(letters))
     source, options = file_source([str(tmp_path / "a.jsonl")]), PrepareOptions(val_tokens=0)
-    with pytest.raises(ValueError, match="holds another data set .tokenizer=gpt2 there"):
+    with pytest.raises(ValueError, match="holds another data set .there: tokenizer=gpt2"):
         prepare(source, tmp_path / "out", options, letters)
     assert texts_of(prepare(source, tmp_path / "letters", options, letters)) == STORIES
 

@@ -69,7 +69,7 @@ def test_many_documents_are_divided_by_hash(tmp_path):
 def test_the_size_grows_with_the_text():
     sizes = [fitting_vocab_size(n) for n in (0, 20_000, 2_000_000, 80_000_000, 10**12)]
     assert sizes == sorted(sizes)
-    assert sizes == [320, 384, 2112, 8192, 8192]
+    assert sizes == [384, 1024, 3200, 8192, 8192]
 
 
 def test_a_text_that_gives_fewer_ids_is_an_error_with_a_number_and_fine_with_auto(tmp_path):
@@ -77,7 +77,39 @@ def test_a_text_that_gives_fewer_ids_is_an_error_with_a_number_and_fine_with_aut
     source = file_source([str(tmp_path)])
     with pytest.raises(ValueError, match="fewer than vocab_size=300; use that many"):
         tokenizer_of_source(source, 300, tmp_path / "x", OPTIONS)
+    (tmp_path / "a.txt").write_text("  \n" * 600)  # several pairs give the same bytes
     assert tokenizer_of_source(source, "auto", tmp_path / "x", OPTIONS).n_vocab < 300
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the text has 0 bytes, too few"),
+        (b"three short words", "give at least a page, 1000 bytes"),
+        (b"caf\xe9 au lait " * 100, "document 1 .byte 3.: it is not UTF-8, perhaps latin1"),
+        (b"%PDF-1.7\n" * 200, "is a PDF; save its text as .txt"),
+    ],
+)
+def test_what_is_no_text_or_too_little_is_one_sentence_before_anything_is_written(
+    tmp_path, content, reason
+):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        tokenizer_of_source(file_source([str(tmp_path)]), "auto", tmp_path / "x", OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_another_text_of_the_same_name_is_noticed(tmp_path):
+    text = tmp_path / "a.txt"
+    for content in ("one text of a page. " * 60, "another one. " * 100):
+        text.write_text(content)
+        source = file_source([str(text)])
+        options = PrepareOptions(workers=1, split="auto")
+        tokenizer = tokenizer_of_source(source, "auto", tmp_path / "x", options)
+        if content.startswith("one"):
+            prepare(source, tmp_path / "x", options, tokenizer)
+    with pytest.raises(ValueError, match="there: made of a.txt with other content"):
+        prepare(source, tmp_path / "x", options, tokenizer)
 
 
 def test_of_a_large_text_the_first_part_is_enough(tmp_path, monkeypatch, caplog):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import GOLDEN
 from train.command_line.parse import parse
 
 
@@ -14,7 +15,8 @@ def test_what_a_computed_preset_needs_is_named():
         parse(["finetune", "--data", "data/x"])
 
 
-def test_a_run_on_own_text_is_named_after_its_data_and_asks_no_questions_about_python(tmp_path):
-    config = parse(["own-text", "--data", str(tmp_path / "story"), "--steps", "7"])
-    assert (config.data, config.out) == (tmp_path / "story", Path("runs/story"))
+def test_a_run_on_own_text_is_named_after_its_data_and_asks_no_questions_about_python():
+    data = GOLDEN / "data_set"
+    config = parse(["own-text", "--data", str(data), "--steps", "7"])
+    assert (config.data, config.out) == (data, Path("runs/data_set"))
     assert (config.eval.tasks, config.steps) == ((), 7)

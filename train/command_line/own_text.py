@@ -1,0 +1,171 @@
+"""The preset own-text: a small `modern` network, sized by the text and the machine."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from data_prep.dataset.shards import DataSet, open_data_set
+from data_prep.worker_processes import default_workers
+from model.config import GPTConfig
+from model.estimates.flops import matmul_flops_per_token
+from model.estimates.parameters import count_parameters
+from model.shapes import SHAPES
+from storage.option_values import AtMost
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.presets import PRESETS
+
+log = logging.getLogger(__name__)
+
+_POINTS = 10  # validations after the one of step 0
+_LEAST_STEPS, _MOST_STEPS = 20, 20_000
+_FEW_STEPS = 50  # a tiny text has smaller batches instead
+_LEAST_BATCH = 512  # tokens: a window for each of eight processes
+_LEAST_CONTEXT = 8
+# Three minutes, without the start and the evaluations.
+_SECONDS = 150
+# What small networks reach: on a core, measured (bench/LOG.md); on a GPU, assumed.
+_CORE_FLOPS, _GPU_FLOPS = 40e9, 1e14
+_MOST_CORES = 8  # a small network gains little from more
+_PASSES = 6  # over the text, after which the validation loss of a small text rises (bench/LOG.md)
+_PROMPT_TOKENS, _PROMPT_WORDS = 16, 5
+
+
+@dataclass(frozen=True)
+class _Size:
+    """A network and its batch."""
+
+    n_layer: int
+    n_embd: int
+    context_length: int
+    batch_tokens: int
+
+    def network(self, n_vocab: int) -> GPTConfig:
+        """The network for a tokenizer of `n_vocab` ids."""
+        return replace(
+            SHAPES["modern"],
+            n_layer=self.n_layer,
+            n_head=4 if self.n_embd == 128 else self.n_embd // 64,
+            n_embd=self.n_embd,
+            context_length=self.context_length,
+            vocab_size=n_vocab,
+        )
+
+
+_SIZES = (
+    _Size(n_layer=4, n_embd=128, context_length=64, batch_tokens=1024),
+    _Size(n_layer=4, n_embd=128, context_length=128, batch_tokens=2048),
+    _Size(n_layer=6, n_embd=256, context_length=256, batch_tokens=8192),
+    _Size(n_layer=8, n_embd=512, context_length=512, batch_tokens=32_768),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen for a text and a machine."""
+
+    network: GPTConfig
+    batch_tokens: int
+    steps: int
+
+
+def choose(tokens: int, val_tokens: int, n_vocab: int, flops: float) -> Choice:
+    """The largest network that sees half a token for each of its weights, or else the smallest.
+
+    `tokens` and `val_tokens` are those of the data set, `flops` what the machine does in the time
+    of a run. The text is passed over six times at most, for then it begins to be learned by heart.
+    Raises: ValueError for a text that is too short.
+    """
+    chosen = None
+    for size in _SIZES:
+        network = size.network(n_vocab)
+        seen = min(_PASSES * tokens, flops / matmul_flops_per_token(network))
+        parameters = count_parameters(network)
+        if chosen is None or seen >= (parameters.total - parameters.token_embedding) / 2:
+            batch = size.batch_tokens
+            while seen / batch < _FEW_STEPS and batch > _LEAST_BATCH:
+                batch //= 2
+            steps = min(max(int(seen / batch), _LEAST_STEPS), _MOST_STEPS)
+            chosen = Choice(network, batch, steps // _POINTS * _POINTS)
+    assert chosen is not None
+    return replace(chosen, network=_fitted(chosen.network, tokens, val_tokens))
+
+
+def _fitted(network: GPTConfig, tokens: int, val_tokens: int) -> GPTConfig:
+    """The network with a context that both splits fill. Raises: ValueError if none is so short."""
+    context = network.context_length
+    while context >= min(tokens, val_tokens):
+        context //= 2
+    if context < _LEAST_CONTEXT:
+        raise ValueError(
+            f"the text is too short: {tokens} tokens to train on and {val_tokens} to validate on; "
+            "give at least a page of text"
+        )
+    return replace(network, context_length=context)
+
+
+def own_text_config(data: Path) -> Config:
+    """The run on the data set in this folder.
+
+    Raises: ValueError if there is none, or its text is too short.
+    """
+    found = open_data_set(data)
+    entry = found.manifest
+    tokens, n_vocab = entry.train.tokens, entry.tokenizer.n_vocab
+    gpus = torch.cuda.device_count()
+    cores = min(default_workers(), _MOST_CORES)
+    flops = _SECONDS * (gpus * _GPU_FLOPS or cores * _CORE_FLOPS)
+    chosen = choose(tokens, entry.val.tokens, n_vocab, flops)
+    config = _config(data, chosen, _prompts(found), AtMost(262_144 if gpus else 16_384))
+    machine = f"{gpus} GPUs" if gpus else f"{cores} CPU cores"
+    log.info("chosen for %s and %s; flags change it:", f"{tokens:,} tokens of text", machine)
+    network = chosen.network
+    log.info(
+        "  --model.n-layer %d --model.n-head %d --model.n-embd %d --context-length %d",
+        *(network.n_layer, network.n_head, network.n_embd, network.context_length),
+    )
+    passes = chosen.steps * chosen.batch_tokens / max(tokens, 1)
+    log.info(
+        "  --batch-tokens %d --steps %d (%.1f times the text) --eval.every %d",
+        *(chosen.batch_tokens, chosen.steps, passes, config.eval.every),
+    )
+    return config
+
+
+def _config(data: Path, chosen: Choice, prompts: tuple[str, ...], val_tokens: AtMost) -> Config:
+    every = chosen.steps // _POINTS
+    return replace(
+        PRESETS["demo"],
+        data=data,
+        out=Path("runs") / data.name,
+        steps=chosen.steps,
+        batch_tokens=chosen.batch_tokens,
+        # The number of ids is the data set's, as everywhere.
+        model=replace(chosen.network, vocab_size=GPTConfig.vocab_size),
+        eval=EvalConfig(every=every, val_tokens=val_tokens, tasks_every=0, tasks=()),
+        sample=SampleConfig(
+            every=every * _POINTS // 2, prompts=prompts, max_tokens=64, temperature=0.8
+        ),
+        save=SaveConfig(every=every),
+    )
+
+
+def _prompts(data: DataSet) -> tuple[str, ...]:
+    """The first words of the first and of the middle document of validation, or of its middle."""
+    val, tokenizer = data.split("val"), data.tokenizer()
+    first = val.read_document(0)[1:]
+    middle = val.read_document(val.documents // 2)[1:]
+    if val.documents == 1:
+        middle = first[len(first) // 2 :]
+    cut = data.manifest.split_rule["split"] == "tail"  # perhaps within a word
+    starts = ((first, cut), (middle, cut or val.documents == 1))
+    found = (_words(tokenizer.decode(t[:_PROMPT_TOKENS].tolist()), inside) for t, inside in starts)
+    return tuple(dict.fromkeys(found))
+
+
+def _words(text: str, starts_inside: bool) -> str:
+    """The first whole words of a text that may start or end within a word."""
+    words = "".join(c if c.isprintable() and c != "\ufffd" else " " for c in text).split(" ")
+    whole = [word for word in words[starts_inside:-1] if word]
+    return " ".join(whole[:_PROMPT_WORDS]) or text.strip("\ufffd").strip()
