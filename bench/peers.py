@@ -33,7 +33,10 @@ from storage.script_options import parse_options
 
 _OUT = RESULTS / "peers.json"
 # The line of a step of: ours, build-nanogpt and both trainers of llm.c; nanoGPT; modded-nanogpt.
-_STEP_LINE = re.compile(r"step +\d+(/\d+)? \| (train )?loss|iter \d+: loss|step:\d+/\d+ train_time")
+_STEP_LINE = re.compile(
+    r" *\d+/\d+ +[-+.\dainf]+ +\d\.\d\de|step +\d+(/\d+)? \| (train )?loss"
+    r"|iter \d+: loss|step:\d+/\d+ train_time"
+)
 _GRACE_SECONDS = 20  # from SIGTERM to SIGKILL
 
 log = logging.getLogger("train")

@@ -1,10 +1,11 @@
-"""TensorBoard's event files: points and texts by step, in files whose names sort as written.
+"""TensorBoard's event files: points and pages by step, in files whose names sort as written.
 
 TensorBoard reads the event files of a folder in the order of their names, which begin with the
 second they were opened in. A clock that went back, or two starts within a second, would put them
 in another order. So a new file is named one second after the last one, if that is later.
 """
 
+import json
 import math
 import os
 import re
@@ -14,13 +15,22 @@ from pathlib import Path
 from typing import IO, Any
 
 from storage.json_lines import write_all
+from storage.metrics import Metrics, MetricWriter
+from storage.writers.board_pages import (
+    BEST_LOSS,
+    VAL_LOSS,
+    chart_layout,
+    curves,
+    hparams_page,
+    samples_page,
+)
 
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 _LAST_SECOND = 10**10 - 2  # a larger one has more digits, and would sort before all others
 _VERSION = "brain.Event:2"
 
 
-class TensorBoard:
+class TensorBoard(MetricWriter):
     """The event files that one process writes to a folder. On a resume, later points are purged.
 
     A file is opened with the first event, and a new one after an event that could not be written:
@@ -29,26 +39,53 @@ class TensorBoard:
 
     name = "TensorBoard"
 
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
-        """Points of `purge_step` and later steps in earlier files are to be purged."""
+    def __init__(
+        self, folder: Path, purge_step: int | None, best_loss: float | None = None
+    ) -> None:
+        """Points of `purge_step` and later steps in earlier files are to be purged.
+
+        `best_loss` is the smallest validation loss before that step.
+        """
         self.folder = folder
         self.purge_step = purge_step
+        self._best_loss = math.inf if best_loss is None else best_loss
         self._file: IO[bytes] | None = None
         self._wall_time = 0.0
 
-    def write(self, step: int, metrics: dict[str, Any]) -> None:
-        """Add every number as a scalar."""
-        numbers = {tag: value for tag, value in metrics.items() if not isinstance(value, str)}
-        values = [{"tag": tag, "simple_value": float(value)} for tag, value in numbers.items()]
-        self._add(step, summary={"value": values})
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Add the values that are curves as scalars."""
+        points = curves(metrics)
+        if points.get(VAL_LOSS, math.inf) < self._best_loss:  # not if it is NaN
+            self._best_loss = points[VAL_LOSS]
+        if VAL_LOSS in points and self._best_loss < math.inf:
+            points[BEST_LOSS] = self._best_loss
+        values = [{"tag": tag, "simple_value": value} for tag, value in points.items()]
+        if values:
+            self._add(step, summary={"value": values})
 
-    def write_text(self, step: int, tag: str, text: str) -> None:
-        """Add the text as preformatted Markdown."""
+    def write_samples(self, step: int, samples: list[tuple[str, str]]) -> None:
+        """Add the samples as a page of text."""
+        self._add_text(step, "samples", samples_page(samples))
+
+    def write_settings(self, step: int, record: dict[str, Any]) -> None:
+        """Add this start to the HParams page, the chart of both losses, and all settings as text.
+
+        Of the settings of several starts TensorBoard shows the last.
+        """
+        for page in (*hparams_page(record), chart_layout()):
+            self._add(step, summary=page)
+        lines = json.dumps(record, indent=2).splitlines()
+        self._add_text(step, "settings", "".join(f"    {line}\n" for line in lines))
+
+    def write_nothing(self) -> None:
+        """Add an event without content."""
+        self._add(0)
+
+    def _add_text(self, step: int, tag: str, markdown: str) -> None:
         # Imported here: only rank 0 writes, and the others would wait for it at every start.
         from torch.utils.tensorboard.summary import text as text_summary
 
-        indented = "".join(f"    {line}\n" for line in text.splitlines())
-        self._add(step, summary=text_summary(tag, indented))
+        self._add(step, summary=text_summary(tag, markdown))
 
     def close(self) -> None:
         """Close the event file."""

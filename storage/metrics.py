@@ -1,4 +1,4 @@
-"""Writers of metrics: one dict a step goes to console, JSON lines and TensorBoard.
+"""One dict of metrics a step goes to every writer: JSON lines, console, TensorBoard, others.
 
 A failing writer never stops training. Its lines are kept, and written as soon as that works again.
 """
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from storage.json_lines import append_to, open_to_append
 
@@ -17,27 +17,32 @@ Metrics = dict[str, float | int | str]
 _RECENT_LINES = 4
 MOST_KEPT_LINES = 10_000  # of a writer that fails: some 15 MB, and hours of most runs
 _MOST_REFUSED = 3  # lines in a row; then a writer is given up, which may lack its library
-_EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows")
 log = logging.getLogger(__name__)
 
 
-class _Writer(Protocol):
-    """Something that records metric lines."""
+class MetricWriter:
+    """Something that records metric lines. What it does not record it ignores."""
 
-    name: str
+    name = "a writer"
     """What it is called in a message."""
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Record one step's metrics. After a failure the same line is given again."""
 
-    def write_text(self, step: int, tag: str, text: str) -> None:
-        """Record a text, such as a sample."""
+    def write_samples(self, step: int, samples: list[tuple[str, str]]) -> None:
+        """Record prompts, each with its continuation."""
+
+    def write_settings(self, step: int, record: dict[str, Any]) -> None:
+        """Record the settings of a start: the content of config.json."""
+
+    def write_nothing(self) -> None:
+        """Write what no reader shows, to find out whether that works."""
 
     def close(self) -> None:
         """Put everything on disk."""
 
 
-class JsonLinesWriter:
+class JsonLinesWriter(MetricWriter):
     """`metrics.jsonl`: one JSON object a step. A value that is not finite becomes null."""
 
     def __init__(self, path: Path) -> None:
@@ -58,66 +63,11 @@ class JsonLinesWriter:
             self.close()
             raise
 
-    def write_text(self, step: int, tag: str, text: str) -> None:
-        """Do nothing: samples have their own files."""
-
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
-
-
-class Console:
-    """Log one aligned line for each training step and one for each evaluation."""
-
-    name = "the console"
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def write(self, step: int, metrics: Metrics) -> None:
-        """Log the step's values in columns, and all other values on a line of their own."""
-        head = f"step {step:>{len(str(self.steps))}}/{self.steps}"
-        if "train/loss" in metrics:
-            log.info("%s", " | ".join([head, *_training_columns(metrics)]))
-        found = {k: v for k, v in metrics.items() if not k.startswith(_EVERY_STEP)}
-        if found:
-            log.info("%s | %s", head, " | ".join(_brief(k, v) for k, v in found.items()))
-
-    def write_text(self, step: int, tag: str, text: str) -> None:
-        """Do nothing: a text is too long for a line."""
-
-    def close(self) -> None:
-        """Do nothing: there is no file to close."""
-
-
-def _training_columns(metrics: Metrics) -> list[str]:
-    columns = [
-        f"loss {metrics['train/loss']:7.4f}",
-        f"lr {metrics['train/lr']:.2e}",
-        f"norm {metrics['train/grad_norm']:6.3f}",
-        f"{metrics['speed/step_milliseconds']:7.0f} ms",
-        f"{metrics['speed/tokens_per_second']:9,.0f} tok/s",
-    ]
-    if "speed/mfu" in metrics:
-        columns.append(f"MFU {100 * float(metrics['speed/mfu']):4.1f}%")
-    columns.append(f"ETA {duration(float(metrics['speed/seconds_left']))}")
-    if metrics.get("train/skipped"):
-        values = (metrics["train/loss"], metrics["train/grad_norm"])
-        why = "loss or gradient not finite" if any(map(_is_not_finite, values)) else "a spike"
-        columns.append(f"SKIPPED: {why}")
-    return columns
-
-
-def _brief(tag: str, value: float | str) -> str:
-    return f"{tag} {value:.4f}" if isinstance(value, float) else f"{tag} {value}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    total = round(seconds)
-    return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}"
 
 
 def _as_line(step: int, metrics: Metrics) -> dict[str, Any]:
@@ -137,7 +87,7 @@ def _is_not_finite(value: Any) -> bool:
 class _Channel:
     """One writer, and the lines that it could not write yet, oldest first."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: MetricWriter) -> None:
         self.writer = writer
         self._kept: deque[Callable[[], None]] = deque()
         self._late = 0
@@ -203,7 +153,7 @@ class _Channel:
 class MetricLog:
     """Passes metrics to every writer, and keeps the lines of one that fails until it works."""
 
-    def __init__(self, writers: list[_Writer]) -> None:
+    def __init__(self, writers: list[MetricWriter]) -> None:
         self._channels = [_Channel(writer) for writer in writers]
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_LINES)
         """The last lines, kept on ranks without writers too: the rank that writes may die."""
@@ -214,10 +164,20 @@ class MetricLog:
         for channel in self._channels:
             channel.put(partial(channel.writer.write, step, metrics))
 
-    def write_text(self, step: int, tag: str, text: str) -> None:
-        """Record a text."""
+    def write_samples(self, step: int, samples: list[tuple[str, str]]) -> None:
+        """Record prompts, each with its continuation."""
         for channel in self._channels:
-            channel.put(partial(channel.writer.write_text, step, tag, text))
+            channel.put(partial(channel.writer.write_samples, step, samples))
+
+    def write_settings(self, step: int, record: dict[str, Any]) -> None:
+        """Record the settings of a start."""
+        for channel in self._channels:
+            channel.put(partial(channel.writer.write_settings, step, record))
+
+    def write_nothing(self) -> None:
+        """Find out which writers work; `failing` then names the others."""
+        for channel in self._channels:
+            channel.put(channel.writer.write_nothing)
 
     def flush(self) -> None:
         """Try again to write what is still to be written."""

@@ -12,6 +12,7 @@ from pathlib import Path
 _LONGEST_NAME = 255  # bytes of a file's name: NAME_MAX of Linux and macOS
 _LONGEST_PATH = 4095  # PATH_MAX of Linux, without the zero byte at its end
 _LARGEST = 2**64 - 1
+_LARGEST_COUNT = 10**12  # of anything that is counted
 _KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
 
 
@@ -122,3 +123,11 @@ def _problem(read: Callable[[str], object], value: str) -> ValueError | None:
     except ValueError as error:
         return error
     return None
+
+
+def check_at_least(name: str, value: float, smallest: int, largest: int = _LARGEST_COUNT) -> None:
+    """Raises: ValueError if a number is not between these two."""
+    if not smallest <= value:
+        raise ValueError(f"{name}={value} is out of range; use {smallest} or more")
+    if not value <= largest:
+        raise ValueError(f"{name}={value} is out of range; use at most {largest}")

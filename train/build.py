@@ -1,6 +1,5 @@
 """Builds a Learner and a Run, once everything has been validated."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -55,6 +54,7 @@ from train.preflight.inputs import Inputs
 from train.progress import Progress
 from train.recovery.metric_logs import load_guard_history, open_metric_log
 from train.recovery.run_folder_start import take_folder
+from train.reporting.start_lines import start_lines
 from train.run import Cursor, Run
 from train.step import Learner
 
@@ -146,7 +146,7 @@ def _assemble(
         folder=folder,
         loader=Loader(stream, learner.plan, ranks, cursor.next_window, config.skips, recheck),
         progress=_progress(config, learner, inputs, stop),
-        metrics=open_metric_log(folder, ranks, inputs.steps, position),
+        metrics=open_metric_log(folder, ranks, inputs.steps, position, config.log),
         saver=BackgroundSave(folder, _retention(config, kept), HostCopy(ranks.device), saved),
         stop=stop,
         compute_time=ComputeTime(learner.step_model, learner.optimizer, ranks),
@@ -243,7 +243,8 @@ def _announce(run: Run, inputs: Inputs) -> None:
         "threads": torch.get_num_threads(),
         **kinds,
     }
-    log.info("%s", "  ".join(f"{key} {value}" for key, value in settings.items()))
+    for line in start_lines(run, settings, ", ".join(kinds.values())):
+        log.info("%s", line)
     mixed = [names for names in kinds.values() if ", " in names]
     if mixed and isinstance(config.optimizer, MuonConfig):
         log.warning(
@@ -268,5 +269,5 @@ def _announce(run: Run, inputs: Inputs) -> None:
     record_start(run.folder, run.folder.attempt, **sizes, changed=changed)
     record |= lasting_records(run.folder, run.steps, config.schedule)
     run.folder.write_config(record)  # the settings of this start replace the recorded ones
-    run.metrics.write_text(run.step, "config", json.dumps(record, indent=2))
+    run.metrics.write_settings(run.step, record)
     run.folder.write_status("running", run.step)

@@ -15,7 +15,8 @@ from eval.tasks.registry import check_tasks
 from model.config import GPTConfig
 from model.precision import Precision
 from parallel.stop_signals import parse_time
-from storage.option_values import AtMost
+from storage.option_values import AtMost, check_at_least
+from storage.writers.log_config import LogConfig
 from train.guards.spikes import GuardConfig
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.config import OptimizerConfig
@@ -24,18 +25,10 @@ from train.profile_steps import parse_span
 from train.schedule import WARMUP_PART, ScheduleConfig, fitted_warmup
 
 _VAL_TOKENS = AtMost(2_097_152)
-_LARGEST = 10**12  # of anything that is counted
 _MOST_SAMPLED = 100_000  # tokens of one sample: all ranks wait for it
 _LARGEST_SEED = 2**64 - 1
 _LARGEST_BATCH = 2**32  # tokens; a rank holds its part of it in memory
 _LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than some years
-
-
-def _check_at_least(name: str, value: float, smallest: int, largest: int = _LARGEST) -> None:
-    if not smallest <= value:
-        raise ValueError(f"{name}={value} is out of range; use {smallest} or more")
-    if not value <= largest:
-        raise ValueError(f"{name}={value} is out of range; use at most {largest}")
 
 
 @dataclass(frozen=True)
@@ -59,12 +52,12 @@ class EvalConfig:
     """Local files for other tasks, each as NAME=PATH. Default: from the Hugging Face Hub."""
 
     def __post_init__(self) -> None:
-        _check_at_least("eval.every", self.every, 0)
-        _check_at_least("eval.tasks_every", self.tasks_every, 0)
+        check_at_least("eval.every", self.every, 0)
+        check_at_least("eval.tasks_every", self.tasks_every, 0)
         if self.val_tokens != "auto":
-            _check_at_least("eval.val_tokens", self.val_tokens, 1)
+            check_at_least("eval.val_tokens", self.val_tokens, 1)
         if self.items is not None:
-            _check_at_least("eval.items", self.items, 1)
+            check_at_least("eval.items", self.items, 1)
         check_tasks(self.tasks)
 
     @property
@@ -108,10 +101,10 @@ class SampleConfig:
     """Sample only from the N most likely tokens. 0 disables it."""
 
     def __post_init__(self) -> None:
-        _check_at_least("sample.every", self.every, 0)
-        _check_at_least("sample.max_tokens", self.max_tokens, 1, _MOST_SAMPLED)
-        _check_at_least("sample.temperature", self.temperature, 0, int(MAX_TEMPERATURE))
-        _check_at_least("sample.top_k", self.top_k, 0)
+        check_at_least("sample.every", self.every, 0)
+        check_at_least("sample.max_tokens", self.max_tokens, 1, _MOST_SAMPLED)
+        check_at_least("sample.temperature", self.temperature, 0, int(MAX_TEMPERATURE))
+        check_at_least("sample.top_k", self.top_k, 0)
 
 
 @dataclass(frozen=True)
@@ -132,11 +125,11 @@ class SaveConfig:
     """Keep the N checkpoints with the smallest validation loss. 0 disables it."""
 
     def __post_init__(self) -> None:
-        _check_at_least("save.every", self.every, 0)
-        _check_at_least("save.every_minutes", self.every_minutes, 0)
-        _check_at_least("save.keep", self.keep, 1)
-        _check_at_least("save.keep_every", self.keep_every, 0)
-        _check_at_least("save.keep_best", self.keep_best, 0)
+        check_at_least("save.every", self.every, 0)
+        check_at_least("save.every_minutes", self.every_minutes, 0)
+        check_at_least("save.keep", self.keep, 1)
+        check_at_least("save.keep_every", self.keep_every, 0)
+        check_at_least("save.keep_best", self.keep_best, 0)
 
     def max_kept(self, steps: int) -> int:
         """Largest number of checkpoints on the disk after `steps` steps."""
@@ -217,14 +210,16 @@ class Config:
     """Samples."""
     save: SaveConfig = SaveConfig()
     """Checkpoints."""
+    log: LogConfig = LogConfig()
+    """What is shown while it trains."""
     guard: GuardConfig = GuardConfig()
     """Checks for loss spikes, and for ranks whose weights differ."""
 
     def __post_init__(self) -> None:
-        _check_at_least("seed", self.seed, 0, _LARGEST_SEED)
-        _check_at_least("batch_tokens", self.batch_tokens, 1, _LARGEST_BATCH)
-        _check_at_least("hang_seconds", self.hang_seconds, 1, _LONGEST_HANG)
-        _check_at_least("data_recheck_hours", self.data_recheck_hours, 0)
+        check_at_least("seed", self.seed, 0, _LARGEST_SEED)
+        check_at_least("batch_tokens", self.batch_tokens, 1, _LARGEST_BATCH)
+        check_at_least("hang_seconds", self.hang_seconds, 1, _LONGEST_HANG)
+        check_at_least("data_recheck_hours", self.data_recheck_hours, 0)
         if self.stop_at is not None:
             parse_time(self.stop_at)
         if self.profile is not None:
@@ -232,7 +227,7 @@ class Config:
         parse_skips(self.skip_windows)
         for name in ("steps", "micro_batch", "context_length"):
             if getattr(self, name) not in (None, "auto"):
-                _check_at_least(name, getattr(self, name), 1)
+                check_at_least(name, getattr(self, name), 1)
         if self.steps is not None:
             self.warmup_steps_for(self.steps)
 

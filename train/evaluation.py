@@ -79,7 +79,7 @@ def _validate(run: Run) -> dict[str, float]:
 
 
 def _sample(run: Run) -> dict[str, float]:
-    """Continue the configured prompts: one file for each step, and TensorBoard text."""
+    """Continue the configured prompts: one file for each step, and a page in TensorBoard."""
     config = run.config.sample
     options = GenerateOptions(
         max_tokens=config.max_tokens,
@@ -89,11 +89,9 @@ def _sample(run: Run) -> dict[str, float]:
         dtype=run.config.dtype,
     )
     texts = generate(run.model, run.tokenizer, list(config.prompts), options)
-    page = "\n\n".join(
-        f"> {prompt or '<|endoftext|>'}\n{text}"
-        for prompt, text in zip(config.prompts, texts, strict=True)
-    )
+    samples = list(zip(config.prompts, texts, strict=True))
+    page = "\n\n".join(f"> {prompt or '<|endoftext|>'}\n{text}" for prompt, text in samples)
     run.folder.check()
     write_text(run.folder.samples / f"step_{run.step:06d}.txt", page + "\n")
-    run.metrics.write_text(run.step, "samples", page)
+    run.metrics.write_samples(run.step, samples)
     return {}

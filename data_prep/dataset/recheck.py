@@ -169,12 +169,12 @@ class Recheck:
         self._reported_at = time.monotonic()
         troubled = len(self._troubled)
         log.info(
-            "%d of the %d files of %s were read again beside training, in %.0f s: %s",
+            "%s: %d of %d files read again in %.0f s: %s",
+            self._folder,
             read,
             len(self._files),
-            self._folder,
             seconds,
-            f"{troubled} need attention, see above" if troubled else "all as in the manifest",
+            f"{troubled} need attention, see above" if troubled else "as in the manifest",
         )
 
     def _report_wrong_reading(self, file: _File) -> None:

@@ -28,9 +28,10 @@ from parallel.ranks import Ranks
 from parallel.stop_signals import StopRequest
 from storage.checkpoint_folder import MANIFEST, manifest_mtime, step_of
 from storage.event_files import TensorBoard
-from storage.metrics import Console, MetricLog
+from storage.metrics import MetricLog
 from storage.ownership.run_identity import identity_of
 from storage.run_folder import RunFolder
+from storage.writers.console import Console
 
 _POLL_SECONDS = 2.0
 

@@ -7,7 +7,8 @@ import pytest
 from bench.peers import Arguments, Side, rates, step_seconds, turn
 
 STEPS = {
-    "ours": "step  3/40 | loss 10.9411 | lr 6.000e-04 | norm 2.1 | 480000 tokens/s",
+    "ours": "     3/40   10.9411  6.00e-04    2.100     123    480k   0:01:00",
+    "ours before": "step  3/40 | loss 10.9411 | lr 6.000e-04 | norm 2.1 | 480000 tokens/s",
     "build-nanogpt": "step     3 | loss: 9.51 | lr 1e-05 | norm: 4.7 | dt: 93.12ms | tok/sec: 1.8",
     "llm.c in Python": "step    3/40 | train loss 10.9 | norm 2.1 | lr 1e-05 | (123 ms | 42 tok/s)",
     "llm.c in CUDA": "step    3/40 | loss 11.0 (+0.1z)| norm 15.3 (+0.2z)| lr 1e-06 | 300.1 ms",

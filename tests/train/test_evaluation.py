@@ -1,5 +1,6 @@
 """Samples during training: one file per step, and the same text in TensorBoard."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -37,4 +38,6 @@ def test_tensorboard_shows_the_same_texts(config):
     for point in points:
         page = (config.out / "samples" / f"step_{point.step:06d}.txt").read_text(encoding="utf-8")
         [shown] = point.tensor_proto.string_val
-        assert shown.decode().split() == page.split()
+        plain = re.sub(r"&nbsp;|\\(.)", r"\1", shown.decode().replace("---", ""))
+        wanted = page.replace("<|endoftext|>", "(new document)").replace(">", "")
+        assert re.sub(r"[\s*>-]", "", plain) == re.sub(r"[\s*>-]", "", wanted)

@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "eval": ("free", ""),
     "sample": ("free", ""),
     "save": ("free", ""),
+    "log": ("free", ""),
     "rehearsal": ("free", ""),
     "guard.every": ("free", ""),
     "guard.box_weights": ("free", ""),

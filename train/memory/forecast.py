@@ -117,9 +117,8 @@ class Forecast:
             parts.append(f"{step} (at {prediction.mfu:.0%} MFU)")
         if prediction.update_share:
             parts.append(f"the optimizer's update {prediction.update_share:.2%} of a rank's FLOPs")
-        if self.keeps_large_blocks:
-            parts.append("the allocator keeps freed memory, also that of evaluation")
-        log.info("predicted and measured: %s", ";  ".join(parts))
+        for part in parts:
+            log.info("predicted and measured: %s", part)
         return found
 
     def measured(self) -> int:

@@ -15,6 +15,7 @@ from model.precision import choose_dtype
 from parallel.collectives import all_gather_object, on_main, together
 from parallel.ranks import Ranks
 from storage.run_folder import RunFolder
+from storage.writers.trackers import check_trackers
 from train.batch_plan import BatchPlan, plan_batch
 from train.checkpoints.branch import check_branch, run_of_branch
 from train.checkpoints.config_changes import Change, check_same_run
@@ -133,6 +134,7 @@ def _check_run(
     changes = check_same_run(folder, now, defaults, config.allow, parent)
     check_space(space_for_checkpoints(folder, config, network, steps))
     config.eval.options(micro_batch, config.dtype)  # which checks that its files exist
+    check_trackers(config.log.to)
     untried = config.micro_batch == "auto" and recorded is None
     return Inputs(
         data,

@@ -8,9 +8,13 @@ from typing import Any
 from parallel.collectives import on_main
 from parallel.ranks import Ranks
 from storage.event_files import TensorBoard
-from storage.json_lines import truncate_metrics
-from storage.metrics import Console, JsonLinesWriter, MetricLog
+from storage.json_lines import read_thinned_metrics, truncate_metrics
+from storage.metrics import JsonLinesWriter, MetricLog
 from storage.run_folder import RunFolder
+from storage.writers.console import Console
+from storage.writers.console_rows import VALIDATION_LOSS, Evaluations, measured
+from storage.writers.log_config import LogConfig
+from storage.writers.trackers import trackers
 from train.checkpoints.checkpoint import RunPosition
 from train.guards.spikes import Guard, history_of_lines, missing_steps
 
@@ -18,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def open_metric_log(
-    folder: RunFolder, ranks: Ranks, steps: int, position: RunPosition | None
+    folder: RunFolder,
+    ranks: Ranks,
+    steps: int,
+    position: RunPosition | None,
+    shown: LogConfig = LogConfig(),  # noqa: B008
 ) -> MetricLog:
     """Writers, on rank 0 only, for a run that continues at `position`, or a new one.
 
@@ -38,14 +46,32 @@ def open_metric_log(
             *(folder.metrics, error),
         )
     purge = step if step or folder.tensorboard.exists() else None
+    earlier = _earlier_evaluations(folder)
     found = MetricLog(
-        [Console(steps), JsonLinesWriter(folder.metrics), TensorBoard(folder.tensorboard, purge)]
+        [
+            Console(steps, shown.seconds, earlier),
+            JsonLinesWriter(folder.metrics),
+            TensorBoard(folder.tensorboard, purge, earlier.best(VALIDATION_LOSS)),
+            *trackers(shown.to, folder.path, folder.run_id),
+        ]
     )
     for line in position.lines if position is not None else []:
         if line["step"] > written:
             # JSON has null for a loss that is not finite, and for nothing else.
             values = {k: math.nan if v is None else v for k, v in line.items() if k != "step"}
             found.write(line["step"], values)
+    return found
+
+
+def _earlier_evaluations(folder: RunFolder) -> Evaluations:
+    """What the run measured before this start, for comparisons."""
+    found = Evaluations()
+    try:
+        # Of the other lines hardly any need to be parsed.
+        for line in read_thinned_metrics(folder.metrics, 1, (f'"{VALIDATION_LOSS}"'.encode(),)):
+            found.note(measured(line))
+    except OSError as error:  # then the next evaluation is compared with none
+        log.error("%s cannot be read (%s)", folder.metrics, error)
     return found
 
 

@@ -201,8 +201,8 @@ def test_the_first_round_is_reported_and_later_ones_at_most_once_an_hour(data, s
     caplog.set_level(logging.INFO)
     reader = start(data)
     read_all(reader, rounds=3)
-    assert caplog.text.count("were read again") == 1
-    assert f"9 of the 9 files of {data.folder} were read again" in caplog.text
+    assert caplog.text.count("read again in") == 1
+    assert f"{data.folder}: 9 of 9 files read again in" in caplog.text
 
 
 def test_the_pace_takes_all_files_within_the_time_and_small_ones_often(data):

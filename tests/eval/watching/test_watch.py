@@ -124,8 +124,8 @@ def test_a_watcher_gives_the_numbers_of_the_training_loop_bit_for_bit(config, ru
 def test_trainer_and_watcher_write_their_curves_to_separate_folders(run):
     watch_run(run, "val_loss")
     measured = [(line["step"], pytest.approx(line["val/loss"])) for line in evals(run)]
-    assert scalars(run.eval_tensorboard, "val/loss") == measured
-    assert [step for step, _ in scalars(run.tensorboard, "train/loss")] == [*range(8)]
+    assert scalars(run.eval_tensorboard, "loss/val") == measured
+    assert [step for step, _ in scalars(run.tensorboard, "loss/train")] == [*range(8)]
 
 
 def test_a_second_watch_evaluates_only_what_is_new(run, quick):

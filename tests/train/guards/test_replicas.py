@@ -149,9 +149,7 @@ def test_skipped_windows_are_the_same_on_two_ranks(found):
 
 
 def test_a_dry_run_on_two_ranks_does_not_change_training(found):
-    assert any(
-        "every part works: training step, check" in text for text in found["dry_run"]["messages"]
-    )
+    assert any(text.startswith("  training step, check") for text in found["dry_run"]["messages"])
     assert found["dry_run"]["sums"] == found["plain"]["sums"]
 
 

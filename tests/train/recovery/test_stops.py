@@ -15,7 +15,7 @@ from parallel.stop_signals import (
     StopRequest,
 )
 from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
-from storage.metrics import MetricLog
+from storage.metrics import MetricLog, MetricWriter
 from storage.ownership import folder_lock
 from storage.run_folder import RunFolder
 from tests.launching import ENVIRONMENT, REPO
@@ -36,18 +36,12 @@ def at_step(run, step, action):
 
     actions = [action]
 
-    class Writer:
+    class Writer(MetricWriter):
         name = "the test"
 
         def write(self, now, metrics):
             if now == step and actions:  # a line that was interrupted is written again
                 actions.pop()()
-
-        def write_text(self, step, tag, text):
-            pass
-
-        def close(self):
-            pass
 
     run.metrics._channels += MetricLog([Writer()])._channels
 

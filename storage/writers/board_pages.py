@@ -1,0 +1,110 @@
+"""TensorBoard's pages: which curves there are, the chart of both losses, HParams, samples."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from storage.metrics import Metrics
+
+VAL_LOSS, BEST_LOSS = "loss/val", "loss/val_best"
+_TRAIN_LOSS = "loss/train"
+# The tags of metrics.jsonl that are curves under a name of their own here. TensorBoard sorts its
+# groups by name, and `loss` comes first.
+_TAGS = {
+    "train/loss": _TRAIN_LOSS,
+    "val/loss": VAL_LOSS,
+    "val/bits_per_byte": "loss/val_bits_per_byte",
+    "train/lr": "train/lr",
+    "train/grad_norm": "train/grad_norm",
+    "speed/tokens_per_second": "speed/tokens_per_second",
+    "speed/mfu": "speed/mfu",
+    "speed/save_stall_milliseconds": "speed/save_stall_milliseconds",
+}
+_SKIPPED = "train/skipped"  # a curve of the steps that were
+_NO_CURVES = ("train/", "speed/", "data/", "guard/")  # constants, counts and bookkeeping
+_COMPARED = (
+    *("seed", "data", "init", "batch_tokens", "steps", "dtype"),
+    *("optimizer.name", "optimizer.lr", "optimizer.weight_decay", "schedule.kind"),
+    *("schedule.warmup_steps", "schedule.hold", "schedule.decay", "schedule.min_lr_ratio"),
+    *("model.n_layer", "model.n_head", "model.n_embd", "model.context_length"),
+    *("model.vocab_size", "model.dropout"),
+)
+# What Markdown and HTML would take for something else than a character.
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~&])")
+
+
+def curves(metrics: Metrics) -> dict[str, float]:
+    """The values that are points of curves, by TensorBoard's tag."""
+    found = {}
+    for tag, value in metrics.items():
+        if isinstance(value, str) or (tag == _SKIPPED and not value):
+            continue
+        if tag in _TAGS or tag == _SKIPPED:
+            found[_TAGS.get(tag, tag)] = float(value)
+        elif "/" in tag and not tag.startswith(_NO_CURVES) and not tag.endswith("_stderr"):
+            found[f"score/{tag}"] = float(value)
+    return found
+
+
+def chart_layout() -> Any:
+    """The summary that puts training and validation loss on one chart (Custom Scalars)."""
+    # Imported here: only rank 0 writes, and the others would wait for it at every start.
+    from torch.utils.tensorboard.summary import custom_scalars
+
+    losses = ["Multiline", [_TRAIN_LOSS, VAL_LOSS]]
+    bits = ["Multiline", ["loss/val_bits_per_byte"]]
+    scores = ["Multiline", ["score/.*/acc.*"]]
+    return custom_scalars(
+        {
+            "Loss": {"training and validation loss": losses, "bits per byte": bits},
+            "Scores": {"accuracy of the tasks": scores},
+        }
+    )
+
+
+def hparams_page(record: Mapping[str, Any]) -> list[Any]:
+    """The summaries from which the HParams page shows this run as a row.
+
+    `record` is the content of config.json. The last value of each metric stands in the row.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    settings: Mapping[str, Any] = record["config"]
+    values = {name: _setting(settings, name) for name in _COMPARED}
+    values["parameters"] = record["run"]["parameters"]
+    shown = {name: value for name, value in values.items() if value is not None}
+    scores = [
+        f"score/{task}/{number}"
+        for task in settings["eval"]["tasks"]
+        for number in ("acc", "acc_norm")
+    ]
+    metrics = [BEST_LOSS, VAL_LOSS, _TRAIN_LOSS, "loss/val_bits_per_byte", *scores]
+    experiment, start, _ = hparams(shown, dict.fromkeys(metrics, 0.0))
+    return [experiment, start]
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> str | float | None:
+    group, _, key = name.rpartition(".")
+    value = (settings.get(group, {}) if group else settings).get(key)
+    if isinstance(value, float | str | None) and not isinstance(value, bool):
+        return value
+    return float(value) if type(value) is int else str(value)
+
+
+def samples_page(samples: list[tuple[str, str]]) -> str:
+    """Prompts in bold with their continuations, as Markdown that shows each character as it is."""
+    return "\n\n---\n\n".join(
+        f"**{_as_shown(prompt.strip()) or '(new document)'}**"
+        f"{_as_shown(prompt[len(prompt.rstrip()) :] + text)}"
+        for prompt, text in samples
+    )
+
+
+def _as_shown(text: str) -> str:
+    """Text in Markdown: nothing in it is markup, lines stay lines, indents stay indents."""
+    lines = _MARKUP.sub(r"\\\1", text).expandtabs(4).split("\n")
+    return "  \n".join(
+        "&nbsp;" * (len(line) - len(line.lstrip())) * (number > 0)
+        + (line.lstrip() if number else line)
+        for number, line in enumerate(lines)
+    )
