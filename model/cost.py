@@ -2,11 +2,13 @@
 
     python model/cost.py
     python model/cost.py gpt2-xl --gpu h100 --gpus 8 --tokens 30000000000
-    python model/cost.py modern --gpus 8
+    python model/cost.py gpt2 --gpu h100 --gpus 8 --price 2.50
+    python model/cost.py gpt2-xl --context-length 16384
     python model/cost.py gpt2 --n-layer 24 --n-embd 1024 --n-head 16 --json cost.json
+    python model/cost.py --gpu help
 
-No GPU is needed, and no network is built. The time follows from an assumed utilisation (MFU), which
-is printed with it; all other figures follow from the shape.
+No GPU is needed, and no network is built. Time and money are estimates: they follow from an assumed
+utilisation (MFU), which is printed with them. All other figures follow from the shape.
 """
 
 import logging
@@ -19,6 +21,8 @@ import torch
 import tyro
 
 from model.config import GPTConfig
+from model.estimates.breakdown import block_as_json, context_comparison, shares
+from model.estimates.budget import disk_budget
 from model.estimates.flops import (
     CONVENTIONS,
     GPUS,
@@ -31,8 +35,8 @@ from model.estimates.memory import (
     predict_memory,
 )
 from model.estimates.parameters import attention_parameters, count_parameters
-from model.estimates.prediction import ASSUMED_MFU, predict
-from model.estimates.table import format_report
+from model.estimates.prediction import ASSUMED_MFU, Prediction, predict
+from model.estimates.table import format_gpus, format_report, gpus_in_words
 from model.estimates.updates import UPDATES
 from model.shapes import SHAPES
 from storage.script_options import parse_options
@@ -42,6 +46,7 @@ from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger("model.cost")
 _DAY = 86_400.0
+_LIST = "help"  # in place of a GPU
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Arguments:
     batch_tokens: int = 524_288
     """Tokens of one optimizer step, over all GPUs."""
     gpu: str = "h200"
-    """GPU model, such as h200, h100, a100 or rtx4090."""
+    """GPU model, such as h200, h100, a100 or rtx4090; help: list all with their peaks."""
     gpus: int = 1
     """Number of GPUs; the estimate assumes that N GPUs are N times as fast as one."""
     tokens: int = 10_000_000_000
@@ -68,18 +73,28 @@ class Arguments:
     """Whether network and loss are compiled (torch.compile)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Optimizer; the default is that of the shape's preset."""
+    price: float | None = None
+    """Price of one GPU for an hour, in any currency. Default: no cost is printed."""
+    checkpoints: int = 3
+    """Checkpoints that are kept: two newest and the best one, as in training, and for a preset with
+    a hold that at its end. One more is written at a time."""
     json: Path | None = None
     """JSON file to write all figures to; -: standard output."""
 
     def __post_init__(self) -> None:
-        if self.gpu not in GPUS:
-            raise ValueError(f"gpu={self.gpu} is not known; choose one of {', '.join(GPUS)}")
-        for name in ("gpus", "tokens", "batch_tokens", "micro_batch"):
+        if self.gpu not in (*GPUS, _LIST):
+            raise ValueError(
+                f"gpu={self.gpu} is not known; choose one of {', '.join(GPUS)} (--gpu "
+                "help lists their peaks and memory)"
+            )
+        for name in ("gpus", "tokens", "batch_tokens", "micro_batch", "checkpoints"):
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} is too small; use 1 or more")
         if not 0 < self.mfu <= 1:
             raise ValueError(f"mfu={self.mfu} is not a utilisation; use more than 0 and at most 1")
+        if self.price is not None and self.price < 0:
+            raise ValueError(f"price={self.price} is negative; use 0 or more")
         check_json_target(self.json)
         self._check_batch()
 
@@ -122,20 +137,27 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
     wanted = arguments.micro_batch
     step = arguments.step(chosen or 1 if wanted == "auto" else wanted)
     found = predict(config, step, arguments.batch_tokens, gpu.part_of_name, arguments.mfu)
-    assert found.tokens_per_second is not None  # GPUS has a peak for every GPU
-    days = arguments.tokens / found.tokens_per_second / _DAY
+    update = UPDATES[arguments.optimizer](config)
+    disk = disk_budget(config, update, arguments.checkpoints, arguments.tokens)
+    time = _time(arguments, step, found)
+    own_length = SHAPES[name.partition(",")[0]].context_length
     return {
         "name": name,
         "shape": asdict(config) | {"padded_vocab_size": config.padded_vocab_size},
         "parameters": _parameters(config),
+        "one_block": block_as_json(config),
         "forward_flops_per_window": {
             "padded": forward_flops(config),
             "published": forward_flops(config, padded=False),
         },
+        "forward_flops_shares": shares(forward_flops(config, padded=False)),
+        "context_comparison": None
+        if config.context_length == own_length
+        else context_comparison(config, own_length),
         "training_flops_per_token": {name: f(config) for name, f in CONVENTIONS.items()},
         "update": {
             "optimizer": arguments.optimizer,
-            **asdict(UPDATES[arguments.optimizer](config)),
+            **asdict(update),
             "share_of_step_flops": found.update_share,
         },
         "memory_bytes": {
@@ -144,27 +166,41 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
         },
         "micro_batch": {
             "taken": step.micro_batch,
+            "accumulation_steps": arguments.share // step.micro_batch,
             "largest": largest,
             "usable_bytes": int(USABLE_SHARE * gpu.memory_bytes),
         },
-        "time": {
-            "gpu": arguments.gpu,
-            "gpus": arguments.gpus,
-            "peak_flops": gpu.peak(step.dtype),
-            "arithmetic": "TF32" if step.dtype == torch.float32 else "bfloat16",
-            "assumed_mfu": arguments.mfu,
-            "tokens": arguments.tokens,
-            "tokens_per_second": found.tokens_per_second,
-            "step_seconds": arguments.batch_tokens / found.tokens_per_second,
-            "steps": -(-arguments.tokens // arguments.batch_tokens),
-            "days": days,
-            "gpu_hours": 24 * days * arguments.gpus,
+        "time": time,
+        "disk_bytes": {**asdict(disk), "total": disk.total, "kept": arguments.checkpoints},
+        "money": {
+            "price_of_gpu_hour": arguments.price,
+            "total": None if arguments.price is None else arguments.price * time["gpu_hours"],
         },
         "step": {
             "dtype": arguments.dtype,
             "compile": arguments.compile,
             "batch_tokens": arguments.batch_tokens,
         },
+    }
+
+
+def _time(arguments: Arguments, step: StepShape, found: Prediction) -> dict[str, Any]:
+    """The estimated time, and what it follows from."""
+    assert found.tokens_per_second is not None  # GPUS has a peak for every GPU
+    days = arguments.tokens / found.tokens_per_second / _DAY
+    return {
+        "gpu": arguments.gpu,
+        "gpus": arguments.gpus,
+        "peak_flops": GPUS[arguments.gpu].peak(step.dtype),
+        "arithmetic": "TF32" if step.dtype == torch.float32 else "bfloat16",
+        "assumed_mfu": arguments.mfu,
+        "tokens": arguments.tokens,
+        "tokens_per_second": found.tokens_per_second,
+        "step_seconds": arguments.batch_tokens / found.tokens_per_second,
+        "steps": -(-arguments.tokens // arguments.batch_tokens),
+        "hours": 24 * days,
+        "days": days,
+        "gpu_hours": 24 * days * arguments.gpus,
     }
 
 
@@ -208,15 +244,20 @@ def parse_arguments(words: list[str]) -> tuple[str, Arguments]:
     name = words[0] if named else "gpt2"
     if name not in SHAPES:
         raise ValueError(f"shape {name} is not known; choose one of {', '.join(SHAPES)}")
-    # train/presets.py has the optimizers; a test compares.
+    # train/presets.py has optimizers and schedules; tests compare.
     modern = SHAPES[name].initial_weights == "zero_outputs"
-    default = Arguments(model=SHAPES[name], optimizer="muon" if modern else "adamw")
+    default = Arguments(
+        model=SHAPES[name],
+        optimizer="muon" if modern else "adamw",
+        checkpoints=Arguments.checkpoints + modern,  # its schedule holds the learning rate
+    )
     arguments = parse_options(
         default,
         words[1:] if named else words,
         prefixed=False,
         prog=f"model/cost.py {name}",
-        description=f"{Arguments.__doc__} First word, default gpt2: {', '.join(SHAPES)}.",
+        description=f"{Arguments.__doc__} First word, default gpt2: {', '.join(SHAPES)}. "
+        f"GPUs, with dense bfloat16 peak and memory: {gpus_in_words()}.",
     )
     return name if arguments.model == SHAPES[name] else f"{name}, changed", arguments
 
@@ -227,6 +268,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with exit_on_user_error(ValueError, OSError):
         name, arguments = parse_arguments(sys.argv[1:])
+        if arguments.gpu == _LIST:
+            log.info("%s", format_gpus())
+            return
         report = cost_report(name, arguments)
         log.info("%s", format_report(report))
         write_json_target(arguments.json, report)

@@ -63,7 +63,7 @@ def _mlp_parameters(config: GPTConfig) -> int:
     return matrices * C * width + biases
 
 
-def _norm_parameters(config: GPTConfig) -> int:
+def norm_parameters(config: GPTConfig) -> int:
     """Parameters of one normalisation layer."""
     if not config.norm_weight:
         return 0
@@ -78,14 +78,14 @@ def vocabulary_rows(config: GPTConfig, padded: bool = True) -> int:
 def count_parameters(config: GPTConfig, padded: bool = True) -> _Parameters:
     """Parameters by part; the vocabulary is padded, as trained, or not, as published."""
     C, V = config.n_embd, vocabulary_rows(config, padded)
-    block = attention_parameters(config) + _mlp_parameters(config) + 2 * _norm_parameters(config)
+    block = attention_parameters(config) + _mlp_parameters(config) + 2 * norm_parameters(config)
     return _Parameters(
         token_embedding=V * C,
         position_embedding=config.context_length * C if config.position == "learned" else 0,
         blocks=config.n_layer * block,
-        final_norm=_norm_parameters(config),
+        final_norm=norm_parameters(config),
         untied_head=0 if config.tied else V * C,
-        embedding_norm=_norm_parameters(config) if config.embedding_norm else 0,
+        embedding_norm=norm_parameters(config) if config.embedding_norm else 0,
         shortcuts=3 * config.n_layer + config.n_layer // 2 if config.shortcuts else 0,
     )
 

@@ -1,16 +1,45 @@
 """The report of model/cost.py as a table for a person."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from model.estimates.flops import GPUS
+from storage.terminal.quantities import short_time
 
 _GIB = 2**30
 _Row = tuple[str, str, str]
-_WIDTHS = (34, 24, 24)
+_WIDTHS = (32, 22, 24)
+_GPU_WIDTHS = (16, 18, 14, 9)
+_BLOCK_WIDTHS = (22, 14, 10, 19, 9)
+_CONTEXT_WIDTHS = (22, 20, 8, 20, 8)
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report as text: shape, parameters, FLOPs, memory and time."""
-    sections = (_shape, _parameters, _flops, _memory, _time)
-    return "\n\n".join(section(report) for section in sections)
+    """The report as text: shape, parameters, FLOPs, memory, time, disk and money."""
+    sections = (_shape, _parameters, _block, _flops, _context, _memory, _time, _disk)
+    return "\n\n".join(filter(None, (section(report) for section in sections)))
+
+
+def format_gpus() -> str:
+    """The known GPUs with their peaks and memory, a line each."""
+    rows = [("GPU", "bfloat16 TFLOP/s", "TF32 TFLOP/s", "memory")]
+    rows += [
+        (name, f"{gpu.bfloat16 / 1e12:,.0f}", f"{gpu.tf32 / 1e12:,.0f}", _memory_of(name))
+        for name, gpu in GPUS.items()
+    ]
+    return "\n".join(_columns(row, _GPU_WIDTHS) for row in rows)
+
+
+def gpus_in_words() -> str:
+    """The same in one sentence, without TF32."""
+    return ", ".join(
+        f"{name} ({gpu.bfloat16 / 1e12:,.0f} TFLOP/s, {_memory_of(name)})"
+        for name, gpu in GPUS.items()
+    )
+
+
+def _memory_of(name: str) -> str:
+    return f"{GPUS[name].memory_bytes / 1e9:.0f} GB"
 
 
 def _shape(report: dict[str, Any]) -> str:
@@ -55,7 +84,7 @@ def _parameters(report: dict[str, Any]) -> str:
     }
     rows = [
         ("parameters", f"published ({s['vocab_size']:,} ids)",
-         f"trained (padded to {s['padded_vocab_size']:,})"),
+         f"padded to {s['padded_vocab_size']:,}"),
         *(
             (text, f"{published[key]:,}", f"{padded[key]:,}")
             for key, text in names.items()
@@ -66,11 +95,51 @@ def _parameters(report: dict[str, Any]) -> str:
     return _lines(rows)
 
 
+def _block(report: dict[str, Any]) -> str:
+    """One block: what each part has, and its share of a forward pass."""
+    blocks, shares = report["shape"]["n_layer"], report["forward_flops_shares"]
+    rows: list[Sequence[str]] = [
+        (f"one block of {blocks}", "weights", "biases", "FLOPs of a window", "of all")
+    ]
+    parts = report["one_block"]
+    for name, part in parts.items():
+        share = f"{shares[name] / blocks:.2%}" if name in shares else ""
+        rows.append((f"  {name}", *(f"{part[key]:,}" for key in part), share))
+    sums = [f"{sum(part[key] for part in parts.values()):,}" for key in ("weights", "biases")]
+    flops = sum(part["forward_flops"] for part in parts.values())
+    share = f"{(1 - shares['head']) / blocks:.2%}"
+    rows.append(("  all", *sums, f"{flops:,}", share))
+    return "\n".join(_columns(row, _BLOCK_WIDTHS) for row in rows)
+
+
+def _context(report: dict[str, Any]) -> str:
+    """FLOPs and shares at the shape's own context length and at this one; empty if it is that."""
+    found = report["context_comparison"]
+    if found is None:
+        return ""
+    heads = [cell for T in found["context_lengths"] for cell in (f"T = {T:,}", "of all")]
+    rows: list[Sequence[str]] = [("forward FLOPs, published", *heads)]
+    for part in found["forward_flops"][0]:
+        pairs = zip(found["forward_flops"], found["shares"], strict=True)
+        cells = [
+            cell for flops, share in pairs for cell in (f"{flops[part]:,}", f"{share[part]:.1%}")
+        ]
+        rows.append((f"  {part}", *cells))
+    totals = [cell for flops in found["forward_flops"] for cell in (f"{sum(flops.values()):,}", "")]
+    rows.append(("  all", *totals))
+    ratio = f"{found['ratio']:.2f} times a window, {found['ratio_per_token']:.2f} times a token"
+    return "\n".join([*(_columns(row, _CONTEXT_WIDTHS) for row in rows), f"  ratio: {ratio}"])
+
+
 def _flops(report: dict[str, Any]) -> str:
     flops = report["forward_flops_per_window"]
     published, padded = flops["published"], flops["padded"]
-    rows = [("forward FLOPs of a window", "published", "trained (padded)")]
-    rows += [(part, f"{published[part]:,}", f"{padded[part]:,}") for part in padded]
+    rows = [("forward FLOPs of a window", "published (shares)", "trained (padded)")]
+    shares = report["forward_flops_shares"]
+    rows += [
+        (f"{part}, {shares[part]:.1%}", f"{published[part]:,}", f"{padded[part]:,}")
+        for part in padded
+    ]
     rows.append(("all", f"{sum(published.values()):,}", f"{sum(padded.values()):,}"))
     rows.append(("training FLOPs of a token", "", "trained (padded)"))
     conventions = report["training_flops_per_token"]
@@ -116,6 +185,7 @@ def _memory(report: dict[str, Any]) -> str:
 
 def _time(report: dict[str, Any]) -> str:
     t = report["time"]
+    micro = report["micro_batch"]
     gpus = f"{t['gpus']} x {t['gpu']}"
     causal = report["training_flops_per_token"]["causal-exact"]
     achieved = t["tokens_per_second"] * causal / (t["gpus"] * t["peak_flops"])
@@ -127,10 +197,38 @@ def _time(report: dict[str, Any]) -> str:
         ("seconds a step", f"{t['step_seconds']:.3f}",
          f"of {report['step']['batch_tokens']:,} tokens"),
         ("steps", f"{t['steps']:,}", f"to {t['tokens']:,} tokens"),
-        ("days", f"{t['days']:.2f}", ""),
+        ("micro-steps of a step", f"{micro['accumulation_steps']:,}",
+         f"of {micro['taken']} x {report['shape']['context_length']:,} tokens"),
+        ("time of all steps", short_time(3600 * t["hours"]), "estimated, as the speed"),
         ("GPU-hours", f"{t['gpu_hours']:,.1f}", ""),
     ]  # fmt: skip
+    how = "compiled" if report["step"]["compile"] == "on" else "not_compiled"
+    if micro["largest"][how] is None:
+        usable = f"{micro['usable_bytes'] / _GIB:.1f} GiB"
+        rows.insert(1, ("no window fits such a GPU", f"{usable} usable", "if it fitted:"))
     return _lines(rows)
+
+
+def _disk(report: dict[str, Any]) -> str:
+    disk, money = report["disk_bytes"], report["money"]
+    rows = [
+        ("GB on the disk", "", ""),
+        ("a checkpoint", _gigabytes(disk["checkpoint"]), ""),
+        (f"{disk['kept']} kept, one being written", _gigabytes(disk["checkpoints"]), ""),
+        ("token shards", _gigabytes(disk["data"]), "each token read once"),
+        ("source files meanwhile", _gigabytes(disk["source"]), "FineWeb-Edu"),
+        ("all at their most", _gigabytes(disk["total"]), ""),
+    ]
+    table = _lines(rows)
+    if money["total"] is None:
+        return table
+    price = f"at {money['price_of_gpu_hour']:g} a GPU-hour"
+    total = _lines([("money, estimated", "", ""), (price, f"{money['total']:,.2f}", "")])
+    return f"{table}\n\n{total}"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.2f}"
 
 
 def _gib(count: int) -> str:
@@ -139,7 +237,13 @@ def _gib(count: int) -> str:
 
 def _lines(rows: list[_Row]) -> str:
     """The rows in columns; the first row is the heading."""
-    name, first, second = _WIDTHS
-    (title, *heads), body = rows[0], rows[1:]
-    table = [(title, *heads), *(("  " + text, a, b) for text, a, b in body)]
-    return "\n".join(f"{t:<{name}}{a:>{first}}  {b:>{second}}".rstrip() for t, a, b in table)
+    first, *others = rows
+    table = [first, *(("  " + text, a, b) for text, a, b in others)]
+    return "\n".join(_columns(row, _WIDTHS) for row in table)
+
+
+def _columns(row: Sequence[str], widths: Sequence[int]) -> str:
+    """A line of cells: the first to the left, the others to the right, at least a space apart."""
+    (name, *cells), (first, *others) = row, widths
+    right = (f" {cell:>{width - 1}}" for cell, width in zip(cells, others, strict=True))
+    return f"{name:<{first}}{''.join(right)}".rstrip()

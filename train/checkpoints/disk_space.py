@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import GPTConfig
-from model.estimates.parameters import count_parameters
+from model.estimates.budget import checkpoint_bytes
 from storage.run_folder import RunFolder
 from train.config import Config
 from train.schedule import branch_step
-
-_WEIGHT = 4  # bytes: checkpoints hold the weights in float32
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ def space_for_checkpoints(
     kept = config.save.max_kept(steps) + (branch_step(steps, config.schedule) > 0)
     more = kept - len(folder.all_checkpoints())
     free = shutil.disk_usage(disk).free
-    state = config.optimizer.update_cost(network, "cpu").state_bytes
-    return _DiskSpace(disk, free, max(more, 1), _WEIGHT * count_parameters(network).total + state)
+    each = checkpoint_bytes(network, config.optimizer.update_cost(network, "cpu"))
+    return _DiskSpace(disk, free, max(more, 1), each)
 
 
 def check_space(space: _DiskSpace) -> None:

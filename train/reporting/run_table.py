@@ -8,12 +8,12 @@ from textwrap import fill
 from typing import Any
 
 from storage.terminal.printable import printable
+from storage.terminal.quantities import short_count, short_time
 from train.reporting.run_summary import RunSummary, Score
 
 _NONE = "-"
 _GAP = "  "
 _LONGEST_NAME = 30
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,6 @@ class _Column:
     """Whether it is shown without --all."""
     folds: bool = True
     """Whether it becomes a line above the table if all runs have the same value."""
-
-
-def _short_count(count: float) -> str:
-    """A number of tokens or parameters, such as 124.5M."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= size:
-            return f"{count / size:.{1 if count < 100 * size else 0}f}{unit}"
-    return f"{count:.0f}"
-
-
-def _short_time(seconds: float) -> str:
-    """A time in the unit in which it is 1 or more: 42 s, 12.3 min, 5.1 h, 3.2 days."""
-    for size, unit in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def _loss(value: float) -> str:
@@ -72,8 +56,8 @@ def _columns_for(runs: Sequence[RunSummary], every: bool) -> list[_Column]:
     found = [
         _Column("state", lambda r: r.state),
         _Column("steps", lambda r: (r.steps_done, r.steps), _steps),
-        _Column("tokens", lambda r: r.tokens, _short_count),
-        _Column("parameters", lambda r: r.parameters, _short_count),
+        _Column("tokens", lambda r: r.tokens, short_count),
+        _Column("parameters", lambda r: r.parameters, short_count),
         _Column("optimizer", lambda r: r.optimizer),
         _Column("rate", lambda r: r.learning_rate, lambda rate: f"{rate:g}"),
         _Column("batch", lambda r: r.batch_tokens, "{:,}".format),
@@ -91,7 +75,7 @@ def _columns_for(runs: Sequence[RunSummary], every: bool) -> list[_Column]:
             for tag in score_tags(runs, every)
         ),
         _Column("tokens/s", lambda r: r.tokens_per_second, "{:,.0f}".format, folds=False),
-        _Column("time", lambda r: r.train_seconds, _short_time, folds=False),
+        _Column("time", lambda r: r.train_seconds, short_time, folds=False),
         _Column("starts", lambda r: r.starts, usual=False),
         _Column("ranks", lambda r: r.world_size, usual=False),
         _Column("device", lambda r: r.device, usual=False),
