@@ -44,7 +44,7 @@ def checkpoint_bytes(network: GPTConfig, update: UpdateCost) -> int:
 def disk_budget(
     network: GPTConfig, update: UpdateCost, kept_checkpoints: int, tokens: int
 ) -> _DiskBudget:
-    """The disk space of a run that keeps so many checkpoints and reads `tokens` tokens once."""
+    """The disk space of a run that keeps this number of checkpoints and reads each token once."""
     each = checkpoint_bytes(network, update)
     source = min(_SOURCE_FILES, _SOURCE_TOKEN * tokens)
     return _DiskBudget(each, (kept_checkpoints + 1) * each, _TOKEN * tokens, source)
