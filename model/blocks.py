@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
 from model.config import GPTConfig
+from model.dropout import dropped
 from model.kv_cache import KVCache
 from model.plain_rms_norm import RMS_EPSILON, PlainRMSNorm, plain_rms_norm
 from model.shortcuts import Paths
@@ -66,6 +67,7 @@ class _Attention(nn.Module):
         mask: Tensor | None,
         cache: KVCache | None,
         paths: Paths | None,
+        dropout: float,
     ) -> Tensor:
         """`turn` is of `rotation`; None without rotary positions.
 
@@ -86,7 +88,7 @@ class _Attention(nn.Module):
         # A single token, with a cache, attends to everything before it: no mask at all.
         causal = mask is None and T > 1
         # `is_causal` rather than a mask tensor: with a mask torch cannot take its flash kernel.
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, H, T, D) -> (B, T, C)
 
 
@@ -128,10 +130,11 @@ class Block(nn.Module):
         mask: Tensor | None,
         cache: KVCache | None,
         paths: Paths | None = None,
+        dropout: float = 0.0,
     ) -> Tensor:
         """Shapes: (B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln_1(x), turn, mask, cache, paths)
-        return x + self.mlp(self.ln_2(x))
+        x = x + dropped(self.attn(self.ln_1(x), turn, mask, cache, paths, dropout), dropout)
+        return x + dropped(self.mlp(self.ln_2(x)), dropout)
 
 
 def attention_backend(config: GPTConfig, device: torch.device, dtype: torch.dtype) -> str:

@@ -17,6 +17,7 @@ _LARGEST = {
     "mlp_width": 2**24,
 }
 _SOFTCAPS = (0.1, 1000.0)  # float32 keeps no digits of the tanh of other bounds
+LARGEST_DROPOUT = 0.9  # a tenth of the numbers is left
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class GPTConfig:
     initial_weights: Literal["gpt2", "zero_outputs"] = "gpt2"
     """Scheme of the initial weights. zero_outputs: zero where a block or the head ends, and all
     other matrices by their fan-in."""
+    dropout: float = 0.0
+    """Share of embedding, attention and each layer's output that a training step sets to zero,
+    for little data (GPT-2: 0.1). Evaluation and sampling never do."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(GPTConfig).items():
@@ -67,6 +71,11 @@ class GPTConfig:
             raise ValueError(
                 f"logit_softcap={_short(cap)} is not from {least:g} to {most:g}; use a number such "
                 "as 15, or None"
+            )
+        if not 0 <= self.dropout <= LARGEST_DROPOUT:
+            raise ValueError(
+                f"dropout={_short(self.dropout)} is not a share from 0 to {LARGEST_DROPOUT}; use "
+                "one such as 0.1, or 0 for none"
             )
         unit = self.n_head * (2 if self.position == "rope" else 1)
         fitting = self.n_embd // unit * unit or unit
@@ -105,7 +114,8 @@ def _check_field(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if float in allowed:
         if type(value) in (int, *allowed):
             return
-        raise ValueError(f"{name}={_short(value)} is not a number; use one such as 15, or None")
+        example = "0.1" if name == "dropout" else "15, or None"
+        raise ValueError(f"{name}={_short(value)} is not a number; use one such as {example}")
     if name not in _LARGEST:
         words = tuple(str(word) for word in allowed if isinstance(word, str))
         if value in words if words else type(value) in allowed:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from model.blocks import Block, new_norm, rotation
 from model.config import GPTConfig
+from model.dropout import dropped
 from model.kv_cache import KVCache
 from model.precision import product_dtype
 from model.shortcuts import Paths, Shortcuts
@@ -76,12 +77,13 @@ class GPT(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         residual: torch.dtype | None = None,
+        dropout: float = 0.0,
     ) -> Tensor:
         """The normalised states after the last block.
 
         `positions`: default 0 to T - 1, or those after the cached tokens. `mask`: True where
         attention is allowed, default causal. `residual`: type of the residual stream, default the
-        embedding's.
+        embedding's. `dropout`: the share of numbers that are set to zero; see model/dropout.py.
         Shapes: ids (B, T) integers, positions (T) or (B, T), mask broadcastable to (B, H, T, S)
         -> (B, T, C).
         Raises: ValueError for more tokens than context_length.
@@ -107,10 +109,11 @@ class GPT(nn.Module):
         x = x.to(residual or x.dtype)
         if self.config.embedding_norm:
             x = self.ln_e(x)
+        x = dropped(x, dropout)
         paths = Paths(self.shortcuts, x) if self.config.shortcuts else None
         for layer, block in enumerate(self.h):
             x = x if paths is None else paths.block_input(layer, x)
-            x = block(x, turn, mask, cache, paths)
+            x = block(x, turn, mask, cache, paths, dropout)
         if cache is not None:
             cache.advance()
         return self.ln_f(x)

@@ -22,7 +22,10 @@ class NextTokenLoss(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats. Shapes: ids (B, T), targets (B, T) integers -> ()."""
-        states = self.model.hidden(ids, residual=self.residual)  # (B, T) -> (B, T, C)
+        # Only here: evaluation, sampling and the search for a bad window never drop anything.
+        dropout = self.model.config.dropout
+        # (B, T) -> (B, T, C)
+        states = self.model.hidden(ids, residual=self.residual, dropout=dropout)
         if self.fused:
             return head_and_loss(
                 states, self.model.head_weight, targets, self.model.config.logit_softcap

@@ -8,7 +8,7 @@ starts.jsonl      one line for each start
 evals.jsonl       one line for each evaluation by a watching process
 samples/, tensorboard/, blackbox/, loss.png
 checkpoints/step_000500/{model.json, model.safetensors, …, MANIFEST.json}
-checkpoints/latest -> step_000500
+checkpoints/latest -> step_000500, and checkpoints/best
 """
 
 import logging
@@ -49,7 +49,9 @@ _WRITTEN_BY_A_RUN = (
     *("flight_recorder", "checkpoints"),
 )
 # A file or folder on its way to its name: `.config.json.HOST.PID.partial`.
-_UNFINISHED = re.compile(r"\..+\.\d+\.partial|\.metrics\.jsonl\.partial|\.latest\.\d+|\.rehearsal")
+_UNFINISHED = re.compile(
+    r"\..+\.\d+\.partial|\.metrics\.jsonl\.partial|\.(?:latest|best)\.\d+|\.rehearsal"
+)
 log = logging.getLogger(__name__)
 
 

@@ -91,7 +91,8 @@ def build_learner(
         cost = config.optimizer.update_cost(model.config, ranks.device.type)
         plan = find_runnable_micro_batch(step_model, plan, dtype, ranks, cost)
     replica = replicate(step_model, ranks, config.gradient_compression)
-    return Learner(ranks, model, replica, optimizer, plan, dtype, config.optimizer.clip)
+    clip, seed = config.optimizer.clip, config.seed
+    return Learner(ranks, model, replica, optimizer, plan, dtype, clip, seed)
 
 
 def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | None = None) -> Run:

@@ -16,7 +16,9 @@ from model.config import GPTConfig
 from model.precision import Precision
 from parallel.stop_signals import parse_time
 from storage.option_values import AtMost, check_at_least
+from storage.records.json_values import as_json_value
 from storage.writers.log_config import LogConfig
+from train.guards.best_validation import check_stop_when_worse
 from train.guards.spikes import GuardConfig
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.config import OptimizerConfig
@@ -193,6 +195,9 @@ class Config:
     """Settings that may differ from those of the run that is resumed, such as optimizer.lr."""
     stop_at: str | None = None
     """Save and stop before this time (Unix seconds or ISO 8601). A later start continues."""
+    stop_when_worse: int | None = None
+    """Finish when this many validations in a row were no better than the best one before them,
+    whose checkpoint is kept and named. None: train all steps."""
     profile: str | None = None
     """Range a:b of steps, such as 20:24, whose profiler trace rank 0 writes to the run folder."""
     hang_seconds: int = 300
@@ -230,6 +235,7 @@ class Config:
                 check_at_least(name, getattr(self, name), 1)
         if self.steps is not None:
             self.warmup_steps_for(self.steps)
+        check_stop_when_worse(self.stop_when_worse, self.eval.every, self.save.keep_best)
 
     @property
     def skips(self) -> Skips:
@@ -279,15 +285,6 @@ class Config:
         """The configuration as JSON values, with the network and micro-batch that the run uses."""
         chosen = {"context_length": network.context_length, "micro_batch": micro_batch}
         own = replace(self, model=network, eval=self.eval.with_absolute_paths(), **chosen)
-        values = _as_json_value(asdict(own))
+        values = as_json_value(asdict(own))
         values["optimizer"] = {"name": optimizer_name(self.optimizer), **values["optimizer"]}
         return values
-
-
-def _as_json_value(value: Any) -> Any:
-    """The value with lists for tuples and strings for paths, also inside dicts and lists."""
-    if isinstance(value, dict):
-        return {key: _as_json_value(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_as_json_value(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

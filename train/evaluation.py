@@ -13,6 +13,7 @@ from parallel.collectives import StopAgreed
 from storage.atomic import write_text
 from storage.metrics import Metrics
 from storage.ownership.folder_lock import FolderLost
+from train.guards.best_validation import results_after
 from train.run import Run
 
 _SAMPLING = "sampling"
@@ -51,7 +52,7 @@ def evaluate(run: Run) -> None:
             if not (name == _SAMPLING or isinstance(error, ValueError | OSError)):
                 raise
             log.error("%s at step %d failed (%s); training continues", name, run.step, error)
-    run.results = {"step": run.step, "metrics": metrics}
+    run.results = results_after(run.results, run.step, metrics)
 
 
 def _parts_due(run: Run) -> Iterator[tuple[str, Callable[[], Mapping[str, float]]]]:

@@ -29,7 +29,7 @@ def train(run: Run) -> State:
                 evaluate(run)
                 add_results(run)
             continue  # the ranks may have agreed to stop meanwhile
-        if run.step >= run.steps:
+        if run.step >= run.steps or run.stopped_improving:
             break
         run.saver.log_failure()
         if save_due(run):

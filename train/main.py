@@ -34,14 +34,16 @@ def main() -> None:
                 config.device, deterministic=config.deterministic, watched=True, whole_job=True
             )
             inputs = check_inputs(config, ranks)
-            if inputs.finished and not confirm_finished(config.out, inputs.steps, inputs.resumable):
+            if inputs.finished and not confirm_finished(
+                config.out, inputs.last_step, inputs.resumable
+            ):
                 inputs = check_inputs(config, ranks)
             run = None if inputs.finished else build_run(config, ranks, inputs, stop_request)
             if run is not None:
                 dry_run(run)
     with exit_on_interrupt():  # also one that comes after the end of the run
         if run is None:
-            log.info("%s", finished_notice(config.out, inputs.steps))
+            log.info("%s", finished_notice(config.out, inputs.steps, inputs.last_step))
             code = 0
         else:
             code = finish(run)

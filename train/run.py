@@ -25,6 +25,7 @@ from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.checkpoint import CheckpointContents, RunPosition
 from train.checkpoints.config_changes import Change
 from train.config import Config
+from train.guards.best_validation import best_validation
 from train.guards.data_recheck import DataRecheck
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
@@ -69,7 +70,7 @@ class Run:
     forecast: Forecast
     cursor: Cursor
     results: dict[str, Any] = field(default_factory=dict)
-    """The last evaluation: its step and metrics, as checkpoints keep them."""
+    """The last evaluation: its step, metrics and the best one so far, as checkpoints keep them."""
     compared_step: int = -1
     """Step before which the ranks were last compared."""
 
@@ -131,6 +132,12 @@ class Run:
     def fresh_results(self) -> Metrics:
         """What was evaluated on the present weights."""
         return self.results["metrics"] if self.results.get("step") == self.step else {}
+
+    @property
+    def stopped_improving(self) -> bool:
+        """Whether `--stop-when-worse` ends the run here. All ranks have the same results."""
+        wanted, best = self.config.stop_when_worse, best_validation(self.results)
+        return wanted is not None and best is not None and best.worse >= wanted
 
     # --- metrics ---
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from data_prep.order.permutation import round_keys
+from model.dropout import set_random_state
 from model.gpt import GPT
 from model.precision import autocast
 from parallel.collectives import sum_over_ranks
@@ -101,6 +103,8 @@ class Learner:
     """Arithmetic of the step's matrix products."""
     clip: float | None = 1.0
     """Scale the gradient down to this norm if it is larger. None disables clipping."""
+    seed: int = 0
+    """Random seed of what dropout sets to zero."""
     updates: int = 0
     """Updates done, those that were skipped included."""
     consistent: bool = True
@@ -159,6 +163,7 @@ class Learner:
                 # would be handled. Waiting earlier would leave the device without work.
                 if number > 0:
                     self.between_micro_steps()
+                self._set_random_state(batch, number)
                 ids, targets = ids_and_targets(windows)
                 with gradient_sync(self.step_model, enabled=number == last):
                     with self.autocast():
@@ -170,6 +175,12 @@ class Learner:
             self.plan = self.smaller_plan(self.plan, error)
             return False
         return True
+
+    def _set_random_state(self, batch: StepBatch, number: int) -> None:
+        """Before this rank's micro-batch `number`: its first window decides what is dropped."""
+        if self.model.config.dropout:
+            first = batch.first_window + self.plan.windows_of(self.ranks.rank)[number].start
+            set_random_state(round_keys(self.seed, first)[1])
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The arithmetic of the step's matrix products, as a context."""

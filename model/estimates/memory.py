@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from model.config import GPTConfig
+from model.estimates.dropout_memory import dropout_bytes
 from model.estimates.parameters import block_matrix_elements, count_parameters
 from model.estimates.updates import UpdateCost, adamw_update
 from model.fused_loss import equal_chunk
@@ -192,7 +193,8 @@ def block_activation_bytes(config: GPTConfig, step: StepShape) -> int:
     elif config.mlp == "swiglu" and s < _FLOAT:
         inputs = 2 * C  # autocast casts the norm's output once for each matrix
     shortcuts = step.stream * C + s * C if config.shortcuts else 0  # block's input, mixed values
-    return norms + attention + s * (inputs + hidden) + shortcuts
+    masks = dropout_bytes(config, s, step.device) if config.dropout else 0
+    return norms + attention + s * (inputs + hidden) + shortcuts + masks
 
 
 def _norm_bytes(config: GPTConfig, step: StepShape, shared: bool = True) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from model.blocks import ROPE_BASE
 from model.config import GPTConfig
+from model.hf_format.dropout import dropout_settings, share_dropped
 from model.plain_rms_norm import RMS_EPSILON
 
 _LAYER_NORM_EPSILON = 1e-5  # torch's default, which our network uses, and GPT-2's
@@ -123,8 +124,7 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
             "n_ctx": config.context_length,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": _LAYER_NORM_EPSILON,
-            # Our network has no dropout; the defaults of GPT2Config are 0.1.
-            **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
+            **dropout_settings(family, config.dropout),
         }
     common |= {
         "num_hidden_layers": config.n_layer,
@@ -136,12 +136,12 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
         "rms_norm_eps": RMS_EPSILON,
         "attention_bias": config.bias,
     }
+    common |= dropout_settings(family, config.dropout)
     if family == "nanochat":
         return common | {
             "hidden_act": "relu2",
             "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
             "final_logit_softcapping": config.logit_softcap and float(config.logit_softcap),
-            "attention_dropout": 0.0,
             # The class's default is 1: training in transformers would never update that row.
             "pad_token_id": None,
         }
@@ -228,6 +228,7 @@ def _gpt2_shape(found: Mapping[str, Any]) -> GPTConfig:
         mlp_width="n_inner",
         tied=found.get("tie_word_embeddings", True),
         initial_weights=_initial_weights("gpt2", found),
+        dropout=share_dropped("gpt2", found),
     )
 
 
@@ -252,6 +253,7 @@ def _rotary_shape(family: str, found: Mapping[str, Any], **fields: Any) -> GPTCo
         mlp_width="intermediate_size",
         tied=found.get("tie_word_embeddings", False),
         initial_weights=_initial_weights(family, found),
+        dropout=share_dropped(family, found),
         **{"norm": "rmsnorm", "position": "rope", **fields},
     )
 

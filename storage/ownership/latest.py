@@ -1,6 +1,6 @@
-"""`checkpoints/latest`: names the newest checkpoint of a run, for readers.
+"""`checkpoints/latest` and `best`: name a run's newest and best checkpoint, for readers.
 
-It is a symbolic link. Where a file system has none (exFAT, SMB, Google Drive), it is a text file
+Each is a symbolic link. Where a file system has none (exFAT, SMB, Google Drive), it is a text file
 that holds the checkpoint's name.
 """
 
@@ -12,6 +12,7 @@ from storage.atomic import sync_folder
 from storage.checkpoint_folder import checkpoints_in, free_path, is_step_name
 
 _LATEST = "latest"
+_BEST = "best"
 _CHECKPOINTS = "checkpoints"  # the folder, in that of a run
 _MAX_BYTES = 100  # of the text file
 
@@ -21,10 +22,19 @@ def point_latest_at(checkpoint: Path) -> None:
 
     Raises: OSError if the folder cannot be written.
     """
-    link = checkpoint.with_name(_LATEST)
-    if latest_name(checkpoint.parent) == checkpoint.name:
+    _point(_LATEST, checkpoint)
+
+
+def point_best_at(checkpoint: Path) -> None:
+    """The same for `best`. Raises: OSError if the folder cannot be written."""
+    _point(_BEST, checkpoint)
+
+
+def _point(name: str, checkpoint: Path) -> None:
+    link = checkpoint.with_name(name)
+    if _named_by(link) == checkpoint.name:
         return
-    temporary = checkpoint.with_name(f".{_LATEST}.{os.getpid()}")
+    temporary = checkpoint.with_name(f".{name}.{os.getpid()}")
     with suppress(FileNotFoundError):
         temporary.unlink()
     try:
@@ -32,7 +42,7 @@ def point_latest_at(checkpoint: Path) -> None:
     except OSError:  # EPERM, EOPNOTSUPP, EINVAL, ENOSYS, …: every file system has its own
         temporary.write_text(f"{checkpoint.name}\n", encoding="utf-8")
     if link.is_dir() and not link.is_symlink():  # after a copy that followed links
-        link.rename(free_path(link.with_name(f"{_LATEST}.copied")))
+        link.rename(free_path(link.with_name(f"{name}.copied")))
     # Rename over the old one: between a removal and a new link a reader would find no `latest`.
     temporary.replace(link)
     sync_folder(checkpoint.parent)
@@ -40,7 +50,10 @@ def point_latest_at(checkpoint: Path) -> None:
 
 def latest_name(checkpoints: Path) -> str | None:
     """The name that `latest` holds, whether or not that checkpoint exists; None without one."""
-    link = checkpoints / _LATEST
+    return _named_by(checkpoints / _LATEST)
+
+
+def _named_by(link: Path) -> str | None:
     try:
         if link.is_symlink():
             return os.readlink(link)
@@ -54,14 +67,14 @@ def latest_name(checkpoints: Path) -> str | None:
 def follow_latest(path: Path) -> Path:
     """`path`, or the checkpoint that it stands for.
 
-    A run's folder, or its `checkpoints/`, stands for its newest checkpoint; a text file `latest`
-    for the checkpoint that it names. A symbolic link needs no help: the operating system follows
-    it.
+    A run's folder, or its `checkpoints/`, stands for its newest checkpoint; a text file `latest` or
+    `best` for the checkpoint that it names. A symbolic link needs no help: the operating system
+    follows it.
     """
     path = _newest_of_run(path)
     for folder in (path, *path.parents):
-        if folder.name == _LATEST and folder.is_file():
-            name = latest_name(folder.parent)
+        if folder.name in (_LATEST, _BEST) and folder.is_file():
+            name = _named_by(folder)
             if name is not None:
                 return folder.parent / name / path.relative_to(folder)
     return path

@@ -8,6 +8,7 @@ from typing import Any
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, step_of
 
+_NO_SHAPE = {"dropout"}  # which may change within a run
 RUN_ID = "run_id"  # in config.json, and in the state.json of each checkpoint
 
 
@@ -51,7 +52,7 @@ class RunIdentity:
             own, found = getattr(self, name), state.get(name)
             if own is not None and found is not None and own != found:
                 return f"{name} {found}, this run's is {own}"
-        for name in sorted(self.network.keys() & shape.keys()):
+        for name in sorted((self.network.keys() & shape.keys()) - _NO_SHAPE):
             if self.network[name] != shape[name]:
                 return f"{name} {shape[name]}, this run's is {self.network[name]}"
         return ""

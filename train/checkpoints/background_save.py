@@ -15,7 +15,7 @@ from storage.metrics import Metrics
 from storage.ownership.folder_lock import FolderLost
 from storage.retention import Retention
 from storage.run_folder import RunFolder
-from train.checkpoints.checkpoint import CheckpointContents, write_checkpoint
+from train.checkpoints.checkpoint import CheckpointContents, turn_best, write_checkpoint
 from train.checkpoints.host_copy import HostCopy
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class BackgroundSave:
             seconds,
         )
         self._after(path, lambda: self.folder.write_status("running", step))
-        self._after(path, lambda: self.retention.sweep(self.folder))
+        self._sweep(path)
 
     def _add_results(self, results: dict[str, Any]) -> None:
         path = self.folder.checkpoint(results["step"])
@@ -134,7 +134,12 @@ class BackgroundSave:
             self.results_step = results["step"]
 
         self._after(path, replace)
-        self._after(path, lambda: self.retention.sweep(self.folder))  # by the loss, now known
+        self._sweep(path)  # by the loss, now known
+
+    def _sweep(self, path: Path) -> None:
+        """Delete what no rule keeps, and point `best` at what is best of the rest."""
+        self._after(path, lambda: self.retention.sweep(self.folder))
+        self._after(path, lambda: turn_best(self.folder))
 
     def _after(self, path: Path, action: Callable[[], object]) -> None:
         """Do what belongs to a checkpoint that is there. A failure is logged."""

@@ -35,7 +35,7 @@ from storage.checkpoint_folder import (
     write_manifest,
 )
 from storage.json_lines import is_count, is_number
-from storage.ownership.latest import point_latest_at
+from storage.ownership.latest import point_best_at, point_latest_at
 from storage.records.json_fields import check_fields
 from storage.run_folder import RunFolder
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS
@@ -237,6 +237,18 @@ def turn_latest(folder: RunFolder, checkpoint: Path) -> None:
             checkpoint.name,
             error,
         )
+
+
+def turn_best(folder: RunFolder) -> None:
+    """Point `best` at the checkpoint with the smallest validation loss of its own weights.
+
+    Raises: OSError if it cannot be written. FolderLost if the folder is no longer this run's.
+    """
+    found = [(validation_loss_of(path), path) for path in reversed(folder.all_checkpoints())]
+    scored = [(loss, path) for loss, path in found if loss is not None]
+    if scored:  # the earliest of equal ones
+        folder.check()
+        point_best_at(min(scored, key=lambda pair: pair[0])[1])
 
 
 def _rename_unusable(folder: RunFolder, path: Path) -> None:

@@ -55,6 +55,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "skip_windows": ("named", ""),
     "residual": ("named", ""),
     "gradient_compression": ("named", ""),
+    "stop_when_worse": ("named", ""),
     "optimizer": ("named", ""),
     "schedule": ("named", ""),
     # The rule of every field that has no row here, such as one that is added later.
@@ -64,6 +65,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "init": ("never", "it only sets the weights at the first start"),
     "branch": ("never", "it only says where the run began"),
     "model": ("never", "the weights in the checkpoint have its shape"),
+    "model.dropout": ("named", ""),
     "model.vocab_size": (
         "never",
         "--data was made with another tokenizer than the run's: give data of the same tokenizer",

@@ -13,6 +13,8 @@ from model.config import GPTConfig
 from parallel.ranks import cache_folder
 from train.config import Config
 
+_NO_SHAPE = {"context_length", "dropout"}  # the context may be shorter, see `check_init`
+
 
 def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
     """The configuration with the checkpoint that `--init` means, and its model's shape.
@@ -36,7 +38,12 @@ def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
         length = config.model.context_length
     # The vocabulary is that of the data's tokenizer, which `check_init` compares.
     vocab_size = config.model.vocab_size if "vocab_size" in given else GPTConfig.vocab_size
-    model = replace(shape, context_length=length or shape.context_length, vocab_size=vocab_size)
+    model = replace(
+        shape,
+        context_length=length or shape.context_length,
+        vocab_size=vocab_size,
+        dropout=config.model.dropout,
+    )
     return replace(config, init=init, model=model)
 
 
@@ -61,10 +68,10 @@ def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
 def _check_contradiction(
     init: Path, shape: GPTConfig, wanted: GPTConfig, names: Iterable[str]
 ) -> None:
-    """Raises: ValueError if a named field differs, but for a context that may be shorter."""
+    """Raises: ValueError if a named field differs, but for those that decide no weight."""
     differing = [
         name
-        for name in sorted(set(names) - {"context_length"})
+        for name in sorted(set(names) - _NO_SHAPE)
         if getattr(shape, name) != getattr(wanted, name)
         and _normal(shape, name) != _normal(wanted, name)
     ]

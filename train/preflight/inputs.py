@@ -25,6 +25,7 @@ from train.checkpoints.soundness import Resumable
 from train.config import Config
 from train.memory.host_memory import available
 from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
+from train.preflight.finished_run import FinishedRun, finished_run
 from train.preflight.initial_weights import check_init
 from train.preflight.open_sizes import (
     RecordedSizes,
@@ -54,7 +55,9 @@ class Inputs:
     changes: list[Change]
     """What differs from the run that is continued."""
     finished: bool
-    """Whether this run has already reached its last step, by its status."""
+    """Whether this run has already reached its end, by its status."""
+    last_step: int
+    """The step at which it ends: the last one, or where it had stopped improving."""
     resumable: Resumable
     """What a checkpoint of the run is made of."""
 
@@ -64,7 +67,7 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
     Raises: ValueError on every rank if something is wrong on one.
     """
-    recorded, sizes, last = on_main(partial(_recorded_run, RunFolder(config.out), config.branch))
+    recorded, sizes, last = on_main(partial(_recorded_run, config, RunFolder(config.out)))
     data, network, own = together(partial(_data_and_network, config, ranks, recorded))
     micro_batch = min(all_gather_object(own))  # what fits on every rank
     inputs = together(
@@ -76,19 +79,19 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
 
 def _recorded_run(
-    folder: RunFolder, branch: Path | None
-) -> tuple[int | None, RecordedSizes, tuple[str | None, int | None]]:
-    """The micro-batch of the run in the folder, its open sizes, and its last state and step.
+    config: Config, folder: RunFolder
+) -> tuple[int | None, RecordedSizes, FinishedRun | None]:
+    """The micro-batch of the run in the folder, its open sizes, and its end if it has finished.
 
     A new run takes micro-batch and sizes of the run that it continues.
     Only rank 0 reads them: which collectives follow depends on them, and a network file system may
     show other ranks an older folder.
     """
-    status = folder.read_status() or {}
-    if branch is not None and not folder.config.is_file():
-        folder, _ = run_of_branch(branch)
+    finished = finished_run(folder, config.stop_when_worse)
+    if config.branch is not None and not folder.config.is_file():
+        folder, _ = run_of_branch(config.branch)
     sizes = RecordedSizes.of(recorded_settings(folder))
-    return recorded_micro_batch(folder), sizes, (status.get("state"), status.get("step"))
+    return recorded_micro_batch(folder), sizes, finished
 
 
 def _data_and_network(
@@ -108,7 +111,7 @@ def _check_run(
     micro_batch: int,
     recorded: int | None,
     sizes: RecordedSizes,
-    last: tuple[str | None, int | None],
+    last: FinishedRun | None,
 ) -> Inputs:
     _check_residual(config, ranks)
     plan = plan_batch(config, ranks.world_size, micro_batch)
@@ -145,7 +148,8 @@ def _check_run(
         val_tokens,
         warmup_steps,
         changes,
-        finished=last == ("finished", steps),
+        finished=last is not None and (last.stopped or last.step == steps),
+        last_step=last.step if last is not None and last.stopped else steps,
         resumable=Resumable(network, config.optimizer),
     )
 

@@ -35,6 +35,7 @@ from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
 from train.loop import train
 from train.progress import UnresponsiveRank
+from train.reporting.best_checkpoint import why_it_stopped
 from train.reporting.closing_table import write_report
 from train.run import Run
 from train.saving import LAST_SAVE_SECONDS
@@ -73,7 +74,7 @@ def _finish(run: Run) -> int:
         return _exit_after_failure(run, error)
     else:
         asked = run.stop.reason or "a stop asked of another rank"
-        _close(run, state, asked if state == "preempted" else "")
+        _close(run, state, asked if state == "preempted" else why_it_stopped(run))
         if run.folder.lost:
             return _intended_exit(FOLDER_LOST_CODE)
         _report(run, state)

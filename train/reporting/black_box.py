@@ -165,6 +165,7 @@ def _report(box: dict[str, Any]) -> str:
         + (", as the step met them" if box["weights_are_the_steps"] else ", newer than the step"),
         *(f"rank {rank}: {device}" for rank, device in enumerate(box["ranks"])),
         *box["trouble"],
+        *(["examined without dropout"] if box["config"]["model"].get("dropout") else []),
         "",
         "window      rank  loss          gradient norm  first broken module",
         *(

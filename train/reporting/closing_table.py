@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from storage.json_lines import column, read_metrics
+from train.reporting.best_checkpoint import best_rows
 from train.reporting.loss_curve import draw_loss_curve
 from train.run import Run
 
@@ -38,6 +39,7 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         *_memory_rows(run),
         ("run folder", str(run.folder.path)),
         ("checkpoint", str(run.folder.checkpoints / "latest")),
+        *best_rows(run),
         ("samples", str(run.folder.samples)),
         ("loss curve", str(run.folder.path / "loss.png")),
         ("TensorBoard", f"tensorboard --logdir {run.folder.path}"),
@@ -71,8 +73,15 @@ def write_report(run: Run) -> str:
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 
 
-def finished_notice(out: Path, steps: int) -> str:
-    """What to say when there is nothing left to do."""
+def finished_notice(out: Path, steps: int, last_step: int) -> str:
+    """What to say when there is nothing left to do. A run may have stopped before its `steps`."""
+    if last_step < steps:
+        return (
+            f"{out} is finished: at step {last_step} of {steps} its validation had stopped "
+            f"improving, and {out}/checkpoints/best is its best checkpoint. To train on, give a "
+            "larger --stop-when-worse and --allow stop_when_worse. To train anew, move that folder "
+            "away or give another one with --out"
+        )
     return (
         f"{out} is finished ({steps} steps). To train longer, give a larger --steps and --allow "
         "steps; the start then says what the learning rate will do. To train anew, move that "

@@ -89,6 +89,18 @@ def test_a_block_keeps_what_autograd_keeps(fields, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fields", [{}, LLAMA, MODERN])
+def test_dropout_keeps_a_byte_for_each_number_and_the_weights_of_attention(fields, dtype):
+    config = replace(SHAPE, dropout=0.1, **fields)
+    step = StepShape(WINDOWS, dtype, False, device="cpu")
+    predicted = block_activation_bytes(config, step)
+    assert bytes_a_block_keeps(config, dtype, compiled=False) == pytest.approx(predicted, rel=0.07)
+    on_cuda = [replace(config, dropout=share) for share in (0.1, 0.0)]
+    kept = [block_activation_bytes(shape, replace(step, device="cuda")) for shape in on_cuda]
+    assert kept[0] - kept[1] == 2 * SHAPE.n_embd
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_shortcuts_keep_the_input_of_each_block_and_its_mixed_values(dtype):
     config = replace(SHAPE, n_layer=2, **MODERN)
     step = StepShape(WINDOWS, dtype, False, device="cpu")

@@ -37,6 +37,12 @@ def test_init_decides_the_shape_without_any_flag(first, tmp_path):
     assert all(torch.equal(saved[name], p) for name, p in run.model.named_parameters())
 
 
+def test_dropout_is_no_part_of_the_shape(first, tmp_path):
+    config = parse(words(first, tmp_path, "--model.dropout=0.1", "--batch-tokens=128", "--steps=3"))
+    assert (config.model.n_embd, config.model.dropout) == (8, 0.1)
+    built(config).close()
+
+
 def test_a_flag_that_contradicts_the_checkpoint_is_an_error_in_flags(first, tmp_path):
     with pytest.raises(ValueError, match=r"--model.n-layer 1, which contradicts .* 6;"):
         parse(words(first, tmp_path, "--model.n-layer", "6"))
