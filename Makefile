@@ -9,6 +9,8 @@ SHELL_SCRIPTS := .ci/run launch/node.sh launch/own_text.sh launch/environment.sh
 
 # All tests of a file run in one process, so that its fixtures are made once.
 TEST_PROCESSES := -n auto --maxprocesses 8 --dist loadfile
+# Without bytecode files, every process that a test starts compiles the project again.
+CACHED := PYTHONDONTWRITEBYTECODE=
 # One process for the SLURM tests, which mostly wait, and one for the others.
 LONG_PROCESSES := -n 2 --dist loadfile
 
@@ -34,10 +36,10 @@ run: .venv/.installed data/demo/manifest.json ## train a small model, or continu
 endif
 
 test: .venv/.installed-dev ## run the test suite
-	$(IN_VENV) pytest $(TEST_PROCESSES) $(ARGS)
+	$(CACHED) $(IN_VENV) pytest $(TEST_PROCESSES) $(ARGS)
 
 test-long: .venv/.installed-dev ## run the slow tests: faults, several hosts, SLURM (apt-get installs it if you are root)
-	$(IN_VENV) pytest -m long $(LONG_PROCESSES) $(ARGS)
+	$(CACHED) $(IN_VENV) pytest -m long $(LONG_PROCESSES) $(ARGS)
 
 soak: data/demo/manifest.json ## kill a run five hundred times; takes hours
 	.venv/bin/python train/prove_resume.py demo --nproc 4 --kills 500 --steps 2000 --save.every 20 $(ARGS)

@@ -27,6 +27,12 @@ PRELOADED = (
     "train.doctor",
     "eval.main",
     "eval.generate",
+    "data_prep.preparation.options",
+    "gigatoken",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "pyarrow.parquet",
+    "torch.utils.tensorboard",
 )
 
 

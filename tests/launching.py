@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.fork_server import MAX_MESSAGE
@@ -27,6 +28,11 @@ ENVIRONMENT = {
 # the check and its use.
 PORTS = range(20_000, 32_000)
 
+_TORCH = find_spec("torch")
+assert _TORCH is not None
+assert _TORCH.origin is not None
+TORCHRUN = Path(_TORCH.origin).parent / "distributed" / "run.py"
+
 Done = subprocess.CompletedProcess[str]
 
 
@@ -43,14 +49,12 @@ def fresh_python(*arguments: str, timeout: float = 180) -> Done:
 
 
 def torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
-    """Run `torchrun --nproc_per_node=PROCESSES ARGUMENTS` in the repository."""
-    torchrun_command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-    ]
-    return fresh_python(*torchrun_command, *arguments, timeout=timeout)
+    """Run `torchrun --nproc_per_node=PROCESSES ARGUMENTS` in the repository.
+
+    torchrun itself runs in a fork; its ranks are new processes.
+    """
+    words = ("--standalone", f"--nproc_per_node={processes}", *arguments)
+    return _forked([ENVIRONMENT], (str(TORCHRUN), *words), timeout)
 
 
 def python(

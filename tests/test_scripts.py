@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden.make import asked_for_help, help_file, help_of, scripts
-from tests.launching import ENVIRONMENT, REPO, fresh_python, python, together, torchrun
+from tests.launching import ENVIRONMENT, REPO, fresh_python, python, together
 from tests.script_flags import SCRIPTS
 from train.command_line.parse import parse
 
@@ -97,11 +97,14 @@ def test_a_benchmark_starts_from_any_folder_as_the_documents_write_it(tmp_path, 
 @pytest.mark.slow
 def test_text_becomes_a_trained_evaluated_and_sampled_model(tmp_path):
     data, run = tmp_path / "docs", tmp_path / "run"
-    done = python("data_prep/text.py", "--embedded", "--max-documents", "60", "--out", str(data))
+    words = ["--embedded", "--max-documents", "60", "--workers", "1", "--out", str(data)]
+    done = python("data_prep/text.py", *words)
     assert done.returncode == 0, done.stderr
     flags = ["demo", "--data", str(data), "--out", str(run), "--steps", "10", "--device", "cpu"]
     flags += ["--schedule.warmup-steps", "2", "--eval.val-tokens", "512", "--eval.items", "4"]
-    done = torchrun(2, "train/main.py", *flags)
+    flags += ["--model.n-layer", "1", "--model.n-head", "2", "--model.n-embd", "32"]
+    flags += ["--context-length", "64", "--batch-tokens", "256", "--sample.max-tokens", "8"]
+    done = together(2, "train/main.py", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "finished at step 10" in done.stdout
     assert "unigram entropy" in done.stdout

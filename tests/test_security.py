@@ -25,7 +25,7 @@ from eval.tasks import hellaswag
 from model.checkpoint import load_config, load_model
 from storage.atomic import read_json
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
-from tests.data_sets import rewrite_manifest, tiny_data_set
+from tests.data_sets import rewrite_manifest, small_tokenizer, tiny_data_set
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import alone, built, flags, run_to_end, tiny_config
 from train.checkpoints.checkpoint import load_checkpoint
@@ -48,7 +48,7 @@ class Payload:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
-    tiny_data_set(folder, documents=60)
+    tiny_data_set(folder, documents=60, tokenizer=small_tokenizer())
     return folder
 
 

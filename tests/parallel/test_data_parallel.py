@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.launching import torchrun
+from tests.launching import together
 
 # On every rank: gradients of its own windows, their mean in float64, and what DDP makes of them.
 REPLICAS = """
@@ -66,7 +66,7 @@ stop()
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replicas")
     (folder / "replicas.py").write_text(REPLICAS)
-    done = torchrun(2, str(folder / "replicas.py"), str(folder / "found.json"))
+    done = together(2, str(folder / "replicas.py"), str(folder / "found.json"))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "found.json").read_text())
 

@@ -18,7 +18,7 @@ from storage.checkpoint_folder import step_of
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.faults import with_fault
-from tests.launching import ENVIRONMENT, REPO, python, torchrun
+from tests.launching import ENVIRONMENT, REPO, python
 from tests.runs import built, flags, lines, losses, nano_config, run_to_end, tiny_config
 from train.command_line.parse import parse
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
@@ -149,13 +149,6 @@ def test_the_command_line_ends_with_code_2_and_no_traceback(data, tmp_path, word
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_under_torchrun_the_sentence_is_printed_once(data, tmp_path):
-    done = torchrun(2, *flags(tiny_config(data, tmp_path / "run")), "--batch-tokens", "100")
-    assert done.returncode != 0
-    assert done.stderr.count("batch_tokens=100 is not a multiple") == 1
     assert not (tmp_path / "run").exists()
 
 

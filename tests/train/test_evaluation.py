@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.data_sets import tiny_data_set
+from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.runs import run_to_end, tiny_config
 from train.config import SampleConfig
 
@@ -14,7 +14,7 @@ from train.config import SampleConfig
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("samples")
-    tiny_data_set(folder / "data", documents=100)
+    tiny_data_set(folder / "data", documents=100, tokenizer=small_tokenizer())
     sample = SampleConfig(every=4, max_tokens=20, prompts=("A list", "", "word " * 30))
     config = replace(tiny_config(folder / "data", folder / "run", steps=8), sample=sample)
     run_to_end(config)

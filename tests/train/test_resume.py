@@ -18,7 +18,7 @@ from model.checkpoint import load_model
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
 from storage.run_folder import RunFolder
-from tests.data_sets import tiny_data_set
+from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.launching import ENVIRONMENT, REPO, together, torchrun
 from tests.runs import (
     KEEP_ALL,
@@ -46,7 +46,7 @@ from train.main import main
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
-    tiny_data_set(folder, documents=100)
+    tiny_data_set(folder, documents=100, tokenizer=small_tokenizer())
     return folder
 
 
@@ -268,7 +268,7 @@ def test_resuming_on_other_data_is_refused_with_both_fingerprints(data, tmp_path
     config = tiny_config(data, tmp_path / "run", save=KEEP_ALL)
     run_to_end(config)
     forget_after(config.out, 4)
-    other = tiny_data_set(tmp_path / "other", documents=100, seed=9)
+    other = tiny_data_set(tmp_path / "other", documents=100, seed=9, tokenizer=small_tokenizer())
     with pytest.raises(ValueError, match=other.fingerprint[:12]):
         built(replace(config, data=tmp_path / "other"))
 

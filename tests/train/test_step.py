@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from data_prep.order.training_stream import TrainingStream, read_windows
 from model.loss import NextTokenLoss
 from parallel.ranks import start
-from tests.data_sets import tiny_data_set
+from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.runs import SHAPE, built, lines, run_to_end, tiny_config
 from train.batch_plan import BatchPlan
 from train.build import build_learner, new_network
@@ -29,7 +29,7 @@ WINDOWS = 8
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
-    tiny_data_set(folder, documents=100)
+    tiny_data_set(folder, documents=100, tokenizer=small_tokenizer())
     return folder
 
 

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,26 @@ def held_config(folder, **changes):
     return nano_config(folder, **{"steps": 20, "schedule": HELD, "save": save} | changes)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The configuration of a finished run with an optimizer; each is trained once."""
+
+    @cache
+    def run_with(optimizer):
+        folder = tmp_path_factory.mktemp("finished")
+        config = held_config(folder, optimizer=optimizer, model=replace(NANO, tied=False))
+        run_to_end(config)
+        return config
+
+    return run_with
+
+
 @pytest.fixture
-def parent(request, tmp_path):
-    """The configuration of a finished run."""
-    optimizer = getattr(request, "param", MuonConfig())
-    config = held_config(tmp_path, optimizer=optimizer, model=replace(NANO, tied=False))
-    run_to_end(config)
-    return config
+def parent(request, finished, tmp_path):
+    """The configuration of a copy of a finished run."""
+    config = finished(getattr(request, "param", MuonConfig()))
+    shutil.copytree(config.out.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return replace(config, data=tmp_path / "data", out=tmp_path / "run")
 
 
 def branch_of(config, name="branch", step=10, **changes):

@@ -1,7 +1,6 @@
 """Replicas: one bit that differs on one rank is found before anything is saved."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data_sets import tiny_data_set
 from tests.faults import flip_bit
 from tests.launching import together
 from tests.runs import GOLDEN as RECORDED
@@ -18,18 +16,14 @@ from train.guards import replicas
 from train.guards.replicas import checksum, disagreements
 
 GOLDEN = 0x9E3779B97F4A7C15
+DATA = RECORDED / "data_set"
 
 
 @pytest.fixture(scope="module", params=RECIPES)
 def found(request, tmp_path_factory):
     """The results of all scenes of tests/faults.py on two ranks."""
     folder = tmp_path_factory.mktemp("faults")
-    data = folder / "data"
-    if request.param == "gpt2":
-        tiny_data_set(data, documents=100)
-    else:  # of few ids, as the head is no part of what is tested
-        shutil.copytree(RECORDED / "data_set", data)
-    done = together(2, "tests/faults.py", str(data), str(folder), request.param)
+    done = together(2, "tests/faults.py", str(DATA), str(folder), request.param)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "found.json").read_text()) | {"recipe": request.param}
 

@@ -117,11 +117,12 @@ def test_a_rank_that_is_stopped_is_named_and_costs_no_step(tmp_path):
     assert "rank 1 was killed by SIGKILL; all ranks are started again" in log
 
 
-def test_a_mistake_is_not_tried_again(tmp_path):
-    launcher = ("--max-restarts=3", *flags(nano_config(tmp_path)), "--batch-tokens", "100")
-    done = torchrun(2, *launcher)
+def test_under_torchrun_a_mistake_is_one_sentence_and_not_tried_again(tmp_path):
+    config = nano_config(tmp_path)
+    done = torchrun(2, "--max-restarts=3", *flags(config), "--batch-tokens", "100")
     assert done.returncode != 0
     assert done.stderr.count("batch_tokens=100 is not a multiple") == 1
+    assert not config.out.exists()
 
 
 def test_of_two_survivors_the_one_that_is_further_has_the_last_word(tmp_path):

@@ -12,7 +12,7 @@ from data_prep.dataset.shards import open_data_set
 from data_prep.order.training_stream import TrainingStream, read_windows
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import free_path
-from tests.data_sets import tiny_data_set
+from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.faults import poison, scaled, with_fault
 from tests.launching import python
 from tests.runs import built, tiny_config
@@ -29,7 +29,7 @@ from train.reporting.black_box import write_black_box
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
-    tiny_data_set(folder, documents=100)
+    tiny_data_set(folder, documents=100, tokenizer=small_tokenizer())
     return folder
 
 
