@@ -24,7 +24,8 @@ NOT_ON_A_MAC = {
     "bash 4": r"\b(declare|local|typeset) -[a-z]*[Agln]|\b(mapfile|readarray|coproc)\b|&>>|\|&"
     r"|\$\{\w+(\[[^]]*\])?(\^|,|@[A-Za-z])|;;&|;&|\$EPOCH|\bwait -n|\[\[ -v|printf [^|;]*%\(",
     "GNU's options": r"\breadlink -[a-z]*f|\brealpath\b|\bsed -[a-z]*[irz]|\bgrep -[a-z]*[PzZ]"
-    r"|\bdate -[a-z]*[dI]|\bstat -c|\bcp -[a-z]*[ut]\b|\bdu -[a-z]*b|\bhead -n -|\btac\b|\btimeout \d"
+    r"|\bdate -[a-z]*[dI]|\bstat -c|\bcp -[a-z]*[ut]\b|\bdu -[a-z]*b|\bhead -n -|\btac\b"
+    r"|\btimeout \d"
     r"|\bxargs -[a-z]*[rd]\b|\bsort -[a-z]*[VRh]\b|\bfind [^|;]*-printf|\bmktemp --|\bls --|\bseq ",
     "make 4": r"^\.ONESHELL|^\S+ *!=|\$\(file |^[^:=\n]+&:|::=",
 }
