@@ -8,6 +8,7 @@ import torch
 
 from storage.json_lines import column, read_metrics
 from train.reporting.best_checkpoint import best_rows
+from train.reporting.last_screen import curve_end, next_commands, sample_files, shown_samples
 from train.reporting.loss_curve import draw_loss_curve
 from train.run import Run
 
@@ -32,6 +33,7 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("tokens", f"{run.tokens:,}"),
         ("training loss", loss if recent else "no step done"),
         ("validation loss", f"{val[0]:.4f} -> {val[-1]:.4f} nats per token" if val else _MISSING),
+        *([("its last points", f"{curve_end(lines)} (step)")] if len(val) > 2 else []),
         ("unigram entropy", f"{entropy:.4f} nats per token (what counting words alone reaches)"),
         ("bits per byte", f"{bits[-1]:.4f}" if bits else _MISSING),
         *((tag, f"{score:.4f}") for tag, score in scores),
@@ -40,7 +42,7 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("run folder", str(run.folder.path)),
         ("checkpoint", str(run.folder.checkpoints / "latest")),
         *best_rows(run),
-        ("samples", str(run.folder.samples)),
+        *([("samples", str(run.folder.samples))] if sample_files(run.folder.samples) else []),
         ("loss curve", str(run.folder.path / "loss.png")),
         ("TensorBoard", f"tensorboard --logdir {run.folder.path}"),
     ]
@@ -61,7 +63,7 @@ def _memory_rows(run: Run) -> list[tuple[str, str]]:
 
 
 def write_report(run: Run) -> str:
-    """Draw `loss.png` and return the closing table as text."""
+    """Draw `loss.png` and return the last screen: the closing table, samples, what is next."""
     lines = read_metrics(run.folder.metrics)
     path = run.folder.path / "loss.png"
     try:
@@ -70,7 +72,19 @@ def write_report(run: Run) -> str:
         log.error("%s could not be drawn (%s: %s)", path, type(error).__name__, error)
     rows = _summary(run, lines)
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    table = "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    parts = [table]
+    try:
+        parts.append(_titled("samples", shown_samples(run.folder.samples)))
+    except OSError as error:
+        log.error("the samples could not be shown (%s)", error)
+    if run.step >= run.steps or run.stopped_improving:
+        parts.append(_titled("what next", next_commands(run, lines)))
+    return "\n\n".join(filter(None, parts))
+
+
+def _titled(title: str, text: str) -> str:
+    return f"{title}:\n{text}" if text else ""
 
 
 def finished_notice(out: Path, steps: int, last_step: int) -> str:
