@@ -1,15 +1,19 @@
 """Continues prompts with a model, or with two models to compare them.
 
+    python eval/generate.py --checkpoint runs/gpt2
     python eval/generate.py --checkpoint runs/gpt2 --prompt "Once upon a time"
     python eval/generate.py --checkpoint A --compare B --prompt-file prompts.txt
 
-Texts go to standard output (a single sample token by token), messages to standard error. Runs on
-one process or under torchrun, which splits the batches over the ranks and changes no text.
+Without a prompt, on a terminal, it reads prompts line by line until Ctrl-D. Texts go to standard
+output (a single sample token by token), messages to standard error. Runs on one process or under
+torchrun, which splits the batches over the ranks and changes no text.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +26,10 @@ from eval.sampling.decoding import (
 )
 from eval.sampling.next_token import GenerateOptions
 from eval.sampling.printing import JsonPrinter, Printer, sample_line, write_pairs
+from eval.sampling.prompt_loop import PromptLoop
 from eval.sampling.prompts import gather_prompts
 from eval.subject import Subject, load_subject
+from parallel.collectives import on_main
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_text
 from storage.script_options import parse_options
@@ -47,7 +53,8 @@ class Arguments:
     compare: Path | None = None
     """A second one; its texts are printed next to those of the first."""
     prompt: tuple[str, ...] = ()
-    """Prompts to continue. An empty prompt (the default) starts a new document."""
+    """Prompts to continue. An empty one starts a new document.
+    Without any: typed line by line on a terminal, else one empty prompt."""
     prompt_file: Path | None = None
     """File with more prompts: one per line, or .jsonl with the key "prompt"; -: standard input."""
     json: Path | None = None
@@ -120,6 +127,25 @@ def print_samples(subject: Subject, prompts: Sequence[str], arguments: Arguments
     return _json_lines(prompts, samples, arguments)
 
 
+def _is_talk(arguments: Arguments) -> bool:
+    """Whether prompts are to be typed: nothing else is asked for, and there is a terminal."""
+    others = (arguments.prompt, arguments.prompt_file, arguments.json, arguments.compare)
+    streams = (sys.stdin, sys.stdout)
+    return not any(others) and all(stream is not None and stream.isatty() for stream in streams)
+
+
+def _talk(arguments: Arguments, ranks: Ranks) -> None:
+    """Continue prompts as they are typed."""
+    if ranks.world_size > 1:
+        raise ValueError(
+            f"prompts cannot be typed to {ranks.world_size} processes; start it without torchrun, "
+            "or give --prompt"
+        )
+    with suppress(ImportError):
+        import readline  # noqa: F401  (lines can be edited and found again)
+    PromptLoop(load_subject(arguments.checkpoint, ranks), arguments.sampling).run()
+
+
 def main() -> None:
     """Parse the options, load the checkpoints, sample and print."""
     silence_other_ranks()
@@ -127,6 +153,9 @@ def main() -> None:
     with user_errors():
         arguments = parse_options(Arguments, prefixed=False)
         ranks = start(arguments.device)
+        if on_main(lambda: _is_talk(arguments)):
+            _talk(arguments, ranks)
+            return stop()
         prompts = gather_prompts(arguments.prompt, arguments.prompt_file)
         lines, alone = "", arguments.json == STANDARD_OUTPUT
         if arguments.compare is None or alone:

@@ -223,7 +223,7 @@ def _sample_batch(
             newest = torch.tensor([sample.ids[-1:] for sample in active], device=device)  # (B, 1)
             hidden = model.hidden(newest, cache=cache)[:, -1]  # (B, 1, C) -> (B, C)
             logits = model.masked_logits(hidden)  # (B, C) -> (B, V)
-        tokens, logprobs = _next_tokens(logits, active, options)
+        tokens, logprobs = next_tokens(logits, active, options)
         for sample, token, logprob in zip(active, tokens, logprobs, strict=True):
             on_token(sample, sample.add(token, logprob))
         # From the end, because `drop` moves the last row into the place of the dropped one.
@@ -255,7 +255,7 @@ def _encode_windows(model: GPT, cache: KVCache, windows: Sequence[list[int]]) ->
                 cache.copy_row(row, fresh, place)
 
 
-def _next_tokens(
+def next_tokens(
     logits: Tensor, samples: Sequence[PartialSample], options: GenerateOptions
 ) -> tuple[list[int], list[float]]:
     """The next token of each sample, and its log probability in nats. Shapes: logits (B, V)."""

@@ -12,7 +12,7 @@ from eval.sampling.decoding import PartialSample, Sample
 from storage.terminal.json_output import json_line
 from storage.terminal.printable import printable
 
-_SEPARATOR = "\n---\n"
+SEPARATOR = "\n---\n"
 _GAP = " │ "
 
 
@@ -52,7 +52,7 @@ class Printer:
 
     def show(self, sample: Sample) -> None:
         """Write a sample that is next in order."""
-        end = _SEPARATOR if self._order else "\n"
+        end = SEPARATOR if self._order else "\n"
         write(self._prompts[sample.prompt_index] + sample.text + end)
 
 
@@ -90,7 +90,7 @@ def write_pairs(
         lines = side_by_side(left.text, right.text, width)
         prompt = prompts[left.prompt_index]
         blocks.append("\n".join([prompt, "", *lines] if prompt else lines))
-    write(heads + _SEPARATOR + _SEPARATOR.join(blocks) + "\n")
+    write(heads + SEPARATOR + SEPARATOR.join(blocks) + "\n")
 
 
 def side_by_side(left: str, right: str, width: int) -> Iterator[str]:
