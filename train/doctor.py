@@ -25,6 +25,7 @@ from train.build import build_run
 from train.checkpoints.disk_space import space_for_checkpoints
 from train.command_line.parse import parse
 from train.config import Config
+from train.memory.forecast import device_memory
 from train.preflight.dry_run import dry_run_parts
 from train.preflight.inputs import Inputs, check_inputs
 from train.preflight.machine_checks import (
@@ -35,6 +36,7 @@ from train.preflight.machine_checks import (
     check_reduction,
     check_versions,
 )
+from train.preflight.needs import memory_needed, time_needed
 from train.recovery.ending import is_peer_failure
 
 _CHECK_FAILED_CODE = 1
@@ -54,7 +56,7 @@ def run_checks(config: Config, ranks: Ranks) -> list[MachineCheck]:
     inputs, data = check_data(config, ranks)
     found.append(data)
     if inputs is not None:
-        found += [check_free_space(config, inputs, ranks), check_dry_run(config, ranks, inputs)]
+        found += [check_free_space(config, inputs, ranks), *check_dry_run(config, ranks, inputs)]
     return found
 
 
@@ -122,23 +124,25 @@ def check_free_space(config: Config, inputs: Inputs, ranks: Ranks) -> MachineChe
     return MachineCheck("free space", "fail" if too_little else "warn" if tight else "ok", text)
 
 
-def check_dry_run(config: Config, ranks: Ranks, inputs: Inputs) -> MachineCheck:
-    """The dry run of the run itself, in another folder.
+def check_dry_run(config: Config, ranks: Ranks, inputs: Inputs) -> list[MachineCheck]:
+    """The dry run of the run itself, in another folder, and what memory and time it will need.
 
     Any error in it makes a failed check. A rank other than 0 also logs its own error.
     """
     scratch = _scratch_of(config.out)
-    run = None
+    run, room = None, device_memory(ranks)
     try:
         fresh = replace(config, out=scratch, branch=None)
         run = build_run(fresh, ranks, replace(inputs, finished=False))
         done, seconds = dry_run_parts(run)
-        return MachineCheck("dry run", "ok", f"{', '.join(done)} in {seconds:.1f} s")
+        found = MachineCheck("dry run", "ok", f"{', '.join(done)} in {seconds:.1f} s")
+        steps_done = (RunFolder(config.out).read_status() or {}).get("step", 0)
+        return [found, memory_needed(run, room), time_needed(run, steps_done)]
     except Exception as error:  # such as out of memory: the rest of the table is still useful
         text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         if not (ranks.is_main or isinstance(error, SharedError) or is_peer_failure(error)):
             log.error("dry run: %s", text)
-        return MachineCheck("dry run", "fail", text)
+        return [MachineCheck("dry run", "fail", text)]
     finally:
         if run is not None:
             run.close()

@@ -10,6 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.estimates.memory import StepShape, predict_memory
+from model.estimates.updates import adamw_update
 from storage import locks
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
@@ -26,6 +28,7 @@ from train.doctor import (
     run_checks,
 )
 from train.preflight.inputs import check_inputs
+from train.preflight.needs import memory_needed
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +52,32 @@ def test_on_a_sound_machine_all_checks_pass_and_nothing_is_left_behind(data, tmp
     assert set(verdicts(found).values()) == {"ok"}, format_table(found)
     assert list(verdicts(found)) == [
         *("versions", "devices", "clocks", "arithmetic", "all-reduce", "run folder"),
-        *("data and configuration", "free space", "dry run"),
+        *("data and configuration", "free space", "dry run", "memory", "time"),
     ]
     assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []
+
+
+def test_it_says_what_the_run_will_need_as_the_cost_model_does(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", batch_tokens=256, micro_batch=4)
+    run_to_end(replace(config, steps=4))
+    run = built(replace(config, out=tmp_path / "other"))
+    steps = replace(config, steps=104, allow=("steps",))
+    *_, memory, time = check_dry_run(steps, alone(), check_inputs(steps, alone()))
+    network = run.model.config
+    update = adamw_update(network, "cpu")
+    step = StepShape(4, torch.float32, False, device="cpu", fused_loss=True, update=update)
+    predicted = predict_memory(network, step)
+    peak = memory_needed(run, 2 * (predicted.peak + predicted.host_copy))
+    run.close()
+    total = (predicted.peak + predicted.host_copy) / 2**30
+    assert peak.verdict == "ok"
+    assert peak.text.startswith(f"predicted peak {total:.1f} of {2 * total:.1f} GiB a rank")
+    assert memory_needed(run, predicted.peak).verdict == "warn"
+    assert memory.verdict == "ok"
+    found = re.match(r"about ([\d.]+) (s|min) for 100 steps of ([\d.e-]+) s \(4 x a", time.text)
+    assert found is not None, time.text
+    seconds = float(found[1]) * {"s": 1, "min": 60}[found[2]]
+    assert seconds == pytest.approx(100 * float(found[3]), rel=0.05, abs=0.06)
 
 
 def test_two_ranks_are_checked_together_with_exit_code_0(data, tmp_path):
@@ -133,7 +159,7 @@ def test_a_dry_run_that_fails_is_a_failed_check_and_leaves_nothing_behind(
 ):
     config = tiny_config(data, tmp_path / "run")
     monkeypatch.setattr("train.preflight.dry_run.write_checkpoint", lambda *_: json.loads("{"))
-    found = check_dry_run(config, alone(), check_inputs(config, alone()))
+    [found] = check_dry_run(config, alone(), check_inputs(config, alone()))
     assert (found.verdict, "checkpoint failed" in found.text) == ("fail", True)
     assert list(tmp_path.glob(".run*")) == []
 
@@ -146,7 +172,7 @@ def test_a_run_that_cannot_be_built_is_a_failed_check(data, tmp_path, monkeypatc
     config = tiny_config(data, tmp_path / "run")
     monkeypatch.setattr(doctor, "build_run", fail)
     ranks = replace(alone(), rank=rank)
-    found = check_dry_run(config, ranks, check_inputs(config, alone()))
+    [found] = check_dry_run(config, ranks, check_inputs(config, alone()))
     assert (found.verdict, found.text) == ("fail", "OutOfMemoryError: CUDA out of memory")
     assert ("dry run: OutOfMemoryError" in caplog.text) == (rank == 1)
 
