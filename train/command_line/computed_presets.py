@@ -20,7 +20,7 @@ FLAGS = ("--data", "--init", "--out")
 def _own_text(given: Mapping[str, Path]) -> Config:
     """A run on one's own text."""
     data = _needed(given, "own-text", "--data", "a data set, made by data_prep/text.py")
-    return own_text_config(data)
+    return own_text_config(data, given.get("--out"))
 
 
 def _finetune(given: Mapping[str, Path]) -> Config:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from model.estimates.flops import matmul_flops_per_token
 from model.estimates.parameters import count_parameters
 from model.shapes import SHAPES
 from storage.option_values import AtMost
+from storage.run_folder import RunFolder
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.presets import PRESETS
 
@@ -29,6 +31,7 @@ _SECONDS = 150
 _CORE_FLOPS, _GPU_FLOPS = 40e9, 1e14
 _MOST_CORES = 8  # a small network gains little from more
 _PASSES = 6  # over the text, after which the validation loss of a small text rises (bench/LOG.md)
+_MOST_WORSE = 3  # of ten validations, before a text that is repeated is taken as learned by heart
 _PROMPT_TOKENS, _PROMPT_WORDS = 16, 5
 
 
@@ -69,6 +72,10 @@ class Choice:
     batch_tokens: int
     steps: int
 
+    def passes(self, tokens: int) -> float:
+        """How often a text of `tokens` tokens is passed over."""
+        return self.steps * self.batch_tokens / max(tokens, 1)
+
 
 def choose(tokens: int, val_tokens: int, n_vocab: int, flops: float) -> Choice:
     """The largest network that sees half a token for each of its weights, or else the smallest.
@@ -105,10 +112,11 @@ def _fitted(network: GPTConfig, tokens: int, val_tokens: int) -> GPTConfig:
     return replace(network, context_length=context)
 
 
-def own_text_config(data: Path) -> Config:
-    """The run on the data set in this folder.
+@cache  # a command line is read more than once, and what is chosen is printed once
+def own_text_config(data: Path, out: Path | None = None) -> Config:
+    """The run on the data set in this folder. What is chosen is printed if `out` holds no run yet.
 
-    Raises: ValueError if there is none, or its text is too short.
+    Raises: ValueError if there is no data set, or its text is too short.
     """
     found = open_data_set(data)
     entry = found.manifest
@@ -117,30 +125,45 @@ def own_text_config(data: Path) -> Config:
     cores = min(default_workers(), _MOST_CORES)
     flops = _SECONDS * (gpus * _GPU_FLOPS or cores * _CORE_FLOPS)
     chosen = choose(tokens, entry.val.tokens, n_vocab, flops)
-    config = _config(data, chosen, _prompts(found), AtMost(262_144 if gpus else 16_384))
-    machine = f"{gpus} GPUs" if gpus else f"{cores} CPU cores"
-    log.info("chosen for %s and %s; flags change it:", f"{tokens:,} tokens of text", machine)
-    network = chosen.network
+    prompts, val_tokens = _prompts(found), AtMost(262_144 if gpus else 16_384)
+    out = out or Path("runs") / data.name
+    config = _config(data, out, chosen, prompts, val_tokens, chosen.passes(tokens) >= 1)
+    if not RunFolder(out).config.is_file():
+        machine = f"{gpus} GPUs" if gpus else f"{cores} CPU cores"
+        _log_choice(config, f"{tokens:,} tokens of text and {machine}", chosen.passes(tokens))
+    return config
+
+
+def _log_choice(config: Config, for_what: str, passes: float) -> None:
+    """Print what was chosen, as flags that change it."""
+    log.info("chosen for %s; flags change it:", for_what)
+    network = config.model
     log.info(
         "  --model.n-layer %d --model.n-head %d --model.n-embd %d --context-length %d",
         *(network.n_layer, network.n_head, network.n_embd, network.context_length),
     )
-    passes = chosen.steps * chosen.batch_tokens / max(tokens, 1)
     log.info(
-        "  --batch-tokens %d --steps %d (%.1f times the text) --eval.every %d",
-        *(chosen.batch_tokens, chosen.steps, passes, config.eval.every),
+        "  --batch-tokens %d --steps %d (%.3g times the text) --eval.every %d",
+        *(config.batch_tokens, config.steps, passes, config.eval.every),
     )
-    return config
 
 
-def _config(data: Path, chosen: Choice, prompts: tuple[str, ...], val_tokens: AtMost) -> Config:
+def _config(
+    data: Path,
+    out: Path,
+    chosen: Choice,
+    prompts: tuple[str, ...],
+    val_tokens: AtMost,
+    repeats: bool,
+) -> Config:
     every = chosen.steps // _POINTS
     return replace(
         PRESETS["demo"],
         data=data,
-        out=Path("runs") / data.name,
+        out=out,
         steps=chosen.steps,
         batch_tokens=chosen.batch_tokens,
+        stop_when_worse=_MOST_WORSE if repeats else None,
         # The number of ids is the data set's, as everywhere.
         model=replace(chosen.network, vocab_size=GPTConfig.vocab_size),
         eval=EvalConfig(every=every, val_tokens=val_tokens, tasks_every=0, tasks=()),

@@ -5,7 +5,10 @@ import pytest
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare
 from data_prep.sources.file_source import file_source
+from data_prep.vocabulary.of_source import tokenizer_of_source
+from tests.runs import run_to_end
 from train.command_line.own_text import Choice, _words, choose, own_text_config
+from train.command_line.parse import parse
 
 TWO_CORES, EIGHT_CORES, GPU = 12e12, 48e12, 1.5e16  # FLOPs in the time of a run
 
@@ -15,8 +18,7 @@ def chosen(tokens: float, flops: float = TWO_CORES, n_vocab: int = 2048) -> Choi
 
 
 def passes(tokens: float, flops: float = TWO_CORES) -> float:
-    found = chosen(tokens, flops)
-    return found.steps * found.batch_tokens / tokens
+    return chosen(tokens, flops).passes(int(tokens))
 
 
 def test_a_small_text_is_not_passed_over_more_than_six_times():
@@ -57,7 +59,28 @@ def test_prompts_are_whole_words_of_the_validation_text(tmp_path):
     assert config.sample.prompts
     assert all(set(prompt.split()) <= words for prompt in config.sample.prompts)
     assert (config.eval.every, config.sample.every) == (config.steps // 10, config.steps // 2)
-    assert config.eval.tasks == ()
+    assert (config.eval.tasks, config.stop_when_worse) == ((), 3)
+
+
+def test_a_page_of_text_becomes_a_run_with_samples(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "a.txt").write_text("The sea was calm, and the boat lay still. " * 30)
+    source, options = file_source([str(tmp_path / "a.txt")]), PrepareOptions(1, split="auto")
+    tokenizer = tokenizer_of_source(source, "auto", tmp_path / "story", options)
+    prepare(source, tmp_path / "story", options, tokenizer)
+    words = ["own-text", "--data", str(tmp_path / "story"), "--out", str(tmp_path / "run")]
+    small = "--device cpu --steps 2 --model.n-layer 1 --model.n-embd 16 --sample.max-tokens 4"
+    run = run_to_end(parse([*words, *small.split()]))
+    assert "chosen for" in caplog.text
+    assert (run.step, run.model.config.vocab_size) == (2, tokenizer.n_vocab)
+    assert sorted(path.stem for path in run.folder.samples.iterdir()) == [
+        "step_000000",
+        "step_000002",
+    ]
+    caplog.clear()
+    parse(words)
+    assert "what is not given is as recorded" in caplog.text
+    assert "chosen for" not in caplog.text
 
 
 @pytest.mark.parametrize(
