@@ -25,8 +25,8 @@ NOT_ON_A_MAC = {
     r"|\$\{\w+(\[[^]]*\])?(\^|,|@[A-Za-z])|;;&|;&|\$EPOCH|\bwait -n|\[\[ -v|printf [^|;]*%\(",
     "GNU's options": r"\breadlink -[a-z]*f|\brealpath\b|\bsed -[a-z]*[irz]|\bgrep -[a-z]*[PzZ]"
     r"|\bdate -[a-z]*[dI]|\bstat -c|\bcp -[a-z]*[ut]\b|\bdu -[a-z]*b|\bhead -n -|\btac\b"
-    r"|\btimeout \d"
-    r"|\bxargs -[a-z]*[rd]\b|\bsort -[a-z]*[VRh]\b|\bfind [^|;]*-printf|\bmktemp --|\bls --|\bseq ",
+    r"|\btimeout \d|\bxargs -[a-z]*[rd]\b|\bsort -[a-z]*[VRh]\b|\bfind [^|;]*-printf|\bmktemp --"
+    r"|\bls --|\bseq ",
     "make 4": r"^\.ONESHELL|^\S+ *!=|\$\(file |^[^:=\n]+&:|::=",
 }
 
