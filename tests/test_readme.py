@@ -46,7 +46,7 @@ SMALLER = {
     "data_prep/lookup.py": "--step 2",
     "launch/node.sh gpt2": TINY,
     "train/main.py --out runs/gpt2": MORE_STEPS,
-    "train/main.py finetune": "--device cpu --steps 2 --batch-tokens 64 --micro-batch 2 --sample.every 0",
+    "train/main.py finetune": "--device cpu --steps 2 --batch-tokens 64 --sample.every 0",
     "train/compare_runs.py": "",
     "model/huggingface.py export": "",
     "eval/main.py": "--device cpu --items 4 --task-file hellaswag=hellaswag.jsonl",
