@@ -72,7 +72,7 @@ class TensorBoard(MetricWriter):
 
         Of the settings of several starts TensorBoard shows the last.
         """
-        for page in (*hparams_page(record), chart_layout()):
+        for page in (hparams_page(record), chart_layout()):
             self._add(step, summary=page)
         lines = json.dumps(record, indent=2).splitlines()
         self._add_text(step, "settings", "".join(f"    {line}\n" for line in lines))

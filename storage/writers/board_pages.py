@@ -29,8 +29,8 @@ _COMPARED = (
     *("model.n_layer", "model.n_head", "model.n_embd", "model.context_length"),
     *("model.vocab_size", "model.dropout"),
 )
-# What Markdown and HTML would take for something else than a character.
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~&])")
+# What TensorBoard's Markdown (the package of that name) takes for something else than a character.
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|>])")
 
 
 def curves(metrics: Metrics) -> dict[str, float]:
@@ -51,7 +51,8 @@ def chart_layout() -> Any:
     # Imported here: only rank 0 writes, and the others would wait for it at every start.
     from torch.utils.tensorboard.summary import custom_scalars
 
-    losses = ["Multiline", [_TRAIN_LOSS, VAL_LOSS]]
+    # Each tag is a regular expression that matches the beginning.
+    losses = ["Multiline", [f"{_TRAIN_LOSS}$", f"{VAL_LOSS}$"]]
     bits = ["Multiline", ["loss/val_bits_per_byte"]]
     scores = ["Multiline", ["score/.*/acc.*"]]
     return custom_scalars(
@@ -62,10 +63,11 @@ def chart_layout() -> Any:
     )
 
 
-def hparams_page(record: Mapping[str, Any]) -> list[Any]:
-    """The summaries from which the HParams page shows this run as a row.
+def hparams_page(record: Mapping[str, Any]) -> Any:
+    """The summary from which the HParams page shows this run as a row.
 
-    `record` is the content of config.json. The last value of each metric stands in the row.
+    `record` is the content of config.json. The page has a column for each curve, with its last
+    value, and shows first the settings in which the runs differ.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -73,14 +75,9 @@ def hparams_page(record: Mapping[str, Any]) -> list[Any]:
     values = {name: _setting(settings, name) for name in _COMPARED}
     values["parameters"] = record["run"]["parameters"]
     shown = {name: value for name, value in values.items() if value is not None}
-    scores = [
-        f"score/{task}/{number}"
-        for task in settings["eval"]["tasks"]
-        for number in ("acc", "acc_norm")
-    ]
-    metrics = [BEST_LOSS, VAL_LOSS, _TRAIN_LOSS, "loss/val_bits_per_byte", *scores]
-    experiment, start, _ = hparams(shown, dict.fromkeys(metrics, 0.0))
-    return [experiment, start]
+    # Without the summary of an experiment, which would fix the columns for all runs.
+    _, start, _ = hparams(shown, {})
+    return start
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> str | float | None:
@@ -94,16 +91,19 @@ def _setting(settings: Mapping[str, Any], name: str) -> str | float | None:
 def samples_page(samples: list[tuple[str, str]]) -> str:
     """Prompts in bold with their continuations, as Markdown that shows each character as it is."""
     return "\n\n---\n\n".join(
-        f"**{_as_shown(prompt.strip()) or '(new document)'}**"
-        f"{_as_shown(prompt[len(prompt.rstrip()) :] + text)}"
+        f"**{_as_shown(prompt.rstrip())}**{_as_shown(prompt[len(prompt.rstrip()) :] + text)}"
+        if prompt.strip()
+        else f"*new document:*\n{_as_shown(text)}"
         for prompt, text in samples
     )
 
 
 def _as_shown(text: str) -> str:
     """Text in Markdown: nothing in it is markup, lines stay lines, indents stay indents."""
-    lines = _MARKUP.sub(r"\\\1", text).expandtabs(4).split("\n")
-    return "  \n".join(
+    text = _MARKUP.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+    lines = text.expandtabs(4).split("\n")
+    # TensorBoard keeps the ends of lines as they are.
+    return "\n".join(
         "&nbsp;" * (len(line) - len(line.lstrip())) * (number > 0)
         + (line.lstrip() if number else line)
         for number, line in enumerate(lines)

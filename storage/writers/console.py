@@ -61,11 +61,11 @@ class _Pace:
         return statistics.mean(self._recent)
 
     def seconds_left(self, step: int, steps: int) -> float:
-        """Until the last step is done: its steps, and its pauses if two are known."""
+        """Until the last step is done: its steps, and its pauses once one is known."""
         left = (steps - step - 1) * self.step_seconds
         if self._pauses:
-            interval = (self._evaluated[-1] - self._evaluated[0]) / (len(self._evaluated) - 1)
-            left += statistics.mean(self._pauses) * ((steps - step - 1) // max(interval, 1))
+            interval = max(math.gcd(*self._evaluated), 1)
+            left += statistics.mean(self._pauses) * ((steps - step - 1) // interval)
         return left
 
 

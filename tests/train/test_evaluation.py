@@ -38,6 +38,6 @@ def test_tensorboard_shows_the_same_texts(config):
     for point in points:
         page = (config.out / "samples" / f"step_{point.step:06d}.txt").read_text(encoding="utf-8")
         [shown] = point.tensor_proto.string_val
-        plain = re.sub(r"&nbsp;|\\(.)", r"\1", shown.decode().replace("---", ""))
-        wanted = page.replace("<|endoftext|>", "(new document)").replace(">", "")
-        assert re.sub(r"[\s*>-]", "", plain) == re.sub(r"[\s*>-]", "", wanted)
+        words = re.findall(r"[a-zA-Z]+", re.sub(r"&\w+;", " ", shown.decode()))
+        wanted = page.replace("<|endoftext|>", "new document:")
+        assert words == re.findall(r"[a-zA-Z]+", wanted)

@@ -117,8 +117,9 @@ class Forecast:
             parts.append(f"{step} (at {prediction.mfu:.0%} MFU)")
         if prediction.update_share:
             parts.append(f"the optimizer's update {prediction.update_share:.2%} of a rank's FLOPs")
-        for part in parts:
-            log.info("predicted and measured: %s", part)
+        log.info("predicted and measured: %s", parts[0])
+        for part in parts[1:]:
+            log.info("  %s", part)
         return found
 
     def measured(self) -> int:

@@ -133,6 +133,17 @@ def test_the_remaining_time_follows_the_last_steps_and_the_pauses(shown):
     assert " 4.32k " in row
 
 
+def test_a_later_start_knows_the_remaining_time_from_its_first_evaluation_on(shown):
+    clock = Clock(0.0)
+    console = Console(1000, 0, now=clock)
+    for step in range(95, 101):
+        clock.now += 1.0 + 30 * (step == 100)
+        evaluated = {"val/loss": 3.0} if step == 100 else {}
+        console.write(step, STEP | {"speed/step_milliseconds": 1000.0} | evaluated)
+    row = next(text for text in shown if text.startswith(" 100/1000"))
+    assert row.endswith(f" {duration(899 + 8 * 30)}")
+
+
 def test_a_later_start_compares_with_what_was_measured_before(shown):
     earlier = Evaluations()
     earlier.note({"val/loss": 2.0, "val/bits_per_byte": math.nan, "val/words": "text"})
