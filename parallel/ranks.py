@@ -75,6 +75,11 @@ def rank_from_environment() -> int:
     return _numbers_or_one_process().rank
 
 
+def world_size_from_environment() -> int:
+    """Number of processes of the job, known before a process group exists; 1 without torchrun."""
+    return _numbers_or_one_process().world_size
+
+
 def _numbers_or_one_process() -> JobNumbers:
     try:
         return job_numbers(os.environ)

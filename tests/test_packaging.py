@@ -55,7 +55,9 @@ def test_the_workflow_runs_the_projects_own_checks_on_pythons_that_it_names():
         assert f"Programming Language :: Python :: {version}" in SETUP["metadata"]["classifiers"]
 
 
-@pytest.mark.parametrize("name", ["Makefile", "launch/node.sh", "launch/environment.sh"])
+@pytest.mark.parametrize(
+    "name", ["Makefile", "launch/node.sh", "launch/environment.sh", "launch/own_text.sh"]
+)
 def test_what_make_run_executes_needs_nothing_that_a_mac_lacks(name):
     assert lacking((REPO / name).read_text()) == []
 

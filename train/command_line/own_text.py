@@ -13,6 +13,7 @@ from model.config import GPTConfig
 from model.estimates.flops import matmul_flops_per_token
 from model.estimates.parameters import count_parameters
 from model.shapes import SHAPES
+from parallel.ranks import world_size_from_environment
 from storage.option_values import AtMost
 from storage.run_folder import RunFolder
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
@@ -121,11 +122,11 @@ def own_text_config(data: Path, out: Path | None = None) -> Config:
     found = open_data_set(data)
     entry = found.manifest
     tokens, n_vocab = entry.train.tokens, entry.tokenizer.n_vocab
-    gpus = torch.cuda.device_count()
+    gpus = world_size_from_environment() if torch.cuda.is_available() else 0
     cores = min(default_workers(), _MOST_CORES)
     flops = _SECONDS * (gpus * _GPU_FLOPS or cores * _CORE_FLOPS)
-    chosen = choose(tokens, entry.val.tokens, n_vocab, flops)
     prompts, val_tokens = _prompts(found), AtMost(262_144 if gpus else 16_384)
+    chosen = choose(tokens, entry.val.tokens, n_vocab, flops)
     out = out or Path("runs") / data.name
     config = _config(data, out, chosen, prompts, val_tokens, chosen.passes(tokens) >= 1)
     if not RunFolder(out).config.is_file():
