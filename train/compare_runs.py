@@ -11,6 +11,8 @@ pauses between starts. Exit code 2: none of the folders holds a run that can be 
 """
 
 import logging
+import math
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -48,7 +50,7 @@ _SORTS: dict[str, Any] = {
     "speed": lambda run: None if run.tokens_per_second is None else -run.tokens_per_second,
     "time": lambda run: run.train_seconds,
     "rate": lambda run: run.learning_rate,
-    "name": lambda run: run.name,
+    "name": lambda run: 0,  # which decides between equals
 }
 log = logging.getLogger("train")
 
@@ -94,7 +96,13 @@ def _in_order(runs: Sequence[RunSummary], sort: str) -> list[RunSummary]:
     if sort == "best":
         sort = "bits" if len({run.validation for run in runs}) > 1 else "loss"
     value = _SORTS[sort]
-    return sorted(runs, key=lambda run: (value(run) is None, value(run) or 0, run.name))
+    return sorted(runs, key=lambda run: (value(run) is None, value(run) or 0, _by_number(run.name)))
+
+
+def _by_number(name: str) -> list[tuple[float, str]]:
+    """A key that sorts run_2 before run_10."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(float(part), "") if part.isdecimal() else (math.inf, part) for part in parts]
 
 
 def _notes(runs: Sequence[RunSummary]) -> list[str]:

@@ -13,7 +13,7 @@ from storage.json_lines import column, is_count, is_number, read_lines, read_thi
 from storage.records.run_records import flat_settings
 from storage.run_folder import RunFolder
 
-_MOST_LINES = 4000  # of metrics that are read whole: as many as a picture has pixels
+_MOST_LINES = 2000  # of metrics that are read: more than a picture has columns of pixels
 _MEASURED = (b'"val/', b'/acc"', b'/acc_norm"')  # in the lines of an evaluation
 _SMOOTHED_STEPS = 20
 _SCORES = ("/acc", "/acc_norm")
