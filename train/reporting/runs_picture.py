@@ -2,19 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from storage.atomic import new_file
 from storage.terminal.printable import printable
+from train.reporting.curves import scale_of_end, smoothed
 from train.reporting.run_summary import Curve, RunSummary
 from train.reporting.setting_differences import short_value, training_differences
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
-_POINTS = 500  # of a training curve that are drawn
-_SMOOTHED_PART = 50  # of a curve that one point is the mean of
-_START_PART = 20  # of a curve: its first twentieth may be above the picture
-_LEAST_RANGE = 0.01
 _COLORS = 10  # that are easy to tell apart
 _LIGHTEST = 0.9  # of the color map that is seen on white
 _LONGEST_LABEL = 70
@@ -55,7 +51,7 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> None:
         ):
             panel.plot(xs(train), train.loss, color=color, linewidth=1, alpha=0.45)
             panel.plot(xs(val), val.loss, color=color, marker="o", markersize=3, label=label)
-    panels[0].set_ylim(*_limits(curves))
+    panels[0].set_ylim(*scale_of_end([(train.loss, val.loss) for train, val in curves]))
     panels[0].set_ylabel("bits per byte" if in_bits else "loss (nats per token)")
     panels[0].set_xlabel("tokens trained on")
     panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -94,32 +90,9 @@ def _tokens(curve: Curve) -> Sequence[float]:
 
 
 def _smoothed(curve: Curve) -> Curve:
-    """The curve with the mean of the points before and after in place of each, and fewer points."""
-    count = len(curve.loss)
-    half = count // _SMOOTHED_PART // 2
-    sums = [0.0]
-    for value in curve.loss:
-        sums.append(sums[-1] + value)
-    chosen = range(0, count, max(1, count // _POINTS))
-    means = []
-    for at in chosen:
-        # As many before as behind, so that the steep start is not shifted; fewer at the end.
-        reach = min(half, at)
-        first, end = at - reach, min(at + reach + 1, count)
-        means.append((sums[end] - sums[first]) / (end - first))
-    tokens, seconds = ([column[at] for at in chosen] for column in (curve.tokens, curve.seconds))
+    positions, means = smoothed(curve.loss)
+    tokens, seconds = ([column[at] for at in positions] for column in (curve.tokens, curve.seconds))
     return Curve(tokens, seconds, means)
-
-
-def _limits(pairs: Sequence[tuple[Curve, Curve]]) -> tuple[float, float]:
-    """What of the losses the picture shows: the end of all runs, and most runs without a start."""
-    # Of the training curve, which has more points than validation.
-    drawn = [(train if train.loss else val).loss for train, val in pairs]
-    late = [max(losses[-(-len(losses) // _START_PART) :] or losses) for losses in drawn if losses]
-    low = min(min(curve.loss) for pair in pairs for curve in pair if curve.loss)
-    high = max(low + _LEAST_RANGE, median(late))
-    room = 0.05 * (high - low)
-    return low - room, high + room
 
 
 def _time_unit(seconds: float) -> tuple[str, float]:
