@@ -46,7 +46,7 @@ SMALLER = {
     "data_prep/lookup.py": "--step 2",
     "launch/node.sh gpt2": TINY,
     "train/main.py --out runs/gpt2": MORE_STEPS,
-    "train/main.py finetune": "--device cpu --steps 2 --batch-tokens 64 --sample.every 0",
+    "train/main.py finetune": "--device cpu --steps 2 --batch-tokens 64 --eval.tasks-every 0",
     "train/compare_runs.py": "",
     "model/huggingface.py export": "",
     "eval/main.py": "--device cpu --items 4 --task-file hellaswag=hellaswag.jsonl",
@@ -60,10 +60,10 @@ NOT_RUN = {
     "train/main.py": "takes hours; the reference run is trained as `launch/node.sh gpt2`",
     "launch/own_text.sh": "takes minutes; tests/test_launch.py starts it",
     "launch/node.sh": "takes days on several machines; tests/test_launch.py starts it",
-    "train/prove_resume.py": "takes minutes; tests/train/test_prove_resume.py runs it",
-    "train/replay.py": "needs a bad step; tests/train/test_replay.py has one",
+    "train/prove_resume.py": "takes minutes; tests/train/recovery/resume_proof/ runs it",
+    "train/replay.py": "needs a bad step; tests/train/reporting/ has one",
     "eval/calibrate.py": "needs OpenAI's weights",
-    "eval/main.py --checkpoint runs/gpt2 --tasks piqa": "needs the Hub; tests/eval/tasks/ has it",
+    "eval/main.py --checkpoint runs/gpt2 --tasks piqa": "needs the Hub; see tests/eval/tasks/",
     "eval/lm_eval_model.py": "needs lm-evaluation-harness, which is not installed here",
 }
 
@@ -201,6 +201,8 @@ def test_every_command_of_readme_is_run_or_says_why_not():
         known = way_of(words) or words[0] in OTHER_PROGRAMS
         assert known, f"nobody runs {shlex.join(words)}"
     assert {*SMALLER, *NOT_RUN} == {way_of(words) for words in README} - {None}
+    named = re.findall(r"tests/[\w/.]+", " ".join(NOT_RUN.values()))
+    assert [name for name in named if not (REPO / name).exists()] == []
 
 
 @pytest.fixture(scope="module")
