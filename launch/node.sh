@@ -3,6 +3,7 @@
 #
 #   launch/node.sh                           the reference run (preset gpt2)
 #   launch/node.sh gpt2-medium --steps 1000  a preset, then any flags of train/main.py
+#   launch/node.sh --continue runs/gpt2      continue the run in this folder with its settings
 #   NPROC=4 launch/node.sh                   four processes
 #   MAX_RESTARTS=0 launch/node.sh            exit when a process dies, without a restart
 #   SCRIPT=eval/main.py launch/node.sh --checkpoint runs/gpt2/checkpoints/latest

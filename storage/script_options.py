@@ -19,6 +19,14 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from storage.boolean_flags import option_names, with_flags
 from storage.exit_codes import USER_ERROR
 from storage.option_values import about_value, finite_number, own_path, whole_number
+from storage.options.short_help import (
+    HELP_ALL,
+    HELP_FLAGS,
+    is_asked_for,
+    short_help,
+    wrapped_introduction,
+)
+from storage.options.usual import usual_options
 from storage.terminal.json_output import reserve_standard_output, with_json_target
 from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
@@ -137,10 +145,11 @@ def _parse(
     settings: dict[str, Any] = {"prog": prog, "description": description, **default}
     with exit_on_user_error(ValueError):
         _check_text(words)
+        words = _with_help(options, words, prog, description, prefixed)
         printed = io.StringIO()
         read: Any = tyro.cli
         try:
-            with redirect_stderr(printed):
+            with redirect_stderr(printed), wrapped_introduction(words):
                 found = read(
                     type(options) if default else options,
                     args=with_flags(options, words, prefixed) if is_dataclass(options) else words,
@@ -157,6 +166,18 @@ def _parse(
             names = option_names(options, prefixed) if is_dataclass(options) else ()
             flags = [f"--{name}" for name, _ in names]
             raise ValueError(_sentence(end, printed.getvalue(), words, flags)) from None
+
+
+def _with_help(
+    options: Any, words: Sequence[str], prog: str | None, description: str | None, prefixed: bool
+) -> list[str]:
+    """Print the usual options if that is what is asked for; else the words, as tyro reads them."""
+    described = is_dataclass(options)
+    if described and is_asked_for(words) and any(usual_options(options, prefixed)):
+        usage = f"{prog or sys.argv[0]} [options]"
+        sys.stdout.write(short_help(options, usage, description or "", prefixed=prefixed))
+        raise SystemExit(0)
+    return [HELP_FLAGS[0] if word == HELP_ALL else word for word in words]
 
 
 def _has_positional(options: Any) -> bool:
@@ -217,7 +238,7 @@ def _about_words(text: str) -> str:
     if unknown := re.match(r"Unrecognized options: (.*)", text):
         found, _, meant = unknown[1].partition(" Perhaps you meant: ")
         flags = re.findall(r"--[\w.-]+(?= )", meant)
-        cure = f"perhaps you meant {' or '.join(flags[:3])}" if flags else "--help lists all"
+        cure = f"perhaps you meant {' or '.join(flags[:3])}" if flags else "--help-all lists all"
         return f"there is no option {found[:_LONGEST_SHOWN]}; {cure}"
     return text[:1].lower() + text[1:]
 

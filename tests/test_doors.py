@@ -119,7 +119,7 @@ def test_an_optimizer_trains_and_its_run_is_resumed_to_the_same_bits(run, tmp_pa
 
 def test_help_shows_the_options_of_the_chosen_optimizer(run):
     (words,) = commands_of("An optimizer")
-    text = run([*words, "--help"]).stdout
+    text = run([*words, "--help-all"]).stdout
     assert "--optimizer.beta2 FLOAT" in text
     assert "--optimizer.weight-decay" not in text
     assert "one of adamw, deaf, lion, muon." in " ".join(text.split())
@@ -159,5 +159,5 @@ def test_a_source_of_text_becomes_a_data_set_that_a_preset_trains_on(run, tmp_pa
     (preset,) = commands_of("A preset")
     run(preset)
     assert len(losses(tmp_path / "runs" / "wikipedia")) == 4
-    text = run([*preset, "--help"]).stdout
+    text = run([*preset, "--help-all"]).stdout
     assert "wikipedia, gpt2-tinystories, demo" in " ".join(text.split())

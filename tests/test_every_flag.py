@@ -15,7 +15,9 @@ from tests.test_house import project
 
 # Of torchrun, srun, pip and other programs.
 OF_OTHER_PROGRAMS = {"--nproc_per_node", "--ntasks-per-node", "--apply_chat_template", "--help"}
-OF_OTHER_PROGRAMS |= {"--optimizer"}  # which train/command_line/parse.py reads itself
+# These are read by train/command_line/parse.py and storage/script_options.py themselves.
+OF_OTHER_PROGRAMS |= {"--optimizer", "--continue", "--config", "--help-all"}
+OF_OTHER_PROGRAMS |= {"--resume"}  # of other trainers, to name ours
 
 
 def wrong(result):

@@ -26,7 +26,7 @@ def test_the_help_of_a_script_is_the_recorded_one(script):
 def test_a_boolean_is_a_flag_in_every_script_and_both_old_spellings_mean_it():
     meant, commands = [], []
     for script in SCRIPTS:
-        text = asked_for_help(script).stdout
+        text = help_of(script)
         assert "{True,False}" not in text, script
         for flag, negated in re.findall(r"│ (--[\w.-]+), (--(?:[\w-]+\.)*no-[\w-]+) ", text):
             for word, value in ((flag, "True"), (negated, "False")):

@@ -35,7 +35,7 @@ from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.branch import BRANCH_STEPS, lasting_records
 from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validation_loss_of
-from train.checkpoints.config_changes import processors, warn_if_not_bitwise_same
+from train.checkpoints.config_changes import OF_ONE_START, processors, warn_if_not_bitwise_same
 from train.checkpoints.host_copy import HostCopy
 from train.checkpoints.rate_change import announce_rate
 from train.config import Config
@@ -263,8 +263,8 @@ def _announce(run: Run, inputs: Inputs) -> None:
     if not ranks.is_main:
         return
     warn_if_not_bitwise_same(run.folder, settings)
-    if inputs.changes:
-        log.info("changed: %s", "; ".join(map(str, inputs.changes)))
+    if of_the_run := [change for change in inputs.changes if change.key not in OF_ONE_START]:
+        log.info("changed: %s", "; ".join(map(str, of_the_run)))
     changed = [asdict(change) for change in inputs.changes]
     sizes = {"world_size": plan.world_size, "micro_batch": plan.micro_batch}
     record_start(run.folder, run.folder.attempt, **sizes, changed=changed)

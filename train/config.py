@@ -16,6 +16,7 @@ from model.config import GPTConfig
 from model.precision import Precision
 from parallel.stop_signals import parse_time
 from storage.option_values import AtMost, check_at_least
+from storage.options.usual import Usual
 from storage.records.json_values import as_json_value
 from storage.writers.log_config import LogConfig
 from train.guards.best_validation import check_stop_when_worse
@@ -37,15 +38,15 @@ _LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than so
 class EvalConfig:
     """Validation and tasks during training."""
 
-    every: int = 250
-    """Steps between validations (loss and bits per byte). 0 disables them."""
+    every: Usual[int] = 250
+    """Steps between validations. They give loss and bits per byte. 0 disables them."""
     val_tokens: int | Literal["auto"] = _VAL_TOKENS
     """Number of tokens of each validation; only whole windows are used. auto, and the default: the
     preset's number, or all there are if that is less."""
     tasks_every: int = 500
     """Steps between runs of the tasks. 0 disables them."""
-    tasks: tuple[str, ...] = ("hellaswag",)
-    """Names of the tasks, see eval/tasks/registry.py."""
+    tasks: Usual[tuple[str, ...]] = ("hellaswag",)
+    """Names of the tasks. They are in eval/tasks/registry.py."""
     items: int | None = None
     """Use only the first N items of each task. Default: all."""
     hellaswag_file: Path | None = None
@@ -91,7 +92,7 @@ class EvalConfig:
 class SampleConfig:
     """Text samples during training."""
 
-    every: int = 500
+    every: Usual[int] = 500
     """Steps between samples. 0 disables them."""
     prompts: tuple[str, ...] = ("Hello, I'm a language model,", "")
     """Prompts to continue. An empty prompt starts a new document."""
@@ -117,7 +118,7 @@ class SaveConfig:
     """Steps between checkpoints. 0 disables it."""
     # On two CPU cores a step waits 0.12 s for the copy of a 124M model: 0.1 % of two minutes
     # (bench/LOG.md).
-    every_minutes: float = 2.0
+    every_minutes: Usual[float] = 2.0
     """Minutes between checkpoints. 0 disables it."""
     keep: int = 2
     """Keep the N newest checkpoints; damaged ones do not count."""
@@ -142,29 +143,29 @@ class SaveConfig:
 class Config:
     """A whole run. The defaults are the reference run: GPT-2 124M on FineWeb-Edu."""
 
-    data: Path = Path("data/fineweb_edu")
+    data: Usual[Path] = Path("data/fineweb_edu")
     """Data set folder, made by one of the scripts in data_prep/."""
     stage: Path | None = None
     """Folder on each machine's own disk to copy the data set to first (at most 30 minutes)."""
-    out: Path = Path("runs/gpt2")
+    out: Usual[Path] = Path("runs/gpt2")
     """Run folder. If it contains a run with the same configuration, that run is resumed."""
-    init: Path | None = None
-    """Weights to start from (fine-tuning): folder of a run or of a checkpoint; or a
-    model of Hugging Face, as a folder or an id of its Hub. Default: random weights."""
+    init: Usual[Path | None] = None
+    """Weights to start from (fine-tuning). In the folder of a run or checkpoint; or a model of
+    Hugging Face, as a folder or an id of its Hub. Default: random weights."""
     branch: Path | None = None
     """Checkpoint of another run that this run continues in a folder of its own: weights, optimizer,
     data position. Without a preset, that run's settings are the defaults."""
     seed: int = 1337
     """Random seed of the initial weights, the document order and the samples."""
-    steps: int | None = None
-    """Total number of optimizer steps. None: one epoch (all training tokens once)."""
+    steps: Usual[int | None] = None
+    """Optimizer steps of the run; None: one epoch. An epoch is all training tokens once."""
     # 0.5M, as for GPT-3's smallest model (table 2.1 of https://arxiv.org/abs/2005.14165).
-    batch_tokens: int = 524_288
-    """Tokens of one optimizer step over all ranks, whatever their number."""
+    batch_tokens: Usual[int] = 524_288
+    """Tokens of one optimizer step, over all ranks, whatever their number."""
     micro_batch: int | Literal["auto"] = "auto"
     """Windows of one forward pass on one rank. auto: as many as fit; on the CPU, the fastest."""
-    context_length: int | None = None
-    """Tokens of one window (T), for which the model is built. None: --model.context-length."""
+    context_length: Usual[int | None] = None
+    """Tokens of one window (T). The model is built for it. None: --model.context-length."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Number format of matrix products. auto: bfloat16 (autocast) on CUDA, float32 on the CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -177,7 +178,7 @@ class Config:
     """Number format of the residual stream. bfloat16 is possible only with that dtype."""
     gradient_compression: Literal["none", "bfloat16"] = "none"
     """Number format in which ranks exchange gradients. bfloat16 halves the bytes but rounds."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Usual[Literal["auto", "cpu", "cuda"]] = "auto"
     """Device to train on. auto: CUDA if there is a GPU, else the CPU."""
     deterministic: bool = False
     """Give the same bits each time on CUDA too, which is slower. The CPU always does."""
@@ -191,13 +192,13 @@ class Config:
     """Ranges a:b of training windows to skip (b excluded), such as those around a loss spike."""
     rehearsal: bool = True
     """Do a dry run before the first step: execute every part once on tiny inputs."""
-    allow: tuple[str, ...] = ()
-    """Settings that may differ from those of the run that is resumed, such as optimizer.lr."""
+    allow: Usual[tuple[str, ...]] = ()
+    """Settings that may change in a run that continues. For example: optimizer.lr."""
     stop_at: str | None = None
     """Save and stop before this time (Unix seconds or ISO 8601). A later start continues."""
-    stop_when_worse: int | None = None
-    """Finish when this many validations in a row were no better than the best one before them,
-    whose checkpoint is kept and named. None: train all steps."""
+    stop_when_worse: Usual[int | None] = None
+    """Finish after N validations in a row without a better one. The checkpoint of the best one
+    before them is kept and named. None: train all steps."""
     profile: str | None = None
     """Range a:b of steps, such as 20:24, whose profiler trace rank 0 writes to the run folder."""
     hang_seconds: int = 300

@@ -40,6 +40,13 @@ from train.preflight.needs import memory_needed, time_needed
 from train.recovery.ending import is_peer_failure
 
 _CHECK_FAILED_CODE = 1
+_DESCRIPTION = """Check the machine and the configuration of a run before it starts; the options are
+those of train/main.py.
+
+It checks versions, devices, clocks, arithmetic and the sum over all ranks; whether the run folder
+can be written and which run is there; data against their manifest, settings against data and run;
+free space for the checkpoints; and it does the dry run of every part, with tiny inputs. Nothing is
+trained, and no file stays. Exit code 0: ready to start; 1: a check failed; 2: wrong options."""
 log = logging.getLogger("train")
 
 
@@ -160,7 +167,7 @@ def main() -> None:
     """Run the checks, print the table, and print in one line whether the run can start."""
     silence_other_ranks()
     with user_errors():
-        config = parse(sys.argv[1:], "train/doctor.py", "Check a run before it starts.")
+        config = parse(sys.argv[1:], "train/doctor.py", _DESCRIPTION)
         ranks = start(config.device, deterministic=config.deterministic)
         found = run_checks(config, ranks)
     failed = [check.name for check in found if check.verdict == "fail"]

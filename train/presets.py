@@ -16,7 +16,6 @@ _REFERENCE = Config()
 # https://github.com/KellerJordan/modded-nanogpt records/track_3_optimization, pull request 323
 _MODERN = replace(
     _REFERENCE,
-    out=Path("runs/modern"),
     steps=3250,
     model=SHAPES["modern"],
     optimizer=MuonConfig(),
@@ -24,7 +23,6 @@ _MODERN = replace(
 )
 _DEMO = Config(
     data=Path("data/demo"),
-    out=Path("runs/demo"),
     eval=EvalConfig(every=100, val_tokens=AtMost(16_384), tasks_every=250, tasks=("pydoc_choice",)),
     sample=SampleConfig(every=250, prompts=("Return the", ""), max_tokens=48, temperature=0.8),
     save=SaveConfig(every=100),
@@ -32,35 +30,29 @@ _DEMO = Config(
 
 # Larger shapes have the learning rate of GPT-3's model of the nearest size (table 2.1):
 # https://arxiv.org/abs/2005.14165
-PRESETS = {
+_PRESETS = {
     "gpt2": _REFERENCE,
     "gpt2-medium": replace(
         _REFERENCE,
-        out=Path("runs/gpt2-medium"),
         model=SHAPES["gpt2-medium"],
         optimizer=AdamWConfig(lr=3e-4),
     ),
     "gpt2-large": replace(
         _REFERENCE,
-        out=Path("runs/gpt2-large"),
         model=SHAPES["gpt2-large"],
         optimizer=AdamWConfig(lr=2.5e-4),
     ),
     "gpt2-xl": replace(
         _REFERENCE,
-        out=Path("runs/gpt2-xl"),
         model=SHAPES["gpt2-xl"],
         optimizer=AdamWConfig(lr=2e-4),
     ),
     "modern": _MODERN,
-    "modern-medium": replace(
-        _MODERN, out=Path("runs/modern-medium"), model=SHAPES["modern-medium"]
-    ),
-    "modern-large": replace(_MODERN, out=Path("runs/modern-large"), model=SHAPES["modern-large"]),
+    "modern-medium": replace(_MODERN, model=SHAPES["modern-medium"]),
+    "modern-large": replace(_MODERN, model=SHAPES["modern-large"]),
     "gpt2-tinystories": replace(
         _REFERENCE,
         data=Path("data/tinystories"),
-        out=Path("runs/gpt2-tinystories"),
         steps=3000,
         optimizer=AdamWConfig(weight_decay=0.001),
         schedule=ScheduleConfig(warmup_steps=AtMost(100)),
@@ -80,7 +72,6 @@ PRESETS = {
     # validation loss (bench/LOG.md).
     "gpt2-demo": replace(
         _DEMO,
-        out=Path("runs/gpt2-demo"),
         steps=500,
         batch_tokens=1024,
         micro_batch=1,
@@ -89,3 +80,8 @@ PRESETS = {
         schedule=ScheduleConfig(warmup_steps=AtMost(20)),
     ),
 }
+PRESETS = {
+    name: replace(preset, out=Path("runs") / name) if preset.out == Config.out else preset
+    for name, preset in _PRESETS.items()
+}
+"""Each with a run folder of its name, runs/NAME, if it names none."""

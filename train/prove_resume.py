@@ -19,6 +19,7 @@ from storage.atomic import write_text
 from storage.json_lines import append_line
 from storage.script_options import parse_known_options
 from train.command_line.parse import parse
+from train.command_line.words import taken
 from train.recovery.resume_proof.comparison import (
     ProofResult,
     check_kills,
@@ -161,14 +162,33 @@ def _change_ranks(first: Job, second: Job, steps: int) -> list[ProofResult]:
     return compare_order(straight, first.folder.path, second.starts()[-1])
 
 
+def _options_and_run(words: list[str]) -> tuple[ProofOptions, list[str]]:
+    """The options of the proof, and the words that describe the run.
+
+    Raises: ValueError if they name a run that exists.
+    """
+    run, _ = taken(words, "--continue")
+    if run is not None:
+        raise ValueError(
+            f"--continue {run} has no meaning here, since a proof trains runs of its own; give "
+            f"--config {run}/config.json to prove it with that run's settings"
+        )
+    file, _ = taken(words, "--config")
+    named = words[:1] if words and not words[0].startswith("-") else []
+    options, flags = parse_known_options(
+        ProofOptions, words[len(named) :], prog=_PROG, description=__doc__
+    )
+    if named or file is None:
+        return options, [*(named or ["demo"]), *flags]
+    return options, ["--out", str(options.proof_out), *flags]  # each run has one of its own
+
+
 def main() -> None:
     """Read the options, run the proof, print the verdict."""
     silence_other_ranks()
     with user_errors():
-        named = sys.argv[1:2] if sys.argv[1:] and not sys.argv[1].startswith("-") else ["demo"]
-        rest = sys.argv[2:] if sys.argv[1:2] == named else sys.argv[1:]
-        options, flags = parse_known_options(ProofOptions, rest, prog=_PROG, description=__doc__)
-        config = parse([*named, *flags], _PROG, "Options of the training run.")
+        options, words = _options_and_run(sys.argv[1:])
+        config = parse(words, _PROG, "Options of the training run.")
         if config.steps is None:
             raise ValueError(
                 "steps=None is a whole epoch for each run; give fewer, such as --steps 200"
@@ -180,7 +200,7 @@ def main() -> None:
             )
         if options.proof_out.exists():
             raise ValueError(f"{options.proof_out} exists already; remove it or give --proof-out")
-    text, holds = prove(options, [*named, *flags], config.steps)
+    text, holds = prove(options, words, config.steps)
     sys.stdout.write(text + "\n")
     sys.exit(0 if holds else 1)
 

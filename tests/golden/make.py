@@ -30,6 +30,7 @@ from data_prep.dataset.shards import open_data_set
 from data_prep.order.permutation import FeistelPermutation
 from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
 from storage.checkpoint_folder import write_manifest
+from storage.options.short_help import HELP_ALL
 from tests.data_sets import tiny_data_set
 from tests.launching import REPO, Done, python, together
 
@@ -120,14 +121,16 @@ def scripts() -> list[str]:
 
 
 @cache
-def asked_for_help(script: str) -> Done:
+def asked_for_help(script: str, flag: str = "--help") -> Done:
     """What the script does with --help; it is started once."""
-    return python(script, "--help", **TERMINAL)
+    return python(script, flag, **TERMINAL)
 
 
 def help_of(script: str) -> str:
-    """What it says, without where it lies and how many cores there are."""
+    """What it says on one page or two, without where it lies and how many cores there are."""
     text = asked_for_help(script).stdout.replace(f"{REPO}/", "")
+    if text.endswith(f"{HELP_ALL} explains all options.\n"):
+        text += f"\n{asked_for_help(script, HELP_ALL).stdout}"
     return re.sub(r"(--threads INT .*default: )\d", r"\1N", text)
 
 

@@ -80,7 +80,7 @@ GOOD = ["here", "--count", "2"]
         (["", "--count", "2"], "PATH '' is empty"),
         ([*GOOD, "--inner.size", "5"], "is odd, and this takes more than one line; use 4"),
         ([*GOOD, "--innersize", "5"], "no option --innersize, 5; perhaps you meant --inner.size"),
-        ([*GOOD, "more"], "there is no option more; --help lists all"),
+        ([*GOOD, "more"], "there is no option more; --help-all lists all"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(words, sentence, capsys, monkeypatch):

@@ -182,5 +182,5 @@ def test_the_help_text_names_the_doctor(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         doctor.main()
     page = capsys.readouterr().out
-    assert page.startswith("usage: train/doctor.py demo")
-    assert "Check a run before it starts" in page
+    assert page.startswith("usage: train/doctor.py [PRESET]")
+    assert "versions, devices, clocks, arithmetic" in page

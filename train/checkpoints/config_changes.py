@@ -5,6 +5,7 @@ user names it with --allow), or "never".
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from torch.backends import cpu
 
 from parallel.collectives import all_gather_object
 from parallel.ranks import Ranks
+from storage.options.as_words import command, flag_words
 from storage.records.run_records import flat_settings
 from storage.run_folder import RunFolder
 from train.schedule import LENGTHS
@@ -21,6 +23,11 @@ from train.schedule import LENGTHS
 _Kind = Literal["free", "named", "never"]
 
 _OPTIMIZER_NAME = "optimizer.name"
+_MOST_LISTED = 6
+_SCRIPT = "train/main.py"
+OF_ONE_START = ("allow", "stop_at", "profile")
+"""Settings that are not of the run."""
+_NOT_TYPED = (*OF_ONE_START, "micro_batch", "out")
 
 # The longest matching prefix of a key decides. The text is the reason of a `never`.
 TABLE: dict[str, tuple[_Kind, str]] = {
@@ -121,11 +128,11 @@ def check_same_run(
             meant = get_close_matches(name, known, cutoff=0.5) or ["steps", "optimizer.lr"]
             raise ValueError(
                 f"--allow {name or repr(name)} is not a setting; give one such as "
-                f"{', '.join(meant)} (--help lists all)"
+                f"{', '.join(meant)} (--help-all lists all)"
             )
     if foreign := folder.unexpected_files():
         raise ValueError(_in_the_way(folder, foreign[0]))
-    folder = parent or folder
+    out, folder = folder.path, parent or folder
     if not folder.config.is_file():
         return []
     record = folder.read_config()
@@ -146,7 +153,10 @@ def check_same_run(
             for change in changes
             if change.key == _OPTIMIZER_NAME or not change.key.startswith("optimizer.")
         ]
-    _check_allowed(changes, allowed, "--branch" if parent else f"--out {folder.path}")
+    run = ["--continue", str(out)]
+    if parent is not None:
+        run = ["--branch", str(known["branch"]), "--out", str(out)]
+    _check_allowed(changes, allowed, run)
     return changes
 
 
@@ -172,8 +182,8 @@ def _in_the_way(folder: RunFolder, name: str) -> str:
     )
 
 
-def _check_allowed(changes: list[Change], allowed: tuple[str, ...], option: str) -> None:
-    """`option` names the run in the error.
+def _check_allowed(changes: list[Change], allowed: tuple[str, ...], run: list[str]) -> None:
+    """`run` are the words of a command line that take all settings from the run.
 
     Raises: ValueError if a change is never allowed, or is allowed only when it is named.
     """
@@ -181,20 +191,30 @@ def _check_allowed(changes: list[Change], allowed: tuple[str, ...], option: str)
     unnamed = [c for c in changes if c.rule[0] == "named" and not c.is_named_by(allowed)]
     if not never and not unnamed:
         return
-    differences = "; ".join(map(str, never + unnamed))
+    differences = _listed("; ", never + unnamed)
+    option = "--branch" if run[0] == "--branch" else f"--out {run[1]}"
     if never:
         reasons = dict.fromkeys(c.rule[1] for c in never)
         keys = {reason: [c.key for c in never if c.rule[1] == reason] for reason in reasons}
-        told = "; ".join(
-            f"{', '.join(names)} can never change ({reason})" for reason, names in keys.items()
+        cure = "; ".join(
+            f"{_listed(', ', names)} can never change ({reason})" for reason, names in keys.items()
         )
-        cure = f"{told}: give the same values to resume it (without a preset, {option} alone "
-        cure += "does), or choose another --out"
+        cure += f": `{command([_SCRIPT, *run])}` takes all settings from the run; or choose "
+        cure += "another --out"
     else:
-        names = " ".join(c.key for c in unnamed)
-        cure = f"give the same values to resume it, --allow {names} to change them from here on"
-        cure += ", or choose another --out"
+        keys = [c for c in changes if c.key not in _NOT_TYPED]
+        flags = [word for c in keys for word in flag_words(c.key, c.now)]
+        names = ["--allow", *allowed, *(c.key for c in unnamed)]
+        cure = f"`{command([_SCRIPT, *run, *flags, *names])}` makes the changes from here on; omit "
+        cure += "them to keep the run's settings, or choose another --out"
     raise ValueError(f"{option} holds a run with another configuration ({differences}); {cure}")
+
+
+def _listed(separator: str, found: Sequence[object]) -> str:
+    """The first of what was found, as a text, and how many there are more."""
+    first = separator.join(map(str, found[:_MOST_LISTED]))
+    more = len(found) - _MOST_LISTED
+    return f"{first}{separator}and {more} more" if more > 0 else first
 
 
 # Settings in config.json that affect rounding. A change of one gives other last bits.

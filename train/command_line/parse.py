@@ -1,21 +1,27 @@
 """Parses the command line of a run: the name of a preset, then flags that change it.
 
 Without a preset, the settings of the run in the folder that `--out` names are the defaults.
+`--continue RUN` takes them from that run, and `--config FILE` from a file.
 """
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.option_values import AtMost
+from storage.options.short_help import is_asked_for
 from storage.run_folder import RunFolder
 from storage.script_options import parse_known_options, parse_options
 from train.checkpoints.branch import run_of_branch
 from train.checkpoints.recorded_config import recorded_config
 from train.command_line.computed_presets import COMPUTED_PRESETS, FLAGS
-from train.command_line.words import given_paths
+from train.command_line.config_file import ConfigFile
+from train.command_line.continued_run import continued_config
+from train.command_line.help_page import first_page, introduction
+from train.command_line.words import given_paths, taken, taken_path
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
 from train.preflight.initial_weights import with_shape_of_init
@@ -23,7 +29,38 @@ from train.presets import PRESETS
 
 _OPTIMIZER = "--optimizer"
 _NO_PRESET = "gpt2"
+_OTHER_NAMES = {"--resume", "--resume-from", "--resume-from-checkpoint", "--restart"}
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A command line in parts."""
+
+    preset: str | None
+    continued: Path | None
+    file: ConfigFile | None
+    optimizer: str | None
+    flags: list[str]
+    """The other words, which a parser of the configuration reads."""
+
+    @property
+    def wants_help(self) -> bool:
+        """Whether they ask for help, so that nothing else need be given."""
+        return bool({"-h", "--help", "--help-all"} & {*self.flags})
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The settings that the flags change."""
+
+    config: Config
+    base: Config
+    """The same without those of a file."""
+    recorded: Path | None = None
+    """The run whose recorded settings these are."""
+    known: bool = True
+    """Whether the preset's settings are known; some follow from data that are not given yet."""
 
 
 def parse(
@@ -36,92 +73,154 @@ def parse(
     `prog` and `description` of the calling script appear in its --help.
     Raises: ValueError for an unknown preset or optimizer, or flags that contradict each other.
     """
-    names = ", ".join((*PRESETS, *COMPUTED_PRESETS))
-    named = bool(arguments) and not arguments[0].startswith("-")
-    preset = arguments[0] if named else _NO_PRESET
-    if preset not in PRESETS and preset not in COMPUTED_PRESETS:
-        raise ValueError(f"preset {preset} is not known; choose one of {names}")
-    words = arguments[1:] if named else arguments
-    recorded = None if preset in PRESETS and named else _run_of(words, preset)
-    start, flags = _with_optimizer(recorded or _preset(preset, words), words)
-    title = f"{prog} {preset}"
-    text = (
-        f"{description} First argument: a preset (default: gpt2), one of {names}; "
-        "without one, the settings of a run in --out are the defaults. "
-        f"--optimizer NAME: another optimizer with its own defaults, one of {_optimizers()}."
-    )
-    config, unknown = parse_known_options(start, flags, prog=title, description=text)
-    if not named and len(unknown) == 1 and unknown[0] in (*PRESETS, *COMPUTED_PRESETS):
+    words = _in_parts(arguments)
+    start = _start(words)
+    defaults = _with_optimizer(start.config, words.optimizer)
+    if is_asked_for(words.flags):
+        name = str(start.recorded or words.preset or _NO_PRESET)
+        sys.stdout.write(first_page(defaults, name, prog, description, start.known))
+        raise SystemExit(0)
+    title, text = f"{prog} {words.preset or _NO_PRESET}", introduction(description)
+    config, unknown = parse_known_options(defaults, words.flags, prog=title, description=text)
+    if words.preset is None and len(unknown) == 1 and _is_preset(unknown[0]):
         later = unknown[0]
-        if words.count(later) > 1:
+        if arguments.count(later) > 1:
             raise ValueError(f"the preset comes first: {prog} {later} …")
-        return parse([later, *(w for w in words if w != later)], prog, description)
+        return parse([later, *(w for w in arguments if w != later)], prog, description)
+    if wanted := _OTHER_NAMES & {word.partition("=")[0] for word in unknown}:
+        raise ValueError(f"there is no option {wanted.pop()}; --continue RUN continues a run")
     if unknown:
         # This says which option is unknown, and what was perhaps meant.
-        config = parse_options(start, flags, prog=title, description=text)
-    _check_one_length(config, start)
-    if recorded is None:
-        config = with_shape_of_init(config, _model_fields(flags))
+        config = parse_options(defaults, words.flags, prog=title, description=text)
+    _check_one_length(config, start.config)
+    if start.recorded is None:
+        named = words.file.model_fields if words.file else set()
+        config = with_shape_of_init(config, named.union(_model_fields(words.flags)))
     else:
-        log.info("what is not given is as recorded in %s", recorded.out)
-    return _with_validation_of(start, config)
+        log.info("what is not given is as recorded in %s", start.recorded)
+    return _with_validation_of(start.base, config)
 
 
-def _preset(name: str, words: list[str]) -> Config:
-    """The preset with this name. Raises: ValueError if one that is computed lacks something."""
-    if name in PRESETS:
-        return PRESETS[name]
-    if "--help" in words or "-h" in words:  # its settings are not known yet
+def _in_parts(arguments: list[str]) -> _Words:
+    """The parts of a command line. Raises: ValueError for an unknown preset or a missing value."""
+    continued, rest = taken_path(arguments, "--continue", "the folder of a run, such as runs/demo")
+    path, rest = taken_path(rest, "--config", "a .toml or .json file with settings")
+    optimizer, rest = taken(rest, _OPTIMIZER)
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer={optimizer} is not known; give {_OPTIMIZER} and one of "
+            f"{', '.join(OPTIMIZERS)}"
+        )
+    preset = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    if preset is None and is_asked_for(rest):  # no parser finds it among the flags then
+        preset = next(filter(_is_preset, rest), None)
+    if preset is not None and not _is_preset(preset):
+        raise ValueError(_no_preset(preset))
+    return _Words(preset, continued, ConfigFile(path) if path else None, optimizer, rest)
+
+
+def _is_preset(word: str) -> bool:
+    return word in PRESETS or word in COMPUTED_PRESETS
+
+
+def _no_preset(word: str) -> str:
+    if RunFolder(Path(word)).config.is_file():
+        return f"{word} is the folder of a run, not a preset; give --continue {word}"
+    if word.endswith((".toml", ".json")):
+        return f"{word} is no preset; give --config {word} to take settings from a file"
+    names = ", ".join((*PRESETS, *COMPUTED_PRESETS))
+    return f"preset {word} is not known; choose one of {names}"
+
+
+def _start(words: _Words) -> _Start:
+    """The settings that the flags change. Raises: ValueError if they cannot be found."""
+    start = _continued(words, words.continued) if words.continued else _preset_or_run(words)
+    if words.file is None:
+        return start
+    changed = words.file.over(start.base)
+    _check_one_length(changed, start.base)
+    return replace(start, config=_with_validation_of(start.base, changed))
+
+
+def _continued(words: _Words, named: Path) -> _Start:
+    """The settings of the run that `--continue` names."""
+    if words.preset is not None:
+        raise ValueError(
+            f"--continue {named} takes all settings from the run, and {words.preset} is a preset; "
+            "give one of the two"
+        )
+    given = given_paths(words.flags, ("--out", "--branch"))
+    if "--branch" in given:
+        raise ValueError(
+            f"--continue {named} continues a run in its folder, and --branch begins another run; "
+            "give one of the two"
+        )
+    config = continued_config(named)
+    out = Path(given.get("--out", config.out))
+    if out.absolute() != config.out.absolute():
+        raise ValueError(
+            f"--continue {named} continues a run in its folder, not in --out {out}; omit --out, or "
+            f"give --branch {config.out}/checkpoints/latest --out {out} for a new run from there"
+        )
+    return _Start(config, config, config.out)
+
+
+def _preset_or_run(words: _Words) -> _Start:
+    """The settings of the preset, or of the run in the folder that `--out` names."""
+    if words.preset in PRESETS:
+        return _Start(PRESETS[words.preset], PRESETS[words.preset])
+    run = _run_of(words)
+    if run is not None:
+        return _Start(run, run, run.out)
+    named = words.preset is not None or bool(given_paths(words.flags, ("--out",)))
+    if words.file is not None and not named and not words.wants_help:
+        words.file.check_new_run()
+    config = _preset(words)
+    known = words.preset is None or config is not PRESETS[_NO_PRESET]
+    return _Start(config, config, known=known)
+
+
+def _preset(words: _Words) -> Config:
+    """The preset's settings. Raises: ValueError if one that is computed lacks something."""
+    if words.preset not in COMPUTED_PRESETS:
         return PRESETS[_NO_PRESET]
-    given = given_paths(words, FLAGS)
-    return COMPUTED_PRESETS[name]({flag: Path(value) for flag, value in given.items()})
+    given = given_paths(words.flags, FLAGS)
+    try:
+        return COMPUTED_PRESETS[words.preset]({flag: Path(path) for flag, path in given.items()})
+    except ValueError:
+        if not words.wants_help:  # which may be read before there are data
+            raise
+        return PRESETS[_NO_PRESET]
 
 
-def _run_of(words: list[str], preset: str) -> Config | None:
+def _run_of(words: _Words) -> Config | None:
     """The configuration of the run in the folder that `--out` names; None if there is none.
 
     Then it is that of the run with the checkpoint `--branch`, if that is given. A computed preset
-    has a folder of its own if `--out` is not given.
+    has a folder of its own if `--out` is not given. Settings from a file replace those of `--out`.
     Raises: ValueError if its config.json is damaged.
     """
     try:
-        paths = given_paths(words, ("--out", "--branch"))
-        if "--out" not in paths and preset in COMPUTED_PRESETS:
-            paths["--out"] = str(_preset(preset, words).out)
+        paths = given_paths(words.flags, ("--out", "--branch"))
+        if "--out" not in paths and words.preset is not None:
+            paths["--out"] = str(_preset(words).out)
     except ValueError:  # which the parser reports
         return None
-    found = recorded_config(RunFolder(Path(paths["--out"]))) if "--out" in paths else None
+    found = None
+    if "--out" in paths and not (words.file and words.preset is None):
+        found = recorded_config(RunFolder(Path(paths["--out"])))
     if found is None and "--branch" in paths:
         with suppress(ValueError):  # it is no checkpoint, which `check_inputs` reports
             found = recorded_config(run_of_branch(Path(paths["--branch"]))[0])
     return found
 
 
-def _with_optimizer(preset: Config, words: list[str]) -> tuple[Config, list[str]]:
-    """The preset with the optimizer that `--optimizer NAME` chooses, and the other words.
-
-    Raises: ValueError for a missing or unknown name.
-    """
+def _with_optimizer(config: Config, name: str | None) -> Config:
+    """The configuration with the optimizer of this name; its own keeps its settings."""
     # tyro sees only the chosen optimizer, so that --optimizer.lr is a flag and not a sub-command.
-    others = []
-    remaining = iter(words)
-    for word in remaining:
-        flag, equals, name = word.partition("=")
-        if flag != _OPTIMIZER:
-            others.append(word)
-            continue
-        name = name if equals else next(remaining, "")
-        if name not in OPTIMIZERS:
-            raise ValueError(
-                f"optimizer={name} is not known; give {_OPTIMIZER} and one of {_optimizers()}"
-            )
-        if name != optimizer_name(preset.optimizer):  # else the preset's own settings remain
-            preset = replace(preset, optimizer=OPTIMIZERS[name].config())
-    return preset, others
-
-
-def _optimizers() -> str:
-    return ", ".join(OPTIMIZERS)
+    if name is None or name == optimizer_name(config.optimizer):
+        return config
+    return replace(config, optimizer=OPTIMIZERS[name].config())
 
 
 def _model_fields(words: list[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from model.gpt import GPT
+from storage.options.usual import Usual
 from train.optimizers.config import OptimizerConfig, check_rates
 
 
@@ -13,8 +14,8 @@ from train.optimizers.config import OptimizerConfig, check_rates
 class AdamWConfig(OptimizerConfig):
     """AdamW. The defaults are those of GPT-3 (https://arxiv.org/abs/2005.14165, appendix B)."""
 
-    lr: float = 6e-4
-    """Learning rate at the end of the warm-up, the largest one of the run."""
+    lr: Usual[float] = 6e-4
+    """Largest learning rate, at the end of the warm-up."""
     beta1: float = 0.9
     """Decay rate of the average of gradients (first moment), from 0 to 1."""
     beta2: float = 0.95

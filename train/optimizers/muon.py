@@ -16,6 +16,7 @@ from torch.optim import AdamW, Optimizer
 from model.config import GPTConfig
 from model.estimates.updates import UpdateCost, muon_update
 from model.gpt import GPT
+from storage.options.usual import Usual
 from train.optimizers.config import OptimizerConfig, check_rates
 
 # Algorithm of Polar Express for five iterations, safety factor 2e-2, cushion 2.
@@ -41,7 +42,7 @@ class MuonConfig(OptimizerConfig):
     https://github.com/KellerJordan/modded-nanogpt, records/track_3_optimization
     """
 
-    lr: float = 0.025
+    lr: Usual[float] = 0.025
     """Largest learning rate of the blocks' matrices; the metric train/lr shows this one."""
     momentum: float = 0.95
     """Decay rate of the average of gradients of these matrices, from 0 to 1."""

@@ -66,7 +66,9 @@ def test_another_optimizer_cannot_continue_a_run(tmp_path, monkeypatch, recorded
         built(config).close()
     else:  # older versions had no other optimizer, and did not record its name
         shutil.copytree(GOLDEN / "run", config.out)
-    message = r"\(optimizer\.name: adamw -> sgd\); .*belongs to the optimizer it began with\): give"
+    message = (
+        r"\(optimizer\.name: adamw -> sgd\); .*belongs to the optimizer it began with\): `trai"
+    )
     with pytest.raises(ValueError, match=message):
         built(replace(config, optimizer=SGDConfig(), allow=("optimizer",)))
 

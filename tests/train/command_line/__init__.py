@@ -1,1 +1,1 @@
-"""Tests of train/memory/."""
+"""Tests of train/command_line/."""
