@@ -62,7 +62,8 @@ def test_a_script_with_marked_options_has_two_pages(capsys, monkeypatch):
 def test_an_introduction_is_as_wide_as_the_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "50")
     with pytest.raises(SystemExit):
-        parse_options(Inner, ["--help-all"], description="many words " * 20 + "\n\n    x.py --a\n")
+        text = "many words " * 20 + "\n\n    x.py --a\n"
+        parse_options(Inner, ["--help-all"], prog="x.py", description=text)
     found = capsys.readouterr().out.splitlines()
     assert max(map(len, found)) <= 50
     assert "    x.py --a" in found
