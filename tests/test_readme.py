@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import tyro
 from tests.eval.test_calibrate import ROW
 from tests.golden.make import INPUTS
 from tests.hub_fixtures import FINEWEB_EDU, Maker
-from tests.launching import REPO, python
+from tests.launching import ENVIRONMENT, REPO, python
 from tests.script_flags import SCRIPTS, main_of
 from train.command_line.parse import parse
 
@@ -58,7 +59,7 @@ SMALLER = {
 NOT_RUN = {
     "train/doctor.py": "needs eight GPUs; tests/train/test_doctor.py runs it",
     "train/main.py": "takes hours; the reference run is trained as `launch/node.sh gpt2`",
-    "launch/own_text.sh": "takes minutes; tests/test_launch.py starts it",
+    "launch/own_text.sh": "takes minutes; below it is run in `make test-long`",
     "launch/node.sh": "takes days on several machines; tests/test_launch.py starts it",
     "train/prove_resume.py": "takes minutes; tests/train/recovery/resume_proof/ runs it",
     "train/replay.py": "needs a bad step; tests/train/reporting/ has one",
@@ -236,3 +237,13 @@ def test_a_command_of_readme_runs_as_it_stands_there(words, folder):
         shutil.copytree(folder / "exports" / "gpt2", folder / "gpt2")
     done = python(name, *expanded(rest, folder), *more, folder=folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.long
+def test_the_script_for_own_text_runs_as_it_stands_there_with_fewer_steps(folder):
+    (words,) = [words for words in README if words[0] == "launch/own_text.sh"]
+    command = [REPO / words[0], *words[1:], "--steps", "6", "--device", "cpu"]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert (folder / "runs" / "longer" / "loss.png").exists()
+    assert "what next" in done.stdout
