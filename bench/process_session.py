@@ -1,4 +1,4 @@
-"""CPU time and memory of a program with all its child processes, read from Linux's /proc.
+"""CPU time and memory of a program with all its descendants, read from Linux's /proc.
 
 `wait4` would not do: it counts only children that the program itself has waited for, and its peak
 memory is that of one process.
@@ -12,10 +12,13 @@ _SAMPLE_SECONDS = 0.05
 
 
 class Session:
-    """Samples all processes of a session: the CPU seconds of each, and the peak of their memory."""
+    """Samples a session and all descendants: the CPU seconds of each, and the peak of their memory.
 
-    def __init__(self, leader: int) -> None:
-        self._leader = leader
+    A launcher starts its ranks in sessions of their own.
+    """
+
+    def __init__(self, leader: int, every: float = _SAMPLE_SECONDS) -> None:
+        self._leader, self._every = leader, every
         self._seconds: dict[int, float] = {}
         self.peak_bytes = 0
         self._ended = threading.Event()
@@ -23,22 +26,27 @@ class Session:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(_SAMPLE_SECONDS):
+        while not self._ended.wait(self._every):
             resident = 0
             for place in Path("/proc").glob("[0-9]*/stat"):
                 try:
                     fields = place.read_text().rpartition(")")[2].split()
                 except (OSError, ValueError):  # the process has just ended
                     continue
-                # Fields of proc(5) less 3: session, utime, stime, rss.
-                if int(fields[3]) == self._leader:
+                # Fields of proc(5) less 3: parent, session, utime, stime, rss.
+                if int(fields[3]) == self._leader or int(fields[1]) in self._seconds:
                     ticks = int(fields[11]) + int(fields[12])
                     self._seconds[int(place.parent.name)] = ticks / os.sysconf("SC_CLK_TCK")
                     resident += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
             self.peak_bytes = max(self.peak_bytes, resident)
 
+    @property
+    def cpu_seconds(self) -> float:
+        """The CPU seconds so far."""
+        return sum(list(self._seconds.values()))
+
     def end(self) -> float:
-        """Stop sampling; returns the CPU seconds, without each process's last _SAMPLE_SECONDS."""
+        """Stop sampling; returns the CPU seconds, without each process's after its last sample."""
         self._ended.set()
         self._thread.join()
-        return sum(self._seconds.values())
+        return self.cpu_seconds
