@@ -1,4 +1,4 @@
-"""The last screen of a run: the end of its curve, three samples, and commands for what is next."""
+"""The last screen of a run: its curve, three samples, and commands for what is next."""
 
 from dataclasses import replace
 
