@@ -6,7 +6,7 @@ from typing import Any
 
 from storage.metrics import Metrics
 
-_SPANS = ((1, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
+_SPANS = ((1, ""), (1e3, "k"), (1e6, "M"), (1e9, "B"), (1e12, "T"))
 VALIDATION_LOSS = "val/loss"
 _ERROR = "_stderr"
 _EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows", "step")

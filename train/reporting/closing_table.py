@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from storage.json_lines import column, read_metrics
+from storage.json_lines import column, read_thinned_metrics
+from storage.writers.console_rows import short
+from train.optimizers.registry import optimizer_name
 from train.reporting.best_checkpoint import best_rows
 from train.reporting.last_screen import curve_end, next_commands, sample_files, shown_samples
 from train.reporting.loss_curve import draw_loss_curve
@@ -14,6 +16,8 @@ from train.run import Run
 
 _SMOOTHED_STEPS = 20
 _MISSING = "not measured"
+_LINES_READ = 20_000  # of a long run: more are no more points in a picture
+_WHOLE = (b'"val/', b"/acc")
 log = logging.getLogger(__name__)
 
 
@@ -64,10 +68,10 @@ def _memory_rows(run: Run) -> list[tuple[str, str]]:
 
 def write_report(run: Run) -> str:
     """Draw `loss.png` and return the last screen: the closing table, samples, what is next."""
-    lines = read_metrics(run.folder.metrics)
+    lines = read_thinned_metrics(run.folder.metrics, _LINES_READ, _WHOLE)
     path = run.folder.path / "loss.png"
     try:
-        draw_loss_curve(lines, run.data.manifest.train.unigram_entropy_nats, path)
+        draw_loss_curve(lines, run.data.manifest.train.unigram_entropy_nats, path, _title(run))
     except Exception as error:  # a full disk, or a broken matplotlib
         log.error("%s could not be drawn (%s: %s)", path, type(error).__name__, error)
     rows = _summary(run, lines)
@@ -81,6 +85,16 @@ def write_report(run: Run) -> str:
     if run.step >= run.steps or run.stopped_improving:
         parts.append(_titled("what next", next_commands(run, lines)))
     return "\n\n".join(filter(None, parts))
+
+
+def _title(run: Run) -> str:
+    """What the loss curve says of the run's settings."""
+    optimizer = run.config.optimizer
+    parameters = short(sum(p.numel() for p in run.model.parameters()))
+    return (
+        f"{parameters} parameters, {optimizer_name(optimizer)} at rate {optimizer.lr:g}, "
+        f"batches of {run.plan.tokens:,} tokens"
+    )
 
 
 def _titled(title: str, text: str) -> str:
