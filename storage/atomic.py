@@ -12,11 +12,13 @@ import os
 import re
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -117,12 +119,28 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _is_special(path: Path) -> bool:
+    """Whether something is at the path that is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the name `path` only if the block succeeds.
 
-    A file already at `path` is replaced in one step; after an error it is untouched.
+    A file already at `path` is replaced in one step; after an error it is untouched. A device or a
+    pipe, such as /dev/null, is written to and stays what it is.
     """
+    if _is_special(path):
+        with TemporaryDirectory() as folder:
+            content = Path(folder) / "content"
+            yield content
+            path.write_bytes(content.read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_path(path)
     try:

@@ -31,12 +31,13 @@ from storage.terminal.json_output import (
     log_to_stderr,
     write_json_target,
 )
+from storage.terminal.printable import printable
 from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 from train.reporting.run_folders import find_runs, read_runs
 from train.reporting.run_groups import format_groups, group_runs
 from train.reporting.run_summary import RunSummary
-from train.reporting.run_table import csv_text, format_runs, validation_letters
+from train.reporting.run_table import csv_text, format_runs, short_name, validation_letters
 from train.reporting.runs_picture import PICTURE_SUFFIXES, draw_runs
 from train.reporting.setting_differences import format_differences, setting_differences
 
@@ -112,14 +113,16 @@ def _notes(runs: Sequence[RunSummary]) -> list[str]:
     if len(letters) > 1:
         of_letter = {letters[run.validation]: run for run in reversed(runs)}
         sets = "; ".join(
-            f"{letter}: {run.val_tokens or 'unknown'} tokens of {run.data}"
+            f"{letter}: {run.val_tokens or 'unknown'} tokens of {printable(run.data)}"
             for letter, run in sorted(of_letter.items())
         )
         found.append(
             f"validated on different tokens ({sets}): losses compare only within a letter; bits "
             "per byte also compare across letters, if the text is the same"
         )
-    found += [f"{run.name} {run.state}: {run.reason}" for run in runs if run.reason]
+    found += [
+        f"{short_name(run.name)} {run.state}: {printable(run.reason)}" for run in runs if run.reason
+    ]
     if any(run.state == "stopped" for run in runs):
         found.append("stopped: the run was killed, or this is a copy; starting it again continues")
     return found
@@ -156,9 +159,9 @@ def _report(arguments: Arguments) -> dict[str, Any]:
     elif arguments.csv is not None:
         write_text(arguments.csv, csv_text(runs))
     for path in others:
-        log.info("passed over: %s is no run and holds none", path)
+        log.info("passed over: %s is no run and holds none", printable(str(path)))
     for path, reason in damaged.items():
-        log.warning("left out: %s (%s)", path, reason)
+        log.warning("left out: %s (%s)", printable(path), printable(reason))
     return {
         "runs": [run.as_json() for run in runs],
         "same_validation": len({run.validation for run in runs}) == 1,

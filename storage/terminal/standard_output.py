@@ -84,10 +84,12 @@ def _unfailing(stream: Any, descriptor: int) -> TextIO:
     """A stream like `stream`, or like Python's own if it is None."""
     with suppress(AttributeError, OSError, ValueError):  # it is None, full or closed
         stream.flush()
+    errors = getattr(stream, "errors", "strict")
     return io.TextIOWrapper(
         io.BufferedWriter(_Unfailing(descriptor)),
         encoding=getattr(stream, "encoding", "utf-8"),
-        errors=getattr(stream, "errors", "backslashreplace"),
+        # A character that the terminal's encoding lacks, as of a folder's name, is no error either.
+        errors="backslashreplace" if errors == "strict" else errors,
         line_buffering=getattr(stream, "line_buffering", True)
         or getattr(stream, "write_through", False),
     )

@@ -19,6 +19,19 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_pipe_or_device_is_written_to_and_stays_what_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json(pipe, {"x": 1})
+    assert os.read(reader, 100) == b'{\n  "x": 1\n}\n'
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_json(tmp_path / "null", {"x": 1})
+    assert (tmp_path / "null").is_symlink()
+
+
 def test_a_failed_folder_never_appears(tmp_path):
     with pytest.raises(RuntimeError), new_folder(tmp_path / "run") as temporary:
         (temporary / "file").write_text("half")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.damage import call, files_below
+from tests.launching import fresh_python
 from tests.made_runs import copied_run, made_run
 from train.compare_runs import main
 
@@ -145,3 +146,14 @@ def test_no_run_is_changed(tmp_path):
     before = files_below(tmp_path)
     call(main, ["--all", "--group"], tmp_path)
     assert files_below(tmp_path) == before
+
+
+def test_names_of_any_characters_are_shown_on_any_terminal(tmp_path):
+    for seed, name in enumerate(("a$x^2$\x1b[31m", "ünï_漢", "long_" * 20)):
+        made_run(tmp_path / "runs" / name, settings={"seed": seed, "model.mlp": f"kind{seed}"})
+    script = str(REPO / "train" / "compare_runs.py")
+    done = fresh_python(script, "--group", folder=tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert r"\xfcn\xef_\u6f22" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 90

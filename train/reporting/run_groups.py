@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from train.reporting.run_summary import RunSummary
-from train.reporting.run_table import blocks, score_tags
+from train.reporting.run_table import blocks, score_tags, short_name
 from train.reporting.setting_differences import short_value, training_differences
 
 _SEED = "seed"
@@ -68,7 +68,7 @@ def _group(runs: Sequence[RunSummary], settings: dict[str, str], tags: list[str]
 
 def format_groups(groups: Sequence[_RunGroup], width: int) -> str:
     """A row for each group: its settings, and mean ± standard deviation of its runs."""
-    names = ["group", *(group.runs[0] for group in groups)]
+    names = ["group", *(short_name(group.runs[0]) for group in groups)]
     columns = [["runs", *(str(len(group.runs)) for group in groups)]]
     columns += [[key, *(g.settings[key] for g in groups)] for key in groups[0].settings]
     for figure in dict.fromkeys(name for group in groups for name in group.means):

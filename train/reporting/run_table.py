@@ -105,7 +105,7 @@ def format_runs(runs: Sequence[RunSummary], width: int, every: bool = False) -> 
             same.append(f"{column.title} {texts[0]}")
         else:
             shown.append([column.title, *texts])
-    names = ["run", *(_short_name(run.name) for run in runs)]
+    names = ["run", *(short_name(run.name) for run in runs)]
     head = f"in all {len(runs)} runs: {', '.join(same)}"
     parts = [fill(head, width, subsequent_indent=_GAP)] if same else []
     return "\n\n".join([*parts, *blocks(names, shown, width)])
@@ -116,7 +116,8 @@ def _text(column: _Column, run: RunSummary) -> str:
     return _NONE if value is None else printable(column.text(value))
 
 
-def _short_name(name: str) -> str:
+def short_name(name: str) -> str:
+    """The name of a run in a table: printable, and cut in the middle if it is long."""
     name = printable(name)
     half = _LONGEST_NAME // 2 - 1
     return name if len(name) <= _LONGEST_NAME else f"{name[:half]}..{name[-half:]}"

@@ -1,13 +1,14 @@
 """The losses of several runs in one picture: over tokens and over the time of training."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from storage.atomic import new_file
-from storage.terminal.printable import printable
 from train.reporting.curves import scale_of_end, smoothed
 from train.reporting.run_summary import Curve, RunSummary
+from train.reporting.run_table import short_name
 from train.reporting.setting_differences import short_value, training_differences
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -62,7 +63,8 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> None:
     figure.suptitle(f"{len(runs)} runs: {what}", fontsize=11)
     handles, _ = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
-    with new_file(path) as temporary:
+    with new_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box takes its place
         figure.savefig(temporary, dpi=120, format=path.suffix[1:].lower() or "png")
 
 
@@ -74,7 +76,8 @@ def _run_labels(runs: Sequence[RunSummary]) -> list[str]:
     for number, run in enumerate(runs):
         values = (f"{key.split('.')[-1]} {short_value(found[key][number])}" for key in told)
         # matplotlib leaves out what begins with _, and sets what is between two $ as formula.
-        text = printable(": ".join(filter(None, [run.name, ", ".join(values)]))).lstrip("_")
+        parts = [short_name(run.name), ", ".join(values)]
+        text = ": ".join(filter(None, parts)).lstrip("_")
         text = text.replace("$", r"\$")
         labels.append(text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 2]}..")
     return labels

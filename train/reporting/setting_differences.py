@@ -6,7 +6,7 @@ from typing import Any
 
 from storage.terminal.printable import printable
 from train.reporting.run_summary import RunSummary
-from train.reporting.run_table import blocks
+from train.reporting.run_table import blocks, short_name
 
 # Of one start, or of the machine's disks: no result depends on them.
 _LEFT_OUT = ("out", "allow", "stop_at", "profile", "stage", "model.context_length")
@@ -78,7 +78,7 @@ def format_differences(runs: Sequence[RunSummary], width: int) -> str:
     if not found:
         return ""
     columns = [
-        [run.name, *(short_value(values[number]) for values in found.values())]
+        [short_name(run.name), *(short_value(values[number]) for values in found.values())]
         for number, run in enumerate(runs)
     ]
     return "\n\n".join(blocks(["other settings that differ", *found], columns, width))
