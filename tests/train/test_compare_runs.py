@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.damage import call, files_below
-from tests.launching import fresh_python
+from tests.launching import ENVIRONMENT, fresh_python
 from tests.made_runs import copied_run, made_run
 from train.compare_runs import main
 
@@ -148,11 +148,11 @@ def test_no_run_is_changed(tmp_path):
     assert files_below(tmp_path) == before
 
 
-def test_names_of_any_characters_are_shown_on_any_terminal(tmp_path):
+def test_names_of_any_characters_are_shown_on_any_terminal(tmp_path, monkeypatch):
     for seed, name in enumerate(("a$x^2$\x1b[31m", "ünï_漢", "long_" * 20)):
         made_run(tmp_path / "runs" / name, settings={"seed": seed, "model.mlp": f"kind{seed}"})
-    script = str(REPO / "train" / "compare_runs.py")
-    done = fresh_python(script, "--group", folder=tmp_path, PYTHONIOENCODING="ascii")
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONIOENCODING", "ascii")
+    done = fresh_python("train/compare_runs.py", str(tmp_path / "runs"), "--group")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     assert r"\xfcn\xef_\u6f22" in done.stdout
