@@ -18,6 +18,7 @@ import tyro
 
 from tests.eval.test_calibrate import ROW
 from tests.golden.make import INPUTS
+from tests.golden.make import RUN as RECORDED_RUN
 from tests.hub_fixtures import FINEWEB_EDU, Maker
 from tests.launching import ENVIRONMENT, REPO, python
 from tests.script_flags import SCRIPTS, main_of
@@ -46,7 +47,7 @@ SMALLER = {
     "data_prep/verify.py": "",
     "data_prep/lookup.py": "--step 2",
     "launch/node.sh gpt2": TINY,
-    "train/main.py --out runs/gpt2": MORE_STEPS,
+    "train/main.py --continue": MORE_STEPS,
     "train/main.py finetune": "--device cpu --steps 2 --batch-tokens 64 --eval.tasks-every 0",
     "train/compare_runs.py": "",
     "model/huggingface.py export": "",
@@ -71,7 +72,9 @@ NOT_RUN = {
 
 def commands_of(page: str) -> list[list[str]]:
     """The commands of a page's code blocks without language, each as words, without comments."""
-    blocks = re.findall(r"^```\n(.*?)^```", (REPO / page).read_text(), re.DOTALL | re.MULTILINE)
+    text = (REPO / page).read_text()
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    blocks = [block for language, block in fences if not language]
     lines = [
         line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()
     ]
@@ -161,8 +164,22 @@ def test_every_file_that_a_document_names_is_there(page):
         assert (REPO / name).exists(), name
 
 
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """A folder with runs that commands name, which nobody changes, and the page's settings."""
+    made = tmp_path_factory.mktemp("named")
+    for name in ("gpt2", "demo"):
+        shutil.copytree(RECORDED_RUN, made / "runs" / name)
+    (toml,) = re.findall(
+        r"^```toml\n(.*?)^```$", (REPO / "train/README.md").read_text(), re.S | re.M
+    )
+    (made / "my.toml").write_text(toml)
+    return made
+
+
 @pytest.mark.parametrize("words", [words for _, words in COMMANDS], ids=shown)
-def test_a_command_of_the_pages_is_understood_by_what_it_starts(words, monkeypatch, tmp_path):
+def test_a_command_of_the_pages_is_understood_by_what_it_starts(words, monkeypatch, named):
+    monkeypatch.chdir(named)
     name, rest = started(words)
     if words[0] == "torchrun":
         assert "--standalone" in words, "without it two jobs on a machine meet"
@@ -175,14 +192,12 @@ def test_a_command_of_the_pages_is_understood_by_what_it_starts(words, monkeypat
         assert words in (["source", ".venv/bin/activate"], ["tensorboard", "--logdir", "runs"])
     elif name.startswith("launch/"):
         assert (REPO / name).is_file()
-        monkeypatch.chdir(tmp_path)
         if name in ("launch/node.sh", "launch/slurm/train.sbatch"):
             read_by_its_parser("train/main.py", rest, monkeypatch)
         elif name == "launch/slurm/eval.sbatch":
             read_by_its_parser("eval/main.py", rest, monkeypatch)
     else:
         assert name in SCRIPTS
-        monkeypatch.chdir(tmp_path)
         read_by_its_parser(name, rest, monkeypatch)
 
 
