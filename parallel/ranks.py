@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from parallel.addresses import reachable_host
 from parallel.allocator import keep_large_blocks
+from parallel.device_choice import wants_cuda
 from parallel.job_variables import JobNumbers, check_not_alone, job_numbers
 from parallel.rendezvous import RendezvousStore, rendezvous
 from parallel.shared_errors import UserErrorReport
@@ -221,7 +222,7 @@ def start(
     numbers = job_numbers(os.environ)
     check_not_alone(os.environ, whole_job)
     rank, world_size = numbers.rank, numbers.world_size
-    use_cuda = _wants_cuda(device, numbers.local_world_size)
+    use_cuda = wants_cuda(device, numbers.local_world_size)
     own = torch.device("cuda", numbers.local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         for name, value in NCCL_WITHOUT_WATCHDOGS.items() if watched else ():
@@ -260,22 +261,6 @@ def _rendezvous_store(one_machine: bool) -> RendezvousStore:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if one_machine else ""
     by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return RendezvousStore(host, int(port), attempt, by_torchrun)
-
-
-def _wants_cuda(device: str, local_world_size: int) -> bool:
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={device} is not known; use auto, cpu or cuda")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cpu" or (device == "auto" and gpus == 0):
-        return False
-    if gpus == 0:
-        raise ValueError("device=cuda but torch finds no CUDA GPU; use --device cpu or auto")
-    if local_world_size > gpus:
-        raise ValueError(
-            f"nproc_per_node={local_world_size} is more than the {gpus} GPUs of this machine; "
-            f"start torchrun with --nproc_per_node={gpus}"
-        )
-    return True
 
 
 def _enable_determinism() -> None:

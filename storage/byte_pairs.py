@@ -16,6 +16,8 @@ from storage.digest import fingerprint
 from storage.ownership.latest import follow_latest
 
 END_OF_TEXT = "<|endoftext|>"
+_META = "meta.json"
+_INSIDE = "tokenizer"  # the folder, in that of a checkpoint or of a data set
 _META_KEYS = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
 # The key of meta.json that holds the fingerprint of all other keys: ranks_sha256 does not cover the
 # pattern, and a damaged pattern would split text in other places without an error.
@@ -121,15 +123,16 @@ def _read_ranks(path: Path, sha256: str) -> bytes:
 
 
 def read_byte_pairs(folder: Path) -> BytePairs:
-    """The tokenizer in `folder`. Raises: ValueError if it is missing, damaged or too large."""
+    """The tokenizer in `folder`, or of the checkpoint, run or data set in `folder`.
+
+    Raises: ValueError if it is missing, damaged or too large.
+    """
     folder = follow_latest(folder)
-    path = folder / "meta.json"
+    inside = folder / _INSIDE
+    folder = inside if not (folder / _META).is_file() and (inside / _META).is_file() else folder
+    path = folder / _META
     if not path.is_file():
-        raise ValueError(
-            f"{folder} holds no tokenizer (no meta.json); give a folder made by "
-            "data_prep/train_tokenizer.py or the tokenizer/ of a data set (names of other "
-            "tokenizers and tokenizer.json are not read), or copy the whole folder again"
-        )
+        raise ValueError(_about_other(folder))
     meta = read_json(path)
     found = meta if isinstance(meta, dict) else {}
     words = ("name", "pattern", "ranks_sha256")
@@ -140,6 +143,22 @@ def read_byte_pairs(folder: Path) -> BytePairs:
         raise ValueError(f"{path} does not fit its own fingerprint; copy the whole folder again")
     ranks = _read_ranks(folder / "ranks.tiktoken", meta["ranks_sha256"])
     return BytePairs(meta["name"], meta["pattern"], ranks)
+
+
+def _about_other(folder: Path) -> str:
+    """What to give instead of a folder that holds no tokenizer of ours."""
+    give = (
+        "give a folder made by data_prep/train_tokenizer.py, or that of a checkpoint, a run or a "
+        "data set that has it; without --tokenizer it is GPT-2's"
+    )
+    if not folder.exists():
+        return f"there is no tokenizer at {folder}; {give}"
+    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return (
+            f"{folder} holds a tokenizer of Hugging Face; import its model first with `python "
+            f"model/huggingface.py import {folder} --out FOLDER`, and give FOLDER"
+        )
+    return f"{folder} holds no tokenizer (no {_META}); {give}, or copy the whole folder again"
 
 
 def gpt2_byte_pairs() -> BytePairs:
@@ -159,4 +178,4 @@ def write_byte_pairs(folder: Path, pairs: BytePairs) -> None:
         "n_vocab": pairs.n_vocab,
         "end_of_text": pairs.end_of_text,
     }
-    write_json(folder / "meta.json", {**meta, _FINGERPRINT: fingerprint(meta)})
+    write_json(folder / _META, {**meta, _FINGERPRINT: fingerprint(meta)})

@@ -50,6 +50,7 @@ from train.memory.micro_batch import (
 )
 from train.optimizers.muon import MuonConfig
 from train.optimizers.registry import build_optimizer
+from train.preflight.initial_weights import checkpoint_of_init
 from train.preflight.inputs import Inputs
 from train.progress import Progress
 from train.recovery.metric_logs import load_guard_history, open_metric_log
@@ -66,7 +67,7 @@ def new_network(config: Config, shape: GPTConfig, ranks: Ranks) -> tuple[GPT, Op
     model = GPT(shape)
     model.initialise(config.seed)
     if config.init is not None:
-        load_weights(config.init, model, cut_context=True)
+        load_weights(checkpoint_of_init(config.init), model, cut_context=True)
     model.to(ranks.device)
     return model, build_optimizer(model, config.optimizer)
 

@@ -34,7 +34,8 @@ class PrepareOptions:
     val_fraction: float = 0.1
     """With --split tail or auto: the fraction of the text, at its end, that is validation."""
     tokenizer: Path | None = None
-    """Folder of a tokenizer made by data_prep/train_tokenizer.py. Default: GPT-2's."""
+    """Folder of a tokenizer made by data_prep/train_tokenizer.py, or of a checkpoint,
+    a run or a data set that has one. Default: GPT-2's."""
     encoder: EncoderChoice = "auto"
     """auto: gigatoken if installed, with a sample compared with tiktoken; same bytes."""
     skip_bad: int = 0
@@ -78,7 +79,10 @@ class PrepareOptions:
 
     def chosen_tokenizer(self) -> Tokenizer:
         """GPT-2's tokenizer, or the one that the options name."""
-        return gpt2_tokenizer() if self.tokenizer is None else load_tokenizer(self.tokenizer)
+        named = self.tokenizer
+        if named is None or (str(named) == "gpt2" and not named.exists()):
+            return gpt2_tokenizer()
+        return load_tokenizer(named)
 
     def work_folder(self, out: Path) -> Path:
         """Where the data set `out` is prepared."""

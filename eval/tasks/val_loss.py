@@ -177,6 +177,11 @@ def validation_shards(subject: Subject, options: EvalOptions) -> TokenShards:
     """
     if options.data is None:
         raise ValueError("val_loss has no data set to read; give its folder as --data")
+    if not options.data.is_dir():
+        raise ValueError(
+            f"there is no data set at {options.data} for val_loss; if it was moved, give its "
+            "folder as --data"
+        )
     data = open_data_set(options.data)
     if data.tokenizer().ranks_sha256 != subject.tokenizer.ranks_sha256:
         raise ValueError(

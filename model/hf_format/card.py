@@ -36,7 +36,8 @@ tags: [ratchet, {family}]
 ```python
 from transformers import pipeline
 
-print(pipeline("text-generation", "{name}")("Once upon a time")[0]["generated_text"])
+model = "."  # in this folder; elsewhere its path, or its id on the Hub once it is there
+print(pipeline("text-generation", model)("Once upon a time")[0]["generated_text"])
 ```
 
 {notes}

@@ -84,6 +84,8 @@ def _is_imported(place: Path) -> bool:
 
 def _import(published: Published, place: Path) -> None:
     """Import into `place`, unless another process did so meanwhile."""
+    source = published.folder if published.commit is None else published.source
+    by_hand = f"use `python model/huggingface.py import {source} --out FOLDER` and give FOLDER"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with (place.parent / ".lock").open("a+") as file:
@@ -94,6 +96,9 @@ def _import(published: Published, place: Path) -> None:
     except OSError as error:
         raise ValueError(
             f"{published.source} cannot be imported into {place.parent} ({reason_of(error)}); set "
-            "RATCHET_CACHE to a folder that has room and may be written, or import it with "
-            f"`python model/huggingface.py import {published.source} --out FOLDER`"
+            f"RATCHET_CACHE to a folder that has room and may be written, or {by_hand}"
         ) from error
+    except ValueError as error:
+        if "--tokenizer" not in str(error):
+            raise
+        raise ValueError(f"{error}; --tokenizer is an option of the import: {by_hand}") from error

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep import tokenizer as tokenizer_file
 from data_prep.preparation.encoder import fast_encoder
+from data_prep.text import TextOptions
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from storage import byte_pairs
 from tests.launching import REPO
@@ -151,3 +153,38 @@ def test_more_ids_than_two_bytes_hold_are_an_error():
     ranks = "\n".join(f"{token} {rank}" for rank, token in enumerate(tokens))
     with pytest.raises(ValueError, match="16 bits"):
         Tokenizer("big", ".", ranks.encode())
+
+
+def test_a_checkpoint_a_run_or_a_data_set_may_be_named_for_its_tokenizer(tmp_path):
+    letters = Tokenizer(
+        "letters", r"\S+|\s+", byte_pairs.ranks_file(bytes([i]) for i in range(256))
+    )
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "step_000005"
+    letters.save(checkpoint / "tokenizer")
+    for named in (checkpoint, run, run / "checkpoints"):
+        assert load_tokenizer(named).name == "letters"
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (None, "there is no tokenizer at .*; give a folder made by .*train_tokenizer.py, or that"),
+        ("tokenizer.json", "of Hugging Face; import its model first with .*huggingface.py import"),
+        (
+            "notes.txt",
+            r"holds no tokenizer \(no meta.json\); give .*or copy the whole folder again",
+        ),
+    ],
+)
+def test_what_is_no_tokenizer_is_named_with_what_to_do(file, words, tmp_path):
+    if file is not None:
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / file).write_text("{}")
+    with pytest.raises(ValueError, match=words):
+        load_tokenizer(tmp_path / "x")
+
+
+def test_gpt2_is_the_name_of_the_default_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert TextOptions(tokenizer=Path("gpt2"), embedded=True).chosen_tokenizer().n_vocab == 50257

@@ -158,6 +158,14 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_cure(exported, tmp_pat
     assert re.search(words, refusal(exported, tmp_path / "cache"))
 
 
+def test_a_model_without_a_tokenizer_says_how_to_give_one(exported, tmp_path):
+    theirs = shutil.copytree(exported, tmp_path / "theirs")
+    for name in ("tokenizer.json", "vocab.json"):
+        (theirs / name).unlink()
+    said = refusal(theirs, tmp_path / "cache")
+    assert re.search("holds no tokenizer.*with --tokenizer.*import .*theirs --out FOLDER`", said)
+
+
 def test_a_checkpoint_wins_over_a_run_and_a_run_over_a_model_folder(run, exported, tmp_path):
     shutil.copytree(exported, run.path, dirs_exist_ok=True)
     assert find_checkpoint(run.path, tmp_path) == run.checkpoint(20)

@@ -24,7 +24,7 @@ def test_a_missing_device_is_refused(device, message):
 @pytest.fixture
 def two_gpus(monkeypatch):
     """Rank 1 of two on a machine that seems to have two GPUs. NCCL's variables are restored."""
-    monkeypatch.setattr(ranks, "_wants_cuda", lambda *_: True)
+    monkeypatch.setattr(ranks, "wants_cuda", lambda *_: True)
     for name in ("set_device", "set_per_process_memory_fraction"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)

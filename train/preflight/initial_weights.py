@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 
 from data_prep.dataset.shards import DataSet
@@ -16,8 +17,14 @@ from train.config import Config
 _NO_SHAPE = {"context_length", "dropout"}  # the context may be shorter, see `check_init`
 
 
+@cache
+def checkpoint_of_init(named: Path) -> Path:
+    """The checkpoint that `--init` means: the same one for as long as this process lives."""
+    return find_checkpoint(named, cache_folder())
+
+
 def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
-    """The configuration with the checkpoint that `--init` means, and its model's shape.
+    """The configuration with the shape of the model in `--init`.
 
     `given` are the fields of the model that the command line names.
     Raises: ValueError if one of them contradicts the checkpoint.
@@ -26,7 +33,7 @@ def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
         return config
     init = config.init
     with suppress(ValueError, OSError):  # `check_init` says what is wrong with it
-        init = find_checkpoint(init, cache_folder())
+        init = checkpoint_of_init(init)
     try:
         shape = load_config(init)
     except ValueError:
@@ -44,12 +51,12 @@ def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
         vocab_size=vocab_size,
         dropout=config.model.dropout,
     )
-    return replace(config, init=init, model=model)
+    return replace(config, model=model)
 
 
 def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
     """Raises: ValueError if the checkpoint does not fit the data or the network."""
-    init = find_checkpoint(init, cache_folder())
+    init = checkpoint_of_init(init)
     if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
         raise ValueError(
             f"--init {init} was trained with another tokenizer than {data.folder}; prepare the "

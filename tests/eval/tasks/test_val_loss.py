@@ -149,3 +149,10 @@ def test_a_data_set_of_another_tokenizer_is_refused(data, monkeypatch):
 def test_without_a_data_set_the_error_names_the_option():
     with pytest.raises(ValueError, match="give its folder as --data"):
         val_loss(tiny_subject(), EvalOptions())
+
+
+def test_data_that_were_moved_are_asked_for_by_the_flag(tmp_path):
+    with pytest.raises(
+        ValueError, match="no data set at .*gone for val_loss; if it was moved, give"
+    ):
+        val_loss(tiny_subject(), EvalOptions(data=tmp_path / "gone"))

@@ -28,6 +28,7 @@ def test_the_card_has_the_figures_of_the_run(tmp_path):
                 "| val/loss | 3.2100 |", "| hellaswag/acc_norm | 0.2955 ± 0.0046 |"):  # fmt: skip
         assert row in card
     assert "secret" not in card
+    assert 'model = "."  # in this folder' in card
     assert "trained on stories, with Ratchet; exported at step 500" in card
     assert "tags: [ratchet, gpt2]" in card
 

@@ -101,3 +101,12 @@ def test_a_configuration_of_another_shape_is_refused(first, tmp_path):
     shape = GPTConfig(n_layer=1, n_head=1, n_embd=16, context_length=16)
     with pytest.raises(ValueError, match="has --model.n-embd 8, which contradicts .* 16;"):
         built(replace(nano_config(first, model=shape), out=tmp_path / "run", init=latest))
+
+
+def test_a_run_can_be_named_and_the_same_command_continues(first, tmp_path):
+    given = words(first, tmp_path, "--batch-tokens=128", "--steps=3")
+    given[given.index("--init") + 1] = str(first / "run")
+    config = parse(given)
+    assert config.init == first / "run"
+    run_to_end(config)
+    built(parse(given)).close()
