@@ -35,7 +35,7 @@ def test_the_help_fits_the_terminal_and_names_every_preset_in_a_line(page, colum
 
 
 def test_the_settings_of_a_preset_or_run_are_its_defaults(page):
-    assert any("1000" in line and "--steps" in line for line in page("demo", "-h"))
+    assert any("900" in line and "--steps" in line for line in page("demo", "-h"))
     run = page("--continue", str(GOLDEN / "run"), "--help")
     assert any("--steps" in line and "(8)" in line for line in run)
     file = page("--seed=3", "gpt2-demo", "--help")
@@ -52,4 +52,4 @@ def test_all_options_are_explained_on_the_second_page(page):
     text = "\n".join(page("demo", "--help-all"))
     assert "--guard.skip-spikes FLOAT" in text
     assert "--continue RUN: continue the run" in text
-    assert "(default: 1000)" in text
+    assert "(default: 900)" in text
