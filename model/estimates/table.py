@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from model.estimates.flops import GPUS
-from storage.terminal.quantities import short_time
+from storage.terminal.short_times import short_time
 
 _GIB = 2**30
 _Row = tuple[str, str, str]

@@ -34,7 +34,7 @@ def test_the_best_run_is_first_and_what_all_share_is_one_sentence(tmp_path):
     assert list(rows) == ["lr_0.02", "lr_0.03", "lr_0.01"]
     assert rows["lr_0.02"]["rate"] == "0.02"
     assert rows["lr_0.02"]["best val"] == f"{3 + 4 / 41:.4f}"
-    assert "in all 3 runs: state finished, steps 40, tokens 5.1K, parameters 4.1K" in done.out
+    assert "in all 3 runs: state finished, steps 40, tokens 5.12k, parameters 4.09k" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
     assert "other settings" not in done.out
 

@@ -3,7 +3,7 @@
 import time
 
 from model.estimates.memory import USABLE_SHARE
-from storage.terminal.quantities import short_time
+from storage.terminal.short_times import short_time
 from train.preflight.dry_run import training_step
 from train.preflight.machine_checks import MachineCheck
 from train.run import Run

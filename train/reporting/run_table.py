@@ -8,7 +8,8 @@ from textwrap import fill
 from typing import Any
 
 from storage.terminal.printable import printable
-from storage.terminal.quantities import short_count, short_time
+from storage.terminal.short_times import short_time
+from storage.writers.console_rows import short
 from train.reporting.run_summary import RunSummary, Score
 
 _NONE = "-"
@@ -56,8 +57,8 @@ def _columns_for(runs: Sequence[RunSummary], every: bool) -> list[_Column]:
     found = [
         _Column("state", lambda r: r.state),
         _Column("steps", lambda r: (r.steps_done, r.steps), _steps),
-        _Column("tokens", lambda r: r.tokens, short_count),
-        _Column("parameters", lambda r: r.parameters, short_count),
+        _Column("tokens", lambda r: r.tokens, short),
+        _Column("parameters", lambda r: r.parameters, short),
         _Column("optimizer", lambda r: r.optimizer),
         _Column("rate", lambda r: r.learning_rate, lambda rate: f"{rate:g}"),
         _Column("batch", lambda r: r.batch_tokens, "{:,}".format),
