@@ -114,14 +114,14 @@ def test_json_and_csv_hold_every_figure_unrounded(tmp_path):
 
 
 def test_the_picture_shows_each_run_in_both_panels_and_its_end(tmp_path):
-    rates(tmp_path)
+    made_run(rates(tmp_path) / "runs" / "another", settings={"optimizer.lr": 0.04})
     done = call(main, ["--plot", "p.png"], tmp_path)
     assert "drawn: p.png" in done.out
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.width == 1440
     assert call(main, ["--plot", "p.svg"], tmp_path).code == 0
     text = (tmp_path / "p.svg").read_text()
-    assert text.count("<!-- lr_0.02: lr 0.02 -->") == 1
+    assert text.count("<!-- lr_0.02 -->") == text.count("<!-- another: lr 0.04 -->") == 1
     assert text.count("<!-- tokens trained on -->") == 1
     assert text.count("<!-- time of training steps (seconds) -->") == 1
 

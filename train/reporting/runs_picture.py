@@ -69,12 +69,16 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> None:
 
 
 def _run_labels(runs: Sequence[RunSummary]) -> list[str]:
-    """The name of each run, with its values of the settings in which they differ."""
+    """The name of each run, with its values of settings that differ and are not in the name."""
     found = training_differences(runs)
     told = list(found)[:_SETTINGS_IN_LABEL]
     labels = []
     for number, run in enumerate(runs):
-        values = (f"{key.split('.')[-1]} {short_value(found[key][number])}" for key in told)
+        values = (
+            f"{key.split('.')[-1]} {value}"
+            for key in told
+            if (value := short_value(found[key][number])) not in run.name
+        )
         # matplotlib leaves out what begins with _, and sets what is between two $ as formula.
         parts = [short_name(run.name), ", ".join(values)]
         text = ": ".join(filter(None, parts)).lstrip("_")
