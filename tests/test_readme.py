@@ -225,7 +225,7 @@ def test_every_command_of_readme_is_run_or_says_why_not():
 def folder(tmp_path_factory):
     """A folder with the files of a reader."""
     made = tmp_path_factory.mktemp("reader")
-    story = (INPUTS / "stories.txt").read_text() * 3
+    story = (INPUTS / "stories.txt").read_text().replace("<|endoftext|>", "\n\n") * 3
     for name in ("story.txt", "stories.txt", "book.txt"):
         (made / name).write_text(story)
     maker = Maker(made, seed=0)
