@@ -259,9 +259,14 @@ class Config:
         )
 
     def with_sizes(self, val_tokens: int, warmup_steps: int | float) -> Self:
-        """The same with the sizes that a preset left open."""
-        schedule = replace(self.schedule, warmup_steps=warmup_steps)
-        return replace(self, eval=replace(self.eval, val_tokens=val_tokens), schedule=schedule)
+        """The same with what a preset left open: sizes, and a stop where nothing is validated."""
+        stop = self.stop_when_worse if self.eval.every and self.save.keep_best else None
+        return replace(
+            self,
+            eval=replace(self.eval, val_tokens=val_tokens),
+            schedule=replace(self.schedule, warmup_steps=warmup_steps),
+            stop_when_worse=stop,
+        )
 
     @property
     def network(self) -> GPTConfig:

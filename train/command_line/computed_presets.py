@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from train.command_line.finetune import finetune_config
 from train.command_line.own_text import own_text_config
 from train.config import Config
-from train.optimizers.adamw import AdamWConfig
-from train.presets import PRESETS
 
-FLAGS = ("--data", "--init", "--out")
+_SIZES = ("--context-length", "--model.context-length", "--batch-tokens", "--steps")
+FLAGS = ("--data", "--init", "--out", *_SIZES)
 """What a computed preset may depend on: the values of these flags."""
 
 
@@ -27,19 +27,19 @@ def _finetune(given: Mapping[str, Path]) -> Config:
     """A run that starts from the weights of `--init`, which also decides the shape."""
     init = _needed(given, "finetune", "--init", "a checkpoint")
     data = _needed(given, "finetune", "--data", "a data set, made with the checkpoint's tokenizer")
-    return replace(
-        PRESETS["gpt2"],
-        init=init,
-        data=data,
-        out=Path("runs") / f"{data.name}-finetuned",
-        optimizer=AdamWConfig(lr=1e-4),
-    )
+    sizes = {flag.removeprefix("--"): str(given[flag]) for flag in _SIZES if flag in given}
+    return replace(finetune_config(init, data, sizes), out=own_folder("finetune", data))
 
 
 COMPUTED_PRESETS: dict[str, Callable[[Mapping[str, Path]], Config]] = {
     "own-text": _own_text,
     "finetune": _finetune,
 }
+
+
+def own_folder(preset: str, data: Path) -> Path:
+    """The run folder of a computed preset where none is given."""
+    return Path("runs") / f"{data.name}{'-finetuned' * (preset == 'finetune')}"
 
 
 def _needed(given: Mapping[str, Path], preset: str, flag: str, what: str) -> Path:

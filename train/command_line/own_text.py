@@ -125,7 +125,7 @@ def own_text_config(data: Path, out: Path | None = None) -> Config:
     gpus = world_size_from_environment() if torch.cuda.is_available() else 0
     cores = min(default_workers(), _MOST_CORES)
     flops = _SECONDS * (gpus * _GPU_FLOPS or cores * _CORE_FLOPS)
-    prompts, val_tokens = _prompts(found), AtMost(262_144 if gpus else 16_384)
+    prompts, val_tokens = prompts_from(found), AtMost(262_144 if gpus else 16_384)
     chosen = choose(tokens, entry.val.tokens, n_vocab, flops)
     out = out or Path("runs") / data.name
     config = _config(data, out, chosen, prompts, val_tokens, chosen.passes(tokens) >= 1)
@@ -175,7 +175,7 @@ def _config(
     )
 
 
-def _prompts(data: DataSet) -> tuple[str, ...]:
+def prompts_from(data: DataSet) -> tuple[str, ...]:
     """The first words of the first and of the middle document of validation, or of its middle."""
     val, tokenizer = data.split("val"), data.tokenizer()
     first = val.read_document(0)[1:]

@@ -17,7 +17,7 @@ from storage.run_folder import RunFolder
 from storage.script_options import parse_known_options, parse_options
 from train.checkpoints.branch import run_of_branch
 from train.checkpoints.recorded_config import recorded_config
-from train.command_line.computed_presets import COMPUTED_PRESETS, FLAGS
+from train.command_line.computed_presets import COMPUTED_PRESETS, FLAGS, own_folder
 from train.command_line.config_file import ConfigFile
 from train.command_line.continued_run import continued_config
 from train.command_line.help_page import first_page, introduction
@@ -201,9 +201,9 @@ def _run_of(words: _Words) -> Config | None:
     Raises: ValueError if its config.json is damaged.
     """
     try:
-        paths = given_paths(words.flags, ("--out", "--branch"))
-        if "--out" not in paths and words.preset is not None:
-            paths["--out"] = str(_preset(words).out)
+        paths = given_paths(words.flags, ("--out", "--branch", "--data"))
+        if "--out" not in paths and words.preset is not None and "--data" in paths:
+            paths["--out"] = str(own_folder(words.preset, Path(paths["--data"])))
     except ValueError:  # which the parser reports
         return None
     found = None

@@ -1,5 +1,6 @@
 """Weights to start from (`--init`): they decide the shape, and the context may be shorter."""
 
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -14,6 +15,7 @@ from model.config import GPTConfig
 from parallel.ranks import cache_folder
 from train.config import Config
 
+_SHOWN_FILES = 5
 _NO_SHAPE = {"context_length", "dropout"}  # the context may be shorter, see `check_init`
 
 
@@ -57,11 +59,7 @@ def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
 def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
     """Raises: ValueError if the checkpoint does not fit the data or the network."""
     init = checkpoint_of_init(init)
-    if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
-        raise ValueError(
-            f"--init {init} was trained with another tokenizer than {data.folder}; prepare the "
-            f"data with the checkpoint's: --tokenizer {init / 'tokenizer'}"
-        )
+    check_tokenizer(init, data)
     shape = load_config(init)
     if network.position == "learned" and network.context_length > shape.context_length:
         raise ValueError(
@@ -70,6 +68,28 @@ def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
             "or less"
         )
     _check_contradiction(init, shape, network, {f.name for f in fields(GPTConfig)})
+
+
+def check_tokenizer(init: Path, data: DataSet) -> None:
+    """Raises: ValueError if the data were made with another tokenizer than the checkpoint's."""
+    if load_tokenizer(init / "tokenizer").ranks_sha256 != data.tokenizer().ranks_sha256:
+        raise ValueError(
+            f"--init {init} was trained with another tokenizer than {data.folder}; prepare the "
+            f"data with the checkpoint's: {_preparation(data, init / 'tokenizer')}"
+        )
+
+
+def _preparation(data: DataSet, tokenizer: Path) -> str:
+    """The command that prepares the same text with this tokenizer, as far as it is known."""
+    manifest = data.manifest
+    out = shlex.join(["--tokenizer", str(tokenizer), "--out", f"{data.folder}-for-init"])
+    names = [file.name for file in manifest.source.files]
+    if manifest.source.id == "python-documentation":
+        return f"python data_prep/text.py --embedded {out}"
+    if manifest.source.id != "files" or len(names) > _SHOWN_FILES:
+        return f"the command that made them, with {out}"
+    split = manifest.settings.get("split", "hash")
+    return f"python data_prep/text.py {shlex.join(names)} --split {split} {out}"
 
 
 def _check_contradiction(

@@ -1,0 +1,148 @@
+"""The preset finetune: batch, steps and rate for a checkpoint, the data and the machine."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data_prep.dataset.shards import open_data_set
+from model.checkpoint import load_config
+from model.checkpoint_source import find_checkpoint
+from model.config import GPTConfig
+from model.estimates.parameters import count_parameters
+from parallel.ranks import cache_folder, world_size_from_environment
+from storage.option_values import AtMost
+from train.batch_plan import largest_power_of_two
+from train.command_line.own_text import prompts_from
+from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.optimizers.adamw import AdamWConfig
+from train.preflight.initial_weights import check_tokenizer
+from train.schedule import ScheduleConfig
+
+log = logging.getLogger(__name__)
+
+# The batch of nanoGPT's config/finetune_shakespeare.py, 32 windows of 1,024; an eighth on the CPU.
+_GPU_BATCH, _CPU_BATCH = 32_768, 4096
+_STEPS_A_PASS = 20  # at least, so that a small text is not one batch
+# Passes over the data: as the Trainer of transformers (num_train_epochs), and once over much data.
+_PASSES, _MUCH_DATA = 3, 100_000_000
+# Largest rate up to so many parameters. 5e-5 is the default of that Trainer, 3e-5 is nanoGPT's for
+# gpt2-xl; small networks take more, as they do from nothing (bench/LOG.md).
+_RATES = ((30_000_000, 3e-4), (500_000_000, 5e-5), (float("inf"), 3e-5))
+_DROPOUT = 0.1  # of GPT-2, and of nanoGPT's advice for fine-tuning
+_WORSE_VALIDATIONS = 3
+_POINTS = 10  # validations after the one of step 0
+_LEAST_STEPS = 20
+_LEAST_CONTEXT = 8
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is chosen for a checkpoint, data and a machine."""
+
+    context_length: int
+    batch_tokens: int
+    steps: int
+    lr: float
+    dropout: float
+
+
+def choose(
+    tokens: int,
+    val_tokens: int,
+    shape: GPTConfig,
+    world_size: int = 1,
+    most: int = _CPU_BATCH,
+    asked: Mapping[str, int] | None = None,
+) -> _Choice:
+    """Sizes for so many tokens of training and validation.
+
+    `most`: tokens of the largest batch. `asked`: what the user chose of `context_length`,
+    `batch_tokens` and `steps`, which the rest then fits.
+    Raises: ValueError if the text is too short.
+    """
+    asked = asked or {}
+    context = asked.get("context_length") or _fitted(shape.context_length, tokens, val_tokens)
+    unit = context * world_size
+    windows = largest_power_of_two(max(min(most, tokens // _STEPS_A_PASS) // unit, 1))
+    batch = asked.get("batch_tokens") or unit * windows
+    passes = 1 if tokens >= _MUCH_DATA else _PASSES
+    steps = asked.get("steps") or max(passes * tokens // batch, _LEAST_STEPS)
+    parameters = count_parameters(shape).total
+    lr = next(rate for largest, rate in _RATES if parameters <= largest)
+    repeated = steps * batch > tokens
+    return _Choice(context, batch, steps, lr, shape.dropout or _DROPOUT * repeated)
+
+
+def _fitted(context: int, tokens: int, val_tokens: int) -> int:
+    """The longest context, halved from the checkpoint's, of which both splits hold a window."""
+    while context >= min(tokens, val_tokens):
+        context //= 2
+    if context < _LEAST_CONTEXT:
+        raise ValueError(
+            f"the data are too short: {tokens} tokens to train on and {val_tokens} to validate on; "
+            "give at least a page of text, or prepare it with a larger --val-fraction"
+        )
+    return context
+
+
+def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
+    """The run that trains the weights of `init` further on the data set in `data`.
+
+    `sizes`: the texts that the user gave for the flags context-length, batch-tokens and steps.
+    Raises: ValueError if one of the two cannot be used, or they have different tokenizers.
+    """
+    found = open_data_set(data)
+    checkpoint = find_checkpoint(init, cache_folder())
+    check_tokenizer(checkpoint, found)
+    shape, entry = load_config(checkpoint), found.manifest
+    on_gpu = torch.cuda.is_available()
+    asked = {
+        flag.removeprefix("model.").replace("-", "_"): int(text)
+        for flag, text in sizes.items()
+        if text.isdecimal() and int(text)  # the parser refuses others
+    }
+    ranks = world_size_from_environment()
+    batch = _GPU_BATCH if on_gpu else _CPU_BATCH
+    chosen = choose(entry.train.tokens, entry.val.tokens, shape, ranks, batch, asked)
+    log.info("%s", _reasons(chosen, entry.train.tokens, shape))
+    every = max(chosen.steps // _POINTS, 1)
+    # A validation costs a third of training on as many tokens.
+    validated = AtMost(max(every * chosen.batch_tokens, 8 * chosen.context_length))
+    given = "context_length" in asked  # perhaps as --model.context-length
+    with_prompts = found.manifest.val.documents > 0
+    return Config(
+        init=checkpoint,
+        data=data,
+        steps=chosen.steps,
+        batch_tokens=chosen.batch_tokens,
+        context_length=None if given else chosen.context_length,
+        stop_when_worse=AtMost(_WORSE_VALIDATIONS),
+        model=GPTConfig(dropout=chosen.dropout),
+        optimizer=AdamWConfig(lr=chosen.lr),
+        schedule=ScheduleConfig(kind="linear", warmup_steps=0.05, min_lr_ratio=0.0),
+        eval=EvalConfig(every=every, val_tokens=validated, tasks_every=0, tasks=()),
+        sample=SampleConfig(
+            every=2 * every,
+            prompts=prompts_from(found) if with_prompts else ("",),
+            temperature=0.8,
+        ),
+        save=SaveConfig(),
+    )
+
+
+def _reasons(chosen: _Choice, tokens: int, shape: GPTConfig) -> str:
+    """What was chosen and why, in a sentence."""
+    parameters = count_parameters(shape).total
+    passes = chosen.steps * chosen.batch_tokens / max(tokens, 1)
+    cut = f" of the checkpoint's {shape.context_length}"
+    return (
+        f"chosen for {tokens:,} tokens and {parameters:,} parameters; flags change it: "
+        f"--context-length {chosen.context_length}"
+        f"{cut if chosen.context_length < shape.context_length else ''}, "
+        f"--batch-tokens {chosen.batch_tokens}, --steps {chosen.steps} ({passes:.1f} times the "
+        f"text), --optimizer.lr {chosen.lr:g} (AdamW: Muon's rates are for a start from nothing), "
+        f"--model.dropout {chosen.dropout:g}, --stop-when-worse {_WORSE_VALIDATIONS}"
+    )
