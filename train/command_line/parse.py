@@ -24,7 +24,7 @@ from train.command_line.help_page import first_page, introduction
 from train.command_line.words import given_paths, taken, taken_path
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
-from train.preflight.initial_weights import with_shape_of_init
+from train.preflight.initial_weights import with_recorded_init, with_shape_of_init
 from train.presets import PRESETS
 
 _OPTIMIZER = "--optimizer"
@@ -98,7 +98,7 @@ def parse(
         config = with_shape_of_init(config, named.union(_model_fields(words.flags)))
     else:
         log.info("what is not given is as recorded in %s", start.recorded)
-    return _with_validation_of(start.base, config)
+    return with_recorded_init(_with_validation_of(start.base, config))
 
 
 def _in_parts(arguments: list[str]) -> _Words:

@@ -1,5 +1,6 @@
 """Weights to start from (`--init`): they decide the shape, and the context may be shorter."""
 
+import logging
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,8 +14,11 @@ from model.checkpoint import load_config
 from model.checkpoint_source import find_checkpoint
 from model.config import GPTConfig
 from parallel.ranks import cache_folder
+from storage.run_folder import RunFolder
+from train.checkpoints.recorded_config import recorded_settings
 from train.config import Config
 
+log = logging.getLogger(__name__)
 _SHOWN_FILES = 5
 _NO_SHAPE = {"context_length", "dropout"}  # the context may be shorter, see `check_init`
 
@@ -54,6 +58,32 @@ def with_shape_of_init(config: Config, given: Iterable[str]) -> Config:
         dropout=config.model.dropout,
     )
     return replace(config, model=model)
+
+
+def with_recorded_init(config: Config) -> Config:
+    """The configuration with the checkpoint that the run in `--out` began with.
+
+    It counts only if `--init` names it too: the same name, its run, or what it was imported from.
+    """
+    before = None
+    with suppress(ValueError):  # of a damaged config.json, which `check_inputs` reports
+        before = (recorded_settings(RunFolder(config.out)) or {}).get("init")
+    if config.init is None or not isinstance(before, str) or before == str(config.init):
+        return config
+    if not _means(config.init, Path(before)):
+        return config
+    log.info("the run in %s began with --init %s, and continues", config.out, before)
+    return replace(config, init=Path(before))
+
+
+def _means(named: Path, checkpoint: Path) -> bool:
+    """Whether a checkpoint is the one named, another of the same run, or of the run named."""
+    here, there = named.absolute(), checkpoint.absolute()
+    if here in (there, *there.parents) or here.parent == there.parent:
+        return True
+    with suppress(ValueError, OSError):
+        return find_checkpoint(named, cache_folder()).absolute() == there
+    return False
 
 
 def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
