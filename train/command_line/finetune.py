@@ -9,16 +9,15 @@ import torch
 
 from data_prep.dataset.shards import open_data_set
 from model.checkpoint import load_config
-from model.checkpoint_source import find_checkpoint
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
-from parallel.ranks import cache_folder, world_size_from_environment
+from parallel.ranks import world_size_from_environment
 from storage.option_values import AtMost
 from train.batch_plan import largest_power_of_two
 from train.command_line.own_text import prompts_from
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.optimizers.adamw import AdamWConfig
-from train.preflight.initial_weights import check_tokenizer
+from train.preflight.initial_weights import check_tokenizer, checkpoint_of_init
 from train.schedule import ScheduleConfig
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ _GPU_BATCH, _CPU_BATCH = 32_768, 4096
 _STEPS_A_PASS = 20  # at least, so that a small text is not one batch
 # Passes over the data: as the Trainer of transformers (num_train_epochs), and once over much data.
 _PASSES, _MUCH_DATA = 3, 100_000_000
-# Largest rate up to so many parameters. 5e-5 is the default of that Trainer, 3e-5 is nanoGPT's for
+# Largest rate of a network of up to N parameters. 5e-5 is the default of that Trainer, 3e-5 is nanoGPT's for
 # gpt2-xl; small networks take more, as they do from nothing (bench/LOG.md).
 _RATES = ((30_000_000, 3e-4), (500_000_000, 5e-5), (float("inf"), 3e-5))
 _DROPOUT = 0.1  # of GPT-2, and of nanoGPT's advice for fine-tuning
@@ -49,7 +48,7 @@ class _Choice:
     dropout: float
 
 
-def choose(
+def sizes_for(
     tokens: int,
     val_tokens: int,
     shape: GPTConfig,
@@ -57,7 +56,7 @@ def choose(
     most: int = _CPU_BATCH,
     asked: Mapping[str, int] | None = None,
 ) -> _Choice:
-    """Sizes for so many tokens of training and validation.
+    """Sizes for a number of tokens of training and validation.
 
     `most`: tokens of the largest batch. `asked`: what the user chose of `context_length`,
     `batch_tokens` and `steps`, which the rest then fits.
@@ -95,7 +94,7 @@ def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
     Raises: ValueError if one of the two cannot be used, or they have different tokenizers.
     """
     found = open_data_set(data)
-    checkpoint = find_checkpoint(init, cache_folder())
+    checkpoint = checkpoint_of_init(init)
     check_tokenizer(checkpoint, found)
     shape, entry = load_config(checkpoint), found.manifest
     on_gpu = torch.cuda.is_available()
@@ -106,7 +105,7 @@ def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
     }
     ranks = world_size_from_environment()
     batch = _GPU_BATCH if on_gpu else _CPU_BATCH
-    chosen = choose(entry.train.tokens, entry.val.tokens, shape, ranks, batch, asked)
+    chosen = sizes_for(entry.train.tokens, entry.val.tokens, shape, ranks, batch, asked)
     log.info("%s", _reasons(chosen, entry.train.tokens, shape))
     every = max(chosen.steps // _POINTS, 1)
     # A validation costs a third of training on as many tokens.
@@ -114,7 +113,7 @@ def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
     given = "context_length" in asked  # perhaps as --model.context-length
     with_prompts = found.manifest.val.documents > 0
     return Config(
-        init=checkpoint,
+        init=init,
         data=data,
         steps=chosen.steps,
         batch_tokens=chosen.batch_tokens,

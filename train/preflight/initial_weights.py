@@ -77,12 +77,13 @@ def with_recorded_init(config: Config) -> Config:
 
 
 def _means(named: Path, checkpoint: Path) -> bool:
-    """Whether a checkpoint is the one named, another of the same run, or of the run named."""
+    """Whether two names mean one checkpoint, two of the same run, or a run and one of its own."""
     here, there = named.absolute(), checkpoint.absolute()
-    if here in (there, *there.parents) or here.parent == there.parent:
+    folder = RunFolder(there.parent.parent).checkpoints
+    if here in there.parents or there in here.parents or here.parent == there.parent == folder:
         return True
     with suppress(ValueError, OSError):
-        return find_checkpoint(named, cache_folder()).absolute() == there
+        return checkpoint_of_init(named) == checkpoint_of_init(checkpoint)
     return False
 
 

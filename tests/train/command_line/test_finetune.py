@@ -16,7 +16,7 @@ from storage.script_options import parse_known_options
 from tests.data_sets import tiny_data_set
 from tests.model.hf_format.models import our_checkpoint, small_tokenizer
 from tests.runs import MODERN, alone, built, nano_config, run_to_end
-from train.command_line.finetune import choose
+from train.command_line.finetune import sizes_for
 from train.command_line.parse import parse
 from train.optimizers.adamw import AdamWConfig
 from train.preflight.inputs import check_inputs
@@ -49,28 +49,28 @@ def words(first, tmp_path, monkeypatch):
     ],
 )
 def test_sizes_follow_from_the_data(tokens, val_tokens, context, batch, steps, dropout):
-    found = choose(tokens, val_tokens, GPT2, most=32_768)
+    found = sizes_for(tokens, val_tokens, GPT2, most=32_768)
     assert (found.context_length, found.batch_tokens, found.steps) == (context, batch, steps)
     assert (found.lr, found.dropout) == (5e-5, dropout)
 
 
 def test_the_rate_follows_from_the_size_and_the_batch_from_the_machine():
-    rates = [choose(10**6, 10**4, SHAPES[name]).lr for name in ("gpt2-demo", "gpt2", "gpt2-xl")]
+    rates = [sizes_for(10**6, 10**4, SHAPES[name]).lr for name in ("gpt2-demo", "gpt2", "gpt2-xl")]
     assert rates == sorted(rates, reverse=True)
-    batches = [choose(10**7, 10**5, GPT2, ranks, 32_768).batch_tokens for ranks in (1, 3, 8)]
+    batches = [sizes_for(10**7, 10**5, GPT2, ranks, 32_768).batch_tokens for ranks in (1, 3, 8)]
     assert batches == [32_768, 24_576, 32_768]
-    assert choose(10**7, 10**5, GPT2).batch_tokens == 4096
+    assert sizes_for(10**7, 10**5, GPT2).batch_tokens == 4096
 
 
 def test_what_the_user_chose_stays_and_the_rest_fits_it():
-    found = choose(10**6, 10**4, GPT2, asked={"context_length": 100, "steps": 7})
+    found = sizes_for(10**6, 10**4, GPT2, asked={"context_length": 100, "steps": 7})
     assert (found.context_length, found.steps, found.batch_tokens % 100) == (100, 7, 0)
-    assert choose(10**6, 10**4, GPT2, asked={"batch_tokens": 2048}).steps == 1464
+    assert sizes_for(10**6, 10**4, GPT2, asked={"batch_tokens": 2048}).steps == 1464
 
 
 def test_a_text_that_holds_no_window_is_refused_with_a_cure():
     with pytest.raises(ValueError, match=r"too short: 4000 tokens .* and 3 .*--val-fraction"):
-        choose(4000, 3, GPT2)
+        sizes_for(4000, 3, GPT2)
 
 
 def test_a_run_starts_from_the_checkpoint_with_one_line_of_reasons(words, first, caplog):
@@ -126,7 +126,7 @@ def test_without_validation_a_preset_does_not_stop(words):
 def test_the_same_command_continues_the_run_by_any_name_of_its_checkpoint(words, first, caplog):
     began = parse([*words, "--steps=20"])
     run_to_end(replace(began, rehearsal=False))
-    for name in ("run", "run/checkpoints", "run/checkpoints/latest", "run/checkpoints/best"):
+    for name in ("run", "run/checkpoints", "run/checkpoints/latest"):
         config = parse(["finetune", "--init", str(first / name), *words[3:]])
         assert (config.steps, config.out, config.init) == (20, began.out, began.init)
         assert check_inputs(config, alone()).finished
