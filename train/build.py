@@ -52,6 +52,7 @@ from train.optimizers.muon import MuonConfig
 from train.optimizers.registry import build_optimizer
 from train.preflight.initial_weights import checkpoint_of_init
 from train.preflight.inputs import Inputs
+from train.preflight.open_sizes import with_sizes
 from train.progress import Progress
 from train.recovery.metric_logs import load_guard_history, open_metric_log
 from train.recovery.run_folder_start import take_folder
@@ -102,7 +103,7 @@ def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | 
     Raises: ValueError if another process writes to the folder, or if it holds nothing that this
     run can continue from.
     """
-    config = config.with_sizes(inputs.val_tokens, inputs.warmup_steps)
+    config = with_sizes(config, inputs.val_tokens, inputs.warmup_steps, inputs.steps)
     stop = stop or StopRequest()
     stop.stop_at = None if config.stop_at is None else parse_time(config.stop_at)
     folder, checkpoint = take_folder(config.out, ranks, inputs.resumable, config.branch)

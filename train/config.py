@@ -38,8 +38,9 @@ _LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than so
 class EvalConfig:
     """Validation and tasks during training."""
 
-    every: Usual[int] = 250
-    """Steps between validations. They give loss and bits per byte. 0 disables them."""
+    every: Usual[int] = AtMost(250)
+    """Steps between validations. They give loss and bits per byte. 0 disables them.
+    A preset's number, and the default, is smaller in a short run, which has at least five."""
     val_tokens: int | Literal["auto"] = _VAL_TOKENS
     """Number of tokens of each validation; only whole windows are used. auto, and the default: the
     preset's number, or all there are if that is less."""
@@ -92,8 +93,8 @@ class EvalConfig:
 class SampleConfig:
     """Text samples during training."""
 
-    every: Usual[int] = 500
-    """Steps between samples. 0 disables them."""
+    every: Usual[int] = AtMost(500)
+    """Steps between samples. 0 disables them. A preset's number is smaller in a short run."""
     prompts: tuple[str, ...] = ("Hello, I'm a language model,", "")
     """Prompts to continue. An empty prompt starts a new document."""
     max_tokens: int = 64
@@ -256,16 +257,6 @@ class Config:
         raise ValueError(
             f"schedule.warmup_steps={warmup} is not less than steps={steps}; "
             f"try {smaller}--schedule.warmup-steps {steps // WARMUP_PART}"
-        )
-
-    def with_sizes(self, val_tokens: int, warmup_steps: int | float) -> Self:
-        """The same with what a preset left open: sizes, and a stop where nothing is validated."""
-        stop = self.stop_when_worse if self.eval.every and self.save.keep_best else None
-        return replace(
-            self,
-            eval=replace(self.eval, val_tokens=val_tokens),
-            schedule=replace(self.schedule, warmup_steps=warmup_steps),
-            stop_when_worse=stop,
         )
 
     @property

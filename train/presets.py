@@ -23,8 +23,12 @@ _MODERN = replace(
 )
 _DEMO = Config(
     data=Path("data/demo"),
-    eval=EvalConfig(every=100, val_tokens=AtMost(16_384), tasks_every=250, tasks=("pydoc_choice",)),
-    sample=SampleConfig(every=250, prompts=("Return the", ""), max_tokens=48, temperature=0.8),
+    eval=EvalConfig(
+        every=AtMost(100), val_tokens=AtMost(16_384), tasks_every=250, tasks=("pydoc_choice",)
+    ),
+    sample=SampleConfig(
+        every=AtMost(250), prompts=("Return the", ""), max_tokens=48, temperature=0.8
+    ),
     save=SaveConfig(every=100),
 )
 

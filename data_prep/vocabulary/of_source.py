@@ -32,10 +32,9 @@ log = logging.getLogger(__name__)
 def fitting_vocab_size(text_bytes: int) -> int:
     """The number of ids that fits an amount of text, by bits per byte (bench/LOG.md).
 
-    A multiple of 128, as the embedding's rows are: 1,024 for 20 KB, and twice as many for each
-    sixteenfold.
+    A multiple of 128, as the embedding's rows are: 1,024 for 20 KB, 4,096 for 2.4 MB.
     """
-    ids = 1024 * (max(text_bytes, 1) / 20_000) ** 0.25
+    ids = 1024 * (max(text_bytes, 1) / 20_000) ** 0.29
     return min(max(round(ids / 128) * 128, _SMALLEST), _LARGEST)
 
 

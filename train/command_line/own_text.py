@@ -167,9 +167,9 @@ def _config(
         stop_when_worse=_MOST_WORSE if repeats else None,
         # The number of ids is the data set's, as everywhere.
         model=replace(chosen.network, vocab_size=GPTConfig.vocab_size),
-        eval=EvalConfig(every=every, val_tokens=val_tokens, tasks_every=0, tasks=()),
+        eval=EvalConfig(every=AtMost(every), val_tokens=val_tokens, tasks_every=0, tasks=()),
         sample=SampleConfig(
-            every=every * _POINTS // 2, prompts=prompts, max_tokens=64, temperature=0.8
+            every=AtMost(every * _POINTS // 2), prompts=prompts, max_tokens=64, temperature=0.8
         ),
         save=SaveConfig(every=every),
     )

@@ -32,6 +32,7 @@ from train.preflight.open_sizes import (
     choose_validation,
     choose_warmup,
     run_length,
+    with_sizes,
 )
 
 _COPIES = 3  # of a rank's windows: this step's, and two buffers for the next
@@ -120,7 +121,7 @@ def _check_run(
     steps = run_length(config, data, plan)
     val_tokens = choose_validation(config, data, plan.context_length, sizes)
     warmup_steps = choose_warmup(config, steps, sizes)
-    config = config.with_sizes(val_tokens, warmup_steps)
+    config = with_sizes(config, val_tokens, warmup_steps, steps)
     folder, parent = RunFolder(config.out), None
     if config.branch is not None and not folder.config.is_file():
         parent = check_branch(config.branch, steps, data.fingerprint)

@@ -1,4 +1,4 @@
-"""Sizes that a preset leaves open, chosen for the data and the run: validation and warm-up."""
+"""Sizes that a preset leaves open: validation, its intervals, and the warm-up."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from train.batch_plan import BatchPlan
 from train.config import Config
 from train.schedule import check_phases
 
+_LEAST_POINTS = 5  # of a curve
 _FEW_STEPS = 100  # in one epoch: too few to learn much, a smaller batch gives more
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,26 @@ class RecordedSizes:
 def _whole_number(group: Any, key: str) -> int | None:
     value = group.get(key) if isinstance(group, dict) else None
     return value if type(value) is int else None
+
+
+def with_sizes(config: Config, val_tokens: int, warmup_steps: int | float, steps: int) -> Config:
+    """The configuration of a run of `steps` steps, with what a preset left open.
+
+    Without validation nothing is stopped for being worse.
+    """
+    own, sample = config.eval, config.sample
+    return replace(
+        config,
+        eval=replace(own, val_tokens=val_tokens, every=_fitted(own.every, steps)),
+        sample=replace(sample, every=_fitted(sample.every, steps)),
+        schedule=replace(config.schedule, warmup_steps=warmup_steps),
+        stop_when_worse=config.stop_when_worse if own.every and config.save.keep_best else None,
+    )
+
+
+def _fitted(every: int, steps: int) -> int:
+    """Steps between two evaluations: a preset's number, or fewer for five of them in the run."""
+    return int(min(every, max(1, steps // _LEAST_POINTS)) if isinstance(every, AtMost) else every)
 
 
 def run_length(config: Config, data: DataSet, plan: BatchPlan) -> int:

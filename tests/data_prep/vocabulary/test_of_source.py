@@ -67,9 +67,9 @@ def test_many_documents_are_divided_by_hash(tmp_path):
 
 
 def test_the_size_grows_with_the_text():
-    sizes = [fitting_vocab_size(n) for n in (0, 20_000, 2_000_000, 80_000_000, 10**12)]
+    sizes = [fitting_vocab_size(n) for n in (0, 20_000, 2_400_000, 80_000_000, 10**12)]
     assert sizes == sorted(sizes)
-    assert sizes == [384, 1024, 3200, 8192, 8192]
+    assert sizes == [384, 1024, 4096, 8192, 8192]
 
 
 def test_a_text_that_gives_fewer_ids_is_an_error_with_a_number_and_fine_with_auto(tmp_path):

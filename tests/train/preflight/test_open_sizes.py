@@ -8,7 +8,8 @@ import pytest
 from storage.option_values import AtMost
 from tests.data_sets import tiny_data_set
 from tests.runs import built, lines, nano_config, run_to_end, tiny_config
-from train.config import EvalConfig
+from train.config import Config, EvalConfig
+from train.preflight.open_sizes import with_sizes
 from train.schedule import ScheduleConfig
 
 VALIDATED = EvalConfig(every=4, val_tokens=AtMost(10**6), tasks_every=0, tasks=())
@@ -94,3 +95,22 @@ def test_an_epoch_of_few_steps_is_warned_of_with_a_smaller_batch(tmp_path, caplo
     config = nano_config(tmp_path, steps=None, batch_tokens=4096, schedule=ScheduleConfig())
     built(config).close()
     assert "is only 2 steps of batch_tokens=4096; --batch-tokens 80 would make it" in caplog.text
+
+
+def test_a_short_run_has_more_validations_than_a_preset_asks_for_and_a_users_number_stands(
+    tmp_path,
+):
+    preset = EvalConfig(every=AtMost(250), val_tokens=64, tasks_every=0, tasks=())
+    run = built(nano_config(tmp_path, steps=20, eval=preset))
+    assert (run.config.eval.every, run.config.sample.every) == (4, 0)
+    run.close()
+    users = replace(run.config, out=tmp_path / "b", eval=replace(preset, every=250))
+    run = built(users)
+    assert run.config.eval.every == 250
+    run.close()
+
+
+def test_a_long_run_has_the_presets_number_and_a_run_of_two_steps_has_its_own():
+    config = with_sizes(Config(), 100, 0, 20_000)
+    assert (config.eval.every, config.sample.every) == (250, 500)
+    assert with_sizes(Config(), 100, 0, 2).eval.every == 1
