@@ -1,4 +1,4 @@
-"""The loss curve of a run as a picture: both losses over tokens, with steps on a second axis."""
+"""The loss curve of a run as a picture: both losses over tokens, steps on a second axis."""
 
 import re
 from pathlib import Path
