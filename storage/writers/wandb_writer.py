@@ -27,13 +27,16 @@ class WandbWriter(MetricWriter):
         self._run.log({"samples": self._table(["prompt", "text"], samples)}, step=step)
 
     def write_settings(self, step: int, record: dict[str, Any] | None = None) -> None:
-        """Begin the run, or continue it."""
+        """Begin the run, or continue it. A run never waits for somebody to log in."""
         if self._run is None:
             import wandb  # type: ignore[reportMissingImports]
 
-            self._table, quiet = wandb.Table, wandb.Settings(console="off", login_timeout=10)
+            if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
+                raise ValueError("not logged in: run wandb login, or set WANDB_MODE=offline")
+            self._table, quiet = wandb.Table, wandb.Settings(console="off")
             self._run = wandb.init(resume="allow", settings=quiet, **self._arguments)
-        self._run.config.update(record or {}, allow_val_change=True)
+        if record:
+            self._run.config.update(record, allow_val_change=True)
 
     def close(self) -> None:
         """Send what is left."""
