@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data_prep.dataset.manifest import SplitEntry
 from data_prep.dataset.shards import DataSet
+from storage.terminal.quantities import counted, data_size
 from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error, os_error_text
 
@@ -67,34 +68,38 @@ class ProgressBar:
 def log_summary(data: DataSet, bar: ProgressBar | None, passed_over: int) -> None:
     """Log what the data set holds, and the speed if it was made by this process."""
     manifest = data.manifest
-    log.info("source files: %d read, %d passed over", len(manifest.source.files), passed_over)
+    read = counted(len(manifest.source.files), "source file")
+    log.info("%s", f"{read} read, {passed_over:,} passed over")
     target = manifest.split_rule["val_tokens"]
     for name, split in (("train", manifest.train), ("val", manifest.val)):
         goal = f" (target {target:,})" if name == "val" and target else ""
         log.info("%s", _split_line(name, split) + goal)
     found = manifest.duplicates
-    log.info("%s", f"{manifest.skipped_empty:,} empty documents skipped")
-    log.info("%s", f"{found.normalised:,} copies of other documents, {found.exact:,} of them exact")
+    if manifest.skipped_empty:
+        log.info("%s", f"{counted(manifest.skipped_empty, 'empty document')} skipped")
+    if found.normalised:
+        copies = counted(found.normalised, "copy of another document", "copies of other documents")
+        log.info("%s", f"{copies}, {found.exact:,} exact")
     if manifest.bad_records:
-        log.info("%s", f"{manifest.bad_records:,} bad records left out (see manifest.json):")
+        bad = counted(manifest.bad_records, "bad record")
+        log.info("%s", f"{bad} left out (see manifest.json):")
         for entry in manifest.first_bad_records[:_BAD_RECORDS_SHOWN]:
             log.info("  %s, %s: %s", entry.file, entry.place, entry.reason)
     if bar is not None:
-        log.info(
-            "%.1f MB of text in %.1f s: %.1f MB/s, %s tokens/s",
-            bar.text_bytes / 1e6,
-            bar.seconds,
-            bar.text_bytes / 1e6 / bar.seconds,
-            f"{bar.tokens / bar.seconds:,.0f}",
-        )
+        size, rate = data_size(bar.text_bytes), data_size(bar.text_bytes / bar.seconds)
+        tokens = f"{bar.tokens / bar.seconds:,.0f} tokens/s"
+        log.info("%s of text in %.1f s: %s/s, %s", size, bar.seconds, rate, tokens)
     log.info("data set %s in %s", data.fingerprint[:16], data.folder)
 
 
 def _split_line(name: str, split: SplitEntry) -> str:
-    return (
-        f"{name:5}  {split.tokens:,} tokens, {split.documents:,} documents, "
-        f"{split.text_bytes:,} bytes, {len(split.shards)} shards"
+    parts = (
+        counted(split.tokens, "token"),
+        counted(split.documents, "document"),
+        counted(split.text_bytes, "byte"),
+        counted(len(split.shards), "shard"),
     )
+    return f"{name:5}  {', '.join(parts)}"
 
 
 def run_script(work: Callable[[], object]) -> None:

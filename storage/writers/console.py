@@ -17,11 +17,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from storage.metrics import Metrics, MetricWriter
+from storage.terminal.quantities import duration, short
 from storage.writers.console_rows import (
     Evaluations,
-    duration,
     measured,
-    short,
     step_heading,
     step_row,
 )

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from storage.metrics import Metrics
+from storage.terminal.quantities import duration, short
 
-_SPANS = ((1, ""), (1e3, "k"), (1e6, "M"), (1e9, "B"), (1e12, "T"))
 VALIDATION_LOSS = "val/loss"
 _ERROR = "_stderr"
 _EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows", "step")
@@ -14,24 +14,6 @@ _LONGEST_NAME = 34
 # Tags that a person would not read as what they are.
 _NAMES = {VALIDATION_LOSS: "validation loss", "val/bits_per_byte": "bits per byte"}
 _SMALLER_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss; from 100 hours on as days and hours."""
-    total = round(seconds) if math.isfinite(seconds) else 0
-    if total >= 360_000:
-        return f"{total // 86_400:,}d {total // 3600 % 24:02d}h"
-    return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}"
-
-
-def short(value: float) -> str:
-    """A count in three digits and a letter: 432k, 1.23M."""
-    if not math.isfinite(value):
-        return str(value)
-    unit, letter = max((s for s in _SPANS if s[0] <= abs(value)), default=_SPANS[0])
-    scaled = value / unit
-    digits = 0 if not letter or scaled >= 100 else 1 if scaled >= 10 else 2
-    return f"{scaled:.{digits}f}{letter}"
 
 
 def _fixed(value: float, digits: int) -> str:
@@ -51,14 +33,14 @@ def step_heading(steps: int, with_mfu: bool) -> str:
 def step_row(step: int, steps: int, metrics: Metrics, seconds: float, seconds_left: float) -> str:
     """A step's values. `seconds` of a step, tokens/s and MFU are those of the last few steps."""
     lately = float(metrics["speed/step_milliseconds"]) / 1000 / seconds if seconds else 1.0
-    mfu = ""
+    rate, mfu = lately * float(metrics["speed/tokens_per_second"]), ""
     if "speed/mfu" in metrics:
         mfu = f"{100 * lately * float(metrics['speed/mfu']):6.1f}%"
     place = f"{step}/{steps}"
     return (
         f"{place:>{_place_width(steps)}}{_fixed(float(metrics['train/loss']), 4):>10}"
         f"{metrics['train/lr']:10.2e}{_fixed(float(metrics['train/grad_norm']), 3):>9}"
-        f"{1000 * seconds:8,.0f}{short(lately * float(metrics['speed/tokens_per_second'])):>8}"
+        f"{1000 * seconds:8,.0f}{short(rate):>8}"
         f"{mfu}{duration(seconds_left):>10}"
     )
 

@@ -268,4 +268,4 @@ def test_the_summary_says_how_many_files_were_read_and_passed_over(tmp_path):
     done = run("text.py", tmp_path, "--out", tmp_path / "out", "--val-tokens", 0)
     assert done.returncode == 0, done.stderr
     assert "1 passed over (of no known kind): notes.md" in done.stdout
-    assert "source files: 1 read, 1 passed over" in done.stdout
+    assert "1 source file read, 1 passed over" in done.stdout

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from storage.json_lines import column, read_thinned_metrics
-from storage.writers.console_rows import short
+from storage.terminal.quantities import short
 from train.optimizers.registry import optimizer_name
 from train.reporting.best_checkpoint import best_rows
 from train.reporting.last_screen import curve_end, next_commands, sample_files, shown_samples

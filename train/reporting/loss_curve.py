@@ -7,7 +7,7 @@ from typing import Any
 from storage.atomic import new_file
 from storage.json_lines import column, is_number
 from storage.terminal.printable import printable
-from storage.writers.console_rows import short
+from storage.terminal.quantities import short
 from train.reporting.curves import scale_of_end, smoothed
 
 _TICKS = 6  # of the axis of steps

@@ -8,8 +8,8 @@ from textwrap import fill
 from typing import Any
 
 from storage.terminal.printable import printable
+from storage.terminal.quantities import short
 from storage.terminal.short_times import short_time
-from storage.writers.console_rows import short
 from train.reporting.run_summary import RunSummary, Score
 
 _NONE = "-"

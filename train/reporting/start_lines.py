@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from storage.writers.console_rows import short
+from storage.terminal.quantities import counted, short
 from train.optimizers.registry import optimizer_name
 from train.run import Run
 
@@ -16,21 +16,22 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
     plan, shape, data = run.plan, run.model.config, run.data.manifest
     tokens = run.steps * plan.tokens
     yield (
-        f"{run.folder.path}: {run.steps:,} steps of {plan.tokens:,} tokens, "
+        f"{run.folder.path}: {counted(run.steps, 'step')} of {plan.tokens:,} tokens, "
         f"{short(tokens)} in all ({tokens / data.train.tokens:.2g} epochs)"
     )
+    blocks = f"{counted(shape.n_layer, 'layer')}, {counted(shape.n_head, 'head')}"
     yield (
-        f"  network    {short(settings['parameters'])} parameters: {shape.n_layer} layers, "
-        f"{shape.n_head} heads, width {shape.n_embd}, {shape.vocab_size:,} ids"
+        f"  network    {short(settings['parameters'])} parameters: {blocks}, "
+        f"width {shape.n_embd}, {shape.vocab_size:,} ids"
     )
     yield (
         f"  data       {run.config.data}: {short(data.train.tokens)} tokens to train on, "
         f"{short(data.val.tokens)} to validate on"
     )
     parts = [
-        _count(plan.world_size, "process", "processes"),
-        _count(plan.grad_accum_steps, "micro-batch", "micro-batches"),
-        _count(plan.micro_batch, "window", "windows"),
+        counted(plan.world_size, "process", "processes"),
+        counted(plan.grad_accum_steps, "micro-batch", "micro-batches"),
+        counted(plan.micro_batch, "window"),
         f"{plan.context_length:,} tokens",
     ]
     yield f"  batch      {' x '.join(parts)}"
@@ -42,7 +43,3 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
         f"  machine    {settings['device']} {processors},{threads}{compiled} {settings['dtype']}, "
         f"torch {settings['torch']}"
     )
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

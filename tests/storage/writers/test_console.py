@@ -10,8 +10,9 @@ import termios
 
 import pytest
 
+from storage.terminal.quantities import duration
 from storage.writers.console import Console
-from storage.writers.console_rows import Evaluations, duration, short
+from storage.writers.console_rows import Evaluations
 
 STEP = {
     "tokens": 100,
@@ -181,19 +182,3 @@ def test_without_a_terminal_there_is_no_bar(capfd):
         console.write(step, STEP)
     console.close()
     assert "\r" not in "".join(capfd.readouterr())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00:00"), (61, "0:01:01"), (90061, "25:01:01"), (1e6, "11d 13h"), (math.nan, "0:00:00")],
-)
-def test_durations_are_hours_minutes_seconds(seconds, text):
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (7, "7"), (999, "999"), (7134, "7.13k"), (432_100, "432k"), (1.234e6, "1.23M")],
-)
-def test_counts_are_short(value, text):
-    assert short(value) == text
