@@ -46,6 +46,8 @@ from storage.user_errors import exit_on_user_error
 
 log = logging.getLogger("model.cost")
 _DAY = 86_400.0
+_LEAST_MFU = 1e-9
+_LARGEST_PRICE = 1_000_000
 _LIST = "help"  # in place of a GPU
 
 
@@ -91,10 +93,10 @@ class Arguments:
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} is too small; use 1 or more")
-        if not 0 < self.mfu <= 1:
+        if not _LEAST_MFU <= self.mfu <= 1:
             raise ValueError(f"mfu={self.mfu} is not a utilisation; use more than 0 and at most 1")
-        if self.price is not None and self.price < 0:
-            raise ValueError(f"price={self.price} is negative; use 0 or more")
+        if self.price is not None and not 0 <= self.price <= _LARGEST_PRICE:
+            raise ValueError(f"price={self.price} is out of range; use 0 to {_LARGEST_PRICE:,}")
         check_json_target(self.json)
         self._check_batch()
 

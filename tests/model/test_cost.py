@@ -144,7 +144,8 @@ def test_an_unknown_shape_is_refused_with_the_known_ones():
         ({"mfu": 0.0}, "mfu=0.0 is not a utilisation"),
         ({"gpus": 0}, "gpus=0 is too small"),
         ({"checkpoints": 0}, "checkpoints=0 is too small"),
-        ({"price": -1.0}, "price=-1.0 is negative; use 0 or more"),
+        ({"price": -1.0}, "price=-1.0 is out of range; use 0 to 1,000,000"),
+        ({"price": 1e308}, "price=1e\\+308 is out of range"),
         ({"micro_batch": 0}, "micro_batch=0 is too small"),
         ({"micro_batch": 3}, "micro_batch=3 does not divide .* of 512 windows .*; try .* 512, or"),
         (
