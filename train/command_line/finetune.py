@@ -27,8 +27,8 @@ _GPU_BATCH, _CPU_BATCH = 32_768, 4096
 _STEPS_A_PASS = 20  # at least, so that a small text is not one batch
 # Passes over the data: as the Trainer of transformers (num_train_epochs), and once over much data.
 _PASSES, _MUCH_DATA = 3, 100_000_000
-# Largest rate of a network of up to N parameters. 5e-5 is the default of that Trainer, 3e-5 is nanoGPT's for
-# gpt2-xl; small networks take more, as they do from nothing (bench/LOG.md).
+# Largest rate of a network of up to N parameters. 5e-5 is the default of that Trainer, 3e-5 is
+# nanoGPT's for gpt2-xl; small networks take more, as they do from nothing (bench/LOG.md).
 _RATES = ((30_000_000, 3e-4), (500_000_000, 5e-5), (float("inf"), 3e-5))
 _DROPOUT = 0.1  # of GPT-2, and of nanoGPT's advice for fine-tuning
 _WORSE_VALIDATIONS = 3
