@@ -18,6 +18,7 @@ from storage.ownership.latest import follow_latest
 from storage.run_folder import RunFolder
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_ADDRESS = "https:/huggingface.co/"  # as a path, in which two slashes are one
 # Names of folders by which our documentation calls things on the disk.
 _OUR_FOLDERS = ("runs", "data", "models", "exports", "checkpoints")
 _GIVE = (
@@ -114,7 +115,7 @@ def _hub_id(named: Path) -> str:
 
     Raises: ValueError if it cannot be one: a mistyped path must not become a question to the Hub.
     """
-    text = str(named)
+    text = str(named).removeprefix(_ADDRESS)
     owner = named.parts[0] if named.parts else ""
     is_id = _HUB_ID.fullmatch(text) and owner not in _OUR_FOLDERS and not Path(owner).exists()
     if text in OPENAI_MODELS or is_id:
@@ -137,12 +138,15 @@ def _check_other_formats(path: Path) -> None:
     for file in files:
         if file.suffix in (".gguf", *_PICKLES):
             raise ValueError(_about_file(file))
-    inside = [str(child) for child in sorted(path.iterdir()) if _may_hold_model(child)]
+    below = (*path.iterdir(), *path.glob("snapshots/*"))  # the Hub's own cache has snapshots/
+    inside = [str(folder) for folder in sorted(below) if _may_hold_model(folder)]
     if inside:
         raise ValueError(
             f"{path} holds no model itself; give a folder in it: {', '.join(inside[:_SHOWN])}"
         )
     what = "holds no model" if any(path.iterdir()) else "is an empty folder"
+    if _HUB_ID.fullmatch(str(path)) or str(path) in OPENAI_MODELS:
+        what += ", and is what this name means while it exists"
     raise ValueError(f"{path} {what}; {_GIVE}")
 
 

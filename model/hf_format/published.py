@@ -88,11 +88,11 @@ def _download(repository: str, revision: str, again: bool) -> Path:
 
 
 def _not_downloaded(repository: str, revision: str, error: Exception) -> str:
-    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    reason = (str(error).strip() or "no reason given").splitlines()[0].partition(". ")[0]
     return (
         f"{repository} at revision={revision} is no local folder and cannot be downloaded from "
-        f"the Hub ({type(error).__name__}: {reason}); give a folder with config.json and "
-        "model.safetensors, or the id of a model on the Hub"
+        f"the Hub ({type(error).__name__}: {reason}); check the name and the network, or give a "
+        "folder with config.json and model.safetensors"
     )
 
 

@@ -188,11 +188,18 @@ def test_other_formats_are_named_with_what_to_do(file, words, tmp_path):
     assert re.search(words.replace("holds no model", "is a file"), refusal(tmp_path / "x" / file))
 
 
-def test_a_folder_of_models_an_empty_one_an_adapter_and_a_single_file(exported, tmp_path):
+def test_a_folder_of_models_an_empty_one_an_adapter_and_a_single_file(
+    exported, tmp_path, monkeypatch
+):
     assert f"give a folder in it: {exported.parent / 'own'}, {exported}" in refusal(exported.parent)
     assert "is one file of a model; give its folder" in refusal(exported / "model.safetensors")
     (tmp_path / "openai-community" / "gpt2").mkdir(parents=True)
-    assert "is an empty folder" in refusal(tmp_path / "openai-community" / "gpt2")
+    (tmp_path / "models--x" / "snapshots").mkdir(parents=True)
+    snapshot = shutil.copytree(exported, tmp_path / "models--x" / "snapshots" / "a1")
+    assert refusal(tmp_path / "models--x").endswith(f"give a folder in it: {snapshot}")
+    monkeypatch.chdir(tmp_path)
+    words = "is an empty folder, and is what this name means while it exists"
+    assert words in refusal(Path("openai-community/gpt2"))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     assert "merge it into its model first" in refusal(tmp_path / "adapter", tmp_path)
@@ -235,7 +242,8 @@ def test_without_an_answer_the_commit_that_was_used_last_serves(
 
     monkeypatch.setattr(import_cache, "commit_on_hub", commit_on_hub)
     monkeypatch.setattr(import_cache, "find_published", find_published)
-    first, second, third = (find_checkpoint(Path("gpt2"), tmp_path) for _ in range(3))
+    names = ("gpt2", "openai-community/gpt2", "https://huggingface.co/openai-community/gpt2")
+    first, second, third = (find_checkpoint(Path(name), tmp_path) for name in names)
     assert first.name == "openai-community--gpt2-aaaaaaaaaaaa"
     assert second == third
     assert imports == 2 * ["openai-community/gpt2"]
