@@ -1,6 +1,10 @@
 """A model on disk: shape in `model.json`, weights in `model.safetensors`, no pickle."""
 
+import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,8 +39,21 @@ def save_weights(folder: Path, config: GPTConfig, weights: dict[str, torch.Tenso
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write a safetensors file with the permissions of the `model.json` beside it."""
-    save_file(tensors, path)  # creates the file for its owner only, whatever the umask
+    with errors_of_disk(path):
+        save_file(tensors, path)  # creates the file for its owner only, whatever the umask
     shutil.copymode(path.parent / "model.json", path)
+
+
+@contextmanager
+def errors_of_disk(path: Path) -> Iterator[None]:
+    """Raise what safetensors says of a disk that is full or fails as the OSError that it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def named_weights(model: GPT) -> list[tuple[str, torch.nn.Parameter]]:

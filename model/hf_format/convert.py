@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import load_model, save_model
+from model.checkpoint import errors_of_disk, load_model, save_model
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.hf_format.card import model_card
@@ -172,7 +172,8 @@ def export_model(checkpoint: Path, out: Path) -> None:
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write the weights as transformers does, with the permissions of config.json."""
-    save_file(weights, path, metadata={"format": "pt"})  # some versions refuse a file without it
+    with errors_of_disk(path):
+        save_file(weights, path, metadata={"format": "pt"})  # some versions refuse one without it
     shutil.copymode(path.with_name("config.json"), path)
 
 

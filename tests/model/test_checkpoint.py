@@ -1,12 +1,14 @@
 """A model on disk comes back bit for bit, or is refused by name."""
 
+import errno
 import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import load_config, load_model, load_weights, save_model
+from model.checkpoint import load_config, load_model, load_weights, save_model, write_tensors
 from model.config import GPTConfig
 from model.gpt import GPT
 
@@ -72,3 +74,15 @@ def test_a_truncated_weight_file_is_refused(saved):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="cannot be read"):
         load_weights(*saved)
+
+
+def test_a_full_disk_is_the_error_that_it_is(tmp_path, monkeypatch):
+    def full(*_):  # the library's own words
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
+
+    monkeypatch.setattr("model.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_tensors(tmp_path / "weights", {"x": torch.zeros(9)})
+    assert caught.value.errno == errno.ENOSPC
