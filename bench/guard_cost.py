@@ -1,7 +1,7 @@
 """Time that a run's guards cost: the training loop with and without them, and each alone.
 
     python bench/guard_cost.py --data data/python_docs
-    torchrun --nproc_per_node=2 bench/guard_cost.py --data data/python_docs
+    torchrun --standalone --nproc_per_node=2 bench/guard_cost.py --data data/python_docs
 
 The run alternates blocks of steps: with guards, without, without, with. Adjacent blocks that differ
 give the ratio of all guards together. Adjacent blocks of the same kind give the noise. If the noise

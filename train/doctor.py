@@ -1,7 +1,7 @@
 """Check the machine and the configuration of a run before it starts, and print a table.
 
     python train/doctor.py [PRESET] [any flags of train/main.py]
-    torchrun --nproc_per_node=8 train/doctor.py gpt2 --data data/fineweb_edu
+    torchrun --standalone --nproc_per_node=8 train/doctor.py gpt2 --data data/fineweb_edu
 
 Start it like the run itself: it checks the same ranks, GPUs, folders and files. It also does the
 dry run, in a folder next to `--out` that it deletes.
