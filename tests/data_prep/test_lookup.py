@@ -8,7 +8,7 @@ import pytest
 from data_prep.dataset.shards import open_data_set
 from data_prep.lookup import LookupOptions, look_up, main
 from data_prep.order.training_stream import TrainingStream
-from tests.data_sets import tiny_data_set
+from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.launching import python
 from tests.runs import run_to_end, tiny_config
 
@@ -17,7 +17,7 @@ from tests.runs import run_to_end, tiny_config
 def made(tmp_path_factory):
     """20 steps of 8 windows of 16 tokens: between two and three epochs."""
     folder = tmp_path_factory.mktemp("made")
-    tiny_data_set(folder / "data", documents=50, mean_length=30)
+    tiny_data_set(folder / "data", documents=50, mean_length=30, tokenizer=small_tokenizer())
     run_to_end(tiny_config(folder / "data", folder / "run", steps=20))
     return folder
 

@@ -14,7 +14,7 @@ from data_prep.audit.run_record import parse_range, read_run
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.training_stream import TrainingStream
 from data_prep.verify import VerifyOptions, main, verify
-from tests.data_sets import tiny_data_set
+from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.launching import python, together
 from tests.runs import flags, forget_after, nano_config, run_to_end, tiny_config
 from train.config import SaveConfig
@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     20 steps of 8 windows of 16: more than an epoch.
     """
     folder = tmp_path_factory.mktemp("made")
-    tiny_data_set(folder / "data", documents=50, mean_length=30)
+    tiny_data_set(folder / "data", documents=50, mean_length=30, tokenizer=small_tokenizer())
     save = SaveConfig(every=2, every_minutes=0, keep=99)
     config = tiny_config(folder / "data", folder / "run", steps=20, save=save)
     done = together(2, *flags(config, "--save.keep", "99"))
@@ -193,7 +193,7 @@ def test_another_seed_in_the_record_is_found(both, caplog):
 
 
 def test_a_run_of_other_data_is_refused(both):
-    other = tiny_data_set(both / "other", documents=50, seed=1)
+    other = tiny_data_set(both / "other", documents=50, seed=1, tokenizer=small_tokenizer())
     with pytest.raises(ValueError, match=other.fingerprint[:16]):
         verify(VerifyOptions(both / "other", run=both / "run"))
 

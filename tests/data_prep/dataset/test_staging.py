@@ -11,14 +11,14 @@ from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
 from data_prep.order import epoch_index
 from storage.atomic import _temporary_path
-from tests.data_sets import tiny_data_set
+from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.launching import torchrun
 from tests.runs import built, flags, lines, run_to_end, tiny_config
 
 
 @pytest.fixture
 def data(tmp_path):
-    return tiny_data_set(tmp_path / "data", documents=100)
+    return tiny_data_set(tmp_path / "data", documents=100, tokenizer=small_tokenizer())
 
 
 def flip(path):

@@ -13,7 +13,7 @@ from data_prep.audit.run_record import read_run
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.skipped_windows import after_skips, parse_skips
 from data_prep.order.training_stream import TrainingStream, read_windows
-from tests.data_sets import tiny_data_set
+from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.runs import (
     KEEP_ALL,
     built,
@@ -29,7 +29,7 @@ from tests.runs import (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
-    tiny_data_set(folder, documents=100)
+    tiny_data_set(folder, documents=100, tokenizer=small_tokenizer())
     return folder
 
 
