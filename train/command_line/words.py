@@ -9,8 +9,13 @@ from storage.option_values import own_path
 def taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
     """The value that the words give to a flag, and the other words; None if it is not given.
 
-    Raises: ValueError if it has no value, or two that differ.
+    Of several values the last counts, so that a script can append one.
     """
+    values, others = _values_and_others(words, flag)
+    return (values[-1] if values else None), others
+
+
+def _values_and_others(words: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     values, others = [], []
     remaining = iter(words)
     for word in remaining:
@@ -19,19 +24,22 @@ def taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
             values.append(value if equals else next(remaining, ""))
         else:
             others.append(word)
-    if len(set(values)) > 1:
-        raise ValueError(f"{flag} is given as {' and as '.join(values)}; give it once")
-    return (values[0] if values else None), others
+    return values, others
 
 
 def taken_path(words: Sequence[str], flag: str, what: str) -> tuple[Path | None, list[str]]:
-    """The same for a flag that takes a path; `what` says in an error what the path is of."""
-    value, others = taken(words, flag)
-    if value is None:
+    """The same for a flag that takes one path; `what` says in an error what the path is of.
+
+    Raises: ValueError if it has no value, or two that differ.
+    """
+    values, others = _values_and_others(words, flag)
+    if not values:
         return None, others
-    if not value or value.startswith("--"):
+    if any(not value or value.startswith("--") for value in values):
         raise ValueError(f"{flag} has no value; give {what}")
-    return Path(_path(flag, value)), others
+    if len(set(values)) > 1:
+        raise ValueError(f"{flag} is given as {' and as '.join(values)}; give it once")
+    return Path(_path(flag, values[0])), others
 
 
 def _given_values(words: Sequence[str], flags: Sequence[str]) -> dict[str, str]:

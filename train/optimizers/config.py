@@ -3,6 +3,9 @@
 from model.config import GPTConfig
 from model.estimates.updates import UpdateCost, adamw_update
 
+# Times a learning rate of 6e-4 that takes 6 % of every weight in each step.
+_LARGEST_DECAY = 100.0
+
 
 class OptimizerConfig:
     """Base of the frozen dataclasses that configure an optimizer, one for each.
@@ -48,9 +51,11 @@ def check_rates(
         if not 0 <= value < 1:
             raise ValueError(f"optimizer.{name}={value} is out of range; use 0 <= {name} < 1")
     for name in not_negative:
-        value = getattr(config, name)
+        value, most = getattr(config, name), _LARGEST_DECAY if name.endswith("decay") else infinite
         if not 0 <= value < infinite:
             raise ValueError(f"optimizer.{name}={value} is out of range; use 0 or more")
+        if value > most:
+            raise ValueError(f"optimizer.{name}={value} is out of range; use at most {most:g}")
     if config.clip is not None and not 0 < config.clip < infinite:
         raise ValueError(
             f"optimizer.clip={config.clip} is not positive; use None to disable clipping"

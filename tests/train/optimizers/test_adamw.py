@@ -67,7 +67,14 @@ def test_a_skipped_update_changes_nothing_and_the_next_one_works():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lr", 0.0), ("lr", float("nan")), ("beta2", 1.0), ("weight_decay", -1.0), ("clip", 0.0)],
+    [
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("beta2", 1.0),
+        ("weight_decay", -1.0),
+        ("weight_decay", 1000.0),
+        ("clip", 0.0),
+    ],
 )
 def test_impossible_settings_are_refused_with_their_value(field, value):
     with pytest.raises(ValueError, match=f"optimizer.{field}={value}"):
