@@ -367,6 +367,7 @@ def test_a_job_without_gpus_runs_one_process_a_node(job: Machine) -> None:
         (["gpt2-xl", "--steps", "5"], "runs/gpt2-xl"),
         (["--steps", "5", "--out", "my runs/a/"], "my runs/a"),
         (["gpt2-xl", "--out=elsewhere"], "elsewhere"),
+        (["--continue", "a/b/checkpoints/latest", "--steps", "5"], "a/b"),
     ],
 )
 def test_the_run_folder_follows_the_arguments(job: Machine, arguments: list[str], out: str) -> None:
@@ -374,6 +375,15 @@ def test_the_run_folder_follows_the_arguments(job: Machine, arguments: list[str]
     assert job.seen("launcher")[-len(arguments) :] == arguments
     assert f"--log-dir={out}.logs/job_123456/node_0" in job.seen("launcher")
     assert job.seen("scontrol") == ["requeue", "123456"]
+
+
+@pytest.mark.parametrize("arguments", [["--config", "a.toml"], ["own-text", "--data", "d"]])
+def test_a_job_whose_run_folder_is_not_known_asks_for_it(
+    job: Machine, arguments: list[str]
+) -> None:
+    code, output = job.run("slurm/train.sbatch", *arguments)
+    assert (code, job.seen("launcher")) == (2, [])
+    assert "error: give --out FOLDER too" in output
 
 
 @pytest.mark.parametrize(
