@@ -20,6 +20,7 @@ from data_prep.vocabulary.merges import (
     learn_merges,
 )
 from storage.byte_pairs import GPT2_PATTERN, ranks_file
+from storage.terminal.quantities import data_size
 
 # Merges need no more text, and they are learned in memory.
 _MOST_BYTES = 200_000_000
@@ -66,10 +67,10 @@ def tokenizer_of_source(
             "use that many, or more text"
         )
     log.info(
-        "tokenizer: %s ids, learned from %s%.1f MB of text",
+        "tokenizer: %s ids, learned from %s%s of text",
         f"{len(tokens) + 1:,}",
         "" if is_all else "the first ",
-        len(text) / 1e6,
+        data_size(len(text)),
     )
     return Tokenizer(name, GPT2_PATTERN, ranks_file(tokens))
 

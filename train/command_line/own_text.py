@@ -16,6 +16,7 @@ from model.shapes import SHAPES
 from parallel.ranks import world_size_from_environment
 from storage.option_values import AtMost
 from storage.run_folder import RunFolder
+from storage.terminal.quantities import counted
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.presets import PRESETS
 
@@ -130,7 +131,7 @@ def own_text_config(data: Path, out: Path | None = None) -> Config:
     out = out or Path("runs") / data.name
     config = _config(data, out, chosen, prompts, val_tokens, chosen.passes(tokens) >= 1)
     if not RunFolder(out).config.is_file():
-        machine = f"{gpus} GPUs" if gpus else f"{cores} CPU cores"
+        machine = counted(gpus, "GPU") if gpus else counted(cores, "CPU core")
         _log_choice(config, f"{tokens:,} tokens of text and {machine}", chosen.passes(tokens))
     return config
 

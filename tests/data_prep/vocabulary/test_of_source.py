@@ -117,7 +117,7 @@ def test_of_a_large_text_the_first_part_is_enough(tmp_path, monkeypatch, caplog)
     (tmp_path / "a.txt").write_text("é" * 100)
     monkeypatch.setattr(of_source, "_MOST_BYTES", 51)
     tokenizer_of_source(file_source([str(tmp_path)]), 258, tmp_path / "x", OPTIONS)
-    assert "258 ids, learned from the first 0.0 MB" in caplog.text
+    assert "258 ids, learned from the first 50 bytes" in caplog.text
 
 
 def test_a_tokenizer_and_a_size_exclude_each_other(monkeypatch, capsys):
