@@ -1,6 +1,6 @@
 """Train a language model.
 
-    torchrun --standalone --nproc_per_node=8 train/main.py [PRESET] [--data ...] [--out ...] [--help]
+    torchrun --standalone --nproc_per_node=8 train/main.py [PRESET] [--data ...] [--out ...]
     torchrun --standalone --nproc_per_node=8 train/main.py --continue runs/gpt2 [--steps ...]
 
 Reads a data set folder, writes a run folder with checkpoints, metrics and samples. The same command

@@ -128,7 +128,8 @@ def asked_for_help(script: str, flag: str = "--help") -> Done:
 
 def help_of(script: str) -> str:
     """What it says on one page or two, without where it lies and how many cores there are."""
-    text = asked_for_help(script).stdout.replace(f"{REPO}/", "")
+    usage, blank, rest = asked_for_help(script).stdout.replace(f"{REPO}/", "").partition("\n\n")
+    text = " ".join(usage.split()) + blank + rest  # its lines are as long as that path allows
     if text.endswith(f"{HELP_ALL} explains all options.\n"):
         text += f"\n{asked_for_help(script, HELP_ALL).stdout}"
     return re.sub(r"(--threads INT .*default: )\d", r"\1N", text)
