@@ -62,6 +62,8 @@ def _own_checkpoint(named: Path) -> Path | None:
     if not named.exists():
         raise ValueError(f"{named} is a link to nothing; give another path")
     path = _where_links_lead(named)
+    if not path.exists():
+        raise ValueError(f"{named} names {path.name}, which is not there; give another checkpoint")
     if any((path / name).exists() for name in (MANIFEST, "model.json", STATE_FILE)):
         verify_checkpoint(path)
         return path

@@ -94,6 +94,8 @@ def _import(published: Published, place: Path) -> None:
                 shutil.rmtree(place, ignore_errors=True)  # it is damaged
                 import_published(published, place)
     except OSError as error:
+        if _is_imported(place):  # by another process, on a file system without locks
+            return
         raise ValueError(
             f"{published.source} cannot be imported into {place.parent} ({reason_of(error)}); set "
             f"RATCHET_CACHE to a folder that has room and may be written, or {by_hand}"

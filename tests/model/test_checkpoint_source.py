@@ -92,6 +92,8 @@ def test_links_and_text_files_lead_to_the_checkpoint_that_they_name(run, tmp_pat
     (run.checkpoints / "latest").unlink()
     (run.checkpoints / "latest").write_text("step_000005\n")
     assert find_checkpoint(run.checkpoints / "latest", tmp_path) == run.checkpoint(5)
+    shutil.rmtree(run.checkpoint(5))
+    assert "latest names step_000005, which is not there" in refusal(run.checkpoints / "latest")
     (tmp_path / "old").symlink_to(tmp_path / "gone")
     assert "is a link to nothing" in refusal(tmp_path / "old")
 
@@ -150,6 +152,17 @@ def test_two_processes_that_want_the_same_model_import_it_once(exported, tmp_pat
     for thread in threads:
         thread.join()
     assert (len(found), len(set(found)), len(imports)) == (3, 1, 1)
+
+
+def test_without_locks_the_process_that_comes_second_takes_what_is_there(
+    exported, tmp_path, monkeypatch
+):
+    def imported_twice(published, place, plain=import_cache.import_published):
+        plain(published, place)
+        plain(published, place)
+
+    monkeypatch.setattr(import_cache, "import_published", imported_twice)
+    assert load_model(find_checkpoint(exported, tmp_path)).config.n_layer == 1
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_cure(exported, tmp_path):
