@@ -72,8 +72,8 @@ _PRESETS = {
         # Half the rate of a long run: bench/LOG.md.
         optimizer=MuonConfig(lr=0.012),
         schedule=_MODERN.schedule,
-        eval=replace(_DEMO.eval, every=90, tasks_every=450),
-        sample=replace(_DEMO.sample, every=450),
+        eval=replace(_DEMO.eval, every=AtMost(90), tasks_every=450),
+        sample=replace(_DEMO.sample, every=AtMost(450)),
         save=SaveConfig(every=90),
     ),
     # The same with the recipe of 2019. Twice the learning rate or twice the batch gave a higher

@@ -91,8 +91,8 @@ def slow_ranks(seconds: list[float]) -> list[str]:
     """One sentence for each rank that computes much longer than the median rank."""
     usual = statistics.median_low(seconds)  # of two ranks the faster one
     return [
-        f"rank {rank} computes {1000 * own:.0f} ms a step before it waits for the others, "
-        f"{own / usual:.1f} times the median rank's {1000 * usual:.0f} ms"
+        f"rank {rank} computes {1000 * own:.0f} ms of each step, {own / usual:.1f} times the "
+        f"median of {1000 * usual:.0f} ms"
         for rank, own in enumerate(seconds)
         if usual > 0 and own > _SLOW_RATIO * usual and own - usual > _MIN_SECONDS
     ]

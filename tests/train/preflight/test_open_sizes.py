@@ -10,6 +10,7 @@ from tests.data_sets import tiny_data_set
 from tests.runs import built, lines, nano_config, run_to_end, tiny_config
 from train.config import Config, EvalConfig
 from train.preflight.open_sizes import with_sizes
+from train.presets import PRESETS
 from train.schedule import ScheduleConfig
 
 VALIDATED = EvalConfig(every=4, val_tokens=AtMost(10**6), tasks_every=0, tasks=())
@@ -114,3 +115,5 @@ def test_a_long_run_has_the_presets_number_and_a_run_of_two_steps_has_its_own():
     config = with_sizes(Config(), 100, 0, 20_000)
     assert (config.eval.every, config.sample.every) == (250, 500)
     assert with_sizes(Config(), 100, 0, 2).eval.every == 1
+    demo = with_sizes(PRESETS["demo"], 100, 0, 50)
+    assert (demo.eval.every, demo.sample.every) == (10, 10)
