@@ -31,7 +31,8 @@ _LEAST_CONTEXT = 8
 _SECONDS = 150
 # What small networks reach: on a core, measured (bench/LOG.md); on a GPU, assumed.
 _CORE_FLOPS, _GPU_FLOPS = 40e9, 1e14
-_MOST_CORES = 8  # a small network gains little from more
+_GAIN = 0.25  # of a core beyond two: small matrix products gain little from more (assumed)
+_MOST_CORES = 16
 _PASSES = 6  # over the text, after which the validation loss of a small text rises (bench/LOG.md)
 _MOST_WORSE = 3  # of ten validations, before a text that is repeated is taken as learned by heart
 _PROMPT_TOKENS, _PROMPT_WORDS = 16, 5
@@ -124,8 +125,8 @@ def own_text_config(data: Path, out: Path | None = None) -> Config:
     entry = found.manifest
     tokens, n_vocab = entry.train.tokens, entry.tokenizer.n_vocab
     gpus = world_size_from_environment() if torch.cuda.is_available() else 0
-    cores = min(default_workers(), _MOST_CORES)
-    flops = _SECONDS * (gpus * _GPU_FLOPS or cores * _CORE_FLOPS)
+    cores = default_workers()
+    flops = _SECONDS * (gpus * _GPU_FLOPS or _worth(cores) * _CORE_FLOPS)
     prompts, val_tokens = prompts_from(found), AtMost(262_144 if gpus else 16_384)
     chosen = choose(tokens, entry.val.tokens, n_vocab, flops)
     out = out or Path("runs") / data.name
@@ -134,6 +135,11 @@ def own_text_config(data: Path, out: Path | None = None) -> Config:
         machine = counted(gpus, "GPU") if gpus else counted(cores, "CPU core")
         _log_choice(config, f"{tokens:,} tokens of text and {machine}", chosen.passes(tokens))
     return config
+
+
+def _worth(cores: int) -> float:
+    """How many cores these are worth, if two are worth two."""
+    return min(cores, 2 + _GAIN * (min(cores, _MOST_CORES) - 2))
 
 
 def _log_choice(config: Config, for_what: str, passes: float) -> None:
