@@ -80,7 +80,7 @@ class PromptLoop:
                 log.info("this line is not UTF-8; type it again")
                 continue
             interrupted = False
-            if line.strip() == ":quit":
+            if line.strip() in (":quit", ":exit", ":q"):
                 return
             with suppress(KeyboardInterrupt):
                 self._answer(line)
