@@ -13,6 +13,7 @@ from train.reporting.setting_differences import short_value, training_difference
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 _COLORS = 10  # that are easy to tell apart
+_PALE = 0.35  # of training curves, before which validation stands
 _LIGHTEST = 0.9  # of the color map that is seen on white
 _LONGEST_LABEL = 70
 _SETTINGS_IN_LABEL = 3
@@ -50,7 +51,7 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> None:
         for panel, xs in zip(
             panels, (_tokens, lambda c: [s / seconds for s in c.seconds]), strict=True
         ):
-            panel.plot(xs(train), train.loss, color=color, linewidth=1, alpha=0.45)
+            panel.plot(xs(train), train.loss, color=color, linewidth=1, alpha=_PALE)
             panel.plot(xs(val), val.loss, color=color, marker="o", markersize=3, label=label)
     panels[0].set_ylim(*scale_of_end([(train.loss, val.loss) for train, val in curves]))
     panels[0].set_ylabel("bits per byte" if in_bits else "loss (nats per token)")
