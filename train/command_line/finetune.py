@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 # The batch of nanoGPT's config/finetune_shakespeare.py, 32 windows of 1,024; an eighth on the CPU.
 _GPU_BATCH, _CPU_BATCH = 32_768, 4096
 _STEPS_A_PASS = 20  # at least, so that a small text is not one batch
-# Passes over the data: as the Trainer of transformers (num_train_epochs), and once over much data.
-_PASSES, _MUCH_DATA = 3, 100_000_000
-# Largest rate of a network of up to N parameters. 5e-5 is the default of that Trainer, 3e-5 is
-# nanoGPT's for gpt2-xl; small networks take more, as they do from nothing (bench/LOG.md).
-_RATES = ((30_000_000, 3e-4), (500_000_000, 5e-5), (float("inf"), 3e-5))
+# Rate and passes over the data, by the largest number of parameters. 5e-5 and 3 are defaults of the
+# Trainer of transformers (learning_rate, num_train_epochs), 3e-5 is nanoGPT's rate for gpt2-xl. Of
+# small networks both are measured (bench/LOG.md, "fine-tuning a small network").
+_RECIPES = ((30_000_000, 1e-3, 6), (500_000_000, 5e-5, 3), (float("inf"), 3e-5, 3))
+_MUCH_DATA = 100_000_000  # tokens that are seen once
 _DROPOUT = 0.1  # of GPT-2, and of nanoGPT's advice for fine-tuning
 _WORSE_VALIDATIONS = 3
 _POINTS = 10  # validations after the one of step 0
@@ -67,10 +67,10 @@ def sizes_for(
     unit = context * world_size
     windows = largest_power_of_two(max(min(most, tokens // _STEPS_A_PASS) // unit, 1))
     batch = asked.get("batch_tokens") or unit * windows
-    passes = 1 if tokens >= _MUCH_DATA else _PASSES
-    steps = asked.get("steps") or max(passes * tokens // batch, _LEAST_STEPS)
     parameters = count_parameters(shape).total
-    lr = next(rate for largest, rate in _RATES if parameters <= largest)
+    lr, passes = next((lr, passes) for limit, lr, passes in _RECIPES if parameters <= limit)
+    passes = 1 if tokens >= _MUCH_DATA else passes
+    steps = asked.get("steps") or max(passes * tokens // batch, _LEAST_STEPS)
     repeated = steps * batch > tokens
     return _Choice(context, batch, steps, lr, shape.dropout or _DROPOUT * repeated)
 

@@ -1,13 +1,10 @@
 """What the end of a run says of its best checkpoint, and of a run that stopped improving."""
 
-import shlex
 from pathlib import Path
 
 from storage.ownership.latest import follow_latest
 from train.guards.best_validation import best_validation
 from train.run import Run
-
-_PROMPT = "The"
 
 
 def why_it_stopped(run: Run) -> str:
@@ -19,8 +16,23 @@ def why_it_stopped(run: Run) -> str:
     return f"the last {count} no better than that of step {best.step}"
 
 
+def better_checkpoint(run: Run) -> Path | None:
+    """The checkpoint with the best validation loss, if it is there and not the last one.
+
+    By the name `best`, if that stands for it.
+    """
+    best = best_validation(run.results)
+    if best is None or best.step in (0, run.step):
+        return None
+    checkpoint = run.folder.checkpoint(best.step)
+    link = checkpoint.with_name("best")
+    if follow_latest(link).resolve() == checkpoint.resolve():
+        checkpoint = link
+    return checkpoint if checkpoint.is_dir() or checkpoint.is_file() else None
+
+
 def best_rows(run: Run) -> list[tuple[str, str]]:
-    """Rows of the closing table: why the run stopped, the best checkpoint, and how to use it.
+    """Rows of the closing table: why the run stopped, and its best checkpoint.
 
     Nothing where the last weights are the best ones, or none were validated.
     """
@@ -29,23 +41,10 @@ def best_rows(run: Run) -> list[tuple[str, str]]:
         return []
     rows = [("stopped", why)] if why else []
     value = f"validation loss {best.loss:.4f}"
-    checkpoint = run.folder.checkpoint(best.step)
     if best.step == 0:
         start = f", those of --init {run.config.init}" if run.config.init else ""
         return [*rows, ("best weights", f"those before the first step{start}: {value}")]
-    if not checkpoint.is_dir():
+    if better_checkpoint(run) is None:
         kept = "not kept (--save.keep-best 1 keeps it)"
         return [*rows, ("best weights", f"those of step {best.step}, {value}, {kept}")]
-    prompt = next((text for text in run.config.sample.prompts if text), _PROMPT)
-    use = f"python eval/generate.py --checkpoint {shlex.quote(str(_best_link(checkpoint)))}"
-    return [
-        *rows,
-        ("best checkpoint", f"{checkpoint}, {value}"),
-        ("use it", f"{use} --prompt {shlex.quote(prompt)}"),
-    ]
-
-
-def _best_link(checkpoint: Path) -> Path:
-    """The name `best` if it stands for this checkpoint, else the checkpoint itself."""
-    link = checkpoint.with_name("best")
-    return link if follow_latest(link).resolve() == checkpoint.resolve() else checkpoint
+    return [*rows, ("best checkpoint", f"{run.folder.checkpoint(best.step)}, {value}")]

@@ -11,6 +11,7 @@ from unicodedata import east_asian_width
 from storage.byte_pairs import END_OF_TEXT
 from storage.json_lines import column
 from storage.terminal.printable import printable
+from train.reporting.best_checkpoint import better_checkpoint, why_it_stopped
 from train.run import Run
 
 _WIDTH = 80
@@ -68,8 +69,9 @@ def next_commands(run: Run, lines: list[dict[str, Any]]) -> str:
     python, folder = Path(sys.executable), shlex.quote(str(run.folder.path))
     generate, node = _PROJECT / "eval/generate.py", _PROJECT / "launch/node.sh"
     tensorboard = _shown(python.with_name("tensorboard"))
+    subject = shlex.quote(str(better_checkpoint(run) or run.folder.path))
     told = [
-        ("type prompts", f"{_shown(python)} {_shown(generate)} --checkpoint {folder}"),
+        ("type prompts", f"{_shown(python)} {_shown(generate)} --checkpoint {subject}"),
         ("see the curves", f"{tensorboard} --logdir {folder}"),
     ]
     _, losses = column(lines, "val/loss")
@@ -79,6 +81,9 @@ def next_commands(run: Run, lines: list[dict[str, Any]]) -> str:
     if run.config.data.name == _DEMO:
         own_text = _PROJECT / "launch/own_text.sh"
         told.append(("your own text", f"{_shown(own_text)} story.txt"))
+    if why_it_stopped(run):
+        longer = f"--continue {folder} --stop-when-worse {2 * (run.config.stop_when_worse or 1)}"
+        told.append(("train on", f"{_shown(node)} {longer} --allow stop_when_worse"))
     width = max(len(what) for what, _ in told)
     return "\n".join(f"  {what:<{width}}  {command}" for what, command in told)
 

@@ -25,6 +25,7 @@ from train.preflight.inputs import check_inputs
 from train.recovery.ending import finish
 from train.reporting.best_checkpoint import best_rows
 from train.reporting.closing_table import finished_notice
+from train.reporting.last_screen import next_commands
 
 LOSSES = {0: 5.0, 2: 4.0, 4: 3.0, 6: 3.5, 8: 3.0, 10: 3.2, 12: 2.5, 14: 2.4, 16: 2.3}
 
@@ -84,7 +85,9 @@ def test_a_run_finishes_where_it_has_stopped_improving_and_names_its_best_checkp
     rows = dict(best_rows(run))
     best = folder.checkpoints / "best"
     assert rows["best checkpoint"] == f"{folder.checkpoint(4)}, validation loss 3.0000"
-    assert f"--checkpoint {best} --prompt" in rows["use it"]
+    commands = next_commands(run, lines(config.out))
+    assert f"--checkpoint {best}\n" in commands
+    assert f"--continue {config.out} --stop-when-worse 6 --allow stop_when_worse" in commands
     assert best.resolve() == folder.checkpoint(4).resolve()
     best.unlink()
     best.write_text("step_000004\n")  # where a file system has no links
