@@ -1,6 +1,7 @@
 """Replicas: one bit that differs on one rank is found before anything is saved."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,14 +17,14 @@ from train.guards import replicas
 from train.guards.replicas import checksum, disagreements
 
 GOLDEN = 0x9E3779B97F4A7C15
-DATA = RECORDED / "data_set"
 
 
 @pytest.fixture(scope="module", params=RECIPES)
 def found(request, tmp_path_factory):
     """The results of all scenes of tests/faults.py on two ranks."""
     folder = tmp_path_factory.mktemp("faults")
-    done = together(2, "tests/faults.py", str(DATA), str(folder), request.param)
+    data = shutil.copytree(RECORDED / "data_set", folder / "data")  # a run notes there what it read
+    done = together(2, "tests/faults.py", str(data), str(folder), request.param)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "found.json").read_text()) | {"recipe": request.param}
 
