@@ -50,9 +50,10 @@ def test_a_tracker_that_fails_is_reported_once_and_ends_nothing(
 
 
 def test_wandb_without_a_login_is_not_asked(tmp_path, monkeypatch, caplog):
-    fake = ModuleType("wandb")
-    fake.login = lambda prompt: False
-    fake.setup = lambda: SimpleNamespace(settings=SimpleNamespace(mode="online"))
+    settings = SimpleNamespace(mode="online")
+    fake = SimpleNamespace(
+        login=lambda prompt: False, setup=lambda: SimpleNamespace(settings=settings)
+    )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     log = MetricLog(trackers(("wandb",), tmp_path, "id"))
     log.write(0, {"train/loss": 1.0})

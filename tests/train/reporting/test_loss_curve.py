@@ -1,6 +1,7 @@
 """The loss curve: drawn for any number of steps, with gaps, both losses and steps."""
 
 import math
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ def lines(steps, gap=(), every=10):
     found = []
     for step in range(steps + 1):
         loss = 2 + 6 * math.exp(-step / 10)
-        line = {"step": step, "tokens": 64 * min(step + 1, steps)}
+        line: dict[str, Any] = {"step": step, "tokens": 64 * min(step + 1, steps)}
         if step < steps:
             line["train/loss"] = None if step in gap else loss
         if step % every == 0 or step == steps:
