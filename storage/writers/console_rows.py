@@ -91,7 +91,7 @@ class Evaluations:
             change = f"{value - before[tag]:+.4f}" if tag in before else ""
             is_best = tag in before and self._best[tag] == value != best_before[tag]
             best = "best" if is_best else ""
-            name = _name(tag)[:_LONGEST_NAME]
+            name = name_of(tag)[:_LONGEST_NAME]
             yield f"  {name:<{_LONGEST_NAME}}{_fixed(value, 4):>10}{off:>9}{change:>10}  {best}"
 
 
@@ -108,7 +108,7 @@ def _is_better_small(tag: str) -> bool:
     return tag.endswith(_SMALLER_IS_BETTER)
 
 
-def _name(tag: str) -> str:
+def name_of(tag: str) -> str:
     """A tag as words: `hellaswag/acc_norm` is the hellaswag accuracy, normalised."""
     task, _, number = tag.partition("/")
     words = {"acc": "accuracy", "acc_norm": "accuracy by length"}

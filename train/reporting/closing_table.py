@@ -8,6 +8,7 @@ import torch
 
 from storage.json_lines import column, read_thinned_metrics
 from storage.terminal.quantities import short
+from storage.writers.console_rows import name_of
 from train.optimizers.registry import optimizer_name
 from train.reporting.best_checkpoint import best_rows
 from train.reporting.last_screen import curve_end, next_commands, sample_files, shown_samples
@@ -38,9 +39,9 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("training loss", loss if recent else "no step done"),
         ("validation loss", f"{val[0]:.4f} -> {val[-1]:.4f} nats per token" if val else _MISSING),
         *([("its last points", f"{curve_end(lines)} (step)")] if len(val) > 2 else []),
-        ("unigram entropy", f"{entropy:.4f} nats per token (what counting words alone reaches)"),
+        ("unigram entropy", f"{entropy:.4f} nats per token (what counting words reaches)"),
         ("bits per byte", f"{bits[-1]:.4f}" if bits else _MISSING),
-        *((tag, f"{score:.4f}") for tag, score in scores),
+        *((name_of(tag), f"{score:.4f}") for tag, score in scores),
         ("tokens per second", f"{rate:,.0f} (all ranks)" if rate else "too few steps to say"),
         *_memory_rows(run),
         ("run folder", str(run.folder.path)),
