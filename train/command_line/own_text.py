@@ -1,6 +1,7 @@
 """The preset own-text: a small `modern` network, sized by the text and the machine."""
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,9 @@ _GAIN = 0.25  # of a core beyond two: small matrix products gain little from mor
 _MOST_CORES = 16
 _PASSES = 6  # over the text, after which the validation loss of a small text rises (bench/LOG.md)
 _MOST_WORSE = 3  # of ten validations, before a text that is repeated is taken as learned by heart
-_PROMPT_TOKENS, _PROMPT_WORDS = 16, 5
+_READ_TOKENS = 64
+_LEAST_WORDS, _PROMPT_WORDS, _PROMPT_CHARACTERS = 2, 5, 40
+_SENTENCE_END = re.compile(r"[.!?][\"'\u201d\u2019)]*\s+|\n\s*")
 
 
 @dataclass(frozen=True)
@@ -191,12 +194,17 @@ def prompts_from(data: DataSet) -> tuple[str, ...]:
         middle = first[len(first) // 2 :]
     cut = data.manifest.split_rule["split"] == "tail"  # perhaps within a word
     starts = ((first, cut), (middle, cut or val.documents == 1))
-    found = (_words(tokenizer.decode(t[:_PROMPT_TOKENS].tolist()), inside) for t, inside in starts)
+    found = (_words(tokenizer.decode(t[:_READ_TOKENS].tolist()), inside) for t, inside in starts)
     return tuple(dict.fromkeys(found))
 
 
 def _words(text: str, starts_inside: bool) -> str:
-    """The first whole words of a text that may start or end within a word."""
-    words = "".join(c if c.isprintable() and c != "\ufffd" else " " for c in text).split(" ")
-    whole = [word for word in words[starts_inside:-1] if word]
-    return " ".join(whole[:_PROMPT_WORDS]) or text.strip("\ufffd").strip()
+    """The first whole words of a text that may end within a word, and start within a sentence."""
+    end = _SENTENCE_END.search(text) if starts_inside else None
+    if end and len(text[end.end() :].split()) <= _LEAST_WORDS:
+        end = None
+    begun = text[end.end() :] if end else text
+    words = "".join(c if c.isprintable() and c != "\ufffd" else " " for c in begun).split(" ")
+    whole = [word for word in words[starts_inside and not end : -1] if word]
+    chosen = " ".join(whole[:_PROMPT_WORDS]) or text.strip("\ufffd").strip()
+    return chosen[:_PROMPT_CHARACTERS]

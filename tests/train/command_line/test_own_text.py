@@ -85,6 +85,9 @@ def test_a_page_of_text_becomes_a_run_with_samples(tmp_path, caplog):
     [
         ("One two three fo", False, "One two three"),
         ("lapsed at the fi", True, "at the"),
+        ('lapsed." She said no mo', True, "She said no"),
+        ("lapsed at once. Sh", True, "at once."),
+        ("x" * 90, False, "x" * 40),
         ("\x1b[2J\tThe\n\nsea wa", False, "[2J The sea"),
         ("\ufffd海の上の船", False, "海の上の船"),
         ("wordwithoutend", True, "wordwithoutend"),
