@@ -109,7 +109,7 @@ def _is_better_small(tag: str) -> bool:
 
 
 def name_of(tag: str) -> str:
-    """A tag as words: `hellaswag/acc_norm` is the hellaswag accuracy, normalised."""
+    """A tag as words: `hellaswag/acc_norm` is hellaswag by length."""
     task, _, number = tag.partition("/")
-    words = {"acc": "accuracy", "acc_norm": "accuracy by length"}
+    words = {"acc": "accuracy", "acc_norm": "by length"}
     return _NAMES.get(tag) or f"{task} {words.get(number, number.replace('_', ' '))}"

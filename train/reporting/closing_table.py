@@ -39,7 +39,7 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("training loss", loss if recent else "no step done"),
         ("validation loss", f"{val[0]:.4f} -> {val[-1]:.4f} nats per token" if val else _MISSING),
         *([("its last points", f"{curve_end(lines)} (step)")] if len(val) > 2 else []),
-        ("unigram entropy", f"{entropy:.4f} nats per token (what counting words reaches)"),
+        ("unigram entropy", f"{entropy:.4f} nats per token (counting words alone)"),
         ("bits per byte", f"{bits[-1]:.4f}" if bits else _MISSING),
         *((name_of(tag), f"{score:.4f}") for tag, score in scores),
         ("tokens per second", f"{rate:,.0f} (all ranks)" if rate else "too few steps to say"),
