@@ -196,8 +196,7 @@ def _ours(arguments: Arguments, text: str, folder: Path) -> Story:
         for line in read_metrics(folder / "runs/story/metrics.jsonl"):
             if "val/bits_per_byte" in line and f"step {line['step']}" not in seen:
                 seen.add(f"step {line['step']}")
-                bits = line["val/bits_per_byte"]
-                yield "points", {"step": line["step"], "bits_per_byte": bits}
+                yield "points", {"step": line["step"], "bits_per_byte": line["val/bits_per_byte"]}
         for path in sorted((folder / "runs/story/samples").glob("step_*.txt")):
             if path.name not in seen:
                 seen.add(path.name)
@@ -286,10 +285,11 @@ def main() -> None:
         report = provenance(("torch", "numpy"))
         text = arguments.text.read_text(encoding="utf-8")
         report["settings"] = {"text": arguments.text.name, "bytes": len(text.encode())}
+        sides = report["sides"] = {}
         with tempfile.TemporaryDirectory() as folder:
-            ours = asdict(_ours(arguments, text, Path(folder).resolve()))
-        sides = {"ours": ours, "nanoGPT": asdict(_theirs(arguments, text))}
-        report["sides"] = sides
+            sides["ours"] = asdict(_ours(arguments, text, Path(folder).resolve()))
+        write_json(arguments.out, report)
+        sides["nanoGPT"] = asdict(_theirs(arguments, text))
         report["table"] = rows(sides, arguments.minutes, os.cpu_count() or 1)
         write_json(arguments.out, report)
         write_text(arguments.out.with_suffix(".md"), markdown(report))
