@@ -64,14 +64,12 @@ class Arguments:
     out: Path = _OUT
     """Result file; a table is written beside it."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises: ValueError if text or checkout are not there."""
         if not self.text.is_file():
             raise ValueError(f"--text {self.text} is no file; give a text file")
         if not (self.nanogpt / "train.py").is_file():
-            raise ValueError(
-                f"--nanogpt {self.nanogpt} has no train.py; give a checkout of "
-                "github.com/karpathy/nanoGPT"
-            )
+            raise ValueError(f"--nanogpt {self.nanogpt} has no train.py; give nanoGPT's checkout")
 
 
 @dataclass
@@ -282,6 +280,7 @@ def main() -> None:
     silence_other_ranks()
     with user_errors():
         arguments = parse_options(Arguments, description=__doc__)
+        arguments.check()
         report = provenance(("torch", "numpy"))
         text = arguments.text.read_text(encoding="utf-8")
         report["settings"] = {"text": arguments.text.name, "bytes": len(text.encode())}

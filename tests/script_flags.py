@@ -28,6 +28,7 @@ COMMANDS = {"model/huggingface.py": ("import", "export"), "train/main.py": ("dem
 # small inputs that `furnished` of tests/golden/make.py lays out, or some that are missing where the
 # script would work for long.
 _NEEDED = {
+    "bench/first_hour.py": ["--nanogpt=nowhere", "--text=nowhere"],
     "bench/hellaswag_speed.py": ["--hellaswag-file=nowhere"],
     "bench/peers.py": ["--side=a; .; c"],
     "bench/scaling.py": ["--step-seconds=1", "--source=nowhere"],
