@@ -19,10 +19,11 @@ def check_trackers(names: tuple[str, ...]) -> None:
     for name in names:
         if name not in _TRACKERS:
             raise ValueError(f"log.to={name} is not known; use one of {', '.join(_TRACKERS)}")
-        if find_spec(name) is None:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, such as wandb writes
             raise ValueError(
                 f"log.to={name} needs the package {name}, which is not installed; install it by "
-                f"pip install -e '.[{name}]'"
+                f"pip install -e '.[{name}]', or leave it out of --log.to"
             )
 
 
