@@ -17,7 +17,7 @@ from train.batch_plan import largest_power_of_two
 from train.command_line.own_text import prompts_from
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.optimizers.adamw import AdamWConfig
-from train.preflight.initial_weights import check_tokenizer, checkpoint_of_init
+from train.preflight.initial_weights import check_positions, check_tokenizer, checkpoint_of_init
 from train.schedule import ScheduleConfig
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def sizes_for(
 
 def _fitted(context: int, tokens: int, val_tokens: int) -> int:
     """The longest context, halved from the checkpoint's, of which both splits hold a window."""
-    while context >= min(tokens, val_tokens):
+    while context >= max(min(tokens, val_tokens), _LEAST_CONTEXT):
         context //= 2
     if context < _LEAST_CONTEXT:
         raise ValueError(
@@ -103,6 +103,7 @@ def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
         for flag, text in sizes.items()
         if text.isdecimal() and int(text)  # the parser refuses others
     }
+    check_positions(init, shape, asked.get("context_length", 1))
     ranks = world_size_from_environment()
     batch = _GPU_BATCH if on_gpu else _CPU_BATCH
     chosen = sizes_for(entry.train.tokens, entry.val.tokens, shape, ranks, batch, asked)

@@ -108,7 +108,7 @@ def choose(tokens: int, val_tokens: int, n_vocab: int, flops: float) -> Choice:
 def _fitted(network: GPTConfig, tokens: int, val_tokens: int) -> GPTConfig:
     """The network with a context that both splits fill. Raises: ValueError if none is so short."""
     context = network.context_length
-    while context >= min(tokens, val_tokens):
+    while context >= max(min(tokens, val_tokens), _LEAST_CONTEXT):
         context //= 2
     if context < _LEAST_CONTEXT:
         raise ValueError(

@@ -92,13 +92,17 @@ def check_init(init: Path, data: DataSet, network: GPTConfig) -> None:
     init = checkpoint_of_init(init)
     check_tokenizer(init, data)
     shape = load_config(init)
-    if network.position == "learned" and network.context_length > shape.context_length:
+    check_positions(init, shape, network.context_length)
+    _check_contradiction(init, shape, network, {f.name for f in fields(GPTConfig)})
+
+
+def check_positions(init: Path, shape: GPTConfig, context_length: int) -> None:
+    """Raises: ValueError if a context is longer than the checkpoint's learned positions."""
+    if shape.position == "learned" and context_length > shape.context_length:
         raise ValueError(
             f"--init {init} has positions for {shape.context_length} tokens, and a context of "
-            f"{network.context_length} needs more; give --context-length {shape.context_length} "
-            "or less"
+            f"{context_length} needs more; give --context-length {shape.context_length} or less"
         )
-    _check_contradiction(init, shape, network, {f.name for f in fields(GPTConfig)})
 
 
 def check_tokenizer(init: Path, data: DataSet) -> None:

@@ -68,9 +68,11 @@ def test_what_the_user_chose_stays_and_the_rest_fits_it():
     assert sizes_for(10**6, 10**4, GPT2, asked={"batch_tokens": 2048}).steps == 1464
 
 
-def test_a_text_that_holds_no_window_is_refused_with_a_cure():
-    with pytest.raises(ValueError, match=r"too short: 4000 tokens .* and 3 .*--val-fraction"):
-        sizes_for(4000, 3, GPT2)
+@pytest.mark.parametrize("val_tokens", [0, 3])
+def test_a_text_that_holds_no_window_is_refused_with_a_cure(val_tokens):
+    match = rf"too short: 4000 tokens .* and {val_tokens} .*--val-fraction"
+    with pytest.raises(ValueError, match=match):
+        sizes_for(4000, val_tokens, GPT2)
 
 
 def test_a_run_starts_from_the_checkpoint_with_one_line_of_reasons(words, first, caplog):
@@ -102,6 +104,11 @@ def test_a_shorter_context_is_taken_and_the_batch_fits_it(words, flag):
     config = parse([*words, flag])
     assert (config.network.context_length, config.batch_tokens % 8) == (8, 0)
     built(replace(config, rehearsal=False)).close()
+
+
+def test_a_context_longer_than_the_positions_is_refused_with_the_longest(words):
+    with pytest.raises(ValueError, match="positions for 16 tokens.*--context-length 16 or less"):
+        parse([*words, "--context-length=4096"])
 
 
 def test_a_context_of_rotary_positions_is_cut_too(tmp_path, monkeypatch):
