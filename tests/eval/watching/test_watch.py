@@ -21,6 +21,7 @@ from eval.watching import live_run
 from eval.watching.evals_file import EvalsFile
 from eval.watching.live_run import PINNED_PREFIX, with_run_defaults
 from eval.watching.watch import WatchRequest, watch
+from model import checkpoint_source
 from model.checkpoint import load_model, save_model
 from storage.checkpoint_folder import write_manifest
 from storage.digest import file_sha256
@@ -188,7 +189,7 @@ def test_a_checkpoint_pruned_while_it_is_read_is_still_evaluated(run, quick, mon
         assert folder.name.startswith(PINNED_PREFIX)
         shutil.rmtree(run.checkpoints / folder.name.removeprefix(PINNED_PREFIX))
 
-    monkeypatch.setattr(subject, "verify_checkpoint", prune)
+    monkeypatch.setattr(checkpoint_source, "verify_checkpoint", prune)
     watch_run(run)
     assert steps(run) == [4, 8]
     assert [path.name for path in run.checkpoints.iterdir()] == ["latest"]
@@ -204,7 +205,7 @@ def test_without_hard_links_a_pruned_checkpoint_is_skipped(run, quick, monkeypat
         state.write_text(json.dumps(json.loads(state.read_text()) | {"step": step}))
     checks = iter([lambda: [shutil.rmtree(run.checkpoint(step)) for step in (2, 3)]])
     monkeypatch.setattr(live_run.os, "link", refuse)
-    monkeypatch.setattr(subject, "verify_checkpoint", lambda _: next(checks, nothing)())
+    monkeypatch.setattr(checkpoint_source, "verify_checkpoint", lambda _: next(checks, nothing)())
     watch_run(run)
     assert steps(run) == [4, 8]
     for step in (2, 3):  # one while it was read, one while it waited
