@@ -132,7 +132,7 @@ def _hub_id(named: Path) -> str:
 
 def _check_other_formats(path: Path) -> None:
     """Raises: ValueError if this is no model folder of Hugging Face, with what to do."""
-    if path.is_file():
+    if not path.is_dir():
         raise ValueError(_about_file(path))
     if is_model_folder(path):
         return

@@ -26,7 +26,7 @@ SECONDS = 20  # only against a hang: a wrong word is found in milliseconds
 BEGINNINGS = {
     "train/main.py": "build_run",
     "train/prove_resume.py": "prove",
-    "eval/calibrate.py": "import_subject",
+    "eval/calibrate.py": "_load_published",
     "data_prep/text.py": "run_preparation",
     "data_prep/fineweb.py": "run_preparation",
     "data_prep/tinystories.py": "run_preparation",
