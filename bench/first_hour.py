@@ -6,7 +6,7 @@
 nanoGPT runs the commands of its README, ours is launch/own_text.sh; both keep the last tenth of the
 characters for validation. From the first command on are measured: the first printed loss, the
 first sample whose words are words of the text, bits per byte of the held-out text as it falls and
-at the end. CPU seconds count all processes: they compare on a machine that does other work too.
+at the end. The machine must be idle: threads of a process that wait for cores burn them.
 """
 
 import logging
