@@ -69,7 +69,7 @@ def test_a_command_is_followed_line_by_line_and_on_disk_and_its_failure_is_shown
 
 def test_what_is_no_text_or_no_checkout_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no file; give a text file"):
-        Arguments(tmp_path / "none.txt", tmp_path)
+        Arguments(tmp_path / "none.txt", tmp_path).check()
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(ValueError, match=r"has no train.py; give a checkout"):
-        Arguments(tmp_path / "a.txt", tmp_path)
+    with pytest.raises(ValueError, match="has no train.py; give nanoGPT's checkout"):
+        Arguments(tmp_path / "a.txt", tmp_path).check()
