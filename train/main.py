@@ -1,7 +1,7 @@
 """Train a language model.
 
     torchrun --standalone --nproc_per_node=8 train/main.py [PRESET] [--data ...] [--out ...]
-    torchrun --standalone --nproc_per_node=8 train/main.py --continue runs/gpt2 [--steps ...]
+    torchrun --standalone --nproc_per_node=8 train/main.py --continue runs/gpt2 [flags]
 
 Reads a data set folder, writes a run folder with checkpoints, metrics and samples. The same command
 again continues the run, as --continue does with the recorded settings.

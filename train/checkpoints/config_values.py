@@ -46,7 +46,7 @@ def config_with(base: Config, settings: Mapping[str, Any]) -> Config:
     """
     optimizer = base.optimizer
     if _OPTIMIZER in settings:
-        optimizer = _optimizer_with(optimizer, settings[_OPTIMIZER])
+        optimizer = _optimizer_with(base, settings[_OPTIMIZER])
     known = [*_keys(replace(base, optimizer=optimizer)), f"{_OPTIMIZER}.name"]
     others = {key: value for key, value in settings.items() if key != _OPTIMIZER}
     own = _values(base, others, "", known)
@@ -57,13 +57,14 @@ def config_with(base: Config, settings: Mapping[str, Any]) -> Config:
     return replace(base, **own)
 
 
-def _optimizer_with(present: OptimizerConfig, values: Any) -> OptimizerConfig:
+def _optimizer_with(base: Config, values: Any) -> OptimizerConfig:
     """The optimizer whose settings the values change: the present one, or the one they name."""
     _check_group(_OPTIMIZER, values)
-    name = values.get("name", optimizer_name(present))
+    present = optimizer_name(base.optimizer)
+    name = values.get("name", present)
     if not isinstance(name, str) or name not in OPTIMIZERS:
         raise ValueError(f"optimizer {name!r:.60} is not one of {', '.join(OPTIMIZERS)}")
-    return present if name == optimizer_name(present) else OPTIMIZERS[name].config()
+    return base.optimizer if name == present else OPTIMIZERS[name].config.defaults_for(base.model)
 
 
 def _values(base: Any, settings: Mapping[str, Any], prefix: str, known: list[str]) -> dict:

@@ -82,8 +82,8 @@ def parse(
         raise SystemExit(0)
     title, text = f"{prog} {words.preset or _NO_PRESET}", introduction(description)
     config, unknown = parse_known_options(defaults, words.flags, prog=title, description=text)
-    if words.preset is None and len(unknown) == 1 and _is_preset(unknown[0]):
-        later = unknown[0]
+    later = next(filter(_is_preset, unknown), None)
+    if words.preset is None and later is not None:
         if arguments.count(later) > 1:
             raise ValueError(f"the preset comes first: {prog} {later} …")
         return parse([later, *(w for w in arguments if w != later)], prog, description)
@@ -220,7 +220,7 @@ def _with_optimizer(config: Config, name: str | None) -> Config:
     # tyro sees only the chosen optimizer, so that --optimizer.lr is a flag and not a sub-command.
     if name is None or name == optimizer_name(config.optimizer):
         return config
-    return replace(config, optimizer=OPTIMIZERS[name].config())
+    return replace(config, optimizer=OPTIMIZERS[name].config.defaults_for(config.model))
 
 
 def _model_fields(words: list[str]) -> Iterator[str]:

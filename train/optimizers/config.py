@@ -1,5 +1,7 @@
 """What the configuration of every optimizer has."""
 
+from typing import Self
+
 from model.config import GPTConfig
 from model.estimates.updates import UpdateCost, adamw_update
 
@@ -18,6 +20,11 @@ class OptimizerConfig:
     """Largest learning rate, reached at the end of the warm-up."""
     clip: float | None
     """Scale the gradient down to this norm if it is larger. None disables clipping."""
+
+    @classmethod
+    def defaults_for(cls, network: GPTConfig) -> Self:
+        """The defaults for a network, if it was chosen by `--optimizer NAME`."""
+        return cls()
 
     def update_cost(self, network: GPTConfig, device: str) -> UpdateCost:
         """What the optimizer keeps, and what its update takes on `device` (cuda or cpu).

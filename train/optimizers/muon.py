@@ -8,6 +8,7 @@ https://arxiv.org/abs/2505.16932. Shape letters: n matrices of one shape, R rows
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ _SAFETY = 1.01
 # of 2024-11-10, and for the stream's, which multiply up, https://github.com/karpathy/nanochat
 _SHORTCUT_LR = 0.04
 _STREAM_LR = 0.005
+# With 0.7 the loss of a small GPT-2 shape first rose from 6.0 to 10.2 (bench/LOG.md).
+_TIED_EMBEDDING_LR = 0.03
 _STACKED = {"attn.c_attn.weight": 3}  # query, key and value are three matrices
 
 
@@ -76,6 +79,11 @@ class MuonConfig(OptimizerConfig):
             shares=("momentum", "momentum_start", "beta1", "beta2"),
             not_negative=("weight_decay", "adam_weight_decay", "momentum_steps"),
         )
+
+    @classmethod
+    def defaults_for(cls, network: GPTConfig) -> Self:
+        """A tied embedding is the head too, and takes less of a rate."""
+        return cls(embedding_lr=_TIED_EMBEDDING_LR) if network.tied else cls()
 
     def momentum_at(self, step: int) -> float:
         """The momentum's decay rate in update `step`."""

@@ -99,6 +99,11 @@ def _data_and_network(
     config: Config, ranks: Ranks, recorded: int | None
 ) -> tuple[DataSet, GPTConfig, int]:
     """Data, shape, and the micro-batch that this rank would take."""
+    if RunFolder(config.out).config.is_file() and not (config.data / MANIFEST_NAME).is_file():
+        raise ValueError(
+            f"there is no data set at {config.data}, which the run in {config.out} is to read; "
+            "give --data FOLDER with the place of its data"
+        )
     data = open_data_set(config.data)
     network = config.network_for(data.tokenizer().n_vocab)
     return data, network, choose_micro_batch(config, network, ranks, recorded)

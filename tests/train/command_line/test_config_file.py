@@ -51,7 +51,7 @@ def write(tmp_path, monkeypatch):
 def test_the_settings_of_a_file_are_defaults_that_flags_change(write, tmp_path):
     words = ["--config", write("a.toml", TOML)]
     config = parse([*words, "--steps=40", "--optimizer.momentum=0.9"])
-    assert config.optimizer == MuonConfig(lr=1.0, momentum=0.9)
+    assert config.optimizer == MuonConfig(lr=1.0, momentum=0.9, embedding_lr=0.03)
     assert (config.steps, config.model, config.skip_windows) == (40, GPTConfig(2), ("3:4",))
     assert (config.out, config.schedule.warmup_steps) == (tmp_path / "mine", 0.1)
 

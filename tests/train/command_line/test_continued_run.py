@@ -89,6 +89,13 @@ def test_a_run_and_a_preset_in_its_folder_are_told_how_to_continue(folder):
         check_inputs(parse(["gpt2-demo", "--data=data", "--out=runs/small"]), alone())
 
 
+def test_data_that_were_moved_are_to_be_given(folder):
+    (folder / "data").rename(folder / "moved")
+    with pytest.raises(ValueError, match="no data set at data, .* the run in runs/small .* --data"):
+        check_inputs(parse(["--continue", "runs/small"]), alone())
+    assert check_inputs(parse(["--continue", "runs/small", "--data=moved"]), alone()).steps == 8
+
+
 def test_a_run_of_a_newer_version_is_named_with_what_it_knows(folder):
     path = folder / "runs/small/config.json"
     record = json.loads(path.read_text())

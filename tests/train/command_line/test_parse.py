@@ -211,7 +211,7 @@ def test_every_flag_of_older_versions_gives_what_it_gave():
 
 def test_settings_of_muon_are_flags_and_each_optimizer_has_defaults_of_its_own():
     muon = parse(["gpt2", "--optimizer", "muon", "--optimizer.momentum", "0.9"]).optimizer
-    assert muon == MuonConfig(momentum=0.9)
+    assert muon == MuonConfig(momentum=0.9, embedding_lr=0.03)  # the embedding is the head too
     assert parse(["modern", "--optimizer", "adamw"]).optimizer == AdamWConfig()
     assert parse(["modern"]).optimizer == MuonConfig()
     values = {f.name: 5 if f.name == "momentum_steps" else 0.5 for f in fields(MuonConfig)}
