@@ -14,7 +14,7 @@ from model.estimates.parameters import count_parameters
 from parallel.ranks import world_size_from_environment
 from storage.option_values import AtMost
 from train.batch_plan import largest_power_of_two
-from train.command_line.own_text import prompts_from
+from train.command_line.own_text import fitted_context, prompts_from
 from train.config import Config, EvalConfig, SampleConfig, SaveConfig
 from train.optimizers.adamw import AdamWConfig
 from train.preflight.initial_weights import check_positions, check_tokenizer, checkpoint_of_init
@@ -34,7 +34,6 @@ _DROPOUT = 0.1  # of GPT-2, and of nanoGPT's advice for fine-tuning
 _WORSE_VALIDATIONS = 3
 _POINTS = 10  # validations after the one of step 0
 _LEAST_STEPS = 20
-_LEAST_CONTEXT = 8
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,9 @@ def sizes_for(
     Raises: ValueError if the text is too short.
     """
     asked = asked or {}
-    context = asked.get("context_length") or _fitted(shape.context_length, tokens, val_tokens)
+    context = asked.get("context_length") or fitted_context(
+        shape.context_length, tokens, val_tokens
+    )
     unit = context * world_size
     windows = largest_power_of_two(max(min(most, tokens // _STEPS_A_PASS) // unit, 1))
     batch = asked.get("batch_tokens") or unit * windows
@@ -73,18 +74,6 @@ def sizes_for(
     steps = asked.get("steps") or max(passes * tokens // batch, _LEAST_STEPS)
     repeated = steps * batch > tokens
     return _Choice(context, batch, steps, lr, shape.dropout or _DROPOUT * repeated)
-
-
-def _fitted(context: int, tokens: int, val_tokens: int) -> int:
-    """The longest context, halved from the checkpoint's, of which both splits hold a window."""
-    while context >= max(min(tokens, val_tokens), _LEAST_CONTEXT):
-        context //= 2
-    if context < _LEAST_CONTEXT:
-        raise ValueError(
-            f"the data are too short: {tokens} tokens to train on and {val_tokens} to validate on; "
-            "give at least a page of text, or prepare it with a larger --val-fraction"
-        )
-    return context
 
 
 def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:

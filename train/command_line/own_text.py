@@ -102,20 +102,24 @@ def choose(tokens: int, val_tokens: int, n_vocab: int, flops: float) -> Choice:
             steps = min(max(int(seen / batch), _LEAST_STEPS), _MOST_STEPS)
             chosen = Choice(network, batch, steps // _POINTS * _POINTS)
     assert chosen is not None
-    return replace(chosen, network=_fitted(chosen.network, tokens, val_tokens))
+    context = fitted_context(chosen.network.context_length, tokens, val_tokens)
+    return replace(chosen, network=replace(chosen.network, context_length=context))
 
 
-def _fitted(network: GPTConfig, tokens: int, val_tokens: int) -> GPTConfig:
-    """The network with a context that both splits fill. Raises: ValueError if none is so short."""
-    context = network.context_length
+def fitted_context(longest: int, tokens: int, val_tokens: int) -> int:
+    """The longest context, halved from `longest`, of which both splits hold a window.
+
+    Raises: ValueError if a split is too short for any.
+    """
+    context = longest
     while context >= max(min(tokens, val_tokens), _LEAST_CONTEXT):
         context //= 2
     if context < _LEAST_CONTEXT:
         raise ValueError(
             f"the text is too short: {tokens} tokens to train on and {val_tokens} to validate on; "
-            "give at least a page of text"
+            "give at least a page of text, or prepare it with a larger --val-fraction"
         )
-    return replace(network, context_length=context)
+    return context
 
 
 @cache  # a command line is read more than once, and what is chosen is printed once

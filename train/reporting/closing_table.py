@@ -49,8 +49,13 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         *best_rows(run),
         *([("samples", str(run.folder.samples))] if sample_files(run.folder.samples) else []),
         ("loss curve", str(run.folder.path / "loss.png")),
-        ("TensorBoard", f"tensorboard --logdir {run.folder.path}"),
+        # At the end of the run the commands below name it.
+        *([] if _has_ended(run) else [("TensorBoard", f"tensorboard --logdir {run.folder.path}")]),
     ]
+
+
+def _has_ended(run: Run) -> bool:
+    return run.step >= run.steps or run.stopped_improving
 
 
 def _memory_rows(run: Run) -> list[tuple[str, str]]:
@@ -83,7 +88,7 @@ def write_report(run: Run) -> str:
         parts.append(_titled("samples", shown_samples(run.folder.samples)))
     except OSError as error:
         log.error("the samples could not be shown (%s)", error)
-    if run.step >= run.steps or run.stopped_improving:
+    if _has_ended(run):
         parts.append(_titled("what next", next_commands(run, lines)))
     return "\n\n".join(filter(None, parts))
 
