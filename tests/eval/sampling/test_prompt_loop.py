@@ -149,8 +149,8 @@ def test_at_a_terminal_prompts_are_typed_and_ctrl_c_stops_a_text_only(tmp_path):
     steps = [
         ("> ", ":max-tokens 1000000\n"),
         (":max-tokens 1000000", "Once upon\n"),
-        ("Once upon", ""),
-        ("\n", "\x03"),
+        ("\nOnce upon", ""),  # the text, not the line that was typed
+        (" ", "\x03"),
         ("\n> ", ":max-tokens 3\n"),
         (":max-tokens 3", "The\n"),
         ("\n> ", "\x04"),
