@@ -119,23 +119,24 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _is_special(path: Path) -> bool:
-    """Whether something is at the path that is neither a file nor a folder."""
+def _is_written_through(path: Path) -> bool:
+    """Whether a device is at the path, or a pipe in /dev (of a shell's `>(...)`)."""
+    # Any other pipe is in the way of a file, and writing to it would wait for a reader.
     try:
         mode = path.stat().st_mode
     except OSError:
         return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return stat.S_ISCHR(mode) or (stat.S_ISFIFO(mode) and path.is_relative_to("/dev"))
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the name `path` only if the block succeeds.
 
-    A file already at `path` is replaced in one step; after an error it is untouched. A device or a
-    pipe, such as /dev/null, is written to and stays what it is.
+    A file already at `path` is replaced in one step; after an error it is untouched. A device,
+    such as /dev/null, is written to and stays what it is.
     """
-    if _is_special(path):
+    if _is_written_through(path):
         with TemporaryDirectory() as folder:
             content = Path(folder) / "content"
             yield content

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -19,14 +20,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_pipe_or_device_is_written_to_and_stays_what_it_is(tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_json(pipe, {"x": 1})
+def test_a_device_or_a_pipe_of_the_shell_is_written_to_and_stays_what_it_is():
+    reader, writer = os.pipe()
+    write_json(Path(f"/dev/fd/{writer}"), {"x": 1})
     assert os.read(reader, 100) == b'{\n  "x": 1\n}\n'
-    os.close(reader)
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    screen, terminal = os.openpty()
+    name = Path(os.ttyname(terminal))
+    write_json(name, {"x": 2})
+    assert b'"x": 2' in os.read(screen, 100)
+    assert stat.S_ISCHR(name.stat().st_mode)
+    for descriptor in (reader, writer, screen, terminal):
+        os.close(descriptor)
+
+
+def test_a_pipe_in_the_way_of_a_file_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "a.json")  # which blocks whoever opens it
+    write_json(tmp_path / "a.json", {"x": 1})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
 
 
 def test_a_failed_folder_never_appears(tmp_path):

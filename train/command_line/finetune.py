@@ -123,15 +123,16 @@ def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
 
 
 def _reasons(chosen: _Choice, tokens: int, shape: GPTConfig) -> str:
-    """What was chosen and why, in a sentence."""
+    """What was chosen and why, in a few lines."""
     parameters = count_parameters(shape).total
     passes = chosen.steps * chosen.batch_tokens / max(tokens, 1)
-    cut = f" of the checkpoint's {shape.context_length}"
+    cut = f" (the checkpoint's is {shape.context_length})"
     return (
-        f"chosen for {tokens:,} tokens and {parameters:,} parameters; flags change it: "
-        f"--context-length {chosen.context_length}"
-        f"{cut if chosen.context_length < shape.context_length else ''}, "
-        f"--batch-tokens {chosen.batch_tokens}, --steps {chosen.steps} ({passes:.1f} times the "
-        f"text), --optimizer.lr {chosen.lr:g} (AdamW: Muon's rates are for a start from nothing), "
-        f"--model.dropout {chosen.dropout:g}, --stop-when-worse {_WORSE_VALIDATIONS}"
+        f"chosen for {tokens:,} tokens and {parameters:,} parameters; flags change it:\n"
+        f"  --context-length {chosen.context_length}"
+        f"{cut if chosen.context_length < shape.context_length else ''} --batch-tokens "
+        f"{chosen.batch_tokens}\n"
+        f"  --steps {chosen.steps} ({passes:.1f} times the text) --stop-when-worse "
+        f"{_WORSE_VALIDATIONS} --model.dropout {chosen.dropout:g}\n"
+        f"  --optimizer.lr {chosen.lr:g} (AdamW: Muon's rates are for a start from nothing)"
     )
