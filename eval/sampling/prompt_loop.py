@@ -4,9 +4,11 @@ A line that begins with a colon changes a setting. Ctrl-C stops a text, Ctrl-D t
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import FrameType
 
 from data_prep.tokenizer import without_surrogates
 from eval.sampling.decoding import PartialSample
@@ -52,6 +54,8 @@ class PromptLoop:
         self._writer = TextWriter(subject.model, options)
         self._ids: list[int] = []
         """The tokens of the last text, with its prompt; none before the first, and after its end"""
+        self._interrupted = False
+        """Whether Ctrl-C was typed since the present text began."""
         self._number = 0
         """Of the next text since the seed was set, as the prompts of a file are numbered."""
 
@@ -82,8 +86,32 @@ class PromptLoop:
             interrupted = False
             if line.strip() in (":quit", ":exit", ":q"):
                 return
-            with suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt), self._noting_interrupts():
                 self._answer(line)
+
+    @contextmanager
+    def _noting_interrupts(self) -> Iterator[None]:
+        """Inside the block Ctrl-C is noted, and ends the text after its next token."""
+        # Raised at any place, KeyboardInterrupt can be lost where a library swallows it, as in an
+        # import that it tries. A second one is raised at once.
+        self._interrupted = False
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _show(self, new: str) -> None:
+        """Write what a token adds. Raises: KeyboardInterrupt after Ctrl-C."""
+        write(new)
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _answer(self, line: str) -> None:
         """Do what a line asks for; a mistake is told and changes nothing."""
@@ -148,7 +176,7 @@ class PromptLoop:
             write((SEPARATOR if i else "") + shown)
             sample = PartialSample(begin, (number, i), tokenizer, options)
             try:
-                self._writer.finish(sample, options, lambda _, new: write(new))
+                self._writer.finish(sample, options, lambda _, new: self._show(new))
             finally:
                 write("\n")
                 self._ids = self._rest_of(sample, begin)

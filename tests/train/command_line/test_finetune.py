@@ -133,6 +133,7 @@ def test_without_validation_a_preset_does_not_stop(words):
 def test_the_same_command_continues_the_run_by_any_name_of_its_checkpoint(words, first, caplog):
     began = parse([*words, "--steps=20"])
     run_to_end(replace(began, rehearsal=False))
+    caplog.clear()
     for name in ("run", "run/checkpoints", "run/checkpoints/latest"):
         config = parse(["finetune", "--init", str(first / name), *words[3:]])
         assert (config.steps, config.out, config.init) == (20, began.out, began.init)
