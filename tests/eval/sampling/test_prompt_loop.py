@@ -153,6 +153,7 @@ def test_at_a_terminal_prompts_are_typed_and_ctrl_c_stops_a_text_only(tmp_path):
         (" ", "\x03"),
         ("\n> ", ":max-tokens 3\n"),
         (":max-tokens 3", "The\n"),
+        ("\nThe", ""),  # the text, not the line that was typed
         ("\n> ", "\x04"),
     ]
     words = ("eval/generate.py", "--checkpoint", str(checkpoint), "--device", "cpu")
