@@ -1,6 +1,6 @@
 """Types at a script in a terminal: typing_at_terminal.py JSON SCRIPT WORDS.
 
-JSON is a list of pairs: what must have appeared since the last keys, then the keys to type. Prints
+JSON is a list of pairs: what must appear after the last such text, then the keys to type. Prints
 all that the terminal shows, and ends with the script's exit code.
 """
 
@@ -30,16 +30,17 @@ def main() -> int:
             code = end.code if isinstance(end.code, int) else 0
         sys.stdout.flush()
         os._exit(code)
+    shown = ""
     for awaited, keys in steps:
-        shown_until(terminal, awaited)
+        shown = shown_after(terminal, awaited, shown)
         os.write(terminal, keys.encode())
-    shown_until(terminal, None)
+    shown_after(terminal, None, shown)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def shown_until(terminal: int, awaited: str | None) -> str:
-    """Read until this text appears, or to the end, and print it."""
-    shown, deadline = "", time.monotonic() + SECONDS
+def shown_after(terminal: int, awaited: str | None, shown: str) -> str:
+    """Read and print until this text appears, or to the end; returns what is shown after it."""
+    deadline = time.monotonic() + SECONDS
     while awaited is None or awaited not in shown:
         ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
@@ -52,7 +53,7 @@ def shown_until(terminal: int, awaited: str | None) -> str:
             break
         sys.stdout.write(new)
         shown += new
-    return shown
+    return shown.partition(awaited)[2] if awaited else ""
 
 
 if __name__ == "__main__":
