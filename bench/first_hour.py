@@ -147,8 +147,9 @@ def run(
 
 
 def known_words(sample: str, text: str) -> float:
-    """The share of a sample's words that are words of the text."""
-    words, known = _WORD.findall(sample), set(_WORD.findall(text))
+    """The share of a sample's words that are words of the text; lines with `> ` are prompts."""
+    written = "\n".join(line for line in sample.split("\n") if not line.startswith("> "))
+    words, known = _WORD.findall(written), set(_WORD.findall(text))
     return sum(word in known for word in words) / max(len(words), 1)
 
 
