@@ -18,7 +18,7 @@ from pathlib import Path
 from storage.json_lines import is_count, read_last_line, read_lines
 from storage.run_folder import RunFolder
 
-_REPO = Path(__file__).resolve().parents[2]
+_REPO = Path(__file__).resolve().parents[3]
 # What a kill ends: one rank, all processes, all processes inside a save, or torchrun alone. The
 # names are written to kills.jsonl.
 KINDS = ("rank", "all", "save", "launcher")
