@@ -391,6 +391,14 @@ def folders_without_init(sources: list[Source]) -> Iterator[str]:
             yield f"{folder}/ has no __init__.py"
 
 
+def wrong_depths(sources: list[Source]) -> Iterator[str]:
+    """`__file__` leads to the project's folder also after a file has moved."""
+    for source in sources:
+        for found in re.finditer(r"__file__\)(?:\.resolve\(\))?\.parents\[(\d+)\]", source.text):
+            if int(found[1]) != source.path.count("/"):
+                yield f"{source.path}: parents[{found[1]}] is not the project's folder"
+
+
 def vague_names(sources: list[Source]) -> Iterator[str]:
     """No file or folder is called utils, common, helpers or misc."""
     for source in sources:
@@ -713,6 +721,7 @@ OFFENDERS: list[tuple[Rule, dict[str, str]]] = [
     (private_names_of_others, {"train/a.py": "from train.b import _f"}),
     (private_metaphors, {"train/a.py": "# A rank that heeds nobody may\n# be lost.\n"}),
     (private_metaphors, {"train/a.py": "def _give_way(): ..."}),
+    (wrong_depths, {"train/a/b.py": "from pathlib import Path\nR = Path(__file__).parents[1]"}),
     (private_metaphors, {"train/a.py": "# The file is at\n# hand."}),
     (pickles, {"train/a.py": "import pickle"}),
     (pickles, {"train/a.py": "import torch\ntorch.load('x', weights_only=True)"}),
