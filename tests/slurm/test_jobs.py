@@ -57,7 +57,7 @@ def test_every_rank_has_its_own_log(two_by_two):
         ("node_1", "1"),
     ]
     assert "finished at step 8" in train.text
-    logs = [path for path in folder.rglob("stdout.log") if "world_size 4" in path.read_text()]
+    logs = [path for path in folder.rglob("stdout.log") if "4 processes" in path.read_text()]
     assert len(logs) == 1
 
 
