@@ -1,11 +1,8 @@
 """Starts the project's scripts in processes of their own, as a user would."""
 
 import atexit
-import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +10,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.fork_server import MAX_MESSAGE
+from parallel.warm_process import WarmProcess, rank_environments, signal_all
 
 REPO = Path(__file__).parent.parent
 # One thread for each of two processes on two cores. HF_HUB_OFFLINE also turns telemetry off.
@@ -24,9 +21,21 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
-# Below the range from which the kernel assigns ports, so that no other process gets one between
-# the check and its use.
-PORTS = range(20_000, 32_000)
+_PRELOADED = (
+    "torch._dynamo",
+    "torch.distributed.run",
+    "torch.nn.parallel",
+    "train.main",
+    "train.doctor",
+    "eval.main",
+    "eval.generate",
+    "data_prep.preparation.options",
+    "gigatoken",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "pyarrow.parquet",
+    "torch.utils.tensorboard",
+)
 
 _TORCH = find_spec("torch")
 assert _TORCH is not None
@@ -76,38 +85,15 @@ def python(
 
 def together(processes: int, *arguments: str, timeout: float = 180) -> Done:
     """Run several ranks without torchrun, for tests that do not depend on it."""
-    size = str(processes)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    environments = [
-        ENVIRONMENT
-        | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        | address
-        for rank in map(str, range(processes))
-    ]
-    return _forked(environments, arguments, timeout)
-
-
-def _free_port() -> int:
-    while True:
-        port = random.SystemRandom().choice(PORTS)
-        with socket.socket() as trial:
-            if trial.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+    return _forked(rank_environments(ENVIRONMENT, processes), arguments, timeout)
 
 
 @cache
-def _fork_server(repo: Path) -> socket.socket:
-    """The fork server of this test process for `repo`, started when it is first needed."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    number = str(theirs.fileno())
-    command = [sys.executable, "-m", "tests.fork_server", number]
-    # pyarrow's allocator would start a thread, which does not exist in a fork.
-    variables = {"PYTHONPATH": str(repo), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-    environment = ENVIRONMENT | variables
-    server = subprocess.Popen(command, cwd=repo, env=environment, pass_fds=[theirs.fileno()])
-    theirs.close()
-    atexit.register(lambda: (ours.close(), server.wait(10)))
-    return ours
+def _warm_process(repo: Path) -> WarmProcess:
+    """The process of this test process in whose forks scripts of `repo` start."""
+    warm = WarmProcess(_PRELOADED, repo, ENVIRONMENT)
+    atexit.register(warm.close)
+    return warm
 
 
 def _forked(
@@ -121,8 +107,7 @@ def _forked(
     """Run the same command in each environment, all at the same time, with a common output."""
     script = words[0] if words[0] == "-c" else str(repo / words[0])
     words = (script, *words[1:])
-    jobs = [{"environment": e, "folder": str(folder), "words": words} for e in environments]
-    server = _fork_server(repo)
+    warm = _warm_process(repo)
     with (
         tempfile.TemporaryFile("w+") as stdin,
         tempfile.TemporaryFile("w+", errors="replace") as stdout,
@@ -130,28 +115,14 @@ def _forked(
     ):
         stdin.write(typed)
         stdin.seek(0)
-        streams = (stdin, stdout, stderr)
-        socket.send_fds(server, [json.dumps(jobs).encode()], [file.fileno() for file in streams])
-        pids = json.loads(server.recv(MAX_MESSAGE))
-        codes = _codes(server, pids, timeout)
+        pids = warm.start(words, (stdin, stdout, stderr), folder, environments)
+        codes = warm.wait(timeout)
+        if codes is None:
+            signal_all(pids, signal.SIGKILL)
+            warm.wait()
         for file in (stdout, stderr):
             file.seek(0)
         if codes is None:
             raise subprocess.TimeoutExpired(words, timeout, stdout.read(), stderr.read())
         code = next((code for code in codes if code != 0), 0)
         return subprocess.CompletedProcess(words, code, stdout.read(), stderr.read())
-
-
-def _codes(server: socket.socket, pids: list[int], timeout: float) -> list[int] | None:
-    """The exit codes; None if the processes did not end in time."""
-    server.settimeout(timeout)
-    try:
-        return json.loads(server.recv(MAX_MESSAGE))
-    except TimeoutError:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        server.settimeout(None)
-        server.recv(MAX_MESSAGE)
-        return None
-    finally:
-        server.settimeout(None)

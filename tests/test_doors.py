@@ -70,8 +70,6 @@ def repo(tmp_path_factory):
     copy = tmp_path_factory.mktemp("repo")
     for name in PRODUCT:
         shutil.copytree(REPO / name, copy / name)
-    (copy / "tests").mkdir()
-    shutil.copy(REPO / "tests" / "fork_server.py", copy / "tests")
     for section in SECTIONS:
         for name, code in code_of(section):
             write(copy / name, code)

@@ -1,8 +1,9 @@
-"""Runs scripts in processes forked from one that has imported torch and the project.
+"""Runs scripts in processes forked from one that has imported what they need.
 
 Importing torch takes seconds, a fork milliseconds. A script that is started so has its own process,
-environment, folder, output and exit code; only the imports are shared. The Hub's library is not
-imported before, because it reads its address and offline switch at import.
+environment, folder, output and exit code; only the imports are shared. The Hub's library must not
+be imported before, because it reads its address and offline switch at import. `WarmProcess` of
+warm_process.py starts and uses this script: its words are a socket's number and the modules.
 """
 
 import atexit
@@ -10,6 +11,7 @@ import gc
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -18,25 +20,12 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-MAX_MESSAGE = 1 << 17
-PRELOADED = (
-    "torch._dynamo",
-    "torch.distributed.run",
-    "torch.nn.parallel",
-    "train.main",
-    "train.doctor",
-    "eval.main",
-    "eval.generate",
-    "data_prep.preparation.options",
-    "gigatoken",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.figure",
-    "pyarrow.parquet",
-    "torch.utils.tensorboard",
-)
+from parallel.warm_process import MAX_MESSAGE
+
+_POLL_SECONDS = 0.02
 
 
-def serve(channel: socket.socket) -> list[str]:
+def _serve(channel: socket.socket) -> list[str]:
     """Fork once for each job of every list that arrives; answer with pids, then with exit codes.
 
     Returns in a child, with the command that it must run. Ends when the other side closes.
@@ -50,14 +39,14 @@ def serve(channel: socket.socket) -> list[str]:
             pids.append(os.fork())
             if pids[-1] == 0:
                 channel.close()
-                return become(job, files)
+                return _become(job, files)
         for file in files:
             os.close(file)
         channel.send(json.dumps(pids).encode())
-        channel.send(json.dumps(exit_codes(pids)).encode())
+        channel.send(json.dumps(_exit_codes(pids, channel)).encode())
 
 
-def become(job: dict[str, Any], files: list[int]) -> list[str]:
+def _become(job: dict[str, Any], files: list[int]) -> list[str]:
     """Use the input, output, environment and folder of a job."""
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -68,19 +57,30 @@ def become(job: dict[str, Any], files: list[int]) -> list[str]:
     return job["words"]
 
 
-def exit_codes(pids: list[int]) -> list[int]:
-    """Wait for all processes. If one fails, stop the others, as torchrun does."""
+def _exit_codes(pids: list[int], channel: socket.socket) -> list[int]:
+    """Wait for all processes. If one fails, stop the others, as torchrun does.
+
+    Also stops them, and then ends, once the other side has closed: nobody waits for them any more.
+    """
     codes: dict[int, int] = {}
+    abandoned = False
     while len(codes) < len(pids):
-        pid, status = os.wait()
-        codes[pid] = os.waitstatus_to_exitcode(status)
-        if codes[pid] != 0:
+        pid, status = os.waitpid(-1, 0 if abandoned else os.WNOHANG)
+        if pid != 0:
+            codes[pid] = os.waitstatus_to_exitcode(status)
+            stop = codes[pid] != 0
+        else:
+            # Nothing else comes while a job runs.
+            stop = abandoned = bool(select.select([channel], [], [], _POLL_SECONDS)[0])
+        if stop:
             for other in set(pids) - set(codes):
                 os.kill(other, signal.SIGTERM)
+    if abandoned:
+        os._exit(0)
     return [codes[pid] for pid in pids]
 
 
-def run(words: list[str]) -> int:
+def _run(words: list[str]) -> int:
     """Run a script; returns the exit code that Python would give."""
     try:
         if words[0] == "-c":
@@ -101,19 +101,25 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def leave(code: int) -> None:
+def _leave(code: int) -> None:
     """Exit as Python does, but without destroying the imported modules."""
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-if __name__ == "__main__":
-    for name in PRELOADED:
+def main() -> None:
+    """Import the modules, then fork for each job."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    for name in sys.argv[2:]:
         __import__(name)
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
     assert threads == 1, f"{threads} threads: a fork has one, but the locks of all"
     gc.freeze()  # otherwise a garbage collection in a child would copy all memory
-    leave(run(serve(socket.socket(fileno=int(sys.argv[1])))))
+    _leave(_run(_serve(channel)))
+
+
+if __name__ == "__main__":
+    main()
