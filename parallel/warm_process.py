@@ -124,6 +124,20 @@ def shared_environment(processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, (cores or 1) // processes)), **os.environ}
 
 
+def gpus_of_slot(slot: int, processes: int, gpus: int) -> dict[str, str]:
+    """The variable that gives a job GPUs of its own, if several jobs share the `gpus` of a machine.
+
+    Job `slot` takes `processes` of them, in turn; where there are fewer than all jobs want, jobs
+    share some. Only those that CUDA_VISIBLE_DEVICES names are given out, if it is set.
+    """
+    if gpus <= processes:
+        return {}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",")[:gpus] if named else [str(number) for number in range(gpus)]
+    own = [names[(slot * processes + i) % len(names)] for i in range(processes)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
+
+
 def signal_all(processes: Iterable[int], number: signal.Signals) -> None:
     """Send a signal to those of the processes that have not ended."""
     for process in processes:

@@ -14,8 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from parallel.warm_process import (
     WarmProcess,
+    gpus_of_slot,
     rank_environments,
     shared_environment,
     signal_all,
@@ -67,7 +70,7 @@ class _Running:
 class TrialRunner:
     """Runs trials in `parallel` slots; each run has `processes` ranks on this machine.
 
-    The threads of this machine are shared out among them. Use it as a context manager: at the end,
+    The threads and GPUs of this machine are shared out among them. Use it as a context manager: at the end,
     also by an exception, the runs in progress are asked to save and stop, and are waited for.
     """
 
@@ -122,7 +125,8 @@ class TrialRunner:
             self._warm.append(WarmProcess(_MODULES, _REPO, self._environment))
         trial.log.parent.mkdir(parents=True, exist_ok=True)
         with open(os.devnull) as nothing, trial.log.open("ab") as log:
-            environments = rank_environments(self._environment, self.processes)
+            gpus = gpus_of_slot(slot, self.processes, torch.cuda.device_count())
+            environments = rank_environments(self._environment | gpus, self.processes)
             words = (str(_SCRIPT), *trial.words)
             streams = (nothing, log, log)
             return _Running(trial, self._warm[slot].start(words, streams, Path.cwd(), environments))

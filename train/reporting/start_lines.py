@@ -37,7 +37,9 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
     yield f"  batch      {' x '.join(parts)}"
     optimizer = run.config.optimizer
     yield f"  optimizer  {optimizer_name(optimizer)}, learning rate {optimizer.lr:g}"
-    threads = "" if run.ranks.device.type == "cuda" else f" {settings['threads']} threads,"
+    threads = (
+        "" if run.ranks.device.type == "cuda" else f" {counted(settings['threads'], 'thread')},"
+    )
     compiled = " compiled," if settings["compiled"] == "True" else ""
     yield (
         f"  machine    {settings['device']} {processors},{threads}{compiled} {settings['dtype']}, "
