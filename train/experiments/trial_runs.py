@@ -70,8 +70,8 @@ class _Running:
 class TrialRunner:
     """Runs trials in `parallel` slots; each run has `processes` ranks on this machine.
 
-    The threads and GPUs of this machine are shared out among them. Use it as a context manager: at the end,
-    also by an exception, the runs in progress are asked to save and stop, and are waited for.
+    The threads and GPUs of this machine are shared out among them. Use it as a context manager: at
+    the end, also by an exception, the runs in progress are asked to save and stop, and waited for.
     """
 
     def __init__(self, parallel: int = 1, processes: int = 1) -> None:
