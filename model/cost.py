@@ -73,7 +73,7 @@ class Arguments:
     """Type of the matrix products; on a GPU those of float32 are TF32, as in training."""
     compile: Literal["on", "off"] = "on"
     """Whether network and loss are compiled (torch.compile)."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """Optimizer; the default is that of the shape's preset."""
     price: float | None = None
     """Price of one GPU for an hour, in any currency. Default: no cost is printed."""

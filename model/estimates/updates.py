@@ -56,6 +56,11 @@ def muon_update(config: GPTConfig, device: str = "cuda") -> UpdateCost:
     )
 
 
+def sgd_update(config: GPTConfig, device: str = "cuda", momentum: bool = False) -> UpdateCost:
+    """SGD: nothing, or one float32 for each parameter with a momentum."""
+    return UpdateCost(_FLOAT * count_parameters(config).total if momentum else 0)
+
+
 def orthogonal_flops(rows: int, columns: int) -> int:
     """FLOPs of making one matrix orthogonal: each iteration has three products."""
     m, k = sorted((rows, columns))
@@ -76,4 +81,5 @@ def _orthogonal_bytes(n: int, rows: int, columns: int, device: str) -> int:
 UPDATES: dict[str, Callable[[GPTConfig], UpdateCost]] = {
     "adamw": adamw_update,
     "muon": muon_update,
+    "sgd": sgd_update,
 }

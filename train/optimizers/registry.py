@@ -14,6 +14,7 @@ from model.gpt import GPT
 from train.optimizers.adamw import AdamWConfig, build_adamw
 from train.optimizers.config import OptimizerConfig
 from train.optimizers.muon import MuonConfig, build_muon
+from train.optimizers.sgd import SGDConfig, build_sgd
 
 _LAYER = re.compile(r"^h\.\d+\.")  # the beginning of the name of a block's parameter
 # Gradient of an update, and whether it is to be skipped: also one that is finite, as of a spike.
@@ -32,6 +33,7 @@ class OptimizerKind:
 OPTIMIZERS: dict[str, OptimizerKind] = {
     "adamw": OptimizerKind(AdamWConfig, build_adamw),
     "muon": OptimizerKind(MuonConfig, build_muon),
+    "sgd": OptimizerKind(SGDConfig, build_sgd),
 }
 
 

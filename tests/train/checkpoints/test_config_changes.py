@@ -7,12 +7,11 @@ import pytest
 
 from storage.run_folder import RunFolder
 from tests.runs import GOLDEN, NANO, built, lines, nano_config, run_to_end, set_step
-from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
 from train.checkpoints.config_changes import TABLE, Change
 from train.checkpoints.recorded_config import recorded_config
 from train.config import Config, SaveConfig
 from train.loop import train
-from train.optimizers.registry import OPTIMIZERS
+from train.optimizers.sgd import SGDConfig
 from train.schedule import ScheduleConfig
 
 
@@ -59,8 +58,7 @@ def test_a_change_that_makes_the_checkpoint_useless_is_never_allowed(config, cha
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_another_optimizer_cannot_continue_a_run(tmp_path, monkeypatch, recorded):
-    monkeypatch.setitem(OPTIMIZERS, "sgd", SGD_KIND)
+def test_another_optimizer_cannot_continue_a_run(tmp_path, recorded):
     config = nano_config(tmp_path)
     if recorded:
         built(config).close()
@@ -73,10 +71,7 @@ def test_another_optimizer_cannot_continue_a_run(tmp_path, monkeypatch, recorded
         built(replace(config, optimizer=SGDConfig(), allow=("optimizer",)))
 
 
-def test_a_run_of_another_optimizer_than_adamw_is_resumed_and_its_changes_are_named(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setitem(OPTIMIZERS, "sgd", SGD_KIND)
+def test_a_run_of_another_optimizer_than_adamw_is_resumed_and_its_changes_are_named(tmp_path):
     config = nano_config(tmp_path, optimizer=SGDConfig())
     built(config).close()
     built(config).close()

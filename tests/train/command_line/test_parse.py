@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from storage.option_values import AtMost
 from tests.launching import REPO
 from tests.runs import GOLDEN
-from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
 from train.command_line.parse import parse
 from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
-from train.optimizers.registry import OPTIMIZERS
+from train.optimizers.sgd import SGDConfig
 from train.presets import PRESETS
 
 
@@ -138,30 +137,22 @@ def test_help_explains_every_field(capsys):
     assert "Steps between validations" in text
 
 
-@pytest.fixture
-def two_optimizers(monkeypatch):
-    """A second optimizer in the registry."""
-    monkeypatch.setitem(OPTIMIZERS, "sgd", SGD_KIND)
-
-
 @pytest.mark.parametrize("choice", [["--optimizer", "sgd"], ["--optimizer=sgd"]])
-def test_an_optimizer_is_chosen_by_name_with_its_own_defaults(two_optimizers, choice):
+def test_an_optimizer_is_chosen_by_name_with_its_own_defaults(choice):
     assert parse(choice).optimizer == SGDConfig()
     config = parse(["demo", "--optimizer.momentum", "0.9", *choice, "--steps", "30"])
     assert config.optimizer == SGDConfig(momentum=0.9)
     assert (config.steps, config.batch_tokens) == (30, PRESETS["demo"].batch_tokens)
 
 
-def test_without_a_name_and_by_its_name_the_optimizer_is_that_of_the_preset(two_optimizers):
+def test_without_a_name_and_by_its_name_the_optimizer_is_that_of_the_preset():
     wanted = AdamWConfig(lr=1e-3, beta1=0.8)
     assert parse(["gpt2-demo", "--optimizer.beta1", "0.8"]).optimizer == wanted
     assert parse(["gpt2-demo", "--optimizer=adamw", "--optimizer.beta1", "0.8"]).optimizer == wanted
 
 
 @pytest.mark.parametrize("choice", [[], ["--optimizer", "sgd"]])
-def test_with_two_optimizers_the_learning_rate_is_a_flag_and_no_sub_command(
-    two_optimizers, choice, capsys
-):
+def test_with_several_optimizers_the_learning_rate_is_a_flag_and_no_sub_command(choice, capsys):
     with pytest.raises(SystemExit):
         parse([*choice, "--help-all"])
     text = capsys.readouterr().out
@@ -171,15 +162,15 @@ def test_with_two_optimizers_the_learning_rate_is_a_flag_and_no_sub_command(
     assert "one of adamw, muon, sgd." in " ".join(text.split())
 
 
-def test_a_setting_of_another_optimizer_is_an_unknown_flag(two_optimizers, capsys):
+def test_a_setting_of_another_optimizer_is_an_unknown_flag(capsys):
     with pytest.raises(SystemExit) as ended:
         parse(["--optimizer", "sgd", "--optimizer.beta1", "0.9"])
     assert (ended.value.code, "--optimizer.beta1" in capsys.readouterr().err) == (2, True)
 
 
-@pytest.mark.parametrize("words", [["--optimizer", "sgd"], ["--optimizer"], ["--optimizer=", "x"]])
+@pytest.mark.parametrize("words", [["--optimizer", "lamb"], ["--optimizer"], ["--optimizer=", "x"]])
 def test_an_unknown_optimizer_is_refused_with_the_known_ones(words):
-    with pytest.raises(ValueError, match="^optimizer=.* is not known; .* one of adamw, muon$"):
+    with pytest.raises(ValueError, match="^optimizer=.* is not known; .* one of adamw, muon, sgd$"):
         parse(words)
 
 

@@ -10,8 +10,8 @@ from torch.optim import SGD, Adam, AdamW
 from model.config import GPTConfig
 from model.gpt import GPT
 from tests.runs import MODERN
-from tests.train.optimizers.sgd import SGD_KIND, SGDConfig
 from train.optimizers.registry import OPTIMIZERS, OptimizerKind, build_optimizer, optimizer_name
+from train.optimizers.sgd import SGDConfig
 
 MODEL = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, context_length=8, vocab_size=10))
 
@@ -52,10 +52,13 @@ class CountsSkippedSteps(SGD):
 def build(monkeypatch):
     """Builds an optimizer that is in the registry as `tried`, from a function of parameters."""
 
+    class TriedConfig(SGDConfig):
+        """Settings of no other optimizer."""
+
     def build_tried(optimizer):
-        kind = OptimizerKind(SGDConfig, lambda model, _: optimizer(model.parameters()))
+        kind = OptimizerKind(TriedConfig, lambda model, _: optimizer(model.parameters()))
         monkeypatch.setitem(OPTIMIZERS, "tried", kind)
-        return build_optimizer(MODEL, SGDConfig())
+        return build_optimizer(MODEL, TriedConfig())
 
     return build_tried
 
@@ -87,8 +90,7 @@ def test_an_optimizer_that_does_not_honour_the_skip_flag_is_refused_by_name(buil
         build(deaf)
 
 
-def test_the_trial_leaves_the_network_as_it_is(monkeypatch):
-    monkeypatch.setitem(OPTIMIZERS, "sgd", SGD_KIND)
+def test_the_trial_leaves_the_network_as_it_is():
     before = [parameter.clone() for parameter in MODEL.parameters()]
     build_optimizer(MODEL, SGDConfig())
     assert all(map(torch.equal, before, MODEL.parameters()))
