@@ -14,6 +14,7 @@ import torch
 
 from data_prep.dataset.manifest import MANIFEST_NAME, read_manifest
 from data_prep.tokenizer import Tokenizer, load_tokenizer
+from model.averaging.record import average_record
 from model.checkpoint import load_model
 from model.checkpoint_source import find_checkpoint
 from model.gpt import GPT
@@ -32,7 +33,7 @@ _CPU_BATCH_TOKENS = 2_048  # larger batches do not fit a core's cache
 _CUDA_BATCH_TOKENS = 16_384  # the endings in such a batch have about 1.3 GB of float32 logits
 EXAMPLES_SUFFIX = ".train"  # after a task's name: the file of its few-shot examples
 
-# Of state.json. A checkpoint that was imported has none.
+# Of state.json. A checkpoint that was imported has none; an average has them in its own record.
 _STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "data": (str, type(None)),
     "data_fingerprint": (str, type(None)),
@@ -198,8 +199,9 @@ def subject_of(checkpoint: Path, ranks: Ranks) -> Subject:
 
 def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOptions:
     """`options`, where data set and validation tokens, if not given, are those of the training."""
-    path = follow_latest(checkpoint) / STATE_FILE
-    state = read_json(path) if path.is_file() else {}
+    folder = follow_latest(checkpoint)
+    path = folder / STATE_FILE
+    state = read_json(path) if path.is_file() else average_record(folder)
     check_fields(path, state, _STATE_FIELDS, "use another checkpoint")
     data = options.data
     if data is None and state.get("data"):

@@ -44,6 +44,7 @@ _NEEDED = {
     "eval/generate.py": ["--checkpoint=checkpoint", "--device=cpu", "--max-tokens=1"],
     "eval/lm_eval_model.py": ["--checkpoint=nowhere", "--tasks=blimp"],
     "eval/main.py": ["--checkpoint=nowhere"],
+    "model/average.py": ["nowhere", "--out=new"],
     "model/huggingface.py import": ["./nowhere", "--out=new"],
     "model/huggingface.py export": ["nowhere", "--out=new"],
     "train/compare_runs.py": ["run"],

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model.averaging.record import average_record
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.hf_format.config import family_of
@@ -81,7 +82,7 @@ def _figures(checkpoint: Path) -> tuple[str, list[str]]:
         _table(title, _results(tags))
         for title, tags in _metrics_by_title(checkpoint, state).items()
     ]
-    return _sentence(state, origin, init), parts
+    return _sentence(state, origin, average_record(checkpoint), init), parts
 
 
 def _notes(config: GPTConfig, figures: str) -> list[str]:
@@ -115,7 +116,16 @@ def _read_if_present(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _sentence(state: dict[str, Any], origin: dict[str, Any], init: str | None) -> str:
+def _sentence(
+    state: dict[str, Any], origin: dict[str, Any], average: dict[str, Any], init: str | None
+) -> str:
+    if average:
+        steps = ", ".join(str(one.get("step")) for one in average["checkpoints"])
+        data = Path(average.get("data") or "unknown data").name
+        return (
+            f"A language model trained on {data} with Ratchet; the weights are the "
+            f"{average['kind']} of those at steps {steps}."
+        )
     if not state:
         return f"A copy of {_source(origin)}, imported and exported by Ratchet."
     data = Path(state.get("data") or "unknown data").name

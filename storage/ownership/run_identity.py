@@ -70,6 +70,18 @@ def identity_of(record: Any) -> RunIdentity:
     )
 
 
+def identity_in(checkpoint: Path) -> RunIdentity:
+    """The identity of the run that wrote a checkpoint, by its state.json and model.json."""
+    state = _read_object(checkpoint / STATE_FILE)
+    return RunIdentity(
+        _run_id_of(state),
+        state.get("seed"),
+        state.get("context_length"),
+        state.get("data_fingerprint"),
+        _part(_read_object(checkpoint / "model.json"), "config"),
+    )
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; an empty one if the file cannot be read or holds none."""
     try:

@@ -1,0 +1,1 @@
+"""Averages of checkpoints: which may be averaged, and the checkpoint they become."""
