@@ -48,6 +48,7 @@ _NEEDED = {
     "model/huggingface.py import": ["./nowhere", "--out=new"],
     "model/huggingface.py export": ["nowhere", "--out=new"],
     "train/compare_runs.py": ["run"],
+    "train/judge.py": ["nowhere", "nowhere"],
     "train/main.py demo": ["--device=cpu", "--data=data", "--out=new"],
     "train/doctor.py": ["--context-length=2", "--model.context-length=3"],
     "train/prove_resume.py": ["--steps=200"],

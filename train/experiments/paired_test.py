@@ -67,7 +67,10 @@ def compare_groups(
     Raises: ValueError if a group has fewer than two values.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"groups of {len(a)} and {len(b)} values; each needs 2 or more")
+        raise ValueError(
+            f"groups of {len(a)} and {len(b)} values without pairs do not show their noise; give "
+            "each 2 or more, or the same seeds"
+        )
     mean = fmean(b) - fmean(a)
     deviation = math.sqrt(stdev(a) ** 2 + stdev(b) ** 2)
     count, confidence = min(len(a), len(b)), 1 - error_rate

@@ -2,8 +2,9 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from storage.run_folder import RunFolder
 from train.command_line.parse import parse
@@ -29,6 +30,12 @@ class Trial:
     def log(self) -> Path:
         """What the run prints: a file beside its folder."""
         return self.config.out.with_name(f"{self.config.out.name}.log")
+
+    def with_seed(self, seed: int, out: Path, name: str) -> Self:
+        """The same run with another seed, in another folder."""
+        words = (*self.words, "--seed", str(seed), "--out", str(out))  # the last ones count
+        config = replace(self.config, seed=seed, out=out)
+        return replace(self, name=name, words=words, config=config)
 
 
 def plan_trial(words: Sequence[str] | str, seed: int, out: Path, name: str = "") -> Trial:
