@@ -28,9 +28,12 @@ COMMANDS = {"model/huggingface.py": ("import", "export"), "train/main.py": ("dem
 # small inputs that `furnished` of tests/golden/make.py lays out, or some that are missing where the
 # script would work for long.
 _NEEDED = {
+    "bench/band_alarms.py": ["nowhere"],
     "bench/first_hour.py": ["--nanogpt=nowhere", "--text=nowhere"],
     "bench/hellaswag_speed.py": ["--hellaswag-file=nowhere"],
+    "bench/make_band.py": ["nowhere", "--out=new/demo.json"],
     "bench/peers.py": ["--side=a; .; c"],
+    "bench/planted_mistakes.py": ["nothing"],
     "bench/scaling.py": ["--step-seconds=1", "--source=nowhere"],
     "data_prep/fineweb.py": ["--source=inputs/*.parquet", "--out=new"],
     "data_prep/tinystories.py": ["--train-files=inputs", "--val-files=inputs", "--out=new"],

@@ -38,7 +38,9 @@ from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validatio
 from train.checkpoints.config_changes import OF_ONE_START, processors, warn_if_not_bitwise_same
 from train.checkpoints.host_copy import HostCopy
 from train.checkpoints.rate_change import announce_rate
+from train.checkpoints.run_facts import run_facts
 from train.config import Config
+from train.guards.band.watch import band_watch
 from train.guards.data_recheck import data_recheck
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.guards.stragglers import ComputeTime
@@ -274,3 +276,4 @@ def _announce(run: Run, inputs: Inputs) -> None:
     run.folder.write_config(record)  # the settings of this start replace the recorded ones
     run.metrics.write_settings(run.step, record)
     run.folder.write_status("running", run.step)
+    run.progress.band = band_watch(config.guard.band, run_facts(record), run.folder.metrics)

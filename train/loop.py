@@ -53,6 +53,6 @@ def train(run: Run) -> State:
     if progress.stop_agreed:
         save_and_wait(run)
         return "preempted"
-    run.metrics.write(run.step, {"tokens": run.tokens, **run.take_extra()})
+    run.write_last_line()
     save_and_wait(run)
     return "finished"

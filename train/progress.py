@@ -11,6 +11,7 @@ import torch
 from parallel.stop_signals import StopRequest
 from storage.metrics import Metrics
 from train.batch_plan import BatchPlan
+from train.guards.band.watch import BandWatch
 from train.guards.spikes import Guard, GuardConfig
 from train.step import DIGEST, LOSS, NORM, SKIPPED, STOP, join_digest
 
@@ -144,6 +145,8 @@ class Progress:
         self.flops_per_token = flops_per_token
         self.peak_flops = peak_flops and peak_flops * plan.world_size
         self.guard = guard or Guard(GuardConfig())
+        self.band = BandWatch()
+        """What compares the run with others of its recipe."""
         self.clock = StepClock()
         self.watch = _HangWatch(hang_seconds, plan.world_size, self.clock, stop)
         self.stop_agreed = False
@@ -202,8 +205,8 @@ class Progress:
         ended_at = pending.launched_at if self._ended_at is None else self._ended_at
         elapsed = self.clock.end_step(ended_at)
         self.stop_agreed |= bool(pending.values[STOP] > 0)
-        metrics = self._metrics(pending, elapsed) | self._guarded(pending)
-        return pending.step, metrics | pending.extra
+        metrics = self._metrics(pending, elapsed) | self._guarded(pending) | pending.extra
+        return pending.step, metrics | self.band.compare(pending.step, metrics)
 
     def _guarded(self, pending: _Pending) -> Metrics:
         """How the step compares with the steps before it, which from then on include it."""

@@ -155,6 +155,11 @@ class Run:
         if clock.timed_steps == 1:
             self._first_step_done()
 
+    def write_last_line(self) -> None:
+        """Write what was measured on the last weights, which no step's line has."""
+        metrics: Metrics = {"tokens": self.tokens, **self.take_extra()}
+        self.metrics.write(self.step, metrics | self.progress.band.compare(self.step, metrics))
+
     def _first_step_done(self) -> None:
         """From now on a stop saves, and a rank that does not respond is noticed soon."""
         self.stop.nothing_to_save = False

@@ -21,7 +21,7 @@ _TAGS = {
     "speed/save_stall_milliseconds": "speed/save_stall_milliseconds",
 }
 _SKIPPED = "train/skipped"  # a curve of the steps that were
-_NO_CURVES = ("train/", "speed/", "data/", "guard/")  # constants, counts and bookkeeping
+_NO_CURVES = ("train/", "speed/", "data/", "guard/", "band/")  # constants, counts and bookkeeping
 _COMPARED = (
     *("seed", "data", "init", "batch_tokens", "steps", "dtype"),
     *("optimizer.name", "optimizer.lr", "optimizer.weight_decay", "schedule.kind"),

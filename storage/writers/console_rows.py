@@ -9,7 +9,7 @@ from storage.terminal.quantities import duration, short
 
 VALIDATION_LOSS = "val/loss"
 _ERROR = "_stderr"
-_EVERY_STEP = ("train/", "speed/", "data/", "guard/", "tokens", "windows", "step")
+_EVERY_STEP = ("train/", "speed/", "data/", "guard/", "band/", "tokens", "windows", "step")
 _LONGEST_NAME = 34
 # Tags that a person would not read as what they are.
 _NAMES = {VALIDATION_LOSS: "validation loss", "val/bits_per_byte": "bits per byte"}

@@ -53,6 +53,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "rehearsal": ("free", ""),
     "guard.every": ("free", ""),
     "guard.box_weights": ("free", ""),
+    "guard.band": ("free", ""),
     # These make another run from here on, which can be wanted: a longer schedule, or a smaller
     # learning rate after a spike.
     "steps": ("named", ""),

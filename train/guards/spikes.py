@@ -9,7 +9,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from storage.json_lines import column, is_count, read_metrics
 from storage.metrics import Metrics
@@ -40,6 +40,9 @@ class GuardConfig:
     """Compare the ranks every N steps: weights bit for bit, and compute time. 0 disables it."""
     box_weights: bool = True
     """Store the weights in the black box of a bad step too, so that it can be replayed exactly."""
+    band: Literal["auto", "off"] | Path = "auto"
+    """What the run's curve is compared with: a file of bench/make_band.py; off: nothing.
+    auto: the band in bench/bands/ of the same recipe, data and steps, if there is one."""
 
     def __post_init__(self) -> None:
         if self.window < MIN_VALUES:

@@ -23,6 +23,7 @@ from train.checkpoints.disk_space import check_space, space_for_checkpoints
 from train.checkpoints.recorded_config import recorded_settings
 from train.checkpoints.soundness import Resumable
 from train.config import Config
+from train.guards.band.record import read_band
 from train.memory.host_memory import available
 from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
 from train.preflight.finished_run import FinishedRun, finished_run
@@ -144,6 +145,8 @@ def _check_run(
     check_space(space_for_checkpoints(folder, config, network, steps))
     config.eval.options(micro_batch, config.dtype)  # which checks that its files exist
     check_trackers(config.log.to)
+    if isinstance(config.guard.band, Path) and not folder.config.is_file():
+        read_band(config.guard.band)  # a run that continues does not end for it
     untried = config.micro_batch == "auto" and recorded is None
     return Inputs(
         data,

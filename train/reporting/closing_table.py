@@ -9,6 +9,7 @@ import torch
 from storage.json_lines import column, read_thinned_metrics
 from storage.terminal.quantities import short
 from storage.writers.console_rows import name_of
+from train.guards.band.area import band_areas
 from train.optimizers.registry import optimizer_name
 from train.reporting.best_checkpoint import best_rows
 from train.reporting.last_screen import curve_end, next_commands, sample_files, shown_samples
@@ -47,6 +48,7 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("run folder", str(run.folder.path)),
         ("checkpoint", str(run.folder.checkpoints / "latest")),
         *best_rows(run),
+        *([("band", verdict)] if (verdict := run.progress.band.verdict()) else []),
         *([("samples", str(run.folder.samples))] if sample_files(run.folder.samples) else []),
         ("loss curve", str(run.folder.path / "loss.png")),
         # At the end of the run the commands below name it.
@@ -77,7 +79,9 @@ def write_report(run: Run) -> str:
     lines = read_thinned_metrics(run.folder.metrics, _LINES_READ, _WHOLE)
     path = run.folder.path / "loss.png"
     try:
-        draw_loss_curve(lines, run.data.manifest.train.unigram_entropy_nats, path, _title(run))
+        entropy = run.data.manifest.train.unigram_entropy_nats
+        areas = band_areas(run.progress.band.band, run.plan.tokens)
+        draw_loss_curve(lines, entropy, path, _title(run), areas)
     except Exception as error:  # a full disk, or a broken matplotlib
         log.error("%s could not be drawn (%s: %s)", path, type(error).__name__, error)
     rows = _summary(run, lines)

@@ -1,6 +1,7 @@
 """The loss curve of a run as a picture: both losses over tokens, steps on a second axis."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from storage.atomic import new_file
 from storage.json_lines import column, is_number
 from storage.terminal.printable import printable
 from storage.terminal.quantities import short
+from train.guards.band.area import BandArea
 from train.reporting.curves import scale_of_end, smoothed
 
 _TICKS = 6  # of the axis of steps
@@ -21,9 +23,15 @@ _Piece = list[tuple[float, float]]
 
 
 def draw_loss_curve(
-    lines: list[dict[str, Any]], entropy: float, path: Path, title: str = ""
+    lines: list[dict[str, Any]],
+    entropy: float,
+    path: Path,
+    title: str = "",
+    areas: Sequence[BandArea] = (),
 ) -> None:
     """Draw training and validation loss (nats); `entropy` of words alone only if it is in view.
+
+    `areas` are drawn behind: of training and of validation.
 
     Steps whose loss is not finite are gaps.
     """
@@ -36,6 +44,9 @@ def draw_loss_curve(
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    for area, color in zip(areas, ("C0", "C1"), strict=False):
+        tokens, low, high = (list(values) for values in zip(*area.points, strict=True))
+        axes.fill_between(tokens, low, high, color=color, alpha=0.2, lw=0, label=area.label)
     if sum(map(len, train)) > _MANY_POINTS:
         for piece in train:
             shown = piece[:: -(-len(piece) // _PALE_POINTS)]

@@ -17,7 +17,7 @@ _MOST_LINES = 2000  # of metrics that are read: more than a picture has columns 
 _MEASURED = (b'"val/', b'/acc"', b'/acc_norm"')  # in the lines of an evaluation
 _SMOOTHED_STEPS = 20
 _SCORES = ("/acc", "/acc_norm")
-_NO_RESULT = ("train/", "speed/", "data/", "guard/")
+_NO_RESULT = ("train/", "speed/", "data/", "guard/", "band/")
 
 
 @dataclass(frozen=True)

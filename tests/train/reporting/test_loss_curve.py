@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from train.guards.band.area import BandArea
 from train.reporting.loss_curve import draw_loss_curve
 
 
@@ -66,3 +67,15 @@ def test_a_long_curve_shows_its_end_its_gaps_and_its_last_numbers(tmp_path, draw
     steps = [int(label.get_text()) for label in top.get_xticklabels()]
     assert steps[0] == 0
     assert list(top.get_xticks()) == [64 * step for step in steps]
+
+
+def test_the_band_is_behind_the_curves(tmp_path, drawn):
+    areas = [
+        BandArea([(0, 7.0, 9.0), (640, 2.0, 2.5)], "training of 95% of sound runs (20 seeds)"),
+        BandArea([(0, 8.0, 9.0), (640, 2.4, 2.9)], "validation of 95% of sound runs (20 seeds)"),
+    ]
+    draw_loss_curve(lines(10), 5.0, tmp_path / "loss.png", areas=areas)
+    axes = drawn[0].axes[0]
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [text for text in texts if "sound runs" in text] == [area.label for area in areas]
+    assert len(axes.collections) == 2

@@ -1,0 +1,1 @@
+"""Tests of a run beside sound runs of the same recipe."""

@@ -1,0 +1,1 @@
+"""A run beside sound runs of the same recipe, data and length: inside their band or not."""

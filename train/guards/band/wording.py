@@ -1,0 +1,88 @@
+"""What a person reads of a run and its band."""
+
+import math
+
+from train.guards.band.causes import likely_causes
+from train.guards.band.comparison import BandComparison
+from train.guards.band.judgement import BandJudge, MarkResult
+from train.guards.band.marks import GRAD_NORM, HELD_OUT_LOSS, TRAIN_LOSS
+
+_NAMES = {TRAIN_LOSS: "loss", GRAD_NORM: "gradient norm", HELD_OUT_LOSS: "validation loss"}
+_LEAST_CHANCE = 1e-9
+_MOST_MARKS = 6  # that are named
+
+
+def within_text(judge: BandJudge, result: MarkResult) -> str:
+    """Such as: band demo: step 90 as seed 1337 was: loss 5.3471 (+0.0002), …"""
+    paired = all(one.paired for one in result.comparisons)
+    parts = ", ".join(
+        f"{_NAMES[one.figure]} {_shown(one)} ({_distance(one, paired)})"
+        for one in result.comparisons
+    )
+    beside = f"its run of seed {judge.seed}" if paired else f"{len(judge.band.seeds)} seeds"
+    return f"band {judge.band.name}: step {result.mark:,} within {beside}: {parts}"
+
+
+def _shown(one: BandComparison) -> str:
+    value = math.exp(one.value) if one.figure == GRAD_NORM else one.value
+    return f"{value:.3f}"
+
+
+def _distance(one: BandComparison, paired: bool) -> str:
+    return f"{one.difference:+.1g}" if paired else f"{one.z:+.1f} deviations"
+
+
+def outside_text(judge: BandJudge, result: MarkResult) -> str:
+    """What is outside at a mark, how likely by chance, and the likely causes."""
+    band = judge.band
+    parts = []
+    if result.other_data:
+        parts.append(
+            f"step {result.mark - 1} did not train on the tokens of the band's run of seed "
+            f"{judge.seed}"
+        )
+    worst = sorted((one for one in result.comparisons if one.outside), key=lambda one: one.chance)
+    parts += [_outside_part(one, judge) for one in worst]
+    text = f"outside the band {band.name} at step {result.mark:,}: {'; '.join(parts)}"
+    causes = likely_causes(judge.results)
+    if causes:
+        text += f". Likely (not certain): {'; '.join(causes)}"
+    return text
+
+
+def _outside_part(one: BandComparison, judge: BandJudge) -> str:
+    value, expected = one.value, one.expected
+    if one.figure == GRAD_NORM:
+        value, expected = math.exp(value), math.exp(expected)
+    of = f"of seed {judge.seed} there" if one.paired else f"of {len(judge.band.seeds)} seeds"
+    return (
+        f"{_NAMES[one.figure]} {value:.4f}, not {expected:.4f} {of} ({one.z:+.1f} "
+        f"{'times the rounding' if one.paired else 'deviations'}, {_chance(one.chance)})"
+    )
+
+
+def _chance(chance: float) -> str:
+    if chance < _LEAST_CHANCE:
+        return "by chance less than once in a billion"
+    return f"by chance once in {1 / chance:,.0f}"
+
+
+def verdict_of(judge: BandJudge) -> str:
+    """Such as: within the band demo of 20 seeds at all 17 marks."""
+    band = judge.band
+    results = [one for one in judge.results if one.comparisons]
+    outside = [one for one in judge.results if one.outside]
+    name = f"{band.name} of {len(band.seeds)} seeds"
+    if not outside:
+        return f"within the band {name} at all {len(results)} marks" if results else ""
+    figures = {_NAMES[one.figure] for r in outside for one in r.comparisons if one.outside}
+    figures |= {"tokens" for one in outside if one.other_data}
+    marks = ", ".join(f"{one.mark:,}" for one in outside[:_MOST_MARKS]) + (
+        ", …" if outside[_MOST_MARKS:] else ""
+    )
+    causes = likely_causes(judge.results)
+    likely = f"; likely {', or '.join(causes)}" if causes else ""
+    return (
+        f"outside the band {name} at {len(outside)} of {len(judge.results)} marks (steps {marks}: "
+        f"{', '.join(sorted(figures))}){likely}"
+    )
