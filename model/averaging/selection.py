@@ -57,6 +57,11 @@ def checkpoints_named(
             )
         return [_checkpoint_at(path) for path in named]
     found = [path for path in checkpoints_in(run.checkpoints) if _is_from(path, first_step)]
+    if not found:
+        raise ValueError(
+            f"{named[0]} has no checkpoint from step {first_step} on; its newest is "
+            f"{checkpoints_in(run.checkpoints)[0].name}"
+        )
     if last is not None and last > len(found):
         since = "" if first_step is None else f" from step {first_step} on"
         raise ValueError(
@@ -94,9 +99,10 @@ def _check_fits(members: Sequence[Member], other_runs: bool) -> None:
     first, new = members[0], members[-1]
     for other in members[:-1]:
         if other.weights == new.weights:
-            raise ValueError(
-                f"{new.path} has the same weights as {other.path}; name each checkpoint once"
+            same = (
+                "is named twice" if other.path == new.path else f"has the weights of {other.path}"
             )
+            raise ValueError(f"{new.path} {same}; name each checkpoint once")
     if not other_runs:
         _check_run(first, new)
     own, shape = (_shape(member.config) for member in (first, new))
@@ -159,4 +165,4 @@ def _checkpoint_at(named: Path) -> Path:
             f"{named} is the folder of a run; name it alone, for its newest checkpoints, or name "
             f"each checkpoint, such as {named}/checkpoints/step_000500"
         )
-    return follow_latest(named).resolve()
+    return follow_latest(named).resolve() if named.exists() else named

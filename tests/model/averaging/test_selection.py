@@ -53,6 +53,7 @@ def test_members_are_in_the_order_of_their_steps_however_they_were_named(run):
     ("words", "error"),
     [
         ({"last": 9}, "--last 9 is more than the 4 checkpoints of .*run; give fewer, or train"),
+        ({"first_step": 21}, "has no checkpoint from step 21 on; its newest is step_000020"),
         ({"last": 3, "first_step": 12}, "more than the 2 checkpoints of .* from step 12 on"),
     ],
 )
@@ -78,9 +79,9 @@ def refusal(paths, other_runs=False):
 def test_one_checkpoint_and_one_that_is_named_twice_are_refused(run, tmp_path):
     one = run / "checkpoints" / "step_000005"
     assert "needs two checkpoints or more, and this is 1, " in refusal([one])
-    assert "has the same weights as" in refusal([one, one])
+    assert "step_000005 is named twice" in refusal([one, one])
     copy = shutil.copytree(one, tmp_path / "copy")
-    assert "has the same weights as" in refusal([one, copy], other_runs=True)
+    assert f"copy has the weights of {one}" in refusal([one, copy], other_runs=True)
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(run):
