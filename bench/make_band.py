@@ -115,8 +115,8 @@ def band_of(runs: Sequence[MeasuredRun], name: str, command: str) -> Band:
         made={**facts.made, "commit": commit_of_sources()},
         marks=marked_steps(facts.steps),
         seeds={seed: run.curve for seed, run in own.items()},
-        rounding={f: _root_mean_squares([one[f] for one in moved]) for f in FIGURES if moved},
-        rounding_runs=len(moved),
+        rounding=_rounding(moved),
+        rounding_counts=_rounding_counts(moved, len(marked_steps(facts.steps))) if moved else (),
     )
 
 
@@ -162,14 +162,20 @@ def _differences(run: SeedCurve, own: SeedCurve) -> Mapping[str, Values] | None:
     return found if any(value for values in found.values() for value in values) else None
 
 
-def _root_mean_squares(rows: Sequence[Values]) -> Values:
-    """At each mark that all of these runs have reached."""
-    found: list[float | None] = []
-    for values in zip(*rows, strict=True):
-        known = [value for value in values if value is not None]
-        whole = len(known) == len(values)
-        found.append(math.sqrt(fmean(value * value for value in known)) if whole else None)
+def _rounding(moved: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+    """Root mean square of the differences at each mark, over the runs that have reached it."""
+    found: dict[str, Values] = {}
+    for figure in FIGURES if moved else ():
+        columns = zip(*(one[figure] for one in moved), strict=True)
+        known = [[value for value in column if value is not None] for column in columns]
+        found[figure] = [math.sqrt(fmean(v * v for v in row)) if row else None for row in known]
     return found
+
+
+def _rounding_counts(moved: Sequence[Mapping[str, Values]], marks: int) -> list[int]:
+    reached = [[one[TRAIN_LOSS][n] is not None for one in moved] for n in range(marks)]
+    counts = [sum(row) for row in reached]
+    return [len(moved) if number == 0 else count for number, count in enumerate(counts)]
 
 
 def _report(band: Band) -> str:
@@ -185,7 +191,7 @@ def _report(band: Band) -> str:
         rows.append(f"{mark:>7}{''.join(f'{cell:>18}' for cell in cells)}")
     head = (
         f"{band.name}: mean ± deviation over {len(band.seeds)} seeds; "
-        f"{band.rounding_runs} runs show the rounding"
+        f"{max(band.rounding_counts, default=0)} runs show the rounding"
     )
     return "\n".join([head, *rows])
 

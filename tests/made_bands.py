@@ -62,7 +62,7 @@ def made_band(seeds: int = 10, **changes) -> Band:
         marks=marks,
         seeds={seed: curve_of(made_lines(seed)) for seed in range(1, seeds + 1)},
         rounding={figure: [ROUNDING] * len(marks) for figure in FIGURES},
-        rounding_runs=4,
+        rounding_counts=(4,) * len(marks),
     )
     return replace(band, **changes)
 

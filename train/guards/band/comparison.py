@@ -19,7 +19,8 @@ FALSE_ALARMS = 0.001
 PICTURED_SHARE = 0.95
 # What no deviation is smaller than: where all seeds agree, such as in the loss of zero outputs.
 _LEAST_DEVIATION = {TRAIN_LOSS: 1e-4, GRAD_NORM: 1e-3, HELD_OUT_LOSS: 1e-4}
-_LEAST_ROUNDING = {TRAIN_LOSS: 1e-5, GRAD_NORM: 1e-4, HELD_OUT_LOSS: 1e-5}
+_LEAST_ROUNDING = 1e-6  # a few units in the last place of a float32
+_LEAST_ROUNDING_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,12 @@ def _own_curve(band: Band, seed: int, figure: str, number: int) -> tuple[float, 
     known = band.rounding.get(figure, ())[: number + 1]
     if expected is None or not known or known[-1] is None:
         return None
+    runs = band.rounding_counts[number]
+    if runs < _LEAST_ROUNDING_RUNS:
+        return None
     # A difference by rounding grows, and by chance is small at some mark.
-    so_far = [value for value in known if value is not None]
-    deviation = max([_LEAST_ROUNDING[figure], *so_far])
-    return expected, deviation, band.rounding_runs
+    deviation = max([_LEAST_ROUNDING, *(value for value in known if value is not None)])
+    return expected, deviation, runs
 
 
 def _two_sided(z: float, freedom: int) -> float:

@@ -76,8 +76,8 @@ class Band:
     rounding: Mapping[str, Values] = field(default_factory=dict)
     """Root mean square of the differences between runs of one seed that round differently
     (micro-batch, processes, threads)."""
-    rounding_runs: int = 0
-    """How many such differences there are."""
+    rounding_counts: Sequence[int] = ()
+    """How many such differences there are at each mark."""
 
     def spread(self, figure: str, mark: int) -> Spread | None:
         """Over the seeds, at the mark of this number; None if too few have the figure."""
@@ -142,7 +142,7 @@ def _band_of(record: dict[str, Any]) -> Band:
         tuple(marks),
         seeds,
         known,
-        rounding["runs"] if rounding else 0,
+        _counts(rounding["count"], len(marks)) if rounding else (),
     )
 
 
@@ -151,6 +151,13 @@ def _values(found: Any, count: int) -> Values:
     if len(values) != count or not all(value is None or is_number(value) for value in values):
         raise ValueError("a list has not one number for each mark")
     return values
+
+
+def _counts(found: Any, count: int) -> Sequence[int]:
+    counts = tuple(found)
+    if len(counts) != count or not all(map(is_count, counts)):
+        raise ValueError("a list has not one count for each mark")
+    return counts
 
 
 def _digests(found: Any, count: int) -> Sequence[str | None]:
@@ -180,10 +187,7 @@ def write_band(path: Path, band: Band) -> None:
         "recipe": dict(band.recipe),
         "marks": list(band.marks),
         "over_seeds": spreads,
-        "rounding": {"runs": band.rounding_runs}
-        | {figure: list(map(_rounded, values)) for figure, values in band.rounding.items()}
-        if band.rounding
-        else {},
+        "rounding": _rounding_record(band) if band.rounding else {},
         "seeds": {
             str(seed): {
                 **{figure: list(map(_rounded, curve.figures[figure])) for figure in FIGURES},
@@ -193,6 +197,12 @@ def write_band(path: Path, band: Band) -> None:
         },
     }
     write_text(path, _with_short_lists(record) + "\n")
+
+
+def _rounding_record(band: Band) -> dict[str, Any]:
+    # Differences by rounding begin behind the digits of the other figures.
+    parts = {f: [v and float(f"{v:.3g}") for v in values] for f, values in band.rounding.items()}
+    return {"count": list(band.rounding_counts), **parts}
 
 
 def _spreads(band: Band, figure: str) -> list[Spread | None]:

@@ -1,4 +1,4 @@
-"""A run in progress beside its band: compared at marked steps, when their metric lines are written.
+"""A run in progress beside its band: compared at marked steps, as their lines are written.
 
 Only rank 0 has a band. Nothing here decides anything: a failure is reported once, and the run is
 then no longer compared.
@@ -6,6 +6,7 @@ then no longer compared.
 
 import logging
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def band_watch(wanted: str | Path, facts: RunFacts, metrics: Path) -> BandWatch:
         band = find_band(wanted, facts)
         if band is None:
             return BandWatch()
+        import_module("scipy.special")  # 0.2 seconds, which the first step would wait for
         judge = BandJudge(band, facts.seed, facts.made)
         watch = BandWatch(judge, facts.val_tokens)
         watch.replay(read_metrics(metrics))

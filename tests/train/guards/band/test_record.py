@@ -37,7 +37,7 @@ def test_a_band_is_read_as_it_was_written(tmp_path):
         ({"seeds": {}}, "it has 0 seeds"),
         ({"seeds": []}, "seeds is a list"),
         ({"recipe": None}, "recipe is missing"),
-        ({"rounding": {"runs": 1}}, "KeyError"),
+        ({"rounding": {"count": [1]}}, "KeyError"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, change, said):
@@ -63,7 +63,7 @@ def test_a_shipped_band_says_what_its_seeds_say(path):
     record, band = json.loads(path.read_text()), read_band(path)
     assert band.name == path.stem
     assert tuple(band.marks) == marked_steps(band.steps)
-    assert band.rounding_runs >= 3
+    assert band.rounding_counts[5] >= 3
     for figure in FIGURES:
         for number in range(len(band.marks)):
             values = [curve.figures[figure][number] for curve in band.seeds.values()]
