@@ -55,6 +55,7 @@ _NEEDED = {
     "train/main.py demo": ["--device=cpu", "--data=data", "--out=new"],
     "train/doctor.py": ["--context-length=2", "--model.context-length=3"],
     "train/prove_resume.py": ["--steps=200"],
+    "train/sweep.py": ["--set=steps=2"],
     "train/replay.py": ["nowhere"],
 }
 

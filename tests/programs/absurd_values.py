@@ -26,6 +26,7 @@ SECONDS = 20  # only against a hang: a wrong word is found in milliseconds
 BEGINNINGS = {
     "train/main.py": "build_run",
     "train/prove_resume.py": "prove",
+    "train/sweep.py": "run_sweep",
     "eval/calibrate.py": "_load_published",
     "data_prep/text.py": "run_preparation",
     "data_prep/fineweb.py": "run_preparation",

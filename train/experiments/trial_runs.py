@@ -38,6 +38,7 @@ _MODULES = (
 )
 _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
+_SAVING_SECONDS = 120.0
 
 Look = Callable[[Sequence[Trial]], Mapping[str, str]]
 """Called about once a second with the trials in progress. Returns the names of those that are to
@@ -78,6 +79,8 @@ class TrialRunner:
         self.parallel, self.processes = parallel, processes
         self._environment = shared_environment(parallel * processes)
         self._warm: list[WarmProcess] = []
+        self._ask_again = 0.0
+        self._locked_since: float | None = None  # the run that is next
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +109,7 @@ class TrialRunner:
         looked = time.monotonic()
         while waiting or running:
             for slot in range(self.parallel):
-                if waiting and slot not in running:
+                if waiting and slot not in running and self._may_start(waiting[0]):
                     running[slot] = self._start(slot, waiting.popleft())
             for slot, job in list(running.items()):
                 codes = self._warm[slot].wait(0)
@@ -119,6 +122,21 @@ class TrialRunner:
                 _stop_some(running.values(), look([job.trial for job in running.values()]))
                 looked = time.monotonic()
             time.sleep(_POLL_SECONDS)
+
+    def _may_start(self, trial: Trial) -> bool:
+        """Whether no process writes to the run, or one has for so long that its start may fail.
+
+        The run of an experiment that was killed may still be saving.
+        """
+        now = time.monotonic()
+        if now < self._ask_again:
+            return False
+        if not trial.folder.is_locked():
+            self._locked_since = None
+            return True
+        self._locked_since = self._locked_since or now
+        self._ask_again = now + _LOOK_SECONDS
+        return now - self._locked_since > _SAVING_SECONDS
 
     def _start(self, slot: int, trial: Trial) -> _Running:
         while slot >= len(self._warm):
