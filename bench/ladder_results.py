@@ -1,0 +1,123 @@
+"""What the runs of bench/ladder.py foretell of a size, and what that size then has."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.ladder_fit import Line, Point, fit_line, irreducible_loss, noise_of
+from bench.ladder_plan import Rung
+from model.config import GPTConfig
+from model.estimates.flops import training_flops_per_token
+from train.reporting.run_folders import find_runs, read_runs
+from train.reporting.run_summary import RunSummary, summarize_run
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """The loss of a size that is not trained yet, from one draw of the smaller ones."""
+
+    seed: int | None
+    """None: from the runs of all seeds together."""
+    line: Line
+    flops: float
+    loss: float
+    """Nats per token."""
+    half_width: float
+    """Of the 95 % interval, for the mean loss of as many runs as the draw has of each size."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The losses of the small sizes, by size and seed, and what they foretell."""
+
+    losses: tuple[tuple[float, ...], ...]
+    forecasts: tuple[_Forecast, ...]
+    """One for each seed, and the last from all of them."""
+
+
+def losses_of(rung: Rung) -> tuple[float, ...]:
+    """The last validation loss of each run of a size."""
+    return tuple(_loss(_summary(rung, number)) for number in range(len(rung.trials)))
+
+
+def foretold(small: Sequence[Rung], flops: float) -> Ladder:
+    """The loss that the small sizes foretell of a training with that compute."""
+    losses = tuple(losses_of(rung) for rung in small)
+    noise = noise_of(losses)
+    assert noise is not None, "a ladder has two seeds or more"
+    floor = irreducible_loss(_bytes_per_token(_summary(small[0], 0)))
+    compute = [rung.flops for rung in small]
+    draws = [[Point(c, own[n]) for c, own in zip(compute, losses, strict=True)]
+             for n in range(len(losses[0]))]  # fmt: skip
+    seeds = [trial.config.seed for trial in small[0].trials]
+    found = [
+        _forecast(seed, fit_line(points, floor, *noise), flops, 1)
+        for seed, points in zip(seeds, draws, strict=True)
+    ]
+    every = [point for points in draws for point in points]
+    found.append(_forecast(None, fit_line(every, floor, *noise), flops, len(draws)))
+    return Ladder(losses, tuple(found))
+
+
+def line_of_runs(paths: Sequence[Path]) -> tuple[Line, list[Point]]:
+    """The line through finished runs of several sizes, and their points.
+
+    Raises: ValueError if they do not compare, are not finished, or are too few.
+    """
+    folders, others = find_runs(paths)
+    if others:
+        raise ValueError(f"{others[0]} is no run and holds none; give run folders")
+    runs, damaged = read_runs(folders)
+    for path, reason in damaged.items():
+        raise ValueError(f"{path} cannot be read ({reason}); leave it out")
+    for run in runs:
+        if run.state != "finished":
+            raise ValueError(f"{run.path} is {run.state}; give finished runs")
+        if run.validation != runs[0].validation:
+            raise ValueError(
+                f"{run.path} is validated on other tokens than {runs[0].path}; give runs of one "
+                "data set and --eval.val-tokens"
+            )
+    points = [Point(_flops(run), _loss(run)) for run in runs]
+    sizes = {point.flops: [p.loss for p in points if p.flops == point.flops] for point in points}
+    noise = noise_of(list(sizes.values()))
+    if noise is None:
+        raise ValueError(
+            "no two runs have the same compute, so the noise of seeds is not known; give two seeds "
+            "or more of some size"
+        )
+    floor = irreducible_loss(_bytes_per_token(runs[0]))
+    return fit_line(points, floor, *noise), points
+
+
+def _forecast(seed: int | None, line: Line, flops: float, seeds: int) -> _Forecast:
+    return _Forecast(seed, line, flops, line.loss_at(flops), line.half_width(flops, seeds))
+
+
+def _summary(rung: Rung, number: int) -> RunSummary:
+    trial = rung.trials[number]
+    return summarize_run(trial.config.out, trial.name)
+
+
+def _flops(run: RunSummary) -> float:
+    """FLOPs of a finished training."""
+    shape = {
+        key.removeprefix("model."): value
+        for key, value in run.settings.items()
+        if key.startswith("model.")
+    }
+    return run.tokens * training_flops_per_token(GPTConfig(**shape))
+
+
+def _loss(run: RunSummary) -> float:
+    if run.last_val_loss is None:
+        raise ValueError(f"{run.path} has no validation loss; train it with --eval.every 100")
+    return run.last_val_loss
+
+
+def _bytes_per_token(run: RunSummary) -> float:
+    """Bytes of a token of the validation text."""
+    if not run.last_bits_per_byte:
+        raise ValueError(f"{run.path} has no bits per byte, from which E follows; give other runs")
+    return _loss(run) / (math.log(2) * run.last_bits_per_byte)
