@@ -88,7 +88,9 @@ def _run(words: list[str]) -> int:
             main = sys.modules["__main__"] = ModuleType("__main__")
             exec(compile(words[1], "<string>", "exec"), vars(main))
         else:
-            sys.argv, sys.path[0] = words, os.path.dirname(words[0])
+            sys.argv = words
+            if not sys.flags.safe_path:  # else no script's folder is searched
+                sys.path[0] = os.path.dirname(words[0])
             runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):

@@ -7,7 +7,12 @@ import time
 
 import pytest
 
-from parallel.warm_process import gpus_of_slot, rank_environments, shared_environment
+from parallel.warm_process import (
+    WarmProcess,
+    gpus_of_slot,
+    rank_environments,
+    shared_environment,
+)
 from tests.launching import REPO
 
 
@@ -47,6 +52,20 @@ def test_ranks_have_one_address_and_their_numbers():
     assert (first["RANK"], second["RANK"], second["WORLD_SIZE"]) == ("0", "1", "2")
     assert first["MASTER_PORT"] == second["MASTER_PORT"]
     assert rank_environments({"A": "b"}, 1) == [{"A": "b"}]
+
+
+@pytest.mark.parametrize(("safe", "first"), [("", "folder"), ("1", "repository")])
+def test_a_script_searches_its_own_folder_first_unless_python_is_told_not_to(tmp_path, safe, first):
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(sys.path[0])")
+    environment = {**os.environ, "PYTHONSAFEPATH": safe}
+    warm = WarmProcess([], REPO, environment)
+    with (tmp_path / "out").open("w") as out, open(os.devnull) as nothing:
+        warm.start([str(script)], [nothing, out, out], tmp_path, [environment])
+        assert warm.wait() == [0]
+    warm.close()
+    found = (tmp_path / "out").read_text().strip()
+    assert found == str({"folder": tmp_path, "repository": REPO}[first])
 
 
 ABANDONED = """

@@ -9,9 +9,9 @@ import pytest
 
 from tests.data_prep.stories import STORIES, folder_bytes, write_lines
 from tests.launching import python, torchrun
-from tests.runs import flags, lines, tiny_config
-from tests.slurm.cluster import NODES
-from tests.slurm.conftest import STEPS, outcome
+from tests.runs import flags, lines, starts, tiny_config
+from tests.slurm.cluster import NODES, Job
+from tests.slurm.conftest import STEPS, Training, config_of, outcome
 from tests.slurm.keeper import kill_marked
 from train.config import EvalConfig
 
@@ -102,6 +102,33 @@ def test_an_array_of_jobs_prepares_the_same_bytes_as_one_machine(cluster, tmp_pa
     assert done.returncode == 0, done.stderr
     assert folder_bytes(shared) == folder_bytes(alone)
     assert len(list(shared.glob("train_*.npy"))) > 3
+
+
+def test_an_array_of_jobs_makes_a_sweep_also_if_one_of_them_is_requeued(cluster, data, tmp_path):
+    config = config_of(data, tmp_path / "a sweep")
+    words = flags(config, "--eval.every", "50", "--steps", "200")[1:]
+    place = words.index("--optimizer.lr")
+    words[place : place + 2] = ["--set", "optimizer.lr=0.01,100", "--seeds", "1"]
+    options = ["--array=1-2", "--gpus-per-node=0", "--cpus-per-task=1"]
+    array = cluster.submit("sweep.sbatch", *words, sbatch=options)
+    first, second = (Job(cluster, f"{array.id}_{n}", array.output) for n in (1, 2))
+    run = Training(first, config.out / "optimizer.lr=0.01,seed=1")
+    run.reaches(10)
+    cluster.command("scontrol", "requeue", first.id)
+    assert (first.ends(), second.ends()) == ("COMPLETED", "COMPLETED"), array.text
+    assert first.restarts == 1
+    assert len(starts(run.out)) == 2
+    found = json.loads((config.out / "sweep.json").read_text())
+    assert found["state"] == "finished", array.text
+    assert [r["state"] for r in found["runs"]] == ["finished", "diverged"]
+    assert "best: optimizer.lr=0.01" in array.text
+
+
+def test_a_sweep_outside_an_array_is_refused(cluster):
+    words = ["demo", "--set", "optimizer.lr=0.01"]
+    job = cluster.submit("sweep.sbatch", *words, sbatch=["--array=0", "--gpus-per-node=0"])
+    assert job.ends() == "FAILED"
+    assert "shard=0/1 is no share; give I/N with I from 1 to N" in job.text
 
 
 def assert_undisturbed(training, undisturbed):
