@@ -1,4 +1,4 @@
-"""Make a band from finished runs that differ in the seed only: what sound runs of a recipe do.
+"""Make a band: what finished runs that differ in the seed only have reached, step by step.
 
     python bench/make_band.py runs/demo_* --out bench/bands/demo.json --made-by "make run"
 

@@ -1,4 +1,4 @@
-"""A band is made from runs that differ in the seed only; others are refused with what differs."""
+"""A band is made of runs that differ in the seed only; of others it says what differs."""
 
 import json
 

@@ -54,10 +54,15 @@ def _outside_part(one: BandComparison, judge: BandJudge) -> str:
     value, expected = one.value, one.expected
     if one.figure == GRAD_NORM:
         value, expected = math.exp(value), math.exp(expected)
-    of = f"of seed {judge.seed} there" if one.paired else f"of {len(judge.band.seeds)} seeds"
+    chance = _chance(one.chance)
+    if one.paired:
+        return (
+            f"{_NAMES[one.figure]} {value:.4f}, {value - expected:+.1g} from the band's run of "
+            f"seed {judge.seed} ({abs(one.z):,.0f} times the rounding, {chance})"
+        )
     return (
-        f"{_NAMES[one.figure]} {value:.4f}, not {expected:.4f} {of} ({one.z:+.1f} "
-        f"{'times the rounding' if one.paired else 'deviations'}, {_chance(one.chance)})"
+        f"{_NAMES[one.figure]} {value:.4f}, not {expected:.4f} of {len(judge.band.seeds)} seeds "
+        f"({one.z:+.1f} deviations, {chance})"
     )
 
 

@@ -1,4 +1,4 @@
-"""A run is inside its band, or what is outside is flagged; its own seed's run is known better."""
+"""A run is inside its band, or flagged; its own seed's run is known more narrowly."""
 
 from dataclasses import replace
 
