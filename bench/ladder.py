@@ -49,7 +49,7 @@ class Arguments:
     """Folder for the runs."""
     sizes: tuple[str, ...] = ("3x24", "3x32", "3x48", "3x64")
     """Small sizes, each as layers and width."""
-    predict: str = "3x96"
+    predict: str = "3x88"
     """The size that is foretold."""
     head_width: int = 8
     """Width of a head of attention."""
