@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -42,8 +43,11 @@ def _serve(channel: socket.socket) -> list[str]:
                 return _become(job, files)
         for file in files:
             os.close(file)
-        channel.send(json.dumps(pids).encode())
-        channel.send(json.dumps(_exit_codes(pids, channel)).encode())
+        with suppress(BrokenPipeError):  # whoever asked has ended; `_exit_codes` stops the jobs
+            channel.send(json.dumps(pids).encode())
+        codes = _exit_codes(pids, channel)
+        with suppress(BrokenPipeError):
+            channel.send(json.dumps(codes).encode())
 
 
 def _become(job: dict[str, Any], files: list[int]) -> list[str]:

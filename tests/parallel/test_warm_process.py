@@ -96,3 +96,17 @@ def test_jobs_end_when_who_started_them_was_killed():
             return
         time.sleep(0.05)
     pytest.fail("the job still runs")
+
+
+UNANSWERED = ABANDONED.replace(
+    "print(warm.start", "warm._receive = lambda: os._exit(9)\nprint(warm.start"
+)
+
+
+def test_jobs_end_when_who_started_them_did_not_wait_for_the_answer():
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-c", UNANSWERED]
+    done = subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (9, "", "")
