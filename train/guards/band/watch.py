@@ -112,11 +112,10 @@ def band_watch(wanted: str | Path, facts: RunFacts, metrics: Path) -> BandWatch:
     except Exception as error:
         log.error("no band is used (%s); training continues", error)
         return BandWatch()
-    beside = f"whose run of seed {facts.seed} this one should repeat, but for rounding"
-    log.info(
-        "  band       %s: %d seeds%s",
-        band.name,
-        len(band.seeds),
-        f", {beside}" if judge.paired else "",
-    )
+    parts = [f"{band.name}, {len(band.seeds)} seeds"]
+    if judge.paired:
+        parts.append(f"should repeat its run of seed {facts.seed} but for rounding")
+    if band.val_tokens != facts.val_tokens:
+        parts.append(f"validated on {band.val_tokens:,} tokens there: not compared")
+    log.info("  band       %s", "; ".join(parts))
     return watch

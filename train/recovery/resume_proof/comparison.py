@@ -29,8 +29,11 @@ class ProofResult:
 
 
 def _reproducible(line: dict[str, Any]) -> dict[str, Any]:
-    """The entries of a metric line that must be reproduced: all but the speeds."""
-    return {key: value for key, value in line.items() if not key.startswith("speed/")}
+    """The entries of a metric line that must be reproduced: all but the speeds.
+
+    What rank 0 alone adds, beside a band, a surviving rank's copy of the line lacks.
+    """
+    return {k: value for k, value in line.items() if not k.startswith(("speed/", "band/"))}
 
 
 def _entries(lines: list[dict[str, Any]], tag: str) -> tuple[list[int], list[Any]]:
