@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from train.guards.band.comparison import PICTURED_SHARE, range_of_sound_runs
-from train.guards.band.marks import HELD_OUT_LOSS, TRAIN_LOSS, window_of
+from train.guards.band.marks import HELD_OUT_LOSS, LONGEST_WINDOW, TRAIN_LOSS, window_of
 from train.guards.band.record import Band
 
 
@@ -22,13 +22,14 @@ def band_areas(band: Band | None, batch_tokens: int) -> list[BandArea]:
     if band is None:
         return []
     found = []
-    for figure, what in ((TRAIN_LOSS, "training"), (HELD_OUT_LOSS, "validation")):
+    means = f"training, means of {LONGEST_WINDOW} steps"
+    for figure, what in ((TRAIN_LOSS, means), (HELD_OUT_LOSS, "validation")):
         points = []
         for number, mark in enumerate(band.marks):
             ends = range_of_sound_runs(band, figure, number)
             if ends is not None:
                 middle = mark - len(window_of(mark)) / 2 if figure == TRAIN_LOSS else mark
                 points.append((middle * batch_tokens, *ends))
-        label = f"{what} of {PICTURED_SHARE:.0%} of sound runs ({len(band.seeds)} seeds)"
+        label = f"{what}: {PICTURED_SHARE:.0%} of sound runs ({len(band.seeds)} seeds)"
         found.append(BandArea(points, label))
     return [area for area in found if area.points]

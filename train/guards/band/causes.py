@@ -89,7 +89,7 @@ _CAUSES = (
         (lambda o: not o.loss.at_start,),
     ),
     _Cause(
-        "the data stream jumps or repeats (the same part is read again)",
+        "the data stream jumps, repeats or is not shuffled (a part is read again)",
         lambda o: 1 < o.other_tokens < _NEVER or (o.same_tokens and o.gap > _LITTLE),
         (lambda o: o.starts_alike, lambda o: o.loss.last <= 0),
     ),

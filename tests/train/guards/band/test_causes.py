@@ -30,7 +30,7 @@ def from_step(first, value, otherwise=0.0):
 
 CASES = {
     "another data order": changed(from_step(1, 0.2), tokens_from=0),
-    "the data stream jumps or repeats": changed(from_step(30, -0.3), tokens_from=30),
+    "the data stream jumps, repeats": changed(from_step(30, -0.3), tokens_from=30),
     "gradients are summed": changed(norm=lambda step: 2.0),
     "other initial weights or another network": changed(lambda step: 5.0, from_step(9, 1.5, 3.0)),
     "the learning rate is too high": changed(from_step(1, -0.2), from_step(2, 1.1, 1.0)),

@@ -109,7 +109,7 @@ def test_the_areas_of_a_picture_hold_the_mean_of_the_seeds():
     assert tokens == 300
     assert spread
     assert low < spread.mean < high
-    assert training.label == "training of 95% of sound runs (10 seeds)"
+    assert training.label == "training, means of 50 steps: 95% of sound runs (10 seeds)"
     assert band_areas(None, 10) == []
 
 
