@@ -24,6 +24,7 @@ from model.averaging.selection import checkpoints_named, read_members
 from model.averaging.weighted_mean import ema_shares, mean_shares, write_average
 from parallel.ranks import Ranks, start, stop, user_errors
 from storage.atomic import write_json
+from storage.checkpoint_folder import step_of
 from storage.script_options import parse_options
 from train.experiments.paired_test import GroupDifference, compare_pairs
 
@@ -45,6 +46,8 @@ class Arguments:
     """Exponential moving averages of the largest of these numbers, by decay."""
     every: int = 1
     """Take every N-th checkpoint only, from the last one back."""
+    until: int | None = None
+    """The last checkpoint is that of this step, such as one from before the decay of the rate."""
     data: Path | None = None
     """Data set folder. Default: that of the training."""
     results: Path = RESULTS / "averaging.json"
@@ -62,16 +65,26 @@ class Arguments:
 def _losses(run: Path, arguments: Arguments, ranks: Ranks) -> dict[str, float]:
     """The validation loss of a run's last checkpoint, and of each average, by its name."""
     most = max(arguments.last)
-    newest = checkpoints_named([run], 1 + (most - 1) * arguments.every, None)
-    members = read_members(newest[:: arguments.every], other_runs=False)
-    found = {_LAST: _loss(members[-1].path, arguments.data, ranks)}
+    found = [path for path in checkpoints_named([run], None, 0) if _is_in(path, arguments.until)]
+    chosen = found[:: arguments.every][:most]
+    if len(chosen) < most:
+        raise ValueError(
+            f"{run} has {len(chosen)} checkpoints of these, fewer than last={most}; give smaller "
+            "numbers, or train with --save.keep-every N"
+        )
+    members = read_members(chosen, other_runs=False)
+    losses = {_LAST: _loss(members[-1].path, arguments.data, ranks)}
     for name, count, shares in _averages(arguments):
         with TemporaryDirectory() as folder:
             out = Path(folder) / "average"
             write_average(members[-count:], shares, out, {"kind": name})
-            found[name] = _loss(out, arguments.data, ranks)
-    log.info("%s: %s", run, ", ".join(f"{name} {loss:.4f}" for name, loss in found.items()))
-    return found
+            losses[name] = _loss(out, arguments.data, ranks)
+    log.info("%s: %s", run, ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+    return losses
+
+
+def _is_in(checkpoint: Path, until: int | None) -> bool:
+    return until is None or step_of(checkpoint) <= until
 
 
 def _averages(arguments: Arguments) -> Iterator[tuple[str, int, list[float]]]:
@@ -112,7 +125,9 @@ def main() -> None:
         columns = {name: [own[name] for own in each.values()] for name in next(iter(each.values()))}
         last = columns.pop(_LAST)
         differences = {name: compare_pairs(last, own) for name, own in columns.items()}
-        settings: dict[str, Any] = {k: getattr(arguments, k) for k in ("last", "decay", "every")}
+        settings: dict[str, Any] = {
+            k: getattr(arguments, k) for k in ("last", "decay", "every", "until")
+        }
         result = {"losses": each, "differences": {n: asdict(d) for n, d in differences.items()}}
         write_json(arguments.results, head | {"settings": settings} | result)
         log.info(

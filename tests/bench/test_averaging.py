@@ -23,6 +23,14 @@ def test_averages_are_compared_with_the_last_checkpoint_of_each_run(tmp_path):
     assert found["differences"]["mean of 2"]["interval"]["mean"] == pytest.approx(change)
 
 
+def test_a_run_with_too_few_checkpoints_is_refused_by_name(tmp_path):
+    run = str(GOLDEN.parent / "format_5" / "run")
+    words = [run, run, "--last", "2", "--until", "2", "--results", str(tmp_path / "r.json")]
+    done = python("bench/averaging.py", *words)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "run has 1 checkpoints of these, fewer than last=2; give smaller" in done.stderr
+
+
 def test_one_run_is_refused():
     done = python("bench/averaging.py", "runs/a")
     assert done.returncode == 2
