@@ -24,7 +24,7 @@ from typing import Any
 from bench.ladder_fit import LEAST_SIZES
 from bench.ladder_plan import Recipe, Rung, check_sizes, plan_rung
 from bench.ladder_report import draw, markdown, summary
-from bench.ladder_results import Ladder, foretold, line_of_runs, losses_of
+from bench.ladder_results import Ladder, check_found, foretold, line_of_runs, losses_of
 from bench.provenance import RESULTS, provenance
 from data_prep.dataset.shards import open_data_set
 from storage.atomic import write_json, write_text
@@ -134,6 +134,8 @@ def _climb(arguments: Arguments) -> None:
         raise ValueError(
             f"predict={fifth.name} is no larger than {small[-1].name}; give a larger size"
         )
+    for rung in (*small, fifth):
+        check_found(rung, data.fingerprint)
     head = provenance(("torch", "scipy")) | {"settings": _settings(arguments, data.fingerprint)}
     _train(small, arguments.parallel)
     ladder = foretold(small, fifth.flops)

@@ -9,6 +9,7 @@ from bench.ladder_fit import Line, Point, fit_line, irreducible_loss, noise_of
 from bench.ladder_plan import Rung
 from model.config import GPTConfig
 from model.estimates.flops import training_flops_per_token
+from train.experiments.taken_runs import check_taken
 from train.reporting.run_folders import find_runs, read_runs
 from train.reporting.run_summary import RunSummary, summarize_run
 
@@ -34,6 +35,21 @@ class Ladder:
     losses: tuple[tuple[float, ...], ...]
     forecasts: tuple[_Forecast, ...]
     """One for each seed, and the last from all of them."""
+
+
+def check_found(rung: Rung, fingerprint: str) -> None:
+    """Raises: ValueError if runs that are there already have other settings, data or validation."""
+    check_taken(rung.trials)
+    for trial in rung.trials:
+        if not trial.folder.is_finished():
+            continue
+        run = summarize_run(trial.config.out, trial.name)
+        wanted = trial.config.eval.validated_tokens
+        if run.data_fingerprint != fingerprint or run.settings["eval.val_tokens"] != wanted:
+            raise ValueError(
+                f"{run.path} was trained on or validated on other text; give another --out, or "
+                "move that run away"
+            )
 
 
 def losses_of(rung: Rung) -> tuple[float, ...]:

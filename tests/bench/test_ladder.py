@@ -10,7 +10,7 @@ import pytest
 from bench.ladder_fit import Point, fit_line, irreducible_loss, noise_of
 from bench.ladder_plan import Recipe, multiplied_parameters, plan_rung
 from bench.ladder_report import draw, markdown, summary
-from bench.ladder_results import foretold, line_of_runs, losses_of
+from bench.ladder_results import check_found, foretold, line_of_runs, losses_of
 from data_prep.dataset.shards import open_data_set
 from model.estimates.flops import training_flops_per_token
 from storage.atomic import write_json
@@ -122,6 +122,12 @@ def test_each_seed_foretells_and_all_together_more_narrowly(data, tmp_path):
     assert "of 2 draws within 0.03 nats." in markdown(result)
     draw([*small, last], found, losses_of(last), tmp_path / "ladder.png")
     assert (tmp_path / "ladder.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_another_ladder_are_not_taken(data, tmp_path):
+    (rung, *_) = ladder_of_made_runs(data, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"1x8_s1 holds a run with other settings \(.*; give anot"):
+        check_found(rung, data.fingerprint)
 
 
 def test_finished_runs_foretell_a_loss_and_nothing_is_trained(tmp_path):
