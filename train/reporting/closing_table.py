@@ -48,7 +48,7 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("run folder", str(run.folder.path)),
         ("checkpoint", str(run.folder.checkpoints / "latest")),
         *best_rows(run),
-        *([("band", verdict)] if (verdict := run.progress.band.verdict()) else []),
+        *run.progress.band.rows(),
         *([("samples", str(run.folder.samples))] if sample_files(run.folder.samples) else []),
         ("loss curve", str(run.folder.path / "loss.png")),
         # At the end of the run the commands below name it.

@@ -16,7 +16,7 @@ from train.guards.band.judgement import BandJudge, MarkResult
 from train.guards.band.marks import GRAD_NORM, HELD_OUT_LOSS, TRAIN_LOSS
 from train.guards.band.recipe import RunFacts, find_band
 from train.guards.band.record import Band
-from train.guards.band.wording import outside_text, verdict_of, within_text
+from train.guards.band.wording import outside_text, rows_of, within_text
 
 _TAGS = {TRAIN_LOSS: "loss", GRAD_NORM: "grad_norm", HELD_OUT_LOSS: "val_loss"}
 _SHOWN_PARTS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of the run: the marks that get a line
@@ -59,15 +59,15 @@ class BandWatch:
             self._give_up(error)
             return {}
 
-    def verdict(self) -> str:
-        """One sentence on all marks so far; empty without a band."""
-        if self.judge is None or not self.judge.results:
-            return ""
+    def rows(self) -> list[tuple[str, str]]:
+        """Rows of the closing table on all marks so far; none without a band."""
+        if self.judge is None:
+            return []
         try:
-            return verdict_of(self.judge)
+            return rows_of(self.judge)
         except Exception as error:
             self._give_up(error)
-            return ""
+            return []
 
     def _judged(self, step: int, line: Mapping[str, Any]) -> MarkResult | None:
         if self.judge is None:

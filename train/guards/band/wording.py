@@ -73,7 +73,7 @@ def _chance(chance: float) -> str:
 
 
 def verdict_of(judge: BandJudge) -> str:
-    """Such as: within the band demo of 20 seeds at all 17 marks."""
+    """Such as: within the band demo of 20 seeds at all 17 marks. Empty if nothing was compared."""
     band = judge.band
     results = [one for one in judge.results if one.comparisons]
     outside = [one for one in judge.results if one.outside]
@@ -82,12 +82,16 @@ def verdict_of(judge: BandJudge) -> str:
         return f"within the band {name} at all {len(results)} marks" if results else ""
     figures = {_NAMES[one.figure] for r in outside for one in r.comparisons if one.outside}
     figures |= {"tokens" for one in outside if one.other_data}
-    marks = ", ".join(f"{one.mark:,}" for one in outside[:_MOST_MARKS]) + (
-        ", …" if outside[_MOST_MARKS:] else ""
-    )
-    causes = likely_causes(judge.results)
-    likely = f"; likely {', or '.join(causes)}" if causes else ""
+    marks = ", ".join(f"{one.mark:,}" for one in outside[:_MOST_MARKS])
+    marks += ", …" if len(outside) > _MOST_MARKS else ""
     return (
-        f"outside the band {name} at {len(outside)} of {len(judge.results)} marks (steps {marks}: "
-        f"{', '.join(sorted(figures))}){likely}"
+        f"outside the band {name} at {len(outside)} of {len(judge.results)} marks: "
+        f"{', '.join(sorted(figures))} (steps {marks})"
     )
+
+
+def rows_of(judge: BandJudge) -> list[tuple[str, str]]:
+    """The verdict and the likely causes, as rows of a table."""
+    verdict = verdict_of(judge)
+    causes = [("likely cause", cause) for cause in likely_causes(judge.results)]
+    return [("band", verdict), *causes] if verdict else []

@@ -35,7 +35,7 @@ def test_marks_have_keys_and_six_of_them_a_line(caplog):
     assert set(added[30]) == {"band/loss_z", "band/grad_norm_z", "band/val_loss_z", "band/outside"}
     assert len(caplog.messages) == 6
     assert caplog.messages[0].startswith("band made: step 10 within 10 seeds: loss 5.")
-    assert watch.verdict() == "within the band made of 10 seeds at all 15 marks"
+    assert watch.rows() == [("band", "within the band made of 10 seeds at all 15 marks")]
 
 
 def test_a_mistake_is_said_at_once_and_then_at_the_shown_marks_only(caplog):
@@ -44,7 +44,7 @@ def test_a_mistake_is_said_at_once_and_then_at_the_shown_marks_only(caplog):
     said = [message.split(":")[0] for message in warnings]
     assert said == [f"outside the band made at step {step}" for step in (20, 30, 50, 70, 100)]
     assert added[20]["band/outside"] == 1
-    assert watch.verdict().startswith("outside the band made")
+    assert watch.rows()[0][1].startswith("outside the band made of 10 seeds at 9 of 15 marks: ")
 
 
 def test_after_a_resume_no_mark_is_said_twice(caplog):
@@ -57,7 +57,7 @@ def test_after_a_resume_no_mark_is_said_twice(caplog):
     again = {line["step"]: second.compare(line["step"], line) for line in lines[45:]}
     assert again == {step: added[step] for step in again}
     assert [message.split(":")[0][-3:] for message in caplog.messages] == [" 50", " 70", "100"]
-    assert second.verdict() == whole.verdict()
+    assert second.rows() == whole.rows()
 
 
 def test_other_validation_tokens_are_not_compared():
@@ -69,7 +69,7 @@ def test_a_failure_is_said_once_and_ends_only_the_comparison(caplog):
     broken = replace(made_band(), seeds={1: SeedCurve({}, [])})
     watch, added = watch_of(made_lines(99), band=broken)
     assert not any(added.values())
-    assert watch.verdict() == ""
+    assert watch.rows() == []
     assert watch.band is None
     assert len(caplog.messages) == 1
     assert "training continues" in caplog.messages[0]
@@ -152,7 +152,9 @@ def test_a_real_run_is_compared_with_a_band_of_its_recipe(tmp_path, caplog):
     second.close()
     found = {line["step"]: line for line in read_metrics(again.out / "metrics.jsonl")}
     assert all(found[step]["band/outside"] == 0 for step in range(1, 9))
-    assert second.progress.band.verdict() == "within the band nano of 10 seeds at all 8 marks"
+    assert second.progress.band.rows()[0][1].startswith(
+        "within the band nano of 10 seeds at all 8 "
+    )
     plain = [{k: v for k, v in found[s].items() if k[:4] in ("trai", "toke")} for s in found]
     assert plain == [
         {k: v for k, v in lines[s].items() if k[:4] in ("trai", "toke")} for s in lines
