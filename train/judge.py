@@ -136,7 +136,7 @@ def _judge_live(arguments: Arguments) -> dict[str, Any]:
     plan = looks_until(arguments.most_seeds, arguments.error_rate)
     if arguments.seeds is not None:
         plan = one_look(arguments.seeds, arguments.error_rate)
-    live = LivePairs(*arguments.sides, plan, arguments.out)
+    live = LivePairs(*arguments.sides, plan, arguments.out, arguments.nproc)
     log.info("%s", live.introduction())
     began = _cpu_seconds()
     found: list[tuple[Verdict, RunPairs]] = []

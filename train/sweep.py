@@ -34,9 +34,9 @@ from train.experiments.sweeps.grid import (
     seeds_of,
     set_axis,
 )
-from train.experiments.sweeps.grid_check import check_grid
 from train.experiments.sweeps.sweep_record import SweepPlan, planned_runs, read_plan
 from train.experiments.sweeps.sweep_runs import HowToRun, report_sweep, run_sweep
+from train.experiments.trial_check import check_trials
 
 _PROG = "train/sweep.py"
 _RANGE_PART = 10  # of the steps of a preset, in a range test
@@ -164,7 +164,8 @@ def main() -> None:
             report_sweep(read_plan(options.show), write=False)
             return
         plan, points = _plan(options, words)
-        steps = check_grid(points, options.nproc, plan.folder)
+        trials = [trial for point in points for trial in point.trials]
+        steps = check_trials(trials, options.nproc, plan.folder)
         how = HowToRun(options.parallel, options.nproc, *options.part())
         code = run_sweep(plan, points, steps, how)
     if code:

@@ -24,6 +24,7 @@ from train.config import Config
 from train.experiments.looks import LookPlan
 from train.experiments.run_pairs import NAMES, RunPairs, has_diverged, pair_runs
 from train.experiments.taken_runs import check_taken
+from train.experiments.trial_check import check_trials
 from train.experiments.trial_runs import Ended, TrialRunner
 from train.experiments.trials import Trial, plan_trial
 from train.experiments.verdict import Verdict, judge_pairs
@@ -41,7 +42,7 @@ class RunFailed(RuntimeError):
 class LivePairs:
     """The runs of both sides for the seeds 1, 2, 3, …, as far as they have been made."""
 
-    def __init__(self, a: str, b: str, plan: LookPlan, out: Path) -> None:
+    def __init__(self, a: str, b: str, plan: LookPlan, out: Path, processes: int = 1) -> None:
         """Raises: ValueError if something is wrong with the two, before anything runs."""
         self.plan = plan
         self.sides = tuple(
@@ -50,10 +51,12 @@ class LivePairs:
         )
         if self.sides[0][0].config.out == self.sides[1][0].config.out:
             raise ValueError(f"A and B are both {a!r}; give B a change, such as --optimizer.lr")
-        configs = [trials[0].config for trials in self.sides]
-        _check_comparable(*configs)
+        _check_data(*(trials[0].config for trials in self.sides))
         for trials in self.sides:
             check_taken(trials)
+        first = [trials[0] for trials in self.sides]
+        steps = check_trials(first, processes, out)
+        _check_horizon([(trial.config, steps[trial.name]) for trial in first])
         self.taken = 0
         self.started = 0
 
@@ -129,23 +132,13 @@ def _folder_name(parts: Sequence[str]) -> str:
     return f"{name[: _LONGEST_FOLDER - 7]}_{digest}"
 
 
-def _check_comparable(a: Config, b: Config) -> None:
-    """Raises: ValueError if runs of the two would not compare."""
-    manifests = [read_manifest(config.data) for config in (a, b)]
-    identities = [manifest.fingerprint[:16] for manifest in manifests]
+def _check_data(a: Config, b: Config) -> None:
+    """Raises: ValueError if the two do not train or are not validated on the same tokens."""
+    identities = [read_manifest(config.data).fingerprint[:16] for config in (a, b)]
     if identities[0] != identities[1]:
         raise ValueError(
             f"A trains on {a.data} ({identities[0]}), B on {b.data} ({identities[1]}); give both "
             "the same --data"
-        )
-    tokens = manifests[0].train.tokens
-    steps = [config.steps or -(-tokens // config.batch_tokens) for config in (a, b)]
-    planned = [n * config.batch_tokens for n, config in zip(steps, (a, b), strict=True)]
-    if planned[0] != planned[1]:
-        raise ValueError(
-            f"A trains on {planned[0]:,} tokens in all ({steps[0]} steps of {a.batch_tokens}), B "
-            f"on {planned[1]:,} ({steps[1]} of {b.batch_tokens}); give both the same horizon, with "
-            "--steps and --batch-tokens"
         )
     validated = [config.eval.validated_tokens for config in (a, b)]
     if validated[0] != validated[1]:
@@ -153,11 +146,19 @@ def _check_comparable(a: Config, b: Config) -> None:
             f"A is validated on {validated[0]} tokens, B on {validated[1]}; give both the same "
             "--eval.val-tokens"
         )
-    for name, config in zip(NAMES, (a, b), strict=True):
-        if config.eval.every == 0:
-            raise ValueError(
-                f"{name} has eval.every=0, so it is never validated; give --eval.every {steps[0]}"
-            )
+
+
+def _check_horizon(runs: Sequence[tuple[Config, int]]) -> None:
+    """The runs with their steps. Raises: ValueError if they train on different token counts."""
+    a, b = (
+        (steps * config.batch_tokens, f"{steps} steps of {config.batch_tokens}")
+        for config, steps in runs
+    )
+    if a[0] != b[0]:
+        raise ValueError(
+            f"A trains on {a[0]:,} tokens in all ({a[1]}), B on {b[0]:,} ({b[1]}); give both the "
+            "same horizon, with --steps and --batch-tokens"
+        )
 
 
 def _check_end(ended: Ended) -> None:

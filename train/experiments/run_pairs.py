@@ -144,6 +144,11 @@ def _end(run: RunSummary, unit: str, at: int | None) -> RunEnd:
             raise ValueError(f"{run.path} diverged before its first validation; leave it out")
         return RunEnd(run, max(curve.loss), True)
     step = run.steps if at is None else at
+    if at is None and run.state == "finished" and run.steps_done < run.steps:
+        raise ValueError(
+            f"{run.path} ended after {run.steps_done} of {run.steps} steps, where it had stopped "
+            "improving; give --at STEP to compare all runs after a step that all have reached"
+        )
     if at is None and run.steps_done < run.steps:
         raise ValueError(
             f"{run.path} has {run.steps_done} of {run.steps} steps ({run.state}); finish it, or "

@@ -2,8 +2,8 @@
 
 One figure decides: the loss of the last validation, B minus A. It was chosen beforehand: it is what
 a recipe is for, on the same tokens for both, and means the same for every change. The training loss
-of the last tenth deviates less (bench/results/judge_calibration.md), but a change of rate, batch or
-dropout moves it without moving what was learned; it supports.
+of the last tenth showed a difference no sooner on recorded pairs (bench/judge_calibration.py), and
+a change of rate, batch or dropout moves it without moving what was learned; it supports.
 """
 
 import math

@@ -78,7 +78,8 @@ def figures(verdict: Verdict, pairs: RunPairs) -> list[str]:
             f"{_difference(verdict.train_difference)} nats per token"
         )
     if pairs.paired:
-        lines.append(f"tokens to equal loss: {_share(verdict.tokens, 'tokens')}")
+        what = "steps" if pairs.same_batches else "tokens"
+        lines.append(f"{what} to equal loss: {_share(verdict.tokens, what)}")
         seconds = _share(verdict.seconds, "seconds")
         lines.append(
             f"seconds to equal loss: {seconds}; they also depend on what else the machine did"

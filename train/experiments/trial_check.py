@@ -1,4 +1,4 @@
-"""What can be known to be wrong with the runs of a sweep, before the first begins."""
+"""What can be known to be wrong with the runs of an experiment, before the first begins."""
 
 import logging
 import shutil
@@ -12,13 +12,13 @@ import torch
 from model.estimates.budget import checkpoint_bytes
 from parallel.ranks import Ranks
 from train.config import Config
-from train.experiments.sweeps.grid import GridPoint
+from train.experiments.trials import Trial
 from train.preflight.inputs import Inputs, check_inputs
 
 _QUIET = "train.preflight"  # which would say the same for every run
 
 
-def check_grid(points: Sequence[GridPoint], processes: int, folder: Path) -> dict[str, int]:
+def check_trials(trials: Sequence[Trial], processes: int, folder: Path) -> dict[str, int]:
     """Check data, batch, schedule, disk space and folder of each run; returns its steps, by name.
 
     Memory is checked on the CPU only: a GPU would have to be taken for it.
@@ -28,22 +28,21 @@ def check_grid(points: Sequence[GridPoint], processes: int, folder: Path) -> dic
     steps = {}
     needed = 0
     with _without_notes():
-        for point in points:
-            for trial in point.trials:
-                try:
-                    _check_validated(trial.config)
-                    inputs = check_inputs(_cheap(trial.config), ranks)
-                except (ValueError, OSError) as error:
-                    raise ValueError(f"{trial.name}: {error}") from error
-                steps[trial.name] = inputs.last_step
-                if not inputs.finished:
-                    needed += _kept_bytes(trial.config, inputs)
+        for trial in trials:
+            try:
+                _check_validated(trial.config)
+                inputs = check_inputs(_cheap(trial.config), ranks)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{trial.name}: {error}") from error
+            steps[trial.name] = inputs.last_step
+            if not inputs.finished:
+                needed += _kept_bytes(trial.config, inputs)
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(above).free
     if needed > free:
         raise ValueError(
             f"the checkpoints of all {len(steps)} runs take {needed / 1e9:.1f} GB, and {above} has "
-            f"{free / 1e9:.1f} GB free; give --save.keep 1 --save.keep-best 0, fewer values, or "
+            f"{free / 1e9:.1f} GB free; give --save.keep 1 --save.keep-best 0, fewer runs, or "
             "another --out"
         )
     return steps
