@@ -199,7 +199,8 @@ def main() -> None:
             else:
                 found = _judge_finished(arguments, b_words)
         except RunFailed as error:
-            sys.exit(f"error: {error}")
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(FAILED_CODE)
         write_json_target(arguments.json, found)
     wanted = arguments.require and arguments.require.replace("-", " ")
     if wanted and found["verdict"] != wanted:

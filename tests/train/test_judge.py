@@ -271,6 +271,24 @@ def test_a_run_that_diverged_is_worse_and_is_not_run_again(tmp_path, made, monke
     assert len(made.started) == 6
 
 
+@pytest.mark.parametrize(("code", "exit_code"), [(1, 1), (2, 2), (75, 1)])
+def test_a_run_that_fails_ends_the_judgement_with_its_words(
+    tmp_path, made, monkeypatch, code, exit_code
+):
+    def run(self, trials):
+        trials[0].log.parent.mkdir(parents=True)
+        trials[0].log.write_text("step 1\nerror: the disk is full\n")
+        yield Ended(trials[0], code, 1.0)
+
+    monkeypatch.setattr(MadeRuns, "run", run)
+    words = nano_words(tmp_path)
+    done = call(main, [words, f"{words} --optimizer.lr 0.02", "--json", "v.json"], tmp_path)
+    assert done.code == exit_code
+    assert "A seed 1" in done.err
+    assert "the disk is full" in done.err
+    assert not (tmp_path / "v.json").exists()
+
+
 @pytest.mark.long
 def test_real_runs_of_a_rate_that_is_better(tmp_path):
     words = nano_words(tmp_path)
