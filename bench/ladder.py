@@ -173,10 +173,11 @@ def _foretell_from_runs(arguments: Arguments) -> None:
     """Print what finished runs foretell."""
     line, points = line_of_runs(arguments.runs)
     log.info(
-        "%d runs of %.2e to %.2e FLOPs: exponent %.3f, E %.2f nats per token, noise %.3f",
+        "%d runs of %.2e to %.2e FLOPs: exponent %.3f, E %.2f nats per token; noise of seeds %.3f, "
+        "misfit of the line %.3f",
         len(points),
         *(min(point.flops for point in points), max(point.flops for point in points)),
-        *(line.exponent, line.floor, line.noise),
+        *(line.exponent, line.floor, line.scatter.noise, line.scatter.misfit),
     )
     for flops in arguments.flops:
         log.info(

@@ -3,11 +3,12 @@
 The loss of networks that are trained on tokens in proportion to their parameters is taken as
 L(C) = E + A C^-a, with C the FLOPs of training (https://arxiv.org/abs/2203.15556, section 3.3).
 Four losses cannot tell three unknowns apart, so E, what no network can learn, comes in as one more
-observation, from other people's fits: `irreducible_loss`. A and a are fitted.
+observation, from other people's fits: `irreducible_loss`. A and a are fitted. Two things keep a
+loss off the line: its seed, and that no line is quite right. Both are in the interval (`Scatter`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,6 +19,7 @@ import numpy as np
 # and texts that are easier or harder to foretell.
 _NATS_PER_BYTE, _NATS_PER_BYTE_DEVIATION = 0.41, 0.05
 LEAST_SIZES = 3
+_FITTED = 2  # unknowns that only the points tell: A and a
 _CONFIDENCE = 0.95
 
 
@@ -32,6 +34,22 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Scatter:
+    """How far losses are from the line, in nats."""
+
+    noise: float
+    """Deviation of a single loss from the mean over seeds."""
+    misfit: float
+    """Deviation of that mean from the line, beyond what noise explains; the same for all seeds."""
+    count: int
+    """Degrees of freedom from which the noise was estimated."""
+
+    def of_mean(self, seeds: int) -> float:
+        """Deviation of a mean over `seeds` losses of one size from the line."""
+        return math.hypot(self.misfit, self.noise / math.sqrt(seeds))
+
+
+@dataclass(frozen=True)
 class Line:
     """The fitted line: L(C) = floor + exp(`height`) (C / `unit`)^-`exponent`."""
 
@@ -43,10 +61,7 @@ class Line:
     """FLOPs: the geometric mean of the points, where height and exponent are told apart best."""
     covariance: tuple[tuple[float, ...], ...]
     """Of floor, height and exponent."""
-    noise: float
-    """Deviation of a single loss from its mean over seeds, in nats."""
-    noise_count: int
-    """Degrees of freedom from which the noise was estimated."""
+    scatter: Scatter
 
     def loss_at(self, flops: float) -> float:
         """The loss of networks of that compute, by the line."""
@@ -59,8 +74,10 @@ class Line:
         x = flops / self.unit
         power = math.exp(self.height) * x**-self.exponent
         slope = np.array([1.0, power, -power * math.log(x)])
-        variance = float(slope @ np.array(self.covariance) @ slope) + self.noise**2 / seeds
-        return float(t.ppf((1 + _CONFIDENCE) / 2, self.noise_count)) * math.sqrt(variance)
+        variance = (
+            float(slope @ np.array(self.covariance) @ slope) + self.scatter.of_mean(seeds) ** 2
+        )
+        return float(t.ppf((1 + _CONFIDENCE) / 2, self.scatter.count)) * math.sqrt(variance)
 
 
 def irreducible_loss(bytes_per_token: float) -> tuple[float, float]:
@@ -69,9 +86,9 @@ def irreducible_loss(bytes_per_token: float) -> tuple[float, float]:
 
 
 def fit_line(
-    points: Sequence[Point], floor: tuple[float, float], noise: float, noise_count: int
+    points: Sequence[Point], floor: tuple[float, float], scatter: Scatter, seeds: int = 1
 ) -> Line:
-    """The line through the points, each of which has the deviation `noise`.
+    """The line through the points, each of which is the mean of `seeds` losses.
 
     `floor` is E with its deviation, before the points are seen.
     Raises: ValueError if the points are of fewer than three sizes, or no line goes through them.
@@ -97,27 +114,38 @@ def fit_line(
             np.append(x, 0.0),
             np.append(losses, floor[0]),
             p0=start,
-            sigma=np.append(np.full(len(x), noise), floor[1]),
+            sigma=np.append(np.full(len(x), scatter.of_mean(seeds)), floor[1]),
             absolute_sigma=True,
         )
     except RuntimeError as error:
         raise ValueError(f"no line goes through these losses ({error})") from error
     rows = tuple(tuple(map(float, row)) for row in covariance)
     e, height, exponent = map(float, found)
-    return Line(e, height, exponent, unit, rows, noise, noise_count)
+    return Line(e, height, exponent, unit, rows, scatter)
 
 
 def _loss(x: float | np.ndarray, e: float, height: float, exponent: float) -> np.ndarray:
     return e + np.exp(height) * np.asarray(x, dtype=float) ** -exponent
 
 
-def noise_of(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
-    """Deviation of a loss over seeds, from several of each size, and its degrees of freedom.
+def scatter_of(groups: Mapping[float, Sequence[float]], floor: tuple[float, float]) -> Scatter:
+    """The scatter of the losses of each compute, around the line through their means.
 
-    None if no size has two seeds.
+    Raises: ValueError if no compute has two losses, or as fit_line does.
     """
-    freedom = sum(len(group) - 1 for group in groups)
+    freedom = sum(len(group) - 1 for group in groups.values())
     if not freedom:
-        return None
-    squares = sum(np.var(group) * len(group) for group in groups)
-    return math.sqrt(squares / freedom), freedom
+        raise ValueError(
+            "no two runs have the same compute, so the noise of seeds is not known; give two seeds "
+            "or more of some size"
+        )
+    # Equal losses would leave nothing to weigh the points by.
+    noise = max(
+        math.sqrt(sum(np.var(group) * len(group) for group in groups.values()) / freedom), 1e-6
+    )
+    seeds = round(fmean(map(len, groups.values())))
+    means = [Point(flops, fmean(group)) for flops, group in groups.items()]
+    line = fit_line(means, floor, Scatter(noise, 0.0, freedom), seeds)
+    squares = sum((point.loss - line.loss_at(point.flops)) ** 2 for point in means)
+    beyond = squares / max(1, len(means) - _FITTED) - noise**2 / seeds
+    return Scatter(noise, math.sqrt(max(0.0, beyond)), freedom)

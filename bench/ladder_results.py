@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
-from bench.ladder_fit import Line, Point, fit_line, irreducible_loss, noise_of
+from bench.ladder_fit import Line, Point, fit_line, irreducible_loss, scatter_of
 from bench.ladder_plan import Rung
 from model.config import GPTConfig
 from model.estimates.flops import training_flops_per_token
@@ -60,19 +61,17 @@ def losses_of(rung: Rung) -> tuple[float, ...]:
 def foretold(small: Sequence[Rung], flops: float) -> Ladder:
     """The loss that the small sizes foretell of a training with that compute."""
     losses = tuple(losses_of(rung) for rung in small)
-    noise = noise_of(losses)
-    assert noise is not None, "a ladder has two seeds or more"
-    floor = irreducible_loss(_bytes_per_token(_summary(small[0], 0)))
     compute = [rung.flops for rung in small]
-    draws = [[Point(c, own[n]) for c, own in zip(compute, losses, strict=True)]
-             for n in range(len(losses[0]))]  # fmt: skip
-    seeds = [trial.config.seed for trial in small[0].trials]
-    found = [
-        _forecast(seed, fit_line(points, floor, *noise), flops, 1)
-        for seed, points in zip(seeds, draws, strict=True)
-    ]
-    every = [point for points in draws for point in points]
-    found.append(_forecast(None, fit_line(every, floor, *noise), flops, len(draws)))
+    floor = irreducible_loss(_bytes_per_token(_summary(small[0], 0)))
+    scatter = scatter_of(dict(zip(compute, losses, strict=True)), floor)
+    found = []
+    for number, trial in enumerate(small[0].trials):
+        points = [Point(c, own[number]) for c, own in zip(compute, losses, strict=True)]
+        line = fit_line(points, floor, scatter)
+        found.append(_forecast(trial.config.seed, line, flops, 1))
+    means = [Point(c, fmean(own)) for c, own in zip(compute, losses, strict=True)]
+    seeds = len(small[0].trials)
+    found.append(_forecast(None, fit_line(means, floor, scatter, seeds), flops, seeds))
     return Ladder(losses, tuple(found))
 
 
@@ -82,7 +81,7 @@ def line_of_runs(paths: Sequence[Path]) -> tuple[Line, list[Point]]:
     Raises: ValueError if they do not compare, are not finished, or are too few.
     """
     folders, others = find_runs(paths)
-    if others:
+    if not folders:
         raise ValueError(f"{others[0]} is no run and holds none; give run folders")
     runs, damaged = read_runs(folders)
     for path, reason in damaged.items():
@@ -96,15 +95,13 @@ def line_of_runs(paths: Sequence[Path]) -> tuple[Line, list[Point]]:
                 "data set and --eval.val-tokens"
             )
     points = [Point(_flops(run), _loss(run)) for run in runs]
-    sizes = {point.flops: [p.loss for p in points if p.flops == point.flops] for point in points}
-    noise = noise_of(list(sizes.values()))
-    if noise is None:
-        raise ValueError(
-            "no two runs have the same compute, so the noise of seeds is not known; give two seeds "
-            "or more of some size"
-        )
+    sizes: dict[float, list[float]] = {}
+    for point in points:
+        sizes.setdefault(point.flops, []).append(point.loss)
     floor = irreducible_loss(_bytes_per_token(runs[0]))
-    return fit_line(points, floor, *noise), points
+    means = [Point(flops, fmean(losses)) for flops, losses in sizes.items()]
+    seeds = max(1, len(points) // len(means))
+    return fit_line(means, floor, scatter_of(sizes, floor), seeds), points
 
 
 def _forecast(seed: int | None, line: Line, flops: float, seeds: int) -> _Forecast:

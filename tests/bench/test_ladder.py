@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.ladder_fit import Point, fit_line, irreducible_loss, noise_of
+from bench.ladder_fit import Point, Scatter, fit_line, irreducible_loss, scatter_of
 from bench.ladder_plan import Recipe, multiplied_parameters, plan_rung
 from bench.ladder_report import draw, markdown, summary
 from bench.ladder_results import check_found, foretold, line_of_runs, losses_of
@@ -30,7 +30,7 @@ def true_loss(flops):
 
 def test_a_line_without_noise_is_found_and_foretells_the_fifth_size():
     points = [Point(c, true_loss(c)) for c in COMPUTE]
-    line = fit_line(points, (FLOOR, 0.1), 1e-4, 16)
+    line = fit_line(points, (FLOOR, 0.1), Scatter(1e-4, 0.0, 16))
     assert line.exponent == pytest.approx(EXPONENT, abs=1e-3)
     assert line.loss_at(FIFTH) == pytest.approx(true_loss(FIFTH), abs=1e-3)
 
@@ -44,29 +44,47 @@ def test_of_1000_noisy_ladders_the_interval_has_95_percent():
         losses = floor + COEFFICIENT * np.array([*COMPUTE, FIFTH]) ** -EXPONENT
         losses += draws.normal(0, NOISE, 5)
         points = [Point(c, loss) for c, loss in zip(COMPUTE, losses, strict=False)]
-        line = fit_line(points, (FLOOR, 0.15), NOISE, 10**6)
+        line = fit_line(points, (FLOOR, 0.15), Scatter(NOISE, 0.0, 10**6))
         hits += abs(line.loss_at(FIFTH) - losses[-1]) <= line.half_width(FIFTH, 1)
     assert 930 <= hits <= 970
 
 
 def test_little_noise_of_few_seeds_and_more_runs_decide_the_width():
     points = [Point(c, true_loss(c)) for c in COMPUTE]
-    wide, narrow = (fit_line(points, (FLOOR, 0.1), noise, 16) for noise in (0.02, 0.01))
+    wide, narrow = (
+        fit_line(points, (FLOOR, 0.1), Scatter(noise, 0.0, 16)) for noise in (0.02, 0.01)
+    )
     assert wide.half_width(FIFTH, 1) > 1.5 * narrow.half_width(FIFTH, 1)
     assert narrow.half_width(FIFTH, 1) > narrow.half_width(FIFTH, 5)
-    few = fit_line(points, (FLOOR, 0.1), 0.01, 1)
+    few = fit_line(points, (FLOOR, 0.1), Scatter(0.01, 0.0, 1))
     assert few.half_width(FIFTH, 1) > 5 * narrow.half_width(FIFTH, 1)
 
 
-def test_the_noise_is_pooled_over_sizes_and_unknown_of_one_seed():
-    assert noise_of([[1.0, 3.0], [10.0, 12.0], [5.0]]) == (pytest.approx(2**0.5), 2)
-    assert noise_of([[1.0], [2.0]]) is None
+def losses_around(shift):
+    """Losses of two seeds of each compute, whose means are off the line by +-`shift`."""
+    means = (true_loss(c) + shift * (-1) ** n for n, c in enumerate(COMPUTE))
+    return {c: [mean + NOISE, mean - NOISE] for c, mean in zip(COMPUTE, means, strict=True)}
+
+
+def test_the_noise_is_that_of_seeds_and_the_misfit_what_it_does_not_explain():
+    exact = scatter_of(losses_around(0.0), (FLOOR, 0.01))
+    assert (exact.noise, exact.count) == (pytest.approx(NOISE * 2**0.5), 4)
+    assert exact.misfit == 0
+    bent = scatter_of(losses_around(0.05), (FLOOR, 0.01))
+    assert bent.noise == pytest.approx(exact.noise)
+    assert 0.04 < bent.misfit < 0.08
+    assert bent.of_mean(10**6) == pytest.approx(bent.misfit)
+
+
+def test_the_noise_of_one_seed_is_unknown():
+    with pytest.raises(ValueError, match="the noise of seeds is not known; give two seeds"):
+        scatter_of({1e10: [5.0], 1e11: [4.0], 1e12: [3.5]}, (FLOOR, 0.1))
 
 
 def test_two_sizes_are_refused():
     points = [Point(1e10, 5.0), Point(1e11, 4.0), Point(1e11, 4.1)]
     with pytest.raises(ValueError, match="a line needs 3 sizes or more; these runs have 2"):
-        fit_line(points, irreducible_loss(3.0), 0.01, 4)
+        fit_line(points, irreducible_loss(3.0), Scatter(0.01, 0.0, 4))
 
 
 @pytest.fixture
