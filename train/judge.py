@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +38,7 @@ from train.experiments.looks import LEAST_PAIRS, looks_until, one_look
 from train.experiments.run_pairs import RunPairs, pair_runs
 from train.experiments.trial_runs import TrialRunner
 from train.experiments.verdict import Verdict, judge_pairs
-from train.experiments.verdict_text import cost, figures, sentence
+from train.experiments.verdict_text import Cost, figures, sentence
 from train.reporting.run_folders import find_runs, read_runs
 from train.reporting.run_summary import RunSummary
 
@@ -91,6 +91,24 @@ class Arguments:
             raise ValueError("--seeds and --until-sure contradict each other; give one of the two")
         check_json_target(self.json)
 
+    def check_live(self) -> None:
+        """Raises: ValueError for what is only for finished runs."""
+        if len(self.sides) != 2:
+            raise ValueError(
+                f"{len(self.sides)} sides; give two command lines in quotation marks, such as "
+                '"demo" "demo --optimizer.lr 1e-3", or folders of finished runs with -- between'
+            )
+        if self.at is not None:
+            raise ValueError("--at compares finished runs; give A's folders, then -- and B's")
+
+    def check_finished(self) -> None:
+        """Raises: ValueError for what is only for runs that the judge makes."""
+        if self.seeds is not None or self.until_sure:
+            raise ValueError(
+                "--seeds and --until-sure are for command lines; of finished runs all are judged: "
+                "name those that count"
+            )
+
 
 def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
     """The words without B's run folders, and these; None if there is no `--`."""
@@ -120,6 +138,7 @@ def _read_group(name: str, words: tuple[str, ...] | list[str]) -> list[RunSummar
 
 def _judge_finished(arguments: Arguments, b_words: list[str]) -> dict[str, Any]:
     """Judge runs that are there. Raises: ValueError if they do not compare."""
+    arguments.check_finished()
     groups = [_read_group("A", arguments.sides), _read_group("B", b_words)]
     pairs = pair_runs(*groups, at=arguments.at)
     plan = one_look(len(pairs.a), arguments.error_rate)
@@ -128,15 +147,12 @@ def _judge_finished(arguments: Arguments, b_words: list[str]) -> dict[str, Any]:
 
 def _judge_live(arguments: Arguments) -> dict[str, Any]:
     """Run pairs and judge them. Raises: ValueError if a side is wrong; RunFailed."""
-    if len(arguments.sides) != 2:
-        raise ValueError(
-            f"{len(arguments.sides)} sides; give two command lines in quotation marks, such as "
-            '"demo" "demo --optimizer.lr 1e-3", or the folders of finished runs with -- between'
-        )
+    arguments.check_live()
     plan = looks_until(arguments.most_seeds, arguments.error_rate)
     if arguments.seeds is not None:
         plan = one_look(arguments.seeds, arguments.error_rate)
-    live = LivePairs(*arguments.sides, plan, arguments.out, arguments.nproc)
+    a, b = arguments.sides
+    live = LivePairs(a, b, plan, arguments.out, arguments.nproc)
     log.info("%s", live.introduction())
     began = _cpu_seconds()
     found: list[tuple[Verdict, RunPairs]] = []
@@ -160,12 +176,12 @@ def _report(
     """Print the verdict and return it as JSON values."""
     runs = [end.run for end in (*pairs.a, *pairs.b)]
     tokens, seconds = sum(run.tokens for run in runs), sum(run.train_seconds for run in runs)
-    lines = [sentence(verdict, pairs), "", *figures(verdict, pairs)]
-    lines.append(cost(len(runs), taken, tokens, seconds, cpu_seconds))
-    log.info("%s", "\n".join(lines))
+    cost = Cost(len(runs), taken, tokens, seconds, cpu_seconds)
+    whole = sentence(verdict, pairs, cost)
+    log.info("%s", "\n".join([whole, "", *figures(verdict, pairs)]))
     return {
         **verdict.as_json(),
-        "sentence": sentence(verdict, pairs),
+        "sentence": whole,
         "unit": pairs.unit,
         "paired": pairs.paired,
         "differences": {key: list(values) for key, values in pairs.differences.items()},
@@ -175,13 +191,7 @@ def _report(
             for side, ends in (("a", pairs.a), ("b", pairs.b))
             for e in ends
         ],
-        "cost": {
-            "runs": len(runs),
-            "taken": taken,
-            "tokens": tokens,
-            "train_seconds": seconds,
-            "cpu_seconds": cpu_seconds,
-        },
+        "cost": asdict(cost),
         "notes": list(pairs.notes),
     }
 

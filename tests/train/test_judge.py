@@ -1,6 +1,7 @@
 """The judge: its verdicts on finished runs, and the runs that it makes itself."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -39,13 +40,12 @@ def test_better_is_one_sentence_with_interval_ratios_and_cost(tmp_path):
     assert (done.code, done.err) == (0, "")
     first, _, *figures = done.out.splitlines()
     assert first.startswith("B is better than A: its final validation loss is lower by 0.1")
-    assert "nats per token (-0.1" in first
-    assert "5 pairs of runs" in first
+    assert re.search(r"by 0.1\d* ± 0.00\d+ nats per token, and for equal loss it needs 0.\d", first)
+    assert "of its seconds (5 pairs of runs; it cost 10 runs, 51,200 tokens, 800 seconds" in first
     text = "\n".join(figures)
     assert "optimizer.lr 0.02 instead of 0.01" in text
     assert "Student's t at 95 % (one look)" in text
     assert "steps to equal loss: B needs 0." in text
-    assert "it cost: 10 runs, 51,200 tokens, 800 seconds of training" in text
     assert found["verdict"] == "better"
     assert found["version"] == 1
     assert found["loss"]["mean"] == pytest.approx(-0.1, abs=0.001)
@@ -67,7 +67,7 @@ def test_worse_is_the_mirror_of_better(tmp_path):
 
 def test_noise_is_not_told_apart_and_what_would_tell_is_said(tmp_path):
     done, found = judged(tmp_path, *groups(tmp_path, gain=0.001, noise=0.05))
-    assert "A and B are not told apart: the final validation losses differ by -0.0" in done.out
+    assert "A and B are not told apart: B's final validation loss differs by -0.0" in done.out
     assert "pairs would show it in nine of ten judgements" in done.out
     assert found["verdict"] == "not told apart"
     assert found["pairs_needed"] > 5
@@ -82,7 +82,9 @@ def test_a_difference_too_small_to_matter_is_excluded(tmp_path):
 
 def test_equal_bits_are_the_same_to_the_bit(tmp_path):
     done, found = judged(tmp_path, *groups(tmp_path, gain=0, noise=0))
-    assert done.out.startswith("A and B are the same to the bit: equal final validation losses in")
+    assert done.out.startswith(
+        "A and B are the same to the bit: equal final validation losses (5 pairs"
+    )
     assert found["verdict"] == "the same to the bit"
 
 
@@ -170,7 +172,7 @@ def test_what_is_finished_is_taken_and_more_seeds_are_added(tmp_path, made):
     sides = [words, f"{words} --optimizer.lr 0.02"]
     call(main, [*sides, "--seeds", "2"], tmp_path)
     done = call(main, [*sides, "--seeds", "4"], tmp_path)
-    assert "it cost: 8 runs, 4 of them taken" in done.out
+    assert "it cost 8 runs (4 of them taken)" in done.out
     assert len(made.started) == 8
     call(main, [words, f"{words} --optimizer.lr 0.03", "--seeds", "4"], tmp_path)
     assert made.started[8:] == [f"B seed {n}" for n in (1, 2, 3, 4)]
@@ -229,6 +231,8 @@ def test_a_side_that_is_wrong_is_named_before_anything_runs(tmp_path, made, b, w
     ("words", "error"),
     [
         (["demo"], "1 sides"),
+        (["demo", "demo --steps 9", "--at", "3"], "--at compares finished runs"),
+        (["runs/a", "--", "runs/b", "--seeds", "3"], "are for command lines"),
         (["demo", "demo --steps 9", "--seeds", "1"], "seeds=1 is out of range"),
         (["demo", "demo --steps 9", "--seeds", "3", "--until-sure"], "contradict"),
         (["demo", "demo --steps 9", "--error-rate", "1"], "is no chance"),
@@ -267,7 +271,7 @@ def test_a_run_that_diverged_is_worse_and_is_not_run_again(tmp_path, made, monke
     done = call(main, sides, tmp_path)
     assert "B is worse than A" in done.out
     assert "3 of 3 runs of B diverged (seed 1, 2, 3)" in done.out
-    assert "6 of them taken" in done.out
+    assert "(6 of them taken)" in done.out
     assert len(made.started) == 6
 
 

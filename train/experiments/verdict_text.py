@@ -1,6 +1,7 @@
 """A verdict in words: one sentence, then the figures that support it."""
 
 import math
+from dataclasses import dataclass
 
 from storage.terminal.quantities import counted
 from train.experiments.intervals import Interval
@@ -12,31 +13,77 @@ from train.reporting.setting_differences import short_value
 _MOST_DIFFERENCES = 8
 
 
-def sentence(verdict: Verdict, pairs: RunPairs) -> str:
+@dataclass(frozen=True)
+class Cost:
+    """What the runs of a verdict took."""
+
+    runs: int
+    taken: int
+    """Of these, the runs that were finished before."""
+    tokens: int
+    train_seconds: float
+    """Time of all training steps."""
+    cpu_seconds: float | None
+    """Of what was run now; None if nothing was to be run."""
+
+    def __str__(self) -> str:
+        taken = f" ({self.taken} of them taken)" if self.taken else ""
+        now = "" if self.cpu_seconds is None else f", {self.cpu_seconds:,.0f} CPU seconds now"
+        return (
+            f"{counted(self.runs, 'run')}{taken}, {self.tokens:,} tokens, "
+            f"{self.train_seconds:,.0f} seconds of training{now}"
+        )
+
+
+def sentence(verdict: Verdict, pairs: RunPairs, cost: Cost) -> str:
     """The verdict in one sentence."""
     found = verdict.difference.interval
     how_many = _how_many(verdict, pairs)
+    end = f"({how_many}; it cost {cost})"
     if verdict.word == "the same to the bit":
-        return f"A and B are the same to the bit: equal final validation losses in {how_many}."
-    amount = f"{abs(found.mean):.4f} {pairs.unit}"
+        return f"A and B are the same to the bit: equal final validation losses {end}."
     if verdict.word in ("better", "worse"):
         lower = "lower" if verdict.word == "better" else "higher"
         small = ""
         if verdict.below_smallest:
             small = f", by less than the {verdict.smallest:g} that matter"
         return (
-            f"B is {verdict.word} than A{small}: its final validation loss is {lower} by {amount} "
-            f"({_ends(found)}; {how_many})."
+            f"B is {verdict.word} than A{small}: its final validation loss is {lower} by "
+            f"{_plus_minus(abs(found.mean), found)} {pairs.unit}{_for_equal_loss(verdict, pairs)} "
+            f"{end}."
         )
     if verdict.below_smallest:
         return (
             f"A and B are not told apart, and any difference is smaller than {verdict.smallest:g} "
-            f"{pairs.unit}: {found.mean:+.4f} ({_ends(found)}; {how_many})."
+            f"{pairs.unit}: that of the final validation losses is "
+            f"{_plus_minus(found.mean, found)} {end}."
         )
     return (
-        f"A and B are not told apart: the final validation losses differ by {found.mean:+.4f} "
-        f"{pairs.unit} ({_ends(found)}; {how_many}){_what_would_tell(verdict, pairs)}."
+        f"A and B are not told apart: B's final validation loss differs by "
+        f"{_plus_minus(found.mean, found)} {pairs.unit}{_what_would_tell(verdict, pairs)} {end}."
     )
+
+
+def _plus_minus(value: float, interval: Interval) -> str:
+    width = f" ± {interval.half_width:.4f}" if math.isfinite(interval.half_width) else ""
+    return f"{value:.4f}{width}"
+
+
+def _for_equal_loss(verdict: Verdict, pairs: RunPairs) -> str:
+    """What B needs for A's loss, or A for B's, as a clause."""
+    steps, seconds = verdict.tokens.interval, verdict.seconds.interval
+    if steps is None or seconds is None:
+        return ""
+    what = "steps" if pairs.same_batches else "tokens"
+    return (
+        f", and for equal loss it needs {_ratio(steps)} of A's {what} and {_ratio(seconds)} of "
+        "its seconds"
+    )
+
+
+def _ratio(interval: Interval) -> str:
+    ends = f"{_number(interval.low, '.3f')} to {_number(interval.high, '.3f')}"
+    return f"{interval.mean:.3f} ({ends})"
 
 
 def _what_would_tell(verdict: Verdict, pairs: RunPairs) -> str:
@@ -114,17 +161,4 @@ def _share(ratio: Ratio, what: str) -> str:
     found = ratio.interval
     if found is None:
         return f"the curves do not tell{missing}"
-    ends = f"{_number(found.low, '.3f')} to {_number(found.high, '.3f')}"
-    return f"B needs {found.mean:.3f} ({ends}) of A's {what}{missing}"
-
-
-def cost(runs: int, taken: int, tokens: int, seconds: float, cpu_seconds: float | None) -> str:
-    """What the runs cost, in a line."""
-    parts = [
-        f"{counted(runs, 'run')}{f', {taken} of them taken' if taken else ''}",
-        f"{tokens:,} tokens",
-        f"{seconds:,.0f} seconds of training",
-    ]
-    if cpu_seconds is not None:
-        parts.append(f"{cpu_seconds:,.0f} CPU seconds now")
-    return f"it cost: {', '.join(parts)}"
+    return f"B needs {_ratio(found)} of A's {what}{missing}"
