@@ -76,7 +76,7 @@ def _judged(band: Band, run: MeasuredRun, until: float) -> dict[str, Any]:
         beyond = {one.figure: one.z for one in first.comparisons if one.outside}
         found |= {
             "first_mark": first.mark,
-            "figures": ["tokens"] * first.other_data + list(beyond),
+            "figures": ["tokens"] * bool(first.other_data) + list(beyond),
             "z": beyond,
             "marks_outside": [result.mark for result in outside],
             "causes": likely_causes(judge.results),

@@ -56,6 +56,11 @@ class _Observed:
     validation: _Course
     other_tokens: float
     """The first mark at which other tokens were trained on."""
+    tokens_known: bool
+    """Whether that can be told."""
+    gap: float
+    """How much further above what was expected validation is than training, at the last mark that
+    has both."""
 
     @property
     def starts_alike(self) -> bool:
@@ -66,11 +71,6 @@ class _Observed:
     def same_tokens(self) -> bool:
         """As far as is known."""
         return self.other_tokens == _NEVER
-
-    @property
-    def gap(self) -> float:
-        """How much further validation is above what was expected than training."""
-        return self.validation.size - self.loss.size
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ _CAUSES = (
     ),
     _Cause(
         "the data stream jumps, repeats or is not shuffled (a part is read again)",
-        lambda o: 1 < o.other_tokens < _NEVER or (o.same_tokens and o.gap > _LITTLE),
+        lambda o: 1 < o.other_tokens < _NEVER or (not o.tokens_known and o.gap > _LITTLE),
         (lambda o: o.starts_alike, lambda o: o.loss.last <= 0),
     ),
     _Cause(
@@ -116,8 +116,8 @@ _CAUSES = (
         lambda o: o.starts_alike and o.loss.sign < 0 and o.loss.first <= 2 * _AT_ONCE,
         (
             lambda o: o.same_tokens,
-            lambda o: o.loss.first <= _AT_ONCE,
             lambda o: o.norm.first >= o.loss.first,
+            lambda o: abs(o.loss.size) > _LITTLE,
         ),
     ),
     _Cause(
@@ -125,13 +125,13 @@ _CAUSES = (
         lambda o: o.starts_alike and o.loss.sign > 0 and o.loss.first <= 2 * _AT_ONCE,
         (
             lambda o: o.same_tokens,
-            lambda o: o.loss.first <= _AT_ONCE,
             lambda o: o.validation.last >= 0,
+            lambda o: abs(o.loss.size) > _LITTLE,
         ),
     ),
     _Cause(
         "the batch is smaller than it says (windows or ranks are left out)",
-        lambda o: o.norm.last > 0 and o.loss.last > 0,
+        lambda o: o.norm.last > 0 and o.loss.last > 0 and not o.loss.at_start,
         (
             lambda o: o.same_tokens,
             lambda o: o.norm.at_start > 0,
@@ -142,12 +142,13 @@ _CAUSES = (
     ),
     _Cause(
         "targets are not the next tokens (an offset)",
-        lambda o: o.loss.last > 0 and o.validation.last >= 0,
+        lambda o: o.loss.last > 0 and o.validation.last >= 0 and o.norm.at_start <= 0,
         (
             lambda o: o.same_tokens,
             lambda o: o.norm.at_start < 0,
             lambda o: not o.loss.at_start,
-            lambda o: o.validation.size > o.loss.size or o.loss.size > _MUCH,
+            lambda o: o.loss.size > _MUCH,
+            lambda o: o.gap > _LITTLE,
         ),
     ),
     _Cause(
@@ -195,11 +196,19 @@ def _score(cause: _Cause, seen: _Observed) -> float:
 def _observe(results: Sequence[MarkResult]) -> _Observed:
     every = [one for result in results for one in result.comparisons]
     other = (float(result.mark) for result in results if result.other_data)
+    both = [
+        found[HELD_OUT_LOSS].difference - found[TRAIN_LOSS].difference
+        for result in results
+        if (found := {one.figure: one for one in result.comparisons}).keys()
+        >= {HELD_OUT_LOSS, TRAIN_LOSS}
+    ]
     return _Observed(
         loss=_course(every, TRAIN_LOSS),
         norm=_course(every, GRAD_NORM),
         validation=_course(every, HELD_OUT_LOSS),
         other_tokens=next(other, _NEVER),
+        tokens_known=any(result.other_data is not None for result in results),
+        gap=both[-1] if both else 0.0,
     )
 
 

@@ -15,13 +15,13 @@ class MarkResult:
 
     mark: int
     comparisons: tuple[BandComparison, ...]
-    other_data: bool
-    """Whether the tokens of the last update are not those of the seed's own run."""
+    other_data: bool | None
+    """Whether the tokens of the last update are not those of the seed's own run. None: unknown."""
 
     @property
     def outside(self) -> bool:
         """Whether anything is not as in a sound run."""
-        return self.other_data or any(one.outside for one in self.comparisons)
+        return bool(self.other_data) or any(one.outside for one in self.comparisons)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class BandJudge:
         own = self.band.seeds.get(self.seed)
         expected = None if own is None else own.digests[number]
         digest = digest_at(step, self._recent)
-        other_data = expected is not None and digest is not None and digest != expected
+        other_data = None if expected is None or digest is None else digest != expected
         result = MarkResult(step, tuple(found), other_data)
         self.results.append(result)
         return result
