@@ -93,6 +93,12 @@ class Arguments:
 
     def check_live(self) -> None:
         """Raises: ValueError for what is only for finished runs."""
+        folders = [side for side in self.sides if find_runs([Path(side.strip())])[0]]
+        if folders:
+            raise ValueError(
+                f"{folders[0]} holds a finished run, not a command line; give A's folders, then -- "
+                "and B's"
+            )
         if len(self.sides) != 2:
             raise ValueError(
                 f"{len(self.sides)} sides; give two command lines in quotation marks, such as "

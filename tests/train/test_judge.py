@@ -246,6 +246,13 @@ def test_a_command_line_that_is_wrong_is_one_sentence(tmp_path, words, error):
     assert error in done.err
 
 
+def test_run_folders_without_the_two_dashes_are_asked_for_with_them(tmp_path):
+    words = groups(tmp_path, gain=0.1, seeds=1)
+    done = call(main, [words[0], words[2]], tmp_path)
+    assert done.code == 2
+    assert "runs/a_s1 holds a finished run, not a command line; give A's folders, then" in done.err
+
+
 def test_a_side_may_begin_with_a_flag(tmp_path, made):
     words = nano_words(tmp_path)
     (tmp_path / "own.toml").write_text("[optimizer]\nlr = 0.02\n")
