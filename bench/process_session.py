@@ -45,6 +45,11 @@ class Session:
         """The CPU seconds so far."""
         return sum(list(self._seconds.values()))
 
+    @property
+    def by_process(self) -> dict[int, float]:
+        """The CPU seconds of each process so far, by its number."""
+        return dict(self._seconds)
+
     def end(self) -> float:
         """Stop sampling; returns the CPU seconds, without each process's after its last sample."""
         self._ended.set()

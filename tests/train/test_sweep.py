@@ -116,6 +116,8 @@ def test_a_shard_has_every_nth_run_and_reports_them_all(swept):
         (["--batch-tokens", "100"], "batch_tokens=100 is not a multiple of 2 x 16 x 1"),
         (["--optimizer.momentum", "1"], "optimizer.momentum=1.0 is out of range"),
         (["--continue", "runs/x"], "--continue runs/x has no meaning here"),
+        (["--out", "tests/golden/format_1/data_set"], "is a data set; choose another folder for"),
+        (["--out", "tests/golden/format_5/run"], "is a run; choose another folder for the sweep"),
         (["--seed", "5"], "--seed 5 is one seed; give --seeds 5,"),
         (["--eval.every", "0"], "eval.every=0 measures nothing to compare"),
         (["--shard", "3/2"], "shard=3/2 is no share; give I/N with I from 1 to N"),

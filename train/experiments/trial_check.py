@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from data_prep.dataset.manifest import MANIFEST_NAME
 from model.estimates.budget import checkpoint_bytes
 from parallel.ranks import Ranks
+from storage.run_folder import RunFolder
 from train.config import Config
 from train.experiments.trials import Trial
 from train.preflight.inputs import Inputs, check_inputs
@@ -24,6 +26,7 @@ def check_trials(trials: Sequence[Trial], processes: int, folder: Path) -> dict[
     Memory is checked on the CPU only: a GPU would have to be taken for it.
     Raises: ValueError naming the run and what is wrong.
     """
+    _check_folder(folder)
     ranks = Ranks(0, processes, 0, processes, torch.device("cpu"))
     steps = {}
     needed = 0
@@ -46,6 +49,13 @@ def check_trials(trials: Sequence[Trial], processes: int, folder: Path) -> dict[
             "another --out"
         )
     return steps
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises: ValueError if the folder of the sweep is something else."""
+    for what, file in (("a run", RunFolder(folder).config), ("a data set", folder / MANIFEST_NAME)):
+        if file.is_file():
+            raise ValueError(f"--out {folder} is {what}; choose another folder for the sweep")
 
 
 def _check_validated(config: Config) -> None:

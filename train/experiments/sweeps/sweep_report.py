@@ -40,7 +40,7 @@ def format_points(points: Sequence[PointResult], width: int) -> str:
     columns.append(["tokens/s", *(_mean(point, "tokens_per_second") for point in points)])
     columns.append(["time", *(_time(point) for point in points)])
     if any(_others(point) for point in points):
-        columns.append(["", *(_others(point) for point in points)])
+        columns.append(["other runs", *(_others(point) for point in points)])
     table = "\n\n".join(blocks(names, columns, width))
     return f"mean ± standard deviation over the seeds that have finished:\n{table}"
 

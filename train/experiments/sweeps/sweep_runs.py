@@ -29,6 +29,7 @@ from train.experiments.trials import Trial
 
 _LEAST_WIDTH = 60
 _FALLBACK = (100, 24)
+_ENDED = ("finished", "diverged")  # as far as they will ever be
 _LOG_LINES = 12  # of a run that has failed
 log = logging.getLogger(__name__)
 
@@ -70,45 +71,54 @@ def run_sweep(
             write_record(plan, [outcome_of(run) for run in plan.runs])
         trials = {trial.name: trial for point in points for trial in point.trials}
         try:
-            failed = _make_runs(plan, trials, steps, how)
+            left = _make_runs(plan, trials, steps, how)
         except _Stopped:
             log.info("stopped; the same command continues")
             return PREEMPTED_CODE
+        except RuntimeError as error:
+            log.error("error: %s; the same command continues", error)
+            return FAILED_CODE
         with result_lock(plan.folder):
             report_sweep(plan, write=True)
-    return FAILED_CODE if failed else 0
+    if left and "failed" not in left:
+        log.info("%d runs were stopped; the same command continues them", len(left))
+        return PREEMPTED_CODE
+    return FAILED_CODE if left else 0
 
 
 def _make_runs(
     plan: SweepPlan, trials: Mapping[str, Trial], steps: Mapping[str, int], how: HowToRun
-) -> int:
-    """Make the runs of this process that are still to be made; returns how many have failed."""
+) -> list[str]:
+    """Make the runs of this process that are still to be made.
+
+    Returns the state of each that has not ended well. Raises: _Stopped, RuntimeError.
+    """
     own = plan.runs[how.first :: how.every]
     table = LiveTable(own, {run.name: steps[run.name] for run in own})
     waiting = []
     for run in own:
         outcome = outcome_of(run)
-        if outcome.state in ("finished", "diverged"):
+        if outcome.state in _ENDED:
             table.ended(outcome, taken=True)
         else:
             waiting.append(trials[run.name])
     if not waiting:
-        return 0
+        return []
     stop = StopRequest("asking the runs to save and stop", nothing_to_save=False)
-    failed: list[RunOutcome] = []
+    left: list[RunOutcome] = []
     with stop.listening(), TrialRunner(how.parallel, how.processes) as runner:
         try:
             for ended in runner.run(waiting, _watching(table, stop)):
                 outcome = _outcome(plan, ended)
                 table.ended(outcome, ended.taken)
-                failed += [outcome] if outcome.state == "failed" else []
+                left += [] if outcome.state in _ENDED else [outcome]
         finally:
             table.close()
-    for outcome in failed:
+    for outcome in (one for one in left if one.state == "failed"):
         end = "\n".join(f"    {line}" for line in end_of(outcome.run.log, _LOG_LINES))
         run, reason = outcome.run, outcome.reason
         log.error("%s failed (%s); the end of %s:\n%s", run.name, reason, run.log, end)
-    return len(failed)
+    return [outcome.state for outcome in left]
 
 
 def _watching(table: LiveTable, stop: StopRequest) -> Look:
@@ -125,7 +135,7 @@ def _watching(table: LiveTable, stop: StopRequest) -> Look:
 def _outcome(plan: SweepPlan, ended: Ended) -> RunOutcome:
     """What became of a run that has ended: one that was killed has failed too."""
     outcome = outcome_of(next(run for run in plan.runs if run.name == ended.trial.name))
-    if outcome.state in ("finished", "diverged") or ended.code == PREEMPTED_CODE:
+    if outcome.state in _ENDED or ended.code == PREEMPTED_CODE:
         return outcome
     return replace(outcome, state="failed", reason=f"exit code {ended.code}")
 
