@@ -211,9 +211,10 @@ def main() -> None:
     with exit_on_user_error(ValueError, OSError):
         check_output_file("--out", arguments.out)
         paths, nothing = find_runs(arguments.runs)
-        if nothing or not paths:
-            named = nothing[0] if nothing else "the empty list"
-            raise ValueError(f"{named} is no run and holds none; give run folders")
+        if nothing:
+            raise ValueError(f"{nothing[0]} is no run and holds none; give run folders")
+        if not paths:
+            raise ValueError("no run is named; give run folders, such as runs/demo_*")
         name = arguments.out.stem
         command = _command(arguments)
         band = band_of([measured_run(path) for path in paths], name, command)

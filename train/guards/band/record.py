@@ -104,12 +104,14 @@ def read_band(path: Path) -> Band:
         raise ValueError(
             f"there is no band {path}; give a file that bench/make_band.py wrote, auto or off"
         )
-    record = check_fields(path, read_json(path), _FIELDS, _CURE)
-    if record["format"] != _FORMAT:
+    found = read_json(path)
+    version = found.get("format") if isinstance(found, dict) else None
+    if isinstance(version, int) and version != _FORMAT:
         raise ValueError(
-            f"{path} has format {record['format']}, and this version reads format {_FORMAT}; "
-            f"update Ratchet, or {_CURE}"
+            f"{path} has format {version}, and this version reads format {_FORMAT}; update "
+            f"Ratchet, or {_CURE}"
         )
+    record = check_fields(path, found, _FIELDS, _CURE)
     try:
         return _band_of(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
