@@ -1,7 +1,7 @@
 """The loss of a network foretold from four smaller ones, then the network trained to see.
 
-    python bench/ladder.py --data data/prose_pieces --out runs/ladder
-    python bench/ladder.py --data data/prose_pieces --out runs/ladder --forecast-only
+    python bench/ladder.py --data data/prose_512 --out runs/ladder
+    python bench/ladder.py --data data/prose_512 --out runs/ladder --forecast-only
     python bench/ladder.py --runs runs/small_* runs/middle_* runs/large_* --flops 1e15
 
 Each size of `modern` is trained once for each seed, on tokens in proportion to its parameters: new
@@ -43,24 +43,27 @@ log = logging.getLogger("train")
 class Arguments:
     """Foretell the loss of a network from smaller ones."""
 
-    data: Path = Path("data/prose_pieces")
+    data: Path = Path("data/prose_512")
     """Data set folder; bench/README.md says how it is made."""
     out: Path = Path("runs/ladder")
     """Folder for the runs."""
-    sizes: tuple[str, ...] = ("3x24", "3x32", "3x48", "3x64")
+    sizes: tuple[str, ...] = ("2x16", "2x24", "2x32", "2x48")
     """Small sizes, each as layers and width."""
-    predict: str = "3x88"
+    predict: str = "2x72"
     """The size that is foretold."""
     head_width: int = 8
     """Width of a head of attention."""
-    tokens_per_parameter: float = 4.0
-    """Tokens of training for each parameter that is multiplied (without the embedding's table)."""
+    tokens_per_parameter: float = 20.0
+    """Tokens of training for each parameter that is multiplied (without the embedding's table). 20
+    is what https://arxiv.org/abs/2203.15556 found best for a given compute."""
     batch_tokens: int = 1024
     """Tokens of a step, for all sizes."""
     val_tokens: int = 131_072
     """Tokens of each validation."""
     seeds: int = 5
     """Draws: each seed has a run of every size. At least 2, because the noise is theirs."""
+    checkpoints: int = 0
+    """Checkpoints that each run of the fifth size keeps, such as for bench/averaging.py."""
     parallel: int = 1
     """Runs at the same time on this machine."""
     forecast_only: bool = False
@@ -85,6 +88,7 @@ class Arguments:
             raise ValueError(f"sizes are {len(self.sizes)}; give {LEAST_SIZES} or more")
         check_at_least("seeds", self.seeds, 2, 1000)
         check_at_least("parallel", self.parallel, 1, 1000)
+        check_at_least("checkpoints", self.checkpoints, 0, 1000)
         check_at_least("val_tokens", self.val_tokens, 128)
         if self.tokens_per_parameter <= 0:
             raise ValueError(
@@ -130,6 +134,8 @@ def _climb(arguments: Arguments) -> None:
         for name in (*arguments.sizes, arguments.predict)
     )
     small.sort(key=lambda rung: rung.flops)
+    if arguments.checkpoints:
+        fifth = fifth.with_checkpoints(arguments.checkpoints)
     if fifth.flops <= small[-1].flops:
         raise ValueError(
             f"predict={fifth.name} is no larger than {small[-1].name}; give a larger size"

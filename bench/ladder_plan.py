@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from data_prep.dataset.shards import DataSet
 from model.config import GPTConfig
@@ -36,7 +37,7 @@ class Rung:
     """One size: its shape, how long it is trained, and its runs."""
 
     name: str
-    """Layers and width, such as 3x64."""
+    """Layers and width, such as 2x48."""
     parameters: int
     """Those that are multiplied: without the table of an untied embedding."""
     steps: int
@@ -46,13 +47,19 @@ class Rung:
     trials: tuple[Trial, ...]
     """One for each seed."""
 
+    def with_checkpoints(self, count: int) -> Self:
+        """The same, where each run keeps `count` checkpoints, evenly over its steps."""
+        flags = ("--save.keep-every", str(max(1, self.steps // count)))
+        kept = (replace(trial, words=(*trial.words, *flags)) for trial in self.trials)
+        return replace(self, trials=tuple(kept))
+
 
 def check_sizes(names: Sequence[str], head_width: int) -> None:
     """Raises: ValueError if a name is no size, or is named twice."""
     for name in names:
         found = _SHAPE.fullmatch(name)
         if found is None:
-            raise ValueError(f"sizes={name} is no size; write layers and width, such as 3x64")
+            raise ValueError(f"sizes={name} is no size; write layers and width, such as 2x48")
         if int(found[2]) % head_width:
             raise ValueError(
                 f"sizes={name} has a width that is no multiple of head_width={head_width}; try "

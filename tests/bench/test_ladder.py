@@ -169,7 +169,7 @@ def test_finished_runs_foretell_a_loss_and_nothing_is_trained(tmp_path):
     ("words", "error"),
     [
         ("--sizes 3x20 3x32 3x48", "sizes=3x20 has a width that is no multiple of head_width=8"),
-        ("--sizes 3x24 3 3x48", "sizes=3 is no size; write layers and width, such as 3x64"),
+        ("--sizes 3x24 3 3x48", "sizes=3 is no size; write layers and width, such as 2x48"),
         ("--sizes 3x24 3x32", "sizes are 2; give 3 or more"),
         ("--seeds 1", "seeds=1 is out of range; use 2 or more"),
         ("--runs runs/a", "--runs and --flops belong together"),
@@ -186,6 +186,7 @@ def test_a_wrong_ladder_is_refused(words, error):
 def test_a_ladder_is_trained_and_the_forecast_is_there_before_the_last_size(data, tmp_path):
     words = "--sizes 1x8 1x16 2x16 --predict 2x24 --tokens-per-parameter 0.2 --batch-tokens 128"
     words += " --val-tokens 128 --seeds 2 --data data --out out --results result.json"
+    words += " --checkpoints 3"
     only = python("bench/ladder.py", *words.split(), "--forecast-only", folder=tmp_path)
     assert only.returncode == 0, only.stderr
     before = (tmp_path / "out" / "forecast.json").read_text()
@@ -193,6 +194,7 @@ def test_a_ladder_is_trained_and_the_forecast_is_there_before_the_last_size(data
     done = python("bench/ladder.py", *words.split(), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 of 6 runs: 1x8_s1 (was there)" in done.stdout
+    assert len(list((tmp_path / "out" / "2x24_s1" / "checkpoints").glob("step_*"))) >= 3
     found = json.loads((tmp_path / "result.json").read_text())
     told = [one["loss"] for one in json.loads(before)["forecasts"]]
     assert [one["foretold"] for one in found["draws"]] == told
