@@ -132,6 +132,11 @@ def test_what_cannot_be_is_refused_before_anything_runs(swept, more, said):
     assert sorted(folder.rglob("*")) == before
 
 
+def metric_lines(run):
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 @pytest.mark.long
 def test_a_sweep_that_is_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_path):
     grid = ("--set", "optimizer.lr=0.001,0.01,100", "--seeds", "2")
@@ -140,11 +145,17 @@ def test_a_sweep_that_is_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_pat
         folder.mkdir()
     assert python("train/sweep.py", *sweep_words(whole, 200, grid)).returncode == 0
     command = [sys.executable, "train/sweep.py", *sweep_words(killed, 200, grid)]
-    for seconds, number in ((5, signal.SIGKILL), (8, signal.SIGTERM), (7, signal.SIGKILL)):
+    for run, number, code in (
+        ("optimizer.lr=0.001,seed=1", signal.SIGKILL, -signal.SIGKILL),
+        ("optimizer.lr=0.01,seed=1", signal.SIGTERM, 75),
+        ("optimizer.lr=0.001,seed=2", signal.SIGKILL, -signal.SIGKILL),
+    ):
         process = subprocess.Popen(command, cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-        time.sleep(seconds)
+        while metric_lines(killed / "sweep" / run) < 20:
+            assert process.poll() is None
+            time.sleep(0.05)
         process.send_signal(number)
-        assert process.wait() in (-signal.SIGKILL, 75, 0)
+        assert process.wait() == code
     assert subprocess.run(command, cwd=REPO, env=ENVIRONMENT).returncode == 0
     found, wanted = record(killed), record(whole)
     assert found["runs"] == wanted["runs"]

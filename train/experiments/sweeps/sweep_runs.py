@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from parallel.ranks import job_id
 from parallel.stop_signals import StopRequest
 from storage.exit_codes import FAILED_CODE, PREEMPTED_CODE
+from storage.terminal.quantities import counted
 from train.experiments.sweeps.grid import GridPoint
 from train.experiments.sweeps.live_table import LiveTable, end_of
 from train.experiments.sweeps.outcomes import (
@@ -65,8 +66,8 @@ def run_sweep(
     `steps`: of each run, by name. Raises: ValueError if another process makes these runs.
     """
     with sweep_lock(plan.folder, how.shard, job_id()):
-        counts = f"{len(points)} combinations, {len(plan.seeds)} seeds"
-        log.info("%d runs in %s: %s", len(plan.runs), plan.folder, counts)
+        grid = f"{counted(len(points), 'combination')}, {counted(len(plan.seeds), 'seed')} each"
+        log.info("%s in %s: %s", counted(len(plan.runs), "run"), plan.folder, grid)
         with result_lock(plan.folder):
             write_record(plan, [outcome_of(run) for run in plan.runs])
         trials = {trial.name: trial for point in points for trial in point.trials}
@@ -81,7 +82,7 @@ def run_sweep(
         with result_lock(plan.folder):
             report_sweep(plan, write=True)
     if left and "failed" not in left:
-        log.info("%d runs were stopped; the same command continues them", len(left))
+        log.info("%s stopped early; the same command continues", counted(len(left), "run"))
         return PREEMPTED_CODE
     return FAILED_CODE if left else 0
 
