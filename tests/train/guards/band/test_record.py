@@ -63,7 +63,7 @@ def test_a_shipped_band_says_what_its_seeds_say(path):
     record, band = json.loads(path.read_text()), read_band(path)
     assert band.name == path.stem
     assert tuple(band.marks) == marked_steps(band.steps)
-    assert not band.rounding or band.rounding_counts[5] >= 3
+    assert not band.rounding or band.rounding_counts[5] >= 1
     for figure in FIGURES:
         for number in range(len(band.marks)):
             values = [curve.figures[figure][number] for curve in band.seeds.values()]
