@@ -54,10 +54,10 @@ class Arguments:
     """Result file."""
 
     def __post_init__(self) -> None:
-        if len(self.runs) < 2:
-            raise ValueError("one run says nothing of another seed; name two runs or more")
-        if min(self.last) < 2:
-            raise ValueError(f"last={min(self.last)} is no average; use 2 or more")
+        if not self.last or min(self.last) < 2:
+            raise ValueError(
+                f"last={self.last} has no average of two or more; give some, such as 5"
+            )
         if self.every < 1:
             raise ValueError(f"every={self.every} is out of range; use 1 or more")
 
@@ -118,6 +118,8 @@ def main() -> None:
     """Average and evaluate the checkpoints of every run, and compare."""
     with user_errors():
         arguments = parse_options(Arguments, description=__doc__)
+        if len(arguments.runs) < 2:
+            raise ValueError("one run says nothing of another seed; name two runs or more")
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
         head = provenance(("torch", "scipy"))
         ranks = start("cpu")

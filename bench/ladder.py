@@ -76,10 +76,6 @@ class Arguments:
     """Result file; the table (.md) and the picture (.png) are written beside it."""
 
     def __post_init__(self) -> None:
-        if bool(self.runs) != bool(self.flops):
-            raise ValueError(
-                "--runs and --flops belong together; give both, or neither to train a ladder"
-            )
         if any(flops <= 0 for flops in self.flops):
             raise ValueError("flops is out of range; use more than 0")
         check_at_least("head_width", self.head_width, 2)
@@ -198,6 +194,10 @@ def main() -> None:
     arguments = parse_options(Arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with exit_on_user_error(ValueError, OSError):
+        if bool(arguments.runs) != bool(arguments.flops):
+            raise ValueError(
+                "--runs and --flops belong together; give both, or neither to train a ladder"
+            )
         if arguments.runs:
             _foretell_from_runs(arguments)
         else:

@@ -120,7 +120,7 @@ def test_help_shows_the_options_of_the_chosen_optimizer(run):
     text = run([*words, "--help-all"]).stdout
     assert "--optimizer.beta2 FLOAT" in text
     assert "--optimizer.weight-decay" not in text
-    assert "one of adamw, deaf, lion, muon." in " ".join(text.split())
+    assert "one of adamw, deaf, lion, muon, sgd." in " ".join(text.split())
 
 
 def test_an_optimizer_that_ignores_the_skip_flag_is_refused_by_name(run, tmp_path):
