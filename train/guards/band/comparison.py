@@ -10,8 +10,9 @@ FALSE_ALARMS (Bonferroni).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
-from train.guards.band.marks import FIGURES, GRAD_NORM, HELD_OUT_LOSS, TRAIN_LOSS
+from train.guards.band.marks import FIGURES, GRAD_NORM, HELD_OUT_LOSS, TRAIN_LOSS, first_tenth
 from train.guards.band.record import Band, Spread
 
 FALSE_ALARMS = 0.001
@@ -69,7 +70,7 @@ def compare_at(
         if spread is None:
             continue
         own = None if own_seed is None else _own_curve(band, own_seed, figure, number)
-        expected, deviation, freedom = own or _over_seeds(spread, figure)
+        expected, deviation, freedom = own or _over_seeds(band, figure, number, spread)
         z = (value - expected) / deviation
         chance = _two_sided(z, freedom)
         found.append(
@@ -95,15 +96,30 @@ def range_of_sound_runs(band: Band, figure: str, number: int) -> tuple[float, fl
     spread = band.spread(figure, number)
     if spread is None:
         return None
-    mean, deviation, freedom = _over_seeds(spread, figure)
+    mean, deviation, freedom = _over_seeds(band, figure, number, spread)
     reach = float(stdtrit(freedom, (1 + PICTURED_SHARE) / 2)) * deviation
     return mean - reach, mean + reach
 
 
-def _over_seeds(spread: Spread, figure: str) -> tuple[float, float, int]:
+def _over_seeds(band: Band, figure: str, number: int, spread: Spread) -> tuple[float, float, int]:
     """Expected value, deviation of one more run, and degrees of freedom."""
-    deviation = max(spread.deviation, _LEAST_DEVIATION[figure])
+    deviation = max(
+        spread.deviation, _LEAST_DEVIATION[figure], _usual_deviation(band, figure, number)
+    )
     return spread.mean, deviation * math.sqrt(1 + 1 / spread.count), spread.count - 1
+
+
+def _usual_deviation(band: Band, figure: str, number: int) -> float:
+    """The median of a figure's deviations from the first tenth of the run on; 0 before that.
+
+    At some marks a few seeds agree by chance. A run that meets a long document there is sound. The
+    validation loss is on the same tokens in all runs, so its deviation is what it is.
+    """
+    settled = range(band.marks.index(first_tenth(band.steps)), len(band.marks))
+    if figure == HELD_OUT_LOSS or number not in settled:
+        return 0.0
+    found = [band.spread(figure, at) for at in settled]
+    return median(one.deviation for one in found if one is not None)
 
 
 def _own_curve(band: Band, seed: int, figure: str, number: int) -> tuple[float, float, int] | None:

@@ -23,7 +23,12 @@ def marked_steps(steps: int) -> tuple[int, ...]:
     """0, 1, 2, 4 and so on up to a tenth of the run, then every tenth."""
     tenths = {round(steps * part / _PARTS) for part in range(1, _PARTS + 1)}
     doubled = {2**power for power in range(steps.bit_length())}
-    return tuple(sorted({0, *tenths, *(step for step in doubled if step < min(tenths))}))
+    return tuple(sorted({0, *tenths, *(step for step in doubled if step < first_tenth(steps))}))
+
+
+def first_tenth(steps: int) -> int:
+    """The mark at the end of the first tenth of a run."""
+    return round(steps / _PARTS)
 
 
 def window_of(mark: int) -> range:

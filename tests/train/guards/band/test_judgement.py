@@ -94,3 +94,16 @@ def mean_at(band):
     spread = band.spread("train/loss", 10)
     assert spread is not None
     return spread.mean
+
+
+def test_a_mark_at_which_the_seeds_agree_by_chance_flags_no_run():
+    band = made_band()
+    number = list(band.marks).index(80)
+    usual = band.spread("train/grad_norm", number)
+    alike = {seed: curve.figures["train/grad_norm"] for seed, curve in band.seeds.items()}
+    for seed, values in alike.items():
+        values[number] = usual.mean + 1e-4 * (-1) ** seed
+    found = compare_at(band, number, {"train/grad_norm": usual.mean + 4 * usual.deviation})
+    assert [one.outside for one in found] == [False]
+    found = compare_at(band, number, {"train/grad_norm": usual.mean + 40 * usual.deviation})
+    assert [one.outside for one in found] == [True]
