@@ -8,28 +8,26 @@ from train.guards.band.judgement import BandJudge, MarkResult
 from train.guards.band.marks import GRAD_NORM, HELD_OUT_LOSS, TRAIN_LOSS
 
 _NAMES = {TRAIN_LOSS: "loss", GRAD_NORM: "gradient norm", HELD_OUT_LOSS: "validation loss"}
+_SHORT_NAMES = {TRAIN_LOSS: "loss", GRAD_NORM: "log norm", HELD_OUT_LOSS: "val"}
 _LEAST_CHANCE = 1e-9
 _MOST_MARKS = 6  # that are named
 
 
 def within_text(judge: BandJudge, result: MarkResult) -> str:
-    """Such as: band demo: step 90 as seed 1337 was: loss 5.3471 (+0.0002), …"""
+    """Such as: step 90 in band demo: loss -0.7, log norm +0.1, val +0.4 deviations of 10 seeds.
+
+    The values are in the run's own lines; a run beside its own seed differs by nats.
+    """
     paired = all(one.paired for one in result.comparisons)
     parts = ", ".join(
-        f"{_NAMES[one.figure]} {_shown(one)} ({_distance(one, paired)})"
+        f"{_SHORT_NAMES[one.figure]} "
+        + (f"{one.difference:+.1g}" if one.paired else f"{one.z:+.1f} deviations")
         for one in result.comparisons
     )
-    beside = f"its run of seed {judge.seed}" if paired else f"{len(judge.band.seeds)} seeds"
-    return f"band {judge.band.name}: step {result.mark:,} within {beside}: {parts}"
-
-
-def _shown(one: BandComparison) -> str:
-    value = math.exp(one.value) if one.figure == GRAD_NORM else one.value
-    return f"{value:.3f}"
-
-
-def _distance(one: BandComparison, paired: bool) -> str:
-    return f"{one.difference:+.1g}" if paired else f"{one.z:+.1f} deviations"
+    if not any(one.paired for one in result.comparisons):
+        parts = parts.replace(" deviations", "") + " deviations"
+    beside = f" from seed {judge.seed}" if paired else f" of {len(judge.band.seeds)} seeds"
+    return f"step {result.mark:,} in band {judge.band.name}: {parts}{beside}"
 
 
 def outside_text(judge: BandJudge, result: MarkResult) -> str:
