@@ -14,20 +14,18 @@ _MOST_MARKS = 6  # that are named
 
 
 def within_text(judge: BandJudge, result: MarkResult) -> str:
-    """Such as: step 90 in band demo: loss -0.7, log norm +0.1, val +0.4 deviations of 10 seeds.
+    """Such as: step 90 in band demo: loss -0.7 sd, log norm +0.1 sd, val +0.4 sd of 10 seeds.
 
-    The values are in the run's own lines; a run beside its own seed differs by nats.
+    Beside the run of its own seed: differences in nats, and of the logarithm of the gradient norm.
     """
-    paired = all(one.paired for one in result.comparisons)
     parts = ", ".join(
         f"{_SHORT_NAMES[one.figure]} "
-        + (f"{one.difference:+.1g}" if one.paired else f"{one.z:+.1f} deviations")
+        + (f"{one.difference:+.1g}" if one.paired else f"{one.z:+.1f} sd")
         for one in result.comparisons
     )
-    if not any(one.paired for one in result.comparisons):
-        parts = parts.replace(" deviations", "") + " deviations"
-    beside = f" from seed {judge.seed}" if paired else f" of {len(judge.band.seeds)} seeds"
-    return f"step {result.mark:,} in band {judge.band.name}: {parts}{beside}"
+    paired = all(one.paired for one in result.comparisons)
+    beside = f"from seed {judge.seed}" if paired else f"of {len(judge.band.seeds)} seeds"
+    return f"step {result.mark:,} in band {judge.band.name}: {parts} {beside}"
 
 
 def outside_text(judge: BandJudge, result: MarkResult) -> str:

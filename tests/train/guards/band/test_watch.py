@@ -34,7 +34,8 @@ def test_marks_have_keys_and_six_of_them_a_line(caplog):
     assert [step for step, keys in added.items() if keys] == list(marks)
     assert set(added[30]) == {"band/loss_z", "band/grad_norm_z", "band/val_loss_z", "band/outside"}
     assert len(caplog.messages) == 6
-    assert caplog.messages[0].startswith("step 10 in band made: loss +0.5, log norm ")
+    assert max(map(len, caplog.messages)) <= 80
+    assert caplog.messages[0].startswith("step 10 in band made: loss +0.5 sd, log norm ")
     assert watch.rows() == [("band", "within the band made of 10 seeds at all 15 marks")]
 
 
