@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data_prep.tokenizer import Tokenizer
+from eval.sampling.attention_kernels import decoding_kernels
 from eval.sampling.next_token import (
     GenerateOptions,
     apply_repetition_penalty,
@@ -180,7 +181,7 @@ def sample_batches(
         sample.warn_if_truncated(model.config.context_length)
     waiting = list(reversed(batches))
     batch_size = options.batch_size
-    with evaluating(model):
+    with evaluating(model), decoding_kernels(model.wte.weight.device):
         while waiting:
             batch = [sample for sample in waiting.pop() if sample.finish_reason is None]
             if len(batch) > batch_size:

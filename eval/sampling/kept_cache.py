@@ -6,6 +6,7 @@ encoded: a text that is continued costs its new tokens only, another sample of a
 
 import torch
 
+from eval.sampling.attention_kernels import decoding_kernels
 from eval.sampling.decoding import OnToken, PartialSample, next_tokens
 from eval.sampling.next_token import GenerateOptions
 from eval.subject import evaluating
@@ -36,7 +37,7 @@ class TextWriter:
         needed = len(sample.window(context_length)) + options.max_tokens
         try:
             self._make_room(min(context_length, needed))
-            with evaluating(self._model):
+            with evaluating(self._model), decoding_kernels(self._device):
                 while sample.finish_reason is None:
                     logits = self._logits_after(sample.window(context_length))
                     (token,), (logprob,) = next_tokens(logits, [sample], options)

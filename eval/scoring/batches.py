@@ -86,6 +86,16 @@ class MemoryLimit:
         return None
 
 
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device. To a GPU it is copied beside what runs there."""
+    host = torch.from_numpy(array)
+    if device.type != "cuda":
+        return host.to(device)
+    # Only pinned memory is copied without waiting for the kernels queued before. torch keeps the
+    # buffer until the copy is done, and uses it again.
+    return host.pin_memory().to(device, non_blocking=True)
+
+
 def head_chunks(
     states: Tensor, targets: Tensor, vocabulary: int
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eval.scoring.batches import MemoryLimit, head_chunks, split_over_ranks
+from eval.scoring.batches import MemoryLimit, head_chunks, on_device, split_over_ranks
 from eval.subject import EvalOptions, Subject, evaluating
 from model.precision import autocast, choose_dtype
 
@@ -182,13 +182,13 @@ def _score_batch(
     # tokens, and no token sees later ones.
     mask = None
     if any(len(context.continuations) > 1 for context in contexts):
-        mask = _attention_mask(torch.from_numpy(packed.segment).to(device))
+        mask = _attention_mask(on_device(packed.segment, device))
     nats, missed = [], []
     with autocast(dtype, device):
-        ids, positions = (torch.from_numpy(a).to(device) for a in (packed.ids, packed.positions))
+        ids, positions = (on_device(a, device) for a in (packed.ids, packed.positions))
         states = subject.model.hidden(ids, positions, mask).flatten(0, 1)  # (R * L, C)
-        predicting = torch.from_numpy(packed.predicting).to(device)
-        targets = torch.from_numpy(packed.targets).to(device)
+        predicting = on_device(packed.predicting, device)
+        targets = on_device(packed.targets, device)
         vocabulary = subject.model.config.padded_vocab_size
         for chunk, wanted in head_chunks(states[predicting], targets, vocabulary):
             logits = subject.model.masked_logits(chunk)  # (N, C) -> (N, V)
@@ -217,7 +217,7 @@ def _sum_by_owner(values: Tensor, owners: np.ndarray) -> Tensor:
     longest = int(lengths.max())
     # `index_add_` adds in an undefined order on a GPU, so its bits change from call to call.
     # https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html
-    places = torch.from_numpy(owners * longest + within).to(values.device)
+    places = on_device(owners * longest + within, values.device)
     table = values.new_zeros(len(lengths) * longest, values.size(1))
     table[places] = values
     return table.view(len(lengths), longest, -1).sum(1)

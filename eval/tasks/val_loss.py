@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from data_prep.dataset.shards import TokenShards, open_data_set
 from eval.result import TaskResult
-from eval.scoring.batches import MemoryLimit, head_chunks, split_over_ranks
+from eval.scoring.batches import MemoryLimit, head_chunks, on_device, split_over_ranks
 from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
 from model.gpt import GPT
 from model.precision import autocast, choose_dtype
@@ -110,9 +110,9 @@ def validation_loss(
     def score(part: _WindowBatch) -> Tensor:
         shape = part.rows, part.length
         read = shards.read(part.first * part.length, part.tokens + 1).astype(np.int64)
-        ids = torch.from_numpy(read[:-1].reshape(shape)).to(device)
-        targets = torch.from_numpy(read[1:].reshape(shape)).to(device)
-        lengths = torch.from_numpy(token_bytes[read[1:]].reshape(shape)).to(device)
+        ids = on_device(read[:-1].reshape(shape), device)
+        targets = on_device(read[1:].reshape(shape), device)
+        lengths = on_device(token_bytes[read[1:]].reshape(shape), device)
         with autocast(dtype, device):
             nats = _token_losses(subject.model, ids, targets, padded).double()  # (B, T)
         text = nats * (targets != subject.tokenizer.end_of_text)
