@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.ladder_fit import LEAST_SIZES
 from bench.ladder_plan import Recipe, Rung, check_sizes, plan_rung
-from bench.ladder_report import draw, markdown, summary
+from bench.ladder_report import check_sentence, draw, markdown, summary
 from bench.ladder_results import Ladder, check_found, foretold, line_of_runs, losses_of
 from bench.provenance import RESULTS, provenance
 from data_prep.dataset.shards import open_data_set
@@ -62,6 +62,8 @@ class Arguments:
     """Tokens of each validation."""
     seeds: int = 5
     """Draws: each seed has a run of every size. At least 2, because the noise is theirs."""
+    first_seed: int = 1
+    """The first of the seeds; the others follow it."""
     checkpoints: int = 0
     """Checkpoints that each run of the fifth size keeps, such as for bench/averaging.py."""
     parallel: int = 1
@@ -83,6 +85,7 @@ class Arguments:
         if len(self.sizes) < LEAST_SIZES:
             raise ValueError(f"sizes are {len(self.sizes)}; give {LEAST_SIZES} or more")
         check_at_least("seeds", self.seeds, 2, 1000)
+        check_at_least("first_seed", self.first_seed, 0, 2**31)
         check_at_least("parallel", self.parallel, 1, 1000)
         check_at_least("checkpoints", self.checkpoints, 0, 1000)
         check_at_least("val_tokens", self.val_tokens, 128)
@@ -124,7 +127,7 @@ def _climb(arguments: Arguments) -> None:
         arguments.head_width,
         arguments.val_tokens,
     )
-    seeds = range(1, arguments.seeds + 1)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     *small, fifth = (
         plan_rung(name, recipe, seeds, data, arguments.out)
         for name in (*arguments.sizes, arguments.predict)
@@ -143,6 +146,8 @@ def _climb(arguments: Arguments) -> None:
     ladder = foretold(small, fifth.flops)
     write_json(arguments.out / "forecast.json", head | asdict(ladder))
     log.info("%s", _sentence(fifth, ladder))
+    if ladder.check is not None:
+        log.info("%s", check_sentence(small[-1].name, ladder.check))
     if arguments.forecast_only:
         return
     _train([fifth], arguments.parallel)
@@ -157,7 +162,7 @@ def _climb(arguments: Arguments) -> None:
 
 def _settings(arguments: Arguments, fingerprint: str) -> dict[str, Any]:
     kept = ("sizes", "predict", "head_width", "tokens_per_parameter", "batch_tokens")
-    own = {name: getattr(arguments, name) for name in (*kept, "val_tokens", "seeds")}
+    own = {name: getattr(arguments, name) for name in (*kept, "val_tokens", "seeds", "first_seed")}
     return own | {"data": arguments.data.name, "data_fingerprint": fingerprint}
 
 

@@ -1,6 +1,7 @@
 """Tables and the picture of bench/ladder.py."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from bench.figure import figure
 from bench.ladder_plan import Rung
-from bench.ladder_results import Ladder
+from bench.ladder_results import Check, Ladder
 
 _GOAL = 0.03  # nats per token between forecast and measurement
 
@@ -42,7 +43,22 @@ def summary(rungs: Sequence[Rung], ladder: Ladder, measured: Sequence[float]) ->
         for forecast, found in zip(ladder.forecasts, (*measured, fmean(measured)), strict=True)
     ]
     within = sum(abs(draw["error"]) <= _GOAL for draw in draws[:-1])
-    return {"sizes": sizes, "draws": draws, "within_0.03_nats": within}
+    check = None if ladder.check is None else asdict(ladder.check)
+    return {"sizes": sizes, "draws": draws, "check": check, "within_0.03_nats": within}
+
+
+def check_sentence(name: str, check: Check) -> str:
+    """Whether the line holds among the small sizes; `name` is the largest of them."""
+    said = (
+        f"{name} foretold from the smaller sizes: {check.foretold:.3f} ± {check.half_width:.3f} "
+        f"(95 %, mean of the seeds), measured {check.measured:.3f}"
+    )
+    if abs(check.error) <= _GOAL:
+        return said
+    return (
+        f"{said}: the losses bend, so the forecast is likely to miss by as much or more; take "
+        "sizes beyond the bend, or a step in compute that is smaller"
+    )
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -70,6 +86,9 @@ def markdown(result: Mapping[str, Any]) -> str:
             f"| {draw['foretold']:.3f} ± {draw['half_width']:.3f} | {draw['measured']:.3f} "
             f"| {draw['error']:+.3f} |"
         )
+    if result["check"]:
+        name = result["sizes"][-2]["size"]
+        lines += ["", f"{check_sentence(name, Check(**result['check']))}."]
     seeds = len(result["draws"]) - 1
     lines += ["", f"{result['within_0.03_nats']} of {seeds} draws within {_GOAL} nats."]
     return "\n".join(lines) + "\n"

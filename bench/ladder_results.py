@@ -1,12 +1,19 @@
 """What the runs of bench/ladder.py foretell of a size, and what that size then has."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from bench.ladder_fit import Line, Point, fit_line, irreducible_loss, scatter_of
+from bench.ladder_fit import (
+    LEAST_SIZES,
+    Line,
+    Point,
+    fit_line,
+    irreducible_loss,
+    scatter_of,
+)
 from bench.ladder_plan import Rung
 from model.config import GPTConfig
 from model.estimates.flops import training_flops_per_token
@@ -30,12 +37,28 @@ class _Forecast:
 
 
 @dataclass(frozen=True)
+class Check:
+    """The mean loss of the largest small size, foretold from those below it: does a line hold?"""
+
+    foretold: float
+    half_width: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """By how much the forecast is too high, in nats."""
+        return self.foretold - self.measured
+
+
+@dataclass(frozen=True)
 class Ladder:
     """The losses of the small sizes, by size and seed, and what they foretell."""
 
     losses: tuple[tuple[float, ...], ...]
     forecasts: tuple[_Forecast, ...]
     """One for each seed, and the last from all of them."""
+    check: Check | None
+    """None if there are too few sizes below the largest."""
 
 
 def check_found(rung: Rung, fingerprint: str) -> None:
@@ -64,7 +87,7 @@ def foretold(small: Sequence[Rung], flops: float) -> Ladder:
     compute = [rung.flops for rung in small]
     floor = irreducible_loss(_bytes_per_token(_summary(small[0], 0)))
     scatter = scatter_of(dict(zip(compute, losses, strict=True)), floor)
-    found = []
+    found: list[_Forecast] = []
     for number, trial in enumerate(small[0].trials):
         points = [Point(c, own[number]) for c, own in zip(compute, losses, strict=True)]
         line = fit_line(points, floor, scatter)
@@ -72,7 +95,7 @@ def foretold(small: Sequence[Rung], flops: float) -> Ladder:
     means = [Point(c, fmean(own)) for c, own in zip(compute, losses, strict=True)]
     seeds = len(small[0].trials)
     found.append(_forecast(None, fit_line(means, floor, scatter, seeds), flops, seeds))
-    return Ladder(losses, tuple(found))
+    return Ladder(losses, tuple(found), _checked(dict(zip(compute, losses, strict=True)), floor))
 
 
 def line_of_runs(paths: Sequence[Path]) -> tuple[Line, list[Point]]:
@@ -102,6 +125,18 @@ def line_of_runs(paths: Sequence[Path]) -> tuple[Line, list[Point]]:
     means = [Point(flops, fmean(losses)) for flops, losses in sizes.items()]
     seeds = max(1, len(points) // len(means))
     return fit_line(means, floor, scatter_of(sizes, floor), seeds), points
+
+
+def _checked(losses: Mapping[float, Sequence[float]], floor: tuple[float, float]) -> Check | None:
+    """The largest size foretold from the others, of losses by compute in ascending order."""
+    *below, largest = losses
+    if len(below) < LEAST_SIZES:
+        return None
+    seeds = len(losses[largest])
+    scatter = scatter_of({flops: losses[flops] for flops in below}, floor)
+    line = fit_line([Point(c, fmean(losses[c])) for c in below], floor, scatter, seeds)
+    half_width = line.half_width(largest, seeds)
+    return Check(line.loss_at(largest), half_width, fmean(losses[largest]))
 
 
 def _forecast(seed: int | None, line: Line, flops: float, seeds: int) -> _Forecast:

@@ -9,7 +9,7 @@ import pytest
 
 from bench.ladder_fit import Point, Scatter, fit_line, irreducible_loss, scatter_of
 from bench.ladder_plan import Recipe, multiplied_parameters, plan_rung
-from bench.ladder_report import draw, markdown, summary
+from bench.ladder_report import check_sentence, draw, markdown, summary
 from bench.ladder_results import check_found, foretold, line_of_runs, losses_of
 from data_prep.dataset.shards import open_data_set
 from model.estimates.flops import training_flops_per_token
@@ -115,13 +115,13 @@ def test_a_text_that_would_be_read_twice_is_refused_with_the_most_that_is_new(da
         plan_rung("1x8", recipe(data, 2.0), (1,), data, tmp_path / "out")
 
 
-def ladder_of_made_runs(data, folder: Path):
-    """Three sizes and a fourth, whose runs have losses on the line but for their seed."""
+def ladder_of_made_runs(data, folder: Path, bend=0.0):
+    """Three sizes and a fourth, with losses on the line but for their seed, and a bend."""
     rungs = [plan_rung(name, recipe(data), (1, 2), data, folder) for name in ("1x8", "2x8", "3x8")]
     rungs.append(plan_rung("6x8", recipe(data), (1, 2), data, folder))
     for rung in rungs:
         for number, trial in enumerate(rung.trials):
-            loss = true_loss(rung.flops) + NOISE * (-1) ** number
+            loss = true_loss(rung.flops) + NOISE * (-1) ** number - bend * (rung is rungs[-1])
             made_run(trial.config.out, steps=rung.steps, floor=loss - 4 / (rung.steps + 1))
     return rungs
 
@@ -140,6 +140,17 @@ def test_each_seed_foretells_and_all_together_more_narrowly(data, tmp_path):
     assert "of 2 draws within 0.03 nats." in markdown(result)
     draw([*small, last], found, losses_of(last), tmp_path / "ladder.png")
     assert (tmp_path / "ladder.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.1])
+def test_a_bend_among_the_small_sizes_is_told_with_the_forecast(data, tmp_path, bend):
+    small = ladder_of_made_runs(data, tmp_path / "out", bend)
+    check = foretold(small, 2 * small[-1].flops).check
+    assert check is not None
+    assert check.error == pytest.approx(bend, abs=0.02)
+    said = check_sentence("6x8", check)
+    assert said.startswith("6x8 foretold from the smaller sizes: ")
+    assert ("the losses bend" in said) is bool(bend)
 
 
 def test_runs_of_another_ladder_are_not_taken(data, tmp_path):
