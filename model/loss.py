@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.fused_loss import head_and_loss
+from model.fused_loss.head_and_loss import head_and_loss
 from model.gpt import GPT
 
 
@@ -14,7 +14,7 @@ class NextTokenLoss(nn.Module):
     def __init__(
         self, model: GPT, fused: bool = False, residual: torch.dtype | None = None
     ) -> None:
-        """`fused` computes the same loss by model/fused_loss.py; `residual` is as in GPT.hidden."""
+        """`fused` computes the same loss by model/fused_loss/; `residual` is as in GPT.hidden."""
         super().__init__()
         self.model = model
         self.fused = fused

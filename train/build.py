@@ -16,7 +16,7 @@ from model.blocks import attention_backend
 from model.checkpoint import load_weights
 from model.config import GPTConfig
 from model.estimates.flops import peak_flops, training_flops_per_token
-from model.fused_loss import fuses_loss
+from model.fused_loss.head_and_loss import fuses_loss
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype

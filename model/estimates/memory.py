@@ -15,7 +15,7 @@ from model.config import GPTConfig
 from model.estimates.dropout_memory import dropout_bytes
 from model.estimates.parameters import block_matrix_elements, count_parameters
 from model.estimates.updates import UpdateCost, adamw_update
-from model.fused_loss import equal_chunk
+from model.fused_loss.head_and_loss import equal_chunk
 
 _MIB = 2**20
 _FLOAT = 4  # weights, gradients and moments are float32
@@ -55,7 +55,7 @@ class StepShape:
     device: str = "cuda"
     """cuda or cpu."""
     fused_loss: bool = False
-    """Whether head and loss are one operator (model/fused_loss.py)."""
+    """Whether head and loss are one operator (model/fused_loss/)."""
     recompute: bool = False
     """Whether each block keeps only its input and computes the rest again."""
     residual_bfloat16: bool = False

@@ -8,7 +8,7 @@ import torch
 from model.config import GPTConfig
 from model.estimates.memory import StepShape
 from model.estimates.prediction import Prediction, predict
-from model.fused_loss import fuses_loss
+from model.fused_loss.head_and_loss import fuses_loss
 from model.precision import choose_dtype
 from parallel.ranks import Ranks
 from storage.metrics import Metrics

@@ -7,15 +7,18 @@ size is kept after the forward pass. torch.compile treats it as one opaque opera
 Shape letters: N rows (tokens of all windows), C n_embd, V vocabulary.
 """
 
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.fused_loss.loss_kernel import HAS_TRITON, softmax_minus_one_hot_on_cuda_
 from model.precision import product_dtype
 
+# Devices on which `--fused-loss auto` is this operator. It is not measured on CUDA yet: with "cuda"
+# in this line it is the default there too (bench/GPU_TODO.md).
+_FASTER_ON = ("cpu",)
 # Maximum size of a chunk of logits on the CPU: small enough for the caches, large enough for fast
 # matrix products.
 # Head and loss of 512 tokens with chunks of 24, 48 and 96 MiB: 832, 773 and 782 ms in float32,
@@ -25,16 +28,17 @@ CACHED_BYTES = 2**19  # of float32 logits that are overwritten together
 
 
 def fuses_loss(wanted: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    """Whether to use this operator: `auto` is the CPU, where it was measured to be faster.
+    """Whether to use this operator: `auto` is where it was measured to be faster.
 
     Raises: ValueError if it is asked for on CUDA without Triton.
     """
-    if wanted == "on" and device.type == "cuda" and not HAS_TRITON:
+    possible = device.type == "cpu" or HAS_TRITON
+    if wanted == "on" and not possible:
         raise ValueError(
             "fused_loss=on needs Triton on CUDA, which is not installed; pip install triton, or "
             "give --fused-loss off"
         )
-    return wanted == "on" or (wanted == "auto" and device.type == "cpu")
+    return wanted == "on" or (wanted == "auto" and possible and device.type in _FASTER_ON)
 
 
 def head_and_loss(
@@ -95,7 +99,7 @@ def _loss_and_gradients(
     hidden_gradient = torch.empty_like(states)
     weight_gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
     logits = states.new_empty(chunk, len(matrix))
-    overwrite = softmax_minus_one_hot_ if on_cpu else _softmax_minus_one_hot_on_cuda_
+    overwrite = softmax_minus_one_hot_ if on_cpu else softmax_minus_one_hot_on_cuda_
     for first in range(0, rows, chunk):
         part = slice(first, min(first + chunk, rows))
         block = torch.mm(states[part], matrix.T, out=logits[: part.stop - first])  # (chunk, V)
@@ -163,74 +167,4 @@ def softmax_minus_one_hot_(logits: Tensor, targets: Tensor, softcap: float | Non
             wide.mul_(half.addcmul_(half, half, value=-1)).mul_(4)
         if wide is not rows:
             rows.copy_(wide)
-    return losses
-
-
-HAS_TRITON = find_spec("triton") is not None
-_TRITON_BLOCK = 8192  # logits that one program holds in registers at a time
-_TRITON_WARPS = 16
-
-if HAS_TRITON:
-    import triton  # type: ignore[import-not-found]
-    import triton.language as tl  # type: ignore[import-not-found]
-
-    @triton.jit
-    def _softmax_minus_one_hot_kernel(  # noqa: ANN202
-        logits,  # noqa: ANN001
-        targets,  # noqa: ANN001
-        losses,  # noqa: ANN001
-        stride,  # noqa: ANN001
-        softcap,  # noqa: ANN001
-        V: tl.constexpr,
-        CAPPED: tl.constexpr,
-        BLOCK: tl.constexpr,
-    ):
-        """One program for each row: writes its loss, and overwrites its logits."""
-        row = tl.program_id(0).to(tl.int64)  # rows x V exceeds 2**31
-        start_of_row = logits + row * stride
-        target = tl.load(targets + row)
-        wanted = tl.load(start_of_row + target).to(tl.float32)
-        if CAPPED:
-            wanted = softcap * (2 * tl.sigmoid(2 * wanted / softcap) - 1)  # tanh
-        # Largest logit and sum of exponentials in one pass (https://arxiv.org/abs/1805.02867).
-        largest = -float("inf")
-        total = 0.0
-        for start in range(0, V, BLOCK):
-            places = start + tl.arange(0, BLOCK)
-            x = tl.load(start_of_row + places, mask=places < V, other=-float("inf")).to(tl.float32)
-            if CAPPED:
-                capped = softcap * (2 * tl.sigmoid(2 * x / softcap) - 1)
-                x = tl.where(places < V, capped, -float("inf"))
-            higher = tl.maximum(largest, tl.max(x, axis=0))
-            total = total * tl.exp(largest - higher) + tl.sum(tl.exp(x - higher), axis=0)
-            largest = higher
-        logsumexp = largest + tl.log(total)
-        tl.store(losses + row, logsumexp - wanted)
-        for start in range(0, V, BLOCK):
-            places = start + tl.arange(0, BLOCK)
-            x = tl.load(start_of_row + places, mask=places < V, other=0.0).to(tl.float32)
-            slope = 1.0
-            if CAPPED:
-                bounded = 2 * tl.sigmoid(2 * x / softcap) - 1
-                x, slope = softcap * bounded, 1 - bounded * bounded
-            gradient = slope * (tl.exp(x - logsumexp) - (places == target).to(tl.float32))
-            tl.store(start_of_row + places, gradient, mask=places < V)
-
-
-def _softmax_minus_one_hot_on_cuda_(
-    logits: Tensor, targets: Tensor, softcap: float | None = None
-) -> Tensor:
-    """The same as `softmax_minus_one_hot_`, by a Triton kernel.
-
-    Shapes: logits (N, V), each row contiguous, targets (N) int64 -> (N) float32.
-    """
-    rows, V = logits.shape
-    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    _softmax_minus_one_hot_kernel[(rows,)](  # type: ignore[possibly-unbound]
-        *(logits, targets, losses, logits.stride(0), softcap or 0.0),
-        V=V,
-        CAPPED=softcap is not None,
-        BLOCK=_TRITON_BLOCK,
-        num_warps=_TRITON_WARPS,
-    )
     return losses

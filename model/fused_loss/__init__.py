@@ -1,0 +1,1 @@
+"""Head and loss as one operator, and its kernel for CUDA."""
