@@ -104,6 +104,14 @@ class Tokenizer:
         """How many bytes each id decodes to, 0 for end-of-text. Shapes: (n_vocab,), int32."""
         return self._token_bytes.copy()
 
+    def byte_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of all tokens in the order of ids, and where each begins (and the last ends).
+
+        Shapes: (bytes,) uint8, (n_vocab + 1,) int64.
+        """
+        joined = np.frombuffer(b"".join(self._pairs.tokens), np.uint8)
+        return joined, np.concatenate([np.zeros(1, np.int64), np.cumsum(self._token_bytes)])
+
     @cached_property
     def _token_bytes(self) -> np.ndarray:
         return np.array([*map(len, self._pairs.tokens), 0], np.int32)

@@ -35,6 +35,7 @@ _NEEDED = {
     "bench/peers.py": ["--side=a; .; c"],
     "bench/planted_mistakes.py": ["nothing"],
     "bench/scaling.py": ["--step-seconds=1", "--source=nowhere"],
+    "data_prep/browse.py": ["data"],
     "data_prep/fineweb.py": ["--source=inputs/*.parquet", "--out=new"],
     "data_prep/tinystories.py": ["--train-files=inputs", "--val-files=inputs", "--out=new"],
     "data_prep/text.py": ["--source=inputs", "--out=new"],

@@ -4,15 +4,14 @@ A token counts in the window that has it as an input. Window w has the inputs [w
 stream (and one more token as its last target), so every token belongs to exactly one window.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from data_prep.audit.run_record import RunRecord, StepRecord, gaps_and_overlaps
+from data_prep.dataset.documents import Documents
 from data_prep.dataset.shards import DataSet
 from data_prep.order.training_stream import StreamPieces, TrainingStream
 
@@ -51,28 +50,13 @@ class Tracer:
 
     def __init__(self, data: DataSet) -> None:
         self.data = data
-        self.shards = data.split("train")
-        self.tokenizer = data.tokenizer()
-        self._places = list(self.shards.source_places())
-        # Number of the first document of each shard.
-        self._firsts = [0, *accumulate(len(places) for places in self._places)]
+        self.documents = Documents(data, "train")
+        self.shards = self.documents.shards
+        self.tokenizer = self.documents.tokenizer
 
     def source(self, document: int) -> tuple[str, int]:
-        """The source file of a document, and its row there."""
-        if not 0 <= document < self.shards.documents:
-            raise ValueError(
-                f"document {document} is not one of the {self.shards.documents} of training, from 0"
-            )
-        shard = bisect_right(self._firsts, document) - 1
-        file, row = self._places[shard][document - self._firsts[shard]].tolist()
-        files = self.data.manifest.source.files
-        if file >= len(files):
-            name = self.data.manifest.train.shards[shard].name
-            raise ValueError(
-                f"{self.data.folder / name}.source.npy names source file {file} of {len(files)}; "
-                "copy it again or prepare the data set again"
-            )
-        return files[file].name, row
+        """The source file of a training document, and its row there."""
+        return self.documents.source(document)
 
     def document_from(self, place: str) -> int:
         """The training document of `FILE:ROW`. Raises: ValueError if there is none."""
@@ -84,10 +68,9 @@ class Tracer:
                 f"--source {place}: FILE:ROW with one of the {len(files)} source files, such as "
                 f"{files[0]}:0"
             )
-        for first, places in zip(self._firsts, self._places, strict=False):
-            hits = np.flatnonzero((places[:, 0] == matches[0]) & (places[:, 1] == int(row)))
-            if len(hits):
-                return first + int(hits[0])
+        found = next(self.documents.rows_of(matches[0], int(row)), None)
+        if found is not None:
+            return found
         raise ValueError(
             f"--source {place} is no training document: it is empty, held out for validation, or "
             "beyond the file's end"
