@@ -28,12 +28,8 @@ from model.estimates.flops import (
     GPUS,
     forward_flops,
 )
-from model.estimates.memory import (
-    USABLE_SHARE,
-    StepShape,
-    largest_micro_batch,
-    predict_memory,
-)
+from model.estimates.largest_micro_batch import largest_micro_batch
+from model.estimates.memory import USABLE_SHARE, StepShape, predict_memory
 from model.estimates.parameters import attention_parameters, count_parameters
 from model.estimates.prediction import ASSUMED_MFU, Prediction, predict
 from model.estimates.table import format_gpus, format_report, gpus_in_words
@@ -73,6 +69,8 @@ class Arguments:
     """Type of the matrix products; on a GPU those of float32 are TF32, as in training."""
     compile: Literal["on", "off"] = "on"
     """Whether network and loss are compiled (torch.compile)."""
+    reduction: Literal["ddp", "tree"] = "ddp"
+    """How gradients are summed; tree gives the same bits on any number of GPUs."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """Optimizer; the default is that of the shape's preset."""
     price: float | None = None
@@ -125,8 +123,9 @@ class Arguments:
             micro_batch=micro_batch,
             dtype=getattr(torch, self.dtype),
             compiled=self.compile == "on",
-            accumulates=micro_batch < self.share,
+            micro_steps=self.share // micro_batch,
             world_size=self.gpus,
+            reduction=self.reduction,
             update=UPDATES[self.optimizer](self.model),
         )
 

@@ -7,13 +7,15 @@ Letters: L layers, C width, W hidden width, V vocabulary rows, H heads, N parame
 micro-batch, s bytes of an element of the matrix products (2 in bfloat16, 4 in float32).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from model.config import GPTConfig
 from model.estimates.dropout_memory import dropout_bytes
 from model.estimates.parameters import block_matrix_elements, count_parameters
+from model.estimates.reduction_memory import exchange_bytes, sums_apart
 from model.estimates.updates import UpdateCost, adamw_update
 from model.fused_loss.head_and_loss import equal_chunk
 
@@ -48,10 +50,12 @@ class StepShape:
     """Arithmetic of the matrix products: bfloat16 (autocast) or float32."""
     compiled: bool = True
     """Whether network and loss go through torch.compile."""
-    accumulates: bool = True
-    """Whether a step has more than one micro-step."""
+    micro_steps: int = 2
+    """Micro-steps of one step on one rank."""
     world_size: int = 1
-    """Number of ranks; with several, DDP keeps the gradients in buckets."""
+    """Number of ranks; with several, there is memory for the exchange of gradients."""
+    reduction: Literal["ddp", "tree"] = "ddp"
+    """How gradients are summed over micro-batches and ranks."""
     device: str = "cuda"
     """cuda or cpu."""
     fused_loss: bool = False
@@ -62,6 +66,11 @@ class StepShape:
     """Whether the residual stream is bfloat16."""
     update: UpdateCost | None = None
     """What the optimizer's update takes; None: AdamW's."""
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a step has more than one micro-step."""
+        return self.micro_steps > 1
 
     @property
     def element(self) -> int:
@@ -83,7 +92,9 @@ class Memory:
     """What the optimizer keeps between updates."""
     gradients: int
     buckets: int
-    """DDP's gradient buckets; with one micro-step they are the gradients."""
+    """For the exchange of gradients; DDP's buckets are the gradients if there is one micro-step."""
+    partial_sums: int
+    """Sums of earlier micro-steps' gradients that --reduction tree keeps apart."""
     weight_copies: int
     """Matrices cast to bfloat16, kept from the forward to the backward pass."""
     layer: int
@@ -111,7 +122,8 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     weights = _FLOAT * count_parameters(config).total
     update = step.update or adamw_update(config)
     optimizer = update.state_bytes
-    buckets = weights if step.world_size > 1 else 0
+    buckets = exchange_bytes(weights, step.world_size, step.reduction)
+    waiting = weights * sums_apart(step.micro_steps) if step.reduction == "tree" else 0
     copies = _weight_copy_bytes(config, step)
     layer = n * block_activation_bytes(config, step)
     layers = config.n_layer * layer
@@ -123,15 +135,17 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     # Sums of tensors that exist at the same time.
     always = weights + optimizer + buckets
     earlier = weights if step.accumulates else 0  # gradients of earlier micro-steps
-    gradients = weights if step.accumulates or not buckets else 0
-    forward = always + earlier + copies + layers + final
+    copied = step.accumulates or step.reduction == "tree"
+    gradients = weights if copied or not buckets else 0
+    updated = 0 if buckets and step.reduction == "tree" else gradients  # tree: parts of one piece
+    forward = always + waiting + earlier + copies + layers + final
     moments = {
         "loss": forward + logits,
         "backward of the last block": forward
         + _head_gradient_bytes(config, step)
         + n * _mlp_backward_bytes(config, step),
-        "end of the backward pass": always + _final_gradient_bytes(config, step),
-        "update": always + gradients + update.scratch_bytes,
+        "end of the backward pass": always + waiting + _final_gradient_bytes(config, step),
+        "update": always + updated + update.scratch_bytes,
     }
     moment = max(moments, key=lambda name: moments[name])
     runtime = _runtime_bytes(step, moments[moment])
@@ -140,6 +154,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         optimizer=optimizer,
         gradients=gradients,
         buckets=buckets,
+        partial_sums=waiting,
         weight_copies=copies,
         layer=layer,
         layers=layers,
@@ -150,31 +165,6 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         host_copy=weights + optimizer,
         peak_moment=moment,
         peak=moments[moment] + runtime,
-    )
-
-
-def largest_micro_batch(
-    config: GPTConfig, share: int, memory_bytes: int, step: StepShape | None = None
-) -> int:
-    """The largest power of two that divides a rank's `share` of windows and is predicted to fit.
-
-    `memory_bytes`: all memory of the device. `step`: how the step runs; its `micro_batch` and
-    `accumulates` are ignored.
-    Raises: ValueError if not even one window fits.
-    """
-    like = step or StepShape(1)
-    size, needed = share & -share, 0  # the largest power of two that divides
-    while size >= 1:
-        tried = replace(like, micro_batch=size, accumulates=size < share)
-        found = predict_memory(config, tried)
-        needed = found.peak + (found.host_copy if like.device == "cpu" else 0)
-        if needed <= USABLE_SHARE * memory_bytes:
-            return size
-        size //= 2
-    raise ValueError(
-        f"one window of context_length={config.context_length} needs {needed / 2**30:.1f} GiB, the "
-        f"device has {memory_bytes / 2**30:.1f} GiB of which {USABLE_SHARE:.0%} are used; "
-        "take a smaller model, a shorter context or a larger device"
     )
 
 
@@ -284,10 +274,11 @@ def _head_gradient_bytes(config: GPTConfig, step: StepShape) -> int:
 def _final_gradient_bytes(config: GPTConfig, step: StepShape) -> int:
     """Bytes of all gradients when the embedding's, the last one, is added to them."""
     gradients = _FLOAT * count_parameters(config).total
-    separate = step.accumulates or step.world_size > 1  # a new gradient is added or copied
+    in_buckets = step.world_size > 1 and step.reduction == "ddp"
+    separate = step.accumulates or in_buckets  # a new gradient is added or copied
     head = _head_gradient_bytes(config, step) if config.tied else 0
     if step.compiled:  # the graph returns all gradients at once
         return gradients + (gradients if step.accumulates else 0) + head
     embedding = _FLOAT * config.n_embd * config.padded_vocab_size
-    kept = gradients if step.accumulates or step.world_size == 1 else 0
+    kept = gradients if step.accumulates or not in_buckets else 0
     return kept + (embedding if config.tied or separate else 0) + (head if separate else 0)

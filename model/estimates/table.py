@@ -159,7 +159,8 @@ def _memory(report: dict[str, Any]) -> str:
         "weights": "weights, float32",
         "gradients": "gradients, float32",
         "optimizer": f"state of {report['update']['optimizer']}, float32",
-        "buckets": "gradient buckets of DDP",
+        "buckets": "exchange of gradients",
+        "partial_sums": "partial sums of gradients",
         "weight_copies": "weights cast for matrix products",
         "layer": "activations of one block",
         "layers": f"activations of {n_layer} blocks",
@@ -174,7 +175,11 @@ def _memory(report: dict[str, Any]) -> str:
     dtype = report["step"]["dtype"]
     heading = f"GiB of a GPU, micro-batch {micro['taken']}"
     rows = [(heading, f"{dtype}, compiled", "not compiled")]
-    rows += [(text, _gib(compiled[key]), _gib(plain[key])) for key, text in names.items()]
+    rows += [
+        (text, _gib(compiled[key]), _gib(plain[key]))
+        for key, text in names.items()
+        if compiled[key] or key != "partial_sums"
+    ]
     rows.append(("reached at", compiled["peak_moment"], plain["peak_moment"]))
     usable = f"largest that fits {micro['usable_bytes'] / _GIB:.1f} GiB"
     largest = {how: str(count or "none") for how, count in micro["largest"].items()}

@@ -35,7 +35,7 @@ def step_shape(
         micro_batch=micro_batch,
         dtype=choose_dtype(config.dtype, ranks.device),
         compiled=compiles(config, ranks.device),
-        accumulates=micro_batch < share,
+        micro_steps=share // micro_batch,
         world_size=ranks.world_size,
         device=ranks.device.type,
         fused_loss=fuses_loss(config.fused_loss, ranks.device),

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from model.config import GPTConfig
-from model.estimates.memory import largest_micro_batch
+from model.estimates.largest_micro_batch import largest_micro_batch
 from model.estimates.updates import UpdateCost
 from model.precision import autocast
 from parallel.collectives import all_gather_object, together

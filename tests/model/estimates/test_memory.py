@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 from bench.bare_run import NETWORKS, bare_learner, bare_loader, uses_muon
 from bench.memory import OUT
 from model.config import GPTConfig
+from model.estimates.largest_micro_batch import largest_micro_batch
 from model.estimates.memory import (
     USABLE_SHARE,
     StepShape,
     block_activation_bytes,
-    largest_micro_batch,
     predict_memory,
 )
 from model.estimates.parameters import block_matrix_elements
@@ -166,7 +166,7 @@ def test_the_peak_of_a_real_step_is_the_predicted_one(
         2,
         learner.dtype,
         compiled=False,
-        accumulates=micro_steps > 1,
+        micro_steps=micro_steps,
         device="cpu",
         fused_loss=fused == "on",
         update=optimizer.update_cost(network, "cpu"),
@@ -188,7 +188,7 @@ def test_recorded_measurements_on_the_cpu_are_near_the_prediction(name, within):
             row["micro_batch"],
             getattr(torch, row["dtype"]),
             row["compiled"],
-            accumulates=row["micro_steps"] > 1,
+            micro_steps=row["micro_steps"],
             device="cpu",
             fused_loss=row.get("fused_loss", False),
             update=optimizer.update_cost(network, "cpu"),
@@ -210,7 +210,7 @@ def test_the_largest_micro_batch_fits_divides_and_cannot_be_doubled(
     size = largest_micro_batch(shape, share, memory, like)
 
     def fits(windows):
-        step = replace(like, micro_batch=windows, accumulates=windows < share)
+        step = replace(like, micro_batch=windows, micro_steps=share // windows)
         return predict_memory(shape, step).peak <= USABLE_SHARE * memory
 
     assert size & (size - 1) == 0
@@ -226,8 +226,8 @@ def test_a_model_too_large_for_one_window_is_refused_with_the_figures():
 
 def test_several_ranks_hold_gradients_in_buckets_and_once_more_while_they_accumulate():
     alone, once, often = (
-        predict_memory(SHAPES["gpt2"], StepShape(64, accumulates=more, world_size=ranks))
-        for ranks, more in ((1, True), (8, False), (8, True))
+        predict_memory(SHAPES["gpt2"], StepShape(64, micro_steps=steps, world_size=ranks))
+        for ranks, steps in ((1, 2), (8, 1), (8, 2))
     )
     assert often.peak - alone.peak == often.buckets == alone.weights
     assert (once.gradients, once.peak) == (0, alone.peak)
@@ -251,3 +251,18 @@ def test_the_runtime_of_a_tiny_network_on_the_cpu_is_not_that_of_a_large_one(
     shape = GPTConfig(layers, max(1, width // 64), width, context_length=64, vocab_size=300)
     step = StepShape(micro_batch, torch.float32, False, device="cpu", fused_loss=True)
     assert predict_memory(shape, step).peak == pytest.approx(measured, rel=0.15)
+
+
+def test_a_tree_keeps_sums_apart_and_all_gradients_in_one_piece_for_the_exchange():
+    like = StepShape(64, reduction="tree")
+    few, many, odd = (
+        predict_memory(SHAPES["gpt2"], replace(like, micro_steps=steps)) for steps in (2, 16, 12)
+    )
+    assert [found.partial_sums for found in (few, many, odd)] == [
+        0,
+        3 * few.weights,
+        2 * few.weights,
+    ]
+    assert many.peak - few.peak == many.partial_sums
+    ranks = predict_memory(SHAPES["gpt2"], replace(like, world_size=8))
+    assert ranks.peak - few.peak == ranks.buckets == few.weights * 3 // 2

@@ -1,0 +1,31 @@
+"""The largest micro-batch that a device is predicted to hold."""
+
+from dataclasses import replace
+
+from model.config import GPTConfig
+from model.estimates.memory import USABLE_SHARE, StepShape, predict_memory
+
+
+def largest_micro_batch(
+    config: GPTConfig, share: int, memory_bytes: int, step: StepShape | None = None
+) -> int:
+    """The largest power of two that divides a rank's `share` of windows and is predicted to fit.
+
+    `memory_bytes`: all memory of the device. `step`: how the step runs; its `micro_batch` and
+    `micro_steps` are ignored.
+    Raises: ValueError if not even one window fits.
+    """
+    like = step or StepShape(1)
+    size, needed = share & -share, 0  # the largest power of two that divides
+    while size >= 1:
+        tried = replace(like, micro_batch=size, micro_steps=share // size)
+        found = predict_memory(config, tried)
+        needed = found.peak + (found.host_copy if like.device == "cpu" else 0)
+        if needed <= USABLE_SHARE * memory_bytes:
+            return size
+        size //= 2
+    raise ValueError(
+        f"one window of context_length={config.context_length} needs {needed / 2**30:.1f} GiB, the "
+        f"device has {memory_bytes / 2**30:.1f} GiB of which {USABLE_SHARE:.0%} are used; "
+        "take a smaller model, a shorter context or a larger device"
+    )
