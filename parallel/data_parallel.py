@@ -1,15 +1,16 @@
 """Data-parallel training by DDP: one replica per rank, gradients exchanged once per step."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from parallel.collectives import sum_over_ranks
 from parallel.ranks import Ranks
 
 
@@ -47,7 +48,7 @@ def _mean_in_bfloat16(_: None, bucket: dist.GradBucket) -> Future[torch.Tensor]:
 
 
 @contextmanager
-def gradient_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
+def _gradient_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
     """Average gradients over ranks inside the block only if `enabled`.
 
     Must enclose forward *and* backward: DDP reads the flag in the forward pass
@@ -76,3 +77,41 @@ def fix_bucket_layout(module: nn.Module, tokens: torch.Tensor) -> None:
         # Sliced as the loader does it: with other strides torch.compile would compile once more.
         module(tokens[:, :-1], tokens[:, 1:]).backward()
         module.zero_grad(set_to_none=True)
+
+
+class DdpReduction:
+    """DDP averages the gradients of the ranks; each rank adds its own from left to right."""
+
+    def __init__(
+        self, module: nn.Module, ranks: Ranks, compression: Literal["none", "bfloat16"] = "none"
+    ) -> None:
+        self.module = replicate(module, ranks, compression)
+        self.ranks = ranks
+        self._loss = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        self._last = 0
+
+    def begin(self, micro_batches: int) -> int:
+        """Forget what was summed so far; a step of `micro_batches` on this rank follows.
+
+        Returns the number by which each of its losses must be divided: that of this rank's.
+        """
+        self.module.zero_grad(set_to_none=True)
+        self._loss.zero_()
+        self._last = micro_batches - 1
+        return micro_batches
+
+    def micro_step(self, number: int) -> AbstractContextManager[None]:
+        """Must enclose forward and backward pass: gradients are averaged in the last one."""
+        return _gradient_sync(self.module, enabled=number == self._last)
+
+    def add(self, loss: Tensor) -> None:
+        """The backward pass of the next micro-batch is done. Shape: ()."""
+        self._loss += loss
+
+    def finish(self, values: Tensor) -> None:
+        """Sum `values` over ranks, in place, with the mean loss of the ranks as the first.
+
+        DDP has averaged the gradients already. Shape: (n,) float64, the first one 0.
+        """
+        values[0] = self._loss / self.ranks.world_size  # so that the sum over ranks is the mean
+        sum_over_ranks(values)

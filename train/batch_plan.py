@@ -9,7 +9,10 @@ _WINDOWS_WELL_DIVIDED = 16  # of each rank, in proposals: micro-batches of 1 to 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a step's windows are split: micro-batch `i` of the step goes to rank `i % world_size`."""
+    """How a step's windows are split: micro-batch `i` of the step goes to rank `i % world_size`.
+
+    With `blocks`, each rank has micro-batches that follow one another instead.
+    """
 
     context_length: int
     windows: int
@@ -17,6 +20,8 @@ class BatchPlan:
     micro_batch: int
     """Windows of one forward pass on one rank."""
     world_size: int
+    blocks: bool = False
+    """Whether the first micro-batches of a step are rank 0's, the next ones rank 1's, and so on."""
 
     @property
     def grad_accum_steps(self) -> int:
@@ -31,10 +36,15 @@ class BatchPlan:
     def windows_of(self, rank: int) -> list[range]:
         """This rank's windows, one range for each micro-step, counted from the step's first."""
         starts = range(rank * self.micro_batch, self.windows, self.world_size * self.micro_batch)
+        if self.blocks:
+            share = self.windows // self.world_size
+            starts = range(rank * share, (rank + 1) * share, self.micro_batch)
         return [range(start, start + self.micro_batch) for start in starts]
 
     def rank_of(self, window: int) -> int:
         """The rank that takes a window, counted from the step's first."""
+        if self.blocks:
+            return window // (self.windows // self.world_size)
         return window // self.micro_batch % self.world_size
 
 
@@ -61,6 +71,8 @@ def plan_batch(config: Config, world_size: int, micro_batch: int) -> BatchPlan:
     Raises: ValueError proposing values that divide, if these do not.
     """
     T = config.network.context_length
+    if config.reduction == "tree":
+        _check_tree(config, world_size, micro_batch)
     unit = micro_batch * T * world_size
     if config.batch_tokens % unit:
         some = config.batch_tokens % (T * world_size) == 0
@@ -70,7 +82,23 @@ def plan_batch(config: Config, world_size: int, micro_batch: int) -> BatchPlan:
             f"{_other_batches(config.batch_tokens, unit)}"
             f"{', or --micro-batch auto' if some else ''}"
         )
-    return BatchPlan(T, config.batch_tokens // T, micro_batch, world_size)
+    blocks = config.reduction == "tree"
+    return BatchPlan(T, config.batch_tokens // T, micro_batch, world_size, blocks)
+
+
+def _check_tree(config: Config, world_size: int, micro_batch: int) -> None:
+    """Raises: ValueError if the ranks cannot each take a subtree of a step's micro-batches."""
+    micro_batches, rest = divmod(config.batch_tokens, config.network.context_length * micro_batch)
+    most = micro_batches & -micro_batches  # the largest power of two that divides
+    possible = [1 << n for n in range(most.bit_length())]
+    if rest or world_size in possible:  # a rest is an error of its own
+        return
+    raise ValueError(
+        f"--reduction tree cannot split the {micro_batches} micro-batches of a step over "
+        f"{world_size} processes: their number must be a power of two that divides; start "
+        f"{' or '.join(map(str, possible[-4:]))}, give a smaller --micro-batch than {micro_batch}, "
+        "or --reduction ddp"
+    )
 
 
 def _other_batches(batch_tokens: int, unit: int) -> str:

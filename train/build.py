@@ -21,8 +21,8 @@ from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
 from parallel.collectives import together
-from parallel.data_parallel import replicate
 from parallel.ranks import Ranks
+from parallel.reduction import reduction_of
 from parallel.shared_errors import SharedError
 from parallel.stop_signals import StopRequest, parse_time
 from storage.atomic import read_json
@@ -94,9 +94,9 @@ def build_learner(
     if untried and ranks.device.type == "cuda":
         cost = config.optimizer.update_cost(model.config, ranks.device.type)
         plan = find_runnable_micro_batch(step_model, plan, dtype, ranks, cost)
-    replica = replicate(step_model, ranks, config.gradient_compression)
+    reduction = reduction_of(config.reduction, step_model, ranks, config.gradient_compression)
     clip, seed = config.optimizer.clip, config.seed
-    return Learner(ranks, model, replica, optimizer, plan, dtype, clip, seed)
+    return Learner(ranks, model, reduction, optimizer, plan, dtype, clip, seed)
 
 
 def build_run(config: Config, ranks: Ranks, inputs: Inputs, stop: StopRequest | None = None) -> Run:
@@ -244,6 +244,8 @@ def _announce(run: Run, inputs: Inputs) -> None:
         "dtype": str(run.learner.dtype).removeprefix("torch."),
         "attention": backend,
         "compiled": str(compiles(config, ranks.device)),
+        "fused_loss": str(fuses_loss(config.fused_loss, ranks.device)),
+        "reduction": config.reduction,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         **kinds,

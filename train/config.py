@@ -31,6 +31,7 @@ _VAL_TOKENS = AtMost(2_097_152)
 _MOST_SAMPLED = 100_000  # tokens of one sample: all ranks wait for it
 _LARGEST_SEED = 2**64 - 1
 _LARGEST_BATCH = 2**32  # tokens; a rank holds its part of it in memory
+_MOST_THREADS = 1024
 _LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than some years
 
 
@@ -179,6 +180,12 @@ class Config:
     """Number format of the residual stream. bfloat16 is possible only with that dtype."""
     gradient_compression: Literal["none", "bfloat16"] = "none"
     """Number format in which ranks exchange gradients. bfloat16 halves the bytes but rounds."""
+    reduction: Literal["ddp", "tree"] = "ddp"
+    """How the gradients of micro-batches and ranks are summed. ddp: as torch does. tree: in an
+    order that gives the same bits on 1, 2, 4 or 8 ranks, which takes more memory."""
+    threads: int | Literal["auto"] = "auto"
+    """Threads of each process on the CPU; they affect rounding. auto: what torch chooses. With
+    --reduction tree a run that continues keeps its number."""
     device: Usual[Literal["auto", "cpu", "cuda"]] = "auto"
     """Device to train on. auto: CUDA if there is a GPU, else the CPU."""
     deterministic: bool = False
@@ -232,6 +239,8 @@ class Config:
         if self.profile is not None:
             parse_span(self.profile)
         parse_skips(self.skip_windows)
+        if self.threads != "auto":
+            check_at_least("threads", self.threads, 1, _MOST_THREADS)
         for name in ("steps", "micro_batch", "context_length"):
             if getattr(self, name) not in (None, "auto"):
                 check_at_least(name, getattr(self, name), 1)

@@ -18,9 +18,9 @@ from data_prep.order.permutation import round_keys
 from model.dropout import set_random_state
 from model.gpt import GPT
 from model.precision import autocast
-from parallel.collectives import sum_over_ranks
-from parallel.data_parallel import fix_bucket_layout, gradient_sync
+from parallel.data_parallel import fix_bucket_layout
 from parallel.ranks import Ranks
+from parallel.reduction import Reduction
 from train.batch_plan import BatchPlan
 from train.optimizers.registry import update
 
@@ -94,8 +94,8 @@ class Learner:
 
     ranks: Ranks
     model: GPT
-    step_model: nn.Module
-    """Network and loss in one module, compiled and wrapped for DDP as configured."""
+    reduction: Reduction
+    """Network and loss in one module, compiled as configured, and how its gradients are summed."""
     optimizer: Optimizer
     plan: BatchPlan
     """How a step is cut into micro-batches. No other copy exists: it shrinks if memory runs out."""
@@ -114,6 +114,11 @@ class Learner:
     """Called with the number of the update that follows."""
     smaller_plan: Callable[[BatchPlan, torch.OutOfMemoryError], BatchPlan] = _give_up
     """The plan to continue with after memory ran out; raises if this process cannot continue."""
+
+    @property
+    def step_model(self) -> nn.Module:
+        """Network and loss as a step calls them: compiled and wrapped for DDP as configured."""
+        return self.reduction.module
 
     def step(
         self,
@@ -134,10 +139,9 @@ class Learner:
         values[STOP] = float(stop_wanted)
         values[DIGEST] = split_digest(batch.digest)
         values = values.to(self.ranks.device, non_blocking=True)
-        while not self._forward_and_backward(batch, values):
+        while not self._forward_and_backward(batch):
             torch.cuda.empty_cache()  # does nothing on the CPU
-        values[LOSS] /= self.plan.world_size  # so that the sum over ranks is the mean
-        sum_over_ranks(values)
+        self.reduction.finish(values)
         values[NORM] = self.clip_gradient().to(values.dtype)
         values[SKIPPED] = (~is_sound(values, limits)).double()
         # No collective follows: a rank whose peer dies is before the update or after it.
@@ -147,15 +151,13 @@ class Learner:
         self.updates, self.consistent = self.updates + 1, True
         return values
 
-    def _forward_and_backward(self, batch: StepBatch, values: Tensor) -> bool:
-        """Gradients and loss of the step; False if memory ran out and `plan` is smaller now.
+    def _forward_and_backward(self, batch: StepBatch) -> bool:
+        """Gradients and losses of the step; False if memory ran out and `plan` is smaller now.
 
         The tensors of a failed attempt are freed only when this has returned.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        values[LOSS] = 0
         micro_batches = batch.micro_batches(self.plan.micro_batch)
-        last = len(micro_batches) - 1
+        divisor = self.reduction.begin(len(micro_batches))
         try:
             for number, windows in enumerate(micro_batches):
                 # At most one micro-step is queued behind the step in flight. Should that hang, CUDA
@@ -164,17 +166,25 @@ class Learner:
                 if number > 0:
                     self.between_micro_steps()
                 self._set_random_state(batch, number)
-                ids, targets = ids_and_targets(windows)
-                with gradient_sync(self.step_model, enabled=number == last):
-                    with self.autocast():
-                        loss = self.step_model(ids, targets) / len(micro_batches)
-                    loss.backward()
-                values[LOSS] += loss.detach()
+                self._micro_step(windows, number, divisor)
             self.between_micro_steps()
         except torch.OutOfMemoryError as error:
             self.plan = self.smaller_plan(self.plan, error)
             return False
         return True
+
+    def _micro_step(self, windows: Tensor, number: int, divisor: int) -> Tensor:
+        """Forward and backward pass of this rank's micro-batch `number`.
+
+        Returns its loss over `divisor`. Shape: (B, T + 1) int16 -> ().
+        """
+        ids, targets = ids_and_targets(windows)
+        with self.reduction.micro_step(number):
+            with self.autocast():
+                loss = self.step_model(ids, targets) / divisor
+            loss.backward()
+        self.reduction.add(loss.detach())
+        return loss.detach()
 
     def _set_random_state(self, batch: StepBatch, number: int) -> None:
         """Before this rank's micro-batch `number`: its first window decides what is dropped."""
@@ -199,17 +209,14 @@ class Learner:
 
         Weights and moments stay as they are, bit for bit. Shape: (B, T + 1) int16 -> ().
         """
-        ids, targets = ids_and_targets(windows.to(self.ranks.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        with gradient_sync(self.step_model, enabled=True):
-            with self.autocast():
-                loss = self.step_model(ids, targets)
-            loss.backward()
+        divisor = self.reduction.begin(1)
+        loss = self._micro_step(windows.to(self.ranks.device), 0, divisor)
+        self.reduction.finish(torch.zeros(VALUES, dtype=torch.float64, device=self.ranks.device))
         self.clip_gradient()
         skip = torch.ones((), device=self.ranks.device)
         update(self.optimizer, self.updates, 0.0, skip)
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss * divisor
 
     def fix_bucket_layout(self) -> None:
         """Have DDP lay out its gradient buckets for good, before the first step."""

@@ -30,7 +30,7 @@ def steps_of(monkeypatch, micro_batch, world_size=1, rank=0, first_window=64):
     plan = BatchPlan(NANO.context_length, 8, micro_batch, world_size)
     ranks = alone()
     learner = build_learner(config, new_network(config, DROPPING, ranks), plan, ranks)
-    learner.ranks = replace(ranks, rank=rank, world_size=world_size)
+    learner.ranks = learner.reduction.ranks = replace(ranks, rank=rank, world_size=world_size)
     keys, original = [], train.step.set_random_state
     monkeypatch.setattr(train.step, "set_random_state", lambda k: keys.append(k) or original(k))
     ids = torch.arange(8 * 17, dtype=torch.int16).view(8, 17)

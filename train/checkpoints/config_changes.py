@@ -41,6 +41,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "compile": ("free", ""),
     "fused_loss": ("free", ""),
     "device": ("free", ""),
+    "threads": ("free", ""),
     "deterministic": ("free", ""),
     "hang_seconds": ("free", ""),
     "profile": ("free", ""),
@@ -63,6 +64,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "skip_windows": ("named", ""),
     "residual": ("named", ""),
     "gradient_compression": ("named", ""),
+    "reduction": ("named", ""),
     "stop_when_worse": ("named", ""),
     "optimizer": ("named", ""),
     "schedule": ("named", ""),
@@ -221,7 +223,7 @@ def _listed(separator: str, found: Sequence[object]) -> str:
 # Settings in config.json that affect rounding. A change of one gives other last bits.
 _BITWISE_SETTINGS = (
     *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
-    *("torch", "threads", "cpu", "gpu"),
+    *("fused_loss", "reduction", "torch", "threads", "cpu", "gpu"),
 )
 log = logging.getLogger(__name__)
 
@@ -240,15 +242,19 @@ def warn_if_not_bitwise_same(folder: RunFolder, settings: dict[str, Any]) -> Non
     """Warn if hardware or settings that affect rounding have changed since the last start."""
     if not folder.config.is_file():
         return
-    before = folder.read_config()["run"]
+    before = {"reduction": "ddp"} | folder.read_config()["run"]
     changed = [
-        f"{key} {before[key]} -> {settings[key]}"
+        Change(key, before[key], settings[key])
         for key in _BITWISE_SETTINGS
         if key in before and key in settings and before[key] != settings[key]
     ]
-    if changed:
+    in_tree = before["reduction"] == settings.get("reduction") == "tree"
+    ranks = [change for change in changed if in_tree and change.key == "world_size"]
+    if others := [change for change in changed if change not in ranks]:
         log.warning(
             "the run continues, but from here on its numbers may differ from those of an "
             "undisturbed run in the last bits: %s",
-            ", ".join(changed),
+            ", ".join(f"{c.key} {c.before} -> {c.now}" for c in others),
         )
+    elif ranks:
+        log.info("the number of processes changes (%s): the same bits, by --reduction tree", *ranks)

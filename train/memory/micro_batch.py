@@ -26,6 +26,7 @@ from train.memory.forecast import device_memory, step_shape
 
 # Tokens at once beyond which a CPU step gets no faster: see bench/LOG.md.
 FAST_CPU_TOKENS = 1024
+_TREE_RANKS = 8  # a new run with --reduction tree has the same micro-batch on 1, 2, 4 and 8
 _NEXT = "next_micro_batch"  # key in config.json: what the next start takes instead
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,12 @@ def choose_micro_batch(
     if config.micro_batch != "auto":
         return config.micro_batch
     share = share_of(config, ranks.world_size)
+    if config.reduction == "tree":
+        # Part of what defines the bits: never changed by itself, and chosen for up to eight ranks.
+        if recorded is not None:
+            return recorded
+        windows = share * ranks.world_size
+        share = windows // max(ranks.world_size, min(_TREE_RANKS, windows & -windows))
     if recorded is not None:
         smaller = min(largest_power_of_two(recorded), share & -share)
         return smaller if share % recorded else recorded
@@ -134,6 +141,12 @@ def halved(plan: BatchPlan, wanted: int | str, error: torch.OutOfMemoryError) ->
         raise torch.OutOfMemoryError(
             f"--micro-batch {plan.micro_batch} does not fit ({error}); leave it out or give a "
             "smaller one: the batch stays the same"
+        ) from error
+    if plan.blocks and plan.micro_batch > 1:
+        raise torch.OutOfMemoryError(
+            f"micro-batch {plan.micro_batch} does not fit ({error}), and --reduction tree never "
+            f"changes it by itself: give --micro-batch {_half(plan.micro_batch)}, with which the "
+            "run continues on the same batch but no longer with the same bits"
         ) from error
     if plan.micro_batch == 1:
         raise torch.OutOfMemoryError(_too_large(error)) from error

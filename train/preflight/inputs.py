@@ -35,6 +35,7 @@ from train.preflight.open_sizes import (
     run_length,
     with_sizes,
 )
+from train.preflight.threads import recorded_threads, set_threads
 
 _COPIES = 3  # of a rank's windows: this step's, and two buffers for the next
 
@@ -69,7 +70,8 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
     Raises: ValueError on every rank if something is wrong on one.
     """
-    recorded, sizes, last = on_main(partial(_recorded_run, config, RunFolder(config.out)))
+    recorded, threads, sizes, last = on_main(partial(_recorded_run, config, RunFolder(config.out)))
+    set_threads(config, ranks, threads)
     data, network, own = together(partial(_data_and_network, config, ranks, recorded))
     micro_batch = min(all_gather_object(own))  # what fits on every rank
     inputs = together(
@@ -82,10 +84,10 @@ def check_inputs(config: Config, ranks: Ranks) -> Inputs:
 
 def _recorded_run(
     config: Config, folder: RunFolder
-) -> tuple[int | None, RecordedSizes, FinishedRun | None]:
-    """The micro-batch of the run in the folder, its open sizes, and its end if it has finished.
+) -> tuple[int | None, int | None, RecordedSizes, FinishedRun | None]:
+    """Micro-batch and threads of the run in the folder, its open sizes, its end if it has finished.
 
-    A new run takes micro-batch and sizes of the run that it continues.
+    A new run takes all but the end of the run that it continues.
     Only rank 0 reads them: which collectives follow depends on them, and a network file system may
     show other ranks an older folder.
     """
@@ -93,7 +95,7 @@ def _recorded_run(
     if config.branch is not None and not folder.config.is_file():
         folder, _ = run_of_branch(config.branch)
     sizes = RecordedSizes.of(recorded_settings(folder))
-    return recorded_micro_batch(folder), sizes, finished
+    return recorded_micro_batch(folder), recorded_threads(folder), sizes, finished
 
 
 def _data_and_network(
@@ -121,6 +123,7 @@ def _check_run(
     last: FinishedRun | None,
 ) -> Inputs:
     _check_residual(config, ranks)
+    _check_reduction(config)
     plan = plan_batch(config, ranks.world_size, micro_batch)
     _check_training_tokens(config, data, plan)
     _check_batch_memory(plan, ranks)
@@ -180,6 +183,14 @@ def _check_residual(config: Config, ranks: Ranks) -> None:
         raise ValueError(
             f"residual=bfloat16 with dtype={config.dtype}, which is float32 on {ranks.device.type}"
             ", would only lose precision; give --dtype bfloat16 or --residual float32"
+        )
+
+
+def _check_reduction(config: Config) -> None:
+    if config.reduction == "tree" and config.gradient_compression == "bfloat16":
+        raise ValueError(
+            "gradient_compression=bfloat16 rounds what --reduction tree defines exactly; give "
+            "--gradient-compression none or --reduction ddp"
         )
 
 

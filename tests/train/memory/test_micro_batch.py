@@ -214,7 +214,7 @@ def test_starts_that_each_take_half_are_not_given_up_and_the_others_are(tmp_path
 
 
 def test_a_rank_that_reads_an_older_run_folder_does_as_rank_0_has_read(tmp_path, monkeypatch):
-    read = (4, RecordedSizes(), FinishedRun(8, stopped=False))
+    read = (4, None, RecordedSizes(), FinishedRun(8, stopped=False))
     monkeypatch.setattr("train.preflight.inputs.on_main", lambda _: read)
     config = nano_config(tmp_path, micro_batch="auto")
     found = check_inputs(config, replace(alone(), rank=1))
