@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.ladder_fit import LEAST_SIZES
-from bench.ladder_plan import Recipe, Rung, check_sizes, plan_rung
+from bench.ladder_plan import Recipe, Rung, check_sizes, plan_rungs
 from bench.ladder_report import check_sentence, draw, markdown, summary
 from bench.ladder_results import Ladder, check_found, foretold, line_of_runs, losses_of
 from bench.provenance import RESULTS, provenance
@@ -47,17 +47,20 @@ class Arguments:
     """Data set folder; bench/README.md says how it is made."""
     out: Path = Path("runs/ladder")
     """Folder for the runs."""
-    sizes: tuple[str, ...] = ("2x16", "2x24", "2x32", "2x48")
+    sizes: tuple[str, ...] = ("1x24", "1x32", "1x40", "1x48")
     """Small sizes, each as layers and width."""
-    predict: str = "2x72"
+    predict: str = "1x56"
     """The size that is foretold."""
     head_width: int = 8
     """Width of a head of attention."""
     tokens_per_parameter: float = 20.0
     """Tokens of training for each parameter that is multiplied (without the embedding's table). 20
     is what https://arxiv.org/abs/2203.15556 found best for a given compute."""
-    batch_tokens: int = 1024
-    """Tokens of a step, for all sizes."""
+    batch_tokens: int = 768
+    """Tokens of a step of the smallest size."""
+    batch_power: float = 2 / 3
+    """The batch grows with this power of the parameters, so the steps grow slowly. 2/3 is that of
+    https://arxiv.org/abs/2412.04403. 0: the same batch for all sizes."""
     val_tokens: int = 131_072
     """Tokens of each validation."""
     seeds: int = 5
@@ -93,6 +96,8 @@ class Arguments:
             raise ValueError(
                 f"tokens_per_parameter={self.tokens_per_parameter} is out of range; use more than 0"
             )
+        if not 0 <= self.batch_power <= 1:
+            raise ValueError(f"batch_power={self.batch_power} is out of range; use 0 to 1")
         if self.batch_tokens < 128 or self.batch_tokens % 128:
             raise ValueError(
                 f"batch_tokens={self.batch_tokens} is no multiple of 128, the context length; try "
@@ -123,15 +128,14 @@ def _climb(arguments: Arguments) -> None:
     recipe = Recipe(
         arguments.data,
         arguments.batch_tokens,
+        arguments.batch_power,
         arguments.tokens_per_parameter,
         arguments.head_width,
         arguments.val_tokens,
     )
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    *small, fifth = (
-        plan_rung(name, recipe, seeds, data, arguments.out)
-        for name in (*arguments.sizes, arguments.predict)
-    )
+    names = (*arguments.sizes, arguments.predict)
+    *small, fifth = plan_rungs(names, recipe, seeds, data, arguments.out)
     small.sort(key=lambda rung: rung.flops)
     if arguments.checkpoints:
         fifth = fifth.with_checkpoints(arguments.checkpoints)
@@ -161,7 +165,7 @@ def _climb(arguments: Arguments) -> None:
 
 
 def _settings(arguments: Arguments, fingerprint: str) -> dict[str, Any]:
-    kept = ("sizes", "predict", "head_width", "tokens_per_parameter", "batch_tokens")
+    kept = ("sizes", "predict", "head_width", "tokens_per_parameter", "batch_tokens", "batch_power")
     own = {name: getattr(arguments, name) for name in (*kept, "val_tokens", "seeds", "first_seed")}
     return own | {"data": arguments.data.name, "data_fingerprint": fingerprint}
 

@@ -27,6 +27,9 @@ class Recipe:
 
     data: Path
     batch_tokens: int
+    """Of a step of the smallest size."""
+    batch_power: float
+    """The batch grows with this power of the parameters."""
     tokens_per_parameter: float
     head_width: int
     val_tokens: int
@@ -40,6 +43,8 @@ class Rung:
     """Layers and width, such as 2x48."""
     parameters: int
     """Those that are multiplied: without the table of an untied embedding."""
+    batch_tokens: int
+    """Of a step."""
     steps: int
     tokens: int
     flops: float
@@ -69,16 +74,40 @@ def check_sizes(names: Sequence[str], head_width: int) -> None:
         raise ValueError(f"sizes={' '.join(names)} names a size twice; name each once")
 
 
-def plan_rung(name: str, recipe: Recipe, seeds: Sequence[int], data: DataSet, out: Path) -> Rung:
-    """The runs of one size.
+def plan_rungs(
+    names: Sequence[str], recipe: Recipe, seeds: Sequence[int], data: DataSet, out: Path
+) -> list[Rung]:
+    """The runs of each size, in the order of the names.
 
     Raises: ValueError if a setting refuses its value, or if they would read a text twice.
     """
-    words = _words(name, recipe)
-    network = _network(words, data.tokenizer().n_vocab, out)
+    n_vocab = data.tokenizer().n_vocab
+    networks = [
+        plan_trial(_words(name, recipe, _CONTEXT_LENGTH), 1, out).config.network_for(n_vocab)
+        for name in names
+    ]
+    least = min(map(multiplied_parameters, networks))
+    return [
+        _rung(name, network, least, recipe, seeds, data, out)
+        for name, network in zip(names, networks, strict=True)
+    ]
+
+
+def _rung(
+    name: str,
+    network: GPTConfig,
+    least: int,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    data: DataSet,
+    out: Path,
+) -> Rung:
+    """The runs of one size; the smallest one has `least` parameters."""
     parameters = multiplied_parameters(network)
-    steps = max(1, round(recipe.tokens_per_parameter * parameters / recipe.batch_tokens))
-    tokens = steps * recipe.batch_tokens
+    wanted = recipe.batch_tokens * (parameters / least) ** recipe.batch_power
+    batch = max(1, round(wanted / _CONTEXT_LENGTH)) * _CONTEXT_LENGTH
+    steps = max(1, round(recipe.tokens_per_parameter * parameters / batch))
+    tokens = steps * batch
     there = data.manifest.train.tokens
     if tokens > there:
         largest = there / parameters
@@ -87,10 +116,10 @@ def plan_rung(name: str, recipe: Recipe, seeds: Sequence[int], data: DataSet, ou
             "again teaches less; give a smaller size, a larger data set, or "
             f"--tokens-per-parameter {int(largest * 10) / 10}"
         )
-    trials = tuple(
-        plan_trial((*words, "--steps", str(steps)), seed, out / f"{name}_s{seed}") for seed in seeds
-    )
-    return Rung(name, parameters, steps, tokens, tokens * training_flops_per_token(network), trials)
+    words = (*_words(name, recipe, batch), "--steps", str(steps))
+    trials = tuple(plan_trial(words, seed, out / f"{name}_s{seed}") for seed in seeds)
+    flops = tokens * training_flops_per_token(network)
+    return Rung(name, parameters, batch, steps, tokens, flops, trials)
 
 
 def multiplied_parameters(network: GPTConfig) -> int:
@@ -99,19 +128,15 @@ def multiplied_parameters(network: GPTConfig) -> int:
     return counts.without_positions - (0 if network.tied else counts.token_embedding)
 
 
-def _network(words: Sequence[str], n_vocab: int, out: Path) -> GPTConfig:
-    return plan_trial(words, 1, out).config.network_for(n_vocab)
-
-
-def _words(name: str, recipe: Recipe) -> tuple[str, ...]:
+def _words(name: str, recipe: Recipe, batch_tokens: int) -> tuple[str, ...]:
     """The command line of a size, without steps, seed and folder."""
     layers, width = map(int, name.split("x"))
     length = _CONTEXT_LENGTH
     flags: dict[str, object] = {
         "--data": recipe.data,
         "--context-length": length,
-        "--batch-tokens": recipe.batch_tokens,
-        "--micro-batch": recipe.batch_tokens // length,
+        "--batch-tokens": batch_tokens,
+        "--micro-batch": batch_tokens // length,
         "--model.n-layer": layers,
         "--model.n-head": width // recipe.head_width,
         "--model.n-embd": width,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.ladder_fit import Point, Scatter, fit_line, irreducible_loss, scatter_of
-from bench.ladder_plan import Recipe, multiplied_parameters, plan_rung
+from bench.ladder_plan import Recipe, multiplied_parameters, plan_rungs
 from bench.ladder_report import check_sentence, draw, markdown, summary
 from bench.ladder_results import check_found, foretold, line_of_runs, losses_of
 from data_prep.dataset.shards import open_data_set
@@ -93,14 +93,12 @@ def data(tmp_path):
     return open_data_set(tmp_path / "data")
 
 
-def recipe(data, ratio=0.5):
-    return Recipe(data.folder, 128, ratio, 8, 128)
+def recipe(data, ratio=0.5, power=0.0):
+    return Recipe(data.folder, 128, power, ratio, 8, 128)
 
 
 def test_tokens_grow_with_parameters_and_flops_are_those_of_the_model(data, tmp_path):
-    small, large = (
-        plan_rung(name, recipe(data), (1, 2), data, tmp_path / "out") for name in ("1x8", "2x8")
-    )
+    small, large = plan_rungs(("1x8", "2x8"), recipe(data), (1, 2), data, tmp_path / "out")
     network = large.trials[0].config.network_for(data.tokenizer().n_vocab)
     assert large.parameters - small.parameters == 12 * 8 * 8
     assert large.parameters == multiplied_parameters(network)
@@ -110,15 +108,26 @@ def test_tokens_grow_with_parameters_and_flops_are_those_of_the_model(data, tmp_
     assert {trial.config.steps for trial in large.trials} == {large.steps}
 
 
+def test_the_batch_grows_with_the_power_of_the_parameters_and_steps_with_the_rest(data, tmp_path):
+    names = ("2x24", "1x8")
+    large, small = plan_rungs(names, recipe(data, 0.1, 2 / 3), (1,), data, tmp_path / "out")
+    assert small.batch_tokens == 128
+    growth = large.parameters / small.parameters
+    assert large.batch_tokens % 128 == 0
+    assert large.batch_tokens == pytest.approx(128 * growth ** (2 / 3), abs=64)
+    assert large.trials[0].config.batch_tokens == large.batch_tokens
+    assert large.tokens == large.steps * large.batch_tokens
+    assert large.tokens == pytest.approx(large.parameters / 10, abs=large.batch_tokens / 2)
+
+
 def test_a_text_that_would_be_read_twice_is_refused_with_the_most_that_is_new(data, tmp_path):
     with pytest.raises(ValueError, match=r"read again teaches less; .* --tokens-per-parameter 1\."):
-        plan_rung("1x8", recipe(data, 2.0), (1,), data, tmp_path / "out")
+        plan_rungs(("1x8",), recipe(data, 2.0), (1,), data, tmp_path / "out")
 
 
 def ladder_of_made_runs(data, folder: Path, bend=0.0):
     """Three sizes and a fourth, with losses on the line but for their seed, and a bend."""
-    rungs = [plan_rung(name, recipe(data), (1, 2), data, folder) for name in ("1x8", "2x8", "3x8")]
-    rungs.append(plan_rung("6x8", recipe(data), (1, 2), data, folder))
+    rungs = plan_rungs(("1x8", "2x8", "3x8", "6x8"), recipe(data), (1, 2), data, folder)
     for rung in rungs:
         for number, trial in enumerate(rung.trials):
             loss = true_loss(rung.flops) + NOISE * (-1) ** number - bend * (rung is rungs[-1])
@@ -184,6 +193,7 @@ def test_finished_runs_foretell_a_loss_and_nothing_is_trained(tmp_path):
         ("--sizes 3x24 3x32", "sizes are 2; give 3 or more"),
         ("--seeds 1", "seeds=1 is out of range; use 2 or more"),
         ("--runs runs/a", "--runs and --flops belong together"),
+        ("--batch-power 2", "batch_power=2.0 is out of range; use 0 to 1"),
         ("--batch-tokens 100", "batch_tokens=100 is no multiple of 128"),
     ],
 )
