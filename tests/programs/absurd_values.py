@@ -17,7 +17,11 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from itertools import cycle
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from tyro._parsers import ParserSpecification
+
+from eval.watching import watch
 from tests.golden.make import furnished
 from tests.script_flags import COMMANDS, flags_of, main_of, words_with
 
@@ -52,6 +56,21 @@ def command_lines(script, command):
             values = []
         for value in [*dict.fromkeys(values), next(others)]:
             yield words_with(script, command, flag, value)
+
+
+def with_one_parser() -> None:
+    """Let tyro describe equal options once: it takes most of the time of a command line."""
+    describe, described = ParserSpecification.from_callable_or_type, {}
+
+    def from_callable_or_type(options: Any, **settings: Any) -> ParserSpecification:
+        if settings["intern_prefix"]:
+            return describe(options, **settings)
+        key = repr((options, settings["default_instance"], settings["description"]))
+        if key not in described:
+            described[key] = describe(options, **settings)
+        return described[key]
+
+    ParserSpecification.from_callable_or_type = from_callable_or_type
 
 
 class TooLong(BaseException):
@@ -100,6 +119,8 @@ def main():
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         assert hasattr(module, name), name
         setattr(module, name, begun)
+    with_one_parser()
+    watch._POLL_SECONDS = 0.05  # what is watched is not there
     signal.signal(signal.SIGALRM, end)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
