@@ -13,6 +13,7 @@ and latency. It does not test efficiency, overlap or a real network.
 Prints Markdown and writes one JSON file and one plot.
 """
 
+import itertools
 import logging
 import os
 import socket
@@ -37,6 +38,7 @@ from bench.scaling_model import (
     efficiency,
     ring_seconds,
     step_seconds,
+    tree_step_seconds,
 )
 from model.estimates.parameters import count_parameters
 from model.shapes import SHAPES
@@ -96,7 +98,7 @@ class Arguments:
 
 
 def _predictions(arguments: Arguments) -> list[dict[str, Any]]:
-    """A row for each network and number of GPUs, with and without overlap and compression."""
+    """A row for each network, way to sum gradients (DDP with and without overlap) and GPUs."""
     counts = count_parameters(SHAPES[arguments.shape])
     work = Workload(
         arguments.step_seconds,
@@ -111,24 +113,27 @@ def _predictions(arguments: Arguments) -> list[dict[str, Any]]:
     if arguments.network_gbytes is not None:
         latency = next(iter(NETWORKS.values())).latency
         networks = {"measured": Link(arguments.network_gbytes * 1e9, latency)}
+    settings = [("ddp", *both) for both in itertools.product((False, True), repeat=2)]
     rows = []
     for name, network in networks.items():
-        for overlap in (False, True):
-            for compressed in (False, True):
-                for gpus in _GPUS:
-                    took = step_seconds(
-                        work, gpus, arguments.per_node, node, network, overlap, compressed
-                    )
-                    rows.append(
-                        {
-                            "network": name,
-                            "overlap": overlap,
-                            "compressed": compressed,
-                            "gpus": gpus,
-                            "step_seconds": took,
-                            "efficiency": efficiency(arguments.step_seconds, took, gpus),
-                        }
-                    )
+        for reduction, overlap, compressed in [*settings, ("tree", False, False)]:
+            for gpus in _GPUS:
+                where = work, gpus, arguments.per_node, node, network
+                tree = reduction == "tree"
+                took = (
+                    tree_step_seconds(*where) if tree else step_seconds(*where, overlap, compressed)
+                )
+                rows.append(
+                    {
+                        "network": name,
+                        "reduction": reduction,
+                        "overlap": overlap,
+                        "compressed": compressed,
+                        "gpus": gpus,
+                        "step_seconds": took,
+                        "efficiency": efficiency(arguments.step_seconds, took, gpus),
+                    }
+                )
     return rows
 
 
@@ -203,14 +208,14 @@ def fit_and_predict(took: dict[str, float], ranks: int) -> dict[str, Any]:
 def _table_of(rows: list[dict[str, Any]], checks: list[dict[str, Any]], basis: str) -> str:
     """Predictions and checks as Markdown."""
     lines = [
-        "| network | overlap | bf16 | " + " | ".join(map(str, _GPUS)) + " |",
-        "| --- | --- | --- |" + " --: |" * len(_GPUS),
+        "| network | reduction | overlap | bf16 | " + " | ".join(map(str, _GPUS)) + " |",
+        "| --- | --- | --- | --- |" + " --: |" * len(_GPUS),
     ]
     for start in range(0, len(rows), len(_GPUS)):
         group = rows[start : start + len(_GPUS)]
         first = group[0]
         words = [
-            first["network"],
+            *(first["network"], first["reduction"]),
             *("yes" if first[k] else "no" for k in ("overlap", "compressed")),
         ]
         cells = [f"{1e3 * r['step_seconds']:.1f} ({r['efficiency']:.0%})" for r in group]
@@ -235,7 +240,8 @@ def _plot(rows: list[dict[str, Any]], basis: str, file: Path) -> None:
             first = group[0]
             label = f"{first['network']}{', overlap' if first['overlap'] else ''}"
             label += ", bf16 gradients" if first["compressed"] else ""
-            style = "--" if first["compressed"] else "-"
+            label += ", tree" if first["reduction"] == "tree" else ""
+            style = ":" if first["reduction"] == "tree" else "--" if first["compressed"] else "-"
             axes.plot(_GPUS, [100 * r["efficiency"] for r in group], style, marker=".", label=label)
         low, high = (100 * share for share in _PUBLIC_8)
         axes.plot([8, 8], [low, high], "k", linewidth=4, label="other trainers on 8 GPUs")

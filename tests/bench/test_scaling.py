@@ -13,8 +13,10 @@ from bench.scaling_model import (
     Workload,
     all_reduce_seconds,
     efficiency,
+    halving_seconds,
     ring_seconds,
     step_seconds,
+    tree_step_seconds,
 )
 
 WORK = Workload(1.0, 8, 124_000_000, 38_000_000, 0.003)
@@ -34,6 +36,19 @@ def test_a_ring_moves_the_gradient_nearly_twice():
     link = Link(100.0, 0.5)
     assert ring_seconds(1000.0, 4, link) == pytest.approx(2 * 3 / 4 * 10 + 6 * 0.5)
     assert ring_seconds(1000.0, 1, link) == 0
+
+
+def test_halving_and_doubling_moves_the_bytes_of_a_ring_in_fewer_messages():
+    link = Link(100.0, 0.5)
+    assert halving_seconds(1000.0, 8, link) == pytest.approx(2 * 7 / 8 * 10 + 2 * 3 * 0.5)
+    assert halving_seconds(1000.0, 2, link) == ring_seconds(1000.0, 2, link)
+    assert halving_seconds(1000.0, 1, link) == 0
+
+
+def test_a_tree_costs_more_than_overlapped_buckets_and_on_one_gpu_only_its_sums():
+    alone, eight = (tree_step_seconds(WORK, n, 8, NVLINK, NETWORK) for n in (1, 8))
+    assert alone == pytest.approx(WORK.step_seconds + 3 * 3 * 4 * 124e6 / 2.7e12)
+    assert seconds(8, overlap=True) < eight < 1.05 * seconds(8, overlap=True)
 
 
 def test_between_nodes_each_gpu_sends_its_part_only():
