@@ -12,7 +12,7 @@ import pytest
 
 from tests.launching import REPO
 
-FOLDERS = ("data_prep", "model", "eval", "train", "bench")
+FOLDERS = ("data_prep", "model", "eval", "train", "bench", "bench/gpu")
 NOT_FOR_PEOPLE = {"bench/timed_start.py"}  # bench/goodput.py starts it
 SCRIPTS = sorted(
     name
@@ -30,6 +30,7 @@ COMMANDS = {"model/huggingface.py": ("import", "export"), "train/main.py": ("dem
 _NEEDED = {
     "bench/band_alarms.py": ["nowhere"],
     "bench/first_hour.py": ["--nanogpt=nowhere", "--text=nowhere"],
+    "bench/gpu/prepare.py": ["nowhere"],
     "bench/hellaswag_speed.py": ["--hellaswag-file=nowhere"],
     "bench/make_band.py": ["nowhere", "--out=new/demo.json"],
     "bench/peers.py": ["--side=a; .; c"],

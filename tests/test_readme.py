@@ -10,19 +10,17 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import tyro
 
 from tests.eval.test_calibrate import ROW
 from tests.golden.make import INPUTS
 from tests.golden.make import RUN as RECORDED_RUN
 from tests.hub_fixtures import FINEWEB_EDU, Maker
 from tests.launching import ENVIRONMENT, REPO, python
-from tests.script_flags import SCRIPTS, main_of
-from train.command_line.parse import parse
+from tests.page_commands import commands_of, read_by_its_parser, started
+from tests.script_flags import SCRIPTS
 
 PAGES = [
     *("README.md", "data_prep/README.md", "train/README.md", "eval/README.md", "model/README.md"),
@@ -72,27 +70,6 @@ NOT_RUN = {
 }
 
 
-def commands_of(page: str) -> list[list[str]]:
-    """The commands of a page's code blocks without language, each as words, without comments."""
-    text = (REPO / page).read_text()
-    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    blocks = [block for language, block in fences if not language]
-    lines = [
-        line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()
-    ]
-    return [shlex.split(line, comments=True) for line in lines]
-
-
-def started(words: list[str]) -> tuple[str, list[str]]:
-    """What a command starts, a script of ours or a program, and the words after it."""
-    while re.match(r"[A-Z_]+=", words[0]):
-        words = words[1:]
-    if words[0] in ("python", "torchrun", "sbatch"):
-        place = next(i for i, word in enumerate(words) if re.search(r"\.(py|sbatch)$", word))
-        return words[place], words[place + 1 :]
-    return words[0], words[1:]
-
-
 COMMANDS = [(page, words) for page in PAGES for words in commands_of(page)]
 README = [words for page, words in COMMANDS if page == "README.md"]
 
@@ -111,29 +88,6 @@ def way_of(words: list[str]) -> str | None:
 
 RUN = [words for words in README if way_of(words) in SMALLER]
 READ_ONLY = [words for _, words in COMMANDS if words not in RUN]
-
-
-class _Read(BaseException):
-    """A script has read its command line; it goes no further."""
-
-
-def read_by_its_parser(script: str, words: list[str], patch: pytest.MonkeyPatch) -> None:
-    """Let a script read a command line, and nothing more. A mistake ends in SystemExit."""
-    if script == "train/main.py":
-        parse(words)
-        return
-
-    def read(*arguments, plain=tyro.cli, **settings):
-        found = plain(*arguments, **settings)
-        raise _Read(found[1] if settings.get("return_unknown_args") else [])
-
-    patch.setattr("tyro.cli", read)
-    patch.setattr(sys, "argv", [script, *words])
-    with pytest.raises(_Read) as reached:
-        main_of(script)()
-    patch.undo()
-    if reached.value.args[0]:
-        parse(reached.value.args[0])
 
 
 def test_readme_is_short():

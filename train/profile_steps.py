@@ -4,6 +4,7 @@ The trace covers steps a to b - 1 and can be opened at https://ui.perfetto.dev.
 """
 
 import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -59,7 +60,9 @@ class ProfiledSteps:
             kinds.append(ProfilerActivity.CUDA)
         try:
             self._profiler = profile(activities=kinds)
-            self._profiler.start()
+            with warnings.catch_warnings():  # torch 2.11 warns of cycles, of which there are none
+                warnings.simplefilter("ignore")
+                self._profiler.start()
         except (OSError, RuntimeError) as error:  # such as another profiler on this GPU
             log.warning("no profiler trace: it cannot be started (%s)", error)
             self._profiler, self.steps = None, range(0)
