@@ -28,7 +28,7 @@ from bench.ladder_results import Ladder, check_found, foretold, line_of_runs, lo
 from bench.provenance import RESULTS, provenance
 from data_prep.dataset.shards import open_data_set
 from storage.atomic import write_json, write_text
-from storage.option_values import check_at_least
+from storage.option_values import check_at_least, check_output_file
 from storage.script_options import parse_options
 from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
@@ -95,6 +95,11 @@ class Arguments:
         if self.tokens_per_parameter <= 0:
             raise ValueError(
                 f"tokens_per_parameter={self.tokens_per_parameter} is out of range; use more than 0"
+            )
+        if self.results.suffix != ".json":
+            raise ValueError(
+                f"results={self.results} does not end with .json, and .md and .png are written "
+                "beside it; give a name such as ladder.json"
             )
         if not 0 <= self.batch_power <= 1:
             raise ValueError(f"batch_power={self.batch_power} is out of range; use 0 to 1")
@@ -207,6 +212,7 @@ def main() -> None:
             raise ValueError(
                 "--runs and --flops belong together; give both, or neither to train a ladder"
             )
+        check_output_file("--results", arguments.results)
         if arguments.runs:
             _foretell_from_runs(arguments)
         else:

@@ -194,6 +194,8 @@ def test_finished_runs_foretell_a_loss_and_nothing_is_trained(tmp_path):
         ("--seeds 1", "seeds=1 is out of range; use 2 or more"),
         ("--runs runs/a", "--runs and --flops belong together"),
         ("--batch-power 2", "batch_power=2.0 is out of range; use 0 to 1"),
+        ("--results x.md", "does not end with .json, and .md and .png are written beside it; give"),
+        ("--results setup.cfg/x.json", "is below"),
         ("--batch-tokens 100", "batch_tokens=100 is no multiple of 128"),
     ],
 )
