@@ -104,13 +104,22 @@ class Tokenizer:
         """How many bytes each id decodes to, 0 for end-of-text. Shapes: (n_vocab,), int32."""
         return self._token_bytes.copy()
 
-    def byte_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """The bytes of all tokens in the order of ids, and where each begins (and the last ends).
+    def bytes_and_ends(self, ids: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """The bytes of many ids at once, and where those of each id end. Shapes: (N,) -> (N,)."""
+        begins = self._byte_offsets[ids]
+        sizes = self._byte_offsets[ids.astype(np.int64) + 1] - begins
+        ends = np.cumsum(sizes)
+        total = int(ends[-1]) if len(ends) else 0
+        places = np.arange(total) + np.repeat(begins - (ends - sizes), sizes)
+        return self._joined_bytes[places].tobytes(), ends
 
-        Shapes: (bytes,) uint8, (n_vocab + 1,) int64.
-        """
-        joined = np.frombuffer(b"".join(self._pairs.tokens), np.uint8)
-        return joined, np.concatenate([np.zeros(1, np.int64), np.cumsum(self._token_bytes)])
+    @cached_property
+    def _joined_bytes(self) -> np.ndarray:
+        return np.frombuffer(b"".join(self._pairs.tokens), np.uint8)
+
+    @cached_property
+    def _byte_offsets(self) -> np.ndarray:
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self._token_bytes)])
 
     @cached_property
     def _token_bytes(self) -> np.ndarray:

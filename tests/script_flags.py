@@ -38,6 +38,7 @@ _NEEDED = {
     "bench/scaling.py": ["--step-seconds=1", "--source=nowhere"],
     "data_prep/browse.py": ["data"],
     "data_prep/fineweb.py": ["--source=inputs/*.parquet", "--out=new"],
+    "data_prep/ready_tokens.py": ["inputs", "--out=new"],
     "data_prep/tinystories.py": ["--train-files=inputs", "--val-files=inputs", "--out=new"],
     "data_prep/text.py": ["--source=inputs", "--out=new"],
     "data_prep/train_tokenizer.py": ["--source=nowhere.txt", "--out=new"],

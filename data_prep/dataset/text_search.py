@@ -33,7 +33,7 @@ def find_text(documents: Documents, wanted: bytes, around: int) -> Iterator[_Hit
     for start in range(0, shards.tokens, _TOKENS_AT_ONCE):
         count = min(_TOKENS_AT_ONCE + overlap, shards.tokens - start)
         ids = shards.read(start, count)
-        text, stops = _decoded(ids, *documents.tokenizer.byte_table())
+        text, stops = documents.tokenizer.bytes_and_ends(ids)
         at = text.find(wanted)
         while at >= 0:
             first, last = np.searchsorted(stops, [at, at + len(wanted) - 1], side="right").tolist()
@@ -47,18 +47,6 @@ def find_text(documents: Documents, wanted: bytes, around: int) -> Iterator[_Hit
                 after = text[at + len(wanted) : min(inside[1], at + len(wanted) + around)]
                 yield _Hit(places[0], start + first - begin, *map(_readable, (before, after)))
             at = text.find(wanted, at + 1)
-
-
-def _decoded(ids: np.ndarray, table: np.ndarray, offsets: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """The bytes of tokens, and where each token ends in them.
-
-    Shapes: ids (N), table (bytes of all tokens), offsets (n_vocab + 1) -> bytes, (N).
-    """
-    begins = offsets[ids]
-    sizes = offsets[ids.astype(np.int64) + 1] - begins
-    stops = np.cumsum(sizes)
-    places = np.arange(stops[-1] if len(stops) else 0) + np.repeat(begins - (stops - sizes), sizes)
-    return table[places].tobytes(), stops
 
 
 def _document_part(

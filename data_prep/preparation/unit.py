@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from data_prep.dataset.manifest import ShardEntry
 from data_prep.dataset.shards import LENGTH, PLACE, shard_entry
-from data_prep.dataset.token_files import TOKEN
+from data_prep.dataset.token_writer import TokenWriter
 from data_prep.preparation.bad_records import (
     TooManyBadRecords,
     bad_in_unit,
@@ -73,8 +73,8 @@ class _ShardWriter:
         self._progress = progress
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
-        self._file: BinaryIO | None = None
-        self._tokens = self._text_bytes = 0
+        self._file: TokenWriter | None = None
+        self._text_bytes = 0
         self._lengths = array("I")
         self._places = array("I")
         self._counts = np.zeros(encoder.tokenizer.n_vocab, np.int64)
@@ -93,28 +93,13 @@ class _ShardWriter:
         places = list(zip(flat[::2], flat[1::2], strict=True))
         tokens, lengths = self._encoder.encode(self._waiting, places)
         if self._file is None:
-            self._file = self._path.open("w+b")
-            self._write_header()
-        self._file.write(tokens.astype(TOKEN, copy=False).data)
+            self._file = TokenWriter(self._folder / f"{self._name}.npy")
+        self._file.write(tokens)
         self._lengths.extend(lengths.tolist())
         self._counts += np.bincount(tokens, minlength=len(self._counts))
-        self._tokens += len(tokens)
         self._text_bytes += self._waiting_bytes
         self._progress.add(len(self._waiting), len(tokens), self._waiting_bytes)
         self._waiting, self._waiting_bytes = [], 0
-
-    @property
-    def _path(self) -> Path:
-        return self._folder / f"{self._name}.npy"
-
-    def _write_header(self) -> None:
-        """Write the header of `np.save`; it is written again when the number of tokens is known."""
-        assert self._file is not None
-        # Both have the same length, since NumPy pads a header so that an axis can grow to 21 digits
-        # (GROWTH_AXIS_MAX_DIGITS in numpy/lib/format.py).
-        self._file.seek(0)
-        header = {"descr": TOKEN.str, "fortran_order": False, "shape": (self._tokens,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
 
     def save(self) -> ShardEntry | None:
         """Write the rest and the other files of the shard; None if it has no document.
@@ -125,7 +110,6 @@ class _ShardWriter:
             self._write()
         if self._file is None:
             return None
-        self._write_header()
         self._file.close()
         self._encoder.check_bytes(self._counts, self._text_bytes)
         folder, name = self._folder, self._name

@@ -8,7 +8,7 @@ import glob
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,6 +30,10 @@ _AGAIN = "found already"
 class _FoundFiles:
     """The files to read, sorted by path, and the paths that are passed over, by reason."""
 
+    is_known: Callable[[str], object]
+    """Whether a file of this name is of a kind that is read."""
+    kinds: str
+    """Those kinds, for an error."""
     paths: list[Path] = field(default_factory=list)
     passed_over: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
@@ -59,12 +63,14 @@ def _printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def find_files(places: Iterable[str]) -> _FoundFiles:
-    """The files that `places` name.
+def find_files(
+    places: Iterable[str], is_known: Callable[[str], object] = format_of, kinds: str = KNOWN
+) -> _FoundFiles:
+    """The files that `places` name, of names that are known; `kinds` says which, for an error.
 
     Raises: ValueError if a place has no file of a known kind, or one that cannot be read.
     """
-    found = _FoundFiles()
+    found = _FoundFiles(is_known, kinds)
     candidates = {path for place in places for path in _files_at(place, found)}
     if not candidates:
         raise ValueError("no source was named; give at least one file, folder or glob")
@@ -80,11 +86,10 @@ def _files_at(place: str, found: _FoundFiles) -> list[Path]:
     if path.is_dir():
         candidates = _files_below(path, found)
     elif path.exists():
-        if not format_of(path.name):
-            raise ValueError(
-                f"{path} is of no known kind; if it is plain text, add .txt to its name, else save "
-                f"its text as .txt (the kinds are {KNOWN})"
-            )
+        if not found.is_known(path.name):
+            text = "if it is plain text, add .txt to its name, else save its text as .txt"
+            cure = text if found.kinds == KNOWN else "give another file"
+            raise ValueError(f"{path} is of no known kind; {cure} (the kinds are {found.kinds})")
         if not path.is_file():
             raise ValueError(
                 f"{path} is no regular file; its text is read more than once, so save it to a file"
@@ -96,14 +101,14 @@ def _files_at(place: str, found: _FoundFiles) -> list[Path]:
         raise ValueError(f"there is no {path}; give text files, folders or globs")
     files = [candidate for candidate in candidates if _is_wanted(candidate, found)]
     if not files:
-        raise ValueError(f"{path} holds no file of the kinds {KNOWN}")
+        raise ValueError(f"{path} holds no file of the kinds {found.kinds}")
     return files
 
 
 def _is_wanted(path: Path, found: _FoundFiles) -> bool:
     """Whether a file is read; if not, it is noted. Raises: ValueError if it cannot be read."""
     reason = ""
-    if not format_of(path.name):
+    if not found.is_known(path.name):
         reason = _UNKNOWN
     elif not path.exists():
         raise ValueError(f"{path} is a link to nothing; remove it, or restore what it links to")

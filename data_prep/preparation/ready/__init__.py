@@ -1,0 +1,1 @@
+"""Tokens that other programs have made: their files, and the way into shards."""
