@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from storage.json_lines import append_to, open_to_append
+from storage.records.line_digest import LineDigest
 
 Metrics = dict[str, float | int | str]
 _RECENT_LINES = 4
@@ -157,10 +158,13 @@ class MetricLog:
         self._channels = [_Channel(writer) for writer in writers]
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_LINES)
         """The last lines, kept on ranks without writers too: the rank that writes may die."""
+        self.digest = LineDigest()
+        """Of all lines so far, for the same reason on every rank."""
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Record one step's metrics."""
         self.recent.append(_as_line(step, metrics))
+        self.digest.add(self.recent[-1])
         for channel in self._channels:
             channel.put(partial(channel.writer.write, step, metrics))
 

@@ -5,6 +5,7 @@ status.json       state of the run, for scripts and watchers
 lock              held by the process that writes to the folder
 metrics.jsonl     one line for each step
 starts.jsonl      one line for each start
+digests.jsonl     one line for each checkpoint that was written
 evals.jsonl       one line for each evaluation by a watching process
 samples/, tensorboard/, blackbox/, loss.png
 checkpoints/step_000500/{model.json, model.safetensors, …, MANIFEST.json}
@@ -77,6 +78,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.starts = path / "starts.jsonl"
+        self.digests = path / "digests.jsonl"
         self.attempt: dict[str, int] = {}
         """Count of restarts (train/recovery/restarts.py); `write_status` adds it to status.json."""
         self.identity: RunIdentity | None = None
@@ -183,7 +185,7 @@ class RunFolder:
 
         Nothing that only reports decides whether a run continues.
         """
-        for path in (self.status, self.metrics, self.discarded_metrics, self.starts):
+        for path in (self.status, self.metrics, self.discarded_metrics, self.starts, self.digests):
             set_aside_unusable(path, "file")
         for path in (self.tensorboard, self.samples):
             set_aside_unusable(path, "folder")

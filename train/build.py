@@ -20,7 +20,7 @@ from model.fused_loss.head_and_loss import fuses_loss
 from model.gpt import GPT
 from model.loss import NextTokenLoss
 from model.precision import choose_dtype
-from parallel.collectives import together
+from parallel.collectives import on_main, together
 from parallel.ranks import Ranks
 from parallel.reduction import reduction_of
 from parallel.shared_errors import SharedError
@@ -35,10 +35,16 @@ from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.branch import BRANCH_STEPS, lasting_records
 from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validation_loss_of
-from train.checkpoints.config_changes import OF_ONE_START, processors, warn_if_not_bitwise_same
+from train.checkpoints.config_changes import (
+    BITWISE_SETTINGS,
+    OF_ONE_START,
+    processors,
+    warn_if_not_bitwise_same,
+)
 from train.checkpoints.host_copy import HostCopy
 from train.checkpoints.rate_change import announce_rate
 from train.checkpoints.run_facts import run_facts
+from train.checkpoints.state_digest import begin_lines
 from train.config import Config
 from train.guards.band.watch import band_watch
 from train.guards.data_recheck import data_recheck
@@ -160,6 +166,7 @@ def _assemble(
         results=results,
     )
     load_guard_history(run.progress.guard, folder, position)
+    run.metrics.digest = on_main(partial(begin_lines, network[0], checkpoint))
     _announce(run, inputs)
     if position is not None and ranks.is_main:
         announce_rate(inputs.changes, folder, config, inputs.steps, position)
@@ -273,7 +280,8 @@ def _announce(run: Run, inputs: Inputs) -> None:
         log.info("changed: %s", "; ".join(map(str, of_the_run)))
     changed = [asdict(change) for change in inputs.changes]
     sizes = {"world_size": plan.world_size, "micro_batch": plan.micro_batch}
-    record_start(run.folder, run.folder.attempt, **sizes, changed=changed)
+    made = {key: settings[key] for key in BITWISE_SETTINGS if key in settings.keys() - sizes}
+    record_start(run.folder, run.folder.attempt, **sizes, changed=changed, made=made)
     record |= lasting_records(run.folder, run.steps, config.schedule)
     run.folder.write_config(record)  # the settings of this start replace the recorded ones
     run.metrics.write_settings(run.step, record)

@@ -270,7 +270,10 @@ class Run:
     def contents(self, tensors: dict[str, Tensor]) -> CheckpointContents:
         """A checkpoint of the present step, whose state was copied into `tensors`."""
         shape = self.model.config
-        return CheckpointContents(self.position(), shape, tensors, self.tokenizer, self.results)
+        lines = replace(self.metrics.digest)  # a copy, since training continues
+        return CheckpointContents(
+            self.position(), shape, tensors, self.tokenizer, self.results, lines
+        )
 
     def close(self) -> None:
         """End the threads, flush the metrics, release the folder."""

@@ -86,20 +86,21 @@ def begin_branch(folder: RunFolder, branch: Path, resumable: Resumable) -> None:
             record["config"]["branch"] = str(branch)
             record.pop(BRANCH_STEPS, None)
             folder.write_config(record | {RUN_ID: run_id, PARENT: origin})
-    _copy_metrics(parent, folder, step)
+    _copy_lines(parent.metrics, folder.metrics, step)
+    _copy_lines(parent.digests, folder.digests, step + 1)
     log.info("a new run that continues %s", source)
 
 
-def _copy_metrics(parent: RunFolder, folder: RunFolder, step: int) -> None:
-    """Copy the lines before `step`, so that the loss curve is whole."""
-    if folder.metrics.exists():
+def _copy_lines(source: Path, target: Path, step: int) -> None:
+    """Copy the lines before `step`, so that loss curve and chain of digests are whole."""
+    if target.exists():
         return
     try:
-        for line in read_metrics(parent.metrics):
+        for line in read_metrics(source):
             if line["step"] < step:
-                append_line(folder.metrics, line)
+                append_line(target, line)
     except OSError as error:  # it only reports
-        log.error("%s cannot be copied (%s); it lacks lines", parent.metrics, error)
+        log.error("%s cannot be copied (%s); it lacks lines", source, error)
 
 
 def lasting_records(folder: RunFolder, steps: int, schedule: ScheduleConfig) -> dict[str, Any]:

@@ -37,8 +37,10 @@ from storage.checkpoint_folder import (
 from storage.json_lines import is_count, is_number
 from storage.ownership.latest import point_best_at, point_latest_at
 from storage.records.json_fields import check_fields
+from storage.records.line_digest import LineDigest
 from storage.run_folder import RunFolder
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS
+from train.checkpoints.state_digest import append_digest, put_digest
 from train.guards.spikes import is_history
 
 STATE_FORMAT = 5  # of state.json; load_position converts older ones
@@ -183,6 +185,8 @@ class CheckpointContents:
     tokenizer: Tokenizer
     results: dict[str, Any]
     """Step and metrics of the last evaluation."""
+    lines: LineDigest = field(default_factory=LineDigest)
+    """The digest of all metric lines before it."""
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix`, by the rest of their names."""
@@ -214,10 +218,13 @@ def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
             contents.tokenizer.save(temporary / "tokenizer")
             write_tensors(temporary / OPTIMIZER_FILE, contents.under(OPTIMIZER))
             put_json(temporary / RESULTS_FILE, contents.results)
-            put_json(temporary / STATE_FILE, {"format": STATE_FORMAT, **asdict(contents.position)})
+            state = {"format": STATE_FORMAT, **asdict(contents.position)}
+            put_json(temporary / STATE_FILE, state)
+            digest = put_digest(temporary, folder, contents.tensors, state, contents.lines)
             # Last: a folder without a manifest is incomplete. It has digests because no file format
             # detects a flipped bit: 298 of 300 such safetensors files load without an error.
             write_manifest(temporary)
+        append_digest(folder, digest)
     turn_latest(folder, path)
     return path
 

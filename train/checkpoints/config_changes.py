@@ -221,7 +221,7 @@ def _listed(separator: str, found: Sequence[object]) -> str:
 
 
 # Settings in config.json that affect rounding. A change of one gives other last bits.
-_BITWISE_SETTINGS = (
+BITWISE_SETTINGS = (
     *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
     *("fused_loss", "reduction", "torch", "threads", "cpu", "gpu"),
 )
@@ -245,7 +245,7 @@ def warn_if_not_bitwise_same(folder: RunFolder, settings: dict[str, Any]) -> Non
     before = {"reduction": "ddp"} | folder.read_config()["run"]
     changed = [
         Change(key, before[key], settings[key])
-        for key in _BITWISE_SETTINGS
+        for key in BITWISE_SETTINGS
         if key in before and key in settings and before[key] != settings[key]
     ]
     in_tree = before["reduction"] == settings.get("reduction") == "tree"

@@ -10,6 +10,7 @@ import torch
 
 from storage.digest import file_sha256
 from storage.json_lines import column, read_metrics
+from storage.records.line_digest import reproducible
 from storage.run_folder import RunFolder
 from train.recovery.resume_proof.kills import Kill
 
@@ -28,14 +29,6 @@ class ProofResult:
     detail: str
 
 
-def _reproducible(line: dict[str, Any]) -> dict[str, Any]:
-    """The entries of a metric line that must be reproduced: all but the speeds.
-
-    What rank 0 alone adds, beside a band, a surviving rank's copy of the line lacks.
-    """
-    return {k: value for k, value in line.items() if not k.startswith(("speed/", "band/"))}
-
-
 def _entries(lines: list[dict[str, Any]], tag: str) -> tuple[list[int], list[Any]]:
     """Steps and values of the lines that have this tag, whatever the values are."""
     found = [(line["step"], line[tag]) for line in lines if line.get(tag) is not None]
@@ -48,7 +41,7 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
     If the killed run has not `finished`, only its metric lines so far are compared.
     """
     folders = RunFolder(straight), RunFolder(killed)
-    lines = [list(map(_reproducible, read_metrics(folder.metrics))) for folder in folders]
+    lines = [list(map(reproducible, read_metrics(folder.metrics))) for folder in folders]
     if not finished:
         lines[0] = lines[0][: len(lines[1])]
     found = []

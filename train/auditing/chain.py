@@ -1,0 +1,214 @@
+"""What an audit finds without repeating a step: whether the records of a run fit together."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.audit.run_record import gaps_and_overlaps, read_run
+from data_prep.dataset.shards import DataSet
+from storage.atomic import read_json
+from storage.checkpoint_folder import (
+    RESUME_FILES,
+    STATE_FILE,
+    checkpoints_in,
+    step_of,
+    verify_checkpoint,
+)
+from storage.json_lines import read_lines
+from storage.records.line_digest import LineDigest
+from train.auditing.recorded_run import RecordedRun
+from train.checkpoints.state_digest import (
+    chain_digest,
+    deciding_settings,
+    position_digest,
+    read_digest,
+    saved_tensors,
+    tensors_digest,
+)
+from train.recovery.resume_proof.comparison import ProofResult
+from train.schedule import learning_rate
+
+_SHOWN = 3
+_SAME_RATE = 1e-12  # relative: libraries of other systems may round a cosine otherwise
+_Record = Mapping[str, Any]
+
+
+def check_chain(run: RecordedRun, data: DataSet) -> tuple[list[ProofResult], list[str]]:
+    """What was compared, each with its result, and notes on what cannot be told."""
+    records, notes, damaged = _records(run)
+    checks: list[tuple[str, int, Callable[[], Iterator[str]]]] = [
+        ("weights and moments as their digest", len(records), lambda: _state(records)),
+        ("positions as digest and lines say", len(records), lambda: _positions(run, records)),
+        ("settings in force at each checkpoint", len(records), lambda: _settings(run, records)),
+        ("metric lines before each checkpoint", len(records), lambda: _lines(run, records)),
+        ("each checkpoint names the one before", len(records), lambda: _links(run, records, notes)),
+        ("steps and windows without gap or overlap", len(run.lines), lambda: _order(run, data)),
+        ("learning rate of every line", len(run.lines), lambda: _rates(run, data)),
+    ]  # fmt: skip
+    found = [_result("files of checkpoints", len(run.checkpoints), damaged)]
+    found += [_result(what, count, list(check())) for what, count, check in checks]
+    return found, notes
+
+
+def _result(what: str, count: int, problems: Sequence[str]) -> ProofResult:
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    detail = "; ".join(problems[:_SHOWN]) + more if problems else f"{count:,}"
+    return ProofResult(what, not problems, detail)
+
+
+def _records(run: RecordedRun) -> tuple[dict[Path, _Record], list[str], list[str]]:
+    """The digests of sound checkpoints, notes on those without, and what is damaged."""
+    records: dict[Path, _Record] = {}
+    notes, damaged = [], []
+    without = 0
+    for checkpoint in run.checkpoints:
+        try:
+            verify_checkpoint(checkpoint, RESUME_FILES)
+            record = read_digest(checkpoint)
+        except (ValueError, OSError) as error:
+            damaged.append(str(error))
+            continue
+        if record is None:
+            without = step_of(checkpoint)
+        else:
+            records[checkpoint] = record
+    if without:
+        notes.append(
+            f"no digest up to step {without}: an older version wrote the checkpoints, so that only "
+            "repeating their steps can show anything"
+        )
+    for path in checkpoints_in(run.folder.checkpoints):
+        if foreign := run.folder.why_foreign(path):
+            damaged.append(f"{path.name} is not of this run ({foreign})")
+    last = step_of(run.checkpoints[-1]) if run.checkpoints else 0
+    if later := [step for step in run.lines if step >= last]:
+        notes.append(f"steps {min(later)} to {max(later)} are in no checkpoint yet")
+    return records, notes, damaged
+
+
+def _state(records: Mapping[Path, _Record]) -> Iterator[str]:
+    for checkpoint, record in records.items():
+        if tensors_digest(saved_tensors(checkpoint)) != record["tensors"]:
+            yield f"{checkpoint.name} holds other weights or moments than its digest says"
+
+
+def _positions(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[str]:
+    for checkpoint, record in records.items():
+        state = read_json(checkpoint / STATE_FILE)
+        own = state.get("step") == record["step"] == step_of(checkpoint)
+        if not own or position_digest(state) != record["position"]:
+            yield f"{checkpoint.name} is at another position than its digest says"
+        copied = step_of(checkpoint) <= run.first_step and run.parent
+        if run.run_id and record["run_id"] != run.run_id and not copied:
+            yield f"{checkpoint.name} is of the run {record['run_id']}, not {run.run_id}"
+        line = run.lines.get(step_of(checkpoint) - 1)
+        if line is not None and state.get("next_window") != line.get("windows"):
+            yield (
+                f"{checkpoint.name} continues at window {state.get('next_window')}, the step "
+                f"before it ended before {line.get('windows')}"
+            )
+
+
+def _settings(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[str]:
+    for checkpoint, record in records.items():
+        claimed = deciding_settings(run.stretch_at(step_of(checkpoint) - 1).settings)
+        for key in sorted(claimed.keys() & record["settings"].keys()):
+            if claimed[key] != record["settings"][key]:
+                yield (
+                    f"{checkpoint.name} was made with {key}={record['settings'][key]}, the run's "
+                    f"records say {claimed[key]}"
+                )
+
+
+def _lines(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[str]:
+    """Whether the lines give the digests; each checkpoint continues from the one before."""
+    before: _Record | None = None
+    for checkpoint, record in records.items():
+        began, until = record["began"], record["lines_until"]
+        digest = LineDigest.begin(began["step"], began["weights"])
+        if before is not None and before["began"] == began:
+            digest = LineDigest(began, before["lines_until"], before["lines"])
+        first = digest.until
+        missing = [step for step in range(first, until) if step not in run.lines]
+        for step in range(first, until):
+            if step in run.lines:
+                digest.add(run.lines[step])
+        if missing:
+            yield f"steps {missing[0]} to {missing[-1]} have no line" * (len(missing) > 1) or (
+                f"step {missing[0]} has no line"
+            )
+        elif until != record["step"]:
+            yield f"{checkpoint.name} covers the lines up to step {until} only"
+        elif digest.value != record["lines"]:
+            yield f"lines of steps {first} to {until - 1} are not those before {checkpoint.name}"
+        before = record
+
+
+def _links(run: RecordedRun, records: Mapping[Path, _Record], notes: list[str]) -> Iterator[str]:
+    """Whether the digest of each checkpoint leads back to the one that is kept before it."""
+    lines = [line for line in read_lines(run.folder.digests) if isinstance(line.get("step"), int)]
+    for line in lines:
+        if chain_digest(line) != line.get("digest"):
+            yield f"the record of step {line['step']} in digests.jsonl is not as its digest says"
+    known = {str(line.get("digest")): line for line in lines}
+    steps = {line["step"] for line in lines}
+    before: _Record | None = None
+    for checkpoint, record in records.items():
+        if chain_digest(record) != record["digest"]:
+            yield f"the digests of {checkpoint.name} are not as their own digest says"
+        if record["step"] in steps and record["digest"] not in known:
+            yield f"digests.jsonl records another checkpoint of step {record['step']}"
+        if before is not None and before["began"] == record["began"]:
+            yield from _way_back(record, before, known, notes)
+        before = record
+
+
+def _way_back(
+    record: _Record, before: _Record, known: Mapping[str, _Record], notes: list[str]
+) -> Iterator[str]:
+    at: _Record | None = record
+    while at is not None and at["previous"] not in ("", before["digest"]):
+        following = known.get(at["previous"])
+        if following is not None and not before["step"] < following["step"] < at["step"]:
+            yield (
+                f"step {record['step']} was made from another checkpoint than the kept one of "
+                f"step {before['step']}"
+            )
+            return
+        at = following
+    if at is None:
+        notes.append(
+            f"the chain from step {record['step']} back to {before['step']} cannot be followed: "
+            "digests.jsonl has lost lines"
+        )
+    elif at["previous"] == "":
+        yield f"the chain from step {record['step']} back to {before['step']} has a beginning"
+
+
+def _order(run: RecordedRun, data: DataSet) -> Iterator[str]:
+    recorded = read_run(run.folder.path)
+    yield from gaps_and_overlaps(recorded, recorded.steps)
+    for step in recorded.steps:
+        if step.windows != recorded.settings_at(step.step).windows:
+            yield f"step {step.step} has {step.windows} windows"
+    last = run.stretches[-1].steps_of_run(data)
+    if beyond := [step for step in run.lines if step >= last]:
+        yield f"steps {beyond[0]} to {beyond[-1]} are beyond the run's {last}"
+    newest = step_of(run.checkpoints[-1]) if run.checkpoints else 0
+    if run.checkpoints and run.folder.is_finished():
+        ended = (run.folder.read_status() or {}).get("step")
+        if ended != newest:
+            yield f"the run says that it finished at step {ended}, its last checkpoint is {newest}"
+
+
+def _rates(run: RecordedRun, data: DataSet) -> Iterator[str]:
+    for stretch_first, stop, stretch in run.parts(0, max(run.lines, default=-1) + 1):
+        config, steps = stretch.config, stretch.steps_of_run(data)
+        for step in range(stretch_first, stop):
+            found = run.lines.get(step, {}).get("train/lr")
+            wanted = learning_rate(step, steps, config.optimizer.lr, config.schedule)
+            if step in run.lines and not (
+                isinstance(found, float | int) and math.isclose(found, wanted, rel_tol=_SAME_RATE)
+            ):
+                yield f"step {step} has rate {found}, the settings give {wanted:.6g}"

@@ -1,0 +1,253 @@
+"""Repeats the steps of a segment of a run, on any number of ranks, without a run folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from data_prep.dataset.shards import DataSet
+from data_prep.order.training_stream import TrainingStream
+from eval.subject import Subject
+from eval.tasks.val_loss import validation_loss
+from model.blocks import attention_backend
+from model.checkpoint import named_weights
+from model.config import GPTConfig
+from model.gpt import GPT
+from parallel.ranks import Ranks
+from storage.checkpoint_folder import step_of
+from train.auditing.recorded_run import RecordedRun, Stretch
+from train.batch_plan import plan_batch, share_of
+from train.build import build_learner, new_network
+from train.checkpoints.checkpoint import load_checkpoint
+from train.checkpoints.config_changes import processors
+from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
+from train.checkpoints.state_digest import model_digest
+from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
+from train.loader import Loader
+from train.memory.forecast import compiles
+from train.schedule import learning_rate
+from train.step import DIGEST, LOSS, NORM, SKIPPED, Learner, join_digest
+
+_State = dict[str, Tensor]
+
+
+@dataclass
+class Repeated:
+    """What repeating a segment gave."""
+
+    began: str
+    """Digest of the weights before its first step."""
+    lines: dict[int, dict[str, Any]]
+    """For each step, what its metric line must say."""
+    before: _State
+    """Weights and optimizer state before the first step, in host memory."""
+    after: _State
+    """The same after the last one."""
+    next_window: int
+    differences: list[str]
+    """What affects rounding and is not as it was in the run."""
+
+
+def repeat_segment(
+    run: RecordedRun,
+    data: DataSet,
+    ranks: Ranks,
+    first: int,
+    stop: int,
+    otherwise: bool = False,
+) -> Repeated:
+    """Repeat the steps [first, stop) from the checkpoint of `first`, or from the beginning.
+
+    All ranks call this. `otherwise`: in other micro-batches, which round differently.
+    Raises: ValueError if the checkpoint, the initial weights or the settings cannot be used.
+    """
+    repeated: Repeated | None = None
+    guard = None
+    for begin, end, stretch in run.parts(first, stop):
+        part = _Part(run, data, ranks, stretch, begin, otherwise)
+        if repeated is None:
+            repeated = part.begin(run, first)
+        else:
+            part.continue_from(repeated)
+        guard = part.guard_after(guard)
+        try:
+            repeated.lines |= part.steps(end)
+        finally:
+            part.loader.close()
+        repeated.after, repeated.next_window = part.state(), part.loader_position
+        repeated.differences += part.differences(stretch)
+        del part  # its DDP replica must be freed before the next one, and the process group
+    assert repeated is not None
+    return repeated
+
+
+class _Part:
+    """Steps that were made in one way, and the network that makes them again."""
+
+    def __init__(
+        self,
+        run: RecordedRun,
+        data: DataSet,
+        ranks: Ranks,
+        stretch: Stretch,
+        first: int,
+        otherwise: bool,
+    ) -> None:
+        config = replace(stretch.config, device=ranks.device.type)
+        if first > 0:
+            config = replace(config, init=None)
+        threads = stretch.made.get("threads")
+        if ranks.device.type == "cpu" and type(threads) is int and threads > 0:
+            torch.set_num_threads(threads)
+        self.config, self.data, self.step = config, data, first
+        self.run_lines = run.lines
+        self.run_steps = stretch.steps_of_run(data)
+        network: GPTConfig = config.network_for(data.tokenizer().n_vocab)
+        share = share_of(config, ranks.world_size)
+        micro_batch = _fitting(share, stretch.micro_batch)
+        if otherwise:
+            micro_batch = _other_micro_batch(share, micro_batch)
+        plan = plan_batch(config, ranks.world_size, micro_batch)
+        self.model, self.optimizer = new_network(config, network, ranks)
+        self.learner: Learner = build_learner(config, (self.model, self.optimizer), plan, ranks)
+        zero_outputs = network.initial_weights == "zero_outputs"
+        self.guard = Guard(config.guard, first_step=ZERO_OUTPUT_STEPS if zero_outputs else 0)
+        self.loader_position = 0
+        self.loader: Loader
+
+    def begin(self, run: RecordedRun, first: int) -> Repeated:
+        """Take the state of the checkpoint of the segment's first step, or the initial weights."""
+        if first > 0:
+            checkpoint = next(path for path in run.checkpoints if step_of(path) == first)
+            self._load(checkpoint)
+        self._ready()
+        state = self.state()
+        return Repeated(model_digest(self.model), {}, state, state, self.loader_position, [])
+
+    def _load(self, checkpoint: Path) -> None:
+        position = load_checkpoint(checkpoint, self.model, self.optimizer, self.data.fingerprint)
+        self.loader_position = position.next_window
+        if position.guard is not None:
+            self.guard.load_history(position.guard)
+
+    def continue_from(self, before: Repeated) -> None:
+        """Take the state that the part before has left."""
+        _load_state(self.model, self.optimizer, before.after)
+        self.loader_position = before.next_window
+        self._ready()
+
+    def _ready(self) -> None:
+        learner, config = self.learner, self.config
+        learner.updates = self.step
+        learner.fix_bucket_layout()
+        # Not the stored indexes of the epochs: what an audit reads follows from the data alone.
+        stream = TrainingStream(self.data.split("train"), config.seed, stored_indexes=False)
+        self.loader = Loader(
+            stream, learner.plan, learner.ranks, self.loader_position, config.skips
+        )
+
+    def guard_after(self, before: Guard | None) -> Guard:
+        """The guard, with the steps that that of the part before has seen."""
+        if before is not None:
+            self.guard.load_history(before.history(self.step))
+        return self.guard
+
+    def steps(self, stop: int) -> dict[int, dict[str, Any]]:
+        """Make the steps up to `stop`; returns what each metric line must say."""
+        found = {}
+        config, learner = self.config, self.learner
+        for step in range(self.step, stop):
+            measured = self._validation(step)
+            batch = self.loader.next_step()
+            lr = learning_rate(step, self.run_steps, config.optimizer.lr, config.schedule)
+            values = learner.step(batch, lr, False, self.guard.limits(step))
+            self.loader_position = batch.first_window + learner.plan.windows
+            loss, norm, skipped = (values[at].item() for at in (LOSS, NORM, SKIPPED))
+            self.guard.record(step, batch.first_window, loss, norm, bool(skipped))
+            found[step] = measured | {
+                "train/loss": loss,
+                "train/grad_norm": norm,
+                "train/lr": lr,
+                "train/skipped": int(skipped),
+                "data/first_window": batch.first_window,
+                "data/windows": learner.plan.windows,
+                "data/digest": f"{join_digest(values[DIGEST]):016x}",
+            }
+        self.step = stop
+        return found
+
+    def _validation(self, step: int) -> dict[str, Any]:
+        """The validation loss, where the line of the step has one."""
+        if self.run_lines.get(step, {}).get("val/loss") is None:
+            return {}
+        learner = self.learner
+        return validation_loss(
+            Subject(self.model, self.data.tokenizer(), learner.ranks),
+            self.data.split("val"),
+            tokens=self.config.eval.validated_tokens,
+            context_length=learner.plan.context_length,
+            micro_batch=learner.plan.micro_batch,
+            dtype=learner.dtype,
+        )
+
+    def differences(self, stretch: Stretch) -> list[str]:
+        """What affects rounding and is not as it was. All ranks call this."""
+        learner, config, plan = self.learner, self.config, self.learner.plan
+        device = learner.ranks.device
+        here = {
+            "world_size": plan.world_size,
+            "micro_batch": plan.micro_batch,
+            "device": device.type,
+            "dtype": str(learner.dtype).removeprefix("torch."),
+            "attention": attention_backend(self.model.config, device, learner.dtype),
+            "compiled": str(compiles(config, device)),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            **processors(learner.ranks),
+        }
+        there = {**stretch.made, "world_size": stretch.world_size}
+        there["micro_batch"] = stretch.micro_batch
+        if getattr(config, "reduction", "") == "tree":  # then their number decides no bit
+            del here["world_size"]
+        found = [
+            f"{key} {there.get(key, 'not recorded')}, here {value}"
+            for key, value in here.items()
+            if there.get(key) != value
+        ]
+        if device.type == "cuda" and not config.deterministic:
+            found.append("the run had no --deterministic")
+        return found
+
+    def state(self) -> _State:
+        """Weights and optimizer state, copied to host memory."""
+        found = state_tensors(self.model, self.optimizer)
+        return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+
+def _load_state(model: GPT, optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Give a network and its optimizer the tensors that `state_tensors` names."""
+    parameters = dict(named_weights(model))
+    with torch.no_grad():
+        for full_name, tensor in state.items():
+            if full_name.startswith(WEIGHTS):
+                parameters[full_name.removeprefix(WEIGHTS)].copy_(tensor)
+            else:
+                key, _, name = full_name.removeprefix(OPTIMIZER).partition(".")
+                parameter = parameters[name]
+                optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
+
+
+def _fitting(share: int, micro_batch: int) -> int:
+    """The run's micro-batch, or the largest below it that divides a rank's windows here."""
+    return next(n for n in range(min(share, micro_batch), 0, -1) if share % n == 0)
+
+
+def _other_micro_batch(share: int, micro_batch: int) -> int:
+    """One that rounds differently: half of it or less, or twice; the same if there is none."""
+    if micro_batch > 1:
+        return _fitting(share, micro_batch // 2)
+    return 2 if share % 2 == 0 else 1
