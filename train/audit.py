@@ -35,7 +35,7 @@ from storage.terminal.json_output import (
 )
 from train.auditing.chain import check_chain
 from train.auditing.recorded_run import RecordedRun, read_recorded_run, segments_of
-from train.auditing.segments import audit_segment, draw, why_no_beginning
+from train.auditing.segments import audit_segment, draw_segments, why_no_beginning
 from train.auditing.verdict import AuditVerdict, machine_of, notes_on_the_beginning
 
 _SEEDS = 2**31
@@ -97,7 +97,7 @@ def audit(arguments: Arguments, run: RecordedRun, ranks: Ranks) -> AuditVerdict:
     seed = broadcast_object(seed)
     found = [
         audit_segment(run, data, ranks, segment, arguments.steps)
-        for segment in draw(candidates, arguments.segments, seed)
+        for segment in draw_segments(candidates, arguments.segments, seed)
     ]
     return AuditVerdict(
         run=str(run.folder.path),

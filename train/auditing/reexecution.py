@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from eval.tasks.val_loss import validation_loss
 from model.blocks import attention_backend
 from model.checkpoint import named_weights
 from model.config import GPTConfig
+from model.fused_loss.head_and_loss import fuses_loss
 from model.gpt import GPT
+from parallel.collectives import together
 from parallel.ranks import Ranks
 from storage.checkpoint_folder import step_of
 from train.auditing.recorded_run import RecordedRun, Stretch
@@ -111,7 +114,7 @@ class _Part:
         micro_batch = _fitting(share, stretch.micro_batch)
         if otherwise:
             micro_batch = _other_micro_batch(share, micro_batch)
-        plan = plan_batch(config, ranks.world_size, micro_batch)
+        plan = together(partial(plan_batch, config, ranks.world_size, micro_batch))
         self.model, self.optimizer = new_network(config, network, ranks)
         self.learner: Learner = build_learner(config, (self.model, self.optimizer), plan, ranks)
         zero_outputs = network.initial_weights == "zero_outputs"
@@ -205,13 +208,15 @@ class _Part:
             "dtype": str(learner.dtype).removeprefix("torch."),
             "attention": attention_backend(self.model.config, device, learner.dtype),
             "compiled": str(compiles(config, device)),
+            "fused_loss": str(fuses_loss(config.fused_loss, device)),
+            "reduction": config.reduction,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             **processors(learner.ranks),
         }
-        there = {**stretch.made, "world_size": stretch.world_size}
+        there = {"reduction": "ddp", **stretch.made, "world_size": stretch.world_size}
         there["micro_batch"] = stretch.micro_batch
-        if getattr(config, "reduction", "") == "tree":  # then their number decides no bit
+        if config.reduction == "tree":  # then their number decides no bit
             del here["world_size"]
         found = [
             f"{key} {there.get(key, 'not recorded')}, here {value}"
