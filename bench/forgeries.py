@@ -185,7 +185,7 @@ def _honest_runs(
             c, ranks, 12, skip_windows=("110:120",), allow=("skip_windows",)
         ),
         "spikes skipped": lambda c: _make(
-            replace(c, guard=GuardConfig(window=8, skip_spikes=1, every=0)), ranks
+            replace(c, guard=GuardConfig(window=8, skip_spikes=2, every=0)), ranks
         ),
         "bfloat16": lambda c: _make(replace(c, dtype="bfloat16"), ranks),
         "dropout": lambda c: _make(replace(c, model=replace(c.model, dropout=0.1)), ranks),

@@ -112,6 +112,8 @@ def _positions(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[st
 
 def _settings(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[str]:
     for checkpoint, record in records.items():
+        if run.parent and step_of(checkpoint) <= run.first_step:
+            continue  # its parent made it
         claimed = deciding_settings(run.stretch_at(step_of(checkpoint) - 1).settings)
         for key in sorted(claimed.keys() & record["settings"].keys()):
             if claimed[key] != record["settings"][key]:
@@ -188,9 +190,12 @@ def _way_back(
 
 def _order(run: RecordedRun, data: DataSet) -> Iterator[str]:
     recorded = read_run(run.folder.path)
-    yield from gaps_and_overlaps(recorded, recorded.steps)
+    yield from gaps_and_overlaps(
+        recorded, recorded.steps_between(run.first_step, None), run.first_step
+    )
     for step in recorded.steps:
-        if step.windows != recorded.settings_at(step.step).windows:
+        own = step.step >= run.first_step
+        if own and step.windows != recorded.settings_at(step.step).windows:
             yield f"step {step.step} has {step.windows} windows"
     last = run.stretches[-1].steps_of_run(data)
     if beyond := [step for step in run.lines if step >= last]:
@@ -203,7 +208,7 @@ def _order(run: RecordedRun, data: DataSet) -> Iterator[str]:
 
 
 def _rates(run: RecordedRun, data: DataSet) -> Iterator[str]:
-    for stretch_first, stop, stretch in run.parts(0, max(run.lines, default=-1) + 1):
+    for stretch_first, stop, stretch in run.parts(run.first_step, max(run.lines, default=-1) + 1):
         config, steps = stretch.config, stretch.steps_of_run(data)
         for step in range(stretch_first, stop):
             found = run.lines.get(step, {}).get("train/lr")

@@ -36,7 +36,9 @@ class SegmentResult:
         return self.first + self.steps == self.stop
 
 
-def draw_segments(segments: Sequence[tuple[int, int]], count: int, seed: int) -> list[tuple[int, int]]:
+def draw_segments(
+    segments: Sequence[tuple[int, int]], count: int, seed: int
+) -> list[tuple[int, int]]:
     """`count` of the segments, or all if there are fewer, in the order of the run."""
     return sorted(random.Random(seed).sample(list(segments), min(count, len(segments))))
 
