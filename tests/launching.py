@@ -21,7 +21,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
-_PRELOADED = (
+PRELOADED = (
     "torch._dynamo",
     "torch.distributed.run",
     "torch.nn.parallel",
@@ -42,6 +42,8 @@ assert _TORCH is not None
 assert _TORCH.origin is not None
 TORCHRUN = Path(_TORCH.origin).parent / "distributed" / "run.py"
 
+_FORKING_LAUNCHER = "tests/programs/forking_launcher.py"
+
 Done = subprocess.CompletedProcess[str]
 
 
@@ -60,8 +62,14 @@ def fresh_python(*arguments: str, timeout: float = 180) -> Done:
 def torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
     """Run `torchrun --nproc_per_node=PROCESSES ARGUMENTS` in the repository.
 
-    torchrun itself runs in a fork; its ranks are new processes.
+    torchrun itself runs in a fork, and its ranks are forks of it.
     """
+    words = ("--standalone", f"--nproc_per_node={processes}", *arguments)
+    return _forked([ENVIRONMENT], (_FORKING_LAUNCHER, str(TORCHRUN), *words), timeout)
+
+
+def real_torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
+    """The same with ranks that are new processes, which import torch for seconds."""
     words = ("--standalone", f"--nproc_per_node={processes}", *arguments)
     return _forked([ENVIRONMENT], (str(TORCHRUN), *words), timeout)
 
@@ -91,7 +99,7 @@ def together(processes: int, *arguments: str, timeout: float = 180) -> Done:
 @cache
 def _warm_process(repo: Path) -> WarmProcess:
     """The process of this test process in whose forks scripts of `repo` start."""
-    warm = WarmProcess(_PRELOADED, repo, ENVIRONMENT)
+    warm = WarmProcess(PRELOADED, repo, ENVIRONMENT)
     atexit.register(warm.close)
     return warm
 

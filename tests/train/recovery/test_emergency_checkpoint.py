@@ -11,7 +11,7 @@ import pytest
 
 from storage import run_folder
 from storage.run_folder import RunFolder
-from tests.launching import torchrun
+from tests.launching import real_torchrun
 from tests.runs import RECIPES, built, flags, losses, nano_config, set_step, stopped_at
 from train.config import SaveConfig
 from train.progress import UnresponsiveRank
@@ -119,7 +119,7 @@ def test_a_rank_that_is_stopped_is_named_and_costs_no_step(tmp_path):
 
 def test_under_torchrun_a_mistake_is_one_sentence_and_not_tried_again(tmp_path):
     config = nano_config(tmp_path)
-    done = torchrun(2, "--max-restarts=3", *flags(config), "--batch-tokens", "100")
+    done = real_torchrun(2, "--max-restarts=3", *flags(config), "--batch-tokens", "100")
     assert done.returncode != 0
     assert done.stderr.count("batch_tokens=100 is not a multiple") == 1
     assert not config.out.exists()
