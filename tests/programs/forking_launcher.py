@@ -1,12 +1,14 @@
 """Runs torchrun, or parallel/launcher.py, with ranks that are forks of it.
 
-Under: tests/programs/forking_launcher.py LAUNCHER, then the launcher's words. The launcher itself is
-the real one, and a rank has a process, a session, an environment and signals of its own; it is
-only spared the seconds in which it would import torch.
+    tests/programs/forking_launcher.py LAUNCHER, then the launcher's words
+
+The launcher is the real one, and a rank has a process, a session, an environment and signals of its
+own; it is only spared the seconds in which it would import torch.
 """
 
 import gc
 import importlib
+import io
 import os
 import runpy
 import signal
@@ -49,8 +51,7 @@ def become(environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     for name, number in (("stdout", 1), ("stderr", 2)):
-        unbuffered = open(number, "wb", 0, closefd=False)
-        setattr(sys, name, type(sys.__stdout__)(unbuffered, "utf-8", write_through=True))
+        setattr(sys, name, io.TextIOWrapper(io.FileIO(number, "w", False), write_through=True))
 
 
 def main() -> None:
