@@ -5,6 +5,7 @@ s - 2. So all ranks decide alike and call the same collectives.
 """
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from parallel.collectives import all_gather_object
@@ -13,7 +14,7 @@ from train.config import Config
 from train.guards.replicas import compare_replicas
 from train.guards.spikes import MAX_SKIPPED_IN_A_ROW, Skipped
 from train.guards.stragglers import gather_compute_times, slow_ranks
-from train.reporting.black_box import write_black_box
+from train.reporting.black_box import own_windows, write_black_box
 from train.run import Run
 
 _MAX_SPIKE_BOXES = 5  # of one process
@@ -55,6 +56,8 @@ def _handle_skipped(run: Run) -> None:
     skipped, row = guard.take_skipped(), guard.skipped_in_a_row
     if skipped is None:
         return
+    if not skipped.is_spike and row == 1:
+        _check_token_ids(run, skipped)
     if row >= MAX_SKIPPED_IN_A_ROW:
         _stop_after_skips(run, skipped, row)
     if skipped.is_spike and row == 1 and guard.boxes < _MAX_SPIKE_BOXES:
@@ -67,6 +70,24 @@ def _handle_skipped(run: Run) -> None:
             skipped.norm,
             f"; see {path}" if path else "",
         )
+
+
+def _check_token_ids(run: Run, skipped: Skipped) -> None:
+    """Look for ids without a row in the head: as targets they make the loss NaN on CUDA.
+
+    Raises: StopTraining on all ranks if one of them took such an id.
+    """
+    sentence, rows = "", len(run.model.head_weight)
+    with suppress(OSError):  # the loader will meet it too, and says more
+        for number, window in own_windows(run, skipped.first_window).items():
+            if (largest := int(window.max())) >= rows:
+                sentence = (
+                    f"window {number} of step {skipped.step} contains the token id {largest}, but "
+                    f"the network has only the ids below {rows}: {run.config.data} is damaged, see "
+                    f"python data_prep/verify.py {run.config.data}; the update was skipped"
+                )
+    for found in filter(None, all_gather_object(sentence)):
+        raise StopTraining(found)
 
 
 def _write_step_record(run: Run, skipped: Skipped, row: int) -> Path | None:

@@ -36,7 +36,7 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
     """
     findings, trouble = Findings(), ""
     try:
-        windows = _own_windows(run, skipped.first_window)
+        windows = own_windows(run, skipped.first_window)
         findings = score_windows(run.model, windows, run.learner.dtype, _SCORE_SECONDS)
     except Exception as error:  # a black box must never hide the fault that it is to explain
         trouble = f"rank {run.ranks.rank}: {type(error).__name__}: {error}"
@@ -55,7 +55,7 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
         return None
 
 
-def _own_windows(run: Run, first_window: int) -> dict[int, Any]:
+def own_windows(run: Run, first_window: int) -> dict[int, Any]:
     """The windows of a step that this rank took, by number."""
     found: dict[int, Any] = {}
     for own in run.plan.windows_of(run.ranks.rank):

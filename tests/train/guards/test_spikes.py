@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +26,7 @@ from tests.runs import (
     run_to_end,
     tiny_config,
 )
+from train import checks
 from train.guards.spikes import (
     MIN_VALUES,
     STEPS_UNREAD,
@@ -246,3 +248,20 @@ def test_a_checkpoint_without_history_takes_it_from_the_lines_and_says_if_they_a
 )
 def test_what_is_no_history_is_recognised(damaged):
     assert not is_history(damaged)
+
+
+@pytest.mark.parametrize("largest", [60000, 256])
+def test_a_loss_that_is_nan_because_of_an_id_beyond_the_network_ends_the_run(
+    tmp_path, monkeypatch, largest
+):
+    run = built(nano_config(tmp_path))
+    rows = len(run.model.head_weight)
+    windows = {5: np.array([1, 2, rows - 1]), 7: np.array([3, largest, 1])}
+    monkeypatch.setattr(checks, "own_windows", lambda run, first: windows)
+    run.progress.guard.record(3, 0, math.nan, 1.0, skipped=True)
+    if largest < rows:
+        checks.check(run)
+    else:
+        with pytest.raises(checks.StopTraining, match=f"window 7 of step 3 .* {largest}.* {rows}:"):
+            checks.check(run)
+    run.close()
