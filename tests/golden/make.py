@@ -1,6 +1,6 @@
 """Writes the golden files: what the scripts say, write and compute today.
 
-    .venv/bin/python -m tests.golden.make [help errors bits data_sets order keys]
+    .venv/bin/python -m tests.golden.make [help errors bits data_sets order keys micro_batches]
 
 What later versions must still read (format_5/run, checkpoint, inputs) is written where it is
 missing and never again. tests/test_golden.py and tests/test_scripts.py compare; a change that is
@@ -33,6 +33,7 @@ from storage.checkpoint_folder import write_manifest
 from storage.options.short_help import HELP_ALL
 from tests.data_sets import tiny_data_set
 from tests.launching import REPO, Done, python, together
+from tests.train.memory.micro_batch_table import RECORDED, table
 
 HERE = Path(__file__).parent
 DATA = HERE / "format_1" / "data_set"
@@ -428,6 +429,7 @@ RENEWED = {
     "data_sets": write_data_sets,
     "order": write_order,
     "keys": write_keys,
+    "micro_batches": lambda _: RECORDED.write_text(table()),
 }
 
 
