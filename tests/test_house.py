@@ -69,6 +69,19 @@ COMMON_NAMES = {
     "log": "the logger of each file",
     "REVISION": "the commit at which each data set of the Hub is read",
 }
+# Files of what a GPU executes in a step, and the functions there that may read: a step's values one
+# step late, data that are on the host, and a trial before the first step.
+STEP_FILES = re.compile(
+    r"train/(step|loader|progress)\.py|train/optimizers/\w+\.py|parallel/data_parallel\.py"
+    r"|model/(gpt|blocks|loss|dropout|shortcuts|plain_rms_norm)\.py|model/fused_loss/\w+\.py"
+)
+MAY_READ = {
+    "train/loader.py": {"_read"},
+    "train/optimizers/registry.py": {"_check_skips"},
+    "train/progress.py": {"read", "_guarded", "_metrics"},
+    "train/step.py": {"join_digest"},
+}
+HOST_READS = {"item", "tolist", "cpu", "numpy", "nonzero", "equal", "synchronize", "is_nonzero"}
 # Private metaphors (patterns), each with the word of the field.
 BANNED = {
     "at hand": "available",
@@ -616,6 +629,27 @@ def pickles(sources: list[Source]) -> Iterator[str]:
                     yield source.at(node, "allows pickle")
 
 
+def reads_in_the_step(sources: list[Source]) -> Iterator[str]:
+    """In a step nothing waits for the GPU: values are read in MAY_READ only.
+
+    tests/train/test_no_waiting.py watches the operations themselves, as far as a CPU shows them.
+    """
+    for source in filter(lambda s: STEP_FILES.fullmatch(s.path), sources):
+        may = MAY_READ.get(source.path, set())
+        functions = [n for n in ast.walk(source.tree) if isinstance(n, ast.FunctionDef)]
+        allowed = {id(n) for f in functions if f.name in may for n in ast.walk(f)}
+        for node in ast.walk(source.tree):
+            match node:
+                case ast.Call(func=ast.Attribute(attr=name)) if name in HOST_READS:
+                    found = f".{name}()"
+                case ast.Call(func=ast.Name(id="bool" | "int" as name)):
+                    found = f"{name}()"
+                case _:
+                    continue
+            if id(node) not in allowed:
+                yield source.at(node, f"has {found}")
+
+
 def paths_outside_the_repository(sources: list[Source]) -> Iterator[str]:
     """No code names a folder that a fresh clone lacks."""
     for source in filter(lambda s: s.ours, sources):
@@ -733,6 +767,10 @@ OFFENDERS: list[tuple[Rule, dict[str, str]]] = [
     (pickles, {"train/a.py": "from torch import save"}),
     (pickles, {"train/a.py": "import torch.distributed.checkpoint as dcp"}),
     (pickles, {"data_prep/a.py": "import numpy as np\nnp.load('x', allow_pickle=True)"}),
+    (reads_in_the_step, {"train/step.py": "def step(loss):\n    return loss.item()"}),
+    (reads_in_the_step, {"train/loader.py": "x = bool(y)"}),
+    (reads_in_the_step, {"model/fused_loss/a.py": "import torch\nx = torch.equal(y, z)"}),
+    (reads_in_the_step, {"train/progress.py": "def launched(values):\n    values.tolist()"}),
     (paths_outside_the_repository, {"eval/a.py": "FILE = 'shared/data/x.jsonl'"}),
     (paths_outside_the_repository, {"eval/a.py": "FILE = f'../shared/{1}'"}),
 ]
@@ -751,6 +789,7 @@ SOUND = {
     "train/__init__.py": '"""A run."""\n',
     "train/main.py": "import tyro\nfrom storage.atomic import write\n"
     'if __name__ == "__main__":\n    tyro.cli(write)\n',
+    "train/progress.py": "def _metrics(values):\n    return values.item()\n",
     "train/loader.py": "from numpy import load\nload('x', allow_pickle=False)\n_A = 'shared by'\n"
     "def is_there(path):\n    found = {}\n    found['a'] = f'no {path}/status.json'\n"
     "def patched(): ...\ndef replaced(): ...\ndef run_by_a_program(): ...\n",
