@@ -72,12 +72,12 @@ COMMON_NAMES = {
 # Files of what a GPU executes in a step, and the functions there that may read: a step's values one
 # step late, data that are on the host, and a trial before the first step.
 STEP_FILES = re.compile(
-    r"train/(step|loader|progress)\.py|train/optimizers/\w+\.py|parallel/data_parallel\.py"
+    r"train/(step|loader|progress)\.py|train/optimizers/\w+\.py|parallel/\w*(reduction|parallel)\.py"
     r"|model/(gpt|blocks|loss|dropout|shortcuts|plain_rms_norm)\.py|model/fused_loss/\w+\.py"
 )
 MAY_READ = {
     "train/loader.py": {"_read"},
-    "train/optimizers/registry.py": {"_check_skips"},
+    "train/optimizers/registry.py": {"_equal"},
     "train/progress.py": {"read", "_guarded", "_metrics"},
     "train/step.py": {"join_digest"},
 }
