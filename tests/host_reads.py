@@ -1,4 +1,4 @@
-"""Finds the operations for which a step would wait for the GPU: the host reads a tensor's value."""
+"""Finds the operations for which a step would wait for the GPU: the host reads a value."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -1,4 +1,4 @@
-"""A whole run with `--compile on` on each of several ranks: its graphs and its host reads, counted.
+"""A whole run with `--compile on`, on one or more ranks: its graphs and host reads, counted.
 
     python tests/programs/counted_run.py FOLDER RECIPE CHANGES
 

@@ -1,4 +1,4 @@
-"""Three steps of several networks with `--reduction tree`; rank 0 writes the digest of each state.
+"""Three steps of several networks with `--reduction tree`; rank 0 writes a digest of each.
 
 together(RANKS, "tests/programs/tree_steps.py", "FILE.json")
 """

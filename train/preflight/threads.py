@@ -1,4 +1,4 @@
-"""Threads of a process on the CPU: they affect rounding, so a run may have to keep their number."""
+"""Threads of a process on the CPU: they affect rounding, so a run may keep their number."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The micro-batches that a fresh run takes on GPUs of 80 and 141 GB, as a table to compare with."""
+"""The micro-batches that a fresh run takes on GPUs of 80 and 141 GB, as a recorded table."""
 
 from pathlib import Path
 from unittest.mock import patch
@@ -7,9 +7,10 @@ import torch
 
 from bench.bare_run import uses_muon
 from model.estimates.flops import GPUS
-from model.estimates.memory import largest_micro_batch
+from model.estimates.largest_micro_batch import largest_micro_batch
 from model.shapes import SHAPES
 from parallel.ranks import Ranks
+from tests.launching import REPO
 from train.batch_plan import share_of
 from train.config import Config
 from train.memory import micro_batch
@@ -18,7 +19,7 @@ from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
 
 CARDS = {"80 GB": GPUS["h100"].memory_bytes, "141 GB": GPUS["h200"].memory_bytes}
-RECORDED = Path(__file__).parents[2] / "golden" / "micro_batches.txt"
+RECORDED = REPO / "tests" / "golden" / "micro_batches.txt"
 
 
 def table() -> str:
