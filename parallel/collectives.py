@@ -38,6 +38,24 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def swap_with(rank: int, sent: torch.Tensor, received: torch.Tensor) -> None:
+    """Send a tensor to another rank and receive one from it, which calls this too."""
+    send = dist.P2POp(dist.isend, sent, rank)
+    receive = dist.P2POp(dist.irecv, received, rank)
+    for work in dist.batch_isend_irecv([send, receive]):
+        # gloo's pairs keep the timeout of the start, whatever `set_collective_timeout` says. With
+        # NCCL, waiting for a given time would block the host.
+        if sent.device.type == "cpu":
+            work.wait(_timeout_of_gloo())
+        else:
+            work.wait()
+
+
+def _timeout_of_gloo() -> timedelta:
+    backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+    return getattr(getattr(backend, "options", None), "_timeout", timedelta(minutes=30))
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on at least one rank. All ranks call this together."""
     if not dist.is_initialized():

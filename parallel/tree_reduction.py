@@ -12,10 +12,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from parallel.collectives import sum_over_ranks
+from parallel.collectives import sum_over_ranks, swap_with
 from parallel.ranks import Ranks
 
 _ALIGNED = 16  # elements: each part of a flat buffer begins at a multiple of 64 bytes
@@ -72,16 +71,6 @@ def exchanges(flat: Tensor, rank: int, world_size: int, scratch: Tensor) -> Iter
         part = own
     for partner, own, other in reversed(parts):
         yield _Exchange(partner, own, other)
-
-
-def _make(exchange: _Exchange) -> None:
-    """Make the exchange with its partner, which makes its own with this rank."""
-    operations = [
-        dist.P2POp(dist.isend, exchange.sent, exchange.partner),
-        dist.P2POp(dist.irecv, exchange.received, exchange.partner),
-    ]
-    for work in dist.batch_isend_irecv(operations):
-        work.wait()
 
 
 class TreeReduction:
@@ -173,4 +162,4 @@ class _Shared:
             part.copy_(parameter.grad)
             parameter.grad = part
         for exchange in exchanges(self.flat, rank, world_size, self.scratch):
-            _make(exchange)
+            swap_with(exchange.partner, exchange.sent, exchange.received)

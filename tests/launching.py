@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +96,22 @@ def python(
 def together(processes: int, *arguments: str, timeout: float = 180) -> Done:
     """Run several ranks without torchrun, for tests that do not depend on it."""
     return _forked(rank_environments(ENVIRONMENT, processes), arguments, timeout)
+
+
+@contextmanager
+def running(processes: int, *arguments: str) -> Iterator[list[int]]:
+    """Ranks that the block may kill, by their process ids; it ends when all have ended."""
+    warm = _warm_process(REPO)
+    words = (str(REPO / arguments[0]), *arguments[1:])
+    with open(os.devnull, "r+") as nothing:
+        environments = rank_environments(ENVIRONMENT, processes)
+        pids = warm.start(words, (nothing, nothing, nothing), REPO, environments)
+        try:
+            yield pids
+        finally:
+            if warm.wait(180) is None:
+                signal_all(pids, signal.SIGKILL)
+                warm.wait()
 
 
 @cache

@@ -24,7 +24,7 @@ from train.recovery.resume_proof.comparison import (
     ProofResult,
     check_kills,
     compare_exactly,
-    compare_order,
+    compare_other_ranks,
     step_milliseconds,
     verdict,
 )
@@ -44,8 +44,9 @@ class ProofOptions:
     """Number of ranks. With two, a sum in another order gives the same bits, so four prove more."""
     kills: int = 25
     """Number of kills, in turn of one rank, all processes, all in a save, and torchrun alone."""
-    resume_nproc: int | None = None
-    """Also stop a run half-way and continue it on this number of ranks. Default: skip this part."""
+    resume_nproc: tuple[int, ...] = ()
+    """Also stop a run and continue it on this number of ranks, or on these in turn.
+    With --reduction tree it must end with the same bits. Default: skip this part."""
     deterministic: bool = False
     """Train with deterministic kernels; CUDA needs it. One more run without them shows the cost."""
     kill_seed: int = 0
@@ -54,17 +55,20 @@ class ProofOptions:
     """Folder for the runs and the verdict; it must not exist yet."""
 
     def __post_init__(self) -> None:
-        for name, least in (("nproc", 1), ("kills", 0), ("resume_nproc", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
+        others = [("resume_nproc", number, 1) for number in self.resume_nproc]
+        for name, value, least in (("nproc", self.nproc, 1), ("kills", self.kills, 0), *others):
+            if value < least:
                 raise ValueError(f"{name}={value} is out of range; use {least} or more")
 
 
 class _Proof:
     """The runs of one proof and the kills so far."""
 
-    def __init__(self, options: ProofOptions, words: list[str], steps: int) -> None:
+    def __init__(
+        self, options: ProofOptions, words: list[str], steps: int, same_bits: bool
+    ) -> None:
         self.options = options
+        self.same_bits = same_bits
         self.words = words
         self.steps = steps
         self.kills: list[Kill] = []
@@ -113,9 +117,10 @@ class _Proof:
         run_with_kills(self.job("killed", options.nproc), kinds, self.steps, generator, self.record)
         self.finished = True
         found = self.findings()
-        if options.resume_nproc is not None:
-            other = self.job("other", options.nproc), self.job("other", options.resume_nproc)
-            found += _change_ranks(*other, self.steps)
+        if options.resume_nproc:
+            numbers = (options.nproc, *options.resume_nproc)
+            jobs = [self.job("other", number) for number in numbers]
+            found += _change_ranks(jobs, self.steps, self.same_bits)
         return found
 
     def findings(self) -> list[ProofResult]:
@@ -132,12 +137,15 @@ class _Proof:
         return verdict(title, findings, self.kills, self.notes, self.finished)
 
 
-def prove(options: ProofOptions, words: list[str], steps: int) -> tuple[str, bool]:
+def prove(
+    options: ProofOptions, words: list[str], steps: int, same_bits: bool = False
+) -> tuple[str, bool]:
     """Run the proof; returns the verdict, and whether everything was equal.
 
-    After a Ctrl-C the verdict is that on the kills so far.
+    After a Ctrl-C the verdict is that on the kills so far. `same_bits`: other numbers of ranks must
+    give the same bits too.
     """
-    proof = _Proof(options, words, steps)
+    proof = _Proof(options, words, steps, same_bits)
     try:
         found = proof.measure()
     except KeyboardInterrupt:
@@ -149,17 +157,19 @@ def prove(options: ProofOptions, words: list[str], steps: int) -> tuple[str, boo
     return text, proof.finished and all(finding.holds for finding in found)
 
 
-def _change_ranks(first: Job, second: Job, steps: int) -> list[ProofResult]:
-    """Stop the `first` job at half the steps by SIGTERM, and finish the run with the `second`."""
-    process = first.start()
-    try:
-        while process.poll() is None and first.steps_done() < steps // 2:
-            time.sleep(POLL_SECONDS)
-    finally:
-        first.end()
-    second.run_to_end()
-    straight = first.folder.path.with_name("straight")
-    return compare_order(straight, first.folder.path, second.starts()[-1])
+def _change_ranks(jobs: list[Job], steps: int, same_bits: bool) -> list[ProofResult]:
+    """Train one run by all `jobs` in turn, each stopped by SIGTERM after its share of the steps."""
+    for number, job in enumerate(jobs[:-1], 1):
+        process = job.start()
+        try:
+            while process.poll() is None and job.steps_done() < steps * number // len(jobs):
+                time.sleep(POLL_SECONDS)
+        finally:
+            job.end()
+    last = jobs[-1]
+    last.run_to_end()
+    straight = last.folder.path.with_name("straight")
+    return compare_other_ranks(straight, last.folder.path, last.starts()[1:], same_bits)
 
 
 def _options_and_run(words: list[str]) -> tuple[ProofOptions, list[str]]:
@@ -200,7 +210,7 @@ def main() -> None:
             )
         if options.proof_out.exists():
             raise ValueError(f"{options.proof_out} exists already; remove it or give --proof-out")
-    text, holds = prove(options, words, config.steps)
+    text, holds = prove(options, words, config.steps, config.reduction == "tree")
     sys.stdout.write(text + "\n")
     sys.exit(0 if holds else 1)
 

@@ -1,7 +1,7 @@
 """Compares a run whose processes were killed with an undisturbed run, in Markdown."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -59,21 +59,31 @@ def compare_exactly(straight: Path, killed: Path, finished: bool = True) -> list
     return found
 
 
-def compare_order(straight: Path, other: Path, resumed: int) -> list[ProofResult]:
-    """Compare with a run that was continued on another number of ranks at step `resumed`.
+def compare_other_ranks(
+    straight: Path, other: Path, resumed: list[int], same_bits: bool
+) -> list[ProofResult]:
+    """Compare with a run that was continued on other numbers of ranks, at the steps `resumed`.
 
-    The data must be the same; losses may differ by rounding.
+    The data must be the same. Losses may differ by rounding, unless the run promises `same_bits`.
     """
+    steps = ", ".join(map(str, resumed))
+    found = [ProofResult("resumed, not restarted", min(resumed) > 0, f"at step {steps}")]
+    if same_bits:
+        found += compare_exactly(straight, other)
+    else:
+        found += _compare_order(straight, other)
+    return [replace(finding, what=f"other ranks: {finding.what}") for finding in found]
+
+
+def _compare_order(straight: Path, other: Path) -> list[ProofResult]:
+    """Compare the data exactly, and the losses within the tolerance."""
     lines = [read_metrics(RunFolder(path).metrics) for path in (straight, other)]
     digests = [_entries(run, "data/digest") for run in lines]
     losses = [column(run, "train/loss")[1] for run in lines]
     worst = max((abs(a - b) / abs(a) for a, b in zip(*losses, strict=False)), default=float("inf"))
     return [
-        ProofResult("other ranks: resumed, not restarted", resumed > 0, f"at step {resumed}"),
-        ProofResult(
-            "other ranks: `data/digest`", digests[0] == digests[1], f"{len(digests[0][1])}"
-        ),
-        ProofResult("other ranks: losses", worst <= _OTHER_RANKS_TOLERANCE, f"within {worst:.1e}"),
+        ProofResult("`data/digest`", digests[0] == digests[1], f"{len(digests[0][1])}"),
+        ProofResult("losses", worst <= _OTHER_RANKS_TOLERANCE, f"within {worst:.1e}"),
     ]
 
 
