@@ -1,8 +1,7 @@
-"""Tests of bench/gpu/prepare.py and start.sh: what a kit holds."""
+"""Tests of bench/gpu/prepare.py: what a kit holds."""
 
 import json
 import lzma
-import subprocess
 
 import pytest
 
@@ -10,7 +9,7 @@ from bench.gpu import prepare
 from bench.gpu.prepare import Arguments, pack
 from data_prep.dataset.shards import open_data_set
 from tests.golden.make import INPUTS
-from tests.launching import ENVIRONMENT, REPO, python
+from tests.launching import python
 
 ITEMS = '{"a": 1}\n{"a": 2}\n'
 
@@ -59,14 +58,3 @@ def test_too_little_validation_is_refused(commands, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="1000000 are read; give more text"):
         pack(arguments)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_start_without_a_kit_says_how_to_make_one():
-    done = subprocess.run(
-        [REPO / "bench/gpu/start.sh", "nowhere"], env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == "error: nowhere is no kit; make one with bench/gpu/prepare.py and name it first\n"
-    )
