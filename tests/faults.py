@@ -44,7 +44,7 @@ class Faulty(nn.Module):
 
 def with_fault(run, fault):
     """The same run, with every loss replaced by `fault(run, loss)`."""
-    run.learner.step_model = Faulty(run, fault)
+    run.learner.reduction.module = Faulty(run, fault)
     return run
 
 
