@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -126,6 +126,22 @@ class Source:
     text: str
     tree: ast.Module
 
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All nodes of the syntax tree, which nearly every rule looks at."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def imports(self) -> list[tuple[ast.Import | ast.ImportFrom, str]]:
+        """Every import statement with each dotted module it names."""
+        found: list[tuple[ast.Import | ast.ImportFrom, str]] = []
+        for node in self.nodes:
+            if isinstance(node, ast.Import):
+                found += ((node, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.append((node, node.module or ""))
+        return found
+
     @property
     def folder(self) -> str:
         return self.path.split("/")[0]
@@ -189,22 +205,13 @@ def module_names_taken() -> frozenset[str]:
     return sys.stdlib_module_names | ours
 
 
-def imports(source: Source) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
-    """Every import statement of a file with each dotted module it names."""
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Import):
-            yield from ((node, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node, node.module or ""
-
-
 def imports_of_ours(source: Source) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
-    return ((node, name) for node, name in imports(source) if name.split(".")[0] in LAYERS)
+    return ((node, name) for node, name in source.imports if name.split(".")[0] in LAYERS)
 
 
 def attributes(source: Source, module: str, *names: str) -> Iterator[ast.AST]:
     """Every `module.name`, and every `from module import name`."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         match node:
             case ast.Attribute(value=ast.Name(id=owner), attr=name):
                 found = owner == module and name in names
@@ -216,6 +223,7 @@ def attributes(source: Source, module: str, *names: str) -> Iterator[ast.AST]:
             yield node
 
 
+@cache
 def names_defined(source: Source) -> dict[str, ast.stmt]:
     """What a file defines at its top: functions, classes, constants.
 
@@ -281,7 +289,7 @@ def circles(arrows: dict[str, list[str]]) -> Iterator[str]:
 def upward_imports(sources: list[Source]) -> Iterator[str]:
     """A folder imports only folders of lower layers, and itself."""
     for source in filter(lambda s: s.ours, sources):
-        for node, name in imports(source):
+        for node, name in source.imports:
             target = name.split(".")[0]
             layer = 99 if target == "tests" else LAYERS.get(target, -1)
             if target != source.folder and layer >= LAYERS[source.folder]:
@@ -326,7 +334,7 @@ def re_exports(sources: list[Source]) -> Iterator[str]:
     """A name is imported from the file that defines it."""
     modules = {s.module: s for s in sources}
     for source in sources:
-        for node, name in imports(source):
+        for node, name in source.imports:
             if isinstance(node, ast.ImportFrom) and name in modules:
                 known = names_defined(modules[name])
                 for alias in node.names:
@@ -347,7 +355,7 @@ def lazy_imports(sources: list[Source]) -> Iterator[str]:
 def relative_imports(sources: list[Source]) -> Iterator[str]:
     """Imports are absolute."""
     for source in sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.ImportFrom) and node.level > 0:
                 yield source.at(node, "is a relative import")
 
@@ -376,7 +384,7 @@ def long_files(sources: list[Source]) -> Iterator[str]:
 def long_functions(sources: list[Source]) -> Iterator[str]:
     """A function has at most 60 lines, from `def` to its last."""
     for source in filter(lambda s: s.ours, sources):
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > LONGEST_FUNCTION:
@@ -457,7 +465,7 @@ def tyro_outside_scripts(sources: list[Source]) -> Iterator[str]:
     readers = filter(lambda s: s.is_script or s.path == "storage/script_options.py", sources)
     allowed = {source.path for source in readers}
     for source in filter(lambda s: s.ours and s.path not in allowed, sources):
-        for node, name in imports(source):
+        for node, name in source.imports:
             if name.split(".")[0] in ("tyro", "argparse"):
                 yield source.at(node, f"imports {name}, but is no script")
 
@@ -478,13 +486,13 @@ def files_named_outside_their_owner(sources: list[Source]) -> Iterator[str]:
 def paths_in_code(source: Source) -> Iterator[ast.Constant]:
     """The string constants without white space, and of f-strings only those free of it."""
     sentences: set[int] = set()
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.JoinedStr) and any(
             isinstance(part, ast.Constant) and re.search(r"\s", str(part.value))
             for part in node.values
         ):
             sentences |= {id(part) for part in node.values}
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         match node:
             case ast.Constant(value=str(text)) if not re.search(r"\s", text):
                 if id(node) not in sentences:
@@ -494,7 +502,7 @@ def paths_in_code(source: Source) -> Iterator[ast.Constant]:
 def queries_that_act(sources: list[Source]) -> Iterator[str]:
     """A function named after a question, or a property, changes nothing."""
     for source in filter(lambda s: s.of_product, sources):
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             asks = QUERY.fullmatch(node.name) or "property" in decorators(node)
@@ -567,13 +575,13 @@ def uses(sources: list[Source]) -> Iterator[tuple[str, str]]:
     modules = {s.module for s in sources}
     for source in sources:
         whole = set()
-        for node, name in imports(source):
+        for node, name in source.imports:
             if isinstance(node, ast.Import):
                 whole.add(name)
             else:
                 yield from ((name, alias.name) for alias in node.names)
                 whole |= {f"{name}.{alias.name}" for alias in node.names}
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             match node:
                 case ast.Attribute(attr=name):
                     yield from ((module, name) for module in whole & modules)
@@ -607,7 +615,7 @@ def pickles(sources: list[Source]) -> Iterator[str]:
     Tests may, to plant one.
     """
     for source in filter(lambda s: s.ours, sources):
-        for node, name in imports(source):
+        for node, name in source.imports:
             if name.split(".")[0] in (
                 "pickle",
                 "cPickle",
@@ -621,7 +629,7 @@ def pickles(sources: list[Source]) -> Iterator[str]:
                 yield source.at(node, "imports torch.distributed.checkpoint")
         for node in attributes(source, "torch", "load", "save"):
             yield source.at(node, "uses torch.load or torch.save")
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             match node:
                 case ast.keyword(arg="allow_pickle", value=ast.Constant(value=False)):
                     pass
@@ -636,9 +644,9 @@ def reads_in_the_step(sources: list[Source]) -> Iterator[str]:
     """
     for source in filter(lambda s: STEP_FILES.fullmatch(s.path), sources):
         may = MAY_READ.get(source.path, set())
-        functions = [n for n in ast.walk(source.tree) if isinstance(n, ast.FunctionDef)]
+        functions = [n for n in source.nodes if isinstance(n, ast.FunctionDef)]
         allowed = {id(n) for f in functions if f.name in may for n in ast.walk(f)}
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             match node:
                 case ast.Call(func=ast.Attribute(attr=name)) if name in HOST_READS:
                     found = f".{name}()"
@@ -653,7 +661,7 @@ def reads_in_the_step(sources: list[Source]) -> Iterator[str]:
 def paths_outside_the_repository(sources: list[Source]) -> Iterator[str]:
     """No code names a folder that a fresh clone lacks."""
     for source in filter(lambda s: s.ours, sources):
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             match node:
                 case ast.Constant(value=str(text)) if text == "shared" or "shared/" in text:
                     yield source.at(node, f"names {text!r:.60}")
