@@ -50,6 +50,7 @@ class Case:
     dtype: Literal["float32", "bfloat16"]
     compiled: bool
     micro_steps: int = 2
+    recompute: Literal["off", "blocks"] = "off"
 
     @property
     def name(self) -> str:
@@ -57,7 +58,8 @@ class Case:
         dtype = {"float32": "f32", "bfloat16": "bf16"}[self.dtype]
         how = "-compiled" if self.compiled else ""
         once = "-once" if self.micro_steps == 1 else ""
-        return f"{self.network}-{self.micro_batch}-{dtype}{how}{once}"
+        again = "-recomputed" if self.recompute == "blocks" else ""
+        return f"{self.network}-{self.micro_batch}-{dtype}{how}{once}{again}"
 
 
 _CASES = {
@@ -67,6 +69,8 @@ _CASES = {
         Case("30M", 8, "float32", False),
         Case("30M", 8, "float32", False, micro_steps=1),
         Case("30M", 8, "bfloat16", False),
+        Case("30M", 8, "float32", False, recompute="blocks"),
+        Case("gpt2-demo", 16, "float32", False, recompute="blocks"),
         Case("30M-llama", 8, "bfloat16", False),
         Case("gpt2", 1, "float32", False),
         Case("gpt2", 1, "bfloat16", False),
@@ -88,6 +92,7 @@ _CASES = {
         Case("gpt2", 16, "bfloat16", True),
         Case("gpt2", 64, "bfloat16", True),
         Case("gpt2", 128, "bfloat16", True),
+        Case("gpt2", 64, "bfloat16", True, recompute="blocks"),
         Case("gpt2-medium", 32, "bfloat16", True),
         Case("gpt2-large", 16, "bfloat16", True),
         Case("gpt2-xl", 8, "bfloat16", True),
@@ -138,6 +143,7 @@ def _measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
             micro_batch=case.micro_batch,
             dtype=case.dtype,
             compile="on" if case.compiled else "off",
+            recompute=case.recompute,
             device="cuda" if ranks.device.type == "cuda" else "cpu",
             model=network,
             optimizer=MuonConfig() if uses_muon(network) else BARE.optimizer,
@@ -197,6 +203,7 @@ def _line_of(row: dict[str, Any]) -> str:
         if key in row
     }
     compiled = "compiled" if row["compiled"] else "eager"
+    compiled += ", recomputed" if row["recompute"] == "blocks" else ""
     return (
         f"| {row['network']} | {row['micro_batch']} x {row['micro_steps']} | {row['dtype']} "
         f"| {compiled} | {mib['measured']} | {mib.get('reserved', '-')} | {mib['predicted']} "

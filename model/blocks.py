@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
+from torch.utils.checkpoint import checkpoint
 
 from model.config import GPTConfig
 from model.dropout import dropped
@@ -135,6 +136,31 @@ class Block(nn.Module):
         """Shapes: (B, T, C) -> (B, T, C)."""
         x = x + dropped(self.attn(self.ln_1(x), turn, mask, cache, paths, dropout), dropout)
         return x + dropped(self.mlp(self.ln_2(x)), dropout)
+
+
+def recomputed(
+    block: Block,
+    x: Tensor,
+    turn: tuple[Tensor, Tensor] | None,
+    mask: Tensor | None,
+    paths: Paths | None,
+    dropout: float,
+) -> Tensor:
+    """The same as `block(…)`, but only its input is kept; the backward pass computes it again.
+
+    What is dropped is the same then, because the random state is kept too. Shapes: as of Block.
+    """
+
+    def run(x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        own = paths and paths.of_one_block(first)  # nothing outside of the block is changed in it
+        return block(x, turn, mask, None, own, dropout), own and own.first
+
+    first = paths and paths.first
+    keeps_state = dropout > 0
+    x, first = checkpoint(run, x, first, use_reentrant=False, preserve_rng_state=keeps_state)
+    if paths is not None:
+        paths.first = first
+    return x
 
 
 def attention_backend(config: GPTConfig, device: torch.device, dtype: torch.dtype) -> str:

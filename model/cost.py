@@ -71,6 +71,8 @@ class Arguments:
     """Whether network and loss are compiled (torch.compile)."""
     reduction: Literal["ddp", "tree"] = "ddp"
     """How gradients are summed; tree gives the same bits on any number of GPUs."""
+    recompute: Literal["off", "blocks"] = "off"
+    """Whether the backward pass computes each block again instead of keeping its activations."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """Optimizer; the default is that of the shape's preset."""
     price: float | None = None
@@ -126,6 +128,7 @@ class Arguments:
             micro_steps=self.share // micro_batch,
             world_size=self.gpus,
             reduction=self.reduction,
+            recompute=self.recompute == "blocks",
             update=UPDATES[self.optimizer](self.model),
         )
 
@@ -180,6 +183,7 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
         "step": {
             "dtype": arguments.dtype,
             "compile": arguments.compile,
+            "recompute": arguments.recompute,
             "batch_tokens": arguments.batch_tokens,
         },
     }

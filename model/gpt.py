@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.blocks import Block, new_norm, rotation
+from model.blocks import Block, new_norm, recomputed, rotation
 from model.config import GPTConfig
 from model.dropout import dropped
 from model.kv_cache import KVCache
@@ -78,12 +78,14 @@ class GPT(nn.Module):
         cache: KVCache | None = None,
         residual: torch.dtype | None = None,
         dropout: float = 0.0,
+        recompute: bool = False,
     ) -> Tensor:
         """The normalised states after the last block.
 
         `positions`: default 0 to T - 1, or those after the cached tokens. `mask`: True where
         attention is allowed, default causal. `residual`: type of the residual stream, default the
         embedding's. `dropout`: the share of numbers that are set to zero; see model/dropout.py.
+        `recompute`: keep only the input of each block for the backward pass.
         Shapes: ids (B, T) integers, positions (T) or (B, T), mask broadcastable to (B, H, T, S)
         -> (B, T, C).
         Raises: ValueError for more tokens than context_length.
@@ -113,7 +115,10 @@ class GPT(nn.Module):
         paths = Paths(self.shortcuts, x) if self.config.shortcuts else None
         for layer, block in enumerate(self.h):
             x = x if paths is None else paths.block_input(layer, x)
-            x = block(x, turn, mask, cache, paths, dropout)
+            if recompute:
+                x = recomputed(block, x, turn, mask, paths, dropout)
+            else:
+                x = block(x, turn, mask, cache, paths, dropout)
         if cache is not None:
             cache.advance()
         return self.ln_f(x)

@@ -12,20 +12,27 @@ class NextTokenLoss(nn.Module):
     """Network and loss as one module, so that compilation and DDP see one forward pass."""
 
     def __init__(
-        self, model: GPT, fused: bool = False, residual: torch.dtype | None = None
+        self,
+        model: GPT,
+        fused: bool = False,
+        residual: torch.dtype | None = None,
+        recompute: bool = False,
     ) -> None:
-        """`fused` computes the same loss by model/fused_loss/; `residual` is as in GPT.hidden."""
+        """`fused`: the same loss by model/fused_loss/; the others are as in GPT.hidden."""
         super().__init__()
         self.model = model
         self.fused = fused
         self.residual = residual
+        self.recompute = recompute
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats. Shapes: ids (B, T), targets (B, T) integers -> ()."""
         # Only here: evaluation, sampling and the search for a bad window never drop anything.
         dropout = self.model.config.dropout
         # (B, T) -> (B, T, C)
-        states = self.model.hidden(ids, residual=self.residual, dropout=dropout)
+        states = self.model.hidden(
+            ids, residual=self.residual, dropout=dropout, recompute=self.recompute
+        )
         if self.fused:
             return head_and_loss(
                 states, self.model.head_weight, targets, self.model.config.logit_softcap

@@ -39,6 +39,12 @@ class Paths:
         self.first: Tensor | None = None
         self.kept: list[Tensor] = []
 
+    def of_one_block(self, first: Tensor | None) -> "Paths":
+        """The paths of a block that is computed alone; `first` are the first layer's values."""
+        paths = Paths(self.scales, self.embedded)
+        paths.first = first
+        return paths
+
     def block_input(self, layer: int, x: Tensor) -> Tensor:
         """The stream that block `layer` gets. Shapes: (B, T, C) -> (B, T, C)."""
         scales, half = self.scales, self.scales.n_layer // 2

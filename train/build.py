@@ -217,7 +217,8 @@ def _retention(config: Config, steps: Sequence[int]) -> Retention:
 def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
     """Network and loss in one module, compiled if configured."""
     residual = torch.bfloat16 if config.residual == "bfloat16" else None
-    module: nn.Module = NextTokenLoss(model, fuses_loss(config.fused_loss, ranks.device), residual)
+    fused, recompute = fuses_loss(config.fused_loss, ranks.device), config.recompute == "blocks"
+    module: nn.Module = NextTokenLoss(model, fused, residual, recompute)
     if compiles(config, ranks.device):
         module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
     return module
@@ -234,11 +235,9 @@ def _progress(config: Config, learner: Learner, inputs: Inputs, stop: StopReques
     return Progress(learner.plan, inputs.steps, flops, peak, config.hang_seconds, stop, guard)
 
 
-def _announce(run: Run, inputs: Inputs) -> None:
-    """Log the settings of the run, and record them in the run folder."""
-    config, plan, ranks = run.config, run.plan, run.ranks
-    backend = attention_backend(run.model.config, ranks.device, run.learner.dtype)
-    kinds = processors(ranks)
+def _settings(run: Run, kinds: dict[str, str]) -> Metrics:
+    """What this start has chosen or found, as config.json records it."""
+    config, plan, device = run.config, run.plan, run.ranks.device
     settings: Metrics = {
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "steps": run.steps,
@@ -247,16 +246,26 @@ def _announce(run: Run, inputs: Inputs) -> None:
         "micro_batch": plan.micro_batch,
         "grad_accum_steps": plan.grad_accum_steps,
         "context_length": plan.context_length,
-        "device": str(ranks.device.type),
+        "device": str(device.type),
         "dtype": str(run.learner.dtype).removeprefix("torch."),
-        "attention": backend,
-        "compiled": str(compiles(config, ranks.device)),
-        "fused_loss": str(fuses_loss(config.fused_loss, ranks.device)),
+        "attention": attention_backend(run.model.config, device, run.learner.dtype),
+        "compiled": str(compiles(config, device)),
+        "fused_loss": str(fuses_loss(config.fused_loss, device)),
         "reduction": config.reduction,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         **kinds,
     }
+    if device.type == "cuda":  # on the CPU it changes no bit
+        settings["recompute"] = config.recompute
+    return settings
+
+
+def _announce(run: Run, inputs: Inputs) -> None:
+    """Log the settings of the run, and record them in the run folder."""
+    config, plan, ranks = run.config, run.plan, run.ranks
+    kinds = processors(ranks)
+    settings = _settings(run, kinds)
     for line in start_lines(run, settings, ", ".join(kinds.values())):
         log.info("%s", line)
     mixed = [names for names in kinds.values() if ", " in names]

@@ -35,6 +35,12 @@ def forward_flops(config: GPTConfig, padded: bool = True) -> dict[str, int]:
     }
 
 
+def recomputed_flops_per_token(config: GPTConfig) -> float:
+    """FLOPs per token of the blocks' forward pass, which recomputation makes twice."""
+    parts = forward_flops(config)
+    return (sum(parts.values()) - parts["head"]) / config.context_length
+
+
 def training_flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
     """FLOPs of forward and backward per token, 6N + 12LCT: PaLM's convention, used for MFU.
 

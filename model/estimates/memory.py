@@ -7,7 +7,7 @@ Letters: L layers, C width, W hidden width, V vocabulary rows, H heads, N parame
 micro-batch, s bytes of an element of the matrix products (2 in bfloat16, 4 in float32).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from model.config import GPTConfig
 from model.estimates.dropout_memory import dropout_bytes
 from model.estimates.parameters import block_matrix_elements, count_parameters
+from model.estimates.recomputed_memory import recomputed_block_bytes
 from model.estimates.reduction_memory import exchange_bytes, sums_apart
 from model.estimates.updates import UpdateCost, adamw_update
 from model.fused_loss.head_and_loss import equal_chunk
@@ -127,8 +128,10 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     copies = _weight_copy_bytes(config, step)
     layer = n * block_activation_bytes(config, step)
     layers = config.n_layer * layer
+    again = freed = 0  # of the backward pass: one block's activations; other blocks' cast matrices
     if step.recompute:
-        layers = config.n_layer * n * step.stream * config.n_embd + layer
+        again, freed = layer, copies - _weight_copy_bytes(replace(config, n_layer=1), step)
+        layers = again + config.n_layer * n * recomputed_block_bytes(config, step.stream)
     final = n * _final_activation_bytes(config, step)
     logits = _loss_bytes(config, step)
 
@@ -138,10 +141,11 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     copied = step.accumulates or step.reduction == "tree"
     gradients = weights if copied or not buckets else 0
     updated = 0 if buckets and step.reduction == "tree" else gradients  # tree: parts of one piece
-    forward = always + waiting + earlier + copies + layers + final
+    forward = always + waiting + earlier + copies + layers - again + final
     moments = {
         "loss": forward + logits,
         "backward of the last block": forward
+        + (again - freed)
         + _head_gradient_bytes(config, step)
         + n * _mlp_backward_bytes(config, step),
         "end of the backward pass": always + waiting + _final_gradient_bytes(config, step),

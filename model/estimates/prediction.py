@@ -6,7 +6,11 @@ The trainer prints the prediction beside the measured values.
 from dataclasses import dataclass
 
 from model.config import GPTConfig
-from model.estimates.flops import peak_flops, training_flops_per_token
+from model.estimates.flops import (
+    peak_flops,
+    recomputed_flops_per_token,
+    training_flops_per_token,
+)
 from model.estimates.memory import Memory, StepShape, predict_memory
 from model.estimates.updates import adamw_update
 
@@ -42,7 +46,10 @@ def predict(
     """
     peak = peak_flops(device_name, step.dtype)
     update = (step.update or adamw_update(config)).flops
-    passes = training_flops_per_token(config) * batch_tokens / step.world_size
+    of_a_token = training_flops_per_token(config)
+    if step.recompute:
+        of_a_token += recomputed_flops_per_token(config)
+    passes = of_a_token * batch_tokens / step.world_size
     speed = None
     if peak is not None:
         speed = batch_tokens * mfu * peak / (passes + update)

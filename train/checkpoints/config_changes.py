@@ -40,6 +40,7 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "micro_batch": ("free", ""),  # affects only rounding
     "compile": ("free", ""),
     "fused_loss": ("free", ""),
+    "recompute": ("free", ""),
     "device": ("free", ""),
     "threads": ("free", ""),
     "deterministic": ("free", ""),
@@ -223,7 +224,7 @@ def _listed(separator: str, found: Sequence[object]) -> str:
 # Settings in config.json that affect rounding. A change of one gives other last bits.
 BITWISE_SETTINGS = (
     *("world_size", "micro_batch", "device", "dtype", "attention", "compiled"),
-    *("fused_loss", "reduction", "torch", "threads", "cpu", "gpu"),
+    *("fused_loss", "recompute", "reduction", "torch", "threads", "cpu", "gpu"),
 )
 log = logging.getLogger(__name__)
 

@@ -39,6 +39,7 @@ def step_shape(
         world_size=ranks.world_size,
         device=ranks.device.type,
         fused_loss=fuses_loss(config.fused_loss, ranks.device),
+        recompute=config.recompute == "blocks",
         residual_bfloat16=config.residual == "bfloat16",
         update=config.optimizer.update_cost(network, ranks.device.type),
     )

@@ -174,9 +174,9 @@ def request_smaller_micro_batch(folder: RunFolder, plan: BatchPlan) -> None:
 def _too_large(error: torch.OutOfMemoryError) -> str:
     """The error sentence for a device that cannot hold one window."""
     return (
-        f"one window at a time does not fit the device's memory ({error}); give --compile on or "
-        "--fused-loss on if they are off, a shorter --context-length or a smaller preset, or use a "
-        "GPU with more memory"
+        f"one window at a time does not fit the device's memory ({error}); give --recompute "
+        "blocks, --compile on or --fused-loss on if they are off, a shorter --context-length or a "
+        "smaller preset, or use a GPU with more memory"
     )
 
 

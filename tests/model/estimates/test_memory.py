@@ -27,7 +27,8 @@ from model.shapes import SHAPES
 from storage.atomic import read_json
 from tests.data_sets import tiny_data_set
 from tests.live_bytes import LiveBytes
-from tests.runs import alone, tiny_config
+from tests.runs import alone, nano_config, tiny_config
+from train.memory.forecast import step_shape
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
 
@@ -131,6 +132,22 @@ def data(tmp_path_factory):
     return folder
 
 
+def predicted_and_live(config):
+    """The predicted memory of a step without compiler, and the bytes at its peak."""
+    learner = bare_learner(config, alone())
+    loader = bare_loader(config, learner)
+    learner.step(loader.next_step(), 1e-3)
+    with LiveBytes() as live:
+        for tensor in [*learner.model.parameters(), *tree_leaves(dict(learner.optimizer.state))]:
+            if isinstance(tensor, torch.Tensor):
+                live.see(tensor.detach())
+        learner.step(loader.next_step(), 1e-3)
+    loader.close()
+    network, plan = learner.model.config, learner.plan
+    step = step_shape(config, network, learner.ranks, plan.micro_batch, plan.windows)
+    return predict_memory(network, step), live.peak
+
+
 @pytest.mark.parametrize(
     ("fields", "dtype", "micro_steps", "fused", "optimizer"),
     [
@@ -152,28 +169,23 @@ def test_the_peak_of_a_real_step_is_the_predicted_one(
     tokens = 2 * micro_steps * shape.context_length
     how = {"dtype": dtype, "batch_tokens": tokens, "fused_loss": fused, "optimizer": optimizer}
     config = tiny_config(data, tmp_path / "run", model=shape, **how)
-    learner = bare_learner(config, alone())
-    loader = bare_loader(config, learner)
-    learner.step(loader.next_step(), 1e-3)
-    with LiveBytes() as live:
-        for tensor in [*learner.model.parameters(), *tree_leaves(dict(learner.optimizer.state))]:
-            if isinstance(tensor, torch.Tensor):
-                live.see(tensor.detach())
-        learner.step(loader.next_step(), 1e-3)
-    loader.close()
-    network = learner.model.config
-    step = StepShape(
-        2,
-        learner.dtype,
-        compiled=False,
-        micro_steps=micro_steps,
-        device="cpu",
-        fused_loss=fused == "on",
-        update=optimizer.update_cost(network, "cpu"),
-    )
-    found = predict_memory(network, step)
-    assert found.peak - found.runtime == pytest.approx(live.peak, rel=0.02)
+    found, live = predicted_and_live(config)
+    assert found.peak - found.runtime == pytest.approx(live, rel=0.02)
     assert (found.peak_moment == "update") == (fields == MODERN | DEEP)
+
+
+@pytest.mark.parametrize(
+    ("fields", "dtype", "within"),
+    [({}, "float32", 0.1), ({}, "bfloat16", 0.1), (MODERN | {"shortcuts": True}, "float32", 0.03)],
+)
+def test_so_is_that_of_a_step_that_computes_its_blocks_again(tmp_path, fields, dtype, within):
+    shape = GPTConfig(8, n_head=4, n_embd=64, context_length=64, vocab_size=300)
+    how = {"model": replace(shape, **fields), "micro_batch": 8, "batch_tokens": 1024}
+    config = nano_config(tmp_path, dtype=dtype, recompute="blocks", **how)
+    found, live = predicted_and_live(config)
+    assert found.peak - found.runtime == pytest.approx(live, rel=within)
+    kept, _ = predicted_and_live(replace(config, recompute="off"))
+    assert live < 0.7 * (kept.peak - kept.runtime)
 
 
 @pytest.mark.parametrize(("name", "within"), [("memory", 0.15), ("memory_modern_demo", 0.1)])
@@ -191,6 +203,7 @@ def test_recorded_measurements_on_the_cpu_are_near_the_prediction(name, within):
             micro_steps=row["micro_steps"],
             device="cpu",
             fused_loss=row.get("fused_loss", False),
+            recompute=row.get("recompute") == "blocks",
             update=optimizer.update_cost(network, "cpu"),
         )
         predicted = predict_memory(network, step).peak

@@ -1,9 +1,11 @@
 """The predicted speed is the assumed utilisation of the peak."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from model.estimates.flops import training_flops_per_token
+from model.estimates.flops import forward_flops, training_flops_per_token
 from model.estimates.memory import StepShape
 from model.estimates.prediction import predict
 from model.estimates.updates import muon_update
@@ -34,3 +36,17 @@ def test_the_update_takes_its_share_of_every_rank_s_time():
         assert found.update_share == pytest.approx(share, rel=0.02)
         seconds = BATCH / found.tokens_per_second
         assert seconds == pytest.approx((passes / ranks + update.flops) / (0.5 * 989e12))
+
+
+def test_blocks_that_are_computed_again_take_their_forward_pass_once_more():
+    for name, slower in (("gpt2", 0.24), ("gpt2-xl", 0.31)):
+        shape, step = SHAPES[name], StepShape(micro_batch=8)
+        plain, again = (
+            predict(shape, own, BATCH, "NVIDIA H200").tokens_per_second or 0
+            for own in (step, replace(step, recompute=True))
+        )
+        assert plain / again - 1 == pytest.approx(slower, abs=0.01)
+        forward = forward_flops(shape)
+        blocks = (sum(forward.values()) - forward["head"]) / shape.context_length
+        extra = blocks / training_flops_per_token(shape)
+        assert plain / again - 1 == pytest.approx(extra, rel=0.01)
