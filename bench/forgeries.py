@@ -2,10 +2,10 @@
 
     python bench/forgeries.py --data DATA --out bench/results/forgeries.json
 
-Each forgery of bench/forged_runs.py is _audited twice: as an edit that leaves the chain of digests
+Each forgery of bench/forged_runs.py is audited twice: as an edit that leaves the chain of digests
 alone, and with all digests computed again. Every segment is repeated, so that the forged one is.
 The honest runs have kills, branches, skipped windows and updates, other micro-batches, changed
-settings, Muon, bfloat16 and dropout; those of two ranks are _audited on one. The table is written
+settings, Muon, bfloat16 and dropout; those of two ranks are audited on one. The table is written
 beside the JSON, as .md.
 """
 
@@ -156,7 +156,7 @@ def _branched(config: Config, ranks: Ranks) -> None:
     _make(replace(config, steps=STEPS + EVERY, **steps), ranks)
 
 
-def _on_two_ranks(config: Config) -> None:
+def _on_two_ranks(config: Config, reduction: str) -> None:
     """The same run by train/main.py on two ranks."""
     words = [
         *("gpt2", "--data", config.data, "--out", config.out, "--device", "cpu"),
@@ -165,6 +165,7 @@ def _on_two_ranks(config: Config) -> None:
         *("--model.n-head", 1, "--model.n-embd", 8, "--context-length", 16, "--eval.every", 8),
         *("--eval.val-tokens", 64, "--eval.tasks-every", 0, "--sample.every", 0),
         *("--save.every", EVERY, "--save.every-minutes", 0, "--save.keep", 99, "--no-rehearsal"),
+        *("--reduction", reduction),
     ]
     Job([str(word) for word in words], config.out, 2, 0).run_to_end()
 
@@ -189,6 +190,7 @@ def _honest_runs(
         ),
         "bfloat16": lambda c: _make(replace(c, dtype="bfloat16"), ranks),
         "dropout": lambda c: _make(replace(c, model=replace(c.model, dropout=0.1)), ranks),
+        "gradients summed in a tree": lambda c: _make(replace(c, reduction="tree"), ranks),
     }
     for name, optimizer in _OPTIMIZERS.items():
         kinds[name] = lambda c, o=optimizer: _make(replace(c, optimizer=o), ranks)
@@ -202,11 +204,9 @@ def _honest_runs(
             yield f"{name}, seed {seed}", config.out, lambda m=maker, c=config: m(c)
     for seed in range(1, two + 1):
         config = _config_of(arguments.data, place / "sound", seed=seed)
-        yield (
-            f"two ranks, _audited on one, seed {seed}",
-            config.out,
-            lambda c=config: _on_two_ranks(c),
-        )
+        for reduction in ("ddp", "tree"):
+            name = f"two ranks ({reduction}), audited on one, seed {seed}"
+            yield name, config.out, lambda c=config, r=reduction: _on_two_ranks(c, r)
 
 
 def _accusations(arguments: Arguments, place: Path, ranks: Ranks) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def _records(run: RecordedRun) -> tuple[dict[Path, _Record], list[str], list[str
             damaged.append(f"{path.name} is not of this run ({foreign})")
     last = step_of(run.checkpoints[-1]) if run.checkpoints else 0
     if later := [step for step in run.lines if step >= last]:
-        notes.append(f"steps {min(later)} to {max(later)} are in no checkpoint yet")
+        notes.append(f"steps {min(later)} to {max(later)} are in no checkpoint that is kept")
     return records, notes, damaged
 
 
@@ -203,7 +203,7 @@ def _order(run: RecordedRun, data: DataSet) -> Iterator[str]:
     newest = step_of(run.checkpoints[-1]) if run.checkpoints else 0
     if run.checkpoints and run.folder.is_finished():
         ended = (run.folder.read_status() or {}).get("step")
-        if ended != newest:
+        if isinstance(ended, int) and ended < newest:
             yield f"the run says that it finished at step {ended}, its last checkpoint is {newest}"
 
 
