@@ -7,18 +7,22 @@ from model.estimates.memory import USABLE_SHARE, StepShape, predict_memory
 
 
 def largest_micro_batch(
-    config: GPTConfig, share: int, memory_bytes: int, step: StepShape | None = None
+    config: GPTConfig,
+    share: int,
+    memory_bytes: int,
+    step: StepShape | None = None,
+    most: int | None = None,
 ) -> int:
     """The largest power of two that divides a rank's `share` of windows and is predicted to fit.
 
     `memory_bytes`: all memory of the device. `step`: how the step runs; its `micro_batch` and
-    `micro_steps` are ignored.
+    `micro_steps` are ignored. It must also fit where a rank has `most` windows.
     Raises: ValueError if not even one window fits.
     """
     like = step or StepShape(1)
     size, needed = share & -share, 0  # the largest power of two that divides
     while size >= 1:
-        tried = replace(like, micro_batch=size, micro_steps=share // size)
+        tried = replace(like, micro_batch=size, micro_steps=(most or share) // size)
         found = predict_memory(config, tried)
         needed = found.peak + (found.host_copy if like.device == "cpu" else 0)
         if needed <= USABLE_SHARE * memory_bytes:

@@ -33,6 +33,30 @@ def test_a_batch_smaller_than_one_micro_step_suggests_a_micro_batch_too():
         plan_batch(Config(batch_tokens=16384), 1, 64)
 
 
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(3, 1), (16, 1), (8, 2), (12, 1)])
+def test_ranks_that_cannot_share_a_tree_are_told_what_can(world_size, micro_batch):
+    config = Config(batch_tokens=24 * 1024, reduction="tree")
+    match = (
+        f"{24 // micro_batch} micro-batches of a step over {world_size} processes: .*; start "
+        + " or ".join(str(n) for n in (1, 2, 4, 8) if n * micro_batch <= 8)
+        + f", give a smaller --micro-batch than {micro_batch}, or --reduction ddp"
+    )
+    with pytest.raises(ValueError, match=match):
+        plan_batch(config, world_size, micro_batch)
+
+
+@given(micro_batch=st.integers(1, 4), power=st.integers(0, 3), own=st.integers(1, 5))
+def test_blocks_follow_one_another_and_take_each_window_once(micro_batch, power, own):
+    world_size = 1 << power
+    tokens = micro_batch * own * world_size * 1024
+    plan = plan_batch(Config(batch_tokens=tokens, reduction="tree"), world_size, micro_batch)
+    taken = [part for rank in range(world_size) for part in plan.windows_of(rank)]
+    assert [window for part in taken for window in part] == list(range(plan.windows))
+    assert {len(part) for part in taken} == {micro_batch}
+    for rank in range(world_size):
+        assert {plan.rank_of(w) for part in plan.windows_of(rank) for w in part} == {rank}
+
+
 @given(
     micro_batch=st.integers(1, 9),
     world_size=st.integers(1, 9),

@@ -15,6 +15,7 @@ from torch import nn
 
 from model.config import GPTConfig
 from model.estimates.largest_micro_batch import largest_micro_batch
+from model.estimates.reduction_memory import exchange_bytes, sums_apart
 from model.estimates.updates import UpdateCost
 from model.precision import autocast
 from parallel.collectives import all_gather_object, together
@@ -55,19 +56,31 @@ def choose_micro_batch(
         return config.micro_batch
     share = share_of(config, ranks.world_size)
     if config.reduction == "tree":
-        # Part of what defines the bits: never changed by itself, and chosen for up to eight ranks.
-        if recorded is not None:
-            return recorded
-        windows = share * ranks.world_size
-        share = windows // max(ranks.world_size, min(_TREE_RANKS, windows & -windows))
+        return _choose_for_tree(config, network, ranks, recorded, share * ranks.world_size)
     if recorded is not None:
         smaller = min(largest_power_of_two(recorded), share & -share)
         return smaller if share % recorded else recorded
     step = step_shape(config, network, ranks, 1, share)
-    largest = largest_micro_batch(network, share, device_memory(ranks), step)
-    if ranks.device.type == "cpu":
-        largest = min(largest, largest_power_of_two(FAST_CPU_TOKENS // network.context_length))
-    return largest
+    return _fast(largest_micro_batch(network, share, device_memory(ranks), step), network, ranks)
+
+
+def _choose_for_tree(
+    config: Config, network: GPTConfig, ranks: Ranks, recorded: int | None, windows: int
+) -> int:
+    """It decides the bits: never changed by itself, and the same on 1 to 8 ranks if memory is."""
+    if recorded is not None:
+        return recorded
+    share = windows // max(ranks.world_size, min(_TREE_RANKS, windows & -windows))
+    step = replace(step_shape(config, network, ranks, 1, share), world_size=_TREE_RANKS)
+    memory = device_memory(ranks)
+    return _fast(largest_micro_batch(network, share, memory, step, windows), network, ranks)
+
+
+def _fast(micro_batch: int, network: GPTConfig, ranks: Ranks) -> int:
+    """The micro-batch, or what is as fast on the CPU."""
+    if ranks.device.type != "cpu":
+        return micro_batch
+    return min(micro_batch, largest_power_of_two(FAST_CPU_TOKENS // network.context_length))
 
 
 def find_runnable_micro_batch(
@@ -115,8 +128,8 @@ def _trial_passes(
     Two, because the second pass adds to existing gradients. The gradients are dropped.
     """
     weights = sum(p.numel() * p.element_size() for p in step.parameters())
-    buckets = weights if ranks.world_size > 1 else 0
-    ballast = torch.empty(update.state_bytes + buckets, dtype=torch.uint8, device=ranks.device)
+    kept = update.state_bytes + _summing_bytes(weights, plan, micro_batch)
+    ballast = torch.empty(kept, dtype=torch.uint8, device=ranks.device)
     shape = (micro_batch, plan.context_length + 1)
     ids = torch.zeros(shape, dtype=torch.int64, device=ranks.device)
     try:
@@ -130,6 +143,14 @@ def _trial_passes(
     finally:
         step.zero_grad(set_to_none=True)
         del ballast
+
+
+def _summing_bytes(gradients: int, plan: BatchPlan, micro_batch: int) -> int:
+    """Bytes for sums over micro-batches and ranks; of a tree, as many as on any number of ranks."""
+    if not plan.blocks:
+        return exchange_bytes(gradients, plan.world_size, "ddp")
+    apart = gradients * sums_apart(plan.windows // micro_batch)
+    return apart + exchange_bytes(gradients, _TREE_RANKS, "tree")
 
 
 def halved(plan: BatchPlan, wanted: int | str, error: torch.OutOfMemoryError) -> BatchPlan:

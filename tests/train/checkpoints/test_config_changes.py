@@ -7,7 +7,7 @@ import pytest
 
 from storage.run_folder import RunFolder
 from tests.runs import GOLDEN, NANO, built, lines, nano_config, run_to_end, set_step
-from train.checkpoints.config_changes import TABLE, Change
+from train.checkpoints.config_changes import TABLE, Change, warn_if_not_bitwise_same
 from train.checkpoints.recorded_config import recorded_config
 from train.config import Config, SaveConfig
 from train.loop import train
@@ -33,6 +33,31 @@ def test_a_change_that_affects_no_number_is_free_and_logged(config, changes, cap
     run_to_end(replace(config, **changes))
     assert "changed: " in caplog.text
     assert next(iter(changes)) in caplog.text
+
+
+def test_what_a_tree_leaves_the_same_is_said_and_what_it_changes_is_warned_of(tmp_path, caplog):
+    caplog.set_level("INFO")
+    config = nano_config(tmp_path, batch_tokens=256, micro_batch=2, reduction="tree")
+    run = built(config)
+    run.close()
+    settings = run.folder.read_config()["run"]
+    warn_if_not_bitwise_same(run.folder, settings)
+    warn_if_not_bitwise_same(run.folder, settings | {"world_size": 4})
+    assert "processes changes (world_size: 1 -> 4): the same bits" in caplog.text
+    assert "undisturbed run" not in caplog.text
+    with pytest.raises(ValueError, match=r"reduction: tree -> ddp.*--allow reduction"):
+        built(replace(config, reduction="ddp"))
+    built(replace(config, reduction="ddp", allow=("reduction",))).close()
+    assert "undisturbed run in the last bits: reduction tree -> ddp" in caplog.text
+    built(replace(config, reduction="tree", allow=("reduction",), micro_batch=1)).close()
+    assert "last bits: micro_batch 2 -> 1, reduction ddp -> tree" in caplog.text
+
+
+def test_a_tree_of_rounded_gradients_is_refused(tmp_path):
+    config = nano_config(tmp_path, reduction="tree", gradient_compression="bfloat16")
+    with pytest.raises(ValueError, match="rounds what --reduction tree defines exactly; give "):
+        built(config)
+    assert not config.out.exists()
 
 
 @pytest.mark.fault("R4", injected="another rate and clipping")

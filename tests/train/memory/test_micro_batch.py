@@ -66,6 +66,15 @@ def test_the_cpu_takes_no_more_than_is_fast(monkeypatch):
     assert chosen(monkeypatch, 1000 * GIB, kind="cpu") == 4
 
 
+def test_for_a_tree_one_to_eight_ranks_take_the_same_and_a_run_keeps_it(monkeypatch):
+    tree = {"batch_tokens": 64 * 1024, "reduction": "tree"}
+    sizes = [chosen(monkeypatch, 74 * GIB, world_size=w, **tree) for w in (1, 2, 4, 8)]
+    assert sizes == [8] * 4
+    assert chosen(monkeypatch, 74 * GIB, world_size=16, **tree) == 4
+    assert chosen(monkeypatch, GIB, 16, world_size=8, **tree) == 16
+    assert chosen(monkeypatch, 74 * GIB, batch_tokens=6 * 1024, reduction="tree") == 1
+
+
 def test_a_number_that_was_given_is_taken_as_it_is(monkeypatch):
     assert chosen(monkeypatch, GIB, micro_batch=48) == 48
 
@@ -177,7 +186,18 @@ def test_a_step_out_of_memory_is_done_again_with_half_and_all_its_windows(
 def test_where_nothing_is_left_to_halve_the_cure_is_named(
     tmp_path, monkeypatch, micro_batch, message
 ):
-    run = built(nano_config(tmp_path, micro_batch=micro_batch))
+    assert_memory_ends_the_run(nano_config(tmp_path, micro_batch=micro_batch), message, monkeypatch)
+
+
+def test_in_a_tree_memory_that_runs_out_does_not_change_what_the_sums_are(tmp_path, monkeypatch):
+    config = nano_config(tmp_path, micro_batch="auto", batch_tokens=256, reduction="tree")
+    message = "micro-batch 2 does not fit .* --reduction tree never .*give --micro-batch 1, with"
+    assert_memory_ends_the_run(config, message, monkeypatch)
+    assert "next_micro_batch" not in read_json(config.out / "config.json")
+
+
+def assert_memory_ends_the_run(config, message, monkeypatch):
+    run = built(config)
     monkeypatch.setattr(NextTokenLoss, "forward", without_memory(0, windows=0))
     from train.loop import train
 
