@@ -200,3 +200,16 @@ def other_seed_claimed(folder: Path) -> None:
     set_in_config("", "seed", 7)(folder)
     for path in (folder / "checkpoints").glob("step_??????/state.json"):
         write_json(path, read_json(path) | {"seed": 7})
+
+
+def lower_validation(step: int) -> Change:
+    """A validation loss is lower by 0.01, in its line and in its checkpoint."""
+
+    def edit(folder: Path) -> None:
+        set_in_line(step, "val/loss", lambda loss: loss - 0.01)(folder)
+        path = _checkpoint(folder, step) / "results.json"
+        results = read_json(path)
+        results["metrics"]["val/loss"] -= 0.01
+        write_json(path, results)
+
+    return edit

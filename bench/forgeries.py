@@ -128,7 +128,8 @@ def _forge(forgery: Forgery, arguments: Arguments, place: Path, ranks: Ranks) ->
     if forgery.edit is not None:
         forgery.edit(run)
         seal(run, chain=False)
-        found["by_records"] = _problems(run, ranks, 0)[0] if forgery.chained else []
+        if forgery.chained:
+            found["by_records"] = _problems(run, ranks, 0)[0]
         seal(run, chain=True)
     by_records, by_repeating = _problems(run, ranks)
     return found | {"chain_again_by_records": by_records, "by_repeating": by_repeating}

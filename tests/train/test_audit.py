@@ -72,7 +72,7 @@ def test_an_honest_run_is_repeated_bit_for_bit_and_only_read(finished):
         "one weight of a checkpoint edited by 0.01",
         "one moment of a checkpoint edited by 1e-6",
         "position in the data moved by a step",
-        "a validation loss lowered by 0.01",
+        "a validation loss lowered by 0.01, in line and checkpoint",
         "a metric line deleted",
         "weight decay in config.json edited afterwards",
     ],
@@ -85,7 +85,7 @@ def test_an_edit_breaks_the_chain(run, name):
 
 def test_an_edit_whose_digests_were_computed_again_is_found_by_repeating(run):
     BY_NAME["one weight edited in its last bit"].edit(run)
-    BY_NAME["a validation loss lowered by 0.01"].edit(run)
+    BY_NAME["a validation loss lowered by 0.01, in line and checkpoint"].edit(run)
     seal(run, chain=True)
     assert verdict(run).holds
     found = {s.first: s.problems for s in verdict(run, 99).segments}

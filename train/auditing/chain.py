@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from storage.checkpoint_folder import (
     step_of,
     verify_checkpoint,
 )
-from storage.json_lines import read_lines
+from storage.json_lines import is_count, read_lines, read_metrics
 from storage.records.line_digest import LineDigest
 from train.auditing.recorded_run import RecordedRun
+from train.checkpoints.checkpoint import load_position, validation_loss_of
 from train.checkpoints.state_digest import (
     chain_digest,
     deciding_settings,
@@ -41,6 +43,7 @@ def check_chain(run: RecordedRun, data: DataSet) -> tuple[list[ProofResult], lis
         ("weights and moments as their digest", len(records), lambda: _state(records)),
         ("positions as digest and lines say", len(records), lambda: _positions(run, records)),
         ("settings in force at each checkpoint", len(records), lambda: _settings(run, records)),
+        ("validation losses of checkpoints as in the lines", len(records), lambda: _results(run)),
         ("metric lines before each checkpoint", len(records), lambda: _lines(run, records)),
         ("each checkpoint names the one before", len(records), lambda: _links(run, records, notes)),
         ("steps and windows without gap or overlap", len(run.lines), lambda: _order(run, data)),
@@ -65,6 +68,7 @@ def _records(run: RecordedRun) -> tuple[dict[Path, _Record], list[str], list[str
     for checkpoint in run.checkpoints:
         try:
             verify_checkpoint(checkpoint, RESUME_FILES)
+            load_position(checkpoint)
             record = read_digest(checkpoint)
         except (ValueError, OSError) as error:
             damaged.append(str(error))
@@ -110,6 +114,14 @@ def _positions(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[st
             )
 
 
+def _results(run: RecordedRun) -> Iterator[str]:
+    lines = {line["step"]: line.get("val/loss") for line in read_metrics(run.folder.metrics)}
+    for checkpoint in run.checkpoints:
+        own, there = validation_loss_of(checkpoint), lines.get(step_of(checkpoint))
+        if own is not None and there is not None and own != there:
+            yield f"{checkpoint.name} has a validation loss of {own}, its line one of {there}"
+
+
 def _settings(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[str]:
     for checkpoint, record in records.items():
         if run.parent and step_of(checkpoint) <= run.first_step:
@@ -132,14 +144,12 @@ def _lines(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[str]:
         if before is not None and before["began"] == began:
             digest = LineDigest(began, before["lines_until"], before["lines"])
         first = digest.until
-        missing = [step for step in range(first, until) if step not in run.lines]
-        for step in range(first, until):
-            if step in run.lines:
-                digest.add(run.lines[step])
-        if missing:
-            yield f"steps {missing[0]} to {missing[-1]} have no line" * (len(missing) > 1) or (
-                f"step {missing[0]} has no line"
-            )
+        found = [step for step in sorted(run.lines) if first <= step < until]
+        for step in found:
+            digest.add(run.lines[step])
+        if len(found) < until - first:
+            gap = next((a for a, b in zip(count(first), found) if a != b), first + len(found))
+            yield f"{until - first - len(found)} steps have no line, the first is step {gap}"
         elif until != record["step"]:
             yield f"{checkpoint.name} covers the lines up to step {until} only"
         elif digest.value != record["lines"]:
@@ -149,12 +159,15 @@ def _lines(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[str]:
 
 def _links(run: RecordedRun, records: Mapping[Path, _Record], notes: list[str]) -> Iterator[str]:
     """Whether the digest of each checkpoint leads back to the one that is kept before it."""
-    lines = [line for line in read_lines(run.folder.digests) if isinstance(line.get("step"), int)]
+    lines = read_lines(run.folder.digests)
+    known, steps = {}, set()
     for line in lines:
-        if chain_digest(line) != line.get("digest"):
-            yield f"the record of step {line['step']} in digests.jsonl is not as its digest says"
-    known = {str(line.get("digest")): line for line in lines}
-    steps = {line["step"] for line in lines}
+        if chain_digest(line) != line.get("digest") or not isinstance(line.get("previous"), str):
+            step = line.get("step")
+            yield f"the record of step {step} in digests.jsonl is not as its digest says"
+        elif is_count(line.get("step")):
+            known[line["digest"]] = line
+            steps.add(line["step"])
     before: _Record | None = None
     for checkpoint, record in records.items():
         if chain_digest(record) != record["digest"]:

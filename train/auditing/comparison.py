@@ -9,7 +9,7 @@ from torch import Tensor
 
 from storage.checkpoint_folder import step_of
 from train.auditing.recorded_run import RecordedRun
-from train.auditing.reexecution import Repeated
+from train.auditing.reexecution import Repeated, validation_at
 from train.checkpoints.checkpoint import load_position
 from train.checkpoints.host_copy import WEIGHTS
 from train.checkpoints.state_digest import read_digest, saved_tensors
@@ -33,6 +33,7 @@ def exact_problems(run: RecordedRun, repeated: Repeated, stop: int) -> Iterator[
     for key in _ROUNDED:
         yield from _differing(run, repeated, key, lambda a, b: a == b)
     yield from _beginning(run, repeated)
+    yield from _validated(run, repeated, stop, {})
     recorded = _state_at(run, stop)
     if recorded is not None:
         yield from _position(run, repeated, stop)
@@ -53,6 +54,7 @@ def close_problems(
     for key in _ROUNDED:
         most = allowed.get(key, 0.0)
         yield from _differing(run, repeated, key, lambda a, b, most=most: abs(a - b) <= most)
+    yield from _validated(run, repeated, stop, allowed)
     recorded = _state_at(run, stop)
     if recorded is None:
         return
@@ -82,6 +84,8 @@ def tolerances(repeated: Repeated, otherwise: Repeated) -> dict[str, float]:
             for step, line in repeated.lines.items()
             if key in line
         ]
+        if key in repeated.results:
+            pairs.append((repeated.results[key], otherwise.results[key]))
         noise = max((abs(a - b) for a, b in pairs if math.isfinite(a - b)), default=0.0)
         least = _LEAST_ALLOWED_LOSS
         if key == "train/grad_norm":
@@ -117,6 +121,17 @@ def _differing(run: RecordedRun, repeated: Repeated, key: str, same: Any) -> Ite
             f"{key}: {len(found)} of {len(repeated.lines)} steps differ, first step {step}: "
             f"{recorded} recorded, {here} here"
         )
+
+
+def _validated(
+    run: RecordedRun, repeated: Repeated, stop: int, allowed: Mapping[str, float]
+) -> Iterator[str]:
+    """Whether the validation at the end is what its checkpoint says."""
+    recorded = validation_at(run, stop)
+    for key, here in repeated.results.items():
+        most = allowed.get(key, 0.0)
+        if not _matches(recorded.get(key), here, lambda a, b, most=most: abs(a - b) <= most):
+            yield f"{key} after step {stop - 1}: {recorded.get(key)} recorded, {here} here"
 
 
 def _matches(recorded: Any, here: Any, same: Any) -> bool:

@@ -36,7 +36,13 @@ class Stretch(NamedTuple):
     @property
     def config(self) -> Config:
         """The settings as a configuration. Raises: ValueError if they are none."""
-        return config_with(Config(), of_the_run(self.settings))
+        try:
+            return config_with(Config(), of_the_run(self.settings))
+        except ValueError as error:
+            raise ValueError(
+                f"the settings of steps from {self.first} on are none of this version ({error}); "
+                "if a newer version wrote them, update Ratchet"
+            ) from error
 
     def steps_of_run(self, data: DataSet) -> int:
         """The steps that the run was to have."""

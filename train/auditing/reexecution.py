@@ -21,11 +21,12 @@ from model.fused_loss.head_and_loss import fuses_loss
 from model.gpt import GPT
 from parallel.collectives import together
 from parallel.ranks import Ranks
-from storage.checkpoint_folder import step_of
+from storage.atomic import read_json
+from storage.checkpoint_folder import RESULTS_FILE, step_of
 from train.auditing.recorded_run import RecordedRun, Stretch
 from train.batch_plan import plan_batch, share_of
 from train.build import build_learner, new_network
-from train.checkpoints.checkpoint import load_checkpoint
+from train.checkpoints.checkpoint import load_checkpoint, validation_loss_of
 from train.checkpoints.config_changes import processors
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
 from train.checkpoints.state_digest import model_digest
@@ -51,6 +52,8 @@ class Repeated:
     after: _State
     """The same after the last one."""
     next_window: int
+    results: dict[str, float]
+    """Validation loss and bits per byte after the last one, if its checkpoint has them."""
     differences: list[str]
     """What affects rounding and is not as it was in the run."""
 
@@ -82,6 +85,8 @@ def repeat_segment(
         finally:
             part.loader.close()
         repeated.after, repeated.next_window = part.state(), part.loader_position
+        if end == stop and validation_at(run, stop):
+            repeated.results = part.validation()
         repeated.differences += part.differences(stretch)
         del part  # its DDP replica must be freed before the next one, and the process group
     assert repeated is not None
@@ -129,7 +134,7 @@ class _Part:
             self._load(checkpoint)
         self._ready()
         state = self.state()
-        return Repeated(model_digest(self.model), {}, state, state, self.loader_position, [])
+        return Repeated(model_digest(self.model), {}, state, state, self.loader_position, {}, [])
 
     def _load(self, checkpoint: Path) -> None:
         position = load_checkpoint(checkpoint, self.model, self.optimizer, self.data.fingerprint)
@@ -164,7 +169,8 @@ class _Part:
         found = {}
         config, learner = self.config, self.learner
         for step in range(self.step, stop):
-            measured = self._validation(step)
+            evaluated = self.run_lines.get(step, {}).get("val/loss") is not None
+            measured = self.validation() if evaluated else {}
             batch = self.loader.next_step()
             lr = learning_rate(step, self.run_steps, config.optimizer.lr, config.schedule)
             values = learner.step(batch, lr, False, self.guard.limits(step))
@@ -183,10 +189,8 @@ class _Part:
         self.step = stop
         return found
 
-    def _validation(self, step: int) -> dict[str, Any]:
-        """The validation loss, where the line of the step has one."""
-        if self.run_lines.get(step, {}).get("val/loss") is None:
-            return {}
+    def validation(self) -> dict[str, float]:
+        """Validation loss and bits per byte of the present weights."""
         learner = self.learner
         return validation_loss(
             Subject(self.model, self.data.tokenizer(), learner.ranks),
@@ -231,6 +235,14 @@ class _Part:
         """Weights and optimizer state, copied to host memory."""
         found = state_tensors(self.model, self.optimizer)
         return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+
+def validation_at(run: RecordedRun, step: int) -> dict[str, Any]:
+    """What the checkpoint of a step says of its validation; empty without one, or without any."""
+    for checkpoint in run.checkpoints:
+        if step_of(checkpoint) == step and validation_loss_of(checkpoint) is not None:
+            return read_json(checkpoint / RESULTS_FILE)["metrics"]
+    return {}
 
 
 def _load_state(model: GPT, optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:

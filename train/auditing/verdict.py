@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from parallel.ranks import Ranks
+from storage.terminal.printable import printable
 from train.auditing.recorded_run import RecordedRun
 from train.auditing.segments import SegmentResult
 from train.recovery.resume_proof.comparison import ProofResult
@@ -62,7 +63,7 @@ class AuditVerdict:
                 "",
                 "| what | holds | detail |",
                 "| --- | --- | --- |",
-                *(f"| {what} | {'yes' if holds else '**NO**'} | {d} |" for what, holds, d in rows),
+                *(_row(*row) for row in rows),
                 "",
                 f"Run {self.run_id or 'without an identity'}, data {self.data_fingerprint[:16]}. "
                 f"{len(self.segments)} of {self.drawable} segments ({steps} steps), drawn with "
@@ -87,6 +88,12 @@ class AuditVerdict:
             found.append("Where bits may differ, a change smaller than the tolerance is not found.")
         found.append("Scores of tasks, samples and times are not repeated.")
         return found
+
+
+def _row(what: str, holds: bool, detail: str) -> str:
+    """A row of the table. A record may come from anybody, and may hold any character."""
+    shown = printable(detail).replace("|", "/").replace("\n", " ")
+    return f"| {what} | {'yes' if holds else '**NO**'} | {shown} |"
 
 
 def machine_of(ranks: Ranks) -> str:
