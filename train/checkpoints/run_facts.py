@@ -8,8 +8,16 @@ from train.checkpoints.config_changes import Change
 from train.guards.band.recipe import RunFacts
 
 # Settings that may not change in a run, but do not decide how a run with another value trains.
-# `dtype` is compared as what it led to.
-_NO_RECIPE = ("seed", "steps", "dtype", "stop_when_worse", "context_length", "guard.window")
+# `dtype` is compared as what it led to; `reduction` changes the rounding only.
+_NO_RECIPE = (
+    "seed",
+    "steps",
+    "dtype",
+    "stop_when_worse",
+    "context_length",
+    "guard.window",
+    "reduction",
+)
 _SPIKES = "guard.skip_spikes"
 
 
