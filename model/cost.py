@@ -28,7 +28,7 @@ from model.estimates.flops import (
     GPUS,
     forward_flops,
 )
-from model.estimates.largest_micro_batch import largest_micro_batch
+from model.estimates.largest_micro_batch import fast_windows, largest_micro_batch
 from model.estimates.memory import USABLE_SHARE, StepShape, predict_memory
 from model.estimates.parameters import attention_parameters, count_parameters
 from model.estimates.prediction import ASSUMED_MFU, Prediction, predict
@@ -54,7 +54,7 @@ class Arguments:
     model: Annotated[GPTConfig, tyro.conf.arg(name="")] = GPTConfig()
     """Shape of the network."""
     micro_batch: int | Literal["auto"] = "auto"
-    """Windows of one forward pass on one GPU. auto: the largest power of two that fits."""
+    """Windows of one forward pass on one GPU. auto: as many as fit and make it faster."""
     batch_tokens: int = 524_288
     """Tokens of one optimizer step, over all GPUs."""
     gpu: str = "h200"
@@ -139,7 +139,8 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
     largest = {how: _largest(arguments, how == "compiled") for how in ("compiled", "not_compiled")}
     chosen = largest["compiled" if arguments.compile == "on" else "not_compiled"]
     wanted = arguments.micro_batch
-    step = arguments.step(chosen or 1 if wanted == "auto" else wanted)
+    automatic = min(chosen or 1, fast_windows(config.context_length, "cuda"))
+    step = arguments.step(automatic if wanted == "auto" else wanted)
     found = predict(config, step, arguments.batch_tokens, gpu.part_of_name, arguments.mfu)
     update = UPDATES[arguments.optimizer](config)
     disk = disk_budget(config, update, arguments.checkpoints, arguments.tokens)

@@ -165,7 +165,7 @@ class Config:
     batch_tokens: Usual[int] = 524_288
     """Tokens of one optimizer step, over all ranks, whatever their number."""
     micro_batch: int | Literal["auto"] = "auto"
-    """Windows of one forward pass on one rank. auto: as many as fit; on the CPU, the fastest."""
+    """Windows of one forward pass on one rank. auto: as many as fit and make it faster."""
     context_length: Usual[int | None] = None
     """Tokens of one window (T). The model is built for it. None: --model.context-length."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"

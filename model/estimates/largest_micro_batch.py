@@ -1,9 +1,20 @@
-"""The largest micro-batch that a device is predicted to hold."""
+"""The largest micro-batch that a device is predicted to hold, and the largest that `auto` takes."""
 
 from dataclasses import replace
 
 from model.config import GPTConfig
 from model.estimates.memory import USABLE_SHARE, StepShape, predict_memory
+
+# Tokens at once beyond which a step gets no faster. CPU: see bench/LOG.md. CUDA: 64 windows of
+# 1,024 tokens, not measured yet (bench/GPU_TODO.md): by arithmetic 256 would be at most 0.7 %
+# faster, with four times the memory. From 2**31 logits on, 42 such windows, Inductor's kernels
+# have indices of 64 bits.
+FAST_TOKENS = {"cpu": 1024, "cuda": 65_536}
+
+
+def fast_windows(context_length: int, device: str) -> int:
+    """The largest power of two of windows at once that makes a step faster; at least 1."""
+    return 1 << max((FAST_TOKENS[device] // context_length).bit_length() - 1, 0)
 
 
 def largest_micro_batch(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from model.config import GPTConfig
-from model.estimates.largest_micro_batch import largest_micro_batch
+from model.estimates.largest_micro_batch import fast_windows, largest_micro_batch
 from model.estimates.reduction_memory import exchange_bytes, sums_apart
 from model.estimates.updates import UpdateCost
 from model.precision import autocast
@@ -25,8 +25,6 @@ from train.batch_plan import BatchPlan, largest_power_of_two, share_of
 from train.config import Config
 from train.memory.forecast import device_memory, step_shape
 
-# Tokens at once beyond which a CPU step gets no faster: see bench/LOG.md.
-FAST_CPU_TOKENS = 1024
 _TREE_RANKS = 8  # a new run with --reduction tree has the same micro-batch on 1, 2, 4 and 8
 _NEXT = "next_micro_batch"  # key in config.json: what the next start takes instead
 log = logging.getLogger(__name__)
@@ -77,10 +75,8 @@ def _choose_for_tree(
 
 
 def _fast(micro_batch: int, network: GPTConfig, ranks: Ranks) -> int:
-    """The micro-batch, or what is as fast on the CPU."""
-    if ranks.device.type != "cpu":
-        return micro_batch
-    return min(micro_batch, largest_power_of_two(FAST_CPU_TOKENS // network.context_length))
+    """The micro-batch, or what is as fast on this kind of device."""
+    return min(micro_batch, fast_windows(network.context_length, ranks.device.type))
 
 
 def find_runnable_micro_batch(

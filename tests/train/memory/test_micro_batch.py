@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.estimates.flops import training_flops_per_token
+from model.estimates.largest_micro_batch import FAST_TOKENS
 from model.estimates.updates import UpdateCost
 from model.loss import NextTokenLoss
 from model.shapes import SHAPES
@@ -48,9 +49,22 @@ def chosen(monkeypatch, memory, recorded=None, kind="cuda", world_size=1, **chan
     return choose_micro_batch(config, SHAPES["gpt2"], ranks(kind, world_size), recorded)
 
 
-@pytest.mark.parametrize(("gib", "size"), [(131, 256), (74, 128), (40, 64), (22, 32)])
-def test_a_gpu_takes_as_many_windows_as_the_cost_model_says_fit(monkeypatch, gib, size):
+@pytest.mark.parametrize(("gib", "size"), [(131, 64), (74, 64), (40, 64), (22, 32), (8, 8)])
+def test_a_gpu_takes_the_windows_that_fit_and_no_more_than_are_fast(monkeypatch, gib, size):
     assert chosen(monkeypatch, gib * GIB) == size
+
+
+@pytest.mark.parametrize(("gib", "size"), [(131, 256), (74, 128)])
+def test_the_number_that_is_fast_is_one_constant(monkeypatch, gib, size):
+    monkeypatch.setitem(FAST_TOKENS, "cuda", 2**30)
+    assert chosen(monkeypatch, gib * GIB) == size
+
+
+def test_blocks_that_are_computed_again_let_more_windows_fit(monkeypatch):
+    kept, again = (
+        chosen(monkeypatch, 8 * GIB, recompute=how, fused_loss="on") for how in ("off", "blocks")
+    )
+    assert kept < again == 32
 
 
 def test_what_divides_a_ranks_share_is_taken(monkeypatch):
@@ -62,7 +76,7 @@ def test_what_divides_a_ranks_share_is_taken(monkeypatch):
 
 def test_the_cpu_takes_no_more_than_is_fast(monkeypatch):
     assert chosen(monkeypatch, 1000 * GIB, kind="cpu") == 1
-    monkeypatch.setattr(micro_batch, "FAST_CPU_TOKENS", 5000)
+    monkeypatch.setitem(FAST_TOKENS, "cpu", 5000)
     assert chosen(monkeypatch, 1000 * GIB, kind="cpu") == 4
 
 
@@ -147,7 +161,7 @@ def test_a_resumed_run_takes_the_recorded_number_and_the_same_bits(tmp_path, mon
     straight = final_bytes(config.out)
     for checkpoint in RunFolder(config.out).all_checkpoints()[:2]:
         checkpoint.rename(tmp_path / checkpoint.name)
-    monkeypatch.setattr(micro_batch, "FAST_CPU_TOKENS", 16)
+    monkeypatch.setitem(FAST_TOKENS, "cpu", 16)
     assert run_to_end(config).plan.micro_batch == 8
     assert final_bytes(config.out) == straight
 
