@@ -6,15 +6,15 @@
 
 The first one takes a data set with GPT-2's tokenizer, such as `data_prep/text.py --embedded` makes.
 
-Each case has a process of its own. It builds a run as the trainer does, on a prepared data set, and
-takes a few steps. On the CPU it measures the peak resident size minus the size after imports. On
-CUDA it measures the peak that torch allocated and the peak that it reserved. The prediction is that
-of model/estimates/memory.py. Both are calculated by train/memory/forecast.py, as in the trainer.
+Each case has a process of its own, or two ranks, of which the first is measured. It builds a run
+as the trainer does, on a prepared data set, and takes a few steps. On the CPU it measures the peak
+resident size minus the size after imports, on CUDA the peak that torch allocated and the peak that
+it reserved. The prediction is that of model/estimates/memory.py. Both are calculated by
+train/memory/forecast.py, as in the trainer.
 Prints Markdown and writes one JSON file.
 """
 
 import logging
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +24,10 @@ from typing import Any, Literal
 import torch
 
 from bench.bare_run import BARE, NETWORKS, uses_muon
+from bench.on_ranks import run_on_ranks
 from bench.provenance import RESULTS, device_name, provenance
-from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
+from parallel.collectives import broadcast_object
+from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import read_json, write_json
 from storage.script_options import parse_options
 from train.build import build_run
@@ -36,7 +38,7 @@ from train.schedule import learning_rate
 OUT = RESULTS / "memory.json"
 _STEPS = 3  # the first update allocates the optimizer's moments
 # The value is glibc's default. If a variable of glibc is set, parallel/ranks.py changes no setting.
-_GLIBC_DEFAULTS = "GLIBC_TUNABLES=glibc.malloc.perturb=0"
+_GLIBC_DEFAULTS = {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}
 
 log = logging.getLogger("train")
 
@@ -51,6 +53,13 @@ class Case:
     compiled: bool
     micro_steps: int = 2
     recompute: Literal["off", "blocks"] = "off"
+    ranks: int = 1
+    reduction: Literal["ddp", "tree"] = "ddp"
+
+    @property
+    def windows(self) -> int:
+        """Windows of a step over all ranks."""
+        return self.micro_batch * self.micro_steps * self.ranks
 
     @property
     def name(self) -> str:
@@ -59,7 +68,8 @@ class Case:
         how = "-compiled" if self.compiled else ""
         once = "-once" if self.micro_steps == 1 else ""
         again = "-recomputed" if self.recompute == "blocks" else ""
-        return f"{self.network}-{self.micro_batch}-{dtype}{how}{once}{again}"
+        tree = f"-tree-{self.micro_steps}-on-{self.ranks}" if self.reduction == "tree" else ""
+        return f"{self.network}-{self.micro_batch}-{dtype}{how}{once}{again}{tree}"
 
 
 _CASES = {
@@ -85,6 +95,8 @@ _CASES = {
         Case("30M-modern", 8, "bfloat16", False),
         Case("30M-modern", 8, "float32", True),
         Case("modern", 1, "float32", False),
+        Case("30M", 1, "float32", False, micro_steps=8, reduction="tree"),
+        Case("30M", 1, "float32", False, micro_steps=4, ranks=2, reduction="tree"),
     ),
     "cuda": (
         Case("gpt2", 16, "bfloat16", False),
@@ -137,9 +149,10 @@ def _measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
         config = replace(
             BARE,
             data=data,
-            out=Path(folder) / "run",
+            out=Path(broadcast_object(folder)) / "run",
             steps=_STEPS,
-            batch_tokens=case.micro_batch * case.micro_steps * network.context_length,
+            batch_tokens=case.windows * network.context_length,
+            reduction=case.reduction,
             micro_batch=case.micro_batch,
             dtype=case.dtype,
             compile="on" if case.compiled else "off",
@@ -171,18 +184,12 @@ def _measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
 
 def _in_own_process(case: Case, arguments: Arguments, device: str) -> dict[str, Any]:
     """Measure one case in a fresh process. Raises: ValueError if it fails."""
-    glibc_defaults = device == "cpu" and arguments.allocator == "glibc"
+    glibc = device == "cpu" and arguments.allocator == "glibc"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "case.json"
-        command = [
-            *(("env", _GLIBC_DEFAULTS) if glibc_defaults else ()),
-            *(sys.executable, str(Path(__file__).resolve()), "--here"),
-            *("--data", str(arguments.data), "--device", device),
-            *("--cases", case.name, "--out", str(out)),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ValueError(f"{case.name} failed: {done.stderr[-2000:]}")
+        words = ("--here", "--data", str(arguments.data), "--device", device)
+        words += ("--cases", case.name, "--out", str(out))
+        run_on_ranks(sys.argv[0], words, case.ranks, _GLIBC_DEFAULTS if glibc else {})
         return read_json(out)
 
 
@@ -205,9 +212,9 @@ def _line_of(row: dict[str, Any]) -> str:
     compiled = "compiled" if row["compiled"] else "eager"
     compiled += ", recomputed" if row["recompute"] == "blocks" else ""
     return (
-        f"| {row['network']} | {row['micro_batch']} x {row['micro_steps']} | {row['dtype']} "
-        f"| {compiled} | {mib['measured']} | {mib.get('reserved', '-')} | {mib['predicted']} "
-        f"| {row['ratio'] - 1:+.1%} |"
+        f"| {row['network']} | {row['micro_batch']} x {row['micro_steps']} x {row['ranks']} "
+        f"| {row['dtype']} | {row['reduction']}, {compiled} | {mib['measured']} "
+        f"| {mib.get('reserved', '-')} | {mib['predicted']} | {row['ratio'] - 1:+.1%} |"
     )
 
 
@@ -220,10 +227,13 @@ def main() -> None:
         device = ranks.device.type
         cases = _chosen(arguments, device)
         if arguments.here:
-            write_json(arguments.out, _measure(cases[0], arguments.data, ranks))
+            found = _measure(cases[0], arguments.data, ranks)
+            if ranks.is_main:
+                write_json(arguments.out, found)
+            stop()
             return
         head = _header(arguments, device)
-        log.info("| network | micro-batch | dtype | step | MiB | reserved | predicted | off by |")
+        log.info("| network | micro-batches | dtype | step | MiB | reserved | predicted | off by |")
         log.info("|---|---|---|---|--:|--:|--:|--:|")
         rows = []
         for case in cases:

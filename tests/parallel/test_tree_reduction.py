@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from model.estimates.reduction_memory import sums_apart
 from parallel.ranks import Ranks
 from parallel.tree_reduction import TreeReduction, exchanges, odd_part, tree_sum
 from tests.launching import together
@@ -111,3 +112,17 @@ def test_steps_of_four_ranks_end_with_the_bits_of_one(tmp_path):
     one, *four = (json.loads((tmp_path / name).read_text()) for name in ("1.0", "4.0", "4.3"))
     assert four == [one, one]
     assert len(set(one.values())) == len(one)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3, 4, 6, 7, 8, 12, 16])
+def test_as_many_sums_wait_as_the_cost_model_counts(micro_batches):
+    module = Given(1)
+    reduction = TreeReduction(module, Ranks(0, 1, 0, 1, torch.device("cpu")))
+    reduction.begin(micro_batches)
+    waiting = []
+    for _ in range(micro_batches):
+        loss = module(torch.ones(1))
+        loss.backward()
+        reduction.add(loss.detach())
+        waiting.append(len(reduction._subtrees))
+    assert max(waiting) == sums_apart(micro_batches)

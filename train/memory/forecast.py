@@ -37,6 +37,7 @@ def step_shape(
         compiled=compiles(config, ranks.device),
         micro_steps=share // micro_batch,
         world_size=ranks.world_size,
+        reduction=config.reduction,
         device=ranks.device.type,
         fused_loss=fuses_loss(config.fused_loss, ranks.device),
         recompute=config.recompute == "blocks",

@@ -119,7 +119,7 @@ def _trial_passes(
     ranks: Ranks,
     update: UpdateCost,
 ) -> None:
-    """Two forward and backward passes, and the memory of optimizer, buckets and update.
+    """Two forward and backward passes, and the memory of optimizer, reduction and update.
 
     Two, because the second pass adds to existing gradients. The gradients are dropped.
     """

@@ -188,7 +188,18 @@ def test_so_is_that_of_a_step_that_computes_its_blocks_again(tmp_path, fields, d
     assert live < 0.7 * (kept.peak - kept.runtime)
 
 
-@pytest.mark.parametrize(("name", "within"), [("memory", 0.15), ("memory_modern_demo", 0.1)])
+@pytest.mark.parametrize(("micro_steps", "apart"), [(8, 2), (12, 2)])
+def test_so_is_that_of_a_step_whose_gradients_are_summed_in_a_tree(tmp_path, micro_steps, apart):
+    how = {"micro_batch": 1, "batch_tokens": 32 * micro_steps, "reduction": "tree"}
+    shape = GPTConfig(n_layer=2, n_head=4, n_embd=64, context_length=32, vocab_size=300)
+    found, live = predicted_and_live(nano_config(tmp_path, model=shape, **how))
+    assert found.partial_sums == apart * found.weights
+    assert found.peak - found.runtime == pytest.approx(live, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "within"), [("memory", 0.15), ("memory_modern_demo", 0.1), ("memory_tree", 0.15)]
+)
 def test_recorded_measurements_on_the_cpu_are_near_the_prediction(name, within):
     rows = read_json(OUT.with_name(f"{name}.json"))["cases"]
     assert len(rows) >= 2
@@ -201,6 +212,8 @@ def test_recorded_measurements_on_the_cpu_are_near_the_prediction(name, within):
             getattr(torch, row["dtype"]),
             row["compiled"],
             micro_steps=row["micro_steps"],
+            world_size=row.get("ranks", 1),
+            reduction=row.get("reduction", "ddp"),
             device="cpu",
             fused_loss=row.get("fused_loss", False),
             recompute=row.get("recompute") == "blocks",
