@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -91,6 +91,27 @@ def python(
     """
     environment = ENVIRONMENT | {"PYTHONPATH": str(repo)} | variables
     return _forked([environment], arguments, timeout, typed, folder, repo)
+
+
+def started(*arguments: str) -> tuple[int, Callable[[], int]]:
+    """Start `python SCRIPT` in a fork: its process number, and a function that waits for its code.
+
+    Nothing else can be started so before it has ended.
+    """
+    warm = _warm_process(REPO)
+    words = (str(REPO / arguments[0]), *arguments[1:])
+    with open(os.devnull, "r+") as nothing:
+        [pid] = warm.start(words, (nothing, nothing, nothing), REPO, [ENVIRONMENT])
+
+    def code() -> int:
+        codes = warm.wait(180)
+        if codes is None:
+            signal_all([pid], signal.SIGKILL)
+            codes = warm.wait()
+        assert codes is not None
+        return codes[0]
+
+    return pid, code
 
 
 def together(processes: int, *arguments: str, timeout: float = 180) -> Done:

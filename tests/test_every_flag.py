@@ -11,7 +11,7 @@ import pytest
 
 from tests.launching import python
 from tests.script_flags import SCRIPTS
-from tests.test_house import project
+from tests.test_house import PRODUCT, ROOT, read_tree
 
 # Of torchrun, srun, pip and other programs.
 OF_OTHER_PROGRAMS = {"--nproc_per_node", "--ntasks-per-node", "--apply_chat_template", "--help"}
@@ -45,8 +45,8 @@ def wrong(result):
 
 def flags_in_errors():
     """Every flag that a sentence of an error names, with its place."""
-    for source in project():
-        for node in ast.walk(source.tree) if source.of_product else ():
+    for source in read_tree(ROOT, PRODUCT):
+        for node in source.nodes:
             if isinstance(node, ast.Raise) and node.exc is not None:
                 for part in ast.walk(node.exc):
                     text = part.value if isinstance(part, ast.Constant) else ""

@@ -9,7 +9,7 @@ import re
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from configparser import ConfigParser
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -169,10 +169,10 @@ class Source:
 Rule = Callable[[list[Source]], Iterator[str]]
 
 
-def read_tree(root: Path) -> list[Source]:
+def read_tree(root: Path, folders: Iterable[str] = (*LAYERS, "tests")) -> list[Source]:
     """Every Python file in our folders and in tests/ below `root`."""
     sources = []
-    for folder in (*LAYERS, "tests"):
+    for folder in folders:
         for path in sorted((root / folder).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
             sources.append(Source(path.relative_to(root).as_posix(), text, ast.parse(text)))

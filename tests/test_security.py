@@ -6,8 +6,6 @@ import pickle
 import re
 import shutil
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from model.checkpoint import load_config, load_model
 from storage.atomic import read_json
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
 from tests.data_sets import rewrite_manifest, small_tokenizer, tiny_data_set
-from tests.launching import ENVIRONMENT, REPO
+from tests.launching import REPO, python
 from tests.runs import alone, built, flags, run_to_end, tiny_config
 from train.checkpoints.checkpoint import load_checkpoint
 
@@ -247,15 +245,8 @@ def secret_run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("secret")
     config = tiny_config(data, folder / "run", steps=3)
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "API_KEY")
-    environment = ENVIRONMENT | dict.fromkeys(names, CANARY) | {"PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *flags(config)[1:]],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    secrets = dict.fromkeys(names, CANARY)
+    done = python("-c", SCRIPT, *flags(config)[1:], folder=folder, **secrets)
     assert "made to crash" in done.stderr
     assert read_json(folder / "run_crashed" / "status.json")["state"] == "failed"
     return folder, done.stdout + done.stderr

@@ -1,6 +1,7 @@
 """Trials run in forks of a warm process, as they would by themselves."""
 
 import signal
+from contextlib import ExitStack
 
 import pytest
 
@@ -13,9 +14,22 @@ from train.experiments.trials import plan_trial
 
 
 @pytest.fixture(scope="module")
-def runner():
-    with TrialRunner(parallel=2) as runner:
-        yield runner
+def runners():
+    """Those that were opened; the last one is open, unless a test has ended it."""
+    with ExitStack() as opened:
+        yield opened, []
+
+
+@pytest.fixture
+def runner(runners):
+    """An open one. Each of its two slots takes seconds to begin, so tests share it."""
+    opened, found = runners
+    if not found or found[-1] in ENDED:
+        found.append(opened.enter_context(TrialRunner(parallel=2)))
+    return found[-1]
+
+
+ENDED = []
 
 
 def words_of(tmp_path, **changes):
@@ -56,7 +70,15 @@ def test_a_trial_that_is_stopped_saves_and_continues(runner, tmp_path):
     assert 0 < trial.folder.read_status()["step"] < 3000
 
 
-def test_runs_in_progress_are_stopped_when_the_runner_ends(tmp_path):
+def test_a_run_that_fails_gives_its_exit_code_and_its_words(runner, tmp_path):
+    trial = plan_trial(words_of(tmp_path), 1, tmp_path / "s1")
+    (tmp_path / "data/manifest.json").unlink()
+    (ended,) = runner.run([trial])
+    assert ended.code == 2
+    assert "manifest" in trial.log.read_text()
+
+
+def test_runs_in_progress_are_stopped_when_the_runner_ends(runner, tmp_path):
     trial = plan_trial(words_of(tmp_path, steps=100_000), 1, tmp_path / "s1")
 
     def interrupt(running):
@@ -64,17 +86,10 @@ def test_runs_in_progress_are_stopped_when_the_runner_ends(tmp_path):
             raise KeyboardInterrupt
         return {}
 
-    with pytest.raises(KeyboardInterrupt), TrialRunner() as runner:
+    ENDED.append(runner)
+    with pytest.raises(KeyboardInterrupt), runner:
         list(runner.run([trial], interrupt))
     assert trial.folder.read_status()["state"] == "preempted"
-
-
-def test_a_run_that_fails_gives_its_exit_code_and_its_words(runner, tmp_path):
-    trial = plan_trial(words_of(tmp_path), 1, tmp_path / "s1")
-    (tmp_path / "data/manifest.json").unlink()
-    (ended,) = runner.run([trial])
-    assert ended.code == 2
-    assert "manifest" in trial.log.read_text()
 
 
 def test_a_signal_to_nobody_is_no_error():

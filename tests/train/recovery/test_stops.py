@@ -1,7 +1,7 @@
 """A stop during a run: agreed by all ranks, saved, and recorded in status.json."""
 
+import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -18,7 +18,7 @@ from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 from storage.metrics import MetricLog, MetricWriter
 from storage.ownership import folder_lock
 from storage.run_folder import RunFolder
-from tests.launching import ENVIRONMENT, REPO
+from tests.launching import started
 from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_end
 from train.config import EvalConfig, SaveConfig
 from train.recovery.ending import finish, record_early_preemption
@@ -142,13 +142,11 @@ def test_a_run_is_done_and_saved_by_the_time_it_was_given(config):
 
 def test_the_script_ends_with_the_code_of_a_preemption(config):
     config = replace(config, steps=5000)
-    with subprocess.Popen(
-        [sys.executable, *flags(config)], cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL
-    ) as process:
-        while not (config.out / "metrics.jsonl").exists() or not losses(config.out):
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-    assert process.returncode == PREEMPTED_CODE
+    process, code = started(*flags(config))
+    while not (config.out / "metrics.jsonl").exists() or not losses(config.out):
+        time.sleep(0.05)
+    os.kill(process, signal.SIGTERM)
+    assert code() == PREEMPTED_CODE
     assert status_of(config)[::2] == ("preempted", "SIGTERM")
 
 
