@@ -105,11 +105,18 @@ def test_losses_are_summed_in_the_same_tree(count):
     assert torch.equal(tree_sum(terms[:, 0]), in_tree(terms)[0])
 
 
-def test_steps_of_four_ranks_end_with_the_bits_of_one(tmp_path):
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """Where one and four ranks have written what their steps gave."""
+    folder = tmp_path_factory.mktemp("steps")
     for ranks in (1, 4):
-        done = together(ranks, "tests/programs/tree_steps.py", str(tmp_path / f"{ranks}"))
+        done = together(ranks, "tests/programs/tree_steps.py", str(folder / f"{ranks}"))
         assert done.returncode == 0, done.stderr[-3000:]
-    one, *four = (json.loads((tmp_path / name).read_text()) for name in ("1.0", "4.0", "4.3"))
+    return folder
+
+
+def test_steps_of_four_ranks_end_with_the_bits_of_one(steps):
+    one, *four = (json.loads((steps / name).read_text()) for name in ("1.0", "4.0", "4.3"))
     assert four == [one, one]
     assert len(set(one.values())) == len(one)
 
@@ -126,3 +133,9 @@ def test_as_many_sums_wait_as_the_cost_model_counts(micro_batches):
         reduction.add(loss.detach())
         waiting.append(len(reduction._subtrees))
     assert max(waiting) == sums_apart(micro_batches)
+
+
+def test_a_rank_that_does_not_answer_in_an_exchange_is_a_peer_failure_in_time(steps):
+    said = (steps / "4.silent").read_text()
+    assert said.startswith("True: ")
+    assert "Timed out waiting 200ms" in said

@@ -1,16 +1,21 @@
-"""Three steps of several networks with `--reduction tree`; rank 0 writes a digest of each.
+"""Steps of several networks with `--reduction tree`; each rank writes its digests.
 
-together(RANKS, "tests/programs/tree_steps.py", "FILE.json")
+    together(RANKS, "tests/programs/tree_steps.py", "FILE")
+
+Then rank 1 does not answer rank 0, which writes the error that this gives.
 """
 
 import hashlib
 import json
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from parallel.collectives import set_collective_timeout, swap_with
 from parallel.ranks import start, stop
 from tests.runs import MODERN, SHAPE
 from train.batch_plan import plan_batch
@@ -18,6 +23,7 @@ from train.build import build_learner, new_network
 from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
+from train.recovery.ending import is_peer_failure
 from train.step import StepBatch
 
 SMALL = {"vocab_size": 300, "context_length": 16}
@@ -62,11 +68,26 @@ def steps(case, ranks):
     return digest(learner, values)
 
 
+def ask_a_silent_rank(ranks, answer):
+    """On rank 0: write what the error says. The processes then end as a failed run's do."""
+    set_collective_timeout(0.2)
+    if ranks.rank == 0:
+        try:
+            swap_with(1, torch.zeros(9), torch.zeros(9))
+        except RuntimeError as error:
+            answer.write_text(f"{is_peer_failure(error)}: {error}")
+    while not answer.exists():
+        time.sleep(0.02)
+    os._exit(0)
+
+
 def main():
     """All cases, one after another."""
-    ranks = start("cpu")
+    ranks, out = start("cpu"), sys.argv[1]
     found = {case: steps(case, ranks) for case in CASES}
-    Path(f"{sys.argv[1]}.{ranks.rank}").write_text(json.dumps(found))
+    Path(f"{out}.{ranks.rank}").write_text(json.dumps(found))
+    if ranks.world_size > 1:
+        ask_a_silent_rank(ranks, Path(f"{out}.silent"))
     stop()
 
 

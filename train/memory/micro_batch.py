@@ -154,16 +154,16 @@ def halved(plan: BatchPlan, wanted: int | str, error: torch.OutOfMemoryError) ->
 
     Raises: torch.OutOfMemoryError with the cure if the number was given by the user, or is 1.
     """
-    if wanted != "auto":
-        raise torch.OutOfMemoryError(
-            f"--micro-batch {plan.micro_batch} does not fit ({error}); leave it out or give a "
-            "smaller one: the batch stays the same"
-        ) from error
     if plan.blocks and plan.micro_batch > 1:
         raise torch.OutOfMemoryError(
             f"micro-batch {plan.micro_batch} does not fit ({error}), and --reduction tree never "
             f"changes it by itself: give --micro-batch {_half(plan.micro_batch)}, with which the "
             "run continues on the same batch but no longer with the same bits"
+        ) from error
+    if wanted != "auto":
+        raise torch.OutOfMemoryError(
+            f"--micro-batch {plan.micro_batch} does not fit ({error}); leave it out or give a "
+            "smaller one: the batch stays the same"
         ) from error
     if plan.micro_batch == 1:
         raise torch.OutOfMemoryError(_too_large(error)) from error
