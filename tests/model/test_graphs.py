@@ -12,7 +12,12 @@ from model.precision import autocast
 from model.shapes import SHAPES
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "context_length": 8, "vocab_size": 50}
-WAYS = list(product(("gpt2", "modern"), (False, True), (None, torch.bfloat16)))
+# Shape, fused loss, residual stream, recomputed blocks.
+WAYS = [
+    *product(("gpt2", "modern"), (False, True), (None, torch.bfloat16), (False,)),
+    ("gpt2", False, None, True),
+    ("modern", True, torch.bfloat16, True),
+]
 
 
 def graphs_of(step, dtype=None):
@@ -34,11 +39,11 @@ def graphs_of(step, dtype=None):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by its own compiler
-@pytest.mark.parametrize(("shape", "fused", "residual"), WAYS)
-def test_network_and_loss_are_one_graph(shape, fused, residual):
+@pytest.mark.parametrize(("shape", "fused", "residual", "recompute"), WAYS)
+def test_network_and_loss_are_one_graph(shape, fused, residual, recompute):
     model = GPT(replace(SHAPES[shape], **SMALL))
     model.initialise(0)
-    graphs = graphs_of(NextTokenLoss(model, fused, residual), residual)
+    graphs = graphs_of(NextTokenLoss(model, fused, residual, recompute), residual)
     assert len(graphs) == 1
     applied = [node for node in graphs[0].graph.nodes if "autograd_function" in str(node.target)]
     assert len(applied) == fused  # head and loss are one operator with its own backward pass

@@ -12,7 +12,7 @@ from tests.runs import nano_config
 
 # Ranks, recipe, and settings that differ from its own.
 CASES = {
-    "one rank, bfloat16 stream": (1, "gpt2", {"dtype": "bfloat16", "residual": "bfloat16"}),
+    "one rank, recomputed": (1, "gpt2", {"dtype": "bfloat16", "recompute": "blocks"}),
     "two ranks, modern": (2, "modern", {}),
     "two ranks, tree": (2, "gpt2", {"reduction": "tree"}),
 }
