@@ -142,7 +142,7 @@ EXPECTATIONS = (
         "fused loss, times the reference's speed",
         ("fused", *_SPEED),
         (1.012, 1.025),
-        "above 1.005: add \"cuda\" to _FASTER_ON in model/fused_loss/head_and_loss.py",
+        'above 1.005: add "cuda" to _FASTER_ON in model/fused_loss/head_and_loss.py',
         over=_REFERENCE,
     ),
     Expectation(
