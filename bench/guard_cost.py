@@ -29,6 +29,7 @@ from bench.provenance import RESULTS, provenance
 from parallel.collectives import broadcast_object
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_json
+from storage.records.line_digest import LineDigest
 from storage.script_options import parse_options
 from train.build import build_run
 from train.checkpoints.host_copy import state_tensors
@@ -181,6 +182,7 @@ def alone(run: Run) -> dict[str, float]:
     def watch() -> None:  # a rank other than 0 has no file as its sys.stderr
         faulthandler.dump_traceback_later(600, exit=True, file=sys.__stderr__ or sys.stderr)
 
+    lines = LineDigest.begin(0, "")
     for _ in range(guard.config.window):
         record_and_judge()
 
@@ -191,6 +193,7 @@ def alone(run: Run) -> dict[str, float]:
         "skips, is a comparison due": _cpu_seconds(lambda: check(run)),
         "pace": _cpu_seconds(note_compute_time),
         "heartbeat": _cpu_seconds(run.heartbeat),
+        "digest of the metric line": _cpu_seconds(lambda: lines.add(run.metrics.recent[-1])),
         "CUDA's watchdog": _cpu_seconds(watch),
         f"replica checksum, every {every} steps": (
             _cpu_seconds(lambda: checksums(state, run.ranks.device), 3) / every

@@ -37,5 +37,5 @@ def test_every_guard_is_timed_alone(tmp_path, monkeypatch):
     train(run)
     found = guard_cost.alone(run)
     run.close()
-    assert len(found) == 7
+    assert len(found) == 8
     assert all(seconds >= 0 for seconds in found.values())

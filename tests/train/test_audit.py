@@ -5,8 +5,9 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
-from bench.edited_records import seal
+from bench.edited_records import seal, set_in_line
 from bench.forged_runs import FORGERIES
 from storage.checkpoint_folder import write_manifest
 from storage.json_lines import read_lines
@@ -120,19 +121,34 @@ def test_only_the_first_steps_of_a_segment_are_repeated_if_asked(finished):
     assert (found.segments[0].steps, found.segments[0].whole) == (2, False)
 
 
+def test_where_bits_may_differ_a_tolerance_is_measured_and_said(run):
+    starts = run / "starts.jsonl"
+    starts.write_text(starts.read_text().replace(torch.__version__, "1.0"))
+    set_in_line(13, "train/loss", lambda loss: loss + 1e-5)(run)  # as if rounded otherwise
+    found = verdict(run, 99)
+    segment = next(s for s in found.segments if s.first == 12)
+    assert not segment.problems
+    assert segment.how.startswith("within loss 0.001, gradient norm")
+    assert "not bit for bit, since rounding differs: torch 1.0, here" in segment.how
+    assert "a change smaller than the tolerance is not found" in found.text()
+    set_in_line(13, "train/loss", lambda loss: loss + 0.01)(run)
+    assert repeated(run, 12)[0].startswith("train/loss: 1 of 4 steps differ, first step 13")
+
+
 def test_an_old_run_is_audited_by_repeating_alone():
     found = verdict(GOLDEN.parent / "format_5" / "run", 9, data=GOLDEN / "data_set")
     assert found.holds, found.text()
     assert any("no digest up to step 4" in note for note in found.notes)
 
 
-def test_two_ranks_repeat_what_one_has_trained(finished, tmp_path):
+def test_two_ranks_repeat_bit_for_bit_what_one_has_summed_in_a_tree(tmp_path):
+    config = nano_config(tmp_path, save=KEEP_ALL, reduction="tree")
+    run_to_end(config)
     file = tmp_path / "found.json"
-    words = [str(finished), "--segments", "2", "--seed", "3", "--json", str(file)]
+    words = [str(config.out), "--segments", "2", "--seed", "3", "--json", str(file)]
     done = together(2, "train/audit.py", *words, "--device", "cpu")
     assert done.returncode == 0, done.stdout + done.stderr
-    segments = json.loads(file.read_text())["segments"]
-    assert all(s["how"] == "bit for bit" or "world_size 1, here 2" in s["how"] for s in segments)
+    assert [s["how"] for s in json.loads(file.read_text())["segments"]] == ["bit for bit"] * 2
 
 
 def test_a_rate_that_was_changed_on_the_way_is_no_forgery(finished, tmp_path):

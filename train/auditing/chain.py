@@ -43,7 +43,7 @@ def check_chain(run: RecordedRun, data: DataSet) -> tuple[list[ProofResult], lis
         ("weights and moments as their digest", len(records), lambda: _state(records)),
         ("positions as digest and lines say", len(records), lambda: _positions(run, records)),
         ("settings in force at each checkpoint", len(records), lambda: _settings(run, records)),
-        ("validation losses of checkpoints as in the lines", len(records), lambda: _results(run)),
+        ("validation losses as in the lines", len(run.checkpoints), lambda: _results(run)),
         ("metric lines before each checkpoint", len(records), lambda: _lines(run, records)),
         ("each checkpoint names the one before", len(records), lambda: _links(run, records, notes)),
         ("steps and windows without gap or overlap", len(run.lines), lambda: _order(run, data)),
@@ -56,7 +56,9 @@ def check_chain(run: RecordedRun, data: DataSet) -> tuple[list[ProofResult], lis
 
 def _result(what: str, count: int, problems: Sequence[str]) -> ProofResult:
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    detail = "; ".join(problems[:_SHOWN]) + more if problems else f"{count:,}"
+    detail = "; ".join(problems[:_SHOWN]) + more
+    if not problems:
+        detail = f"{count:,}" if count else "none has one"
     return ProofResult(what, not problems, detail)
 
 

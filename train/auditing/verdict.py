@@ -84,6 +84,8 @@ class AuditVerdict:
                 f"drawn: one segment with a probability of {self.chance(1):.0%}, {half} of "
                 f"{self.drawable} with {self.chance(half):.1%}."
             )
+        if any(not s.whole for s in self.segments):
+            found.append("Of a segment only the first steps were repeated, and not its last state.")
         if any(s.how != "bit for bit" for s in self.segments):
             found.append("Where bits may differ, a change smaller than the tolerance is not found.")
         found.append("Scores of tasks, samples and times are not repeated.")
