@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +45,7 @@ assert _TORCH is not None
 assert _TORCH.origin is not None
 TORCHRUN = Path(_TORCH.origin).parent / "distributed" / "run.py"
 
-_FORKING_LAUNCHER = "tests/programs/forking_launcher.py"
+FORKING_LAUNCHER = "tests/programs/forking_launcher.py"
 
 Done = subprocess.CompletedProcess[str]
 
@@ -67,7 +68,7 @@ def torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
     torchrun itself runs in a fork, and its ranks are forks of it.
     """
     words = ("--standalone", f"--nproc_per_node={processes}", *arguments)
-    return _forked([ENVIRONMENT], (_FORKING_LAUNCHER, str(TORCHRUN), *words), timeout)
+    return _forked([ENVIRONMENT], (FORKING_LAUNCHER, str(TORCHRUN), *words), timeout)
 
 
 def real_torchrun(processes: int, *arguments: str, timeout: float = 180) -> Done:
@@ -93,45 +94,33 @@ def python(
     return _forked([environment], arguments, timeout, typed, folder, repo)
 
 
-def started(*arguments: str) -> tuple[int, Callable[[], int]]:
-    """Start `python SCRIPT` in a fork: its process number, and a function that waits for its code.
-
-    Nothing else can be started so before it has ended.
-    """
-    warm = _warm_process(REPO)
-    words = (str(REPO / arguments[0]), *arguments[1:])
-    with open(os.devnull, "r+") as nothing:
-        [pid] = warm.start(words, (nothing, nothing, nothing), REPO, [ENVIRONMENT])
-
-    def code() -> int:
-        codes = warm.wait(180)
-        if codes is None:
-            signal_all([pid], signal.SIGKILL)
-            codes = warm.wait()
-        assert codes is not None
-        return codes[0]
-
-    return pid, code
-
-
 def together(processes: int, *arguments: str, timeout: float = 180) -> Done:
     """Run several ranks without torchrun, for tests that do not depend on it."""
     return _forked(rank_environments(ENVIRONMENT, processes), arguments, timeout)
 
 
+@dataclass
+class Ranks:
+    """Processes of a job that runs, and how they ended."""
+
+    pids: list[int]
+    codes: list[int] | None = None
+
+
 @contextmanager
-def running(processes: int, *arguments: str) -> Iterator[list[int]]:
-    """Ranks that the block may kill, by their process ids; it ends when all have ended."""
+def running(processes: int, *arguments: str) -> Iterator[Ranks]:
+    """Ranks that the block may kill; it ends when all have ended."""
     warm = _warm_process(REPO)
     words = (str(REPO / arguments[0]), *arguments[1:])
     with open(os.devnull, "r+") as nothing:
         environments = rank_environments(ENVIRONMENT, processes)
-        pids = warm.start(words, (nothing, nothing, nothing), REPO, environments)
+        ranks = Ranks(warm.start(words, (nothing, nothing, nothing), REPO, environments))
         try:
-            yield pids
+            yield ranks
         finally:
-            if warm.wait(180) is None:
-                signal_all(pids, signal.SIGKILL)
+            ranks.codes = warm.wait(180)
+            if ranks.codes is None:
+                signal_all(ranks.pids, signal.SIGKILL)
                 warm.wait()
 
 

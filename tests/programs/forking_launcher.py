@@ -50,6 +50,9 @@ def become(environment: dict[str, str]) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(environment)
+    if os.path.exists("/proc/self/comm"):
+        with open("/proc/self/comm", "w") as name:
+            name.write(f"rank {environment['RANK']}")  # for tests/forked_ranks.py
     for name, number in (("stdout", 1), ("stderr", 2)):
         setattr(sys, name, io.TextIOWrapper(io.FileIO(number, "w", False), write_through=True))
 

@@ -11,6 +11,7 @@ import pytest
 
 from storage import run_folder
 from storage.run_folder import RunFolder
+from tests.forked_ranks import forked_ranks
 from tests.launching import real_torchrun
 from tests.runs import RECIPES, built, flags, losses, nano_config, set_step, stopped_at
 from train.config import SaveConfig
@@ -42,7 +43,8 @@ def proof(tmp_path_factory):
     """A straight run, and one with a kill of one rank, of all, and inside a save."""
     folder = tmp_path_factory.mktemp("proof")
     options = ProofOptions(nproc=4, kills=3, proof_out=folder / "out")
-    text, holds = prove(options, words(folder), STEPS)
+    with forked_ranks():
+        text, holds = prove(options, words(folder), STEPS)
     return SimpleNamespace(text=text, holds=holds, folder=folder)
 
 
@@ -82,7 +84,8 @@ def test_rank_0_dies_and_no_step_or_metric_line_is_lost(proof):
 @pytest.mark.long
 def test_twenty_five_kills_and_another_number_of_ranks(tmp_path):
     options = ProofOptions(nproc=4, kills=25, resume_nproc=(2,), proof_out=tmp_path / "out")
-    text, holds = prove(options, words(tmp_path, steps=150), 150)
+    with forked_ranks():
+        text, holds = prove(options, words(tmp_path, steps=150), 150)
     assert holds, text
 
 
@@ -102,7 +105,8 @@ def test_twenty_five_kills_and_another_number_of_ranks(tmp_path):
 def test_kills_of_a_modern_run_and_another_number_of_ranks(tmp_path):
     options = ProofOptions(nproc=4, kills=4, resume_nproc=(2,), proof_out=tmp_path / "out")
     run = words(tmp_path, "--reduction", "tree", recipe="modern")
-    text, holds = prove(options, run, STEPS, same_bits=True)
+    with forked_ranks():
+        text, holds = prove(options, run, STEPS, same_bits=True)
     assert holds, text
 
 

@@ -18,12 +18,12 @@ STEPS = 45
 def killed_at(step, out, processes, command, victims):
     """Start the run on this number of ranks, and kill some after `step` updates."""
     job = Job([], out, processes, 0)
-    with running(processes, *command) as pids:
+    with running(processes, *command) as ranks:
         deadline = time.monotonic() + 120
         while job.steps_done() < step and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         for victim in victims:
-            os.kill(pids[victim], signal.SIGKILL)
+            os.kill(ranks.pids[victim], signal.SIGKILL)
     assert job.steps_done() < STEPS, "the run ended before the kill"
 
 

@@ -18,7 +18,7 @@ from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 from storage.metrics import MetricLog, MetricWriter
 from storage.ownership import folder_lock
 from storage.run_folder import RunFolder
-from tests.launching import started
+from tests.launching import running
 from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_end
 from train.config import EvalConfig, SaveConfig
 from train.recovery.ending import finish, record_early_preemption
@@ -142,11 +142,11 @@ def test_a_run_is_done_and_saved_by_the_time_it_was_given(config):
 
 def test_the_script_ends_with_the_code_of_a_preemption(config):
     config = replace(config, steps=5000)
-    process, code = started(*flags(config))
-    while not (config.out / "metrics.jsonl").exists() or not losses(config.out):
-        time.sleep(0.05)
-    os.kill(process, signal.SIGTERM)
-    assert code() == PREEMPTED_CODE
+    with running(1, *flags(config)) as ranks:
+        while not (config.out / "metrics.jsonl").exists() or not losses(config.out):
+            time.sleep(0.05)
+        os.kill(ranks.pids[0], signal.SIGTERM)
+    assert ranks.codes == [PREEMPTED_CODE]
     assert status_of(config)[::2] == ("preempted", "SIGTERM")
 
 
