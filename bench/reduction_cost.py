@@ -1,4 +1,4 @@
-"""What `--reduction tree` costs against DDP: whole steps by turns, and the sum over ranks alone.
+"""What `--reduction tree` costs against DDP: steps by turns, and the sum over ranks.
 
     python bench/reduction_cost.py
     python bench/reduction_cost.py --cases demo sum-4 --rounds 4

@@ -1,4 +1,4 @@
-"""The largest micro-batch that a device is predicted to hold, and the largest that `auto` takes."""
+"""The largest micro-batch that a device is predicted to hold, and the largest for `auto`."""
 
 from dataclasses import replace
 

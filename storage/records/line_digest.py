@@ -1,4 +1,4 @@
-"""A running digest of a run's metric lines: each line is added to the digest of those before it."""
+"""A running digest of a run's metric lines: each line is added to what was before."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

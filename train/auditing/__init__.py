@@ -1,1 +1,1 @@
-"""An audit of a run by its folder: its chain of digests, and segments of it that are repeated."""
+"""An audit of a run by its folder: its chain of digests, and segments that are repeated."""

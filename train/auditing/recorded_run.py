@@ -1,4 +1,4 @@
-"""A run as its folder records it: the lines of its steps, and which settings made each of them."""
+"""A run as its folder records it: the lines of its steps, and the settings that made each."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Digests of checkpoints, chained: each names the one before and the metric lines between them.
+"""Digests of checkpoints, chained: each names the one before and the lines between them.
 
 `digest.json` of a checkpoint has the digest of its weights and optimizer state (the tensors' bytes,
 not the file's), of its position, of all metric lines before it, the settings in force, and the

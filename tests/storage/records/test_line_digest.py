@@ -1,4 +1,4 @@
-"""The running digest of metric lines: every figure counts but speeds, and so does their order."""
+"""The running digest of metric lines: all figures but speeds count, and so does their order."""
 
 from storage.records.line_digest import LineDigest
 
