@@ -116,6 +116,14 @@ def test_a_chain_that_has_lost_lines_is_a_note_and_no_accusation(run):
     assert any("back to 8 cannot be followed" in note for note in found.notes)
 
 
+def test_the_chain_is_followed_over_checkpoints_that_were_deleted(run):
+    for step in (4, 12, 16):
+        shutil.rmtree(run / "checkpoints" / f"step_{step:06d}")
+    found = verdict(run, 1)
+    assert (found.holds, found.drawable) == (True, 3), found.text()
+    assert not any("cannot be followed" in note for note in found.notes)
+
+
 def test_only_the_first_steps_of_a_segment_are_repeated_if_asked(finished):
     found = verdict(finished, 1, steps=2)
     assert (found.segments[0].steps, found.segments[0].whole) == (2, False)

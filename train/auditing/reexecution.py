@@ -30,6 +30,7 @@ from train.checkpoints.checkpoint import load_checkpoint, validation_loss_of
 from train.checkpoints.config_changes import processors
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
 from train.checkpoints.state_digest import model_digest
+from train.config import Config
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.loader import Loader
 from train.memory.forecast import compiles
@@ -105,7 +106,7 @@ class _Part:
         first: int,
         otherwise: bool,
     ) -> None:
-        config = replace(stretch.config, device=ranks.device.type)
+        config = config_here(stretch, ranks.device.type, otherwise)
         if first > 0:
             config = replace(config, init=None)
         threads = stretch.made.get("threads")
@@ -256,6 +257,21 @@ def _load_state(model: GPT, optimizer: Optimizer, state: Mapping[str, Tensor]) -
                 key, _, name = full_name.removeprefix(OPTIMIZER).partition(".")
                 parameter = parameters[name]
                 optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
+
+
+def config_here(stretch: Stretch, device: str, otherwise: bool) -> Config:
+    """The settings with which steps are repeated on a device, with the run's number format.
+
+    On another kind of device than the run's nothing here rounds as there: `otherwise` is then in
+    bfloat16, which rounds more coarsely than TF32 and float32 do.
+    """
+    config = replace(stretch.config, device=device)
+    dtype = stretch.made.get("dtype")
+    if config.dtype == "auto" and dtype in ("float32", "bfloat16"):
+        config = replace(config, dtype=dtype)
+    if otherwise and stretch.made.get("device", device) != device:
+        config = replace(config, dtype="bfloat16")
+    return config
 
 
 def _fitting(share: int, micro_batch: int) -> int:
