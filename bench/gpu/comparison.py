@@ -23,7 +23,11 @@ class _Comparison:
 
 def compared(parts: Sequence[dict[str, Any]], gpu: str) -> list[_Comparison]:
     """Every expectation whose number is there, for the card of this name."""
-    measured = {part["name"]: part["measured"] for part in parts if part.get("measured")}
+    measured = {
+        part["name"]: {"seconds": part.get("seconds"), **part["measured"]}
+        for part in parts
+        if part.get("measured")
+    }
     found = []
     for expectation in EXPECTATIONS:
         value = _number(measured, expectation.value)

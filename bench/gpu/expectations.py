@@ -191,6 +191,12 @@ EXPECTATIONS = (
         "compare with --dtype float32: a difference above 0.003 is a fault",
     ),
     Expectation(
+        "seconds of these in both styles, with the start of Python",
+        ("hellaswag", "seconds"),
+        (8, 30),
+        "eval/scoring/; 2 to 3 s a style are expected of the device",
+    ),
+    Expectation(
         "tokens/s when text is sampled",
         ("generate", *_SPEED),
         (100, 400),

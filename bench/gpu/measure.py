@@ -130,13 +130,12 @@ class _Call:
         self.output = arguments.out / f"output_{arguments.call}.txt"
         folders = {"kit": arguments.kit, "runs": arguments.runs, "out": arguments.out}
         self.folders = {name: str(folder.resolve()) for name, folder in folders.items()}
-        kit = arguments.kit / "kit.json"
-        self.report: dict[str, Any] = {
-            **provenance(("torch", "numpy", "triton", "tyro")),
-            "kit": read_json(kit) if kit.exists() else None,
-            "seconds": arguments.seconds,
-            "parts": [],
-        }
+        record = arguments.kit / "kit.json"
+        kit = read_json(record) if record.exists() else {}
+        self.report: dict[str, Any] = provenance(("torch", "numpy", "triton", "tyro"))
+        if self.report["commit"] == "unknown":  # the files travelled without git's folder
+            self.report["commit"] = f"{kit.get('commit', 'unknown')} (of the kit)"
+        self.report |= {"kit": kit, "seconds": arguments.seconds, "parts": []}
 
     def measure(self, part: Part) -> None:
         """Run a part if there is time and its checkpoint, and add what it found."""

@@ -100,7 +100,7 @@ _FIRST = (
         "gpu_tests",
         90,
         # Warnings as errors would fail on any new warning of torch, Triton or cuDNN.
-        f"-m pytest -p no:cacheprovider -W default -m gpu -q --maxfail 3 {_GPU_TESTS}",
+        f"-m pytest -p no:cacheprovider -W default -m gpu --maxfail 3 {_GPU_TESTS}",
         "whether the tests that need a GPU pass",
     ),
     Part(
