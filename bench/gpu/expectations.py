@@ -37,6 +37,7 @@ class Expectation:
 
 _SPEED = ("tokens_per_second",)
 _REFERENCE, _BASELINE = ("reference", *_SPEED), ("baseline", *_SPEED)
+_AUTO = "FAST_TOKENS of --micro-batch auto, in model/estimates/largest_micro_batch.py"
 _BY_KIND = ("reference", "trace", "by_kind_ms")
 
 EXPECTATIONS = (
@@ -114,7 +115,7 @@ EXPECTATIONS = (
         "a new key length with cuDNN, ms",
         ("micro", "decoding cuDNN", "ms_of_a_new_length"),
         (15, 40),
-        "below 1: eval/sampling/ need not avoid cuDNN",
+        "below 1: eval/sampling/attention_kernels.py need not leave cuDNN out",
     ),
     Expectation(
         "a new key length without cuDNN, ms",
@@ -155,14 +156,14 @@ EXPECTATIONS = (
         "micro-batch 32, times the speed of 64",
         ("micro_batch_32", *_SPEED),
         (0.99, 1.01),
-        "the cap of --micro-batch auto on CUDA, in train/memory/micro_batch.py",
+        _AUTO,
         over=_REFERENCE,
     ),
     Expectation(
         "micro-batch 128, times the speed of 64",
         ("micro_batch_128", *_SPEED),
         (0.995, 1.007),
-        "the cap of --micro-batch auto on CUDA, in train/memory/micro_batch.py",
+        _AUTO,
         over=_BASELINE,
     ),
     Expectation(
@@ -206,7 +207,7 @@ EXPECTATIONS = (
         "the same where torch may not choose cuDNN, times that",
         ("generate_no_cudnn", *_SPEED),
         (0.9, 1.1),
-        "faster: sampling still meets cuDNN; see eval/sampling/decoding.py",
+        "faster: sampling still meets cuDNN; see eval/sampling/attention_kernels.py",
         over=("generate", *_SPEED),
     ),
     Expectation(
@@ -222,8 +223,21 @@ EXPECTATIONS = (
         "--reduction tree, times the speed of ddp on one GPU",
         ("tree", *_SPEED),
         (0.98, 1.01),
-        "the levels of sums in train/ that one rank adds",
+        "the sums by level that one rank adds, in parallel/tree_reduction.py",
         over=_BASELINE,
+    ),
+    Expectation(
+        "--recompute blocks, times the speed without",
+        ("recompute", *_SPEED),
+        (0.74, 0.82),
+        "what its help and model/cost.py say of its time",
+        over=_BASELINE,
+    ),
+    Expectation(
+        "peak memory with it, GiB",
+        ("recompute", "peak_memory_gib"),
+        None,
+        "model/estimates/memory.py",
     ),
     Expectation(
         "--deterministic, times the speed without",
@@ -236,6 +250,6 @@ EXPECTATIONS = (
         "micro-batch that auto chooses",
         ("automatic", "micro_batch"),
         (64, 64),
-        "the cap of --micro-batch auto on CUDA, in train/memory/micro_batch.py",
+        _AUTO,
     ),
 )

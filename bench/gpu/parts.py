@@ -134,6 +134,11 @@ _SECOND = (
         "--micro-batch 64 --reduction tree",
         "what a gradient with the same bits on any number of ranks costs on one",
     ),
+    _trained(
+        "recompute",
+        "--micro-batch 64 --recompute blocks",
+        "what recomputing the blocks costs, and the memory that it saves",
+    ),
     _trained("micro_batch_128", "--micro-batch 128", "the micro-batch that auto may choose"),
     _trained(
         "deterministic",
