@@ -187,14 +187,16 @@ def _sentence(fifth: Rung, ladder: Ladder) -> str:
 
 def _foretell_from_runs(arguments: Arguments) -> None:
     """Print what finished runs foretell."""
-    line, points = line_of_runs(arguments.runs)
+    line, points, check = line_of_runs(arguments.runs)
     log.info(
         "%d runs of %.2e to %.2e FLOPs: exponent %.3f, E %.2f nats per token; noise of seeds %.3f, "
         "misfit of the line %.3f",
         len(points),
-        *(min(point.flops for point in points), max(point.flops for point in points)),
+        *(points[0].flops, points[-1].flops),
         *(line.exponent, line.floor, line.scatter.noise, line.scatter.misfit),
     )
+    if check is not None:
+        log.info("%s", check_sentence(f"{points[-1].flops:.2e} FLOPs", check))
     for flops in arguments.flops:
         log.info(
             "%.3e FLOPs: validation loss %.3f ± %.3f nats per token (95 %% of single runs)",

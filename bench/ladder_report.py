@@ -57,7 +57,7 @@ def check_sentence(name: str, check: Check) -> str:
         return said
     return (
         f"{said}: the losses bend, so the forecast is likely to miss by as much or more; take "
-        "sizes beyond the bend, or a step in compute that is smaller"
+        "sizes beyond the bend, a smaller step in compute, or a batch that grows with the size"
     )
 
 

@@ -58,7 +58,7 @@ class Ladder:
     forecasts: tuple[_Forecast, ...]
     """One for each seed, and the last from all of them."""
     check: Check | None
-    """None if there are too few sizes below the largest."""
+    """None if there are too few sizes below the largest, or none of them has two runs."""
 
 
 def check_found(rung: Rung, fingerprint: str) -> None:
@@ -98,8 +98,8 @@ def foretold(small: Sequence[Rung], flops: float) -> Ladder:
     return Ladder(losses, tuple(found), _checked(dict(zip(compute, losses, strict=True)), floor))
 
 
-def line_of_runs(paths: Sequence[Path]) -> tuple[Line, list[Point]]:
-    """The line through finished runs of several sizes, and their points.
+def line_of_runs(paths: Sequence[Path]) -> tuple[Line, list[Point], Check | None]:
+    """The line through finished runs of several sizes, their points, and whether it holds so far.
 
     Raises: ValueError if they do not compare, are not finished, or are too few.
     """
@@ -117,20 +117,21 @@ def line_of_runs(paths: Sequence[Path]) -> tuple[Line, list[Point]]:
                 f"{run.path} is validated on other tokens than {runs[0].path}; give runs of one "
                 "data set and --eval.val-tokens"
             )
-    points = [Point(_flops(run), _loss(run)) for run in runs]
+    points = sorted((Point(_flops(run), _loss(run)) for run in runs), key=lambda p: p.flops)
     sizes: dict[float, list[float]] = {}
     for point in points:
         sizes.setdefault(point.flops, []).append(point.loss)
     floor = irreducible_loss(_bytes_per_token(runs[0]))
     means = [Point(flops, fmean(losses)) for flops, losses in sizes.items()]
     seeds = max(1, len(points) // len(means))
-    return fit_line(means, floor, scatter_of(sizes, floor), seeds), points
+    line = fit_line(means, floor, scatter_of(sizes, floor), seeds)
+    return line, points, _checked(sizes, floor)
 
 
 def _checked(losses: Mapping[float, Sequence[float]], floor: tuple[float, float]) -> Check | None:
     """The largest size foretold from the others, of losses by compute in ascending order."""
     *below, largest = losses
-    if len(below) < LEAST_SIZES:
+    if len(below) < LEAST_SIZES or max(len(losses[flops]) for flops in below) == 1:
         return None
     seeds = len(losses[largest])
     scatter = scatter_of({flops: losses[flops] for flops in below}, floor)

@@ -172,10 +172,13 @@ def test_finished_runs_foretell_a_loss_and_nothing_is_trained(tmp_path):
     runs = [
         made_run(tmp_path / f"r{layers}{seed}", floor=5 - 0.3 * layers + 0.01 * seed,
                  settings={"model.n_layer": layers, "seed": seed})
-        for layers in (1, 2, 4) for seed in (1, 2)
+        for layers in (1, 2, 4, 8) for seed in (1, 2)
     ]  # fmt: skip
-    line, points = line_of_runs(runs)
-    assert len({point.flops for point in points}) == 3
+    line, points, check = line_of_runs(runs)
+    assert len({point.flops for point in points}) == 4
+    assert check is not None
+    assert check.measured == pytest.approx(points[-1].loss, abs=0.01)
+    assert line_of_runs(runs[:-2])[2] is None
     assert line.loss_at(1e12) < min(point.loss for point in points)
     status = json.loads((runs[0] / "status.json").read_text())
     write_json(runs[0] / "status.json", status | {"state": "preempted"})
