@@ -1,6 +1,6 @@
 """Prove on this machine that a killed run ends with the same numbers as an undisturbed run.
 
-    python train/prove_resume.py [PRESET] [--nproc 4] [--kills 25] [--resume-nproc 2] [flags]
+    python train/prove_resume.py [PRESET] [--nproc 4] [--kills 25] [--resume-nproc 2 ...] [flags]
 
 Trains once undisturbed and once with SIGKILLs at random moments. Then it compares losses, data and
 final weights bit for bit. PRESET (default: demo) and all other flags are those of train/main.py.

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from storage.terminal.quantities import counted, short
+from train.batch_plan import BatchPlan
 from train.optimizers.registry import optimizer_name
 from train.run import Run
 
@@ -37,11 +38,23 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
     yield f"  batch      {' x '.join(parts)}"
     optimizer = run.config.optimizer
     yield f"  optimizer  {optimizer_name(optimizer)}, learning rate {optimizer.lr:g}"
-    threads = (
-        "" if run.ranks.device.type == "cuda" else f" {counted(settings['threads'], 'thread')},"
-    )
+    on_cuda = run.ranks.device.type == "cuda"
+    threads = "" if on_cuda else counted(settings["threads"], "thread")
+    if plan.blocks:
+        yield f"  sums       {_tree(plan)}{threads and f' of {threads}'}"
     compiled = " compiled," if settings["compiled"] == "True" else ""
     yield (
-        f"  machine    {settings['device']} {processors},{threads}{compiled} {settings['dtype']}, "
-        f"torch {settings['torch']}"
+        f"  machine    {settings['device']} {processors},{threads and f' {threads},'}{compiled} "
+        f"{settings['dtype']}, torch {settings['torch']}"
+    )
+
+
+def _tree(plan: BatchPlan) -> str:
+    """What the sums of a step do not depend on."""
+    micro_batches = plan.windows // plan.micro_batch
+    shares = [str(1 << n) for n in range(4) if micro_batches % (1 << n) == 0]
+    numbers = " or ".join(filter(None, (", ".join(shares[:-1]), shares[-1])))
+    return (
+        f"a tree of {counted(micro_batches, 'micro-batch', 'micro-batches')}: the same bits on "
+        f"{numbers} process{'es' * (len(shares) > 1)}"
     )

@@ -40,6 +40,9 @@ def test_what_a_tree_leaves_the_same_is_said_and_what_it_changes_is_warned_of(tm
     config = nano_config(tmp_path, batch_tokens=256, micro_batch=2, reduction="tree")
     run = built(config)
     run.close()
+    assert "a tree of 8 micro-batches: the same bits on 1, 2, 4 or 8 processes of 1 thread" in (
+        caplog.text
+    )
     settings = run.folder.read_config()["run"]
     warn_if_not_bitwise_same(run.folder, settings)
     warn_if_not_bitwise_same(run.folder, settings | {"world_size": 4})
