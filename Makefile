@@ -11,8 +11,8 @@ SHELL_SCRIPTS := .ci/run launch/node.sh launch/own_text.sh launch/environment.sh
 TEST_PROCESSES := -n auto --maxprocesses 8 --dist loadfile
 # Without bytecode files, every process that a test starts compiles the project again.
 CACHED := PYTHONDONTWRITEBYTECODE=
-# One process for the SLURM tests, which mostly wait, and one for the others.
-LONG_PROCESSES := -n 2 --dist loadfile
+# One process each for the SLURM tests and for several hosts, which mostly wait, and one for the others.
+LONG_PROCESSES := -n 3 --dist loadfile
 
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run test test-long soak check tree clean

@@ -1,17 +1,17 @@
 """Sweeps: real ones of tiny runs, what is refused before the first run, and kills."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from storage.digest import file_sha256
-from tests.launching import ENVIRONMENT, REPO, python
+from tests.launching import python, running
 from tests.runs import flags, nano_config
 
+SWEEP = "tests/programs/forking_sweep.py"
 TIMES = ("train_seconds", "tokens_per_second")
 
 
@@ -47,7 +47,7 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     blocked(folder).parent.mkdir(parents=True)
     blocked(folder).write_text("no folder")
-    done = python("train/sweep.py", *sweep_words(folder, more=RATES))
+    done = python(SWEEP, *sweep_words(folder, more=RATES))
     assert done.returncode == 1, done.stdout + done.stderr
     return folder, done.stdout
 
@@ -86,7 +86,7 @@ def test_the_same_command_takes_what_has_ended_and_runs_again_what_failed(swept)
     folder, _ = swept
     before = record(folder)
     blocked(folder).unlink()
-    done = python("train/sweep.py", *sweep_words(folder, more=RATES))
+    done = python(SWEEP, *sweep_words(folder, more=RATES))
     assert (done.returncode, done.stdout.count("(taken)")) == (0, 4), done.stderr
     after = record(folder)
     assert [run for run in after["runs"] if run["settings"]["optimizer.lr"] != 2.0] == [
@@ -143,20 +143,21 @@ def test_a_sweep_that_is_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_pat
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    assert python("train/sweep.py", *sweep_words(whole, 200, grid)).returncode == 0
-    command = [sys.executable, "train/sweep.py", *sweep_words(killed, 200, grid)]
+    assert python(SWEEP, *sweep_words(whole, 80, grid)).returncode == 0
+    command = [SWEEP, *sweep_words(killed, 80, grid)]
     for run, number, code in (
         ("optimizer.lr=0.001,seed=1", signal.SIGKILL, -signal.SIGKILL),
         ("optimizer.lr=0.01,seed=1", signal.SIGTERM, 75),
         ("optimizer.lr=0.001,seed=2", signal.SIGKILL, -signal.SIGKILL),
     ):
-        process = subprocess.Popen(command, cwd=REPO, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-        while metric_lines(killed / "sweep" / run) < 20:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait() == code
-    assert subprocess.run(command, cwd=REPO, env=ENVIRONMENT).returncode == 0
+        with running(1, *command) as sweep:
+            deadline = time.monotonic() + 120
+            while metric_lines(killed / "sweep" / run) < 20:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            os.kill(sweep.pids[0], number)
+        assert sweep.codes == [code]
+    assert python(*command).returncode == 0
     found, wanted = record(killed), record(whole)
     assert found["runs"] == wanted["runs"]
     assert found["best"] == wanted["best"]
