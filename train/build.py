@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from data_prep.order.training_stream import TrainingStream
 from model.blocks import attention_backend
 from model.checkpoint import load_weights
+from model.compilation import compile_module
 from model.config import GPTConfig
 from model.estimates.flops import peak_flops, training_flops_per_token
 from model.fused_loss.head_and_loss import fuses_loss
@@ -51,7 +52,7 @@ from train.guards.data_recheck import data_recheck
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
-from train.memory.forecast import Forecast, compiles, memory_at_first
+from train.memory.forecast import Forecast, compiles, how_compiled, memory_at_first
 from train.memory.micro_batch import (
     find_runnable_micro_batch,
     request_smaller_micro_batch,
@@ -220,7 +221,7 @@ def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
     fused, recompute = fuses_loss(config.fused_loss, ranks.device), config.recompute == "blocks"
     module: nn.Module = NextTokenLoss(model, fused, residual, recompute)
     if compiles(config, ranks.device):
-        module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
+        module = compile_module(module, config.compile == "max", config.deterministic)
     return module
 
 
@@ -249,7 +250,7 @@ def _settings(run: Run, kinds: dict[str, str]) -> Metrics:
         "device": str(device.type),
         "dtype": str(run.learner.dtype).removeprefix("torch."),
         "attention": attention_backend(run.model.config, device, run.learner.dtype),
-        "compiled": str(compiles(config, device)),
+        "compiled": how_compiled(config, device),
         "fused_loss": str(fuses_loss(config.fused_loss, device)),
         "reduction": config.reduction,
         "torch": torch.__version__,

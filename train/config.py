@@ -170,8 +170,8 @@ class Config:
     """Tokens of one window (T). The model is built for it. None: --model.context-length."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Number format of matrix products. auto: bfloat16 (autocast) on CUDA, float32 on the CPU."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Use torch.compile for network and loss. auto: on CUDA only."""
+    compile: Literal["auto", "on", "max", "off"] = "auto"
+    """Use torch.compile for network and loss. auto: on CUDA only. max: tune CUDA kernels longer."""
     fused_loss: Literal["auto", "on", "off"] = "auto"
     """Output layer and loss in one operator, which needs less memory. auto: on the CPU only."""
     recompute: Literal["off", "blocks"] = "off"
@@ -192,7 +192,8 @@ class Config:
     device: Usual[Literal["auto", "cpu", "cuda"]] = "auto"
     """Device to train on. auto: CUDA if there is a GPU, else the CPU."""
     deterministic: bool = False
-    """Give the same bits each time on CUDA too, which is slower. The CPU always does."""
+    """Give the same bits each time on CUDA too, which is slower: among others, attention is
+    FlashAttention 2 and not cuDNN's, torch's choice on Hopper. The CPU always does."""
     data_check: Literal["full", "cached", "size"] = "cached"
     """Check of the data files before the first step. full: hash every file.
     cached: hash files whose size, times or inode changed. size: compare sizes only."""

@@ -44,6 +44,10 @@ def validated(every=1, val_tokens=64):
         ({"context_length": 10_000, "batch_tokens": 20_000}, "smaller --context-length"),
         ({"eval": validated(val_tokens=10**9)}, "val"),
         ({"residual": "bfloat16"}, "float32 on cpu, would only lose precision; give --dtype bfl"),
+        (
+            {"compile": "max", "deterministic": True},
+            "chooses kernels by measuring .* --compile on",
+        ),
         ({"steps": None, "schedule": None}, "warmup_steps=715 is not less than steps="),
     ],
 )

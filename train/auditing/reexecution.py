@@ -33,7 +33,7 @@ from train.checkpoints.state_digest import model_digest
 from train.config import Config
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.loader import Loader
-from train.memory.forecast import compiles
+from train.memory.forecast import how_compiled
 from train.schedule import learning_rate
 from train.step import DIGEST, LOSS, NORM, SKIPPED, Learner, join_digest
 
@@ -212,7 +212,7 @@ class _Part:
             "device": device.type,
             "dtype": str(learner.dtype).removeprefix("torch."),
             "attention": attention_backend(self.model.config, device, learner.dtype),
-            "compiled": str(compiles(config, device)),
+            "compiled": how_compiled(config, device),
             "fused_loss": str(fuses_loss(config.fused_loss, device)),
             "reduction": config.reduction,
             "torch": torch.__version__,

@@ -24,7 +24,13 @@ log = logging.getLogger(__name__)
 
 def compiles(config: Config, device: torch.device) -> bool:
     """Whether network and loss go through torch.compile."""
-    return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    wanted = config.compile in ("on", "max")
+    return wanted or (config.compile == "auto" and device.type == "cuda")
+
+
+def how_compiled(config: Config, device: torch.device) -> str:
+    """The same as config.json records it; `max` where kernels are tuned too."""
+    return "max" if config.compile == "max" else str(compiles(config, device))
 
 
 def step_shape(

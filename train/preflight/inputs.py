@@ -123,6 +123,7 @@ def _check_run(
     last: FinishedRun | None,
 ) -> Inputs:
     _check_residual(config, ranks)
+    _check_tuning(config)
     _check_reduction(config)
     plan = plan_batch(config, ranks.world_size, micro_batch)
     _check_training_tokens(config, data, plan)
@@ -183,6 +184,15 @@ def _check_residual(config: Config, ranks: Ranks) -> None:
         raise ValueError(
             f"residual=bfloat16 with dtype={config.dtype}, which is float32 on {ranks.device.type}"
             ", would only lose precision; give --dtype bfloat16 or --residual float32"
+        )
+
+
+def _check_tuning(config: Config) -> None:
+    if config.compile == "max" and config.deterministic:
+        raise ValueError(
+            "compile=max chooses kernels by measuring them, which may end differently at each "
+            "start, but --deterministic asks for the same bits; give --compile on, or leave out "
+            "--deterministic"
         )
 
 

@@ -42,11 +42,14 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
     threads = "" if on_cuda else counted(settings["threads"], "thread")
     if plan.blocks:
         yield f"  sums       {_tree(plan)}{threads and f' of {threads}'}"
-    compiled = " compiled," if settings["compiled"] == "True" else ""
+    compiled = {"True": " compiled,", "max": " compiled and tuned,"}.get(settings["compiled"], "")
     yield (
         f"  machine    {settings['device']} {processors},{threads and f' {threads},'}{compiled} "
         f"{settings['dtype']}, torch {settings['torch']}"
     )
+    if on_cuda:
+        without = ", as cuDNN's has no deterministic backward pass"
+        yield f"  attention  {settings['attention']}{without if run.config.deterministic else ''}"
 
 
 def _tree(plan: BatchPlan) -> str:

@@ -94,7 +94,7 @@ def test_a_record_of_a_run_begins_another_one_with_its_settings(write, tmp_path)
         ({"optimizer": {"name": "lamb"}}, "optimizer 'lamb' is not one of adamw, muon, sgd"),
         ({"optimizer": "muon"}, "optimizer: 'muon' is no group of settings"),
         ({"model": 3}, "model: 3 is no group of settings"),
-        ({"compile": "yes"}, "compile is 'yes', not 'auto', 'on', 'off'"),
+        ({"compile": "yes"}, "compile is 'yes', not 'auto', 'on', 'max', 'off'"),
         ({"allow": "steps"}, "allow is 'steps', not a list of texts"),
         ({"data": ""}, "data '' is empty; give a path"),
         ([1], "holds no settings; write an object with some"),
