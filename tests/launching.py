@@ -127,7 +127,8 @@ def running(processes: int, *arguments: str) -> Iterator[Ranks]:
 @cache
 def _warm_process(repo: Path) -> WarmProcess:
     """The process of this test process in whose forks scripts of `repo` start."""
-    warm = WarmProcess(PRELOADED, repo, ENVIRONMENT)
+    more = ("tests.compared_encoders",) if repo == REPO else ()
+    warm = WarmProcess((*PRELOADED, *more), repo, ENVIRONMENT)
     atexit.register(warm.close)
     return warm
 

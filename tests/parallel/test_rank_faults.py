@@ -11,16 +11,24 @@ import pytest
 
 from data_prep.dataset.shards import check_data_set, open_data_set
 from tests.data_prep.stories import story, write_lines
+from tests.forked_ranks import forked_ranks
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import flags, nano_config
 from train.config import SaveConfig
+from train.recovery.resume_proof import kills
 from train.recovery.resume_proof.comparison import compare_exactly
-from train.recovery.resume_proof.kills import POLL_SECONDS, Job, workers_of
+from train.recovery.resume_proof.kills import POLL_SECONDS, Job
 
 STEPS, SAVE_EVERY = 60, 5
 IN_FLIGHT = 2  # updates that are done but have no metric line yet
 
 pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ranks_are_forks():
+    with forked_ranks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +82,7 @@ def test_a_kill_of_all_processes_costs_the_steps_since_the_last_save(folder, uni
     made = job(folder, "all")
     process = made.start()
     reaches(made, process, 23)
-    for pid in (process.pid, *workers_of(process.pid).values()):
+    for pid in (process.pid, *kills.workers_of(process.pid).values()):
         os.kill(pid, signal.SIGKILL)
     process.wait()
     done = made.steps_done()
@@ -104,7 +112,7 @@ def test_a_stop_request_to_one_rank_stops_all_and_loses_no_step(folder, uninterr
     made = job(folder, "term", restarts=3)
     process = made.start()
     reaches(made, process, 20)
-    os.kill(workers_of(process.pid)[1], signal.SIGTERM)
+    os.kill(kills.workers_of(process.pid)[1], signal.SIGTERM)
     assert process.wait() != 0
     status = made.folder.read_status()
     assert (status["state"], len(made.starts())) == ("preempted", 1)
@@ -139,7 +147,7 @@ def test_every_restart_inside_torchrun_succeeds_at_the_first_try(folder, uninter
     for number, rank in enumerate((1, 0)):
         reaches(made, process, 15 + 20 * number)
         done = made.steps_done()
-        os.kill(workers_of(process.pid)[rank], signal.SIGKILL)
+        os.kill(kills.workers_of(process.pid)[rank], signal.SIGKILL)
         while process.poll() is None and len(made.starts()) < number + 2:
             time.sleep(POLL_SECONDS)
         assert made.starts()[-1] >= done
