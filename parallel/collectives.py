@@ -52,7 +52,7 @@ def swap_with(rank: int, sent: torch.Tensor, received: torch.Tensor) -> None:
 
 
 def _timeout_of_gloo() -> timedelta:
-    backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+    backend = distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
     return getattr(getattr(backend, "options", None), "_timeout", timedelta(minutes=30))
 
 

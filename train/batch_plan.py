@@ -55,6 +55,11 @@ def share_of(config: Config, world_size: int) -> int:
     """
     T = config.network.context_length
     unit = T * world_size
+    if config.reduction == "tree" and world_size not in _powers_up_to(world_size):
+        raise ValueError(
+            f"--reduction tree needs a power of two of processes, not {world_size}; start "
+            f"{_nearest(world_size, 2 * world_size)}, or give --reduction ddp"
+        )
     if config.batch_tokens % unit:
         well_divided = min(_WINDOWS_WELL_DIVIDED, largest_power_of_two(config.batch_tokens // unit))
         raise ValueError(
@@ -88,17 +93,31 @@ def plan_batch(config: Config, world_size: int, micro_batch: int) -> BatchPlan:
 
 def _check_tree(config: Config, world_size: int, micro_batch: int) -> None:
     """Raises: ValueError if the ranks cannot each take a subtree of a step's micro-batches."""
-    micro_batches, rest = divmod(config.batch_tokens, config.network.context_length * micro_batch)
+    windows = config.batch_tokens // config.network.context_length
+    micro_batches, rest = divmod(windows, micro_batch)
     most = micro_batches & -micro_batches  # the largest power of two that divides
-    possible = [1 << n for n in range(most.bit_length())]
-    if rest or world_size in possible:  # a rest is an error of its own
+    if rest or world_size in _powers_up_to(most):  # a rest is an error of its own
         return
+    share, rest = divmod(windows, world_size)
+    smaller = min(largest_power_of_two(micro_batch), share & -share)
+    fits = rest == 0 and world_size in _powers_up_to(world_size)
     raise ValueError(
         f"--reduction tree cannot split the {micro_batches} micro-batches of a step over "
         f"{world_size} processes: their number must be a power of two that divides; start "
-        f"{' or '.join(map(str, possible[-4:]))}, give a smaller --micro-batch than {micro_batch}, "
-        "or --reduction ddp"
+        f"{_nearest(world_size, most)}, {f'give --micro-batch {smaller}, ' if fits else ''}"
+        "or give --reduction ddp"
     )
+
+
+def _powers_up_to(most: int) -> list[int]:
+    return [1 << n for n in range(most.bit_length())]
+
+
+def _nearest(world_size: int, most: int) -> str:
+    """The powers of two up to `most` on either side, as advice."""
+    powers = _powers_up_to(most)
+    near = [n for n in powers if n < world_size][-1:] + [n for n in powers if n > world_size][:1]
+    return " or ".join(map(str, near))
 
 
 def _other_batches(batch_tokens: int, unit: int) -> str:

@@ -33,16 +33,24 @@ def test_a_batch_smaller_than_one_micro_step_suggests_a_micro_batch_too():
         plan_batch(Config(batch_tokens=16384), 1, 64)
 
 
-@pytest.mark.parametrize(("world_size", "micro_batch"), [(3, 1), (16, 1), (8, 2), (12, 1)])
-def test_ranks_that_cannot_share_a_tree_are_told_what_can(world_size, micro_batch):
+@pytest.mark.parametrize(
+    ("world_size", "micro_batch", "cure"),
+    [
+        (3, 1, "start 2 or 4, or give --reduction ddp"),
+        (16, 1, "start 8, or give --reduction ddp"),
+        (8, 2, "start 4, give --micro-batch 1, or give --reduction ddp"),
+        (2, 24, "start 1, give --micro-batch 4, or give --reduction ddp"),
+    ],
+)
+def test_ranks_that_cannot_share_a_tree_are_told_what_can(world_size, micro_batch, cure):
     config = Config(batch_tokens=24 * 1024, reduction="tree")
-    match = (
-        f"{24 // micro_batch} micro-batches of a step over {world_size} processes: .*; start "
-        + " or ".join(str(n) for n in (1, 2, 4, 8) if n * micro_batch <= 8)
-        + f", give a smaller --micro-batch than {micro_batch}, or --reduction ddp"
-    )
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=f"step over {world_size} processes: .*; {cure}$"):
         plan_batch(config, world_size, micro_batch)
+
+
+def test_without_a_micro_batch_a_tree_of_three_ranks_is_refused_too():
+    with pytest.raises(ValueError, match="power of two of processes, not 3; start 2 or 4, or give"):
+        share_of(Config(reduction="tree"), 3)
 
 
 @given(micro_batch=st.integers(1, 4), power=st.integers(0, 3), own=st.integers(1, 5))
