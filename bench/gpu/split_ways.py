@@ -98,7 +98,7 @@ def through_the_host() -> Iterator[None]:
         yield
 
 
-def digest_of(learner: Learner) -> dict[str, str]:
+def _digest_of(learner: Learner) -> dict[str, str]:
     """Weights and the optimizer's state, each as sha256 of all bits."""
     weights = dict(learner.model.named_parameters())
     state = {
@@ -142,7 +142,7 @@ def _train(arguments: Arguments, ranks: Ranks) -> dict[str, Any]:
         batch = StepBatch(step * plan.windows, 0, windows.to(ranks.device))
         losses.append(float(learner.step(batch, _LR)[LOSS]))
     seconds = (time.perf_counter() - began) / arguments.steps
-    return digest_of(learner) | {"losses": losses, "seconds_a_step": seconds}
+    return _digest_of(learner) | {"losses": losses, "seconds_a_step": seconds}
 
 
 def table_of(rows: dict[str, dict[str, Any]]) -> str:
