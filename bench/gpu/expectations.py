@@ -220,6 +220,19 @@ EXPECTATIONS = (
         "whether Inductor's cache was found again",
     ),
     Expectation(
+        "--compile max, times the speed without",
+        ("compile_max", *_SPEED),
+        (1.005, 1.025),
+        "below 1.005: its help and model/compilation.py say so",
+        over=_BASELINE,
+    ),
+    Expectation(
+        "seconds of its first step (compilation)",
+        ("compile_max", "first_step_seconds"),
+        (30, 150),
+        "its limit in bench/gpu/parts.py",
+    ),
+    Expectation(
         "--reduction tree, times the speed of ddp on one GPU",
         ("tree", *_SPEED),
         (0.98, 1.01),

@@ -33,6 +33,7 @@ from bench.provenance import ROOT, device_name, provenance
 from parallel.device_choice import wants_cuda
 from parallel.ranks import silence_other_ranks, user_errors
 from storage.atomic import read_json, write_json, write_text
+from storage.option_values import check_output_file
 from storage.script_options import parse_options
 
 _LEAST_SECONDS = 15  # a part with less time left would measure nothing
@@ -73,6 +74,8 @@ class Arguments:
             raise ValueError(f"seconds={self.seconds} must be above 0")
         for name in self.parts:
             part_named(name)
+        check_output_file("--out", self.out / "gpu.json")
+        check_output_file("--runs", self.runs / "reference" / "config.json")
         if not (self.kit / "data" / "manifest.json").is_file():
             raise ValueError(f"--kit {self.kit} holds no data; make it with bench/gpu/prepare.py")
 

@@ -130,6 +130,12 @@ _FIRST = (
 _SECOND = (
     _trained("baseline", "--micro-batch 64", "the step that the parts below are compared with"),
     _trained(
+        "compile_max",
+        "--micro-batch 64 --compile max",
+        "what a longer compilation gains, and the seconds that it takes",
+        180,
+    ),
+    _trained(
         "tree",
         "--micro-batch 64 --reduction tree",
         "what a gradient with the same bits on any number of ranks costs on one",

@@ -95,12 +95,15 @@ def _pack_data(arguments: Arguments, folder: Path) -> dict[str, int]:
 
 
 def _pack_items(source: Path, target: Path) -> int:
-    """Write HellaSwag's items, compressed; returns their number."""
-    content = source.read_bytes()
-    if source.suffix == ".xz":
-        content = lzma.decompress(content)
-    elif source.suffix == ".gz":
-        content = gzip.decompress(content)
+    """Write HellaSwag's items, compressed; returns their number.
+
+    Raises: ValueError if the file is damaged.
+    """
+    decompress = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(source.suffix, bytes)
+    try:
+        content = decompress(source.read_bytes())
+    except (lzma.LZMAError, OSError, EOFError) as error:
+        raise ValueError(f"{source} cannot be read ({error}); give another file of items") from None
     target.write_bytes(lzma.compress(content, preset=9))
     return content.count(b"\n")
 
@@ -133,10 +136,10 @@ def _tree_size() -> int:
 def pack(arguments: Arguments) -> dict[str, Any]:
     """Make the kit; returns what is in it."""
     with new_folder(arguments.out) as folder:
-        tokens = _pack_data(arguments, folder / "data")
         items = 0
         if arguments.hellaswag_file is not None:
             items = _pack_items(arguments.hellaswag_file, folder / "hellaswag_val.jsonl.xz")
+        tokens = _pack_data(arguments, folder / "data")
         kit = {
             "commit": commit_of_sources(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

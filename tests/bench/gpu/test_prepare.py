@@ -45,6 +45,14 @@ def test_a_kit_holds_data_items_wheels_and_what_they_are(commands, tmp_path):
     assert {"--no-deps", "--only-binary=:all:", "tyro"} <= set(pip)
 
 
+def test_damaged_items_are_refused_and_nothing_is_left(commands, tmp_path):
+    items = tmp_path / "items.jsonl.xz"
+    items.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="cannot be read"):
+        pack(Arguments((INPUTS / "stories.txt",), items, val_tokens=200, out=tmp_path / "kit"))
+    assert list(tmp_path.iterdir()) == [items]
+
+
 def test_a_kit_that_is_too_large_is_refused_and_nothing_is_left(commands, tmp_path):
     text = (INPUTS / "stories.txt",)
     with pytest.raises(ValueError, match="more than 1; give a smaller --max-documents"):
