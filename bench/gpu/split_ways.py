@@ -1,4 +1,4 @@
-"""One GPU against itself: a step's micro-batches split over 1, 2, 4 and 8 processes that share it.
+"""One GPU against itself: a step split over 1, 2, 4 and 8 processes that share it.
 
     python bench/gpu/split_ways.py --out bench/results/split_ways_h200.json
     python bench/gpu/split_ways.py --reduction ddp --ways 1 4 --out ddp.json    # must differ
@@ -82,7 +82,7 @@ class Arguments:
 
 
 @contextmanager
-def through_the_host() -> Iterator[None]:
+def _through_the_host() -> Iterator[None]:
     """Inside it, ranks of a tree exchange through host memory. The numbers are the same."""
 
     def swap(rank: int, sent: Tensor, received: Tensor) -> None:
@@ -167,7 +167,7 @@ def _be_a_rank(arguments: Arguments) -> None:
     ranks = start("cpu", deterministic=True)  # so that the group is gloo's
     if wants_cuda(arguments.device, 1):
         ranks = replace(ranks, device=torch.device("cuda", 0))
-    with through_the_host():
+    with _through_the_host():
         found = _train(arguments, ranks)
     if ranks.is_main:
         write_json(arguments.out, found)
