@@ -1,4 +1,4 @@
-"""Compares gigatoken with tiktoken when it is imported: a second that forks then need not take."""
+"""The comparison of all characters by two encoders, made once for a test process."""
 
 from data_prep.preparation import encoder
 
