@@ -154,14 +154,16 @@ def sample_on_ranks(
     samples: Sequence[PartialSample],
     options: GenerateOptions,
     on_token: OnToken = ignore_token,
+    guard: Callable[[Callable[[], None]], None] = lambda action: action(),
 ) -> list[Sample]:
     """Finish all samples, with the batches split over the ranks. Every rank returns all, in order.
 
-    Raises: ValueError on every rank if sampling failed on one.
+    `guard` calls the sampling of this rank, and may turn an error of another kind into ValueError.
+    Raises: ValueError on every rank if sampling failed on one with that or OSError.
     """
     ranks, batches = subject.ranks, split_into_batches(samples, options)
     own = batches[ranks.rank :: ranks.world_size]
-    together(lambda: sample_batches(subject.model, own, options, on_token))
+    together(lambda: guard(lambda: sample_batches(subject.model, own, options, on_token)))
     by_rank = all_gather_object([[sample.to_sample() for sample in batch] for batch in own])
     in_order = (by_rank[i % ranks.world_size][i // ranks.world_size] for i in range(len(batches)))
     return [sample for batch in in_order for sample in batch]

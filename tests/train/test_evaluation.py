@@ -6,9 +6,13 @@ from dataclasses import replace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from eval.sampling import decoding
+from eval.sampling.next_token import GenerateOptions
 from tests.data_sets import small_tokenizer, tiny_data_set
-from tests.runs import run_to_end, tiny_config
+from tests.launching import together
+from tests.runs import built, flags, nano_config, run_to_end, tiny_config
 from train.config import SampleConfig
+from train.evaluation import shared_samples
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +45,30 @@ def test_tensorboard_shows_the_same_texts(config):
         words = re.findall(r"[a-zA-Z]+", re.sub(r"&\w+;", " ", shown.decode()))
         wanted = page.replace("<|endoftext|>", "new document:")
         assert words == re.findall(r"[a-zA-Z]+", wanted)
+
+
+def test_prompts_that_are_shared_out_have_the_texts_of_one_batch(config):
+    run = built(replace(config, out=config.out.with_name("shared")))
+    options = GenerateOptions(max_tokens=20, seed=5)
+    wanted = decoding.generate(run.model, run.tokenizer, config.sample.prompts, options)
+    assert shared_samples(run, 20, seed=5) == wanted
+    run.close()
+
+
+def test_two_ranks_write_the_texts_of_one_and_survive_one_that_cannot_sample(tmp_path):
+    sample = SampleConfig(every=4, max_tokens=6, prompts=("a", "b", "c", ""))
+    one = nano_config(tmp_path, sample=sample, reduction="tree")
+    run_to_end(one)
+    two = replace(one, out=tmp_path / "two")
+    words = flags(two, "--sample.every", "4", "--sample.max-tokens", "6", "--reduction", "tree")
+    words += ["--sample.prompts", *sample.prompts, "--no-rehearsal"]
+    done = together(2, "tests/programs/failing_sampler.py", *words[1:])
+    assert done.returncode == 0, done.stderr
+    assert "sampling at step 4 failed (rank 1: no kernel image); training continues" in done.stdout
+    texts = [
+        {path.name: path.read_bytes() for path in (run.out / "samples").iterdir()}
+        for run in (one, two)
+    ]
+    del texts[0]["step_000004.txt"]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 2

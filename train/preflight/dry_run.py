@@ -16,8 +16,6 @@ import torch
 from safetensors.torch import load_file
 
 from data_prep.order.training_stream import read_windows
-from eval.sampling.decoding import generate
-from eval.sampling.next_token import GenerateOptions
 from eval.subject import Subject
 from eval.tasks.registry import run_tasks
 from eval.tasks.val_loss import validation_loss
@@ -28,6 +26,7 @@ from storage.exit_codes import PREEMPTED_CODE
 from storage.run_folder import RunFolder
 from train.checkpoints.checkpoint import load_position, write_checkpoint
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
+from train.evaluation import shared_samples
 from train.recovery.ending import is_peer_failure
 from train.run import Run
 
@@ -147,14 +146,7 @@ def tasks(run: Run) -> None:
 
 def samples(run: Run) -> None:
     """The first tokens of all samples."""
-    config = run.config.sample
-    options = GenerateOptions(
-        max_tokens=min(_TOKENS, config.max_tokens),
-        temperature=config.temperature,
-        top_k=config.top_k,
-        dtype=run.config.dtype,
-    )
-    generate(run.model, run.tokenizer, list(config.prompts), options)
+    shared_samples(run, min(_TOKENS, run.config.sample.max_tokens), run.config.seed)
 
 
 def checkpoint(run: Run) -> None:
@@ -199,7 +191,7 @@ PARTS: list[tuple[str, Callable[[Run], None], bool]] = [
     ("training step", training_step, True),
     ("validation", validation, True),
     ("tasks", tasks, True),
-    ("samples", samples, False),
+    ("samples", samples, True),
     ("checkpoint", checkpoint, False),
     ("logs", logs, False),
 ]

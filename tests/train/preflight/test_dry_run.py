@@ -78,7 +78,7 @@ def test_what_the_run_never_does_is_not_rehearsed(data, tmp_path):
         ("training step", "trial_step"),
         ("validation", "validation_loss"),
         ("tasks", "run_tasks"),
-        ("samples", "generate"),
+        ("samples", "shared_samples"),
         ("checkpoint", "write_checkpoint"),
         ("checkpoint", "load_position"),
     ],
