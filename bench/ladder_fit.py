@@ -3,8 +3,9 @@
 The loss of networks that are trained on tokens in proportion to their parameters is taken as
 L(C) = E + A C^-a, with C the FLOPs of training (https://arxiv.org/abs/2203.15556, section 3.3).
 Four losses cannot tell three unknowns apart, so E, what no network can learn, comes in as one more
-observation, from other people's fits: `irreducible_loss`. A and a are fitted. Two things keep a
-loss off the line: its seed, and that no line is quite right. Both are in the interval (`Scatter`).
+observation, from other people's fits: `irreducible_loss`. A and a are fitted. Three things keep a
+loss off the line: its seed, that no line is quite right, and that losses bend beyond what the small
+sizes show. All are in the interval (`Scatter`).
 """
 
 import math
@@ -21,6 +22,9 @@ _NATS_PER_BYTE, _NATS_PER_BYTE_DEVIATION = 0.41, 0.05
 LEAST_SIZES = 3
 _FITTED = 2  # unknowns that only the points tell: A and a
 _CONFIDENCE = 0.95
+# Curvature of a small ladder in nats by the square of a factor e in compute, as a deviation about
+# none: 0.01 to 0.08 were measured (bench/LOG.md).
+_BEND = 0.02
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Scatter:
     """Deviation of that mean from the line, beyond what noise explains; the same for all seeds."""
     count: int
     """Degrees of freedom from which the noise was estimated."""
+    bend: float = 0.0
+    """Deviation of the curvature that the line lacks, by the square of a factor e in compute."""
 
     def of_mean(self, seeds: int) -> float:
         """Deviation of a mean over `seeds` losses of one size from the line."""
@@ -62,6 +68,8 @@ class Line:
     covariance: tuple[tuple[float, ...], ...]
     """Of floor, height and exponent."""
     scatter: Scatter
+    compute: tuple[float, ...]
+    """FLOPs of the points."""
 
     def loss_at(self, flops: float) -> float:
         """The loss of networks of that compute, by the line."""
@@ -75,9 +83,18 @@ class Line:
         power = math.exp(self.height) * x**-self.exponent
         slope = np.array([1.0, power, -power * math.log(x)])
         variance = (
-            float(slope @ np.array(self.covariance) @ slope) + self.scatter.of_mean(seeds) ** 2
+            float(slope @ np.array(self.covariance) @ slope)
+            + self.scatter.of_mean(seeds) ** 2
+            + (self.scatter.bend * self._bent(flops)) ** 2
         )
         return float(t.ppf((1 + _CONFIDENCE) / 2, self.scatter.count)) * math.sqrt(variance)
+
+    def _bent(self, flops: float) -> float:
+        """By how much losses of curvature 1 leave a straight line through the points there."""
+        logs = np.log(np.array([*self.compute, flops]) / self.unit)
+        curved = logs**2 / 2
+        straight = np.polyval(np.polyfit(logs[:-1], curved[:-1], 1), logs[-1])
+        return float(curved[-1] - straight)
 
 
 def irreducible_loss(bytes_per_token: float) -> tuple[float, float]:
@@ -121,7 +138,7 @@ def fit_line(
         raise ValueError(f"no line goes through these losses ({error})") from error
     rows = tuple(tuple(map(float, row)) for row in covariance)
     e, height, exponent = map(float, found)
-    return Line(e, height, exponent, unit, rows, scatter)
+    return Line(e, height, exponent, unit, rows, scatter, tuple(p.flops for p in points))
 
 
 def _loss(x: float | np.ndarray, e: float, height: float, exponent: float) -> np.ndarray:
@@ -148,4 +165,4 @@ def scatter_of(groups: Mapping[float, Sequence[float]], floor: tuple[float, floa
     line = fit_line(means, floor, Scatter(noise, 0.0, freedom), seeds)
     squares = sum((point.loss - line.loss_at(point.flops)) ** 2 for point in means)
     beyond = squares / max(1, len(means) - _FITTED) - noise**2 / seeds
-    return Scatter(noise, math.sqrt(max(0.0, beyond)), freedom)
+    return Scatter(noise, math.sqrt(max(0.0, beyond)), freedom, _BEND)

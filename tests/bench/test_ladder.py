@@ -60,6 +60,23 @@ def test_little_noise_of_few_seeds_and_more_runs_decide_the_width():
     assert few.half_width(FIFTH, 1) > 5 * narrow.half_width(FIFTH, 1)
 
 
+def test_a_bend_that_the_small_sizes_do_not_show_widens_a_far_forecast_the_most():
+    points = [Point(c, true_loss(c)) for c in COMPUTE]
+    straight, bent = (
+        fit_line(points, (FLOOR, 0.1), Scatter(0.01, 0.0, 10**6, bend)) for bend in (0.0, 0.02)
+    )
+    added = [
+        (bent.half_width(c, 1) ** 2 - straight.half_width(c, 1) ** 2) ** 0.5 / 1.96
+        for c in (2 * COMPUTE[-1], 4 * COMPUTE[-1])
+    ]
+    # Losses E + 0.02 ln(C)^2 / 2 against the straight line through them, with numpy alone.
+    logs = np.log([*COMPUTE, 2 * COMPUTE[-1], 4 * COMPUTE[-1]])
+    losses = 0.02 * logs**2 / 2
+    line = np.polyval(np.polyfit(logs[:4], losses[:4], 1), logs[4:])
+    assert added == pytest.approx(losses[4:] - line, rel=1e-3)
+    assert bent.loss_at(FIFTH) == straight.loss_at(FIFTH)
+
+
 def losses_around(shift):
     """Losses of two seeds of each compute, whose means are off the line by +-`shift`."""
     means = (true_loss(c) + shift * (-1) ** n for n, c in enumerate(COMPUTE))
