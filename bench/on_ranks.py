@@ -3,10 +3,13 @@
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parallel.warm_process import rank_environments, shared_environment
+
+_POLL_SECONDS = 0.1
 
 
 def run_on_ranks(
@@ -24,7 +27,11 @@ def run_on_ranks(
             subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=errors)
             for own in rank_environments(environment, ranks)
         ]
-        codes = [process.wait() for process in processes]
+        while None in (codes := [process.poll() for process in processes]):
+            if any(codes):
+                for process in processes:  # the others would wait for the one that failed
+                    process.terminate()
+            time.sleep(_POLL_SECONDS)
         if any(codes):
             errors.seek(0)
             raise ValueError(f"{' '.join(words)} failed: {errors.read()[-2000:]}")

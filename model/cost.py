@@ -107,6 +107,12 @@ class Arguments:
                 f"batch_tokens={self.batch_tokens} is not a multiple of {unit} (context_length x "
                 f"gpus); try --batch-tokens {max(round(self.batch_tokens / unit), 1) * unit}"
             )
+        if self.reduction == "tree" and self.gpus & (self.gpus - 1):
+            raise ValueError(
+                f"gpus={self.gpus} is no power of two, as --reduction tree needs; give --gpus "
+                f"{1 << (self.gpus.bit_length() - 1)} or {1 << self.gpus.bit_length()}, or "
+                "--reduction ddp"
+            )
         if self.micro_batch != "auto" and self.share % self.micro_batch:
             largest = self.share & -self.share  # the largest power of two that divides
             raise ValueError(

@@ -142,6 +142,10 @@ def test_an_unknown_shape_is_refused_with_the_known_ones():
         ({"gpu": "v100"}, "gpu=v100 is not known; choose one of h200,"),
         ({"mfu": 0.0}, "mfu=0.0 is not a utilisation"),
         ({"gpus": 0}, "gpus=0 is too small"),
+        (
+            {"gpus": 6, "batch_tokens": 589_824, "reduction": "tree"},
+            "gpus=6 is no power of two.* --gpus 4 or 8",
+        ),
         ({"checkpoints": 0}, "checkpoints=0 is too small"),
         ({"price": -1.0}, "price=-1.0 is out of range; use 0 to 1,000,000"),
         ({"price": 1e308}, "price=1e\\+308 is out of range"),
