@@ -22,6 +22,7 @@ from typing import Any
 from bench.bare_run import BARE
 from bench.edited_records import EVERY, STEPS, seal
 from bench.forged_runs import FORGERIES, Forgery, noted_stream
+from bench.forgery_table import table_of
 from bench.provenance import RESULTS, provenance
 from model.config import GPTConfig
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
@@ -226,46 +227,6 @@ def _accusations(arguments: Arguments, place: Path, ranks: Ranks) -> list[dict[s
     return found
 
 
-def _shown(problems: list[str] | None) -> str:
-    if problems is None:
-        return "-"
-    return f"{problems[0][:110].replace('|', '/')}" if problems else "**not found**"
-
-
-def _table_of(forged: list[dict[str, Any]], honest: list[dict[str, Any]]) -> str:
-    """The results as Markdown."""
-    found = sum(bool(f["by_repeating"] or f["chain_again_by_records"]) for f in forged)
-    edits = [f for f in forged if "by_records" in f]
-    accused = [h for h in honest if h["problems"]]
-    segments = sum(h["segments"] for h in honest)
-    return "\n".join(
-        [
-            f"Found: {found} of {len(forged)} forgeries with all digests computed again, when the "
-            f"forged segment is repeated; {sum(bool(f['by_records']) for f in edits)} of "
-            f"{len(edits)} edits whose digests are left alone, without repeating a step.",
-            f"Accused: {len(accused)} of {len(honest)} honest runs ({segments} segments, "
-            f"{sum(h['exact'] for h in honest)} of them the same bit for bit).",
-            "",
-            "| forgery | its digests left alone: what the records show | computed again: what "
-            "repeating shows |",
-            "| --- | --- | --- |",
-            *(
-                f"| {f['name']} | {_shown(f.get('by_records'))} | "
-                f"{_shown(f['by_repeating'] or f['chain_again_by_records'])} |"
-                for f in forged
-            ),
-            "",
-            "| honest run | segments | same bits | accused |",
-            "| --- | --: | --: | --- |",
-            *(
-                f"| {h['name']} | {h['segments']} | {h['exact']} | "
-                f"{_shown(h['problems']) if h['problems'] else 'no'} |"
-                for h in honest
-            ),
-        ]
-    )
-
-
 def main() -> None:
     """Plant, audit, write the table."""
     silence_other_ranks()
@@ -289,7 +250,7 @@ def main() -> None:
                 log.info("%s: %s", forgery.name, forged[-1])
             honest = _accusations(arguments, place, ranks)
     seconds = round(time.process_time() - began, 1)
-    text = _table_of(forged, honest)
+    text = table_of(forged, honest)
     write_json(arguments.out, origin | {"cpu_seconds": seconds, "forged": forged, "honest": honest})
     write_text(arguments.out.with_suffix(".md"), text + "\n")
     sys.stdout.write(text + "\n")

@@ -171,6 +171,20 @@ def test_a_rate_that_was_changed_on_the_way_is_no_forgery(finished, tmp_path):
     assert [s.first for s in read_recorded_run(config.out).stretches] == [0, 4]
 
 
+def test_a_run_that_began_with_other_weights_names_them(finished, tmp_path):
+    init = tmp_path / "init"
+    shutil.copytree(finished / "checkpoints" / "step_000024", init)
+    config = nano_config(tmp_path, steps=4, save=KEEP_ALL, init=init)
+    run_to_end(config)
+    found = verdict(config.out, 9)
+    assert (found.holds, found.drawable) == (True, 2), found.text()
+    assert f"How the initial weights, --init {init}, were made." in found.text()
+    shutil.rmtree(init)
+    found = verdict(config.out)
+    assert (found.holds, found.drawable) == (True, 1)
+    assert "which is not here" in found.text()
+
+
 def test_the_script_says_what_it_found_with_its_exit_code(run):
     BY_NAME["a loss lowered by 0.01"].edit(run)
     done = python("train/audit.py", str(run), "--segments", "0")

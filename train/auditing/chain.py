@@ -151,7 +151,7 @@ def _lines(run: RecordedRun, records: Mapping[Path, _Record]) -> Iterator[str]:
             digest.add(run.lines[step])
         if len(found) < until - first:
             gap = next((a for a, b in zip(count(first), found) if a != b), first + len(found))
-            yield f"{until - first - len(found)} steps have no line, the first is step {gap}"
+            yield f"steps without a line: {until - first - len(found)}, the first is step {gap}"
         elif until != record["step"]:
             yield f"{checkpoint.name} covers the lines up to step {until} only"
         elif digest.value != record["lines"]:

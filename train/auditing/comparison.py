@@ -98,7 +98,7 @@ def tolerances(repeated: Repeated, otherwise: Repeated) -> dict[str, float]:
 def _exactly_known(run: RecordedRun, repeated: Repeated) -> Iterator[str]:
     """What rounding cannot change: the data, the rate, and that there is a line."""
     if missing := [step for step in repeated.lines if step not in run.lines]:
-        yield f"{len(missing)} steps have no line, the first is step {missing[0]}"
+        yield f"steps without a line: {len(missing)}, the first is step {missing[0]}"
     for key in _EXACT:
         yield from _differing(run, repeated, key, lambda a, b: a == b)
     yield from _differing(

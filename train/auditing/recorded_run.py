@@ -124,21 +124,34 @@ def _stretches(record: Mapping[str, Any], starts: Sequence[_Line]) -> list[Stret
     run, settings = record["run"], record["config"]
     found: list[Stretch] = []
     newest = True
-    for line in reversed(starts):
-        step = line.get("out_of_memory_at_step", line.get("started_at_step"))
-        if is_count(step):
-            sizes = [line.get(name) or run.get(name, 1) for name in ("world_size", "micro_batch")]
-            made = line.get("made") or (run if newest else {})
-            found.append(Stretch(step, settings, *map(int, sizes), made=made))
+    for line in filter(_is_start, reversed(starts)):
+        step = line.get("out_of_memory_at_step", line["started_at_step"])
+        made = line.get("made") or (run if newest else {})
+        found.append(Stretch(step, settings, line["world_size"], line["micro_batch"], made))
         newest = newest and "out_of_memory_at_step" in line
-        settings = _undone(settings, line.get("changed") or ())
+        settings = _undone(settings, line["changed"])
     if not found:
-        sizes = int(run.get("world_size", 1)), int(run["micro_batch"])
-        found = [Stretch(0, settings, *sizes, made=run)]
+        ranks = run.get("world_size")
+        ranks = ranks if is_count(ranks) and ranks else 1
+        found = [Stretch(0, settings, ranks, run["micro_batch"], run)]
     kept: list[Stretch] = []
     for stretch in reversed(found):  # a start that went back has replaced the steps after it
         kept = [*(s for s in kept if s.first < stretch.first), stretch]
     return [kept[0]._replace(first=0), *kept[1:]]
+
+
+def _is_start(line: _Line) -> bool:
+    """Whether a line of starts.jsonl is whole. One that is not counts as lost."""
+    sizes = [line.get(name) for name in ("world_size", "micro_batch")]
+    steps = [line.get("started_at_step"), line.get("out_of_memory_at_step", 0)]
+    changed = line.get("changed")
+    return (
+        all(is_count(size) and size > 0 for size in sizes)
+        and all(map(is_count, steps))
+        and isinstance(changed, list)
+        and all(isinstance(change, dict) for change in changed)
+        and isinstance(line.get("made", {}), dict)
+    )
 
 
 def _undone(settings: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
