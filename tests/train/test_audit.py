@@ -22,6 +22,7 @@ from train.checkpoints.state_digest import (
     tensors_digest,
 )
 from train.config import EvalConfig, SaveConfig
+from train.preflight.initial_weights import checkpoint_of_init
 
 BY_NAME = {forgery.name: forgery for forgery in FORGERIES}
 EVALUATED = EvalConfig(every=8, val_tokens=64, tasks_every=0, tasks=())
@@ -180,6 +181,7 @@ def test_a_run_that_began_with_other_weights_names_them(finished, tmp_path):
     assert (found.holds, found.drawable) == (True, 2), found.text()
     assert f"How the initial weights, --init {init}, were made." in found.text()
     shutil.rmtree(init)
+    checkpoint_of_init.cache_clear()
     found = verdict(config.out)
     assert (found.holds, found.drawable) == (True, 1)
     assert "which is not here" in found.text()
