@@ -9,7 +9,6 @@ FOLDER/counts.json.
 import json
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,13 +48,16 @@ def config_of(folder: Path, world_size: int, recipe: str) -> Config:
 
 def count(config: Config, ranks: Ranks) -> dict:
     """What is counted after each update: of the run, and of two steps with half the micro-batch."""
-    graphs, after = [], []
+    graphs, after, real = [], [], torch.compile
 
     def counted(graph, _inputs):
         graphs.append(graph)
         return graph.forward
 
-    torch.compile = partial(torch.compile, backend=counted)
+    def compile_counted(module, *, dynamic, options=None):
+        return real(module, backend=counted, dynamic=dynamic)  # `options` are Inductor's
+
+    torch.compile = compile_counted
     build.memory_at_first = lambda *_: 0  # it would import Inductor, which is not used here
     run = build.build_run(config, ranks, check_inputs(config, ranks))
     learner = run.learner
