@@ -12,7 +12,7 @@ import pytest
 from parallel import addresses, launcher
 from parallel.addresses import choose_addresses, reachable_host
 from storage.exit_codes import FINAL_CODES, INTERRUPTED_CODE
-from tests.launching import ENVIRONMENT, REPO, python
+from tests.launching import ENVIRONMENT, FORKING_LAUNCHER, REPO, python
 
 PROGRAM = str(REPO / "tests/programs/ending.py")
 
@@ -24,7 +24,8 @@ def options(*more, processes=2):
 def launched(folder, *ranks, restarts=1):
     """Start a job whose ranks end as asked; what it printed, its code, and the starts of rank 0."""
     words = options(f"--max-restarts={restarts}", processes=len(ranks))
-    done = python(*words, PROGRAM, str(folder), *(f"{n}:{how}" for n, how in enumerate(ranks)))
+    words += [PROGRAM, str(folder), *(f"{n}:{how}" for n, how in enumerate(ranks))]
+    done = python(FORKING_LAUNCHER, *words)
     return done.stderr, done.returncode, len(list(folder.glob("0.*")))
 
 
