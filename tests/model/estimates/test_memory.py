@@ -198,7 +198,13 @@ def test_so_is_that_of_a_step_whose_gradients_are_summed_in_a_tree(tmp_path, mic
 
 
 @pytest.mark.parametrize(
-    ("name", "within"), [("memory", 0.15), ("memory_modern_demo", 0.1), ("memory_tree", 0.15)]
+    ("name", "within"),
+    [
+        ("memory", 0.15),
+        ("memory_modern_demo", 0.1),
+        ("memory_recomputed", 0.15),
+        ("memory_tree", 0.15),
+    ],
 )
 def test_recorded_measurements_on_the_cpu_are_near_the_prediction(name, within):
     rows = read_json(OUT.with_name(f"{name}.json"))["cases"]
