@@ -155,7 +155,8 @@ def data_trial(tmp_path):
 
 CHECKPOINT_FILES = {
     *("MANIFEST.json", "model.json", "model.safetensors", "optimizer.safetensors"),
-    *("results.json", "state.json", "tokenizer/meta.json", "tokenizer/ranks.tiktoken"),
+    *("digest.json", "results.json", "state.json"),
+    *("tokenizer/meta.json", "tokenizer/ranks.tiktoken"),
 }
 
 
