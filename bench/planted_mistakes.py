@@ -73,8 +73,8 @@ def _tied_by_accident() -> _Patch:
 def _accumulation_not_scaled() -> _Patch:
     sound = Learner._forward_and_backward
 
-    def wrong(learner: Learner, batch: StepBatch, values: Tensor) -> bool:
-        done = sound(learner, batch, values)
+    def wrong(learner: Learner, batch: StepBatch) -> bool:
+        done = sound(learner, batch)
         for parameter in learner.model.parameters():
             if parameter.grad is not None:
                 parameter.grad *= learner.plan.grad_accum_steps

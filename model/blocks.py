@@ -139,7 +139,7 @@ class Block(nn.Module):
 
 
 def recomputed(
-    block: Block,
+    block: nn.Module,
     x: Tensor,
     turn: tuple[Tensor, Tensor] | None,
     mask: Tensor | None,
@@ -148,7 +148,8 @@ def recomputed(
 ) -> Tensor:
     """The same as `block(…)`, but only its input is kept; the backward pass computes it again.
 
-    What is dropped is the same then, because the random state is kept too. Shapes: as of Block.
+    What is dropped is the same then, because the random state is kept too.
+    `block` is a Block. Shapes: as of it.
     """
 
     def run(x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -1,5 +1,6 @@
 """Tiny models to evaluate, and checkpoint folders with them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from data_prep.dataset.shards import DataSet
-from data_prep.tokenizer import gpt2_tokenizer
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
+from eval.sampling.decoding import sample_batches, split_into_batches, start_samples
+from eval.sampling.next_token import GenerateOptions
 from eval.subject import Subject
 from model.checkpoint import save_model
 from model.config import GPTConfig
@@ -69,3 +72,12 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, model: GPT, tokens: int) -> li
 
     monkeypatch.setattr(model, "hidden", hidden)
     return passes
+
+
+def generate(
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerateOptions
+) -> list[str]:
+    """The texts that continue the prompts: `options.samples` texts per prompt, in prompt order."""
+    samples = start_samples(tokenizer, prompts, options)
+    sample_batches(model, split_into_batches(samples, options), options)
+    return [sample.to_sample().text for sample in samples]

@@ -278,15 +278,3 @@ def _seen_tokens(sample: PartialSample, logits: Tensor) -> Tensor:
         sample.seen = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
         sample.seen[sample.ids] = True
     return sample.seen
-
-
-def generate(
-    model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerateOptions
-) -> list[str]:
-    """The texts that continue the prompts: `options.samples` texts per prompt, in prompt order.
-
-    An empty prompt starts a new document. Raises: ValueError if the logits are not finite.
-    """
-    samples = start_samples(tokenizer, prompts, options)
-    sample_batches(model, split_into_batches(samples, options), options)
-    return [sample.to_sample().text for sample in samples]

@@ -108,7 +108,7 @@ def test_gradients_of_two_micro_batches_are_doubled():
         plan=SimpleNamespace(grad_accum_steps=2),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step.Learner, "_forward_and_backward", lambda *_: True)
+        patch.setattr(step.Learner, "_forward_and_backward", lambda learner, batch: True)
         with MISTAKES["accumulation_not_scaled"][1]():
-            assert step.Learner._forward_and_backward(learner, None, None)  # type: ignore[arg-type]
+            assert step.Learner._forward_and_backward(learner, None)  # type: ignore[arg-type]
     assert weight.grad.tolist() == [6.0]

@@ -18,11 +18,11 @@ from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from data_prep.train_tokenizer import TokenizerOptions, train_tokenizer
 from data_prep.vocabulary import merges
-from eval.sampling.decoding import generate
 from eval.sampling.next_token import GenerateOptions
 from eval.subject import load_subject
 from eval.tasks.val_loss import validation_loss
 from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN
+from tests.eval_subjects import generate
 from tests.runs import built, run_to_end, tiny_config
 
 pytestmark = pytest.mark.skipif(merges.gigatoken is None, reason="gigatoken is not installed")

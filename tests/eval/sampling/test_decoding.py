@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from data_prep.tokenizer import gpt2_tokenizer
-from eval.sampling.decoding import generate, sample_batches, split_into_batches, start_samples
+from eval.sampling.decoding import sample_batches, split_into_batches, start_samples
 from eval.sampling.next_token import (
     GenerateOptions,
     apply_repetition_penalty,
     sample_token,
     uniform_numbers,
 )
-from tests.eval_subjects import TINY_MODERN, tiny_model
+from tests.eval_subjects import TINY_MODERN, generate, tiny_model
 
 MODEL = tiny_model(context_length=24).eval()
 TOKENIZER = gpt2_tokenizer()

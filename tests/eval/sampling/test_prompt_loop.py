@@ -9,12 +9,12 @@ import torch
 
 from eval.generate import Arguments, _talk
 from eval.sampling import prompt_loop
-from eval.sampling.decoding import PartialSample, generate, sample_batches
+from eval.sampling.decoding import PartialSample, sample_batches
 from eval.sampling.kept_cache import TextWriter
 from eval.sampling.next_token import GenerateOptions
 from eval.sampling.prompt_loop import PromptLoop
 from parallel.ranks import Ranks
-from tests.eval_subjects import limit_memory, tiny_checkpoint, tiny_subject
+from tests.eval_subjects import generate, limit_memory, tiny_checkpoint, tiny_subject
 from tests.launching import python
 
 SUBJECT = tiny_subject()
