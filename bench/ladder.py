@@ -96,11 +96,6 @@ class Arguments:
             raise ValueError(
                 f"tokens_per_parameter={self.tokens_per_parameter} is out of range; use more than 0"
             )
-        if self.results.suffix != ".json":
-            raise ValueError(
-                f"results={self.results} does not end with .json, and .md and .png are written "
-                "beside it; give a name such as ladder.json"
-            )
         if not 0 <= self.batch_power <= 1:
             raise ValueError(f"batch_power={self.batch_power} is out of range; use 0 to 1")
         if self.batch_tokens < 128 or self.batch_tokens % 128:
@@ -204,6 +199,16 @@ def _foretell_from_runs(arguments: Arguments) -> None:
         )
 
 
+def _check_results(path: Path) -> None:
+    """Raises: ValueError if the results cannot be written to the path."""
+    check_output_file("--results", path)
+    if path.suffix != ".json":
+        raise ValueError(
+            f"results={path} does not end with .json, and .md and .png are written beside it; give "
+            "a name such as ladder.json"
+        )
+
+
 def main() -> None:
     """Read the command line; train a ladder, or read the one that is there."""
     tolerate_lost_output()
@@ -214,7 +219,7 @@ def main() -> None:
             raise ValueError(
                 "--runs and --flops belong together; give both, or neither to train a ladder"
             )
-        check_output_file("--results", arguments.results)
+        _check_results(arguments.results)
         if arguments.runs:
             _foretell_from_runs(arguments)
         else:

@@ -87,20 +87,24 @@ class BrowseOptions:
                 check_at_least(name, getattr(self, name), 1)
         for name, least in (("most", 1), ("text", 0), ("seed", 0)):
             check_at_least(name, getattr(self, name), least)
-        if (self.step is None) != (self.run is None):
-            raise ValueError("--step N and --run FOLDER belong together: give both or neither")
         if self.step is not None and self.split == "val":
             raise ValueError("--step reads documents of training; leave out --split val")
         if self.find == "":
             raise ValueError("--find '' would be everywhere; give a text")
-        if self.plot is not None and self.plot.suffix.lower() not in _PICTURES:
-            raise ValueError(f"--plot {self.plot} must end in {', '.join(_PICTURES)}")
         check_output_file("--plot", self.plot)
         check_json_target(self.json)
+
+    def check(self) -> None:
+        """Raises: ValueError for options that do not go together."""
+        if (self.step is None) != (self.run is None):
+            raise ValueError("--step N and --run FOLDER belong together: give both or neither")
+        if self.plot is not None and self.plot.suffix.lower() not in _PICTURES:
+            raise ValueError(f"--plot {self.plot} must end in {', '.join(_PICTURES)}")
 
 
 def browse(options: BrowseOptions) -> tuple[dict[str, Any], list[str]]:
     """The answer as a JSON value and as lines of text; writes the picture, if one is asked for."""
+    options.check()
     data = open_data_set(options.data)
     check_data_set(data, "size")
     documents = Documents(data, options.split)

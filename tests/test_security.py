@@ -27,6 +27,7 @@ from tests.data_sets import rewrite_manifest, small_tokenizer, tiny_data_set
 from tests.launching import REPO, python
 from tests.runs import alone, built, flags, run_to_end, tiny_config
 from train.checkpoints.checkpoint import load_checkpoint
+from train.checkpoints.state_digest import read_digest
 
 CANARY = "hf_canaryCanaryCANARY0123456789"
 HUGE = 2**40
@@ -76,6 +77,7 @@ def load_all_of(checkpoint, finished):
     try:
         load_checkpoint(checkpoint, run.model, run.learner.optimizer, run.data.fingerprint)
         read_json(checkpoint / "results.json")
+        read_digest(checkpoint)
     finally:
         run.close()
         shutil.rmtree(checkpoint.parent / "other")
@@ -90,7 +92,7 @@ def test_a_pickle_in_place_of_any_file_of_a_checkpoint_is_refused_unexecuted(
     checkpoint, finished, tmp_path
 ):
     names = files_below(checkpoint)
-    assert len(names) == 8
+    assert len(names) == 9
     for name in names:
         whole = (checkpoint / name).read_bytes()
         (checkpoint / name).write_bytes(pickle.dumps(Payload(tmp_path / MARKER)))

@@ -74,10 +74,6 @@ class Arguments:
             raise ValueError(f"seconds={self.seconds} must be above 0")
         for name in self.parts:
             part_named(name)
-        check_output_file("--out", self.out / "gpu.json")
-        check_output_file("--runs", self.runs / "reference" / "config.json")
-        if not (self.kit / "data" / "manifest.json").is_file():
-            raise ValueError(f"--kit {self.kit} holds no data; make it with bench/gpu/prepare.py")
 
     @property
     def chosen(self) -> Sequence[Part]:
@@ -219,11 +215,20 @@ def measured_call(arguments: Arguments, gpu: str, run: _Runner = run_part) -> di
     return call.report
 
 
+def _check_folders(arguments: Arguments) -> None:
+    """Raises: ValueError if the kit is none, or nothing can be written to the other folders."""
+    check_output_file("--out", arguments.out / "gpu.json")
+    check_output_file("--runs", arguments.runs / "reference" / "config.json")
+    if not (arguments.kit / "data" / "manifest.json").is_file():
+        raise ValueError(f"--kit {arguments.kit} holds no data; make it with bench/gpu/prepare.py")
+
+
 def main() -> None:
     """Run the parts of a call; exit code 1 if one failed."""
     silence_other_ranks()
     with user_errors():
         arguments = parse_options(Arguments, description=__doc__)
+        _check_folders(arguments)
         device = torch.device("cuda" if wants_cuda(arguments.device, 1) else "cpu")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so ends the part
         report = measured_call(arguments, device_name(device))

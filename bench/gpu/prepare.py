@@ -60,8 +60,6 @@ class Arguments:
     def __post_init__(self) -> None:
         if not self.text:
             raise ValueError("no text is given; name files for the data set")
-        if self.out.exists():
-            raise ValueError(f"--out {self.out} exists; give another name, or remove it")
         if self.val_tokens < _LEAST_VALIDATION * 1.1:
             raise ValueError(
                 f"val_tokens={self.val_tokens} may give fewer than the {_LEAST_VALIDATION} "
@@ -134,7 +132,9 @@ def _tree_size() -> int:
 
 
 def pack(arguments: Arguments) -> dict[str, Any]:
-    """Make the kit; returns what is in it."""
+    """Make the kit; returns what is in it. Raises: ValueError if it cannot be made."""
+    if arguments.out.exists():
+        raise ValueError(f"--out {arguments.out} exists; give another name, or remove it")
     with new_folder(arguments.out) as folder:
         items = 0
         if arguments.hellaswag_file is not None:
