@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.sampling import decoding
 from eval.sampling.next_token import GenerateOptions
 from tests.data_sets import small_tokenizer, tiny_data_set
+from tests.eval_subjects import generate
 from tests.launching import together
 from tests.runs import built, flags, nano_config, run_to_end, tiny_config
 from train.config import SampleConfig
@@ -50,7 +50,7 @@ def test_tensorboard_shows_the_same_texts(config):
 def test_prompts_that_are_shared_out_have_the_texts_of_one_batch(config):
     run = built(replace(config, out=config.out.with_name("shared")))
     options = GenerateOptions(max_tokens=20, seed=5)
-    wanted = decoding.generate(run.model, run.tokenizer, config.sample.prompts, options)
+    wanted = generate(run.model, run.tokenizer, config.sample.prompts, options)
     assert shared_samples(run, 20, seed=5) == wanted
     run.close()
 

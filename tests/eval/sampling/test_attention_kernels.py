@@ -8,7 +8,7 @@ from data_prep.tokenizer import gpt2_tokenizer
 from eval.sampling import decoding, kept_cache
 from eval.sampling.attention_kernels import decoding_kernels
 from eval.sampling.next_token import GenerateOptions
-from tests.eval_subjects import tiny_model
+from tests.eval_subjects import generate, tiny_model
 
 CUDA = torch.device("cuda", 0)
 OPTIONS = GenerateOptions(max_tokens=3)
@@ -29,7 +29,7 @@ def test_only_cudnn_is_left_out_and_only_inside():
 
 
 def of_a_batch(model):
-    [text] = decoding.generate(model, gpt2_tokenizer(), ["One two"], OPTIONS)
+    [text] = generate(model, gpt2_tokenizer(), ["One two"], OPTIONS)
     return text
 
 
