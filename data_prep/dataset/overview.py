@@ -15,7 +15,10 @@ _SAMPLED_BYTES = 1 << 20
 _SAMPLED_OF_ONE = 1 << 14  # characters, so that one long document does not stand for all
 _BINS = 60
 # The first word of a letter's Unicode name is its script, for all but these.
-_SCRIPTS = {"CJK": "HAN", "FULLWIDTH": "LATIN", "HALFWIDTH": "KATAKANA", "KANGXI": "HAN"}
+_SCRIPTS = {
+    **{"CJK": "HAN", "KANGXI": "HAN", "HALFWIDTH": "KATAKANA", "FULLWIDTH": "LATIN"},
+    **{"MASCULINE": "LATIN", "FEMININE": "LATIN", "MICRO": "GREEK", "MODIFIER": "ACCENTS"},
+}
 _KINDS = {"N": "digits", "P": "punctuation", "S": "symbols", "Z": "white space", "C": "white space"}
 
 

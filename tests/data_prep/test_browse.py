@@ -130,7 +130,7 @@ def test_lengths_are_drawn_also_if_all_are_equal(texts, tmp_path):
     ("character", "kind"),
     [("é", "latin"), ("я", "cyrillic"), ("語", "han"), ("\uff21", "latin"), ("7", "digits"),
      (",", "punctuation"), ("+", "symbols"), ("\n", "white space"), ("\ufffd", "not decodable"),
-     ("\u0301", "accents")],
+     ("\u0301", "accents"), ("º", "latin"), ("µ", "greek")],
 )  # fmt: skip
 def test_characters_have_kinds(character, kind):
     assert kind_of(character) == kind
