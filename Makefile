@@ -5,7 +5,7 @@ ARGS ?=
 IN_VENV := .venv/bin/python -m
 INSTALL := $(IN_VENV) pip install --disable-pip-version-check -c constraints.txt
 RECIPE  := setup.cfg pyproject.toml constraints.txt
-SHELL_SCRIPTS := .ci/run launch/node.sh launch/own_text.sh launch/environment.sh launch/slurm/*.sbatch
+SHELL_SCRIPTS := .ci/run bench/gpu/start.sh launch/node.sh launch/own_text.sh launch/environment.sh launch/slurm/*.sbatch
 
 # All tests of a file run in one process, so that its fixtures are made once.
 TEST_PROCESSES := -n auto --maxprocesses 8 --dist loadfile
