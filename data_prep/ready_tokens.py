@@ -10,7 +10,6 @@ of --val-files. Documents are found by their separator, end-of-text. Output: a d
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from data_prep.dataset.manifest import (
     FORMAT_VERSION,
     Manifest,
     SourceEntry,
-    SourceFile,
     TokenizerEntry,
 )
 from data_prep.dataset.shards import open_data_set
@@ -38,9 +36,9 @@ from data_prep.preparation.ready.token_arrays import (
 )
 from data_prep.preparation.split import SplitRule
 from data_prep.preparation.work_folder import finished_data_set
-from data_prep.sources.file_digests import digests_of
 from data_prep.sources.file_search import find_files
-from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from data_prep.sources.file_source import hashed_files
+from data_prep.tokenizer import Tokenizer, named_tokenizer
 from storage.atomic import new_folder
 from storage.option_values import check_at_least
 from storage.script_options import parse_options
@@ -69,13 +67,6 @@ class ReadyTokensOptions:
 
     def __post_init__(self) -> None:
         check_at_least("shard_tokens", self.shard_tokens, 1)
-
-    def chosen_tokenizer(self) -> Tokenizer:
-        """GPT-2's tokenizer, or the one that the options name."""
-        named = self.tokenizer
-        if named is None or (str(named) == "gpt2" and not named.exists()):
-            return gpt2_tokenizer()
-        return load_tokenizer(named)
 
     def settings(self) -> dict[str, Any]:
         """The options that affect the bytes, for the manifest."""
@@ -106,12 +97,7 @@ def _opened(options: ReadyTokensOptions) -> tuple[list[TokenArray], set[int], in
 
 
 def _source(files: Sequence[TokenArray]) -> SourceEntry:
-    root = Path(os.path.commonpath([file.path.parent for file in files]))
-    digests = digests_of([file.path for file in files])
-    entries = tuple(
-        SourceFile(file.path.relative_to(root).as_posix(), file.path.stat().st_size, digest)
-        for file, digest in zip(files, digests, strict=True)
-    )
+    _, entries = hashed_files([file.path for file in files])
     kinds = " and ".join(sorted({file.kind for file in files}))
     return SourceEntry(f"ready tokens ({kinds})", "", entries)
 
@@ -121,7 +107,7 @@ def take_tokens(options: ReadyTokensOptions) -> None:
 
     Raises: ValueError for files or an `out` that cannot be used; nothing is left behind then.
     """
-    tokenizer = options.chosen_tokenizer()
+    tokenizer = named_tokenizer(options.tokenizer)
     files, val, passed_over = _opened(options)
     source = _source(files)
     settings = options.settings()

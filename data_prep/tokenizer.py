@@ -159,6 +159,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return _tokenizer(pairs.name, pairs.pattern, pairs.ranks)
 
 
+def named_tokenizer(folder: Path | None) -> Tokenizer:
+    """GPT-2's tokenizer for None, or `gpt2` where nothing has that name; else the folder's.
+
+    Raises: ValueError if the folder holds none.
+    """
+    if folder is None or (str(folder) == "gpt2" and not folder.exists()):
+        return gpt2_tokenizer()
+    return load_tokenizer(folder)
+
+
 @lru_cache(maxsize=4)  # files are read and checked each time, but the encoding is built once
 def _tokenizer(name: str, pattern: str, ranks: bytes) -> Tokenizer:
     return Tokenizer(name, pattern, ranks)

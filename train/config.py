@@ -176,7 +176,7 @@ class Config:
     """Output layer and loss in one operator, which needs less memory. auto: on the CPU only."""
     recompute: Literal["off", "blocks"] = "off"
     """What the backward pass computes again instead of keeping it. blocks: all but the blocks'
-    inputs, which needs far less memory and a quarter to a third more time."""
+    inputs, which needs far less memory; a quarter to a third more time (calculated)."""
     # bfloat16 in either of the next two moved the loss further than half the micro-batch does, so
     # both are off by default (bench/LOG.md, "loss curves of what is faster").
     residual: Literal["float32", "bfloat16"] = "float32"

@@ -8,7 +8,7 @@ from data_prep.preparation.encoder import EncoderChoice
 from data_prep.preparation.split import SplitChoice
 from data_prep.preparation.work_locks import Part, parse_part
 from data_prep.sources.file_digests import DigestFolder
-from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer, named_tokenizer
 from data_prep.worker_processes import default_workers
 
 
@@ -79,10 +79,7 @@ class PrepareOptions:
 
     def chosen_tokenizer(self) -> Tokenizer:
         """GPT-2's tokenizer, or the one that the options name."""
-        named = self.tokenizer
-        if named is None or (str(named) == "gpt2" and not named.exists()):
-            return gpt2_tokenizer()
-        return load_tokenizer(named)
+        return named_tokenizer(self.tokenizer)
 
     def work_folder(self, out: Path) -> Path:
         """Where the data set `out` is prepared."""

@@ -5,7 +5,7 @@ The units follow from the files alone, so the shards do not depend on the number
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -182,6 +182,17 @@ def append_span(spans: list[Span], span: Span) -> None:
     spans.append(span)
 
 
+def hashed_files(
+    paths: Sequence[Path], kept: DigestFolder | None = None
+) -> tuple[Path, tuple[SourceFile, ...]]:
+    """The folder above all files, and their names below it, sizes and sha256."""
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    return root, tuple(
+        SourceFile(path.relative_to(root).as_posix(), path.stat().st_size, digest)
+        for path, digest in zip(paths, digests_of(paths, kept), strict=True)
+    )
+
+
 def file_source(
     places: Iterable[str],
     text_key: str = "text",
@@ -196,12 +207,7 @@ def file_source(
     """
     found = find_files(places)
     found.log_names()
-    root = Path(os.path.commonpath([path.parent for path in found.paths]))
-    digests = digests_of(found.paths, kept)
-    files = tuple(
-        SourceFile(path.relative_to(root).as_posix(), path.stat().st_size, digest)
-        for path, digest in zip(found.paths, digests, strict=True)
-    )
+    root, files = hashed_files(found.paths, kept)
     passed_over = found.count_passed_over
     return FileSource("files", "", root, files, text_key, separator, passed_over=passed_over)
 
