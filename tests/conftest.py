@@ -5,6 +5,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported anywhere: tests start several processes, and two cores are few.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,8 @@ import pytest
 from hypothesis import settings
 
 pytest_plugins = ["tests.fault_table"]
+
+_GOLDEN = Path(__file__).parent / "golden"
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)
@@ -46,6 +49,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_unconfigure() -> None:
     """Remove what the tests have imported."""
     shutil.rmtree(os.environ["RATCHET_CACHE"], ignore_errors=True)
+
+
+def _recorded() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in _GOLDEN.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def recorded_files_stay() -> Iterator[None]:
+    """Fail if a test has changed what is recorded: whoever needs to write takes a copy."""
+    before = _recorded()
+    yield
+    after = _recorded()
+    changed = [str(p) for p in before.keys() | after.keys() if before.get(p) != after.get(p)]
+    assert [name for name in changed if "__pycache__" not in name] == []
 
 
 @pytest.fixture
