@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.training_stream import TrainingStream
+from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
 from model.shapes import SHAPES
 from parallel.ranks import Ranks
+from storage.retention import SaveConfig
 from train.batch_plan import plan_batch
 from train.build import build_learner, new_network
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import Config
 from train.loader import Loader
 from train.schedule import ScheduleConfig
 from train.step import Learner

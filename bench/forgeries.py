@@ -24,9 +24,11 @@ from bench.edited_records import EVERY, STEPS, seal
 from bench.forged_runs import FORGERIES, Forgery, noted_stream
 from bench.forgery_table import table_of
 from bench.provenance import RESULTS, provenance
+from eval.training_config import EvalConfig
 from model.config import GPTConfig
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import write_json, write_text
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from storage.script_options import parse_options
 from train.audit import Arguments as AuditArguments
@@ -34,7 +36,7 @@ from train.audit import audit
 from train.auditing.recorded_run import read_recorded_run
 from train.auditing.verdict import AuditVerdict
 from train.build import build_run
-from train.config import Config, EvalConfig, SaveConfig
+from train.config import Config
 from train.guards.spikes import GuardConfig
 from train.loop import train
 from train.optimizers.adamw import AdamWConfig

@@ -25,9 +25,9 @@ from bench.provenance import RESULTS, provenance
 from model.shapes import SHAPES
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import write_json
+from storage.retention import SaveConfig
 from storage.script_options import parse_options
 from train.build import build_run
-from train.config import SaveConfig
 from train.preflight.dry_run import dry_run, training_step
 from train.preflight.inputs import check_inputs
 from train.run import Run

@@ -15,12 +15,12 @@ from torch import nn
 
 from parallel.collectives import all_gather_object
 from parallel.ranks import start, stop
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.runs import RECIPES, lines, tiny_config
 from train.build import build_run
 from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
-from train.config import SaveConfig
 from train.guards.replicas import checksums
 from train.guards.spikes import GuardConfig
 from train.loop import train

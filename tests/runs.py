@@ -5,13 +5,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
 from model.shapes import SHAPES
 from parallel.ranks import Ranks, start
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.launching import REPO
 from train.build import build_run
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import Config
 from train.loop import train
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig

@@ -18,12 +18,11 @@ import torch
 
 from storage.checkpoint_folder import step_of
 from storage.json_lines import read_lines
-from storage.retention import Retention
+from storage.retention import Retention, SaveConfig
 from storage.run_folder import RunFolder
 from tests.runs import built, nano_config, set_step
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.host_copy import state_tensors
-from train.config import SaveConfig
 from train.loop import train
 
 # Names of C functions that access the disk. A save is killed before each call of them.

@@ -8,11 +8,11 @@ import torch
 from model.blocks import attention_backend
 from model.shapes import SHAPES
 from parallel.ranks import start
+from storage.retention import SaveConfig
 from tests.data_sets import tiny_data_set
 from tests.runs import RECIPES, lines, losses, nano_config, run_to_end, tiny_config
 from train.build import build_run
 from train.checkpoints.host_copy import state_tensors
-from train.config import SaveConfig
 from train.loop import train
 from train.optimizers.registry import update
 from train.preflight.inputs import check_inputs

@@ -6,18 +6,16 @@ schedule, guards) define their settings there. A configuration never changes onc
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from data_prep.order.skipped_windows import Skips, parse_skips
-from eval.sampling.next_token import MAX_TEMPERATURE
-from eval.subject import EvalOptions, named_file
-from eval.tasks.registry import check_tasks
+from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
-from model.precision import Precision
 from parallel.stop_signals import parse_time
-from storage.option_values import AtMost, check_at_least
+from storage.option_values import check_at_least
 from storage.options.usual import Usual
 from storage.records.json_values import as_json_value
+from storage.retention import SaveConfig
 from storage.writers.log_config import LogConfig
 from train.guards.best_validation import check_stop_when_worse
 from train.guards.spikes import GuardConfig
@@ -27,118 +25,10 @@ from train.optimizers.registry import optimizer_name
 from train.profile_steps import parse_span
 from train.schedule import WARMUP_PART, ScheduleConfig, fitted_warmup
 
-_VAL_TOKENS = AtMost(2_097_152)
-_MOST_SAMPLED = 100_000  # tokens of one sample: all ranks wait for it
 _LARGEST_SEED = 2**64 - 1
 _LARGEST_BATCH = 2**32  # tokens; a rank holds its part of it in memory
 _MOST_THREADS = 1024
 _LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than some years
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Validation and tasks during training."""
-
-    every: Usual[int] = AtMost(250)
-    """Steps between validations. They give loss and bits per byte. 0 disables them.
-    A preset's number, and the default, is smaller in a short run, which has at least five."""
-    val_tokens: int | Literal["auto"] = _VAL_TOKENS
-    """Number of tokens of each validation; only whole windows are used. auto, and the default: the
-    preset's number, or all there are if that is less."""
-    tasks_every: int = 500
-    """Steps between runs of the tasks. 0 disables them."""
-    tasks: Usual[tuple[str, ...]] = ("hellaswag",)
-    """Names of the tasks. They are in eval/tasks/registry.py."""
-    items: int | None = None
-    """Use only the first N items of each task. Default: all."""
-    hellaswag_file: Path | None = None
-    """Local .jsonl[.xz|.gz] file of HellaSwag items. Default: from the Hugging Face Hub."""
-    task_file: tuple[str, ...] = ()
-    """Local files for other tasks, each as NAME=PATH. Default: from the Hugging Face Hub."""
-
-    def __post_init__(self) -> None:
-        check_at_least("eval.every", self.every, 0)
-        check_at_least("eval.tasks_every", self.tasks_every, 0)
-        if self.val_tokens != "auto":
-            check_at_least("eval.val_tokens", self.val_tokens, 1)
-        if self.items is not None:
-            check_at_least("eval.items", self.items, 1)
-        check_tasks(self.tasks)
-
-    @property
-    def validated_tokens(self) -> int:
-        """`val_tokens` as a number; an AtMost if less will do."""
-        return _VAL_TOKENS if self.val_tokens == "auto" else self.val_tokens
-
-    def options(self, micro_batch: int, dtype: Precision) -> EvalOptions:
-        """How tasks are run during training. Raises: ValueError if one of the files is missing."""
-        return EvalOptions(
-            hellaswag_file=self.hellaswag_file,
-            task_file=self.task_file,
-            items=self.items,
-            val_tokens=self.validated_tokens,
-            micro_batch=micro_batch,
-            dtype=dtype,
-        )
-
-    def with_absolute_paths(self) -> Self:
-        """The same with absolute paths, since a watcher may run in another folder."""
-        # Symbolic links are kept: in the Hub's cache only the link's name has the file's suffix.
-        named = map(named_file, self.task_file)
-        files = tuple(f"{name}={path.absolute()}" for name, path in named)
-        own = self.hellaswag_file
-        return replace(self, hellaswag_file=own and own.absolute(), task_file=files)
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """Text samples during training."""
-
-    every: Usual[int] = AtMost(500)
-    """Steps between samples. 0 disables them. A preset's number is smaller in a short run."""
-    prompts: tuple[str, ...] = ("Hello, I'm a language model,", "")
-    """Prompts to continue. An empty prompt starts a new document."""
-    max_tokens: int = 64
-    """Largest number of tokens to sample for each prompt."""
-    temperature: float = 1.0
-    """Temperature: divides the logits. 0 always takes the most likely token."""
-    top_k: int = 50
-    """Sample only from the N most likely tokens. 0 disables it."""
-
-    def __post_init__(self) -> None:
-        check_at_least("sample.every", self.every, 0)
-        check_at_least("sample.max_tokens", self.max_tokens, 1, _MOST_SAMPLED)
-        check_at_least("sample.temperature", self.temperature, 0, int(MAX_TEMPERATURE))
-        check_at_least("sample.top_k", self.top_k, 0)
-
-
-@dataclass(frozen=True)
-class SaveConfig:
-    """When checkpoints are written and kept. One is also written at the end and at a stop."""
-
-    every: int = 0
-    """Steps between checkpoints. 0 disables it."""
-    # On two CPU cores a step waits 0.12 s for the copy of a 124M model: 0.1 % of two minutes
-    # (bench/LOG.md).
-    every_minutes: Usual[float] = 2.0
-    """Minutes between checkpoints. 0 disables it."""
-    keep: int = 2
-    """Keep the N newest checkpoints; damaged ones do not count."""
-    keep_every: int = 0
-    """Write a checkpoint every N steps and never delete it. 0 disables it."""
-    keep_best: int = 1
-    """Keep the N checkpoints with the smallest validation loss. 0 disables it."""
-
-    def __post_init__(self) -> None:
-        check_at_least("save.every", self.every, 0)
-        check_at_least("save.every_minutes", self.every_minutes, 0)
-        check_at_least("save.keep", self.keep, 1)
-        check_at_least("save.keep_every", self.keep_every, 0)
-        check_at_least("save.keep_best", self.keep_best, 0)
-
-    def max_kept(self, steps: int) -> int:
-        """Largest number of checkpoints on the disk after `steps` steps."""
-        return self.keep + self.keep_best + (steps // self.keep_every if self.keep_every else 0)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from eval.training_config import EvalConfig, SampleConfig
 from model.shapes import SHAPES
 from storage.option_values import AtMost
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from storage.retention import SaveConfig
+from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
 from train.schedule import ScheduleConfig

@@ -14,10 +14,10 @@ from data_prep.audit.run_record import parse_range, read_run
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.training_stream import TrainingStream
 from data_prep.verify import VerifyOptions, main, verify
+from storage.retention import SaveConfig
 from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.launching import python, together
 from tests.runs import flags, forget_after, nano_config, run_to_end, tiny_config
-from train.config import SaveConfig
 
 
 @pytest.fixture(scope="module")

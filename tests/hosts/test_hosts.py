@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from storage.exit_codes import PEER_LOST_CODE
+from storage.retention import SaveConfig
 from tests.data_sets import tiny_data_set
 from tests.hosts.network import Host, Network, configure, missing
 from tests.launching import REPO, torchrun
 from tests.runs import flags, losses, starts, tiny_config
 from tests.slurm.conftest import Outcome, outcome
-from train.config import Config, SaveConfig
+from train.config import Config
 
 STEPS = 60
 OF_THREE = {"steps": 10, "batch_tokens": 96}  # a step on the slow network takes seconds

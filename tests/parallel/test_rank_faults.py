@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset.shards import check_data_set, open_data_set
+from storage.retention import SaveConfig
 from tests.data_prep.stories import story, write_lines
 from tests.forked_ranks import forked_ranks
 from tests.launching import ENVIRONMENT, REPO
 from tests.runs import flags, nano_config
-from train.config import SaveConfig
 from train.recovery.resume_proof import kills
 from train.recovery.resume_proof.comparison import compare_exactly
 from train.recovery.resume_proof.kills import POLL_SECONDS, Job

@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
 
+from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
 from parallel.ranks import Ranks, start, stop
+from storage.retention import SaveConfig
 from tests.host_reads import HostReads
 from tests.runs import RECIPES, nano_config
 from train import build
 from train.batch_plan import BatchPlan
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import Config
 from train.loop import train
 from train.preflight.inputs import check_inputs
 from train.step import StepBatch

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from storage.digest import file_sha256
+from storage.retention import SaveConfig
 from tests.data_sets import tiny_data_set
 from tests.launching import torchrun
 from tests.runs import flags, losses, tiny_config
 from tests.slurm.cluster import Cluster, Job, missing
-from train.config import Config, SaveConfig
+from train.config import Config
 
 STEPS = 80
 

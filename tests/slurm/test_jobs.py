@@ -7,13 +7,13 @@ import json
 
 import pytest
 
+from eval.training_config import EvalConfig
 from tests.data_prep.stories import STORIES, folder_bytes, write_lines
 from tests.launching import python, torchrun
 from tests.runs import flags, lines, starts, tiny_config
 from tests.slurm.cluster import NODES, Job
 from tests.slurm.conftest import STEPS, Training, config_of, outcome
 from tests.slurm.keeper import kill_marked
-from train.config import EvalConfig
 
 pytestmark = pytest.mark.long
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset.shards import check_data_set, open_data_set
+from eval.training_config import EvalConfig
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.runs import nano_config, run_to_end
-from train.config import EvalConfig, SaveConfig
 
 HEADER_BYTES = 128  # of an .npy file; a safetensors file opens with the length of its header
 

@@ -9,8 +9,10 @@ import torch
 
 from bench.edited_records import seal, set_in_line
 from bench.forged_runs import FORGERIES
+from eval.training_config import EvalConfig
 from storage.checkpoint_folder import write_manifest
 from storage.json_lines import read_lines
+from storage.retention import SaveConfig
 from tests.launching import python, together
 from tests.runs import GOLDEN, KEEP_ALL, alone, nano_config, run_to_end
 from train.audit import Arguments, audit
@@ -21,7 +23,6 @@ from train.checkpoints.state_digest import (
     saved_tensors,
     tensors_digest,
 )
-from train.config import EvalConfig, SaveConfig
 from train.preflight.initial_weights import checkpoint_of_init
 
 BY_NAME = {forgery.name: forgery for forgery in FORGERIES}

@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
 from parallel.shared_errors import SharedError
 from storage.checkpoint_folder import step_of
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.faults import with_fault
 from tests.launching import ENVIRONMENT, REPO, python
 from tests.runs import built, flags, lines, losses, nano_config, run_to_end, tiny_config
 from train.command_line.parse import parse
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import Config
 from train.recovery.ending import finish
 
 

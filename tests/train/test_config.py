@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from storage.retention import SaveConfig
+from train.config import Config
 from train.guards.spikes import GuardConfig
 from train.schedule import ScheduleConfig
 

@@ -13,12 +13,12 @@ import torch
 from model.estimates.memory import StepShape, predict_memory
 from model.estimates.updates import adamw_update
 from storage import locks
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.launching import together
 from tests.runs import alone, built, flags, run_to_end, tiny_config
 from train import doctor
-from train.config import SaveConfig
 from train.doctor import (
     check_data,
     check_dry_run,

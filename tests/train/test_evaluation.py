@@ -7,11 +7,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from eval.sampling.next_token import GenerateOptions
+from eval.training_config import SampleConfig
 from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.eval_subjects import generate
 from tests.launching import together
 from tests.runs import built, flags, nano_config, run_to_end, tiny_config
-from train.config import SampleConfig
 from train.evaluation import shared_samples
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from eval.training_config import EvalConfig
 from storage.atomic import read_json, write_json
 from tests.damage import call, files_below
 from tests.launching import python
 from tests.made_runs import made_run
 from tests.runs import flags, nano_config
 from tests.train.experiments.test_run_pairs import SPIKE
-from train.config import EvalConfig
 from train.experiments.trial_runs import Ended
 from train.judge import main
 

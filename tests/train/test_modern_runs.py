@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from eval.training_config import EvalConfig, SampleConfig
 from model.loss import NextTokenLoss
 from storage.atomic import read_json
 from storage.checkpoint_folder import write_manifest
+from storage.retention import SaveConfig
 from tests.faults import scaled, with_fault
 from tests.launching import python, together
 from tests.programs.out_of_memory import without_memory
@@ -35,7 +37,6 @@ from train.checkpoints import config_changes
 from train.checkpoints.checkpoint import write_checkpoint
 from train.checkpoints.host_copy import state_tensors
 from train.checks import StopTraining
-from train.config import EvalConfig, SampleConfig, SaveConfig
 from train.guards.spikes import GuardConfig
 from train.loop import train
 from train.optimizers import muon

@@ -9,6 +9,7 @@ from bench.bare_run import bare_learner, bare_loader
 from model.dropout import set_random_state
 from model.gpt import GPT
 from model.loss import NextTokenLoss
+from storage.retention import SaveConfig
 from tests.runs import (
     MODERN,
     NANO,
@@ -21,7 +22,6 @@ from tests.runs import (
     run_to_end,
 )
 from train.checkpoints.host_copy import state_tensors
-from train.config import SaveConfig
 
 DEEPER = replace(NANO, n_layer=3, n_head=2, n_embd=16)
 SHORTCUTS = replace(MODERN, n_layer=4, shortcuts=True)

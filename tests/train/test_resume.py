@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from model.checkpoint import load_model
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.launching import ENVIRONMENT, REPO, together, torchrun
@@ -38,7 +39,6 @@ from tests.runs import (
 )
 from train.checkpoints.checkpoint import STATE_FORMAT, write_checkpoint
 from train.checkpoints.host_copy import state_tensors
-from train.config import SaveConfig
 from train.loop import train
 from train.main import main
 

@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 
 from data_prep.dataset.shards import open_data_set
+from eval.training_config import EvalConfig, SampleConfig
 from model.checkpoint import load_config
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from parallel.ranks import world_size_from_environment
 from storage.option_values import AtMost
+from storage.retention import SaveConfig
 from train.batch_plan import largest_power_of_two
 from train.command_line.own_text import fitted_context, prompts_from
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.preflight.initial_weights import check_positions, check_tokenizer, checkpoint_of_init
 from train.schedule import ScheduleConfig

@@ -10,15 +10,17 @@ import torch
 
 from data_prep.dataset.shards import DataSet, open_data_set
 from data_prep.worker_processes import default_workers
+from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
 from model.estimates.flops import matmul_flops_per_token
 from model.estimates.parameters import count_parameters
 from model.shapes import SHAPES
 from parallel.ranks import world_size_from_environment
 from storage.option_values import AtMost
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from storage.terminal.quantities import counted
-from train.config import Config, EvalConfig, SampleConfig, SaveConfig
+from train.config import Config
 from train.presets import PRESETS
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from eval.result import TaskResult
 from eval.subject import DataUnavailable, EvalOptions
 from eval.tasks.items import HubTable, ItemSource, read_items
 from eval.tasks.registry import TASKS, EvalTask, measure, run_tasks
+from eval.training_config import EvalConfig
 from tests.eval_subjects import tiny_subject
-from train.config import EvalConfig
 
 TOY = ItemSource("toy", HubTable("nobody/toy", None, "test", "0" * 40), lambda _, row: row["n"])
 

@@ -17,6 +17,7 @@ from eval import subject
 from eval.result import TaskResult, load_items
 from eval.subject import EvalOptions
 from eval.tasks.registry import TASKS, EvalTask
+from eval.training_config import EvalConfig
 from eval.watching import live_run
 from eval.watching.evals_file import EvalsFile
 from eval.watching.live_run import PINNED_PREFIX, with_run_defaults
@@ -25,12 +26,12 @@ from model import checkpoint_source
 from model.checkpoint import load_model, save_model
 from storage.checkpoint_folder import write_manifest
 from storage.digest import file_sha256
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import ALONE
 from tests.launching import together
 from tests.runs import lines, run_to_end, tiny_config
-from train.config import EvalConfig, SaveConfig
 
 BOTH = ("val_loss", "pydoc_choice")
 EVAL = EvalConfig(every=4, val_tokens=64, tasks_every=4, tasks=("pydoc_choice",), items=3)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from storage.retention import SaveConfig
 from tests.launching import REPO, fresh_python, python
 from tests.runs import final_bytes, flags, lines, nano_config, run_to_end
-from train.config import SaveConfig
 
 # A program that makes a descriptor useless and then runs the rest of its command line.
 USELESS = """

@@ -13,11 +13,12 @@ import torch
 
 import train.checkpoints.background_save as saver_module
 import train.checkpoints.checkpoint as checkpoint_module
+from eval.training_config import EvalConfig
 from storage.checkpoint_folder import verify_checkpoint
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.runs import built, lines, losses, nano_config, run_to_end, set_step
 from train.checkpoints.host_copy import state_tensors
-from train.config import EvalConfig, SaveConfig
 from train.loop import train
 from train.recovery.ending import finish
 from train.saving import save, save_due

@@ -10,6 +10,7 @@ import pytest
 
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.runs import (
     NANO,
@@ -23,7 +24,6 @@ from tests.runs import (
 )
 from train.checkpoints.branch import PARENT, run_of_branch
 from train.command_line.parse import parse
-from train.config import SaveConfig
 from train.doctor import check_dry_run
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig

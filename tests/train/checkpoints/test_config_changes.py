@@ -5,11 +5,12 @@ from dataclasses import fields, replace
 
 import pytest
 
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.runs import GOLDEN, NANO, built, lines, nano_config, run_to_end, set_step
 from train.checkpoints.config_changes import TABLE, Change, warn_if_not_bitwise_same
 from train.checkpoints.recorded_config import recorded_config
-from train.config import Config, SaveConfig
+from train.config import Config
 from train.loop import train
 from train.optimizers.sgd import SGDConfig
 from train.schedule import ScheduleConfig

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import step_of, verify_checkpoint, write_manifest
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.runs import GOLDEN, built, lines, losses, nano_config, run_to_end, starts
-from train.config import SaveConfig
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import pytest
 
 import train.evaluation as evaluation
 import train.loop as loop
+from eval.training_config import EvalConfig
 from storage.atomic import read_json
 from storage.checkpoint_folder import RESUME_FILES, replace_results, step_of, verify_checkpoint
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.runs import built, deterministic, final_bytes, lines, nano_config, run_to_end
 from tests.storage.checkpoints import checkpoint
 from train.checkpoints.checkpoint import validation_loss_of
-from train.config import EvalConfig, SaveConfig
 from train.loop import train
 
 EVALS = EvalConfig(every=4, val_tokens=64, tasks_every=0, tasks=())

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.training_config import EvalConfig
 from model.config import GPTConfig
 from storage.options.as_words import flag_words
 from tests.golden.make import CHECKPOINT
 from tests.runs import GOLDEN
 from train.command_line.config_file import ConfigFile
 from train.command_line.parse import parse
-from train.config import Config, EvalConfig
+from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.optimizers.muon import MuonConfig
 from train.presets import PRESETS

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from eval.training_config import EvalConfig
 from storage.atomic import read_json
 from storage.ownership.latest import follow_latest
+from storage.retention import SaveConfig
 from tests.runs import (
     KEEP_ALL,
     alone,
@@ -18,7 +20,7 @@ from tests.runs import (
     nano_config,
     run_to_end,
 )
-from train.config import Config, EvalConfig, SaveConfig
+from train.config import Config
 from train.evaluation import evaluate
 from train.guards.best_validation import BestValidation, best_validation, results_after
 from train.preflight.inputs import check_inputs

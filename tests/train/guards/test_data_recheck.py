@@ -13,10 +13,11 @@ from data_prep.dataset.recheck import Damage
 from data_prep.dataset.shards import check_data_set, open_data_set
 from parallel.ranks import Ranks
 from storage.exit_codes import GAVE_UP_CODE
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.launching import together
 from tests.runs import alone, built, flags, lines, nano_config
-from train.config import Config, SaveConfig
+from train.config import Config
 from train.guards.data_recheck import DataRecheck, data_recheck
 from train.recovery.ending import finish
 

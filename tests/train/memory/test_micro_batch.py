@@ -15,12 +15,13 @@ from model.shapes import SHAPES
 from parallel.ranks import Ranks
 from parallel.shared_errors import SharedError
 from storage.atomic import read_json
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
 from tests.programs.out_of_memory import without_memory
 from tests.runs import alone, built, final_bytes, flags, lines, losses, nano_config, run_to_end
 from train.batch_plan import BatchPlan
-from train.config import Config, SaveConfig
+from train.config import Config
 from train.memory import micro_batch
 from train.memory.forecast import FIRST_STEPS
 from train.memory.micro_batch import (

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from eval.training_config import EvalConfig, SampleConfig
 from parallel.shared_errors import SharedError
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
@@ -21,7 +22,6 @@ from tests.runs import (
     set_step,
     tiny_config,
 )
-from train.config import EvalConfig, SampleConfig
 from train.loop import train
 from train.preflight import dry_run as rehearsal
 from train.preflight.dry_run import dry_run

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from eval.training_config import EvalConfig
 from storage.option_values import AtMost
 from tests.data_sets import tiny_data_set
 from tests.runs import built, lines, nano_config, run_to_end, tiny_config
-from train.config import Config, EvalConfig
+from train.config import Config
 from train.preflight.open_sizes import with_sizes
 from train.presets import PRESETS
 from train.schedule import ScheduleConfig

@@ -10,10 +10,10 @@ import pytest
 from storage.atomic import write_json
 from storage.checkpoint_folder import write_manifest
 from storage.records.run_records import checked_config, checked_status
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.damage import JSON_FILE, call, wrong_fields
 from tests.runs import built, final_bytes, flags, forget_after, lines, nano_config, run_to_end
-from train.config import SaveConfig
 from train.main import main
 
 

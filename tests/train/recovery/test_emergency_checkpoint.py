@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from storage import run_folder
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.forked_ranks import forked_ranks
 from tests.launching import real_torchrun
 from tests.runs import RECIPES, built, flags, losses, nano_config, set_step, stopped_at
-from train.config import SaveConfig
 from train.progress import UnresponsiveRank
 from train.prove_resume import ProofOptions, prove
 from train.recovery.ending import (

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 import train.checkpoints.checkpoint as checkpoint_module
+from eval.training_config import EvalConfig, SampleConfig
 from storage.checkpoint_folder import step_of, verify_checkpoint
 from storage.exit_codes import FOLDER_LOST_CODE
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.launching import torchrun
 from tests.runs import built, final_bytes, flags, nano_config, run_to_end, set_step
-from train.config import EvalConfig, SampleConfig, SaveConfig
 from train.main import main
 from train.recovery.ending import emergency_checkpoint, finish
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from storage.retention import SaveConfig
 from tests.launching import running
 from tests.runs import RECIPES, flags, nano_config, run_to_end, starts
-from train.config import SaveConfig
 from train.recovery.resume_proof.comparison import compare_exactly
 from train.recovery.resume_proof.kills import POLL_SECONDS, Job
 

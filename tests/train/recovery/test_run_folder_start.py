@@ -10,11 +10,11 @@ import pytest
 
 from storage.atomic import read_json
 from storage.ownership.latest import latest_name
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.data_sets import tiny_data_set
 from tests.runs import built, flags, forget_after, nano_config, run_to_end, starts
 from train.checkpoints.config_changes import check_same_run
-from train.config import SaveConfig
 from train.main import main
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import train.evaluation as duties
 import train.main as script
+from eval.training_config import EvalConfig
 from parallel.stop_signals import (
     STOP_SIGNALS,
     StopRequest,
@@ -17,10 +18,10 @@ from parallel.stop_signals import (
 from storage.exit_codes import INTERRUPTED_CODE, PREEMPTED_CODE
 from storage.metrics import MetricLog, MetricWriter
 from storage.ownership import folder_lock
+from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.launching import running
 from tests.runs import built, final_bytes, flags, losses, nano_config, run_to_end
-from train.config import EvalConfig, SaveConfig
 from train.recovery.ending import finish, record_early_preemption
 
 pytestmark = pytest.mark.usefixtures("restored_signal_handlers")

@@ -12,12 +12,12 @@ from data_prep.dataset.shards import open_data_set
 from data_prep.order.training_stream import TrainingStream, read_windows
 from storage.atomic import read_json, write_json
 from storage.checkpoint_folder import free_path
+from storage.retention import SaveConfig
 from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.faults import poison, scaled, with_fault
 from tests.launching import python
 from tests.runs import built, tiny_config
 from train.checks import StopTraining
-from train.config import SaveConfig
 from train.guards.spikes import GuardConfig, Skipped
 from train.guards.window_by_window import score_windows
 from train.loop import train

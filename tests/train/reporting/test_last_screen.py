@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from eval.training_config import SampleConfig
 from tests.runs import nano_config, run_to_end
-from train.config import SampleConfig
 from train.reporting import last_screen
 from train.reporting.closing_table import write_report
 from train.reporting.last_screen import curve_end, shown_samples
