@@ -7,26 +7,29 @@ reset, and compares only sizes, so a flipped byte would get into the shards.
 
 import hashlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 from huggingface_hub.utils import build_hf_headers
 
+from data_prep.hub.retries import (
+    PermanentError,
+    RetryableError,
+    Retrying,
+    RetryPolicy,
+    check_status,
+)
 from data_prep.worker_processes import Interrupted
 from storage.atomic import sync_file, sync_folder
 
 log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
-_RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
-_MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for more counts as down
 _HASH_CHUNK = 1 << 22
 LOCAL_FILES = "or name local files (fineweb.py --source, tinystories.py --train-files)"
 CURE = f"check the network and run it again: it continues where it stopped; {LOCAL_FILES}"
@@ -35,43 +38,6 @@ CURE = f"check the network and run it again: it continues where it stopped; {LOC
 def partial_of(path: Path) -> Path:
     """The path of a file while it is incomplete."""
     return path.with_name(f".{path.name}.partial")
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """When to try again and when to give up. The defaults tolerate four minutes of no answer."""
-
-    attempts: int = 10
-    """Give up after N failures in a row without one new byte."""
-    first_request_attempts: int = 3
-    """The same for the first request, so that a missing network is reported within seconds."""
-    first_wait: float = 1.0
-    """Seconds before the second attempt. Each further wait is twice as long, up to `max_wait`."""
-    max_wait: float = 60.0
-    """Seconds."""
-    connect_seconds: float = 10.0
-    """An attempt fails after N seconds without a connection."""
-    read_seconds: float = 30.0
-    """An attempt fails after N seconds without a byte."""
-    max_damaged: int = 3
-    """Give up after a file has arrived N times with a wrong sha256."""
-
-
-class RetryableError(Exception):
-    """A failure that may be temporary; `wait` is the server's Retry-After in seconds."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-class PermanentError(Exception):
-    """A failure that will not change: its HTTP status and the Hub's error code."""
-
-    def __init__(self, status: int, code: str) -> None:
-        super().__init__(f"{status} {code}".rstrip())
-        self.status = status
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -84,55 +50,15 @@ class RemoteFile:
     sha256: str
 
 
-class Downloader:
+class Downloader(Retrying):
     """HTTP GET with the Hub's headers, repeated by a RetryPolicy until the answer is right."""
 
+    place = "the Hub"
+    cure = CURE
+
     def __init__(self, endpoint: str | None = None, retries: RetryPolicy | None = None) -> None:
+        super().__init__(retries)
         self.endpoint = endpoint or constants.ENDPOINT
-        self.retries = retries or RetryPolicy()
-        self.stopping = threading.Event()  # set to end all downloads with `Interrupted`
-
-    def with_retries(
-        self,
-        name: str,
-        attempt: Callable[[], _Result],
-        attempts: int | None = None,
-        reached: Callable[[], int] = lambda: 0,
-    ) -> _Result:
-        """The result of `attempt`, which is called again when it raises RetryableError.
-
-        `reached` gives the number of bytes fetched so far. New bytes reset the count of failures.
-        Raises: ValueError with the name and the reason after `attempts` failures in a row.
-        """
-        attempts = attempts or self.retries.attempts
-        failures, best = 0, reached()
-        while True:
-            try:
-                return attempt()
-            except RetryableError as error:
-                now = reached()
-                failures = 1 if now > best else failures + 1
-                best = max(best, now)
-                if failures >= attempts:
-                    raise ValueError(
-                        f"{name} cannot be fetched from the Hub "
-                        f"({error}; {failures} attempts); {CURE}"
-                    ) from error
-                self._wait(name, failures, attempts, error)
-
-    def _wait(self, name: str, failures: int, attempts: int, error: RetryableError) -> None:
-        backed_off = self.retries.first_wait * 2 ** (failures - 1)
-        wait = max(min(backed_off, self.retries.max_wait), error.wait)
-        log.warning(
-            "%s: attempt %d of %d failed (%s); next attempt in %.3g s",
-            name,
-            failures,
-            attempts,
-            error,
-            wait,
-        )
-        if self.stopping.wait(wait):
-            raise Interrupted
 
     @contextmanager
     def answer(self, url: str, **headers: str) -> Iterator[Any]:
@@ -149,7 +75,7 @@ class Downloader:
                 timeout=timeout,
                 follow_redirects=True,  # to the CDN
             ) as response:
-                _check_status(response)
+                check_status(response)
                 yield response
         except HTTPError as error:
             raise RetryableError(str(error) or type(error).__name__) from error
@@ -265,21 +191,6 @@ def _writable(path: Path, mode: str) -> Iterator[Callable[[bytes], object]]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _check_status(response: Any) -> None:
-    status = response.status_code
-    if status in (200, 206):
-        return
-    if status in _RETRIED_STATUS:
-        asked = response.headers.get("Retry-After", "")
-        wait = min(float(asked), _MAX_RETRY_AFTER) if _is_number(asked) else 0.0
-        raise RetryableError(f"status {status}", wait)
-    raise PermanentError(status, response.headers.get("X-Error-Code", ""))
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
 
 
 def permanent_error_text(error: PermanentError) -> str:

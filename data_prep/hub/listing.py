@@ -17,14 +17,8 @@ import pyarrow.parquet as parquet
 from huggingface_hub import hf_hub_url
 
 from data_prep.dataset.manifest import SourceFile
-from data_prep.hub.download import (
-    LOCAL_FILES,
-    Downloader,
-    PermanentError,
-    RemoteFile,
-    RetryableError,
-    permanent_error_text,
-)
+from data_prep.hub.download import LOCAL_FILES, Downloader, RemoteFile, permanent_error_text
+from data_prep.hub.retries import PermanentError, RetryableError
 from data_prep.sources.file_source import FileSource, Unit
 from data_prep.sources.formats import format_of
 from storage.atomic import new_file, read_json, write_json

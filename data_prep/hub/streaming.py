@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.dataset.manifest import SourceFile
-from data_prep.hub.download import CURE, RetryPolicy
+from data_prep.hub.download import CURE
 from data_prep.hub.listing import HubSource
+from data_prep.hub.retries import RetryPolicy
 from data_prep.sources.file_source import Unit
 from data_prep.sources.records import Document
 from data_prep.tokenizer import utf8

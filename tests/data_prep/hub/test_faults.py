@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.fineweb import FineWebOptions, prepare_fineweb
-from data_prep.hub.download import Downloader, RetryPolicy
+from data_prep.hub.download import Downloader
+from data_prep.hub.retries import RetryPolicy
 from data_prep.hub.supply import AHEAD
 from data_prep.preparation.unit import UnitWork
 from tests.data_prep.stories import folder_bytes
