@@ -20,6 +20,7 @@ from data_prep.preparation.prepare import run_preparation
 from data_prep.sources.file_source import DocumentSource, file_source
 from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.splitting import typed_separator
+from data_prep.sources.text_fields import typed_template
 from data_prep.vocabulary.merges import check_vocab_size
 from data_prep.vocabulary.of_source import tokenizer_of_source
 from storage.script_options import parse_options
@@ -50,6 +51,9 @@ class TextOptions(PrepareOptions):
     auto: the end of each document if there are fewer than 200, else by hash."""
     text_key: str = "text"
     """Key (.jsonl) or column (.parquet) that holds the text; a.b is the key b inside a."""
+    template: str | None = None
+    """Several fields of a record as its text, such as "{question}\\n{answer.text}". All must hold
+    text, not numbers or null; {{ and }} are braces."""
     vocab_size: int | Literal["auto"] | None = None
     """Train a tokenizer of N ids on this text, as data_prep/train_tokenizer.py does, and use it.
     auto: a size that fits the amount of text. It learns from the validation documents too, but not
@@ -75,7 +79,9 @@ class TextOptions(PrepareOptions):
         if self.embedded:
             return PythonDocsSource()
         kept = self.kept_digests(self.chosen_out())
-        return file_source(places, self.text_key, typed_separator(self.separator), kept)
+        separator = typed_separator(self.separator)
+        template = typed_template(self.template, self.text_key if self.text_key != "text" else None)
+        return file_source(places, self.text_key, separator, kept, template)
 
     def chosen_out(self) -> Path:
         """The folder of the data set."""

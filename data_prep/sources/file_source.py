@@ -85,6 +85,8 @@ class FileSource:
     files: tuple[SourceFile, ...]
     text_key: str = "text"
     separator: str = "<|endoftext|>"
+    template: str | None = None
+    """Joins several fields to the text of a record, in place of `text_key`."""
     skip_blank: bool = False
     """Treat a text of whitespace only as an empty document."""
     validation: tuple[str, ...] = ()
@@ -99,8 +101,9 @@ class FileSource:
         return SourceEntry(self.id, self.revision, self.files)
 
     def settings(self) -> dict[str, Any]:
-        """Text key and separator; `skip_blank` and `validation` only where they are used."""
-        reading: dict[str, Any] = {"text_key": self.text_key, "separator": self.separator}
+        """Text key (or template) and separator; the others only where they are used."""
+        text = {"text_key": self.text_key} if self.template is None else {"template": self.template}
+        reading: dict[str, Any] = {**text, "separator": self.separator}
         if self.skip_blank:
             reading["skip_blank"] = True
         if self.validation:
@@ -171,7 +174,7 @@ class FileSource:
         return only_documents(self.records(unit))
 
     def _format(self, file: SourceFile) -> FileFormat:
-        return FORMATS[format_of(file.name)](self.text_key, self.separator)
+        return FORMATS[format_of(file.name)](self.text_key, self.separator, self.template)
 
 
 def append_span(spans: list[Span], span: Span) -> None:
@@ -198,6 +201,7 @@ def file_source(
     text_key: str = "text",
     separator: str = "<|endoftext|>",
     kept: DigestFolder | None = None,
+    template: str | None = None,
 ) -> FileSource:
     """A source of the files that `places` name (files, folders or globs).
 
@@ -209,7 +213,8 @@ def file_source(
     found.log_names()
     root, files = hashed_files(found.paths, kept)
     passed_over = found.count_passed_over
-    return FileSource("files", "", root, files, text_key, separator, passed_over=passed_over)
+    reading = (text_key, separator, template)
+    return FileSource("files", "", root, files, *reading, passed_over=passed_over)
 
 
 def first_documents(units: list[Unit], count: int) -> list[Unit]:

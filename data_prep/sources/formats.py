@@ -9,7 +9,8 @@ from data_prep.sources.parquet_files import ParquetFormat
 from data_prep.sources.pieces import FileFormat
 from data_prep.sources.text_files import SeparatedTextFormat
 
-FORMATS: dict[str, Callable[[str, str], FileFormat]] = {  # of text key and separator
+# Of text key, separator and template.
+FORMATS: dict[str, Callable[[str, str, str | None], FileFormat]] = {
     ".txt": SeparatedTextFormat,
     ".jsonl": JsonLinesFormat,
     ".parquet": ParquetFormat,

@@ -10,6 +10,7 @@ from data_prep.sources.pieces import Piece, TextOrBad, grouped
 from data_prep.sources.records import BadRecord
 from data_prep.sources.splitting import Separator, split_content
 from data_prep.sources.text_encodings import BYTE_ORDER_MARK, check_encoding, not_utf8, read_head
+from data_prep.sources.text_fields import TextFields, text_fields
 from data_prep.tokenizer import utf8
 
 _LINE_END = Separator(b"\n")
@@ -21,10 +22,10 @@ _MISSING = object()
 
 
 class JsonLinesFormat:
-    """A .jsonl file: one JSON object per line, with the text under `text_key`."""
+    """A .jsonl file: one JSON object per line, with the text under `text_key` or of a template."""
 
-    def __init__(self, text_key: str, separator: str) -> None:
-        self.text_key = text_key
+    def __init__(self, text_key: str, separator: str, template: str | None = None) -> None:
+        self._fields = text_fields(text_key, template)
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
         """Pieces end after a line; sizes are those of the lines, including their keys."""
@@ -69,16 +70,30 @@ class JsonLinesFormat:
             return f"it is JSON nested too deep; {_DROP}"
         except ValueError as error:
             return f"it is not JSON ({error}); {_DROP}"
-        value = _value_at(row, self.text_key)
-        if value is _MISSING:
-            found = _keys(row) if isinstance(row, dict) else _kind(row)
-            return f"it has no key {self.text_key!r} (it has {found}); name it with --text-key"
-        if value is None or isinstance(value, str):
-            return None if value is None else utf8(value)
-        return (
-            f"it holds {_kind(value)} under {self.text_key!r}, which must be text; "
-            "name the key of the text with --text-key"
-        )
+        values: list[bytes] = []
+        for name in self._fields.names:
+            value = _value_at(row, name)
+            if value is None and not self._fields.is_template:
+                return None
+            if not isinstance(value, str):
+                return _unusable(row, value, name, self._fields)
+            values.append(utf8(value))
+        return self._fields.joined(values)
+
+
+def _unusable(row: Any, value: Any, name: str, fields: TextFields) -> str:
+    """Why a value that is no text cannot be used."""
+    what = "the keys it has" if fields.is_template else "it"
+    if value is _MISSING:
+        found = _keys(row) if isinstance(row, dict) else _kind(row)
+        return f"it has no key {name!r} (it has {found}); name {what} with {fields.option}"
+    if value is None:
+        return f"it holds null under {name!r}, which the template needs; {_DROP}"
+    what = "keys" if fields.is_template else "the key"
+    return (
+        f"it holds {_kind(value)} under {name!r}, which must be text; "
+        f"name {what} of the text with {fields.option}"
+    )
 
 
 def _value_at(row: Any, key: str) -> Any:

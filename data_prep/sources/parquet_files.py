@@ -1,4 +1,4 @@
-"""Parquet files, with the text in one column."""
+"""Parquet files, with the text in one column, or joined from several."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,29 +12,31 @@ from data_prep.sources.page_headers import damaged_header
 from data_prep.sources.pieces import Piece, TextOrBad
 from data_prep.sources.records import BadRecord
 from data_prep.sources.text_encodings import check_no_pointer
+from data_prep.sources.text_fields import TextFields, text_fields
 
 _BUFFER_BYTES = 1 << 20
 _ROWS_PER_BATCH = 1000
 _NAMES_SHOWN = 20
 _AGAIN = "copy or download it again"
+_DROP = "repair or drop the row"
 
 
 class ParquetFormat:
-    """A .parquet file, with the text in the column `text_key`; `a.b` is also b of the struct a."""
+    """A .parquet file: the column `text_key` or those of a template; `a.b` is b of the struct a."""
 
-    def __init__(self, text_key: str, separator: str) -> None:
-        self.text_key = text_key
+    def __init__(self, text_key: str, separator: str, template: str | None = None) -> None:
+        self._fields = text_fields(text_key, template)
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
-        """Pieces end after a row group; the size is that of the text column, uncompressed."""
+        """Pieces end after a row group; the size is that of the text columns, uncompressed."""
         with _open(path) as file:
-            leaf = _leaf(file, _text_column(file, self.text_key, path))
+            leaves = [_leaf(file, column) for column in self._columns(file, path)]
             _check_rows(file, path)
             start = rows = size = 0
             for group in range(file.metadata.num_row_groups):
                 metadata = file.metadata.row_group(group)
                 rows += metadata.num_rows
-                size += metadata.column(leaf).total_uncompressed_size
+                size += sum(metadata.column(leaf).total_uncompressed_size for leaf in leaves)
                 if size >= piece_bytes:
                     yield Piece(start, group + 1, rows, size)
                     start, rows, size = group + 1, 0, 0
@@ -42,23 +44,28 @@ class ParquetFormat:
                 yield Piece(start, file.metadata.num_row_groups, rows, size)
 
     def texts(self, content: Content, start: int, stop: int, first_row: int) -> Iterator[TextOrBad]:
-        """The texts of the rows; a null is an empty document.
+        """The texts of the rows; a null is an empty document, in a template a bad record.
 
         If a page cannot be read, the rest of its row group cannot.
         """
         path, row = content.path, first_row
         with _open(path) as file:
-            column = _text_column(file, self.text_key, path)
-            leaf = _leaf(file, column)
+            columns = self._columns(file, path)
+            leaves = [_leaf(file, column) for column in columns]
             for group in range(start, stop):
-                end = row + file.metadata.row_group(group).num_rows
+                metadata = file.metadata.row_group(group)
+                end = row + metadata.num_rows
                 try:
-                    damage = damaged_header(path, file.metadata.row_group(group).column(leaf))
+                    damaged = (damaged_header(path, metadata.column(leaf)) for leaf in leaves)
+                    damage = next(filter(None, damaged), "")
                     batches = file.iter_batches(
-                        _ROWS_PER_BATCH, row_groups=[group], columns=[".".join(column)]
+                        _ROWS_PER_BATCH,
+                        row_groups=[group],
+                        columns=[".".join(column) for column in columns],
                     )
                     for batch in batches if not damage else ():
-                        yield from _texts(_values(batch, column), path, row)
+                        values = [_values(batch, column) for column in columns]
+                        yield from _texts(values, self._fields, path, row)
                         row += batch.num_rows
                     damage = damage or "it ends too early"
                 except (pyarrow.ArrowException, OSError) as error:
@@ -66,6 +73,11 @@ class ParquetFormat:
                 reason = f"row group {group} cannot be read ({damage}); {_AGAIN}"
                 yield from (_bad_row(path, number, reason) for number in range(row, end))
                 row = end
+
+    def _columns(self, file: parquet.ParquetFile, path: Path) -> list[list[str]]:
+        """The names that lead to each column. Raises: ValueError as `text_column` does."""
+        schema, option = file.schema_arrow, self._fields.option
+        return [text_column(schema, name, str(path), option) for name in self._fields.names]
 
 
 def _open(path: Path) -> parquet.ParquetFile:
@@ -96,12 +108,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _text_column(file: parquet.ParquetFile, key: str, path: Path) -> list[str]:
-    """The names that lead to the column of the text: one, or those of the structs around it too.
+def text_column(schema: pyarrow.Schema, key: str, path: str, option: str) -> list[str]:
+    """The names that lead to a column of text: one, or those of the structs around it too.
 
-    Raises: ValueError if there is none, several, or one that holds no text.
+    `option` names it. Raises: ValueError if there is none, several, or one that holds no text.
     """
-    schema = file.schema_arrow
     for name in schema.names:
         same = schema.names.count(name)
         if same > 1 and (key == name or key.startswith(f"{name}.")):
@@ -113,11 +124,11 @@ def _text_column(file: parquet.ParquetFile, key: str, path: Path) -> list[str]:
     found = _nested_field(fields, key)
     if found is None:
         raise ValueError(
-            f"{path} has no column {key!r} (it has {_shown(schema)}); name it with --text-key"
+            f"{path} has no column {key!r} (it has {_shown(schema)}); name it with {option}"
         )
     names, kind = found
     if not _is_text(kind):
-        cure = f"name one of text with --text-key (it has {_shown(schema, of_text=True)})"
+        cure = f"name one of text with {option} (it has {_shown(schema, of_text=True)})"
         if types.is_nested(kind) and not types.is_struct(kind):
             cure = "write the text as a column of its own, one text a row"
         raise ValueError(f"{path} has {kind} in column {key!r}, which must be text; {cure}")
@@ -152,8 +163,8 @@ def _fields_of(struct: pyarrow.DataType) -> dict[str, pyarrow.Field]:
     return {field.name: field for field in (struct.field(i) for i in range(struct.num_fields))}
 
 
-def _shown(schema: pyarrow.Schema, of_text: bool = False) -> str:
-    """The names of the columns, also inside structs."""
+def column_names(schema: pyarrow.Schema, of_text: bool = False) -> list[str]:
+    """The names of the columns, also inside structs; or only of those that can hold text."""
     names: list[str] = []
     waiting = [("", schema.field(index)) for index in range(len(schema.names))]
     while waiting:
@@ -163,6 +174,11 @@ def _shown(schema: pyarrow.Schema, of_text: bool = False) -> str:
             waiting = [(f"{name}.", inner) for inner in _fields_of(field.type).values()] + waiting
         elif not of_text or _is_text(field.type):
             names.append(name)
+    return names
+
+
+def _shown(schema: pyarrow.Schema, of_text: bool = False) -> str:
+    names = column_names(schema, of_text)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return f"{names[:_NAMES_SHOWN]}{more}" if names else "none"
 
@@ -194,22 +210,46 @@ def _values(batch: pyarrow.RecordBatch, names: list[str]) -> pyarrow.Array:
     return column.cast(pyarrow.large_binary())
 
 
-def _texts(column: pyarrow.Array, path: Path, first_row: int) -> Iterator[TextOrBad]:
-    """The texts of a column of bytes, not via Python strings, and its rows that are not UTF-8."""
+def _texts(
+    columns: list[pyarrow.Array], fields: TextFields, path: Path, first_row: int
+) -> Iterator[TextOrBad]:
+    """The texts of columns of bytes, not via Python strings, and rows that cannot be used."""
+    valid = all(_is_utf8(column) for column in columns)
+    if valid and not fields.is_template:
+        yield from columns[0].to_pylist()
+        return
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
+    for row, values in enumerate(rows, start=first_row):
+        missing = values.index(None) if None in values else None
+        if missing is None:
+            text = fields.joined(values)
+            yield (None if valid else _bad_utf8(text, path, row)) or text
+        elif fields.is_template:
+            yield null_in_template(path, row, fields.names[missing])
+        else:
+            yield None
+
+
+def _is_utf8(column: pyarrow.Array) -> bool:
     try:
         column.cast(pyarrow.large_string())  # checks all of them
     except pyarrow.ArrowInvalid:
-        for row, text in enumerate(column.to_pylist(), start=first_row):
-            yield _bad_utf8(text, path, row) or text
-        return
-    yield from column.to_pylist()
+        return False
+    return True
 
 
-def _bad_utf8(text: bytes | None, path: Path, row: int) -> BadRecord | None:
+def null_in_template(path: Path, row: int, name: str) -> BadRecord:
+    """The record of a row without a value that a template needs."""
+    return _bad_row(
+        path, row, f"it holds null in column {name!r}, which the template needs; {_DROP}"
+    )
+
+
+def _bad_utf8(text: bytes, path: Path, row: int) -> BadRecord | None:
     try:
-        (text or b"").decode()
+        text.decode()
     except UnicodeDecodeError as error:
-        reason = f"it is not UTF-8 at byte {error.start}; repair or drop the row"
+        reason = f"it is not UTF-8 at byte {error.start}; {_DROP}"
         return _bad_row(path, row, reason)
     return None
 

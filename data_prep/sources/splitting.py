@@ -12,7 +12,12 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
 def typed_separator(words: str) -> str:
-    """A separator as it is typed in a shell: \\n, \\t, \\r and \\\\ stand for what they mean in C.
+    """A separator as it is typed in a shell. Raises: ValueError as `typed_text` does."""
+    return typed_text("separator", words)
+
+
+def typed_text(option: str, words: str) -> str:
+    """A text as it is typed in a shell: \\n, \\t, \\r and \\\\ stand for what they mean in C.
 
     Raises: ValueError for a backslash before anything else.
     """
@@ -20,7 +25,7 @@ def typed_separator(words: str) -> str:
     def meaning(found: re.Match[str]) -> str:
         if found[1] not in _ESCAPES:
             raise ValueError(
-                f"separator={words} has {found[0]}, which has no meaning; "
+                f"{option}={words} has {found[0]}, which has no meaning; "
                 r"known are \n, \t, \r, and \\ for a backslash"
             )
         return _ESCAPES[found[1]]

@@ -16,7 +16,12 @@ log = logging.getLogger(__name__)
 class SeparatedTextFormat:
     """A .txt file: separators divide it into documents; without one, the file is one document."""
 
-    def __init__(self, text_key: str, separator: str) -> None:
+    def __init__(self, text_key: str, separator: str, template: str | None = None) -> None:
+        if template is not None:
+            raise ValueError(
+                f"template={template} joins the fields of records, and text files have none; "
+                "leave out --template, or name JSON-lines or parquet files only"
+            )
         self.separator = Separator(separator.encode(), any_newline=True)
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:

@@ -50,7 +50,8 @@ def texts_of(data: DataSet, split: str = "train") -> list[str]:
 
 def prepared(folder: Path, *names: str, **options) -> DataSet:
     """All text of the named files as training data."""
-    reading = {key: options.pop(key) for key in ("text_key", "separator") if key in options}
+    keys = ("text_key", "separator", "template")
+    reading = {key: options.pop(key) for key in keys if key in options}
     source = file_source([str(folder / name) for name in names], **reading)
     data = prepare(
         source, folder / "out", PrepareOptions(workers=1, **{"val_tokens": 0, **options})
