@@ -32,7 +32,7 @@ from bench.edited_records import (
 from data_prep.order.training_stream import TrainingStream, read_windows
 from model.gpt import GPT
 from train.optimizers.registry import update
-from train.step import Learner
+from train.step import Learner, as_tensor
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ def _reads(shift: Mapping[int, int]) -> AbstractContextManager[Any]:
         plan = learner.plan
         first = batch.first_window + shift[learner.updates] * plan.windows
         windows = read_windows(_STREAM[0], first, plan.windows, plan.context_length)
-        return sound(
-            learner, replace(batch, windows=torch.from_numpy(windows.view("int16"))), *words
-        )
+        return sound(learner, replace(batch, windows=as_tensor(windows)), *words)
 
     return _in_steps(range(min(shift), max(shift) + 1), wrong, "step")
 

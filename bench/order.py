@@ -59,7 +59,8 @@ class _SyntheticShards(TokenShards):
         self.documents, self.tokens = len(lengths), int(lengths.sum(dtype=np.int64))
         self.__dict__["lengths"] = lengths
         self.file = folder / "tokens.bin"
-        self._files = TokenFiles([self.file], [tokens])
+        self.token_dtype = np.dtype("<u2")
+        self._files = TokenFiles([self.file], [tokens], self.token_dtype)
         self._within = tokens - int(lengths.max())
 
     def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

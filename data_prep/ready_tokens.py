@@ -19,10 +19,10 @@ from typing import Any
 import tyro
 
 from data_prep.dataset.manifest import (
-    FORMAT_VERSION,
     Manifest,
     SourceEntry,
     TokenizerEntry,
+    token_format,
 )
 from data_prep.dataset.shards import open_data_set
 from data_prep.preparation.console import ProgressBar, log_summary, run_script
@@ -45,7 +45,7 @@ from storage.script_options import parse_options
 from storage.terminal.quantities import counted
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
-_BYTES_PER_TOKEN = 2.2  # on disk, with 24 bytes for each document of some hundred tokens
+_MORE_BYTES = 0.2  # on disk for each token: 24 bytes for a document of some hundred
 _TEXT_PER_TOKEN = 4  # bytes, for the progress bar
 
 
@@ -114,7 +114,7 @@ def take_tokens(options: ReadyTokensOptions) -> None:
     if finished_data_set(options.out, settings, tokenizer, lambda found: found == source):
         log.info("%s is finished already", options.out)
         return
-    _check_disk_space(options.out, files)
+    _check_disk_space(options.out, files, tokenizer)
     bar = ProgressBar(_TEXT_PER_TOKEN * sum(file.tokens for file in files), 0)
     try:
         with new_folder(options.out) as folder:
@@ -173,7 +173,7 @@ def _manifest(
         tokenizer.name, tokenizer.ranks_sha256, tokenizer.n_vocab, tokenizer.end_of_text
     )
     return Manifest(
-        format_version=FORMAT_VERSION,
+        **token_format(tokenizer.n_vocab),
         tokenizer=entry,
         source=source,
         settings=settings,
@@ -185,10 +185,11 @@ def _manifest(
     ).sealed()
 
 
-def _check_disk_space(out: Path, files: Sequence[TokenArray]) -> None:
+def _check_disk_space(out: Path, files: Sequence[TokenArray], tokenizer: Tokenizer) -> None:
     """Raises: ValueError if the disk has no room for the shards."""
     above = next(parent for parent in out.absolute().parents if parent.exists())
-    needed = _BYTES_PER_TOKEN * sum(file.tokens for file in files)
+    each = tokenizer.token_dtype.itemsize + _MORE_BYTES
+    needed = each * sum(file.tokens for file in files)
     free = shutil.disk_usage(above).free
     if needed > free:
         raise ValueError(

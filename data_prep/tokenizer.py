@@ -17,6 +17,7 @@ from storage.byte_pairs import (
     BytePairs,
     gpt2_byte_pairs,
     read_byte_pairs,
+    token_dtype,
     write_byte_pairs,
 )
 
@@ -37,6 +38,7 @@ class Tokenizer:
         self.ranks_sha256 = pairs.ranks_sha256
         self.end_of_text = pairs.end_of_text
         self.n_vocab = pairs.n_vocab
+        self.token_dtype = token_dtype(pairs.n_vocab)
         self._pairs = pairs
         self._encoding = tiktoken.Encoding(
             name,
@@ -54,7 +56,7 @@ class Tokenizer:
         return self.encode_to_numpy(text).tolist()
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
-        """The ids that `encode` gives, as uint16.
+        """The ids that `encode` gives, as shards store them.
 
         Raises: ValueError for a text that tiktoken refuses; with GPT-2's pattern it refuses none.
         """
@@ -68,7 +70,7 @@ class Tokenizer:
             if self.pattern != GPT2_PATTERN or not _LONG_RUN.search(text):
                 raise
             ids = np.concatenate(list(self._around_long_runs(text)))
-        return ids.astype(np.uint16)
+        return ids.astype(self.token_dtype, copy=False)
 
     def _around_long_runs(self, text: str) -> Iterator[np.ndarray]:
         """The ids of a text whose long runs of whitespace are not given to the pattern."""
@@ -153,7 +155,7 @@ def gpt2_tokenizer() -> Tokenizer:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that `Tokenizer.save` wrote to `folder`.
 
-    Raises: ValueError if it is missing, damaged or too large for 16-bit tokens.
+    Raises: ValueError if it is missing or damaged.
     """
     pairs = read_byte_pairs(folder)
     return _tokenizer(pairs.name, pairs.pattern, pairs.ranks)

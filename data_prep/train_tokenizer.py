@@ -44,7 +44,7 @@ class TokenizerOptions:
     paths: tyro.conf.Positional[tuple[str, ...]] = ()
     """Files, folders or globs: .txt, .jsonl or .json (also .gz, .bz2, .xz, .zst) and .parquet."""
     vocab_size: int = 10_000
-    """Number of ids, including the 256 bytes and end-of-text; at most 65,536."""
+    """Number of ids, including the 256 bytes and end-of-text; above 65,536, tokens take 4 bytes."""
     out: Path = Path("tokenizers/own")
     """Folder of the tokenizer; must not exist yet."""
     source: tuple[str, ...] = ()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from storage.atomic import new_file, read_json, write_json
 from storage.digest import fingerprint
 from storage.ownership.latest import follow_latest
@@ -22,7 +24,8 @@ _META_KEYS = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
 # The key of meta.json that holds the fingerprint of all other keys: ranks_sha256 does not cover the
 # pattern, and a damaged pattern would split text in other places without an error.
 _FINGERPRINT = "fingerprint"
-_MAX_VOCABULARY = 65_536  # a shard stores a token in two bytes
+_NARROW_VOCABULARY = 65_536  # ids that two bytes hold
+_MAX_VOCABULARY = 2**31 - 1  # a step has ids of more than two bytes as int32
 GPT2_RANKS = Path(__file__).with_name("gpt2.tiktoken")
 _GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 # How GPT-2 splits text before it merges bytes; tiktoken's spelling, faster than OpenAI's original:
@@ -93,12 +96,17 @@ def _tokens(name: str, ranks: bytes) -> tuple[bytes, ...]:
 
 
 def check_vocabulary(what: str, n_vocab: int) -> None:
-    """Raises: ValueError if `n_vocab` ids do not fit the two bytes that a shard has for a token."""
+    """Raises: ValueError if `n_vocab` ids are more than a shard and a step can have."""
     if n_vocab > _MAX_VOCABULARY:
         raise ValueError(
-            f"{what} has {n_vocab} ids, but shards store a token in 16 bits "
-            f"(at most {_MAX_VOCABULARY}); use a smaller vocabulary"
+            f"{what} has {n_vocab} ids, but a token is stored in at most 31 bits "
+            f"({_MAX_VOCABULARY} ids); use a smaller vocabulary"
         )
+
+
+def token_dtype(n_vocab: int) -> np.dtype:
+    """How shards store a token of a vocabulary: two bytes where they hold every id, else four."""
+    return np.dtype("<u2" if n_vocab <= _NARROW_VOCABULARY else "<u4")
 
 
 def ranks_file(tokens: Iterable[bytes]) -> bytes:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dataset.manifest import (
-    FORMAT_VERSION,
     Manifest,
     ShardEntry,
     SourceEntry,
@@ -15,10 +14,11 @@ from data_prep.dataset.manifest import (
     TokenizerEntry,
     read_manifest,
     split_entry,
+    token_format,
 )
 from data_prep.dataset.shards import LENGTH, PLACE, DataSet, open_data_set, shard_entry
-from data_prep.dataset.token_files import TOKEN
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from storage.byte_pairs import token_dtype
 
 _SMALL = Path(__file__).parent / "golden" / "format_1" / "data_set" / "tokenizer"
 
@@ -49,15 +49,16 @@ def tiny_data_set(
     tokenizer = tokenizer or gpt2_tokenizer()
     drawn = lengths or [int(n) for n in random.integers(2, 2 * mean_length, documents)]
     ids = tokenizer.end_of_text if vocab is None else min(vocab, tokenizer.end_of_text)
-    texts = [_document(random, length, ids, tokenizer.end_of_text) for length in drawn]
+    texts = [_document(random, length, ids, tokenizer) for length in drawn]
     val = round(len(texts) * val_fraction)
     folder.mkdir(parents=True)
     tokenizer.save(folder / "tokenizer")
     parts = np.array_split(np.arange(val, len(texts)), min(shards, len(texts) - val))
-    train = [_shard(folder, f"train_{i:06d}", texts, part) for i, part in enumerate(parts)]
-    held_out = [_shard(folder, "val_000000", texts, np.arange(val))] if val else []
+    n_vocab = tokenizer.n_vocab
+    train = [_shard(folder, f"train_{i:06d}", texts, part, n_vocab) for i, part in enumerate(parts)]
+    held_out = [_shard(folder, "val_000000", texts, np.arange(val), n_vocab)] if val else []
     Manifest(
-        format_version=FORMAT_VERSION,
+        **token_format(tokenizer.n_vocab),
         tokenizer=TokenizerEntry(
             tokenizer.name, tokenizer.ranks_sha256, tokenizer.n_vocab, tokenizer.end_of_text
         ),
@@ -65,20 +66,25 @@ def tiny_data_set(
         settings={"seed": seed},
         split_rule={"split": "first"},
         skipped_empty=0,
-        train=_split(folder, train, tokenizer.n_vocab),
-        val=_split(folder, held_out, tokenizer.n_vocab),
+        train=_split(folder, train, n_vocab),
+        val=_split(folder, held_out, n_vocab),
     ).sealed().write(folder)
     return open_data_set(folder)
 
 
 def save_shard(
-    folder: Path, name: str, tokens: np.ndarray, lengths: np.ndarray, places: np.ndarray
+    folder: Path,
+    name: str,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    places: np.ndarray,
+    n_vocab: int = 50_257,
 ) -> None:
     """Write a shard's three files.
 
     Shapes: tokens (tokens,), lengths (documents,), places (documents, 2): source file and row.
     """
-    np.save(folder / f"{name}.npy", tokens.astype(TOKEN, copy=False))
+    np.save(folder / f"{name}.npy", tokens.astype(token_dtype(n_vocab), copy=False))
     np.save(folder / f"{name}.lengths.npy", lengths.astype(LENGTH, copy=False))
     np.save(folder / f"{name}.source.npy", places.astype(PLACE, copy=False))
 
@@ -88,16 +94,21 @@ def rewrite_manifest(folder: Path, **changes) -> None:
     replace(read_manifest(folder), **changes).sealed().write(folder)
 
 
-def _document(random: np.random.Generator, length: int, ids: int, opening: int) -> np.ndarray:
-    tokens = np.exp(random.uniform(0, np.log(ids), length)).astype(np.uint16)
-    tokens[0] = opening
+def _document(
+    random: np.random.Generator, length: int, ids: int, tokenizer: Tokenizer
+) -> np.ndarray:
+    tokens = np.exp(random.uniform(0, np.log(ids), length)).astype(tokenizer.token_dtype)
+    tokens[0] = tokenizer.end_of_text
     return tokens
 
 
-def _shard(folder: Path, name: str, texts: list[np.ndarray], which: np.ndarray) -> ShardEntry:
+def _shard(
+    folder: Path, name: str, texts: list[np.ndarray], which: np.ndarray, n_vocab: int
+) -> ShardEntry:
     chosen = [texts[i] for i in which]
     places = np.stack([np.zeros_like(which), which], axis=1)
-    save_shard(folder, name, np.concatenate(chosen), np.array([*map(len, chosen)]), places)
+    lengths = np.array([*map(len, chosen)])
+    save_shard(folder, name, np.concatenate(chosen), lengths, places, n_vocab)
     return shard_entry(folder, name, text_bytes=sum(4 * len(text) for text in chosen))
 
 

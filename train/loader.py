@@ -7,7 +7,6 @@ rank `i % world_size`, so a step has the same tokens on any number of ranks.
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
 import torch
 
 from data_prep.order.skipped_windows import Skips, after_skips
@@ -45,7 +44,9 @@ class Loader:
         self._own = plan.windows_of(ranks.rank)
         shape = (sum(map(len, self._own)), plan.context_length + 1)
         pin = ranks.device.type == "cuda"
-        self._buffers = [torch.empty(shape, dtype=torch.int16, pin_memory=pin) for _ in range(2)]
+        self._dtype = stream.token_dtype
+        bits = getattr(torch, f"int{8 * self._dtype.itemsize}")
+        self._buffers = [torch.empty(shape, dtype=bits, pin_memory=pin) for _ in range(2)]
         self._copied: list[Callable[[], object]] = [_nothing, _nothing]
         self._turn = 0
         self._thread = _reading_thread(ranks.device)
@@ -80,7 +81,7 @@ class Loader:
 
     def _read(self, first: int, turn: int) -> tuple[int, int, int]:
         self._copied[turn]()  # the buffer is free once its last copy has reached the device
-        buffer = self._buffers[turn].numpy().view(np.uint16)
+        buffer = self._buffers[turn].numpy().view(self._dtype)
         digest, row = 0, 0
         for own in self._own:
             start, count = first + own.start, len(own)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -42,16 +43,23 @@ class StepBatch:
     digest: int
     """Order-free digest of this rank's windows; those of all ranks add up modulo 2**64."""
     windows: Tensor
-    """(W, T + 1) int16, the bits of uint16 token ids, on the device."""
+    """(W, T + 1) on the device: int16 with the bits of uint16 ids, or int32 (`as_tensor`)."""
 
     def micro_batches(self, size: int) -> Tensor:
         """The windows in micro-batches. Shape: (W / size, size, T + 1)."""
         return self.windows.view(-1, size, self.windows.shape[-1])
 
 
+def as_tensor(windows: np.ndarray) -> Tensor:
+    """Windows as a step takes them: the bits of uint16 or uint32 ids, of the same memory."""
+    return torch.from_numpy(windows.view(f"i{windows.itemsize}"))
+
+
 def ids_and_targets(windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a micro-batch. Shapes: (B, T + 1) int16 -> twice (B, T) int64."""
-    ids = windows.to(torch.int64) & 0xFFFF
+    """Inputs and targets of a micro-batch. Shapes: (B, T + 1) -> twice (B, T) int64."""
+    ids = windows.to(torch.int64)
+    if windows.dtype == torch.int16:  # int32 is never negative: ids have at most 31 bits
+        ids &= 0xFFFF
     return ids[:, :-1], ids[:, 1:]
 
 
@@ -176,7 +184,7 @@ class Learner:
     def _micro_step(self, windows: Tensor, number: int, divisor: int) -> Tensor:
         """Forward and backward pass of this rank's micro-batch `number`.
 
-        Returns its loss over `divisor`. Shape: (B, T + 1) int16 -> ().
+        Returns its loss over `divisor`. Shape: (B, T + 1) -> ().
         """
         ids, targets = ids_and_targets(windows)
         with self.reduction.micro_step(number):
@@ -207,7 +215,7 @@ class Learner:
     def trial_step(self, windows: Tensor) -> Tensor:
         """One micro-step, its reduction, and an update that is skipped; returns the loss.
 
-        Weights and moments stay as they are, bit for bit. Shape: (B, T + 1) int16 -> ().
+        Weights and moments stay as they are, bit for bit. Shape: (B, T + 1) -> ().
         """
         divisor = self.reduction.begin(1)
         loss = self._micro_step(windows.to(self.ranks.device), 0, divisor)

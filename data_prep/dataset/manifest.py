@@ -14,13 +14,18 @@ from typing import Any, Literal
 import numpy as np
 
 from storage.atomic import read_json, write_json
+from storage.byte_pairs import token_dtype
 from storage.digest import fingerprint
 from storage.records.json_fields import check_field_types
 
 # Format 1: whole documents, each opened by end-of-text; uint16 tokens, uint32 lengths, uint32 pairs
 # (file, row); validation documents chosen by the hash in preparation/split.py.
 # Format 2: duplicates are counted.
+# Format 3: as 2, with uint32 tokens and `token_bytes`, for vocabularies beyond 65,536 ids. The
+# number makes a program that knows only format 2 say that it cannot read it.
 FORMAT_VERSION = 2
+_WIDE_FORMAT_VERSION = 3
+_NARROW_BYTES = 2
 MANIFEST_NAME = "manifest.json"
 
 SplitName = Literal["train", "val"]
@@ -129,7 +134,14 @@ class Manifest:
     """How many records were left out, as `--skip-bad` allows. Not in the file if there are none."""
     first_bad_records: tuple[BadEntry, ...] = ()
     """The first of them, in the order of the source."""
+    token_bytes: int = 2
+    """Bytes of a token in the shards, 2 or 4, as the vocabulary needs. In the file if it is 4."""
     fingerprint: str = ""
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        """The type of the tokens in all shards."""
+        return np.dtype(f"<u{self.token_bytes}")
 
     def split(self, name: SplitName) -> SplitEntry:
         """The entry of one split."""
@@ -152,7 +164,16 @@ class Manifest:
         content = asdict(self)
         if not self.bad_records:
             del content["bad_records"], content["first_bad_records"]
+        if self.token_bytes == _NARROW_BYTES:
+            del content["token_bytes"]
         return content
+
+
+def token_format(n_vocab: int) -> dict[str, Any]:
+    """`format_version` and `token_bytes` of the manifest of a data set with this vocabulary."""
+    size = token_dtype(n_vocab).itemsize
+    version = FORMAT_VERSION if size == _NARROW_BYTES else _WIDE_FORMAT_VERSION
+    return {"format_version": version, "token_bytes": size}
 
 
 def split_entry(shards: tuple[ShardEntry, ...], counts: np.ndarray) -> SplitEntry:
@@ -196,10 +217,10 @@ def read_manifest(folder: Path) -> Manifest:
         )
     content = read_json(path)
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, _WIDE_FORMAT_VERSION):
         raise ValueError(
-            f"{path} has format_version={version}, but this program reads {FORMAT_VERSION}; "
-            "prepare the data set again or use the program that made it"
+            f"{path} has format_version={version}, but this program reads {FORMAT_VERSION} and "
+            f"{_WIDE_FORMAT_VERSION}; prepare the data set again or use the program that made it"
         )
     try:
         manifest = _from_json(path, content)
@@ -212,9 +233,23 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} does not fit its own fingerprint, so it was edited or damaged; "
             "prepare the data set again"
         )
+    _check_token_format(path, manifest)
     if not all(map(_adds_up, (manifest.train, manifest.val))):
         raise ValueError(f"{path}: shards and totals do not fit; prepare the data set again")
     return manifest
+
+
+def _check_token_format(path: Path, manifest: Manifest) -> None:
+    n_vocab = manifest.tokenizer.n_vocab
+    expected = token_format(n_vocab)
+    found = {name: getattr(manifest, name) for name in expected}
+    if found != expected:
+        shown = " and ".join(f"{name}={value}" for name, value in found.items())
+        needed = " and ".join(f"{name}={value}" for name, value in expected.items())
+        raise ValueError(
+            f"{path} says {shown}, but a vocabulary of {n_vocab} ids has {needed}; prepare the "
+            "data set again"
+        )
 
 
 def _adds_up(split: SplitEntry) -> bool:

@@ -18,7 +18,6 @@ from threading import Event, Thread, get_native_id
 
 from data_prep.dataset.disk_reading import SMALLEST_CHARGE, hash_from_disk, opened_for_hashing
 from data_prep.dataset.shards import DataSet, TokenShards
-from data_prep.dataset.token_files import TOKEN
 from storage.atomic import read_json, write_json
 from storage.digest import DigestCache
 
@@ -242,7 +241,8 @@ def _files_of(data: DataSet, train: TokenShards) -> list[_File]:
     found = []
     for split in (data.manifest.train, data.manifest.val):
         for shard in split.shards:
-            sizes = (TOKEN.itemsize * shard.tokens, *(n * shard.documents for n in (4, 8)))
+            tokens = data.manifest.token_bytes * shard.tokens
+            sizes = (tokens, *(n * shard.documents for n in (4, 8)))
             for (name, digest), size in zip(shard.files().items(), sizes, strict=True):
                 path = data.folder / name
                 in_use = name == f"{shard.name}.npy"

@@ -1,8 +1,9 @@
 """A data set on disk: open it, check its files, and read tokens by document or by position.
 
-The folder holds `train_000000.npy …` and `val_000000.npy …` (1-D uint16 tokens). Beside each are
-its `.lengths.npy` (uint32, tokens of each document) and `.source.npy` (uint32, file and row of each
-document). Then there are `tokenizer/` and `manifest.json`.
+The folder holds `train_000000.npy …` and `val_000000.npy …` (1-D tokens, uint16 or uint32 by the
+size of the vocabulary). Beside each are its `.lengths.npy` (uint32, tokens of each document) and
+`.source.npy` (uint32, file and row of each document). Then there are `tokenizer/` and
+`manifest.json`.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.dataset.manifest import Manifest, ShardEntry, SplitEntry, SplitName, read_manifest
-from data_prep.dataset.token_files import TOKEN, TokenFiles
+from data_prep.dataset.token_files import TokenFiles
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from storage.atomic import remove_leftovers
 from storage.digest import DigestCache, file_sha256, fingerprint
@@ -60,20 +61,21 @@ class DataSet:
             raise ValueError(
                 f"{self.folder} has no {name} tokens; prepare it again with another --val-tokens"
             )
-        return TokenShards(self.folder, entry)
+        return TokenShards(self.folder, entry, self.manifest.token_dtype)
 
 
 class TokenShards:
     """All tokens of one split in file order, read-only; safe to use from several threads."""
 
-    def __init__(self, folder: Path, entry: SplitEntry) -> None:
+    def __init__(self, folder: Path, entry: SplitEntry, dtype: np.dtype) -> None:
         self.folder = folder
         self.tokens = entry.tokens
         self.documents = entry.documents
+        self.token_dtype = dtype
         self.lengths_sha256 = fingerprint([shard.lengths_sha256 for shard in entry.shards])
         self._names = [shard.name for shard in entry.shards]
         paths = [folder / f"{name}.npy" for name in self._names]
-        self._files = TokenFiles(paths, [shard.tokens for shard in entry.shards])
+        self._files = TokenFiles(paths, [shard.tokens for shard in entry.shards], dtype)
 
     @property
     def descriptors(self) -> dict[Path, int]:
@@ -105,14 +107,14 @@ class TokenShards:
         return self._starts[block] + before
 
     def read_document(self, index: int) -> np.ndarray:
-        """The tokens of a document, uint16; the first is end-of-text."""
+        """The tokens of a document; the first is end-of-text."""
         if not 0 <= index < self.documents:
             raise ValueError(f"document {index} is not one of the {self.documents}, from 0")
         start = self.document_starts(np.array([index]))
         return self.read(int(start[0]), int(self.lengths[index]))
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Tokens [start, start + count) in file order, uint16, across shards."""
+        """Tokens [start, start + count) in file order, across shards."""
         if start < 0 or count < 0 or start + count > self.tokens:
             raise ValueError(
                 f"tokens [{start}, {start + count}) are not within the {self.tokens} of this split"
@@ -120,7 +122,7 @@ class TokenShards:
         return self._files.read(start, count)
 
     def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The ranges [start, start + count) concatenated, uint16; none may cross a shard."""
+        """The ranges [start, start + count) concatenated; none may cross a shard."""
         return self._files.gather(starts, counts)
 
     def source_places(self) -> Iterator[np.ndarray]:
@@ -140,7 +142,7 @@ def open_data_set(folder: Path) -> DataSet:
     folder = Path(folder)
     manifest = read_manifest(folder)
     for shard in (*manifest.train.shards, *manifest.val.shards):
-        _check_header(folder / f"{shard.name}.npy", TOKEN, (shard.tokens,))
+        _check_header(folder / f"{shard.name}.npy", manifest.token_dtype, (shard.tokens,))
         _check_header(folder / f"{shard.name}.lengths.npy", LENGTH, (shard.documents,))
         _check_header(folder / f"{shard.name}.source.npy", PLACE, (shard.documents, 2))
         if shard.max_id >= manifest.tokenizer.n_vocab:

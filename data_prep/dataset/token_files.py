@@ -17,7 +17,6 @@ import numpy as np
 
 from storage.system_modules import RESOURCE as resource
 
-TOKEN = np.dtype("<u2")
 _ANNOUNCED = 64  # reads that the kernel may do in parallel
 _HAS_FADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 
@@ -25,10 +24,11 @@ _HAS_FADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 class TokenFiles:
     """Positions [0, sum(tokens)); file i holds `tokens[i]` of them, behind its header.
 
-    Safe to use from several threads.
+    All tokens have one type. Safe to use from several threads.
     """
 
-    def __init__(self, paths: Sequence[Path], tokens: Sequence[int]) -> None:
+    def __init__(self, paths: Sequence[Path], tokens: Sequence[int], dtype: np.dtype) -> None:
+        self.dtype = dtype
         self._paths = list(paths)
         self._starts = [0, *accumulate(tokens)]
         _allow_open_files(len(self._paths))
@@ -37,13 +37,13 @@ class TokenFiles:
         self._headers: list[int] = []
         for path, count in zip(paths, tokens, strict=True):
             self._files.append(os.open(path, os.O_RDONLY))
-            self._headers.append(os.fstat(self._files[-1]).st_size - TOKEN.itemsize * count)
+            self._headers.append(os.fstat(self._files[-1]).st_size - dtype.itemsize * count)
             if _HAS_FADVISE:  # documents are read in random order: no read-ahead
                 os.posix_fadvise(self._files[-1], 0, 0, os.POSIX_FADV_RANDOM)
         # int64, so that searchsorted and additions copy nothing.
         self._starts_array = np.array(self._starts, np.int64)
         headers = np.array([*self._headers, 0], np.int64)
-        self._headers_array = headers - TOKEN.itemsize * self._starts_array
+        self._headers_array = headers - dtype.itemsize * self._starts_array
 
     @property
     def descriptors(self) -> dict[Path, int]:
@@ -51,24 +51,25 @@ class TokenFiles:
         return dict(zip(self._paths, self._files, strict=True))
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Tokens [start, start + count), uint16, across files."""
-        found = np.empty(count, TOKEN)
+        """Tokens [start, start + count), across files."""
+        found = np.empty(count, self.dtype)
         filled = 0
         while filled < count:
             file = bisect_right(self._starts, start + filled) - 1
             size = min(count - filled, self._starts[file + 1] - start - filled)
-            offset = self._headers[file] + TOKEN.itemsize * (start + filled - self._starts[file])
+            inside = start + filled - self._starts[file]
+            offset = self._headers[file] + self.dtype.itemsize * inside
             self._fill(found[filled : filled + size].data.cast("B"), file, offset)
             filled += size
         return found
 
     def gather(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The ranges [start, start + count) concatenated, uint16; none may cross a file."""
-        found = np.empty(int(counts.sum()), TOKEN)
+        """The ranges [start, start + count) concatenated; none may cross a file."""
+        found = np.empty(int(counts.sum()), self.dtype)
         view = found.data.cast("B")
         numbers = np.searchsorted(self._starts_array, starts, side="right") - 1
-        offsets = self._headers_array[numbers] + TOKEN.itemsize * starts
-        ends = TOKEN.itemsize * np.cumsum(counts)
+        offsets = self._headers_array[numbers] + self.dtype.itemsize * starts
+        ends = self.dtype.itemsize * np.cumsum(counts)
         ranges = list(zip(numbers.tolist(), offsets.tolist(), ends.tolist(), strict=True))
         filled = 0
         for first in range(0, len(ranges), _ANNOUNCED):

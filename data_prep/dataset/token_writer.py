@@ -4,20 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset.token_files import TOKEN
-
 
 class TokenWriter:
     """A file as `np.save` would write it. Until `close` its header says that it is empty."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
         self.tokens = 0
+        self._dtype = dtype
         self._file = path.open("w+b")
         self._write_header()
 
     def write(self, tokens: np.ndarray) -> None:
         """Append tokens."""
-        self._file.write(tokens.astype(TOKEN, copy=False).data)
+        self._file.write(tokens.astype(self._dtype, copy=False).data)
         self.tokens += len(tokens)
 
     def close(self) -> None:
@@ -29,5 +28,5 @@ class TokenWriter:
         # Both have the same length, since NumPy pads a header so that an axis can grow to 21 digits
         # (GROWTH_AXIS_MAX_DIGITS in numpy/lib/format.py).
         self._file.seek(0)
-        header = {"descr": TOKEN.str, "fortran_order": False, "shape": (self.tokens,)}
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.tokens,)}
         np.lib.format.write_array_header_1_0(self._file, header)

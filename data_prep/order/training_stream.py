@@ -47,6 +47,11 @@ class TrainingStream:
         self._indices: dict[int, Future[EpochIndex]] = {}
         self._lock = Lock()
 
+    @property
+    def token_dtype(self) -> np.dtype:
+        """The type of the tokens that are read: uint16 or uint32."""
+        return self.shards.token_dtype
+
     def index(self, epoch: int) -> EpochIndex:
         """The index of an epoch; the latest _MAX_INDICES are kept.
 
@@ -109,24 +114,25 @@ class TrainingStream:
             start, count = start + stop - position, count - (stop - position)
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Tokens [start, start + count) of the stream, uint16."""
+        """Tokens [start, start + count) of the stream."""
         found = [
             self.shards.gather(
                 self.shards.document_starts(piece.documents) + piece.offsets, piece.counts
             )
             for piece in self.pieces(start, count)
         ]
-        return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.uint16), *found])
+        empty = np.empty(0, self.token_dtype)
+        return found[0] if len(found) == 1 else np.concatenate([empty, *found])
 
 
 def read_windows(stream: TrainingStream, first: int, count: int, length: int) -> np.ndarray:
     """Windows [first, first + count), each of `length` tokens and the one after them.
 
     Neighbouring windows share one token: the last target of one is the first input of the next.
-    Shapes: (count, length + 1), uint16.
+    Shapes: (count, length + 1), in the type of the shards.
     """
     if count == 0:
-        return np.empty((0, length + 1), np.uint16)
+        return np.empty((0, length + 1), stream.token_dtype)
     tokens = stream.read(first * length, count * length + 1)
     return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::length].copy()
 
@@ -134,11 +140,13 @@ def read_windows(stream: TrainingStream, first: int, count: int, length: int) ->
 def windows_digest(first: int, windows: np.ndarray) -> int:
     """Digest of windows [first, first + len(windows)): a sum modulo 2**64.
 
-    It adds up BLAKE2b-64 of each window's number and tokens. A sum does not depend on the order, so
-    the digests of all ranks add up to the digest of the step, whichever rank reads which window.
+    It adds up BLAKE2b-64 of each window's number and tokens, in the 2 or 4 bytes that shards have
+    for one. A sum does not depend on the order, so the digests of all ranks add up to the digest of
+    the step, whichever rank reads which window.
     """
     total = 0
-    for index, window in enumerate(np.ascontiguousarray(windows, dtype="<u2"), start=first):
+    stored = np.ascontiguousarray(windows, windows.dtype.newbyteorder("<"))
+    for index, window in enumerate(stored, start=first):
         digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8)
         digest.update(window)
         total += int.from_bytes(digest.digest(), "little")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from data_prep.dataset.manifest import (
-    FORMAT_VERSION,
     Manifest,
     ShardEntry,
     SourceEntry,
@@ -16,6 +15,7 @@ from data_prep.dataset.manifest import (
     SplitName,
     TokenizerEntry,
     split_entry,
+    token_format,
 )
 from data_prep.dataset.shards import PLACE
 from data_prep.preparation.bad_records import BadRecordCount
@@ -54,7 +54,7 @@ def assemble(
         )
     folders = [work.unit_folder(unit) for unit in units]
     return Manifest(
-        format_version=FORMAT_VERSION,
+        **token_format(tokenizer.n_vocab),
         tokenizer=TokenizerEntry(
             tokenizer.name, tokenizer.ranks_sha256, tokenizer.n_vocab, tokenizer.end_of_text
         ),

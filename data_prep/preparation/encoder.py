@@ -152,7 +152,7 @@ class Encoder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of all documents, each opened by end-of-text, and the length of each.
 
-        Shapes: texts and places (documents,) -> uint16 (tokens,), uint32 (documents,).
+        Shapes: texts and places (documents,) -> (tokens,), uint32 (documents,).
         Raises: EncoderMismatch; ValueError for a text that tiktoken cannot encode.
         """
         fast = self._fast
@@ -161,7 +161,7 @@ class Encoder:
         else:
             rows = [self._checked(fast, *pair) for pair in zip(texts, places, strict=True)]
         lengths = np.array([len(row) + 1 for row in rows], np.uint32)
-        tokens = np.empty(int(lengths.sum(dtype=np.int64)), np.uint16)
+        tokens = np.empty(int(lengths.sum(dtype=np.int64)), self.tokenizer.token_dtype)
         at = 0
         for row in rows:
             tokens[at] = self.tokenizer.end_of_text

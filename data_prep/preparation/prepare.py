@@ -45,6 +45,7 @@ from data_prep.preparation.work_locks import (
 from data_prep.sources.file_source import DocumentSource, FileSource, Unit, first_documents
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import publish_folder
+from storage.byte_pairs import token_dtype
 from storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
@@ -257,8 +258,9 @@ def _check_disk_space(
 ) -> None:
     """Raises: ValueError if the disk has no room for the shards and the downloaded files."""
     documents = sum(unit.documents for unit in todo)
-    # 2 bytes per token, in the units' folders; moving them into the data set takes no space.
-    shards = 2 * sum(unit.tokens for unit in todo) + _BYTES_PER_DOCUMENT * documents
+    # In the units' folders; moving the shards into the data set takes no space.
+    token_bytes = token_dtype(n_vocab).itemsize
+    shards = token_bytes * sum(unit.tokens for unit in todo) + _BYTES_PER_DOCUMENT * documents
     counts = 2 * 8 * n_vocab * len(todo)  # int64 counts of every id, for train and val
     source = downloads.bytes_at_once(todo, workers) if downloads else 0
     free = shutil.disk_usage(partial).free

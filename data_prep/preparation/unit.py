@@ -93,7 +93,8 @@ class _ShardWriter:
         places = list(zip(flat[::2], flat[1::2], strict=True))
         tokens, lengths = self._encoder.encode(self._waiting, places)
         if self._file is None:
-            self._file = TokenWriter(self._folder / f"{self._name}.npy")
+            path = self._folder / f"{self._name}.npy"
+            self._file = TokenWriter(path, self._encoder.tokenizer.token_dtype)
         self._file.write(tokens)
         self._lengths.extend(lengths.tolist())
         self._counts += np.bincount(tokens, minlength=len(self._counts))

@@ -108,7 +108,8 @@ def _one_shard(data: DataSet, split: SplitName, number: int) -> TokenShards:
     """The split reduced to one shard, so that only its document lengths are in memory."""
     shard = data.manifest.split(split).shards[number]
     totals = {"tokens": shard.tokens, "documents": shard.documents}
-    return TokenShards(data.folder, replace(data.manifest.split(split), shards=(shard,), **totals))
+    entry = replace(data.manifest.split(split), shards=(shard,), **totals)
+    return TokenShards(data.folder, entry, data.manifest.token_dtype)
 
 
 class _Searcher:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from model.config import GPTConfig
 from model.estimates.parameters import count_parameters
 from model.estimates.updates import UpdateCost
+from storage.byte_pairs import token_dtype
 
 _WEIGHT = 4  # bytes: checkpoints hold the weights in float32
-_TOKEN = 2  # bytes of a token in a shard
 # FineWeb-Edu's sample-10BT has parquet files of about 2.15 GB, 29 GB for 9.95 billion tokens. The
 # one that is read and two ahead of it are on the disk (data_prep/hub/supply.py).
 # https://huggingface.co/datasets/HuggingFaceFW/fineweb-edu
@@ -47,4 +47,5 @@ def disk_budget(
     """The disk space of a run that keeps this number of checkpoints and reads each token once."""
     each = checkpoint_bytes(network, update)
     source = min(_SOURCE_FILES, _SOURCE_TOKEN * tokens)
-    return _DiskBudget(each, (kept_checkpoints + 1) * each, _TOKEN * tokens, source)
+    shards = token_dtype(network.vocab_size).itemsize * tokens
+    return _DiskBudget(each, (kept_checkpoints + 1) * each, shards, source)

@@ -1,6 +1,5 @@
 """The tokenizer: GPT-2's ids, bytes and files, without any network."""
 
-import base64
 import json
 import pickle
 import re
@@ -148,11 +147,15 @@ def test_damaged_shipped_ranks_are_an_error(tmp_path, monkeypatch):
         gpt2_tokenizer.__wrapped__()
 
 
-def test_more_ids_than_two_bytes_hold_are_an_error():
-    tokens = (base64.b64encode(i.to_bytes(3, "big")).decode() for i in range(65_536))
-    ranks = "\n".join(f"{token} {rank}" for rank, token in enumerate(tokens))
-    with pytest.raises(ValueError, match="16 bits"):
-        Tokenizer("big", ".", ranks.encode())
+def test_more_ids_than_a_step_can_have_are_an_error():
+    byte_pairs.check_vocabulary("tokenizer big", 2**31 - 1)
+    with pytest.raises(ValueError, match="has 2147483648 ids, but .* at most 31 bits"):
+        byte_pairs.check_vocabulary("tokenizer big", 2**31)
+
+
+def test_two_bytes_store_a_token_as_long_as_they_hold_every_id():
+    kinds = [byte_pairs.token_dtype(n).str for n in (257, 65_536, 65_537, 200_019)]
+    assert kinds == ["<u2", "<u2", "<u4", "<u4"]
 
 
 def test_a_checkpoint_a_run_or_a_data_set_may_be_named_for_its_tokenizer(tmp_path):

@@ -113,7 +113,7 @@ def test_no_other_files_are_left(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("size", "reason"), [(65_537, "16 bits"), (256, "256 bytes and end-of-text"), (0, "257")]
+    ("size", "reason"), [(2**31, "31 bits"), (256, "256 bytes and end-of-text"), (0, "257")]
 )
 def test_a_vocabulary_out_of_range_is_refused(size, reason):
     with pytest.raises(ValueError, match=reason):

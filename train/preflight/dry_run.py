@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -29,6 +28,7 @@ from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
 from train.evaluation import shared_samples
 from train.recovery.ending import is_peer_failure
 from train.run import Run
+from train.step import as_tensor
 
 _ITEMS = 2  # of each task, for each rank
 _COMPILERS = ("torch._inductor", "torch._dynamo")  # modules of what torch.compile raises
@@ -116,7 +116,7 @@ def training_step(run: Run) -> None:
     """One micro-step on the run's first windows, its reduction, and an update that is skipped."""
     plan = run.plan
     read = read_windows(run.loader.stream, 0, plan.micro_batch, plan.context_length)
-    loss = float(run.learner.trial_step(torch.from_numpy(read.view(np.int16))))
+    loss = float(run.learner.trial_step(as_tensor(read)))
     if not math.isfinite(loss):
         raise ValueError(f"the loss of the first windows is {loss}")
 

@@ -9,7 +9,6 @@ import torch
 from data_prep.dataset.manifest import MANIFEST_NAME
 from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
-from data_prep.dataset.token_files import TOKEN
 from model.config import GPTConfig
 from model.precision import choose_dtype
 from parallel.collectives import all_gather_object, on_main, together
@@ -127,7 +126,7 @@ def _check_run(
     _check_reduction(config)
     plan = plan_batch(config, ranks.world_size, micro_batch)
     _check_training_tokens(config, data, plan)
-    _check_batch_memory(plan, ranks)
+    _check_batch_memory(plan, ranks, data.manifest.token_bytes)
     steps = run_length(config, data, plan)
     val_tokens = choose_validation(config, data, plan.context_length, sizes)
     warmup_steps = choose_warmup(config, steps, sizes)
@@ -167,10 +166,10 @@ def _check_run(
     )
 
 
-def _check_batch_memory(plan: BatchPlan, ranks: Ranks) -> None:
+def _check_batch_memory(plan: BatchPlan, ranks: Ranks, token_bytes: int) -> None:
     """Raises: ValueError if the windows of a step do not fit in the memory of this machine."""
     share = plan.windows // plan.world_size * ranks.local_world_size
-    needed = _COPIES * share * (plan.context_length + 1) * TOKEN.itemsize
+    needed = _COPIES * share * (plan.context_length + 1) * token_bytes
     if needed > (free := available()):
         raise ValueError(
             f"batch_tokens={plan.tokens} takes {needed / 1e9:.1f} GB of memory on each machine for "

@@ -14,13 +14,13 @@ import numpy as np
 
 from data_prep.dataset.manifest import ShardEntry, SplitEntry, SplitName, split_entry
 from data_prep.dataset.shards import LENGTH, PLACE, shard_entry
-from data_prep.dataset.token_files import TOKEN
 from data_prep.dataset.token_writer import TokenWriter
 from data_prep.preparation.console import ProgressBar
 from data_prep.preparation.duplicates import DocumentHashes
 from data_prep.preparation.ready.token_arrays import TokenArray
 from data_prep.tokenizer import Tokenizer
 from storage.atomic import save_array
+from storage.byte_pairs import token_dtype
 
 _TOKENS_AT_ONCE = 1 << 22
 _LONGEST = 1 << 28  # tokens without a separator: such a file has none
@@ -77,7 +77,8 @@ class _Shard:
     places: array = field(default_factory=lambda: array("I"))
 
     def __post_init__(self) -> None:
-        self.file = TokenWriter(self.folder / f"{self.name}.npy")
+        path, dtype = self.folder / f"{self.name}.npy", token_dtype(len(self.counts))
+        self.file = TokenWriter(path, dtype)
 
     def close(self) -> ShardEntry:
         self.file.close()
@@ -155,13 +156,13 @@ class _Documents:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         separator = self.tokenizer.end_of_text
-        rest, rest_place = np.empty(0, TOKEN), (0, 0)
+        rest, rest_place = np.empty(0, self.tokenizer.token_dtype), (0, 0)
         for number, (file, array_) in enumerate(self.files):
             row = 0
             for ids in self._checked(array_):
                 if number == 0 and row == 0 and not len(rest) and ids[0] != separator:
                     self.without_beginning = True
-                    rest, rest_place, row = np.array([separator], TOKEN), (file, 0), 1
+                    rest, rest_place, row = np.array([separator], rest.dtype), (file, 0), 1
                 held = len(rest)
                 ids = np.concatenate([rest, ids])
                 starts = np.flatnonzero(ids == separator)
@@ -194,7 +195,7 @@ class _Documents:
             yield kept, lengths[full], places[full]
 
     def _checked(self, file: TokenArray) -> Iterator[np.ndarray]:
-        """The tokens of a file as uint16, piece by piece."""
+        """The tokens of a file as shards store them, piece by piece."""
         for start in range(0, file.tokens, _TOKENS_AT_ONCE):
             ids = file.read(start, _TOKENS_AT_ONCE)
             wrong = np.flatnonzero((ids < 0) | (ids >= self.tokenizer.n_vocab))
@@ -205,4 +206,4 @@ class _Documents:
                     f"the ids 0 to {self.tokenizer.n_vocab - 1}; name the tokenizer that made them "
                     "with --tokenizer"
                 )
-            yield ids.astype(TOKEN)
+            yield ids.astype(self.tokenizer.token_dtype)

@@ -12,10 +12,11 @@ import numpy as np
 
 from data_prep.dataset.manifest import ShardEntry
 from data_prep.dataset.shards import shard_entry
-from data_prep.dataset.token_files import TOKEN, TokenFiles
+from data_prep.dataset.token_files import TokenFiles
 from data_prep.preparation.duplicates import HASH_FILES
 from data_prep.preparation.units.record import UnitResult
 from storage.atomic import load_array, publish_folder, save_array
+from storage.byte_pairs import token_dtype
 
 _AT_ONCE = 1 << 13  # documents that are copied at a time
 
@@ -28,7 +29,8 @@ def divide_again(
     The files stay as they are if no document changes sides. A kill leaves the unit unfinished.
     Shapes: in_val (documents,), token_bytes (n_vocab,).
     """
-    shards = _UnitShards(folder) if found.shards() else None
+    dtype = token_dtype(len(token_bytes))
+    shards = _UnitShards(folder, dtype) if found.shards() else None
     if shards is None or np.array_equal(shards.in_val, in_val):
         result = replace(found, split=split)
         result.write(folder)
@@ -48,7 +50,7 @@ def divide_again(
 class _UnitShards:
     """The train and the val shard of one folder as one list of documents, in source order."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: np.dtype) -> None:
         names = [name for name in ("train", "val") if (folder / f"{name}.npy").exists()]
         cure = f"delete {folder} and start again"
         lengths = [load_array(folder / f"{name}.lengths.npy", cure) for name in names]
@@ -63,7 +65,7 @@ class _UnitShards:
         self._starts = (np.cumsum(all_lengths, dtype=np.int64) - all_lengths)[order]
         self._places = places[order]
         sizes = [int(found.sum(dtype=np.int64)) for found in lengths]
-        self._tokens = TokenFiles([folder / f"{name}.npy" for name in names], sizes)
+        self._tokens = TokenFiles([folder / f"{name}.npy" for name in names], sizes, dtype)
 
     def write(
         self, folder: Path, in_val: np.ndarray, token_bytes: np.ndarray
@@ -82,7 +84,7 @@ class _UnitShards:
         shape = (int(lengths.sum(dtype=np.int64)),)
         counts = np.zeros(len(token_bytes), np.int64)
         with (folder / f"{name}.npy").open("wb") as file:
-            header = {"descr": TOKEN.str, "fortran_order": False, "shape": shape}
+            header = {"descr": self._tokens.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for first in range(0, len(documents), _AT_ONCE):
                 some = documents[first : first + _AT_ONCE]

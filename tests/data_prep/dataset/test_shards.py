@@ -86,8 +86,8 @@ def test_a_half_written_data_set_is_an_error(folder):
 
 
 def test_a_newer_format_is_an_error(folder):
-    rewrite_manifest(folder, format_version=FORMAT_VERSION + 1)
-    with pytest.raises(ValueError, match=f"format_version={FORMAT_VERSION + 1}"):
+    rewrite_manifest(folder, format_version=FORMAT_VERSION + 2)
+    with pytest.raises(ValueError, match=f"format_version={FORMAT_VERSION + 2}"):
         open_data_set(folder)
 
 

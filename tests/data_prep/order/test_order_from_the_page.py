@@ -84,8 +84,8 @@ def windows_of_rank(first, size, micro_batch, rank, world):
     return [first + j for j in range(size) if j // micro_batch % world == rank]
 
 
-def digest(w, tokens):
-    text = w.to_bytes(8, "little") + b"".join(t.to_bytes(2, "little") for t in tokens)
+def digest(w, tokens, size=2):
+    text = w.to_bytes(8, "little") + b"".join(t.to_bytes(size, "little") for t in tokens)
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
@@ -138,6 +138,12 @@ def test_windows_of_several_epochs_and_their_digests_are_those_of_the_page(
     assert found.tolist() == expected
     total = sum(digest(v, tokens) for v, tokens in enumerate(expected, start=w))
     assert windows_digest(w, found) == total % 2**64
+
+
+def test_the_digest_of_ids_of_a_large_vocabulary_is_that_of_the_page():
+    windows = np.array([[70_000, 3, 65_535], [65_536, 0, 100_000]], np.uint32)
+    expected = [digest(w, tokens, size=4) for w, tokens in enumerate(windows.tolist(), start=9)]
+    assert windows_digest(9, windows) == sum(expected) % 2**64
 
 
 @given(cursor=st.integers(0, 90), size=st.integers(1, 12), skips=RANGES)

@@ -170,13 +170,14 @@ LENGTHS = st.builds(random_lengths, st.integers(1, 3000), st.integers(1, 20), st
 class Positions(TokenShards):
     """Shards made from document lengths alone; the token at position p is p itself."""
 
-    def __init__(self, lengths):
+    def __init__(self, lengths, token_dtype="<u2"):
+        self.token_dtype = np.dtype(token_dtype)
         self.__dict__["lengths"] = np.array(lengths, np.uint32)
         self.documents, self.tokens = len(lengths), sum(lengths)
 
     def gather(self, starts, counts):
         pieces = zip(starts.tolist(), counts.tolist(), strict=True)
-        return np.concatenate([np.arange(s, s + c, dtype=np.uint16) for s, c in pieces])
+        return np.concatenate([np.arange(s, s + c, dtype=self.token_dtype) for s, c in pieces])
 
 
 @given(
