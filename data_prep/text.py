@@ -23,6 +23,7 @@ from data_prep.sources.splitting import typed_separator
 from data_prep.sources.text_fields import typed_template
 from data_prep.vocabulary.merges import check_vocab_size
 from data_prep.vocabulary.of_source import tokenizer_of_source
+from data_prep.vocabulary.patterns import chosen_pattern
 from storage.script_options import parse_options
 
 _EMBEDDED_OUT = Path("data/python_docs")
@@ -58,6 +59,9 @@ class TextOptions(PrepareOptions):
     """Train a tokenizer of N ids on this text, as data_prep/train_tokenizer.py does, and use it.
     auto: a size that fits the amount of text. It learns from the validation documents too, but not
     from the end that --split tail or auto keeps for validation."""
+    pattern: str | None = None
+    """With --vocab-size, how text is split into words:
+    gpt2 (the default), gpt4, qwen2, nanochat, o200k, or a file with a regular expression."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,10 +95,16 @@ class TextOptions(PrepareOptions):
 
 
 def _prepare_text(options: TextOptions) -> None:
+    if options.pattern is not None and options.vocab_size is None:
+        raise ValueError(
+            f"pattern={options.pattern} is for a tokenizer that is trained on the text; give "
+            "--vocab-size too, or leave it out"
+        )
+    pattern = chosen_pattern(options.pattern or "gpt2")
     source, out = options.chosen_source(), options.chosen_out()
     tokenizer = None
     if options.vocab_size is not None and not options.check:
-        tokenizer = tokenizer_of_source(source, options.vocab_size, out, options)
+        tokenizer = tokenizer_of_source(source, options.vocab_size, out, options, pattern)
     run_preparation(source, out, options, tokenizer=tokenizer)
 
 

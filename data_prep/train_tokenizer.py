@@ -1,19 +1,20 @@
-"""Train a byte-level BPE tokenizer that splits text into words as GPT-2's does.
+"""Train a byte-level BPE tokenizer that splits text into words as GPT-2, GPT-4 or you say.
 
     python data_prep/train_tokenizer.py stories.txt --vocab-size 10000 --out tokenizers/own
+    python data_prep/train_tokenizer.py stories.txt --pattern gpt4 --out tokenizers/own
     python data_prep/train_tokenizer.py --embedded --vocab-size 4096 --out tokenizers/python_docs
 
 Input: the files that data_prep/text.py reads. Output: a folder for `--tokenizer` of the data
 scripts. The same text gives the same tokenizer. Its ids are the 256 bytes, then the merges in
-order, then end-of-text.
+order, then end-of-text. The log says how many bytes a token has in text that is held out.
 
-Training uses gigatoken (`pip install -e '.[fast]'`).
+Training uses gigatoken, and Hugging Face's tokenizers for patterns other than GPT-2's
+(`pip install -e '.[fast]'`).
 """
 
 import logging
 import re
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +26,27 @@ from data_prep.sources.file_source import FileSource, file_source
 from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.splitting import typed_separator
 from data_prep.tokenizer import Tokenizer
-from data_prep.vocabulary.merges import NO_TEXT, check_vocab_size, learn_merges
+from data_prep.vocabulary.measured import (
+    MOST_HELD_OUT,
+    Phases,
+    log_bytes_per_token,
+    without_held_out,
+)
+from data_prep.vocabulary.merges import (
+    NO_TEXT,
+    check_can_learn,
+    check_vocab_size,
+    learn_merges,
+)
+from data_prep.vocabulary.patterns import chosen_pattern
 from storage.atomic import new_folder
-from storage.byte_pairs import GPT2_PATTERN, ranks_file
+from storage.byte_pairs import ranks_file
 from storage.script_options import parse_options
 from storage.system_modules import RESOURCE as resource
 
 log = logging.getLogger("data_prep.train_tokenizer")
 
 _UNIT_BYTES = 1 << 28
-_SAMPLE_BYTES = 8_000_000  # text that is encoded with the new tokenizer, for the summary
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,12 @@ class TokenizerOptions:
     """Number of ids, including the 256 bytes and end-of-text; above 65,536, tokens take 4 bytes."""
     out: Path = Path("tokenizers/own")
     """Folder of the tokenizer; must not exist yet."""
+    pattern: str = "gpt2"
+    """How text is split into words, across which nothing is merged:
+    gpt2, gpt4 (cl100k_base), qwen2, nanochat, o200k, or a file with a regular expression."""
+    held_out: int = 64
+    """Every Nth document is not learned from, but measured; of fewer documents, the last Nth of the
+    text. 0: learn from all."""
     source: tuple[str, ...] = ()
     """The same as the files, as an option; --data, its old name, works too."""
     embedded: bool = False
@@ -68,6 +86,10 @@ class TokenizerOptions:
         check_vocab_size(self.vocab_size)
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes={self.max_bytes} must be at least 1")
+        if self.held_out < 0 or self.held_out == 1:
+            raise ValueError(
+                f"held_out={self.held_out} must be 0 (learn from all) or a number from 2 on"
+            )
 
     def texts(self) -> Iterator[bytes]:
         """The documents that the options name."""
@@ -80,33 +102,38 @@ class TokenizerOptions:
 def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
     """Train and save the tokenizer, and log a summary.
 
-    Raises: ValueError if `out` exists, the text is too short for the vocabulary, or gigatoken is
-    not installed.
+    Raises: ValueError if `out` exists, the pattern is none, the text is too short for the
+    vocabulary, or a library is not installed.
     """
     if options.out.exists():
         raise ValueError(f"{options.out} exists already; choose another --out or move it away")
-    start = time.monotonic()
-    texts = options.texts()
+    pattern = chosen_pattern(options.pattern)
+    check_can_learn(pattern)
+    phases = Phases()
+    held_out: list[bytes] = []
+    texts = without_held_out(options.texts(), options.held_out, held_out)
     with new_folder(options.out) as folder:
         # Inside the unfinished folder, which the next start removes if this process is killed.
         path = folder / "text"
         text_bytes = _write_texts(path, texts, options.max_bytes)
-        read = time.monotonic()
-        tokens = _learn(path, options.vocab_size)
-        trained = time.monotonic()
-        tokenizer = Tokenizer(options.out.name, GPT2_PATTERN, ranks_file(tokens))
-        with path.open("rb") as file:
-            _log_summary(tokenizer, tokens, file.read(_SAMPLE_BYTES))
+        if options.held_out and not held_out:
+            held_out = [_cut_off_end(path, options.held_out)]
+        phases.end("read")
+        tokens = _learn(path, options.vocab_size, pattern, phases)
+        tokenizer = Tokenizer(options.out.name, pattern, ranks_file(tokens))
+        _log_summary(tokenizer, tokens)
+        if options.held_out:
+            log_bytes_per_token(tokenizer, held_out, "held-out text")
+        else:
+            with path.open("rb") as file:
+                learned = file.read(MOST_HELD_OUT).split(NO_TEXT)
+            log_bytes_per_token(tokenizer, learned, "text that it has learned from")
+        phases.end("measured")
         path.unlink()
         tokenizer.save(folder)
     log.info(
-        "%.1f MB of text: read in %.1f s, trained in %.1f s; peak memory, mapped text included, "
-        "%d MB; %s",
-        text_bytes / 1e6,
-        read - start,
-        trained - read,
-        _peak_bytes() / 1e6,
-        options.out,
+        "%.1f MB of text: %s; peak memory, mapped text included, %d MB; %s",
+        *(text_bytes / 1e6, phases, _peak_bytes() / 1e6, options.out),
     )
     return tokenizer
 
@@ -131,12 +158,25 @@ def _write_texts(path: Path, texts: Iterable[bytes], max_bytes: int | None) -> i
     return written
 
 
-def _learn(path: Path, vocab_size: int) -> list[bytes]:
+def _cut_off_end(path: Path, share: int) -> bytes:
+    """Cut the last 1/share of a file of texts off, at the end of a line or word, and return it."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size - size // share)
+        end = file.read()
+        marks = [at + 1 for mark in (b" ", b"\n", NO_TEXT) if (at := end.find(mark)) >= 0]
+        starts = (at for at, byte in enumerate(end) if byte & 0xC0 != 0x80)  # of characters
+        begin = min(marks) if marks else next(starts, len(end))
+        file.truncate(size - len(end) + begin)
+    return end[begin:].rstrip(NO_TEXT).replace(NO_TEXT, b"\n")
+
+
+def _learn(path: Path, vocab_size: int, pattern: str, phases: Phases) -> list[bytes]:
     """Learn a vocabulary from the texts of a file: its tokens by id, without end-of-text.
 
-    Raises: ValueError if gigatoken is missing, or the text gives fewer than `vocab_size` ids.
+    Raises: ValueError if the text gives fewer than `vocab_size` ids.
     """
-    tokens = learn_merges(path, vocab_size)
+    tokens = learn_merges(path, vocab_size, pattern, phases.end)
     if len(tokens) + 1 < vocab_size:
         raise ValueError(
             f"vocab_size={vocab_size} is more than the {len(tokens) + 1} ids that this text gives; "
@@ -145,25 +185,11 @@ def _learn(path: Path, vocab_size: int) -> list[bytes]:
     return tokens
 
 
-def _log_summary(tokenizer: Tokenizer, tokens: list[bytes], text: bytes) -> None:
+def _log_summary(tokenizer: Tokenizer, tokens: list[bytes]) -> None:
     longest = max(tokens, key=len)
     log.info(
         "%s: %d ids; the longest is %r, %d bytes",
-        tokenizer.name,
-        tokenizer.n_vocab,
-        longest.decode(errors="replace"),
-        len(longest),
-    )
-    texts = [part.decode(errors="ignore") for part in text.split(NO_TEXT)]
-    text_bytes = sum(len(text.encode()) for text in texts)
-    start = time.monotonic()
-    ids = sum(len(tokenizer.encode_to_numpy(text)) for text in texts)
-    seconds = max(time.monotonic() - start, 1e-9)
-    log.info(
-        "%.2f bytes per token over the first %.1f MB; tiktoken encodes %.1f MB/s on one core",
-        text_bytes / max(1, ids),
-        text_bytes / 1e6,
-        text_bytes / 1e6 / seconds,
+        *(tokenizer.name, tokenizer.n_vocab, longest.decode(errors="replace"), len(longest)),
     )
 
 

@@ -33,6 +33,29 @@ _GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed983
 GPT2_PATTERN = (
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 )
+# The others are in spellings that Hugging Face's `tokenizers` reads as tiktoken does: to it, a `+`
+# after `{1,3}` is another repetition.
+_LETTERS = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CAPITALS = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+PATTERNS = {
+    "gpt2": GPT2_PATTERN,
+    # cl100k_base of tiktoken, as in Llama 3's tokenizer.json.
+    "gpt4": _ENDINGS
+    + r"""|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"""
+    + r"""| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
+    # The same with single digits: https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/tokenizer.json
+    "qwen2": _ENDINGS
+    + r"""|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"""
+    + r"""| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
+    # https://github.com/karpathy/nanochat/blob/master/nanochat/tokenizer.py
+    "nanochat": r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"""
+    + r"""| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+""",
+    # o200k_base of tiktoken.
+    "o200k": rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_LETTERS}+{_ENDINGS}?"
+    + rf"|[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_LETTERS}*{_ENDINGS}?|\p{{N}}{{1,3}}"
+    + r"""| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
+}
 
 
 @dataclass(frozen=True)
@@ -113,6 +136,18 @@ def ranks_file(tokens: Iterable[bytes]) -> bytes:
     """The content of a tiktoken file with these tokens, in the order of their ids."""
     lines = (b"%s %d\n" % (base64.b64encode(token), i) for i, token in enumerate(tokens))
     return b"".join(lines)
+
+
+def byte_characters() -> dict[int, str]:
+    """The printable character that stands for each byte in Hugging Face's files.
+
+    Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py bytes_to_unicode
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + place) for place, byte in enumerate(others)
+    }
 
 
 def _read_ranks(path: Path, sha256: str) -> bytes:

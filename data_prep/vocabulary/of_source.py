@@ -1,7 +1,7 @@
 """The tokenizer of a data set, learned from the source of the data set itself."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from data_prep.preparation.split import FEW_DOCUMENTS, resolved_split, without_t
 from data_prep.sources.file_source import DocumentSource, Span, Unit, append_span
 from data_prep.sources.records import BadRecord
 from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.vocabulary.measured import MOST_HELD_OUT, Phases, log_bytes_per_token
 from data_prep.vocabulary.merges import (
     NO_TEXT,
     check_can_learn,
@@ -40,27 +41,35 @@ def fitting_vocab_size(text_bytes: int) -> int:
 
 
 def tokenizer_of_source(
-    source: DocumentSource, vocab_size: int | Literal["auto"], out: Path, options: PrepareOptions
+    source: DocumentSource,
+    vocab_size: int | Literal["auto"],
+    out: Path,
+    options: PrepareOptions,
+    pattern: str = GPT2_PATTERN,
 ) -> Tokenizer:
     """Learn the tokenizer of the data set `out` from its source: the same each time.
 
     With --split tail the tail takes no part. If the data set is complete, its own is read.
-    Raises: ValueError if the text is too short, or gigatoken is missing.
+    Raises: ValueError if the text is too short, or the library that learns is missing.
     """
     if vocab_size != "auto":
         check_vocab_size(vocab_size)
     name = f"{out.name}_tokenizer"
-    if (found := _finished(out, name, vocab_size)) is not None:
+    if (found := _finished(out, name, vocab_size, pattern)) is not None:
         return found
-    check_can_learn()
-    text, is_all = _joined(_training_texts(source, options))
+    check_can_learn(pattern)
+    phases = Phases()
+    held_out: list[bytes] = []
+    texts = _training_texts(source, options, held_out)
+    text, is_all = _joined(texts)
+    phases.end("read")
     wanted = fitting_vocab_size(len(text)) if vocab_size == "auto" else vocab_size
     if vocab_size == "auto" and len(text) < _LEAST_BYTES:
         raise ValueError(
             f"the text has {len(text)} bytes, too few to learn from; give at least a page, "
             f"{_LEAST_BYTES} bytes"
         )
-    tokens = learn_merges(text, wanted) if text else []
+    tokens = learn_merges(text, wanted, pattern, phases.end) if text else []
     if len(tokens) + 1 < wanted and vocab_size != "auto":
         raise ValueError(
             f"the text gives {len(tokens) + 1} ids, fewer than vocab_size={wanted}; "
@@ -72,16 +81,28 @@ def tokenizer_of_source(
         "" if is_all else "the first ",
         data_size(len(text)),
     )
-    return Tokenizer(name, GPT2_PATTERN, ranks_file(tokens))
+    tokenizer = Tokenizer(name, pattern, ranks_file(tokens))
+    if held_out or not is_all:  # or the text behind the limit
+        log_bytes_per_token(tokenizer, chain(held_out, texts), "held-out text")
+    else:
+        learned = text[:MOST_HELD_OUT].split(NO_TEXT)
+        log_bytes_per_token(tokenizer, learned, "text that it has learned from")
+    phases.end("measured")
+    log.info("tokenizer: %s", phases)
+    return tokenizer
 
 
-def _finished(out: Path, name: str, vocab_size: int | Literal["auto"]) -> Tokenizer | None:
+def _finished(
+    out: Path, name: str, vocab_size: int | Literal["auto"], pattern: str
+) -> Tokenizer | None:
     """The tokenizer of the complete data set at `out`, if it was learned for this size."""
     if not (out / MANIFEST_NAME).is_file():
         return None
     entry = read_manifest(out).tokenizer
-    fits = entry.name == name and vocab_size in ("auto", entry.n_vocab)
-    return load_tokenizer(out / "tokenizer") if fits else None
+    if entry.name != name or vocab_size not in ("auto", entry.n_vocab):
+        return None
+    found = load_tokenizer(out / "tokenizer")
+    return found if found.pattern == pattern else None
 
 
 def _joined(texts: Iterator[bytes]) -> tuple[bytes, bool]:
@@ -96,13 +117,25 @@ def _joined(texts: Iterator[bytes]) -> tuple[bytes, bool]:
     return bytes(joined), True
 
 
-def _training_texts(source: DocumentSource, options: PrepareOptions) -> Iterator[bytes]:
-    """The texts to learn from, without tails that are for validation."""
+def _training_texts(
+    source: DocumentSource, options: PrepareOptions, held_out: list[bytes]
+) -> Iterator[bytes]:
+    """The texts to learn from, without tails for validation; `held_out` gets the first of these."""
     texts = islice(_texts(source, options.skip_bad), options.max_documents)
     first = list(islice(texts, FEW_DOCUMENTS))
     if resolved_split(options.split, len(first)) == "tail":
-        return (without_tail(text, options.val_fraction)[0] for text in chain(first, texts))
+        return _heads(chain(first, texts), options.val_fraction, held_out)
     return chain(first, texts)
+
+
+def _heads(texts: Iterable[bytes], fraction: float, held_out: list[bytes]) -> Iterator[bytes]:
+    held = 0
+    for text in texts:
+        head, tail = without_tail(text, fraction)
+        if held < MOST_HELD_OUT:
+            held_out.append(tail)
+            held += len(tail)
+        yield head
 
 
 def _texts(source: DocumentSource, skip_bad: int) -> Iterator[bytes]:

@@ -14,7 +14,13 @@ import tiktoken
 
 from model.hf_format.published import file_in
 from storage.atomic import read_json, write_json, write_text
-from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN, BytePairs, ranks_file
+from storage.byte_pairs import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    BytePairs,
+    byte_characters,
+    ranks_file,
+)
 
 _MERGES_HEADING = "#version: 0.2"
 _TOKENS_SHOWN = 8
@@ -22,18 +28,6 @@ _TOKENS_SHOWN = 8
 _EVERY_KIND = "It's WE'LL naïve  x\n\n\t 12345½ ,.;-_$+ 日本語 e\u0301 \u00a0\x00\r\n end "
 
 log = logging.getLogger(__name__)
-
-
-def byte_characters() -> dict[int, str]:
-    """The printable character that stands for each byte in Hugging Face's files.
-
-    Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py bytes_to_unicode
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {
-        byte: chr(256 + place) for place, byte in enumerate(others)
-    }
 
 
 def read_hf_tokenizer(folder: Path, name: str) -> BytePairs | None:

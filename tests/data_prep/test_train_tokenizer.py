@@ -1,6 +1,7 @@
 """train_tokenizer.py: the learned merges, and the way from a text to a trained model."""
 
 import base64
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -15,13 +16,14 @@ from data_prep import train_tokenizer as module
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare
 from data_prep.sources.file_source import file_source
-from data_prep.tokenizer import Tokenizer, load_tokenizer
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from data_prep.train_tokenizer import TokenizerOptions, train_tokenizer
 from data_prep.vocabulary import merges
+from data_prep.vocabulary.measured import log_bytes_per_token
 from eval.sampling.next_token import GenerateOptions
 from eval.subject import load_subject
 from eval.tasks.val_loss import validation_loss
-from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN
+from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN, PATTERNS
 from tests.eval_subjects import generate
 from tests.runs import built, run_to_end, tiny_config
 
@@ -68,7 +70,7 @@ def merged(word: Word, pair: tuple[bytes, bytes]) -> Word:
 
 
 def test_every_merge_is_of_the_most_frequent_pair(tmp_path):
-    tokens = tokens_of(trained(tmp_path))
+    tokens = tokens_of(trained(tmp_path, held_out=0))
     assert tokens[:256] == [bytes([byte]) for byte in range(256)]
     words: Counter[Word] = Counter()
     for story in STORIES:
@@ -185,3 +187,46 @@ def test_the_text_may_be_named_in_every_way(tmp_path, monkeypatch, spelling):
 def test_no_text_is_one_sentence():
     with pytest.raises(ValueError, match="no text is given; name files"):
         TokenizerOptions()
+
+
+def test_what_is_held_out_is_measured_and_not_learned(tmp_path, caplog):
+    caplog.set_level("INFO")
+    texts = [story if number % 4 != 3 else "zebra " * 50 for number, story in enumerate(STORIES)]
+    path = write_text(tmp_path, texts)
+    options = TokenizerOptions((str(path),), 300, tmp_path / "own", held_out=4)
+    tokens = tokens_of(train_tokenizer(options))
+    assert not any(b"eb" in token for token in tokens)
+    assert "held-out text (15,000 bytes, 50 texts): 1.0" in caplog.text
+    assert "1.000 ± 0.000 (standard error) bytes per token; GPT-2's 50,257 ids: 2.9" in caplog.text
+    assert re.search(r"read \d.*, words counted and merged \d.*, measured \d", caplog.text)
+
+
+def test_of_few_documents_the_end_is_held_out(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = write_text(tmp_path, ["river stone " * 200 + "zebra " * 200])
+    options = TokenizerOptions((str(path),), 264, tmp_path / "own", held_out=3)
+    tokens = tokens_of(train_tokenizer(options))
+    assert not any(b"eb" in token for token in tokens)
+    assert "held-out text (1,194 bytes, 1 text): " in caplog.text
+
+
+@pytest.mark.parametrize("text", ["日本語の文" * 30, "a b\nc " * 30, "x"])
+def test_the_end_is_cut_off_between_characters(tmp_path, text):
+    path = tmp_path / "text"
+    for share in (2, 3, 7):
+        path.write_bytes(text.encode() + b"\xff")
+        end = module._cut_off_end(path, share)
+        assert path.read_bytes().rstrip(b"\xff") + end == text.encode()
+        end.decode()
+
+
+def test_text_that_is_refused_is_not_measured(caplog):
+    caplog.set_level("INFO")
+    tokenizer = Tokenizer("x", PATTERNS["gpt4"], gpt2_tokenizer().ranks)
+    log_bytes_per_token(tokenizer, [b" " * 1_200_000, b""], "held-out text")
+    assert "none that can be encoded" in caplog.text
+
+
+def test_a_text_held_out_from_every_one_is_refused():
+    with pytest.raises(ValueError, match="held_out=1 must be 0 .* or a number from 2"):
+        TokenizerOptions(("a.txt",), held_out=1)

@@ -32,7 +32,7 @@ def run(monkeypatch, *words: str) -> None:
 def test_one_call_gives_the_bytes_of_two(tmp_path, monkeypatch):
     text = tmp_path / "stories.txt"
     text.write_text(END_OF_TEXT.join(story(number) for number in range(300)))
-    train_tokenizer(TokenizerOptions((str(text),), 300, tmp_path / "x_tokenizer"))
+    train_tokenizer(TokenizerOptions((str(text),), 300, tmp_path / "x_tokenizer", held_out=0))
     (tmp_path / "a").mkdir()
     options = PrepareOptions(workers=1, tokenizer=tmp_path / "x_tokenizer")
     prepare(file_source([str(text)]), tmp_path / "a" / "x", options)

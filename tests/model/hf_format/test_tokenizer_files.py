@@ -6,8 +6,9 @@ import pytest
 import transformers
 
 from data_prep.tokenizer import gpt2_tokenizer, load_tokenizer
-from model.hf_format.tokenizer_files import byte_characters, read_hf_tokenizer
+from model.hf_format.tokenizer_files import read_hf_tokenizer
 from storage.atomic import write_json
+from storage.byte_pairs import byte_characters
 from tests.launching import REPO
 from tests.model.hf_format.models import (
     CL100K_LIKE,
