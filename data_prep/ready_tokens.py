@@ -73,7 +73,9 @@ class ReadyTokensOptions:
         return {"shard_tokens": self.shard_tokens, "ready_tokens": True}
 
 
-def _opened(options: ReadyTokensOptions) -> tuple[list[TokenArray], set[int], int]:
+def _opened(
+    options: ReadyTokensOptions, tokenizer: Tokenizer
+) -> tuple[list[TokenArray], set[int], int]:
     """All files, the numbers of those that are validation, and how many are passed over.
 
     Raises: ValueError if one cannot be used, or none is left for one of the splits.
@@ -93,7 +95,8 @@ def _opened(options: ReadyTokensOptions) -> tuple[list[TokenArray], set[int], in
             f"none of the {len(found.paths)} files is for {kind} (validation files have `val` in "
             "their names); name those of validation with --val-files"
         )
-    return [open_token_file(path) for path in found.paths], val, found.count_passed_over
+    files = [open_token_file(path, tokenizer.token_dtype) for path in found.paths]
+    return files, val, found.count_passed_over
 
 
 def _source(files: Sequence[TokenArray]) -> SourceEntry:
@@ -108,7 +111,7 @@ def take_tokens(options: ReadyTokensOptions) -> None:
     Raises: ValueError for files or an `out` that cannot be used; nothing is left behind then.
     """
     tokenizer = named_tokenizer(options.tokenizer)
-    files, val, passed_over = _opened(options)
+    files, val, passed_over = _opened(options, tokenizer)
     source = _source(files)
     settings = options.settings()
     if finished_data_set(options.out, settings, tokenizer, lambda found: found == source):

@@ -125,7 +125,9 @@ def fast_encoder(tokenizer: Tokenizer) -> _FastEncoder | None:
         return None
     try:
         return Gigatoken(tokenizer) if _agrees_on_ascii() else None
-    except Exception:
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException:  # a panic in Rust code, for ranks that no merging could have given
         return None
 
 

@@ -10,6 +10,7 @@ from data_prep.ready_tokens import ReadyTokensOptions, main, take_tokens
 from data_prep.tokenizer import gpt2_tokenizer
 from data_prep.verify import _verify_files
 from tests.data_sets import small_tokenizer
+from tests.wide_data import wide_text, wide_tokenizer
 
 EOT = 50256
 TEXTS = [f"Story {n}: once upon a time, größer than {n * n}. " * (1 + n % 5) for n in range(80)]
@@ -133,6 +134,33 @@ def test_tokens_of_another_tokenizer_are_refused(tmp_path):
         take(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "small"]  # nothing half-written
     assert texts_of(take(tmp_path, tokenizer=tmp_path / "small"), "train") == TEXTS
+
+
+def uint32_npy(folder, name, tokens):
+    np.save(folder / f"{name}.npy", tokens.astype(np.uint32))
+
+
+def llama_bin(folder, name, tokens):
+    llm_c(folder / f"{name}.bin", tokens, magic=20240801, version=7, kind="<u4")
+
+
+def bare_uint32(folder, name, tokens):
+    tokens.astype("<u4").tofile(folder / f"{name}.bin")
+
+
+@pytest.mark.parametrize("write", [uint32_npy, llama_bin, bare_uint32])
+def test_ids_beyond_two_bytes_are_taken_over(tmp_path, write):
+    wide = wide_tokenizer()
+    texts = {"train": [wide_text(n) for n in range(20)], "val": [wide_text(n) for n in (20, 21)]}
+    (tmp_path / "in").mkdir()
+    wide.save(tmp_path / "tokenizer")
+    for name, some in texts.items():
+        parts = [np.array([wide.end_of_text, *wide.encode(text)]) for text in some]
+        write(tmp_path / "in", name, np.concatenate(parts))
+    data = take(tmp_path, tokenizer=tmp_path / "tokenizer")
+    check_data_set(data, "full")
+    assert data.manifest.token_bytes == 4
+    assert {name: texts_of(data, name) for name in texts} == texts
 
 
 def test_ids_of_another_encoding_are_noticed(tmp_path):

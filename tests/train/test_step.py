@@ -20,7 +20,7 @@ from train.guards.spikes import MAX_SKIPPED_IN_A_ROW
 from train.loop import train
 from train.optimizers.adamw import AdamWConfig, parameter_groups
 from train.schedule import ScheduleConfig
-from train.step import LOSS, NORM, SKIPPED, StepBatch
+from train.step import LOSS, NORM, SKIPPED, StepBatch, as_tensor
 
 CONFIG = Config(model=SHAPE, optimizer=AdamWConfig(lr=1e-2))
 WINDOWS = 8
@@ -197,6 +197,16 @@ def test_a_run_takes_its_first_windows_from_the_stream(data, tmp_path):
     stream = TrainingStream(run.data.split("train"), run.config.seed)
     expected = read_windows(stream, 0, run.plan.windows, run.plan.context_length)
     assert np.array_equal(batch.windows.numpy().view(np.uint16), expected)
+
+
+def test_the_same_ids_in_four_bytes_give_the_same_update_bit_for_bit():
+    narrow, learners = batch_of(), (learner_of(), learner_of())
+    ids = narrow.windows.numpy().view(np.uint16).astype(np.uint32)
+    for learner, batch in zip(learners, (narrow, StepBatch(0, 0, as_tensor(ids))), strict=True):
+        values = learner.step(batch, lr=1e-2)
+        assert float(values[LOSS]) > 0
+    states = [learner.model.state_dict() for learner in learners]
+    assert all(torch.equal(weight, states[1][name]) for name, weight in states[0].items())
 
 
 def test_no_clipping_leaves_the_gradient_alone():

@@ -2,7 +2,8 @@
 
 `.npy`: one dimension of whole numbers (build-nanogpt). `.bin` with the header of llm.c: 256 int32,
 of which the first three are its magic number, its version and the number of tokens (llm.c,
-modded-nanogpt). `.bin` without it: uint16 and nothing else (nanoGPT).
+modded-nanogpt). `.bin` without it: ids and nothing else, of two bytes, or of four where the
+vocabulary needs them (nanoGPT).
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-TOKEN_KINDS = ".npy (one dimension of whole numbers) and .bin (llm.c's, or bare uint16)"
+TOKEN_KINDS = ".npy (one dimension of whole numbers) and .bin (llm.c's, or bare ids)"
 _AGAIN = "copy or download it again"
 _HEADER_BYTES = 256 * 4
 # Magic number and version of https://github.com/karpathy/llm.c/blob/master/dev/data/data_common.py
@@ -48,12 +49,12 @@ class TokenArray:
         return found
 
 
-def open_token_file(path: Path) -> TokenArray:
-    """The tokens of a file, by its header.
+def open_token_file(path: Path, bare: np.dtype) -> TokenArray:
+    """The tokens of a file, by its header; without one they are `bare`.
 
     Raises: ValueError if it holds none, is of another kind, or is not of the size its header says.
     """
-    found = _open_npy(path) if path.suffix.lower() == ".npy" else _open_bin(path)
+    found = _open_npy(path) if path.suffix.lower() == ".npy" else _open_bin(path, bare)
     expected = found.offset + found.tokens * found.dtype.itemsize
     if path.stat().st_size != expected:
         raise ValueError(
@@ -85,7 +86,7 @@ def _open_npy(path: Path) -> TokenArray:
     return TokenArray(path, "npy", dtype, offset, shape[0])
 
 
-def _open_bin(path: Path) -> TokenArray:
+def _open_bin(path: Path, bare: np.dtype) -> TokenArray:
     with path.open("rb") as file:
         head = np.frombuffer(file.read(_HEADER_BYTES), "<i4", count=-1) if _is_long(path) else []
     key = (int(head[0]), int(head[1])) if len(head) else (0, 0)
@@ -98,9 +99,9 @@ def _open_bin(path: Path) -> TokenArray:
             "make it again with llm.c's scripts of today"
         )
     size = path.stat().st_size
-    if size % 2:
-        raise ValueError(f"{path} is {size} bytes, which uint16 tokens cannot fill; {_AGAIN}")
-    return TokenArray(path, "nanoGPT", np.dtype("<u2"), 0, size // 2)
+    if size % bare.itemsize:
+        raise ValueError(f"{path} is {size} bytes, which {bare} tokens cannot fill; {_AGAIN}")
+    return TokenArray(path, "nanoGPT", bare, 0, size // bare.itemsize)
 
 
 def _is_long(path: Path) -> bool:

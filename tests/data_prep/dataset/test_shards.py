@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.dataset.manifest import FORMAT_VERSION, read_manifest, unigram_entropy_nats
+from data_prep.dataset.manifest import (
+    FORMAT_VERSION,
+    read_manifest,
+    token_format,
+    unigram_entropy_nats,
+)
 from data_prep.dataset.shards import check_data_set, open_data_set, shard_entry
 from storage import digest
 from storage.digest import file_sha256
@@ -88,6 +93,24 @@ def test_a_half_written_data_set_is_an_error(folder):
 def test_a_newer_format_is_an_error(folder):
     rewrite_manifest(folder, format_version=FORMAT_VERSION + 2)
     with pytest.raises(ValueError, match=f"format_version={FORMAT_VERSION + 2}"):
+        open_data_set(folder)
+
+
+@pytest.mark.parametrize("changes", [{"format_version": 3}, {"token_bytes": 4}])
+def test_a_format_that_is_not_the_vocabularys_is_an_error(folder, changes):
+    rewrite_manifest(folder, **changes)
+    with pytest.raises(ValueError, match="a vocabulary of 50257 ids has format_version=2 and"):
+        open_data_set(folder)
+
+
+def test_shards_are_as_wide_as_the_vocabulary_needs(folder):
+    manifest = read_manifest(folder)
+    large = replace(manifest.tokenizer, n_vocab=65_537)
+    rewrite_manifest(folder, tokenizer=large)
+    with pytest.raises(ValueError, match="of 65537 ids has format_version=3 and token_bytes=4"):
+        open_data_set(folder)
+    replace(manifest, tokenizer=large, **token_format(65_537)).sealed().write(folder)
+    with pytest.raises(ValueError, match="holds <u2, but must hold <u4"):
         open_data_set(folder)
 
 

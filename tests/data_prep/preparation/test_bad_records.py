@@ -16,6 +16,7 @@ from data_prep.preparation.unit import UnitWork
 from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from tests.data_prep.stories import STORIES, folder_bytes, prepared, texts_of, write_lines
+from tests.wide_data import wide_tokenizer
 
 TORN = '{"text": "torn\n'
 
@@ -188,10 +189,16 @@ def test_a_new_file_under_the_glob_keeps_the_units_of_others(tmp_path, monkeypat
     assert folder_bytes(prepared(tmp_path, "*.jsonl", shard_tokens=300).folder) == kept
 
 
-def test_a_larger_source_has_another_share_of_validation_but_no_new_tokens(tmp_path, monkeypatch):
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_larger_source_has_another_share_of_validation_but_no_new_tokens(
+    tmp_path, monkeypatch, wide
+):
     write_lines(tmp_path / "a.jsonl", [*STORIES, "", "x"])
     (tmp_path / "b.jsonl").write_text(good(*STORIES[:20]) + TORN)
     options = {"shard_tokens": 300, "val_tokens": 700}
+    if wide:  # each letter of these stories is a token
+        wide_tokenizer().save(tmp_path / "wide")
+        options = {"shard_tokens": 3000, "val_tokens": 4000, "tokenizer": tmp_path / "wide"}
     with pytest.raises(ValueError, match=r"b\.jsonl, line 21"):
         prepared(tmp_path, "*.jsonl", **options)
     tokenized = []
@@ -205,6 +212,7 @@ def test_a_larger_source_has_another_share_of_validation_but_no_new_tokens(tmp_p
     (tmp_path / "out").rename(tmp_path / "kept")
     assert folder_bytes(prepared(tmp_path, "*.jsonl", **options).folder) == kept
     assert data.manifest.val.documents > 3
+    assert data.manifest.token_bytes == (4 if wide else 2)
 
 
 def test_the_repair_of_the_only_file_starts_again_without_a_word_of_deleting(tmp_path):

@@ -26,6 +26,8 @@ from data_prep.preparation.split import SplitRule
 from data_prep.preparation.unit import UnitWork
 from data_prep.sources.file_source import FileSource, Unit, file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, utf8
+from storage.byte_pairs import GPT2_PATTERN, ranks_file
+from tests.wide_data import wide_text, wide_tokenizer
 
 KEY = "a_key"
 COMMA = 11  # its id
@@ -252,6 +254,23 @@ def test_gigatoken_works_with_any_vocabulary_of_gpt2s_pattern(text):
     small = Tokenizer("small", gpt2_tokenizer().pattern, b"".join(lines[:700]))
     fast = Gigatoken(small)
     assert fast.encode(utf8(text)).tolist() == small.encode(utf8(text).decode())
+
+
+@pytest.mark.skipif(fast_encoder(gpt2_tokenizer()) is None, reason="gigatoken is not installed")
+def test_both_encoders_give_the_same_ids_beyond_two_bytes():
+    wide, texts = wide_tokenizer(), [wide_text(number).encode() for number in range(20)]
+    places = [(0, row) for row in range(20)]
+    fast = fast_encoder(wide)
+    assert fast is not None
+    found = [Encoder(wide, one).encode(texts, places) for one in (None, fast)]
+    assert found[0][0].dtype == np.uint32
+    assert found[0][0].max() == wide.end_of_text > 2**16
+    assert all(map(np.array_equal, *found))
+
+
+def test_ranks_that_no_merging_gives_are_left_to_tiktoken():
+    unreachable = ranks_file([*(bytes([byte]) for byte in range(256)), b" abcd"])
+    assert fast_encoder(Tokenizer("unreachable", GPT2_PATTERN, unreachable)) is None
 
 
 @pytest.mark.skipif(fast_encoder(gpt2_tokenizer()) is None, reason="gigatoken is not installed")

@@ -66,3 +66,5 @@ def test_the_disk_holds_shards_beside_checkpoints_or_source():
     assert run.total == run.data + run.checkpoints  # 6.0 GB of them, 3 GB of source
     large = disk_budget(gpt2, update, kept_checkpoints=3, tokens=10**10)
     assert large.total == large.data + large.source
+    wide = disk_budget(replace(gpt2, vocab_size=128_256), update, kept_checkpoints=3, tokens=10**9)
+    assert wide.data == 4 * 10**9
