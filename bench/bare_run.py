@@ -55,7 +55,8 @@ def bare_learner(config: Config, ranks: Ranks) -> Learner:
         raise ValueError("micro_batch=auto cannot be used in a benchmark; set a number")
     plan = plan_batch(config, ranks.world_size, config.micro_batch)
     network = new_network(config, config.network, ranks)
-    learner = build_learner(config, network, plan, ranks)
+    separator = config.separator_of(config.network.vocab_size - 1)  # as GPT-2's and our own are
+    learner = build_learner(config, network, plan, ranks, separator=separator)
     learner.fix_bucket_layout()
     return learner
 

@@ -103,7 +103,7 @@ def _run_trial(trial: Trial, data: DataSet, val_tokens: int, ranks: Ranks) -> di
     config, steps = trial.config, trial.config.steps or 0
     learner = bare_learner(config, ranks)
     loader = bare_loader(config, learner)
-    subject = Subject(learner.model, data.tokenizer(), ranks)
+    subject = Subject(learner.model, data.tokenizer(), ranks, config.mask_documents)
     due = {round(part * steps / _VALIDATIONS) for part in range(_VALIDATIONS + 1)}
     at: list[int] = []
     losses: list[float | None] = []

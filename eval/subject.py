@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,11 +34,13 @@ _CPU_BATCH_TOKENS = 2_048  # larger batches do not fit a core's cache
 _CUDA_BATCH_TOKENS = 16_384  # the endings in such a batch have about 1.3 GB of float32 logits
 EXAMPLES_SUFFIX = ".train"  # after a task's name: the file of its few-shot examples
 
+_MASK = "mask_documents"
 # Of state.json. A checkpoint that was imported has none; an average has them in its own record.
 _STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "data": (str, type(None)),
     "data_fingerprint": (str, type(None)),
     "val_tokens": (int, type(None)),
+    _MASK: (bool, type(None)),
 }
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,13 @@ class Subject:
     model: GPT
     tokenizer: Tokenizer
     ranks: Ranks
+    mask_documents: bool = False
+    """Whether validation reads each document of a window alone, as the model was trained."""
+
+    @property
+    def separator(self) -> int | None:
+        """The id that opens each document that validation reads alone; None if it reads on."""
+        return self.tokenizer.end_of_text if self.mask_documents else None
 
     def __post_init__(self) -> None:
         if self.tokenizer.n_vocab != self.model.config.vocab_size:
@@ -192,17 +202,23 @@ def subject_of(checkpoint: Path, ranks: Ranks) -> Subject:
 
     def load() -> Subject:
         tokenizer = load_tokenizer(checkpoint / "tokenizer")
-        return Subject(load_model(checkpoint, ranks.device), tokenizer, ranks)
+        masked = bool(_of_training(checkpoint).get(_MASK))
+        return Subject(load_model(checkpoint, ranks.device), tokenizer, ranks, masked)
 
     return together(load)
+
+
+def _of_training(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of its training; empty if it was imported."""
+    path = checkpoint / STATE_FILE
+    found = read_json(path) if path.is_file() else average_record(checkpoint)
+    return check_fields(path, found, _STATE_FIELDS, "use another checkpoint")
 
 
 def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOptions:
     """`options`, where data set and validation tokens, if not given, are those of the training."""
     folder = follow_latest(checkpoint)
-    path = folder / STATE_FILE
-    state = read_json(path) if path.is_file() else average_record(folder)
-    check_fields(path, state, _STATE_FIELDS, "use another checkpoint")
+    state = _of_training(folder)
     data = options.data
     if data is None and state.get("data"):
         data = Path(state["data"])

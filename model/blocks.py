@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from model.config import GPTConfig
+from model.documents.flex_blocks import attend_in_blocks
 from model.dropout import dropped
 from model.kv_cache import KVCache
 from model.plain_rms_norm import RMS_EPSILON, PlainRMSNorm, plain_rms_norm
@@ -65,14 +67,14 @@ class _Attention(nn.Module):
         self,
         x: Tensor,
         turn: tuple[Tensor, Tensor] | None,
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         cache: KVCache | None,
         paths: Paths | None,
         dropout: float,
     ) -> Tensor:
         """`turn` is of `rotation`; None without rotary positions.
 
-        Shapes: x (B, T, C) -> (B, T, C); mask broadcastable to (B, H, T, S), True: attend.
+        Shapes: x (B, T, C) -> (B, T, C); mask broadcastable to (B, H, T, S), True or 0: attend.
         """
         B, T, C = x.shape
         heads = (B, T, self.n_head, C // self.n_head)
@@ -86,10 +88,13 @@ class _Attention(nn.Module):
             v = paths.values(self.layer, v)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        # A single token, with a cache, attends to everything before it: no mask at all.
-        causal = mask is None and T > 1
-        # `is_causal` rather than a mask tensor: with a mask torch cannot take its flash kernel.
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
+        if isinstance(mask, BlockMask):
+            y = attend_in_blocks(q, k, v, mask)
+        else:
+            # A single token, with a cache, attends to everything before it: no mask at all.
+            causal = mask is None and T > 1
+            # `is_causal` rather than a mask tensor: with a mask torch cannot take its flash kernel.
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, H, T, D) -> (B, T, C)
 
 
@@ -128,7 +133,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         turn: tuple[Tensor, Tensor] | None,
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         cache: KVCache | None,
         paths: Paths | None = None,
         dropout: float = 0.0,
@@ -142,7 +147,7 @@ def recomputed(
     block: nn.Module,
     x: Tensor,
     turn: tuple[Tensor, Tensor] | None,
-    mask: Tensor | None,
+    mask: Tensor | BlockMask | None,
     paths: Paths | None,
     dropout: float,
 ) -> Tensor:
@@ -164,15 +169,19 @@ def recomputed(
     return x
 
 
-def attention_backend(config: GPTConfig, device: torch.device, dtype: torch.dtype) -> str:
+def attention_backend(
+    config: GPTConfig, device: torch.device, dtype: torch.dtype, masked: bool = False
+) -> str:
     """The name of the kernel that torch chooses for causal training attention, such as `flash`.
 
-    `unknown` if this version of torch does not report it.
+    `masked`: with a mask instead. `unknown` if this version of torch does not report it.
     """
     choose = getattr(torch, "_fused_sdp_choice", None)
     if choose is None:
         return "unknown"
     shape = (1, config.n_head, config.context_length, config.head_width)
     q = torch.empty(shape, device=device, dtype=dtype)
-    found = SDPBackend(choose(q, q, q, is_causal=True))
+    T = config.context_length
+    mask = torch.empty((1, 1, T, T), device=device, dtype=dtype) if masked else None
+    found = SDPBackend(choose(q, q, q, mask, is_causal=not masked))
     return found.name.lower().removesuffix("_attention")

@@ -9,9 +9,12 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
 from model.blocks import Block, new_norm, recomputed, rotation
 from model.config import GPTConfig
+from model.documents.flex_blocks import document_blocks, uses_flex
+from model.documents.mask import document_mask, document_positions
 from model.dropout import dropped
 from model.kv_cache import KVCache
 from model.precision import product_dtype
@@ -74,32 +77,30 @@ class GPT(nn.Module):
         self,
         ids: Tensor,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | BlockMask | None = None,
         cache: KVCache | None = None,
         residual: torch.dtype | None = None,
         dropout: float = 0.0,
         recompute: bool = False,
+        separator: int | None = None,
     ) -> Tensor:
         """The normalised states after the last block.
 
         `positions`: default 0 to T - 1, or those after the cached tokens. `mask`: True where
         attention is allowed, default causal. `residual`: type of the residual stream, default the
         embedding's. `dropout`: the share of numbers that are set to zero; see model/dropout.py.
-        `recompute`: keep only the input of each block for the backward pass.
+        `recompute`: keep only the input of each block for the backward pass. `separator`: the id
+        that opens a document; positions and mask are then those within documents.
         Shapes: ids (B, T) integers, positions (T) or (B, T), mask broadcastable to (B, H, T, S)
         -> (B, T, C).
         Raises: ValueError for more tokens than context_length.
         """
-        T = ids.size(1)
-        slots = torch.arange(0, T, device=ids.device) if cache is None else cache.make_room(T)
+        if separator is not None:
+            positions, mask = self._within_documents(ids, separator, dropout)
         if positions is None:
-            longest = T if cache is None else cache.end
-            if longest > self.config.context_length:
-                raise ValueError(
-                    f"{longest} tokens are more than context_length={self.config.context_length}; "
-                    "shorten the input"
-                )
-            positions = slots
+            positions = self._positions(ids, cache)
+        elif cache is not None:
+            cache.make_room(ids.size(1))
         if mask is None and cache is not None:
             mask = cache.causal_mask()
         x = self.wte(ids)  # (B, T) -> (B, T, C)
@@ -122,6 +123,28 @@ class GPT(nn.Module):
         if cache is not None:
             cache.advance()
         return self.ln_f(x)
+
+    def _positions(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+        """Those of the whole input, behind the cached tokens. Shapes: (B, T) -> (T) or (B, T)."""
+        T, most = ids.size(1), self.config.context_length
+        slots = torch.arange(0, T, device=ids.device) if cache is None else cache.make_room(T)
+        longest = T if cache is None else cache.end
+        if longest > most:
+            raise ValueError(
+                f"{longest} tokens are more than context_length={most}; shorten the input"
+            )
+        return slots
+
+    def _within_documents(
+        self, ids: Tensor, separator: int, dropout: float
+    ) -> tuple[Tensor, Tensor | BlockMask]:
+        """Positions and mask within documents. Shapes: (B, T) -> (B, T), (B, 1, T, T)."""
+        self._positions(ids, None)  # as many tokens as without
+        positions = document_positions(ids, separator)
+        compiled = torch.compiler.is_compiling()
+        if uses_flex(ids.device, self.config.head_width, dropout, compiled):
+            return positions, document_blocks(positions)
+        return positions, document_mask(positions, product_dtype(self.wte.weight))
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for `batch` rows of up to `length` tokens; default dtype: the weights'."""

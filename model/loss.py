@@ -17,6 +17,7 @@ class NextTokenLoss(nn.Module):
         fused: bool = False,
         residual: torch.dtype | None = None,
         recompute: bool = False,
+        separator: int | None = None,
     ) -> None:
         """`fused`: the same loss by model/fused_loss/; the others are as in GPT.hidden."""
         super().__init__()
@@ -24,6 +25,7 @@ class NextTokenLoss(nn.Module):
         self.fused = fused
         self.residual = residual
         self.recompute = recompute
+        self.separator = separator
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats. Shapes: ids (B, T), targets (B, T) integers -> ()."""
@@ -31,7 +33,11 @@ class NextTokenLoss(nn.Module):
         dropout = self.model.config.dropout
         # (B, T) -> (B, T, C)
         states = self.model.hidden(
-            ids, residual=self.residual, dropout=dropout, recompute=self.recompute
+            ids,
+            residual=self.residual,
+            dropout=dropout,
+            recompute=self.recompute,
+            separator=self.separator,
         )
         if self.fused:
             return head_and_loss(

@@ -10,10 +10,11 @@ from model.shapes import SHAPES
 from parallel.ranks import start
 from storage.retention import SaveConfig
 from tests.data_sets import tiny_data_set
-from tests.runs import RECIPES, lines, losses, nano_config, run_to_end, tiny_config
+from tests.runs import RECIPES, SHAPE, lines, losses, nano_config, run_to_end, tiny_config
 from train.build import build_run
 from train.checkpoints.host_copy import state_tensors
 from train.loop import train
+from train.memory.forecast import step_attention
 from train.optimizers.registry import update
 from train.preflight.inputs import check_inputs
 
@@ -54,6 +55,18 @@ def test_the_compiled_bf16_step_follows_the_plain_one(data, tmp_path):
     run_on_gpu(plain)
     run_on_gpu(compiled)
     assert losses(compiled.out) == pytest.approx(losses(plain.out), rel=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("compiled", "kernel"), [("on", "flex"), ("off", "efficient")])
+def test_training_within_documents_on_the_gpu_follows_the_cpu(data, tmp_path, compiled, kernel):
+    shape = replace(SHAPE, n_head=1)  # 16 numbers a head: the least of flex attention
+    cpu = tiny_config(data, tmp_path / "cpu", dtype="float32", mask_documents=True, model=shape)
+    gpu = replace(cpu, out=tmp_path / "gpu", compile=compiled)
+    run_to_end(cpu)
+    assert step_attention(gpu, shape, torch.device("cuda")) == kernel
+    run_on_gpu(gpu)
+    assert losses(gpu.out) == pytest.approx(losses(cpu.out), rel=2e-3)  # TF32 products
 
 
 def test_a_run_on_the_gpu_resumes_with_the_same_data(data, tmp_path):

@@ -73,7 +73,7 @@ COMMON_NAMES = {
 # step late, data that are on the host, and a trial before the first step.
 STEP_FILES = re.compile(
     r"train/(step|loader|progress)\.py|train/optimizers/\w+\.py|parallel/\w*(reduction|parallel)\.py"
-    r"|model/(gpt|blocks|loss|dropout|shortcuts|plain_rms_norm)\.py|model/fused_loss/\w+\.py"
+    r"|model/(gpt|blocks|loss|dropout|shortcuts|plain_rms_norm)\.py|model/(fused_loss|documents)/\w+\.py"
 )
 MAY_READ = {
     "train/loader.py": {"_read"},

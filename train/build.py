@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from data_prep.order.training_stream import TrainingStream
-from model.blocks import attention_backend
 from model.checkpoint import load_weights
 from model.compilation import compile_module
 from model.config import GPTConfig
@@ -28,7 +27,6 @@ from parallel.shared_errors import SharedError
 from parallel.stop_signals import StopRequest, parse_time
 from storage.atomic import read_json
 from storage.checkpoint_folder import step_of
-from storage.metrics import Metrics
 from storage.ownership.run_identity import RUN_ID, identity_of
 from storage.retention import Retention
 from storage.run_folder import RunFolder, record_start
@@ -52,7 +50,7 @@ from train.guards.data_recheck import data_recheck
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
-from train.memory.forecast import Forecast, compiles, how_compiled, memory_at_first
+from train.memory.forecast import Forecast, compiles, memory_at_first
 from train.memory.micro_batch import (
     find_runnable_micro_batch,
     request_smaller_micro_batch,
@@ -65,6 +63,7 @@ from train.preflight.open_sizes import with_sizes
 from train.progress import Progress
 from train.recovery.metric_logs import load_guard_history, open_metric_log
 from train.recovery.run_folder_start import take_folder
+from train.reporting.run_settings import run_settings
 from train.reporting.start_lines import start_lines
 from train.run import Cursor, Run
 from train.step import Learner
@@ -88,15 +87,17 @@ def build_learner(
     plan: BatchPlan,
     ranks: Ranks,
     untried: bool = False,
+    separator: int | None = None,
 ) -> Learner:
     """What makes the steps of `config`: no data set, folder or lock is needed.
 
     `untried`: only the cost model chose the micro-batch, so on CUDA it is tried first.
+    `separator`: the id that opens a document, for --mask-documents.
     Raises: ValueError on every rank if one of them cannot hold a single window.
     """
     model, optimizer = network
     dtype = choose_dtype(config.dtype, ranks.device)
-    step_model = _step_model(model, config, ranks)
+    step_model = _step_model(model, config, ranks, separator)
     # On the CPU nothing can be tried: where memory runs out, the kernel ends the process.
     if untried and ranks.device.type == "cuda":
         cost = config.optimizer.update_cost(model.config, ranks.device.type)
@@ -142,7 +143,8 @@ def _assemble(
         position, results = together(partial(_restore, checkpoint, network, inputs))
         cursor = Cursor(position.step, position.next_window, position.windows_taken)
         log.info("resuming from %s: step %d of %d", checkpoint, cursor.updates, inputs.steps)
-    learner = build_learner(config, network, inputs.plan, ranks, inputs.untried)
+    separator = config.separator_of(tokenizer.end_of_text)
+    learner = build_learner(config, network, inputs.plan, ranks, inputs.untried, separator)
     learner.updates = cursor.updates
     stream = TrainingStream(inputs.data.split("train"), config.seed)
     saved = cursor.updates if checkpoint is not None else -1
@@ -215,11 +217,11 @@ def _retention(config: Config, steps: Sequence[int]) -> Retention:
     return Retention(save.keep, save.keep_every, save.keep_best, validation_loss_of, tuple(steps))
 
 
-def _step_model(model: GPT, config: Config, ranks: Ranks) -> nn.Module:
+def _step_model(model: GPT, config: Config, ranks: Ranks, separator: int | None) -> nn.Module:
     """Network and loss in one module, compiled if configured."""
     residual = torch.bfloat16 if config.residual == "bfloat16" else None
     fused, recompute = fuses_loss(config.fused_loss, ranks.device), config.recompute == "blocks"
-    module: nn.Module = NextTokenLoss(model, fused, residual, recompute)
+    module: nn.Module = NextTokenLoss(model, fused, residual, recompute, separator)
     if compiles(config, ranks.device):
         module = compile_module(module, config.compile == "max", config.deterministic)
     return module
@@ -236,37 +238,11 @@ def _progress(config: Config, learner: Learner, inputs: Inputs, stop: StopReques
     return Progress(learner.plan, inputs.steps, flops, peak, config.hang_seconds, stop, guard)
 
 
-def _settings(run: Run, kinds: dict[str, str]) -> Metrics:
-    """What this start has chosen or found, as config.json records it."""
-    config, plan, device = run.config, run.plan, run.ranks.device
-    settings: Metrics = {
-        "parameters": sum(p.numel() for p in run.model.parameters()),
-        "steps": run.steps,
-        "batch_tokens": plan.tokens,
-        "world_size": plan.world_size,
-        "micro_batch": plan.micro_batch,
-        "grad_accum_steps": plan.grad_accum_steps,
-        "context_length": plan.context_length,
-        "device": str(device.type),
-        "dtype": str(run.learner.dtype).removeprefix("torch."),
-        "attention": attention_backend(run.model.config, device, run.learner.dtype),
-        "compiled": how_compiled(config, device),
-        "fused_loss": str(fuses_loss(config.fused_loss, device)),
-        "reduction": config.reduction,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        **kinds,
-    }
-    if device.type == "cuda":  # on the CPU it changes no bit
-        settings["recompute"] = config.recompute
-    return settings
-
-
 def _announce(run: Run, inputs: Inputs) -> None:
     """Log the settings of the run, and record them in the run folder."""
     config, plan, ranks = run.config, run.plan, run.ranks
     kinds = processors(ranks)
-    settings = _settings(run, kinds)
+    settings = run_settings(run, kinds)
     for line in start_lines(run, settings, ", ".join(kinds.values())):
         log.info("%s", line)
     mixed = [names for names in kinds.values() if ", " in names]

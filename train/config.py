@@ -58,6 +58,10 @@ class Config:
     """Windows of one forward pass on one rank. auto: as many as fit and make it faster."""
     context_length: Usual[int | None] = None
     """Tokens of one window (T). The model is built for it. None: --model.context-length."""
+    # https://arxiv.org/abs/2407.21783 section 3.2; what it takes here: bench/LOG.md.
+    mask_documents: bool = False
+    """Attention stays within documents, where positions restart; validation too. Off, as GPT-2:
+    Llama 3 found little effect except in very long windows, and on the CPU it takes longer."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Number format of matrix products. auto: bfloat16 (autocast) on CUDA, float32 on the CPU."""
     compile: Literal["auto", "on", "max", "off"] = "auto"
@@ -168,6 +172,10 @@ class Config:
         if self.context_length is None:
             return self.model
         return replace(self.model, context_length=self.context_length)
+
+    def separator_of(self, end_of_text: int) -> int | None:
+        """The id at which attention and positions begin again; None if they never do."""
+        return end_of_text if self.mask_documents else None
 
     def network_for(self, n_vocab: int) -> GPTConfig:
         """`network` with the vocabulary size of a tokenizer of `n_vocab` ids.

@@ -43,6 +43,7 @@ _BOX_FIELDS: dict[str, type | tuple[type, ...]] = {
     "context_length": int,
     "seed": int,
     "dtype": str,
+    "separator": (int, type(None)),  # of --mask-documents; boxes of older versions have none
     "data": str,
     "data_fingerprint": str,
 }
@@ -138,7 +139,8 @@ def replay(arguments: Arguments) -> bool:
     model = load_model(folder, ranks.device)
     log.info("step %d (%s), windows %d to %d, %s, on %s", box["step"], box["kind"], min(windows),
              max(windows), what, ranks.device)  # fmt: skip
-    findings = score_windows(model, windows, getattr(torch, box["dtype"]))
+    dtype, separator = getattr(torch, box["dtype"]), box.get("separator")
+    findings = score_windows(model, windows, dtype, math.inf, separator)
     for f in findings.windows:
         broken = f"  NOT FINITE, first at {f.broken_at}" if f.broken_at else ""
         log.info(

@@ -121,7 +121,13 @@ class Run:
     @property
     def subject(self) -> Subject:
         """The model under evaluation. Long evaluations notice a stop request."""
-        return Subject(self.model, self.tokenizer, replace(self.ranks, poll_stop=self.poll_stop))
+        ranks = replace(self.ranks, poll_stop=self.poll_stop)
+        return Subject(self.model, self.tokenizer, ranks, self.config.mask_documents)
+
+    @property
+    def separator(self) -> int | None:
+        """The id at which attention and positions begin again; None without --mask-documents."""
+        return self.config.separator_of(self.tokenizer.end_of_text)
 
     @property
     def eval_options(self) -> EvalOptions:
@@ -265,6 +271,7 @@ class Run:
             windows=self.cursor.windows,
             guard=self.progress.guard.history(self.step),
             run_id=self.folder.run_id,
+            mask_documents=self.config.mask_documents,
         )
 
     def contents(self, tensors: dict[str, Tensor]) -> CheckpointContents:

@@ -253,6 +253,13 @@ EXPECTATIONS = (
         "model/estimates/memory.py",
     ),
     Expectation(
+        "--mask-documents, times the speed without",
+        ("documents", *_SPEED),
+        (0.9, 1.02),
+        "its help; another kernel in model/documents/flex_blocks.py below 0.9",
+        over=_BASELINE,
+    ),
+    Expectation(
         "--deterministic, times the speed without",
         ("deterministic", *_SPEED),
         (0.92, 0.97),

@@ -145,6 +145,12 @@ _SECOND = (
         "--micro-batch 64 --recompute blocks",
         "what recomputing the blocks costs, and the memory that it saves",
     ),
+    _trained(
+        "documents",
+        "--micro-batch 64 --mask-documents",
+        "what attention within documents costs, or gains where its blocks are left out",
+        120,
+    ),
     _trained("micro_batch_128", "--micro-batch 128", "the micro-batch that auto may choose"),
     _trained(
         "deterministic",

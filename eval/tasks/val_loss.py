@@ -2,7 +2,8 @@
 
 `val/`: as in training, whose softmax includes the padding rows of the embedding. `val_unpadded/`:
 over the real ids only, as the other tasks, and transformers on an export, compute it.
-Window `w` is tokens [wT, wT + T] in file order. The result has the same bits for any number of
+Window `w` is tokens [wT, wT + T] in file order. A model that was trained with `--mask-documents`
+reads each document in it alone, here too. The result has the same bits for any number of
 ranks (on the CPU).
 Shape letters: B windows of a micro-batch, T tokens, C model width, V padded vocabulary.
 """
@@ -20,7 +21,6 @@ from data_prep.dataset.shards import TokenShards, open_data_set
 from eval.result import TaskResult
 from eval.scoring.batches import MemoryLimit, head_chunks, on_device, split_over_ranks
 from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
-from model.gpt import GPT
 from model.precision import autocast, choose_dtype
 from storage.option_values import AtMost
 
@@ -114,7 +114,7 @@ def validation_loss(
         targets = on_device(read[1:].reshape(shape), device)
         lengths = on_device(token_bytes[read[1:]].reshape(shape), device)
         with autocast(dtype, device):
-            nats = _token_losses(subject.model, ids, targets, padded).double()  # (B, T)
+            nats = _token_losses(subject, ids, targets, padded).double()  # (B, T)
         text = nats * (targets != subject.tokenizer.end_of_text)
         return torch.stack((nats.sum(1), text.sum(1), lengths.sum(1).double()), dim=1)
 
@@ -139,9 +139,10 @@ def validation_loss(
     return results
 
 
-def _token_losses(model: GPT, ids: Tensor, targets: Tensor, padded: bool) -> Tensor:
+def _token_losses(subject: Subject, ids: Tensor, targets: Tensor, padded: bool) -> Tensor:
     """The loss of every target, in float32. Shapes: (B, T), (B, T) -> (B, T)."""
-    states = model.hidden(ids).flatten(0, 1)  # (B, T) -> (B * T, C)
+    model = subject.model
+    states = model.hidden(ids, separator=subject.separator).flatten(0, 1)  # (B, T) -> (B * T, C)
     losses = []
     head = model.float32_head if padded else model.masked_logits
     for chunk, wanted in head_chunks(states, targets.flatten(), model.config.padded_vocab_size):

@@ -11,7 +11,8 @@ AVERAGE_FILE = "average.json"
 def average_record(checkpoint: Path) -> dict[str, Any]:
     """The record; empty if the checkpoint is no average.
 
-    It has `data`, `data_fingerprint` and `val_tokens` as a run's state.json has them.
+    It has `data`, `data_fingerprint`, `val_tokens` and `mask_documents` as a run's state.json has
+    them.
     Raises: ValueError if it is damaged.
     """
     path = checkpoint / AVERAGE_FILE

@@ -16,7 +16,8 @@ from storage.atomic import new_folder, put_json
 from storage.checkpoint_folder import write_manifest
 
 _FORMAT = 1  # of average.json
-_OF_DATA = ("data", "data_fingerprint", "val_tokens")  # for tools that evaluate it
+# For tools that evaluate it.
+_OF_DATA = ("data", "data_fingerprint", "val_tokens", "mask_documents")
 
 
 def mean_shares(count: int) -> list[float]:

@@ -38,6 +38,7 @@ CASES = {
     "modern": (OTHER, MuonConfig(), 16, 2, {}),
     "bfloat16": (OTHER, MuonConfig(), 16, 2, {"dtype": "bfloat16"}),
     "plain loss": (GPT2, ADAM, 8, 2, {"fused_loss": "off"}),
+    "documents": (OTHER, MuonConfig(), 8, 2, {"mask_documents": True}),
 }
 
 
@@ -58,7 +59,8 @@ def steps(case, ranks):
         model=shape, optimizer=optimizer, batch_tokens=windows * 16, reduction="tree", **more
     )
     plan = plan_batch(config, ranks.world_size, micro_batch)
-    learner = build_learner(config, new_network(config, shape, ranks), plan, ranks)
+    network, separator = new_network(config, shape, ranks), config.separator_of(7)
+    learner = build_learner(config, network, plan, ranks, separator=separator)
     ids = torch.randint(0, 300, (3, windows, 17), generator=torch.Generator().manual_seed(1))
     values = torch.zeros(0)
     for number, step in enumerate(ids.to(torch.int16)):

@@ -364,9 +364,11 @@ def test_a_skipped_spike_leaves_weights_and_momenta_as_they_are(tmp_path):
     assert not all(torch.equal(tensor, states[14][name]) for name, tensor in states[13].items())
 
 
-@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"model": SHORTCUTS}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"dtype": "bfloat16", "mask_documents": True}, {"model": SHORTCUTS}]
+)
 def test_a_replay_of_a_spike_computes_the_numbers_of_the_box_again(tmp_path, monkeypatch, changes):
-    """With soft-capped logits too; the spike was made up, so the step itself is sound."""
+    """With soft-capped logits and masked documents too; the spike was made up."""
     guard = GuardConfig(window=8, skip_spikes=6)
     config = modern_config(tmp_path, steps=14, guard=guard, **changes)
     run = with_fault(built(config), scaled(12, 1e4))

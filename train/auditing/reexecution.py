@@ -14,7 +14,6 @@ from data_prep.dataset.shards import DataSet
 from data_prep.order.training_stream import TrainingStream
 from eval.subject import Subject
 from eval.tasks.val_loss import validation_loss
-from model.blocks import attention_backend
 from model.checkpoint import named_weights
 from model.config import GPTConfig
 from model.fused_loss.head_and_loss import fuses_loss
@@ -33,7 +32,7 @@ from train.checkpoints.state_digest import model_digest
 from train.config import Config
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.loader import Loader
-from train.memory.forecast import how_compiled
+from train.memory.forecast import how_compiled, step_attention
 from train.schedule import learning_rate
 from train.step import DIGEST, LOSS, NORM, SKIPPED, Learner, join_digest
 
@@ -122,7 +121,10 @@ class _Part:
             micro_batch = _other_micro_batch(share, micro_batch)
         plan = together(partial(plan_batch, config, ranks.world_size, micro_batch))
         self.model, self.optimizer = new_network(config, network, ranks)
-        self.learner: Learner = build_learner(config, (self.model, self.optimizer), plan, ranks)
+        separator = config.separator_of(data.tokenizer().end_of_text)
+        self.learner: Learner = build_learner(
+            config, (self.model, self.optimizer), plan, ranks, separator=separator
+        )
         zero_outputs = network.initial_weights == "zero_outputs"
         self.guard = Guard(config.guard, first_step=ZERO_OUTPUT_STEPS if zero_outputs else 0)
         self.loader_position = 0
@@ -194,7 +196,7 @@ class _Part:
         """Validation loss and bits per byte of the present weights."""
         learner = self.learner
         return validation_loss(
-            Subject(self.model, self.data.tokenizer(), learner.ranks),
+            Subject(self.model, self.data.tokenizer(), learner.ranks, self.config.mask_documents),
             self.data.split("val"),
             tokens=self.config.eval.validated_tokens,
             context_length=learner.plan.context_length,
@@ -211,7 +213,7 @@ class _Part:
             "micro_batch": plan.micro_batch,
             "device": device.type,
             "dtype": str(learner.dtype).removeprefix("torch."),
-            "attention": attention_backend(self.model.config, device, learner.dtype),
+            "attention": step_attention(config, self.model.config, device),
             "compiled": how_compiled(config, device),
             "fused_loss": str(fuses_loss(config.fused_loss, device)),
             "reduction": config.reduction,

@@ -57,6 +57,7 @@ _STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "windows": (int, type(None)),
     "guard": (dict, type(None)),
     "run_id": str,
+    "mask_documents": (bool, type(None)),
 }
 
 
@@ -85,6 +86,8 @@ class RunPosition:
     """Recent loss and gradient norms, from which limits of spikes follow (since format 5)."""
     run_id: str = ""
     """Identity of the run, as in its config.json (since format 5)."""
+    mask_documents: bool = False
+    """Whether validation reads each document alone, as training did; in the file only if so."""
 
     @property
     def windows_taken(self) -> int:
@@ -219,6 +222,8 @@ def write_checkpoint(folder: RunFolder, contents: CheckpointContents) -> Path:
             write_tensors(temporary / OPTIMIZER_FILE, contents.under(OPTIMIZER))
             put_json(temporary / RESULTS_FILE, contents.results)
             state = {"format": STATE_FORMAT, **asdict(contents.position)}
+            if not contents.position.mask_documents:  # which older versions do not know
+                del state["mask_documents"]
             put_json(temporary / STATE_FILE, state)
             digest = put_digest(temporary, folder, contents.tensors, state, contents.lines)
             # Last: a folder without a manifest is incomplete. It has digests because no file format

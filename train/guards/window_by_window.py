@@ -49,11 +49,15 @@ class Findings:
 
 
 def score_windows(
-    model: GPT, windows: dict[int, np.ndarray], dtype: torch.dtype, seconds: float = math.inf
+    model: GPT,
+    windows: dict[int, np.ndarray],
+    dtype: torch.dtype,
+    seconds: float = math.inf,
+    separator: int | None = None,
 ) -> Findings:
     """Run each window forward and backward, for at most about `seconds`.
 
-    Changes neither the model nor the `.grad` of its parameters.
+    `separator`: as in GPT.hidden. Changes neither the model nor the `.grad` of its parameters.
     Shapes: windows, by number, (T + 1,) each.
     """
     parameters = list(model.parameters())
@@ -63,7 +67,7 @@ def score_windows(
         if time.monotonic() > deadline:
             found.left_out.append(number)
             continue
-        loss = _window_loss(model, tokens, dtype)
+        loss = _window_loss(model, tokens, dtype, separator)
         gradient = torch.autograd.grad(loss, parameters)  # unlike backward(): no hooks of DDP
         for total, part in zip(found.gradient, gradient, strict=True):
             total += part
@@ -71,26 +75,30 @@ def score_windows(
         norm = float(torch.nn.utils.get_total_norm(gradient))
         finding = WindowFinding(number, float(loss.detach()), norm)
         if not finding.finite:
-            broken = _first_broken_module(model, tokens, dtype)
+            broken = _first_broken_module(model, tokens, dtype, separator)
             finding = WindowFinding(number, finding.loss, norm, broken)
         found.windows.append(finding)
     return found
 
 
-def _window_loss(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> Tensor:
+def _window_loss(
+    model: GPT, tokens: np.ndarray, dtype: torch.dtype, separator: int | None
+) -> Tensor:
     """Mean loss of one window. Shapes: tokens (T + 1,) -> ()."""
     device = next(model.parameters()).device
     ids = torch.from_numpy(tokens.astype(np.int64)).to(device)
     # Not through the fused or compiled loss of the step, which may be what is wrong.
     with autocast(dtype, device):
-        logits = model.head(model.hidden(ids[None, :-1]))
+        logits = model.head(model.hidden(ids[None, :-1], separator=separator))
         return F.cross_entropy(logits.flatten(0, 1).float(), ids[1:])
 
 
-def _first_broken_module(model: GPT, tokens: np.ndarray, dtype: torch.dtype) -> str:
+def _first_broken_module(
+    model: GPT, tokens: np.ndarray, dtype: torch.dtype, separator: int | None
+) -> str:
     """Name of the module where the first value that is not finite appears in the forward pass."""
     with _record_not_finite(model) as broken, torch.no_grad():
-        loss = _window_loss(model, tokens, dtype)
+        loss = _window_loss(model, tokens, dtype, separator)
     if broken:
         return broken[0]
     return "the gradient only" if math.isfinite(float(loss)) else "the head"

@@ -5,7 +5,9 @@ import logging
 
 import torch
 
+from model.blocks import attention_backend
 from model.config import GPTConfig
+from model.documents.flex_blocks import uses_flex
 from model.estimates.memory import StepShape
 from model.estimates.prediction import Prediction, predict
 from model.fused_loss.head_and_loss import fuses_loss
@@ -31,6 +33,14 @@ def compiles(config: Config, device: torch.device) -> bool:
 def how_compiled(config: Config, device: torch.device) -> str:
     """The same as config.json records it; `max` where kernels are tuned too."""
     return "max" if config.compile == "max" else str(compiles(config, device))
+
+
+def step_attention(config: Config, network: GPTConfig, device: torch.device) -> str:
+    """The kernel of attention in a step, as config.json records it, such as `flash`."""
+    compiled, masked = compiles(config, device), config.mask_documents
+    if masked and uses_flex(device, network.head_width, network.dropout, compiled):
+        return "flex"
+    return attention_backend(network, device, choose_dtype(config.dtype, device), masked)
 
 
 def step_shape(

@@ -183,7 +183,7 @@ def logs(run: Run) -> None:
 
 def _plain_subject(run: Run) -> Subject:
     """What evaluation sees, without stop requests: those end a dry run at once."""
-    return Subject(run.model, run.tokenizer, run.ranks)
+    return replace(run.subject, ranks=run.ranks)
 
 
 # Name, action, and whether all ranks execute it together.

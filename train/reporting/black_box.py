@@ -37,7 +37,8 @@ def write_black_box(run: Run, skipped: Skipped, exact: bool) -> Path | None:
     findings, trouble = Findings(), ""
     try:
         windows = own_windows(run, skipped.first_window)
-        findings = score_windows(run.model, windows, run.learner.dtype, _SCORE_SECONDS)
+        dtype, separator = run.learner.dtype, run.separator
+        findings = score_windows(run.model, windows, dtype, _SCORE_SECONDS, separator)
     except Exception as error:  # a black box must never hide the fault that it is to explain
         trouble = f"rank {run.ranks.rank}: {type(error).__name__}: {error}"
     told = all_gather_object((trouble, findings.windows, findings.left_out, _place(run)))
@@ -111,6 +112,7 @@ def _contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[
         "world_size": plan.world_size,
         "seed": config.seed,
         "dtype": str(run.learner.dtype).removeprefix("torch."),
+        "separator": run.separator,
         "data": str(config.data.resolve()),
         "data_fingerprint": run.data.fingerprint,
         "ranks": [device for *_, device in told],

@@ -1,0 +1,69 @@
+"""The same by flex attention, on CUDA: blocks between documents are left out.
+
+Shape letters: B windows, T tokens, H heads, D head width, N blocks of a window.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from model.fused_loss.loss_kernel import HAS_TRITON
+
+_BLOCK = 128  # tokens; what flex attention's kernels skip or compute whole
+_LEAST_WIDTH = 16  # of a head, for these kernels
+
+
+def uses_flex(device: torch.device, head_width: int, dropout: float, compiled: bool) -> bool:
+    """Whether a step attends by flex attention, which leaves out the blocks between documents.
+
+    Without compilation it would be slower than a mask. It has no dropout.
+    """
+    possible = HAS_TRITON and device.type == "cuda" and head_width >= _LEAST_WIDTH
+    return possible and compiled and not dropout
+
+
+def document_blocks(positions: Tensor) -> BlockMask:
+    """The same for flex attention: which blocks to leave out, mask, or compute whole.
+
+    Documents are in order, so the ends of the blocks say it: nothing of T x T is made.
+    Shape: positions in the documents (B, T).
+    """
+    T, device = positions.size(1), positions.device
+    starts = torch.arange(T, device=device) - positions  # (B, T)
+    N = -(-T // _BLOCK)
+    number = torch.arange(N, device=device)
+    first = number * _BLOCK
+    last = (first + _BLOCK - 1).clamp(max=T - 1)
+    before = number < number[:, None]  # (N, N): queries, keys
+    some = (before | (number == number[:, None])) & (last >= starts[:, first, None])  # (B, N, N)
+    complete = (last - first == _BLOCK - 1)[:, None]
+    whole = before & complete & (first >= starts[:, last, None])
+
+    def attended(window: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (key >= starts[window, query])
+
+    return BlockMask.from_kv_blocks(
+        *_listed(some & ~whole),
+        *_listed(whole),
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=attended,
+        seq_lengths=(T, T),
+    )
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks each row has, and their numbers, then the others'.
+
+    Shapes: (B, N, N) bool -> (B, 1, N), (B, 1, N, N).
+    """
+    counts = blocks.sum(-1, dtype=torch.int32)
+    numbers = torch.argsort(blocks.int(), dim=-1, descending=True, stable=True).int()
+    return counts[:, None], numbers[:, None]
+
+
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
+    """Attention by flex attention. Shapes: 3 x (B, H, T, D) -> (B, H, T, D)."""
+    q, k = q.to(v.dtype), k.to(v.dtype)  # autocast does not reach it
+    y = flex_attention(q, k, v, block_mask=mask)
+    assert isinstance(y, Tensor)
+    return y

@@ -1,0 +1,1 @@
+"""Tests of model/documents/: attention within documents."""
