@@ -22,7 +22,7 @@ from data_prep.preparation.letter_classes import (
     differing_outside_ascii,
 )
 from data_prep.tokenizer import Tokenizer
-from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN
+from storage.byte_pairs import END_OF_TEXT, PATTERNS
 
 try:
     import gigatoken
@@ -39,6 +39,9 @@ _MOST_DIFFERING = 20_000  # characters; Unicode 17 has 4,803 more than Unicode 1
 # one id if it had one. Ours has none, and this makes sure. NUL ends a string in C.
 _SPECIAL = END_OF_TEXT.encode()
 _NUL = b"\0"
+
+# What gigatoken calls the patterns whose words depend on letters, digits and spaces alone.
+_SCHEMES = {PATTERNS[name]: name for name in ("gpt2", "gpt4", "qwen2")}
 
 _Place = tuple[int, int]
 """File and row of a document in its source."""
@@ -82,7 +85,9 @@ class Gigatoken:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "ranks.tiktoken"
             path.write_bytes(tokenizer.ranks)
-            self._backend = gigatoken.Tokenizer.from_tiktoken(path, "gpt2", {}).backend
+            scheme = _SCHEMES[tokenizer.pattern]
+            self._backend = gigatoken.Tokenizer.from_tiktoken(path, scheme, {}).backend
+        self._pattern = tokenizer.pattern
 
     def encode(self, text: bytes) -> np.ndarray:
         """See _FastEncoder."""
@@ -91,16 +96,16 @@ class Gigatoken:
 
     def may_differ(self, text: bytes) -> bool:
         """See _FastEncoder. Raises: EncoderMismatch if too many characters differ."""
-        return not text.isascii() and _gigatoken_differs().is_in(text)
+        return not text.isascii() and _gigatoken_differs(self._pattern).is_in(text)
 
 
 @cache
-def _gigatoken_differs() -> CharacterFinder:
+def _gigatoken_differs(pattern: str) -> CharacterFinder:
     """Finds the characters outside ASCII that gigatoken and tiktoken take for something else.
 
     It takes a second, once in a process.
     """
-    reference = class_probe()
+    reference = class_probe(pattern)
     fast = Gigatoken(reference)
     found = differing_outside_ascii(
         reference.encode_to_numpy, lambda text: fast.encode(text.encode())
@@ -111,8 +116,8 @@ def _gigatoken_differs() -> CharacterFinder:
     return CharacterFinder(found)
 
 
-def _agrees_on_ascii() -> bool:
-    reference = class_probe()
+def _agrees_on_ascii(pattern: str) -> bool:
+    reference = class_probe(pattern)
     fast = Gigatoken(reference)
     encode = reference.encode_to_numpy
     return not differing(encode, lambda text: fast.encode(text.encode()), ASCII)
@@ -121,10 +126,10 @@ def _agrees_on_ascii() -> bool:
 @cache
 def fast_encoder(tokenizer: Tokenizer) -> _FastEncoder | None:
     """A faster encoder for this tokenizer; None if there is none."""
-    if gigatoken is None or tokenizer.pattern != GPT2_PATTERN:
+    if gigatoken is None or tokenizer.pattern not in _SCHEMES:
         return None
     try:
-        return Gigatoken(tokenizer) if _agrees_on_ascii() else None
+        return Gigatoken(tokenizer) if _agrees_on_ascii(tokenizer.pattern) else None
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException:  # a panic in Rust code, for ranks that no merging could have given

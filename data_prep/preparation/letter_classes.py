@@ -1,6 +1,6 @@
 """Finds the characters that two encoders class differently: letter, digit, space, other.
 
-GPT-2's pattern cuts text into words by these classes, and each encoder has them from the version of
+A pattern cuts text into words by these classes, and each encoder has them from the version of
 Unicode that it was built with. Where the classes agree, so do the words, whatever the ranks are.
 """
 
@@ -26,14 +26,14 @@ _FOLLOWERS = (b"a", b"1", b"!")
 _Encode = Callable[[str], np.ndarray]
 
 
-def class_probe() -> Tokenizer:
+def class_probe(pattern: str = GPT2_PATTERN) -> Tokenizer:
     """A tokenizer whose ids show the class of each character outside ASCII, and in it.
 
     Its only merges are those of a byte with a following `a`, `1` or `!`. They happen inside a word.
     """
     single = [bytes([byte]) for byte in range(256)]
     pairs = [byte + follower for follower in _FOLLOWERS for byte in single]
-    return Tokenizer("classes", GPT2_PATTERN, ranks_file([*single, *pairs]))
+    return Tokenizer("classes", pattern, ranks_file([*single, *pairs]))
 
 
 def differing(first: _Encode, second: _Encode, code_points: Sequence[int]) -> list[int]:

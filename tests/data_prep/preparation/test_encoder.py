@@ -26,7 +26,7 @@ from data_prep.preparation.split import SplitRule
 from data_prep.preparation.unit import UnitWork
 from data_prep.sources.file_source import FileSource, Unit, file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, utf8
-from storage.byte_pairs import GPT2_PATTERN, ranks_file
+from storage.byte_pairs import GPT2_PATTERN, PATTERNS, ranks_file
 from tests.wide_data import wide_text, wide_tokenizer
 
 KEY = "a_key"
@@ -248,12 +248,24 @@ def test_gigatoken_gives_the_ids_of_tiktoken_for_any_unicode(texts):
 
 
 @pytest.mark.skipif(fast_encoder(gpt2_tokenizer()) is None, reason="gigatoken is not installed")
-@given(text=TEXT)
-def test_gigatoken_works_with_any_vocabulary_of_gpt2s_pattern(text):
+@pytest.mark.parametrize("name", ["gpt2", "gpt4", "qwen2"])
+def test_gigatoken_works_with_any_vocabulary_of_the_patterns_that_it_knows(name):
     lines = gpt2_tokenizer().ranks.splitlines(keepends=True)
-    small = Tokenizer("small", gpt2_tokenizer().pattern, b"".join(lines[:700]))
-    fast = Gigatoken(small)
-    assert fast.encode(utf8(text)).tolist() == small.encode(utf8(text).decode())
+    small = Tokenizer("small", PATTERNS[name], b"".join(lines[:700]))
+    fast = fast_encoder(small)
+    assert isinstance(fast, Gigatoken)
+
+    @given(text=TEXT)
+    @example(text="It'S WE'll'\u017fx 12345\r\n \n\n  x\t_x--\n'\u00a0y\u3000z")
+    def gives_the_same_ids(text):
+        assert fast.encode(utf8(text)).tolist() == small.encode(utf8(text).decode())
+
+    gives_the_same_ids()
+
+
+def test_a_pattern_that_gigatoken_does_not_know_is_tiktokens():
+    for name in ("o200k", "nanochat"):
+        assert fast_encoder(Tokenizer("x", PATTERNS[name], gpt2_tokenizer().ranks)) is None
 
 
 @pytest.mark.skipif(fast_encoder(gpt2_tokenizer()) is None, reason="gigatoken is not installed")
@@ -291,4 +303,4 @@ def test_too_many_letters_that_differ_end_the_use_of_the_fast_encoder(monkeypatc
     if fast_encoder(gpt2_tokenizer()) is None:
         pytest.skip("gigatoken is not installed")
     with pytest.raises(EncoderMismatch, match=r"1 characters for something else, .*U\+088F"):
-        encoder_module._gigatoken_differs.__wrapped__()
+        encoder_module._gigatoken_differs.__wrapped__(GPT2_PATTERN)

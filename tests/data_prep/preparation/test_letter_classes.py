@@ -14,6 +14,7 @@ from data_prep.preparation.letter_classes import (
     differing_outside_ascii,
 )
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
+from storage.byte_pairs import PATTERNS
 
 
 def probe_with_pattern(pattern: str):
@@ -47,8 +48,9 @@ def test_a_finder_finds_its_characters_and_no_others():
 
 
 @pytest.mark.skipif(fast_encoder(gpt2_tokenizer()) is None, reason="gigatoken is not installed")
-def test_gigatoken_and_tiktoken_differ_only_in_what_unicode_has_changed_lately():
-    probe = class_probe()
+@pytest.mark.parametrize("name", ["gpt2", "gpt4", "qwen2"])
+def test_gigatoken_and_tiktoken_differ_only_in_what_unicode_has_changed_lately(name):
+    probe = class_probe(PATTERNS[name])
     fast = Gigatoken(probe)
 
     def encode(text):
