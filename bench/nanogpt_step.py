@@ -39,7 +39,15 @@ def read_model_file(checkout: Path) -> ModuleType:
 
 
 def write_tokens(data: DataSet, file: Path) -> None:
-    """Write the training tokens as the flat uint16 file that nanoGPT reads."""
+    """Write the training tokens as the flat uint16 file that nanoGPT reads.
+
+    Raises: ValueError if the vocabulary is too large for that.
+    """
+    if data.manifest.token_bytes > 2:
+        raise ValueError(
+            f"{data.folder} has {data.manifest.tokenizer.n_vocab} ids, but nanoGPT reads uint16; "
+            "give a data set of at most 65536 ids"
+        )
     with file.open("wb") as out:
         for shard in data.manifest.train.shards:
             out.write(np.load(data.folder / f"{shard.name}.npy").tobytes())

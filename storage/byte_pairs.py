@@ -25,7 +25,7 @@ _META_KEYS = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
 # pattern, and a damaged pattern would split text in other places without an error.
 _FINGERPRINT = "fingerprint"
 _NARROW_VOCABULARY = 65_536  # ids that two bytes hold
-_MAX_VOCABULARY = 2**31 - 1  # a step has ids of more than two bytes as int32
+_MAX_VOCABULARY = 2**31 - 1  # so that ids fit int32, which other programs have
 GPT2_RANKS = Path(__file__).with_name("gpt2.tiktoken")
 _GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 # How GPT-2 splits text before it merges bytes; tiktoken's spelling, faster than OpenAI's original:

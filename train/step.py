@@ -43,7 +43,7 @@ class StepBatch:
     digest: int
     """Order-free digest of this rank's windows; those of all ranks add up modulo 2**64."""
     windows: Tensor
-    """(W, T + 1) on the device: int16 with the bits of uint16 ids, or int32 (`as_tensor`)."""
+    """(W, T + 1) on the device: int16 or int32 with the bits of unsigned ids (`as_tensor`)."""
 
     def micro_batches(self, size: int) -> Tensor:
         """The windows in micro-batches. Shape: (W / size, size, T + 1)."""
@@ -57,9 +57,7 @@ def as_tensor(windows: np.ndarray) -> Tensor:
 
 def ids_and_targets(windows: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs and targets of a micro-batch. Shapes: (B, T + 1) -> twice (B, T) int64."""
-    ids = windows.to(torch.int64)
-    if windows.dtype == torch.int16:  # int32 is never negative: ids have at most 31 bits
-        ids &= 0xFFFF
+    ids = windows.to(torch.int64) & ((1 << 8 * windows.itemsize) - 1)
     return ids[:, :-1], ids[:, 1:]
 
 
