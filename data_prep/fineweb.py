@@ -2,6 +2,7 @@
 
     python data_prep/fineweb.py
     python data_prep/fineweb.py --source /data/fineweb-edu/sample/10BT
+    python data_prep/fineweb.py --source s3://bucket/fineweb-edu/sample/10BT
 
 Output: a data set folder for `train/main.py --data`. If it is interrupted, the same command
 continues where it stopped.
@@ -15,11 +16,11 @@ import tyro
 
 from data_prep.hub.download import Downloader
 from data_prep.hub.listing import Hub, Listing
+from data_prep.preparation.cloud.source_copies import CopyOptions, opened_source
 from data_prep.preparation.console import run_script
 from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import run_preparation
-from data_prep.sources.file_source import file_source
 from storage.script_options import parse_options
 
 _REPOSITORY = "HuggingFaceFW/fineweb-edu"
@@ -35,7 +36,8 @@ class FineWebOptions(HubOptions):
     config: str = "sample-10BT"
     """sample-10BT, sample-100BT, sample-350BT, default (all), or a dump such as CC-MAIN-2024-10."""
     source: str | None = None
-    """Local parquet files of the data set: a folder or a glob. Default: download them."""
+    """Parquet files of the data set: a folder, a glob, or a URL of fsspec of one.
+    Default: download them from the Hub."""
     out: Path = Path("data/fineweb_edu")
     """Folder of the data set; must not exist yet. Downloads go to OUT.source beside it."""
     revision: str = REVISION
@@ -72,8 +74,10 @@ def _list_config(hub: Hub, config: str, revision: str) -> Listing:
 def prepare_fineweb(options: FineWebOptions, downloader: Downloader | None = None) -> None:
     """Prepare the local files that the options name, or else those of the Hub."""
     if options.source is not None:
+        copying = CopyOptions.of(options, options.out)
         kept = options.kept_digests(options.out)
-        run_preparation(file_source([options.source], kept=kept), options.out, options)
+        with opened_source([options.source], copying, kept=kept) as source:
+            run_preparation(source, options.out, options)
         return
     dataset = HubDataset(
         _REPOSITORY,

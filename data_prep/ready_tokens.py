@@ -25,6 +25,7 @@ from data_prep.dataset.manifest import (
     token_format,
 )
 from data_prep.dataset.shards import open_data_set
+from data_prep.preparation.cloud.source_copies import CopyOptions, local_places
 from data_prep.preparation.console import ProgressBar, log_summary, run_script
 from data_prep.preparation.duplicates import count_duplicates
 from data_prep.preparation.ready.taken_tokens import TakenSplit, TokenTaker
@@ -54,7 +55,7 @@ class ReadyTokensOptions:
     """Take over tokens that other programs have made."""
 
     paths: tyro.conf.Positional[tuple[str, ...]]
-    """Files, folders or globs of .npy and .bin files."""
+    """Files, folders or globs of .npy and .bin files, also as URLs of fsspec."""
     out: Path
     """Folder of the data set; must not exist yet."""
     val_files: tuple[str, ...] = ()
@@ -74,19 +75,15 @@ class ReadyTokensOptions:
 
 
 def _opened(
-    options: ReadyTokensOptions, tokenizer: Tokenizer
+    paths: Sequence[str], val_files: Sequence[str], tokenizer: Tokenizer
 ) -> tuple[list[TokenArray], set[int], int]:
     """All files, the numbers of those that are validation, and how many are passed over.
 
     Raises: ValueError if one cannot be used, or none is left for one of the splits.
     """
-    found = find_files([*options.paths, *options.val_files], is_token_file, TOKEN_KINDS)
+    found = find_files([*paths, *val_files], is_token_file, TOKEN_KINDS)
     found.log_names()
-    named = (
-        set(find_files(options.val_files, is_token_file, TOKEN_KINDS).paths)
-        if options.val_files
-        else None
-    )
+    named = set(find_files(val_files, is_token_file, TOKEN_KINDS).paths) if val_files else None
     is_val = [path in named if named is not None else "val" in path.name for path in found.paths]
     val = {number for number, chosen in enumerate(is_val) if chosen}
     if not val or len(val) == len(found.paths):
@@ -110,10 +107,25 @@ def take_tokens(options: ReadyTokensOptions) -> None:
 
     Raises: ValueError for files or an `out` that cannot be used; nothing is left behind then.
     """
-    tokenizer = named_tokenizer(options.tokenizer)
-    files, val, passed_over = _opened(options, tokenizer)
-    source = _source(files)
-    settings = options.settings()
+    tokenizer, settings = named_tokenizer(options.tokenizer), options.settings()
+    given = (settings, tokenizer.ranks_sha256)
+    copying = CopyOptions(
+        options.out, is_ours=lambda found: (found.settings, found.tokenizer.ranks_sha256) == given
+    )
+    groups = (options.paths, options.val_files)
+    with local_places(groups, copying, is_token_file, TOKEN_KINDS) as places:
+        if places is not None:
+            _take_local(options, tokenizer, *places)
+
+
+def _take_local(
+    options: ReadyTokensOptions,
+    tokenizer: Tokenizer,
+    paths: Sequence[str],
+    val_files: Sequence[str],
+) -> None:
+    files, val, passed_over = _opened(paths, val_files, tokenizer)
+    source, settings = _source(files), options.settings()
     if finished_data_set(options.out, settings, tokenizer, lambda found: found == source):
         log.info("%s is finished already", options.out)
         return

@@ -3,21 +3,26 @@
     python data_prep/text.py stories.txt more/*.jsonl.zst --out data/stories
     python data_prep/text.py stories.txt --vocab-size auto --split auto --out data/stories
     python data_prep/text.py stories.txt more/*.jsonl.zst --check
+    python data_prep/text.py s3://bucket/stories/*.jsonl.zst --out data/stories
     python data_prep/text.py --embedded
 
-Input: files, folders or globs. Output: a data set folder for `train/main.py --data`.
+Input: files, folders or globs, also by URL. Output: a data set folder for `train/main.py --data`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from data_prep.dataset.manifest import Manifest
+from data_prep.preparation.cloud.source_copies import CopyOptions, opened_source
 from data_prep.preparation.console import run_script
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import run_preparation
-from data_prep.sources.file_source import DocumentSource, file_source
+from data_prep.sources.file_source import DocumentSource
 from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.splitting import typed_separator
 from data_prep.sources.text_fields import typed_template
@@ -34,7 +39,8 @@ class TextOptions(PrepareOptions):
     """Tokenize any text into a data set with checksums."""
 
     paths: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files, folders or globs: .txt, .jsonl or .json (also .gz, .bz2, .xz, .zst) and .parquet."""
+    """Files, folders or globs: .txt, .jsonl or .json (also .gz, .bz2, .xz, .zst) and .parquet.
+    URLs of fsspec too (https, s3, gs, az, hf): their files are first copied to OUT.source."""
     source: tuple[str, ...] = ()
     """The same as an option."""
     embedded: bool = False
@@ -73,19 +79,27 @@ class TextOptions(PrepareOptions):
         if isinstance(self.vocab_size, int):
             check_vocab_size(self.vocab_size)
 
-    def chosen_source(self) -> DocumentSource:
-        """The source that the options name."""
+    @contextmanager
+    def opened(self) -> Iterator[DocumentSource]:
+        """The source that the options name, for as long as the block runs."""
         places = (*self.paths, *self.source)
         if self.embedded == bool(places):
             raise ValueError(
                 f"embedded={self.embedded} and {len(places)} paths; give either paths or --embedded"
             )
         if self.embedded:
-            return PythonDocsSource()
-        kept = self.kept_digests(self.chosen_out())
-        separator = typed_separator(self.separator)
+            yield PythonDocsSource()
+            return
+        out, separator = self.chosen_out(), typed_separator(self.separator)
         template = typed_template(self.template, self.text_key if self.text_key != "text" else None)
-        return file_source(places, self.text_key, separator, kept, template)
+        copying = CopyOptions.of(self, out, self._is_ours)
+        reading = (self.text_key, separator, self.kept_digests(out), template)
+        with opened_source(places, copying, *reading) as source:
+            yield source
+
+    def _is_ours(self, manifest: Manifest) -> bool:
+        """Whether the tokenizer of a complete data set has the size that is asked for."""
+        return self.vocab_size in (None, "auto", manifest.tokenizer.n_vocab)
 
     def chosen_out(self) -> Path:
         """The folder of the data set."""
@@ -101,11 +115,11 @@ def _prepare_text(options: TextOptions) -> None:
             "--vocab-size too, or leave it out"
         )
     pattern = chosen_pattern(options.pattern or "gpt2")
-    source, out = options.chosen_source(), options.chosen_out()
-    tokenizer = None
-    if options.vocab_size is not None and not options.check:
-        tokenizer = tokenizer_of_source(source, options.vocab_size, out, options, pattern)
-    run_preparation(source, out, options, tokenizer=tokenizer)
+    with options.opened() as source:
+        out, tokenizer = options.chosen_out(), None
+        if options.vocab_size is not None and not options.check:
+            tokenizer = tokenizer_of_source(source, options.vocab_size, out, options, pattern)
+        run_preparation(source, out, options, tokenizer=tokenizer)
 
 
 def main() -> None:

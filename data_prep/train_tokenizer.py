@@ -16,13 +16,15 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from data_prep.preparation.cloud.source_copies import CopyOptions, opened_source
 from data_prep.preparation.console import run_script
-from data_prep.sources.file_source import FileSource, file_source
+from data_prep.sources.file_source import FileSource
 from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.splitting import typed_separator
 from data_prep.tokenizer import Tokenizer
@@ -54,7 +56,8 @@ class TokenizerOptions:
     """Train a byte-level BPE tokenizer."""
 
     paths: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files, folders or globs: .txt, .jsonl or .json (also .gz, .bz2, .xz, .zst) and .parquet."""
+    """Files, folders or globs: .txt, .jsonl or .json (also .gz, .bz2, .xz, .zst) and .parquet.
+    URLs of fsspec too (https, s3, gs, az, hf): their files are first copied to OUT.source."""
     vocab_size: int = 10_000
     """Number of ids, including the 256 bytes and end-of-text; above 65,536, tokens take 4 bytes."""
     out: Path = Path("tokenizers/own")
@@ -91,12 +94,15 @@ class TokenizerOptions:
                 f"held_out={self.held_out} must be 0 (learn from all) or a number from 2 on"
             )
 
-    def texts(self) -> Iterator[bytes]:
-        """The documents that the options name."""
+    @contextmanager
+    def texts(self) -> Iterator[Iterator[bytes]]:
+        """The documents that the options name, for as long as the block runs."""
         if self.embedded:
-            return PythonDocsSource().texts()
-        places = (*self.paths, *self.source)
-        return _texts(file_source(places, self.text_key, typed_separator(self.separator)))
+            yield PythonDocsSource().texts()
+            return
+        places, separator = (*self.paths, *self.source), typed_separator(self.separator)
+        with opened_source(places, CopyOptions(self.out), self.text_key, separator) as source:
+            yield _texts(source)
 
 
 def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
@@ -111,8 +117,8 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
     check_can_learn(pattern)
     phases = Phases()
     held_out: list[bytes] = []
-    texts = without_held_out(options.texts(), options.held_out, held_out)
-    with new_folder(options.out) as folder:
+    with options.texts() as every, new_folder(options.out) as folder:
+        texts = without_held_out(every, options.held_out, held_out)
         # Inside the unfinished folder, which the next start removes if this process is killed.
         path = folder / "text"
         text_bytes = _write_texts(path, texts, options.max_bytes)

@@ -204,6 +204,18 @@ def with_keys(
     return keyed
 
 
+def is_data_set(out: Path) -> bool:
+    """Whether there is a complete data set at `out`; False if it is new, or an empty folder.
+
+    Raises: ValueError if `out` holds anything else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / MANIFEST_NAME).is_file():
+        raise ValueError(f"{out} exists and is no data set; choose another --out or move it away")
+    return True
+
+
 def finished_data_set(
     out: Path,
     settings: dict[str, Any],
@@ -215,12 +227,10 @@ def finished_data_set(
     An empty folder at `out` is removed.
     Raises: ValueError if `out` holds anything else.
     """
-    if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
-    if not out.exists():
+    if not is_data_set(out):
+        if out.exists():
+            out.rmdir()
         return None
-    if not (out / MANIFEST_NAME).is_file():
-        raise ValueError(f"{out} exists and is no data set; choose another --out or move it away")
     manifest = read_manifest(out)
     found = _differing_settings(manifest.settings, settings)
     if manifest.tokenizer.ranks_sha256 != tokenizer.ranks_sha256:

@@ -150,14 +150,16 @@ def test_data_of_another_tokenizer_are_refused_with_the_command_that_prepares_th
     monkeypatch.chdir(tmp_path)
     Path("a story.txt").write_text("It was a dark night. " * 400)
     options = TextOptions(paths=("a story.txt",), out=Path("data/story"), split="tail")
-    run_preparation(options.chosen_source(), options.chosen_out(), options)
+    with options.opened() as source:
+        run_preparation(source, options.chosen_out(), options)
     words = ["finetune", "--init", str(first / "run"), "--data", "data/story"]
     with pytest.raises(ValueError, match="another tokenizer") as found:
         parse(words)
     script, *command = shlex.split(str(found.value).partition("python ")[2])
     assert script == "data_prep/text.py"
     again = parse_known_options(TextOptions(), command, prog="text.py", description="")[0]
-    run_preparation(again.chosen_source(), again.chosen_out(), again)
+    with again.opened() as source:
+        run_preparation(source, again.chosen_out(), again)
     assert parse([*words[:-1], str(again.out)]).model.n_embd == 8
 
 

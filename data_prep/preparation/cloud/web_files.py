@@ -1,0 +1,115 @@
+"""Files of web servers as a file system of fsspec, read with the client of huggingface_hub.
+
+fsspec's own needs aiohttp. A folder is an address that ends in /, whose page links to its files.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urljoin
+
+from fsspec import AbstractFileSystem
+from huggingface_hub import get_session
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
+from data_prep.hub.retries import PermanentError, RetryableError, RetryPolicy, check_status
+from data_prep.preparation.cloud.addresses import WEB
+
+_NO_SUCH_RANGE = 416  # of an empty file
+
+
+class WebFiles(AbstractFileSystem):
+    """Information, ranges and folders of addresses. A path is a whole URL."""
+
+    protocol = WEB
+    cachable = False
+
+    def __init__(self, retries: RetryPolicy) -> None:
+        super().__init__()
+        self._retries = retries
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return path
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """Size, ETag and time of change; `ranges` says whether parts can be read."""
+        found: dict[str, Any] = {"name": path, "size": None, "type": "file", "ranges": False}
+        if path.endswith("/"):
+            return {**found, "type": "directory"}
+        try:
+            # One byte, and not HEAD: a signed address is good for GET only.
+            with self._answer(path, Range="bytes=0-0") as response:
+                headers = response.headers
+                if response.status_code == 206:
+                    found["size"] = _number(headers.get("Content-Range", "").rpartition("/")[2])
+                    found["ranges"] = found["size"] is not None
+                elif not headers.get("Content-Encoding"):
+                    found["size"] = _number(headers.get("Content-Length", ""))
+                kept = {name: headers.get(name) for name in ("ETag", "Last-Modified")}
+        except PermanentError as error:
+            if error.status != _NO_SUCH_RANGE:
+                raise
+            return {**found, "size": 0}
+        return {**found, **{name: value for name, value in kept.items() if value}}
+
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
+    ) -> bytes:
+        """The bytes from `start` to `end`, which must be given."""
+        with self._answer(path, Range=f"bytes={start}-{(end or 0) - 1}") as response:
+            sent = response.headers.get("Content-Range", "").split("-")[0]
+            if response.status_code != 206 or sent != f"bytes {start}":
+                raise RetryableError("the server sent another range than asked for")
+            return b"".join(response.iter_raw())
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The whole file, for servers that send no parts."""
+        with self._answer(path) as response:
+            yield from response.iter_raw()
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        """The files and folders that the page of a folder links to."""
+        folder = path.split("?")[0].rstrip("/") + "/"
+        with self._answer(folder) as response:
+            response.read()
+            is_page = "html" in response.headers.get("Content-Type", "")
+            page = _Links(response.text if is_page else "")
+        links = {urljoin(folder, link).split("?")[0].split("#")[0] for link in page.links}
+        below = {link[len(folder) :] for link in links if link.startswith(folder)}
+        names = {name.partition("/")[0] + ("/" if "/" in name else "") for name in below if name}
+        kinds = {name: "directory" if name.endswith("/") else "file" for name in sorted(names)}
+        found = [{"name": folder + n, "size": None, "type": kind} for n, kind in kinds.items()]
+        return found if detail else [entry["name"] for entry in found]
+
+    @contextmanager
+    def _answer(self, url: str, **headers: str) -> Iterator[Any]:
+        """A successful response with unread body. Raises: RetryableError or PermanentError."""
+        connect, read = self._retries.connect_seconds, self._retries.read_seconds
+        # Without compression, so that byte counts and ranges are those of the file.
+        sent = {"Accept-Encoding": "identity", **headers}
+        timeout = (connect, read, read, connect)  # connect, read, write, connection pool
+        request = {"headers": sent, "timeout": timeout, "follow_redirects": True}
+        try:
+            with get_session().stream("GET", url, **request) as response:
+                check_status(response)
+                yield response
+        except HTTPError as error:
+            raise RetryableError(str(error) or type(error).__name__) from error
+
+
+class _Links(HTMLParser):
+    """The links of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

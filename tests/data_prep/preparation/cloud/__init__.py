@@ -1,0 +1,1 @@
+"""Tests of data_prep/preparation/cloud/: sources named by URL."""
