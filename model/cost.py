@@ -23,11 +23,8 @@ import tyro
 from model.config import GPTConfig
 from model.estimates.breakdown import block_as_json, context_comparison, shares
 from model.estimates.budget import disk_budget
-from model.estimates.flops import (
-    CONVENTIONS,
-    GPUS,
-    forward_flops,
-)
+from model.estimates.documents import documents_as_json
+from model.estimates.flops import CONVENTIONS, GPUS, forward_flops
 from model.estimates.largest_micro_batch import fast_windows, largest_micro_batch
 from model.estimates.memory import USABLE_SHARE, StepShape, predict_memory
 from model.estimates.parameters import attention_parameters, count_parameters
@@ -44,6 +41,7 @@ log = logging.getLogger("model.cost")
 _DAY = 86_400.0
 _LEAST_MFU = 1e-9
 _LARGEST_PRICE = 1_000_000
+_COUNTS = ("gpus", "tokens", "batch_tokens", "micro_batch", "checkpoints", "document_tokens")
 _LIST = "help"  # in place of a GPU
 
 
@@ -73,6 +71,9 @@ class Arguments:
     """How gradients are summed; tree gives the same bits on any number of GPUs."""
     recompute: Literal["off", "blocks"] = "off"
     """Whether the backward pass computes each block again instead of keeping its activations."""
+    document_tokens: int | None = None
+    """Mean tokens of a document, with --mask-documents in training; each token may be the
+    last one by the same chance. The time is as without. Default: attention crosses documents."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """Optimizer; the default is that of the shape's preset."""
     price: float | None = None
@@ -89,9 +90,9 @@ class Arguments:
                 f"gpu={self.gpu} is not known; choose one of {', '.join(GPUS)} (--gpu "
                 "help lists their peaks and memory)"
             )
-        for name in ("gpus", "tokens", "batch_tokens", "micro_batch", "checkpoints"):
+        for name in _COUNTS:
             value = getattr(self, name)
-            if value != "auto" and value < 1:
+            if value not in ("auto", None) and value < 1:
                 raise ValueError(f"{name}={value} is too small; use 1 or more")
         if not _LEAST_MFU <= self.mfu <= 1:
             raise ValueError(f"mfu={self.mfu} is not a utilisation; use more than 0 and at most 1")
@@ -135,6 +136,7 @@ class Arguments:
             world_size=self.gpus,
             reduction=self.reduction,
             recompute=self.recompute == "blocks",
+            mask_documents=self.document_tokens is not None,
             update=UPDATES[self.optimizer](self.model),
         )
 
@@ -166,6 +168,7 @@ def cost_report(name: str, arguments: Arguments) -> dict[str, Any]:
         if config.context_length == own_length
         else context_comparison(config, own_length),
         "training_flops_per_token": {name: f(config) for name, f in CONVENTIONS.items()},
+        "documents": documents_as_json(config, arguments.document_tokens),
         "update": {
             "optimizer": arguments.optimizer,
             **asdict(update),

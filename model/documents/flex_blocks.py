@@ -13,13 +13,17 @@ _BLOCK = 128  # tokens; what flex attention's kernels skip or compute whole
 _LEAST_WIDTH = 16  # of a head, for these kernels
 
 
-def uses_flex(device: torch.device, head_width: int, dropout: float, compiled: bool) -> bool:
-    """Whether a step attends by flex attention, which leaves out the blocks between documents.
+def fits_flex(device: str, head_width: int, dropout: float, compiled: bool) -> bool:
+    """Whether flex attention, which leaves out the blocks between documents, can make a step.
 
     Without compilation it would be slower than a mask. It has no dropout.
     """
-    possible = HAS_TRITON and device.type == "cuda" and head_width >= _LEAST_WIDTH
-    return possible and compiled and not dropout
+    return device == "cuda" and compiled and not dropout and head_width >= _LEAST_WIDTH
+
+
+def uses_flex(device: torch.device, head_width: int, dropout: float, compiled: bool) -> bool:
+    """Whether a step does so here: its kernels are made by Triton."""
+    return HAS_TRITON and fits_flex(device.type, head_width, dropout, compiled)
 
 
 def document_blocks(positions: Tensor) -> BlockMask:

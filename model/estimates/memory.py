@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from model.config import GPTConfig
+from model.estimates.documents import document_bytes
 from model.estimates.dropout_memory import dropout_bytes
 from model.estimates.parameters import block_matrix_elements, count_parameters
 from model.estimates.recomputed_memory import recomputed_block_bytes
@@ -65,6 +66,8 @@ class StepShape:
     """Whether each block keeps only its input and computes the rest again."""
     residual_bfloat16: bool = False
     """Whether the residual stream is bfloat16."""
+    mask_documents: bool = False
+    """Whether attention stays within documents."""
     update: UpdateCost | None = None
     """What the optimizer's update takes; None: AdamW's."""
 
@@ -102,6 +105,8 @@ class Memory:
     """Activations that one block keeps for the backward pass."""
     layers: int
     """Activations that all blocks keep for the backward pass."""
+    documents: int
+    """What all blocks share if attention stays within documents: mask, positions, rotations."""
     final: int
     """Activations kept between the last block and the logits, and the ids."""
     logits: int
@@ -133,6 +138,9 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         again, freed = layer, copies - _weight_copy_bytes(replace(config, n_layer=1), step)
         layers = again + config.n_layer * n * recomputed_block_bytes(config, step.stream)
     final = n * _final_activation_bytes(config, step)
+    documents = 0
+    if step.mask_documents:
+        documents = n * document_bytes(config, step.element, step.device, step.compiled)
     logits = _loss_bytes(config, step)
 
     # Sums of tensors that exist at the same time.
@@ -141,7 +149,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
     copied = step.accumulates or step.reduction == "tree"
     gradients = weights if copied or not buckets else 0
     updated = 0 if buckets and step.reduction == "tree" else gradients  # tree: parts of one piece
-    forward = always + waiting + earlier + copies + layers - again + final
+    forward = always + waiting + earlier + copies + layers - again + documents + final
     moments = {
         "loss": forward + logits,
         "backward of the last block": forward
@@ -162,6 +170,7 @@ def predict_memory(config: GPTConfig, step: StepShape) -> Memory:
         weight_copies=copies,
         layer=layer,
         layers=layers,
+        documents=documents,
         final=final,
         logits=logits,
         update=update.scratch_bytes,

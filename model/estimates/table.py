@@ -144,6 +144,16 @@ def _flops(report: dict[str, Any]) -> str:
     rows.append(("training FLOPs of a token", "", "trained (padded)"))
     conventions = report["training_flops_per_token"]
     rows += [("  " + name, "", f"{value:,.0f}") for name, value in conventions.items()]
+    if documents := report["documents"]:
+        attended = [f"{documents[key]:,.1f}" for key in ("attended_without", "attended_tokens")]
+        rows += [
+            (
+                "  within documents, causal-exact",
+                "",
+                f"{documents['training_flops_per_token']:,.0f}",
+            ),
+            ("tokens that a token attends to", f"without documents {attended[0]}", attended[1]),
+        ]
     update = report["update"]
     if update["flops"]:
         share = f"{update['share_of_step_flops']:.2%} of a GPU's step"
@@ -165,6 +175,7 @@ def _memory(report: dict[str, Any]) -> str:
         "layer": "activations of one block",
         "layers": f"activations of {n_layer} blocks",
         "layers_computed_again": "  if blocks were recomputed",
+        "documents": "mask within documents",
         "final": "last norm and ids",
         "logits": "logits and loss",
         "update": "during the update only",
@@ -178,7 +189,7 @@ def _memory(report: dict[str, Any]) -> str:
     rows += [
         (text, _gib(compiled[key]), _gib(plain[key]))
         for key, text in names.items()
-        if compiled[key] or key != "partial_sums"
+        if compiled[key] or plain[key] or key not in ("partial_sums", "documents")
     ]
     rows.append(("reached at", compiled["peak_moment"], plain["peak_moment"]))
     usable = f"largest that fits {micro['usable_bytes'] / _GIB:.1f} GiB"

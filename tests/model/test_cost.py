@@ -40,6 +40,7 @@ def printed(*words):
         ),
         ("gpt2 --micro-batch 16 --gpus 8", ("micro-steps of a step", "of 16 x 1,024 tokens")),
         ("gpt2 --tokens 100000000", ("3.4 min",)),
+        ("gpt2 --document-tokens 500", ("773,227,483", "512.5", "287.7", "mask within documents")),
     ],
 )
 def test_the_table_prints_the_published_figures(words, figures):

@@ -58,6 +58,7 @@ def step_shape(
         fused_loss=fuses_loss(config.fused_loss, ranks.device),
         recompute=config.recompute == "blocks",
         residual_bfloat16=config.residual == "bfloat16",
+        mask_documents=config.mask_documents,
         update=config.optimizer.update_cost(network, ranks.device.type),
     )
 

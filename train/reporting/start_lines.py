@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from model.estimates.documents import attended_tokens
 from storage.terminal.quantities import counted, short
 from train.batch_plan import BatchPlan
 from train.optimizers.registry import optimizer_name
@@ -29,6 +30,11 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
         f"  data       {run.config.data}: {short(data.train.tokens)} tokens to train on, "
         f"{short(data.val.tokens)} to validate on"
     )
+    if run.config.mask_documents:
+        seen = attended_tokens(plan.context_length, run.data.split("train").lengths)
+        most = (plan.context_length + 1) / 2
+        attended = f"{seen:,.1f} tokens on average, not {most:,.1f}"
+        yield f"  documents  attention within each: to {attended}"
     parts = [
         counted(plan.world_size, "process", "processes"),
         counted(plan.grad_accum_steps, "micro-batch", "micro-batches"),

@@ -54,11 +54,11 @@ DTYPES = [torch.float32, torch.bfloat16]
 WINDOWS = 8
 
 
-def bytes_kept(config, dtype, compiled):
+def bytes_kept(config, dtype, compiled, separator=None):
     """Bytes of all tensors that the forward pass keeps for the backward pass, except weights."""
     model = GPT(config)
     model.initialise(0)
-    step = NextTokenLoss(model)
+    step = NextTokenLoss(model, separator=separator)
     if compiled:  # the partition of forward and backward that Inductor compiles
         torch._dynamo.reset()
         step = torch.compile(step, dynamic=False, backend="aot_eager_decomp_partition")
@@ -99,6 +99,21 @@ def test_dropout_keeps_a_byte_for_each_number_and_the_weights_of_attention(field
     on_cuda = [replace(config, dropout=share) for share in (0.1, 0.0)]
     kept = [block_activation_bytes(shape, replace(step, device="cuda")) for shape in on_cuda]
     assert kept[0] - kept[1] == 2 * SHAPE.n_embd
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fields", [{}, MODERN])
+def test_all_blocks_share_the_mask_and_the_rotations_within_documents(fields, dtype):
+    config = replace(SHAPE, n_layer=3, **fields)
+    masked, plain = (bytes_kept(config, dtype, False, separator) for separator in (3, None))
+    step = StepShape(WINDOWS, dtype, False, device="cpu", mask_documents=True)
+    predicted = predict_memory(config, step).documents
+    # Without the option the rotations are of one window, and so are learned positions.
+    own = 8 if config.position == "learned" else 2 * config.n_embd * step.element
+    assert masked - plain == pytest.approx(predicted - own * config.context_length, rel=0.01)
+    assert predict_memory(config, replace(step, mask_documents=False)).documents == 0
+    on_cuda = replace(step, device="cuda", compiled=True)
+    assert predict_memory(replace(config, n_head=1), on_cuda).documents < predicted
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

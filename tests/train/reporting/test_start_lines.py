@@ -26,6 +26,13 @@ def said(run, **settings):
     return found
 
 
+def test_attention_within_documents_is_said_with_what_a_token_attends_to(run):
+    assert not any(line.startswith("  documents") for line in said(run))
+    run.config = replace(run.config, mask_documents=True)
+    (line,) = (line for line in said(run) if line.startswith("  documents"))
+    assert line == "  documents  attention within each: to 7.6 tokens on average, not 8.5"
+
+
 def test_a_gpus_attention_and_compiler_are_said(run):
     assert not any(line.startswith("  attention") for line in said(run))
     run.learner.ranks = replace(run.ranks, device=torch.device("cuda", 0))
