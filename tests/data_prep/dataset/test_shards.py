@@ -23,6 +23,7 @@ from data_prep.dataset.shards import check_data_set, open_data_set, shard_entry
 from storage import digest
 from storage.digest import file_sha256
 from tests.data_sets import rewrite_manifest, save_shard, tiny_data_set
+from tests.wide_data import wide_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +45,28 @@ def reseal(folder, name: str, **changes) -> None:
     rewrite_manifest(folder, train=replace(train, shards=shards))
 
 
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=600), shards=st.integers(1, 4))
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=600),
+    shards=st.integers(1, 4),
+    wide=st.booleans(),
+)
 @settings(max_examples=25, deadline=None)
-def test_documents_and_positions_come_back_across_shards(tmp_path_factory, lengths, shards):
+def test_documents_and_positions_come_back_across_shards(tmp_path_factory, lengths, shards, wide):
     folder = tmp_path_factory.mktemp("round") / "data"
-    split = tiny_data_set(folder, lengths=lengths, shards=shards, val_fraction=0).split("train")
+    tokenizer = wide_tokenizer() if wide else None
+    data = tiny_data_set(
+        folder, lengths=lengths, shards=shards, val_fraction=0, tokenizer=tokenizer
+    )
+    split = data.split("train")
     documents = [split.read_document(index) for index in range(split.documents)]
     assert [len(document) for document in documents] == lengths == split.lengths.tolist()
     whole = np.concatenate(documents)
     assert np.array_equal(split.read(0, split.tokens), whole)
     third = split.tokens // 3
     assert np.array_equal(split.read(third, third), whole[third : 2 * third])
+    starts, counts = split.document_starts(np.arange(len(lengths))), np.array(lengths)
+    gathered = split.gather(starts[::-1], counts[::-1])
+    assert np.array_equal(gathered, np.concatenate(documents[::-1]))
 
 
 def test_a_data_set_gives_its_tokenizer_and_both_splits(folder):
