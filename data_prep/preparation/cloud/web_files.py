@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin, urlsplit
 
 from fsspec import AbstractFileSystem
 from huggingface_hub import get_session
@@ -90,13 +90,26 @@ class WebFiles(AbstractFileSystem):
         # Without compression, so that byte counts and ranges are those of the file.
         sent = {"Accept-Encoding": "identity", **headers}
         timeout = (connect, read, read, connect)  # connect, read, write, connection pool
-        request = {"headers": sent, "timeout": timeout, "follow_redirects": True}
+        request: dict[str, Any] = {"headers": sent, "timeout": timeout, "follow_redirects": True}
+        address, login = _without_login(url)
+        if login is not None:
+            request["auth"] = login
         try:
-            with get_session().stream("GET", url, **request) as response:
+            with get_session().stream("GET", address, **request) as response:
                 check_status(response)
                 yield response
         except HTTPError as error:
             raise RetryableError(str(error) or type(error).__name__) from error
+
+
+def _without_login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The address that is asked, and user and password: the client logs every address."""
+    parts = urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    user, _, password = login.partition(":")
+    return parts._replace(netloc=host).geturl(), (unquote(user), unquote(password))
 
 
 class _Links(HTMLParser):
