@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from data_prep.browse import BrowseOptions, browse
 from data_prep.dataset.shards import check_data_set, open_data_set
@@ -18,10 +19,22 @@ from eval.text_search.ngrams import all_runs
 from eval.text_search.shard_search import search_split
 from tests.data_prep.stories import texts_of, write_lines
 from tests.launching import together
-from tests.runs import KEEP_ALL, NANO, alone, flags, forget_after, losses, run_to_end, tiny_config
+from tests.runs import (
+    KEEP_ALL,
+    NANO,
+    alone,
+    built,
+    flags,
+    forget_after,
+    losses,
+    run_to_end,
+    tiny_config,
+)
 from tests.wide_data import wide_text, wide_tokenizer
 from train.audit import Arguments, audit
 from train.auditing.recorded_run import read_recorded_run
+from train.guards.window_by_window import score_windows
+from train.reporting.black_box import own_windows
 
 TEXTS = [wide_text(number) for number in range(40)]
 
@@ -71,3 +84,11 @@ def test_the_run_is_proven_looked_up_and_repeated(made, caplog):
     found = audit(arguments, read_recorded_run(made / "run"), alone())
     assert found.holds
     assert {segment.how for segment in found.segments} == {"bit for bit"}
+
+
+def test_a_black_box_would_examine_the_windows_that_the_step_took(made, tmp_path):
+    run = built(tiny_config(made / "data", tmp_path / "run", model=NANO, steps=4))
+    findings = score_windows(run.model, own_windows(run, 0), torch.float32)
+    run.close()
+    found = [finding.loss for finding in findings.windows]
+    assert np.mean(found) == pytest.approx(losses(made / "run")[0], rel=1e-6)
