@@ -1,51 +1,45 @@
-"""Time of data preparation, compared with a process pool like build-nanogpt's.
+"""Time of data preparation: a pool like build-nanogpt's, other tokenizers, an older version.
 
     python bench/data_prep_speed.py --source DOCS.parquet
-    python bench/data_prep_speed.py --source prose.*.jsonl.zst --copies 4
+    python bench/data_prep_speed.py --source prose.*.jsonl.zst --methods auto gpt4 narrow wide
+    python bench/data_prep_speed.py --source prose.*.jsonl.zst --methods old auto --old ../older
 
 In: parquet files, or other files that data_prep/text.py reads and that are converted to parquet
 first. Out: results/data_prep_speed.json and a table. Every run is a process of its own, timed from
-its start to its end, imports included. The methods alternate. Each method also prepares a third of
+its start to its end, imports included. The methods take turns. Each method also prepares a third of
 the text. The difference between both times is free of start-up costs, so its rate is the one to
 expect for a source of 46 GB.
 """
 
-import multiprocessing
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
-from datasets import load_dataset
 
+from bench.data_prep_table import Method, Runs, table
+from bench.data_prep_tokenizers import make_tokenizers
+from bench.pool_preparation import prepare_by_pool
 from bench.process_session import Session
 from bench.provenance import RESULTS, ROOT, provenance
 from data_prep.dataset.manifest import read_manifest
 from data_prep.sources.file_source import file_source
-from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from storage.atomic import write_json
 from storage.script_options import parse_options
+from storage.user_errors import exit_on_user_error
 
-_POOL_SHARD_TOKENS = 100_000_000
-_CHUNK_SIZE = 16
 _ROW_GROUP_SIZE = 1000
 _PACKAGES = ("tiktoken", "gigatoken", "numpy", "pyarrow", "datasets")
 
-_Method = Literal["shipped", "pool", "tiktoken", "auto"]
-METHODS: dict[_Method, str] = {
-    "shipped": "pool like build-nanogpt's, on half of the cores as published",
-    "pool": "the same pool on all cores",
-    "tiktoken": "ours, tiktoken alone",
-    "auto": "ours, gigatoken checked by tiktoken",
-}
+_SAME_TOKENS = ("shipped", "pool", "tiktoken", "auto", "old")
+_POOLS = ("shipped", "pool")
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,10 @@ class Options:
     """Files, folders or globs: .parquet, or .txt and .jsonl, which are converted to parquet."""
     copies: int = 1
     """Read every file N times. This gives more work, but repeated text is faster to encode."""
+    methods: tuple[Method, ...] = ("shipped", "pool", "tiktoken", "auto")
+    """What to compare; ratios are to the first."""
+    old: Path | None = None
+    """Folder of a checkout of an older version, for the method `old`."""
     repeats: int = 3
     """Runs of each method. The result has all of them, the table their median."""
     processes: int = 2
@@ -68,51 +66,6 @@ class Options:
     """Result file."""
     pool: Path | None = None
     """Used by the script itself: prepare with the pool into this folder."""
-
-
-# A substitute written from a description of build-nanogpt (https://github.com/karpathy/
-# build-nanogpt): a multiprocessing pool gets each row of `datasets` and returns it as an array.
-# build-nanogpt uses half of the cores. Here a second run uses all of them.
-
-_tokenizer: Tokenizer | None = None
-
-
-def _start_pool_worker() -> None:
-    global _tokenizer
-    _tokenizer = gpt2_tokenizer()
-
-
-def _tokenize_row(row: dict[str, Any]) -> np.ndarray:
-    assert _tokenizer is not None
-    tokens = [_tokenizer.end_of_text]
-    tokens.extend(_tokenizer.encode(row["text"]))
-    array = np.array(tokens)
-    assert ((array >= 0) & (array < 2**16)).all()
-    return array.astype(np.uint16)
-
-
-def _prepare_by_pool(paths: list[Path], out: Path, processes: int) -> int:
-    """Fill shards with the rows that the pool's processes encode; returns the number of tokens."""
-    out.mkdir()
-    rows: Any = load_dataset(
-        "parquet",
-        data_files=[str(path) for path in paths],
-        split="train",
-        cache_dir=str(out.with_name(f"{out.name}.cache")),
-    )
-    shard, filled, number = np.empty(_POOL_SHARD_TOKENS, np.uint16), 0, 0
-    with multiprocessing.Pool(processes, _start_pool_worker) as pool:
-        for tokens in pool.imap(_tokenize_row, rows, chunksize=_CHUNK_SIZE):
-            while filled + len(tokens) >= _POOL_SHARD_TOKENS:
-                room = _POOL_SHARD_TOKENS - filled
-                shard[filled:] = tokens[:room]
-                np.save(out / f"shard_{number:06d}", shard)
-                tokens, filled, number = tokens[room:], 0, number + 1
-            shard[filled : filled + len(tokens)] = tokens
-            filled += len(tokens)
-    if filled:
-        np.save(out / f"shard_{number:06d}", shard[:filled])
-    return number * _POOL_SHARD_TOKENS + filled
 
 
 def _make_parquet(places: tuple[str, ...], copies: int, folder: Path) -> list[Path]:
@@ -156,23 +109,29 @@ def _first_third(paths: list[Path], folder: Path) -> list[Path]:
     return [made]
 
 
-def _run_once(method: _Method, paths: list[Path], out: Path, options: Options) -> dict[str, Any]:
+def _run_once(method: Method, paths: list[Path], out: Path, options: Options) -> dict[str, Any]:
     """Prepare the files once, in a process of its own.
 
     Raises: ValueError with the end of its output if it fails.
     """
     names = [str(path) for path in paths]
-    if method in ("shipped", "pool"):
+    place = options.old.resolve() if method == "old" and options.old else ROOT
+    if method in _POOLS:
         share = options.processes if method == "pool" else max(1, options.processes // 2)
         words = ["bench/data_prep_speed.py", "--source", *names, "--pool", str(out)]
         words += ["--processes", str(share)]
     else:
-        words = ["data_prep/text.py", *names, "--out", str(out), "--encoder", method]
+        encoder = "tiktoken" if method == "tiktoken" else "auto"
+        words = ["data_prep/text.py", *names, "--out", str(out), "--encoder", encoder]
         words += ["--workers", str(options.processes), "--shard-tokens", str(options.shard_tokens)]
+        tokenizer = out.parent / method
+        words += ["--tokenizer", str(tokenizer)] if tokenizer.is_dir() else []
+    # Where this is installed, only the path makes another checkout import its own modules.
+    words = ["env", f"PYTHONPATH={place}", sys.executable, *words]
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *words], cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+            words, cwd=place, stdout=output, stderr=output, start_new_session=True
         )
         session = Session(process.pid)
         process.wait()
@@ -189,8 +148,8 @@ def _run_once(method: _Method, paths: list[Path], out: Path, options: Options) -
     }
 
 
-def _data_set_figures(method: _Method, out: Path) -> dict[str, Any]:
-    if method in ("shipped", "pool"):
+def _data_set_figures(method: Method, out: Path) -> dict[str, Any]:
+    if method in _POOLS:
         shards = [np.load(path, mmap_mode="r") for path in out.glob("*.npy")]
         return {"tokens": sum(len(shard) for shard in shards)}
     manifest = read_manifest(out)
@@ -201,85 +160,48 @@ def _data_set_figures(method: _Method, out: Path) -> dict[str, Any]:
     }
 
 
-_Runs = dict[_Method, list[dict[str, Any]]]
-
-
-def _measure(sizes: dict[str, list[Path]], folder: Path, options: Options) -> dict[str, _Runs]:
+def _measure(sizes: dict[str, list[Path]], folder: Path, options: Options) -> dict[str, Runs]:
     """All runs by size and method.
 
     Raises: ValueError if two methods give different numbers of tokens, or ours different data sets.
     """
-    runs: dict[str, _Runs] = {size: {method: [] for method in METHODS} for size in sizes}
+    runs: dict[str, Runs] = {size: {method: [] for method in options.methods} for size in sizes}
     for turn in range(options.repeats):
         for size, paths in sizes.items():
-            for method in METHODS:
+            for method in options.methods:
                 out = folder / f"{size}-{method}-{turn}"
                 runs[size][method].append(_run_once(method, paths, out, options))
                 for made in folder.glob(f"{out.name}*"):
                     shutil.rmtree(made)
     for found in runs.values():
-        tokens = {run["tokens"] for method in METHODS for run in found[method]}
-        if len(tokens) != 1:
+        same = [run for method in _SAME_TOKENS for run in found.get(method, [])]
+        tokens = {run["tokens"] for run in same}
+        if len(tokens) > 1:
             raise ValueError(f"the methods gave different numbers of tokens: {sorted(tokens)}")
-        if len({run["fingerprint"] for run in found["tiktoken"] + found["auto"]}) != 1:
-            raise ValueError("our two encoders gave different data sets")
+        if len({run["fingerprint"] for run in same if "fingerprint" in run}) > 1:
+            raise ValueError("two encoders or versions of ours gave different data sets")
     return runs
-
-
-def table(runs: dict[str, _Runs]) -> str:
-    """Medians as Markdown, with ratios to the first method.
-
-    On a machine with other work, the ratios of CPU time are the reliable ones.
-    """
-    text_mb = {size: found["auto"][0]["text_bytes"] / 1e6 for size, found in runs.items()}
-    rest_mb = text_mb["whole"] - text_mb["third"]
-
-    def median(method: _Method, key: str, size: str = "whole") -> float:
-        return statistics.median(run[key] for run in runs[size][method])
-
-    def rest(method: _Method, key: str) -> float:
-        return median(method, key) - median(method, key, "third")
-
-    lines = [
-        f"{text_mb['whole']:.0f} MB of text; the rest is the last {rest_mb:.0f} MB of it:",
-        "",
-        "| | seconds | tokens/s | first / it | CPU seconds | first / it "
-        "| peak of all processes, MB | seconds of the rest | MB/s | first / it | CPU: first / it |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for method, title in METHODS.items():
-        seconds, cpu = median(method, "seconds"), median(method, "cpu_seconds")
-        cells = [
-            title,
-            f"{seconds:.2f}",
-            f"{median(method, 'tokens') / seconds:,.0f}",
-            f"{median('shipped', 'seconds') / seconds:.2f}",
-            f"{cpu:.1f}",
-            f"{median('shipped', 'cpu_seconds') / cpu:.2f}",
-            f"{median(method, 'peak_mb'):,.0f}",
-            f"{rest(method, 'seconds'):.2f}",
-            _ratio(rest_mb, rest(method, "seconds"), digits=1),
-            _ratio(rest("shipped", "seconds"), rest(method, "seconds")),
-            _ratio(rest("shipped", "cpu_seconds"), rest(method, "cpu_seconds")),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _ratio(a: float, b: float, digits: int = 2) -> str:
-    # With little text, the noise of the start-up can be larger than the time of the rest.
-    return f"{a / b:.{digits}f}" if a > 0 and b > 0 else "-"
 
 
 def main() -> None:
     """Measure every method, write the JSON file, print the table."""
     options = parse_options(Options, description=__doc__)
+    with exit_on_user_error(ValueError, OSError):
+        _run(options)
+
+
+def _run(options: Options) -> None:
     if options.pool is not None:
-        _prepare_by_pool([Path(name) for name in options.source], options.pool, options.processes)
+        prepare_by_pool([Path(name) for name in options.source], options.pool, options.processes)
         return
+    if ("old" in options.methods) != (options.old is not None):
+        raise ValueError(
+            "the method `old` needs the folder --old of its checkout, and only it does"
+        )
     found = provenance(_PACKAGES)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         paths = _make_parquet(options.source, options.copies, Path(name))
+        make_tokenizers(paths, Path(name), options.methods)
         sizes = {"third": _first_third(paths, Path(name)), "whole": paths}
         runs = _measure(sizes, Path(name), options)
     settings = {key: getattr(options, key) for key in ("processes", "shard_tokens", "copies")}

@@ -1,0 +1,34 @@
+"""The tokenizers that bench/data_prep_speed.py prepares with, beside GPT-2's."""
+
+from pathlib import Path
+
+from bench.data_prep_table import NARROW, WIDE, Method
+from data_prep.sources.file_source import file_source
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
+from data_prep.vocabulary.merges import NO_TEXT, learn_merges
+from storage.byte_pairs import GPT2_PATTERN, PATTERNS, ranks_file
+
+
+def make_tokenizers(paths: list[Path], folder: Path, methods: tuple[Method, ...]) -> None:
+    """The tokenizers of the methods that have one of their own, in folders of their names."""
+    if "narrow" in methods or "wide" in methods:
+        tokens = _learned([str(path) for path in paths])
+        for method, ids in (("narrow", NARROW), ("wide", WIDE)):
+            ranks = ranks_file(tokens[: ids - 1])  # and end-of-text
+            Tokenizer(method, GPT2_PATTERN, ranks).save(folder / method)
+    gpt4 = Tokenizer("gpt4", PATTERNS["gpt4"], gpt2_tokenizer().ranks)
+    gpt4.save(folder / "gpt4")
+
+
+def _learned(places: list[str]) -> list[bytes]:
+    """The tokens of the larger vocabulary; the smaller one has the first of them."""
+    source = file_source(places)
+    units = source.plan(1 << 26)
+    texts = (document.text for unit in units for document in source.documents(unit))
+    tokens = learn_merges(b"".join(text + NO_TEXT for text in texts), WIDE)
+    if len(tokens) + 1 < WIDE:
+        raise ValueError(
+            f"the text gives {len(tokens) + 1:,} ids, fewer than the {WIDE:,} of the method wide; "
+            "give more text, or other --methods"
+        )
+    return tokens
