@@ -14,8 +14,9 @@ from typing import Literal
 
 import tyro
 
+from data_prep.hub.chosen_files import FileChoice
 from data_prep.hub.download import Downloader
-from data_prep.hub.listing import Hub, Listing
+from data_prep.hub.presets import HUB_PRESETS
 from data_prep.preparation.cloud.source_copies import CopyOptions, opened_source
 from data_prep.preparation.console import run_script
 from data_prep.preparation.from_hub import HubDataset, make_from_hub
@@ -23,10 +24,8 @@ from data_prep.preparation.options import HubOptions
 from data_prep.preparation.prepare import run_preparation
 from storage.script_options import parse_options
 
-_REPOSITORY = "HuggingFaceFW/fineweb-edu"
-REVISION = "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"
-# The configurations that are samples; every other one is a dump in data/.
-_SAMPLES = {f"sample-{size}": f"sample/{size}" for size in ("10BT", "100BT", "350BT")}
+_PRESET = HUB_PRESETS["fineweb-edu"]
+REVISION = _PRESET.revision
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,6 @@ class FineWebOptions(HubOptions):
             )
 
 
-def _list_config(hub: Hub, config: str, revision: str) -> Listing:
-    """The parquet files of a configuration. Raises: ValueError naming the known configurations."""
-    folder = _SAMPLES.get(config) or ("data" if config == "default" else f"data/{config}")
-    listing = hub.list_files(folder, lambda name: name.endswith(".parquet"), revision)
-    if not listing.files:
-        dumps = sorted(hub.folders(listing.commit, "data"))
-        known = ", ".join([*_SAMPLES, "default", *dumps])
-        raise ValueError(f"config={config} is not one of {hub.repository}, which has {known}")
-    return listing
-
-
 def prepare_fineweb(options: FineWebOptions, downloader: Downloader | None = None) -> None:
     """Prepare the local files that the options name, or else those of the Hub."""
     if options.source is not None:
@@ -79,10 +67,11 @@ def prepare_fineweb(options: FineWebOptions, downloader: Downloader | None = Non
         with opened_source([options.source], copying, kept=kept) as source:
             run_preparation(source, options.out, options)
         return
+    choice = FileChoice(options.config)
     dataset = HubDataset(
-        _REPOSITORY,
-        f"{_REPOSITORY}/{options.config}",
-        lambda hub, revision: _list_config(hub, options.config, revision),
+        _PRESET.repository,
+        choice.name(_PRESET.repository),
+        lambda hub, revision: _PRESET.list_files(hub, revision, choice),
         stream=options.stream,
     )
     make_from_hub(dataset, options.out, options, downloader)

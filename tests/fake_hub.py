@@ -10,9 +10,11 @@ Folder layout (``--root``)::
     ROOT/<namespace>/<name>/README.md          dataset card, with the YAML "configs" block
     ROOT/<namespace>/<name>/sample/10BT/...    data files, any depth
     ROOT/_models/<namespace>/<name>/...        the same for model repositories (optional)
+    ROOT/_converted/<namespace>/<name>/...     a data set's branch refs/convert/parquet (optional)
 
-Every repository has one commit.  Its 40-hex id is derived from the file contents, so the same
-folder always has the same id; it answers to ``main``, to that id, and to no other revision.
+The commit of a repository, a 40-hex id, is derived from the file contents, so the same folder
+always has the same id; it answers to ``main``, to that id, and to those it had before (if its files
+are as they were then).
 
 Endpoints served
     GET  /api/datasets[/{repo}[/revision/{rev}]]        info (``?blobs=true`` adds sizes and hashes)
@@ -68,6 +70,7 @@ LFS_SUFFIXES = {
 }
 LFS_MIN_BYTES = 10 * 1024 * 1024
 CHUNK = 64 * 1024
+CONVERTED = "refs@convert@parquet"
 EPOCH = "2024-05-28T14:32:57.000Z"  # a fixed date: nothing the server says depends on the clock
 
 
@@ -133,6 +136,7 @@ class Repos:
         self._lock = threading.Lock()
         self._hashes: dict[tuple, tuple[str, str]] = {}
         self._snapshots: dict[tuple[str, str], tuple[tuple, Snapshot]] = {}
+        self.commits: dict[tuple[str, str, str | None], Snapshot] = {}
 
     def folder(self, kind: str, repo_id: str) -> Path | None:
         if (
@@ -141,7 +145,7 @@ class Repos:
             or repo_id.startswith("_")
         ):
             return None
-        folder = (self.root if kind == "datasets" else self.root / "_models") / repo_id
+        folder = self.root / {"datasets": "", "models": "_models"}.get(kind, kind) / repo_id
         return folder if folder.is_dir() else None
 
     def list(self, kind: str) -> list[str]:
@@ -169,6 +173,7 @@ class Repos:
             if cached is None or cached[0] != signature:
                 cached = (signature, self._read(folder, signature))
                 self._snapshots[(kind, repo_id)] = cached
+                self.commits[(kind, repo_id, cached[1].commit)] = cached[1]
             return cached[1]
 
     def _read(self, folder: Path, signature: tuple) -> Snapshot:
@@ -345,7 +350,8 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         hub = self.hub
         split = urlsplit(self.path)
-        route, self.query = unquote(split.path), parse_qs(split.query)
+        path = split.path.replace("refs%2Fconvert%2Fparquet", CONVERTED)  # a name with slashes
+        route, self.query = unquote(path), parse_qs(split.query)
         body_in = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if route.startswith("/_fake/"):
             return self._control(route, body_in)
@@ -401,12 +407,15 @@ class Handler(BaseHTTPRequestHandler):
     # -- routes ---------------------------------------------------------------------------
 
     def _route(self, route: str, body: bytes) -> None:
-        if m := re.fullmatch(r"/cdn/(datasets|models)/([^/]+/[^/]+)/[0-9a-f]{64}/(.+)", route):
-            return self._file(*m.groups(), cdn=True)
+        if m := re.fullmatch(
+            r"/cdn/(datasets|models)/([^/]+/[^/]+)/([0-9a-f]{40})/[0-9a-f]{64}/(.+)", route
+        ):
+            kind, repo, commit, path = m.groups()
+            return self._file(kind, repo, path, commit, cdn=True)
         if m := re.fullmatch(r"/(?:(datasets)/)?([^/]+/[^/]+)/(resolve|raw)/([^/]+)/(.+)", route):
             kind, repo, how, revision, path = m.groups()
             self._snapshot(kind or "models", repo, revision)
-            return self._file(kind or "models", repo, path, in_place=how == "raw")
+            return self._file(kind or "models", repo, path, revision, in_place=how == "raw")
         if m := re.fullmatch(r"/api/(datasets|models)/?", route):
             return self._json([{"id": r} for r in self.hub.repos.list(m[1])])
         if m := re.fullmatch(
@@ -424,7 +433,12 @@ class Handler(BaseHTTPRequestHandler):
         snapshot = self.hub.repos.snapshot(kind, repo)
         if snapshot is None:
             raise Problem(404, "RepoNotFound", "Repository not found")
-        if revision not in (None, "main", "HEAD", snapshot.commit):
+        converted = self.hub.repos.snapshot("_converted", repo)
+        if converted and revision in (CONVERTED, converted.commit):
+            return converted
+        if (earlier := self.hub.repos.commits.get((kind, repo, revision))) is not None:
+            return earlier
+        if revision not in (None, "main", "HEAD"):
             raise Problem(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return snapshot
 
@@ -515,9 +529,16 @@ class Handler(BaseHTTPRequestHandler):
     # -- file bytes -----------------------------------------------------------------------
 
     def _file(
-        self, kind: str, repo: str, path: str, *, cdn: bool = False, in_place: bool = False
+        self,
+        kind: str,
+        repo: str,
+        path: str,
+        revision: str,
+        *,
+        cdn: bool = False,
+        in_place: bool = False,
     ) -> None:
-        snapshot = self._snapshot(kind, repo, None)
+        snapshot = self._snapshot(kind, repo, revision)
         entry = snapshot.files.get(path)
         if entry is None:
             raise Problem(404, "EntryNotFound", "Entry not found", snapshot.commit)
@@ -534,7 +555,7 @@ class Handler(BaseHTTPRequestHandler):
                     f'"{entry.sha256}"',
                 )
                 if self.hub.lfs == "redirect" and not in_place:
-                    where = f"{self.hub.cdn_url}/cdn/{kind}/{repo}/{entry.sha256}/{quote(path)}"
+                    where = f"{self.hub.cdn_url}/cdn/{kind}/{repo}/{snapshot.commit}/{entry.sha256}/{quote(path)}"
                     return self._send(302, b"", {**headers, "Location": where})
             headers["Content-Disposition"] = f'inline; filename="{Path(path).name}";'
         status, start, stop = 200, 0, entry.size

@@ -38,6 +38,7 @@ _NEEDED = {
     "bench/scaling.py": ["--step-seconds=1", "--source=nowhere"],
     "data_prep/browse.py": ["data"],
     "data_prep/fineweb.py": ["--source=inputs/*.parquet", "--out=new"],
+    "data_prep/hf_dataset.py": ["owner/name", "--out=new"],
     "data_prep/ready_tokens.py": ["inputs", "--out=new"],
     "data_prep/tinystories.py": ["--train-files=inputs", "--val-files=inputs", "--out=new"],
     "data_prep/text.py": ["--source=inputs", "--out=new"],
@@ -125,7 +126,8 @@ def _flags(options: Any, prefix: str, prefixed: bool) -> Iterator[Flag]:
         if any("Suppress" in repr(extra) for extra in extras):
             continue
         default = field.default if isinstance(options, type) else getattr(options, field.name)
-        name = field.name.replace("_", "-")
+        named = next((n for extra in extras if (n := getattr(extra, "name", None))), field.name)
+        name = named.replace("_", "-")
         if is_dataclass(default):
             unnamed = not prefixed or any(getattr(extra, "name", None) == "" for extra in extras)
             yield from _flags(default, prefix if unnamed else f"{prefix}{name}.", prefixed)

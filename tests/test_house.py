@@ -32,7 +32,7 @@ PRODUCT = LAYERS.keys() - {"bench"}
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 60
 MOST_FILES = 16  # in one folder of the product, beside its __init__.py
-MOST_FILES_OF = {"train": 22, "data_prep": 10}
+MOST_FILES_OF = {"train": 22, "data_prep": 11}  # data_prep: a script for each kind of source
 MOST_FOLDERS = 8
 MOST_FOLDERS_OF = {"train": 10}  # of a run before, in and after it
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc"}
@@ -733,7 +733,7 @@ OFFENDERS: list[tuple[Rule, dict[str, str]]] = [
     (long_functions, {"model/a.py": "def f():\n" + "    x = 1\n" * 60}),
     (long_listings, {f"eval/a{i}.py": "" for i in range(17)}),
     (long_listings, {f"train/a/a{i}.py": "" for i in range(17)}),
-    (long_listings, {f"data_prep/a{i}.py": "" for i in range(11)}),
+    (long_listings, {f"data_prep/a{i}.py": "" for i in range(12)}),
     (long_listings, {f"eval/a{i}/__init__.py": "" for i in range(9)}),
     (folders_without_init, {"train/__init__.py": "", "train/a/x.py": ""}),
     (vague_names, {"train/utils.py": ""}),

@@ -80,7 +80,8 @@ class Downloader(Retrying):
         except HTTPError as error:
             raise RetryableError(str(error) or type(error).__name__) from error
         except ConnectionError as error:  # huggingface_hub raises this if HF_HUB_OFFLINE is set
-            raise ValueError(f"{url} was not requested ({error}); {LOCAL_FILES}") from error
+            shown, reason = url[:200], str(error)[:200]
+            raise ValueError(f"{shown} was not requested ({reason}); {LOCAL_FILES}") from error
 
     def body(self, url: str, start: int, stop: int) -> bytes | None:
         """Bytes [start, stop) of a file; None if the server ignores ranges.

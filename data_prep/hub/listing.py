@@ -7,7 +7,7 @@ first file is downloaded, and a resumed preparation fetches only the files of un
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from storage.atomic import new_file, read_json, write_json
 
 log = logging.getLogger(__name__)
 
+_PIECE_BYTES = 1 << 20  # to count documents
 _FOOTER_GUESS = 1 << 16  # bytes to read first from the end of a parquet file
 _PARQUET_MAGIC = b"PAR1"
 FOOTERS = "footers"
@@ -38,6 +39,8 @@ class Listing:
     repository: str
     commit: str
     files: tuple[SourceFile, ...]
+    validation: tuple[str, ...] = ()
+    """The names of those that are validation."""
 
 
 def is_commit(revision: str) -> bool:
@@ -58,14 +61,25 @@ class Hub:
         Raises: ValueError if the Hub cannot be reached, or does not have repository or revision.
         """
         # First the commit: a branch may move between two requests.
-        commit = self._resolve(revision)
-        entries = [
-            entry
-            for entry in self._tree(commit, folder)
-            if entry["type"] == "file" and wanted(entry["path"])
-        ]
+        commit = self.resolve(revision)
+        entries = [entry for entry in self.entries(commit, folder) if wanted(entry["path"])]
+        return self.listing(commit, entries)
+
+    def listing(self, commit: str, entries: Iterable[dict[str, Any]]) -> Listing:
+        """The files of these entries. Raises: ValueError if one cannot be fetched."""
         files = (self._source_file(entry, commit) for entry in entries)
         return Listing(self.repository, commit, tuple(sorted(files, key=lambda file: file.name)))
+
+    def entries(
+        self, commit: str, folder: str = "", recursive: bool = True
+    ) -> list[dict[str, Any]]:
+        """What the Hub says of each file in a folder; nothing if there is no such folder."""
+        found = self._tree(commit, folder, recursive)
+        return [entry for entry in found if entry["type"] == "file"]
+
+    def text_of(self, entry: dict[str, Any], commit: str) -> str:
+        """The content of a small file. Raises: ValueError if it cannot be fetched."""
+        return self._content(entry, commit).decode(errors="replace")
 
     def folders(self, commit: str, folder: str) -> list[str]:
         """The names of the folders directly in `folder`."""
@@ -112,8 +126,9 @@ class Hub:
             lambda: self.downloader.body(remote.url, start, remote.size),
         )
 
-    def _resolve(self, revision: str) -> str:
-        what = f"{self.repository} at revision={revision}"
+    def resolve(self, revision: str) -> str:
+        """The commit of a revision. Raises: ValueError if the Hub does not have it."""
+        what = f"{self.repository} at revision={revision[:200]}"
         attempts = self.downloader.retries.first_request_attempts
         path = f"revision/{quote(revision, safe='')}"
         try:
@@ -124,7 +139,7 @@ class Hub:
 
     def _not_found(self, error: PermanentError, revision: str) -> str:
         if error.code == "RevisionNotFound":
-            return f"revision={revision} of {self.repository} is not on the Hub; try main"
+            return f"revision={revision[:200]} of {self.repository} is not on the Hub; try main"
         if error.code == "RepoNotFound" or error.status == 404:
             return (
                 f"{self.repository} is not on the Hub or needs a login (`hf auth login`); "
@@ -161,10 +176,15 @@ class Hub:
     def _source_file(self, entry: dict[str, Any], commit: str) -> SourceFile:
         if "lfs" in entry:
             return SourceFile(entry["path"], entry["size"], entry["lfs"]["oid"])
-        content = self.downloader.with_retries(
-            f"{self.repository}/{entry['path']}", lambda: self._small_file(entry, commit)
-        )
+        content = self._content(entry, commit)
         return SourceFile(entry["path"], entry["size"], hashlib.sha256(content).hexdigest())
+
+    def _content(self, entry: dict[str, Any], commit: str) -> bytes:
+        name = f"{self.repository}/{entry['path']}"
+        try:
+            return self.downloader.with_retries(name, lambda: self._small_file(entry, commit))
+        except PermanentError as error:
+            raise ValueError(f"{name} {permanent_error_text(error)}") from error
 
     def _small_file(self, entry: dict[str, Any], commit: str) -> bytes:
         # Small files are not in LFS. The Hub gives no sha256 for them, only git's sha1 of the blob.
@@ -185,14 +205,22 @@ class Hub:
 
 
 def cached_listing(folder: Path, revision: str, key: str, ask: Callable[[], Listing]) -> Listing:
-    """The listing that `ask` returns; read from `folder` if it was saved there for this commit."""
+    """The listing that `ask` returns; read from `folder` if an earlier start saved it there.
+
+    So unfinished work continues at the commit where it began, also if a branch has moved since.
+    """
     path = folder / LISTING
     known = read_json(path) if path.is_file() else {}
-    if is_commit(revision) and (known.get("key"), known.get("commit")) == (key, revision):
+    commit = known.get("commit")
+    if known.get("key") == key and revision in (commit, known.get("asked")):
+        if not is_commit(revision):
+            log.info("continuing with %s of %s (delete %s for another)", commit, revision, path)
         files = tuple(SourceFile(**file) for file in known["files"])
-        return Listing(known["repository"], known["commit"], files)
+        return Listing(
+            known["repository"], known["commit"], files, tuple(known.get("validation", ()))
+        )
     listing = ask()
-    write_json(path, {"key": key, **asdict(listing)})
+    write_json(path, {"key": key, "asked": revision, **asdict(listing)})
     log.info("%s at %s: %d files", listing.repository, listing.commit, len(listing.files))
     return listing
 
@@ -217,8 +245,11 @@ class HubSource(FileSource):
         return format_of(self.files[number].name) != ".parquet"
 
     def documents_in(self, file: SourceFile) -> int:
-        """How many documents a parquet file holds; its footer must be here."""
-        return parquet.read_metadata(self.planning_path(file)).num_rows
+        """How many documents a file holds; it must be here, or its footer."""
+        path = self.planning_path(file)
+        if format_of(file.name) == ".parquet":
+            return parquet.read_metadata(path).num_rows
+        return sum(piece.rows for piece in self.pieces(self.files.index(file), _PIECE_BYTES))
 
     def files_of(self, unit: Unit) -> list[int]:
         """The numbers of the files that a unit reads."""

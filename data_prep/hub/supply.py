@@ -74,6 +74,10 @@ class Downloads:
         self._planning_files: list[Path] = []
         """Files that were downloaded completely only to plan."""
 
+    def fetch_first_for_planning(self) -> None:
+        """Fetch what planning needs of the first file. Raises: ValueError if that fails."""
+        self._fetch_for_planning(self.listing.files[0])
+
     def fetch_for_planning(self, max_documents: int | None) -> None:
         """Fetch what planning needs: footers of parquet files, and other files completely.
 
@@ -87,11 +91,9 @@ class Downloads:
         documents = 0
         for count, file in enumerate(self.listing.files, start=1):
             self._fetch_for_planning(file)
-            if format_of(file.name) != ".parquet":
-                continue
             documents += self.source.documents_in(file)
             if documents >= max_documents:
-                self.source = replace(self.source, files=self.listing.files[:count])
+                self.source = replace(self.source, files=self.source.files[:count])
                 return
 
     def _fetch_for_planning(self, file: SourceFile) -> None:

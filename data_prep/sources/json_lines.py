@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from data_prep.tokenizer import utf8
 
 _LINE_END = Separator(b"\n")
 _KEYS_SHOWN = 20
+_RECORDS_LOOKED_AT = 100  # to find the keys of text
 _DROP = "repair or drop the line"
 # Integers as floats: Python refuses to convert those of more than 4,300 digits.
 _DECODER = json.JSONDecoder(parse_int=float)
@@ -153,6 +155,28 @@ def _check_lines(path: Path, head: bytes) -> None:
             f"{path} is one JSON document over several lines, not JSON lines; "
             f"write one record a line with `{made} > records.jsonl`{nested}"
         )
+
+
+def text_keys(path: Path) -> list[str]:
+    """The keys that hold text in the first records, also inside objects; none that also hold more.
+
+    Raises: ValueError if the file cannot be read.
+    """
+    kinds: dict[str, set[type]] = {}
+    lines = (line for line, _ in split_content(Content(path), _LINE_END))
+    for line in islice(filter(bytes.strip, lines), _RECORDS_LOOKED_AT):
+        try:
+            row = _DECODER.decode(line.removeprefix(BYTE_ORDER_MARK).decode())
+        except (ValueError, RecursionError):  # a bad record, which is found when it is read
+            continue
+        waiting = [("", row)] if isinstance(row, dict) else []
+        for prefix, fields in waiting:
+            for key, value in fields.items():
+                if isinstance(value, dict):
+                    waiting.append((f"{prefix}{key}.", value))
+                elif value is not None:
+                    kinds.setdefault(prefix + key, set()).add(type(value))
+    return [key for key, found in kinds.items() if found == {str}]
 
 
 def is_one_object(path: Path) -> bool:

@@ -75,9 +75,9 @@ class ParquetFormat:
                 row = end
 
     def _columns(self, file: parquet.ParquetFile, path: Path) -> list[list[str]]:
-        """The names that lead to each column. Raises: ValueError as `_text_column` does."""
+        """The names that lead to each column. Raises: ValueError as `text_column` does."""
         schema, option = file.schema_arrow, self._fields.option
-        return [_text_column(schema, name, str(path), option) for name in self._fields.names]
+        return [text_column(schema, name, str(path), option) for name in self._fields.names]
 
 
 def _open(path: Path) -> parquet.ParquetFile:
@@ -108,7 +108,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _text_column(schema: pyarrow.Schema, key: str, path: str, option: str) -> list[str]:
+def text_column(schema: pyarrow.Schema, key: str, path: str, option: str) -> list[str]:
     """The names that lead to a column of text: one, or those of the structs around it too.
 
     `option` names it. Raises: ValueError if there is none, several, or one that holds no text.
@@ -163,7 +163,7 @@ def _fields_of(struct: pyarrow.DataType) -> dict[str, pyarrow.Field]:
     return {field.name: field for field in (struct.field(i) for i in range(struct.num_fields))}
 
 
-def _column_names(schema: pyarrow.Schema, of_text: bool = False) -> list[str]:
+def column_names(schema: pyarrow.Schema, of_text: bool = False) -> list[str]:
     """The names of the columns, also inside structs; or only of those that can hold text."""
     names: list[str] = []
     waiting = [("", schema.field(index)) for index in range(len(schema.names))]
@@ -178,7 +178,7 @@ def _column_names(schema: pyarrow.Schema, of_text: bool = False) -> list[str]:
 
 
 def _shown(schema: pyarrow.Schema, of_text: bool = False) -> str:
-    names = _column_names(schema, of_text)
+    names = column_names(schema, of_text)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return f"{names[:_NAMES_SHOWN]}{more}" if names else "none"
 
@@ -223,9 +223,9 @@ def _texts(
         missing = values.index(None) if None in values else None
         if missing is None:
             text = fields.joined(values)
-            yield (None if valid else _bad_utf8(text, path, row)) or text
+            yield (None if valid else bad_utf8(text, path, row)) or text
         elif fields.is_template:
-            yield _null_in_template(path, row, fields.names[missing])
+            yield null_in_template(path, row, fields.names[missing])
         else:
             yield None
 
@@ -238,14 +238,15 @@ def _is_utf8(column: pyarrow.Array) -> bool:
     return True
 
 
-def _null_in_template(path: Path, row: int, name: str) -> BadRecord:
+def null_in_template(path: Path, row: int, name: str) -> BadRecord:
     """The record of a row without a value that a template needs."""
     return _bad_row(
         path, row, f"it holds null in column {name!r}, which the template needs; {_DROP}"
     )
 
 
-def _bad_utf8(text: bytes, path: Path, row: int) -> BadRecord | None:
+def bad_utf8(text: bytes, path: Path, row: int) -> BadRecord | None:
+    """The record of a row that is not UTF-8; None if it is."""
     try:
         text.decode()
     except UnicodeDecodeError as error:
