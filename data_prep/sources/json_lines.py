@@ -28,6 +28,7 @@ class JsonLinesFormat:
 
     def __init__(self, text_key: str, separator: str, template: str | None = None) -> None:
         self._fields = text_fields(text_key, template)
+        self._key = text_key if template is None else None
 
     def pieces(self, path: Path, piece_bytes: int) -> Iterator[Piece]:
         """Pieces end after a line; sizes are those of the lines, including their keys."""
@@ -72,6 +73,8 @@ class JsonLinesFormat:
             return f"it is JSON nested too deep; {_DROP}"
         except ValueError as error:
             return f"it is not JSON ({error}); {_DROP}"
+        if self._key is not None and isinstance(value := _value_at(row, self._key), str):
+            return utf8(value)
         values: list[bytes] = []
         for name in self._fields.names:
             value = _value_at(row, name)

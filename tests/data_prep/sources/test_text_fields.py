@@ -63,8 +63,9 @@ def test_a_template_that_means_nothing_is_one_sentence(words, message):
 
 def test_a_template_beside_a_text_key_is_an_error():
     options = TextOptions(paths=("a.jsonl",), text_key="body", template="{a}", check=True)
-    with pytest.raises(ValueError, match="text_key=body and template={a}; give one"):
-        options.chosen_source()
+    error = pytest.raises(ValueError, match="text_key=body and template={a}; give one")
+    with error, options.opened():
+        pass
 
 
 @pytest.mark.parametrize(
