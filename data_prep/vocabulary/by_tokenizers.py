@@ -9,21 +9,24 @@ from typing import Any
 
 from storage.byte_pairs import byte_characters
 
-try:
-    import tokenizers
-except ImportError:
-    tokenizers = None
-
 # Characters that it gets at once: it needs about 20 bytes of memory for each, 256 times.
 _PIECE = 1 << 16
 
 
 def check_can_learn_words() -> None:
     """Raises: ValueError if `tokenizers` is missing."""
-    if tokenizers is None:
+    _library()
+
+
+def _library() -> Any:
+    """The library, which is imported here because most preparations do not need it."""
+    try:
+        import tokenizers
+    except ImportError as error:
         raise ValueError(
             "a pattern other than gpt2 needs Hugging Face's tokenizers; `pip install -e '.[fast]'`"
-        )
+        ) from error
+    return tokenizers
 
 
 def words_of(text: str, pattern: str) -> list[str]:
@@ -43,7 +46,7 @@ def learn_words(
     Raises: ValueError if the pattern is none, or `tokenizers` is missing.
     """
     split = _splitting(pattern)
-    assert tokenizers is not None
+    tokenizers = _library()
     pre_tokenizers = tokenizers.pre_tokenizers
     learner = tokenizers.Tokenizer(tokenizers.models.BPE())
     as_characters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -63,8 +66,7 @@ def learn_words(
 
 
 def _splitting(pattern: str) -> Any:
-    check_can_learn_words()
-    assert tokenizers is not None
+    tokenizers = _library()
     try:
         return tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
     except Exception as error:  # it raises nothing more precise

@@ -8,7 +8,6 @@ import re
 from itertools import pairwise, product
 from pathlib import Path
 
-import regex
 import tiktoken
 
 from data_prep.vocabulary.by_tokenizers import words_of
@@ -101,6 +100,8 @@ def _encoding(pattern: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
 def _with_position(message: str, pattern: str) -> str:
     """tiktoken's message; where it names no position, that of Python's `regex`."""
     if "position" not in message:
+        import regex  # only here: most starts need none
+
         try:
             regex.compile(pattern)
         except regex.error as error:

@@ -1,6 +1,7 @@
 """Patterns: two libraries read them alike, or the error says where not."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,7 @@ from model.hf_format.tokenizer_files import write_hf_tokenizer
 from storage.byte_pairs import GPT2_PATTERN, PATTERNS, BytePairs, ranks_file
 from tests.data_prep.stories import story
 
-pytestmark = pytest.mark.skipif(
-    by_tokenizers.tokenizers is None, reason="tokenizers is not installed"
-)
+tokenizers = pytest.importorskip("tokenizers")
 
 TEXTS = [
     *(
@@ -56,7 +55,7 @@ def test_the_learned_ids_are_those_of_both_libraries(name, tmp_path):
     ranks = {token: rank for rank, token in enumerate(pairs.tokens)}
     ours = tiktoken.Encoding("own", pat_str=pairs.pattern, mergeable_ranks=ranks, special_tokens={})
     write_hf_tokenizer(tmp_path, pairs, 48)
-    theirs = by_tokenizers.tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for text in [*TEXTS, patterns._SENTENCES]:
         assert ours.encode_ordinary(text) == theirs.encode(text).ids
 
@@ -127,7 +126,7 @@ def test_a_difference_is_found_wherever_the_words_end(tmp_path):
 
 
 def test_without_tokenizers_the_error_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(by_tokenizers, "tokenizers", None)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ValueError, match=r"tokenizers; `pip install .*\[fast\]"):
         merges.check_can_learn(PATTERNS["gpt4"])
 
