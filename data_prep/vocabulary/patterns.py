@@ -22,9 +22,16 @@ _SENTENCES = (
     "def f(x):\n    return {'a': x}\t# done  \n\n\n日本語の文。 สวัสดี 🏳️‍🌈🦜 camelCase "
     "HTTPServer http://example.org/a_b?c=d&e='f' ---- ... ?!\n   \n end "
 )
-_PROBE = _SENTENCES + "".join(map("".join, product(_KINDS, repeat=3))) + _SENTENCES
-# Every character that Unicode has assigned, and some more.
-_CHARACTERS = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x40000))))
+
+
+def _probe() -> str:
+    """A text of all kinds of characters, in all neighbourhoods."""
+    return _SENTENCES + "".join(map("".join, product(_KINDS, repeat=3))) + _SENTENCES
+
+
+def _characters() -> str:
+    """Every character that Unicode has assigned, and some more."""
+    return "".join(map(chr, (*range(0xD800), *range(0xE000, 0x40000))))
 
 
 def chosen_pattern(choice: str) -> str:
@@ -73,14 +80,14 @@ def _check(what: str, pattern: str) -> None:
             f"{what} is no regular expression of tiktoken: {_with_position(str(error), pattern)}; "
             "correct it there"
         ) from error
-    for text in (_PROBE, _CHARACTERS):
+    for text in (_probe(), _characters()):
         if (left_out := _first_left_out(what, single_bytes, text)) is not None:
             raise ValueError(
                 f"{what} leaves out {left_out!r} (U+{ord(left_out):04X}), which tiktoken would "
                 r"drop; end it with |[\s\S] to take any other character as a word"
             )
     try:
-        words = words_of(_PROBE, pattern)
+        words = words_of(_probe(), pattern)
     except ValueError as error:
         raise ValueError(
             f"{what} is no regular expression of Hugging Face's tokenizers, which learns the "

@@ -41,7 +41,7 @@ def test_a_named_pattern_splits_as_tiktoken_does(name, of_tiktoken, monkeypatch)
     monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *args, **kwargs: {})
     monkeypatch.setattr(openai_public, "data_gym_to_mergeable_bpe_ranks", lambda **kwargs: {})
     published = openai_public.ENCODING_CONSTRUCTORS[of_tiktoken]()["pat_str"]
-    words = words_of(patterns._PROBE, PATTERNS[name])
+    words = words_of(patterns._probe(), PATTERNS[name])
     assert first_difference(published, words) is None
 
 
