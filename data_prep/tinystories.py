@@ -18,6 +18,7 @@ import tyro
 
 from data_prep.hub.download import Downloader
 from data_prep.hub.listing import Hub, Listing
+from data_prep.preparation.cloud.source_copies import CopyOptions, local_places
 from data_prep.preparation.console import run_script
 from data_prep.preparation.from_hub import HubDataset, make_from_hub
 from data_prep.preparation.options import HubOptions
@@ -43,9 +44,9 @@ class TinyStoriesOptions(HubOptions):
     version: Literal["v1", "v2"] = "v1"
     """v1: the parquet files of the data set. v2: its TinyStoriesV2-GPT4 text files."""
     train_files: tuple[str, ...] = ()
-    """Local training stories: files, folders or globs. Default: download them."""
+    """Training stories: files, folders or globs, also as URLs. Default: download them."""
     val_files: tuple[str, ...] = ()
-    """With --train-files: local validation stories."""
+    """With --train-files: validation stories."""
     out: Path = Path("data/tinystories")
     """Folder of the data set; must not exist yet. Downloads go to OUT.source beside it."""
     revision: str = REVISION
@@ -99,9 +100,11 @@ def local_source(
 def prepare_tinystories(options: TinyStoriesOptions, downloader: Downloader | None = None) -> None:
     """Prepare the local files that the options name, or else those of the Hub."""
     if options.train_files:
-        kept = options.kept_digests(options.out)
-        source = local_source(options.train_files, options.val_files, kept)
-        run_preparation(source, options.out, options)
+        groups = (options.train_files, options.val_files)
+        with local_places(groups, CopyOptions.of(options, options.out, None)) as places:
+            train, val = places or groups
+            source = local_source(train, val, options.kept_digests(options.out))
+            run_preparation(source, options.out, options)
         return
     dataset = HubDataset(
         _REPOSITORY,

@@ -4,7 +4,7 @@
 #   launch/own_text.sh story.txt                     text files, folders or globs
 #   launch/own_text.sh a.txt b.txt --steps 2000      then any flags of train/main.py
 #   launch/own_text.sh story.txt --out runs/second   another run, with a data set of its own
-#   make run TEXT=story.txt
+#   make run TEXT=story.txt                         a URL too: TEXT=https://HOST/story.txt
 #
 # The data set is data/own/NAME and the run runs/NAME; NAME is that of the first text or of --out.
 # The same command again continues the run, or says that it is finished. The bash of macOS, 3.2,

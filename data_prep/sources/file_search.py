@@ -82,8 +82,7 @@ def _files_at(place: str, found: _FoundFiles) -> list[Path]:
     """The files of one place. Raises: ValueError if there is none."""
     if "://" in place and not Path(place).exists():
         raise ValueError(
-            f"{place.partition('://')[0]}:// is a URL, and only text.py, train_tokenizer.py, "
-            "ready_tokens.py and fineweb.py --source read URLs; copy the files"
+            f"{place.partition('://')[0]}:// begins a URL, which is not read here; copy the files"
         )
     # Made absolute without following links: the names in the Hub's cache are links to blobs, and a
     # blob's name has no suffix to tell the format.

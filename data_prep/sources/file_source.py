@@ -6,6 +6,7 @@ The units follow from the files alone, so the shards do not depend on the number
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,6 +96,8 @@ class FileSource:
     """How many files, links and folders in the places of the source are not read."""
     unpacked: Path | None = None
     """A folder with the decompressed bytes of some spans, each under the number of its file."""
+    shown: tuple[str, ...] = ()
+    """How errors name the files, by number, if they are copies of others. Default: by path."""
 
     def identity(self) -> SourceEntry:
         """Names, sizes and sha256 of the files, without their location."""
@@ -133,7 +136,19 @@ class FileSource:
     def pieces(self, number: int, piece_bytes: int) -> Iterator[Piece]:
         """The pieces of a file, in order."""
         file = self.files[number]
-        return self._format(file).pieces(self.planning_path(file), piece_bytes)
+        with self._errors_naming(number):
+            yield from self._format(file).pieces(self.planning_path(file), piece_bytes)
+
+    @contextmanager
+    def _errors_naming(self, number: int) -> Iterator[None]:
+        """Have an error name a file as it is shown."""
+        try:
+            yield
+        except ValueError as error:
+            if not self.shown:
+                raise
+            path = str(self.root / self.files[number].name)
+            raise ValueError(str(error).replace(path, self.shown[number])) from error
 
     def is_readable(self, number: int) -> bool:
         """Always, since the files are local."""
@@ -149,17 +164,21 @@ class FileSource:
     def records(self, unit: Unit) -> Iterator[Document | BadRecord]:
         """The documents of a unit, in order, and a BadRecord in place of each bad one."""
         for span in unit.spans:
-            file = self.files[span.file]
-            texts = self._format(file).texts(
-                self._content(span), span.start, span.stop, span.first_row
-            )
-            for row, text in enumerate(texts, start=span.first_row):
-                if isinstance(text, BadRecord):
-                    text.file = span.file
-                    yield text
-                    continue
-                blank = self.skip_blank and text is not None and not text.decode().strip()
-                yield Document(span.file, row, b"" if blank else text or b"")
+            with self._errors_naming(span.file):
+                yield from self._records_of(span)
+
+    def _records_of(self, span: Span) -> Iterator[Document | BadRecord]:
+        texts = self._format(self.files[span.file]).texts(
+            self._content(span), span.start, span.stop, span.first_row
+        )
+        for row, text in enumerate(texts, start=span.first_row):
+            if isinstance(text, BadRecord):
+                text.file = span.file
+                text.path = self.shown[span.file] if self.shown else text.path
+                yield text
+                continue
+            blank = self.skip_blank and text is not None and not text.decode().strip()
+            yield Document(span.file, row, b"" if blank else text or b"")
 
     def _content(self, span: Span) -> Content:
         """The content of the file of a span, read where it is unpacked already."""

@@ -5,6 +5,7 @@ import shutil
 import sys
 import threading
 from collections import deque
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ _SECONDS_BETWEEN_LINES = 30.0  # of the bar when standard error is a file
 
 def copy_all(copies: Copies, files: list[StoredFile]) -> None:
     """Copy what is not here yet. Raises: ValueError for the first file that cannot be copied."""
+    _check_case(copies.folder, files)
     copies.drop_others(files)
     missing = [file for file in files if not copies.is_complete(file)]
     left = sum(map(copies.missing_bytes, missing))
@@ -39,6 +41,22 @@ def copy_all(copies: Copies, files: list[StoredFile]) -> None:
             "make room, or choose an --out on another disk"
         )
     _Copying(copies, missing, left).run()
+
+
+def _check_case(folder: Path, files: list[StoredFile]) -> None:
+    """Raises: ValueError if two names differ by case only, and the disk takes them for one."""
+    by_name: dict[str, StoredFile] = {}
+    for file in files:
+        other = by_name.setdefault(file.copy.casefold(), file)
+        if other != file and _ignores_case(folder):
+            raise ValueError(
+                f"{other.shown} and {file.shown} differ by case only, which {folder} does not keep "
+                "apart; rename one, or choose an --out on another disk"
+            )
+
+
+def _ignores_case(folder: Path) -> bool:
+    return (folder / "lock").exists() and (folder / "LOCK").exists()
 
 
 class _Copying:

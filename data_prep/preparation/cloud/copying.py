@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import threading
 from base64 import b64decode
 from pathlib import Path
@@ -126,10 +127,10 @@ class Copies:
         if not file.ranges or file.size is None:
             store.with_retries(file.shown, lambda: self._fetch_whole(file, partial))
             return
-        if _size(partial) > file.size:
-            partial.unlink()
         with partial.open("ab") as target:
-            start = target.tell()
+            # After a power cut the last block may be one that was never flushed.
+            start = max(0, (target.tell() - 1) // _BLOCK_BYTES * _BLOCK_BYTES)
+            target.truncate(start)
             while start < file.size:
                 stop = min(start + _BLOCK_BYTES, file.size)
                 target.write(
@@ -138,6 +139,7 @@ class Copies:
                     )
                 )
                 target.flush()
+                os.fsync(target.fileno())
                 self._add(stop - start)
                 start = stop
 

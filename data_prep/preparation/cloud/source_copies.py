@@ -51,6 +51,8 @@ class _LocalCopies:
 
     paths: dict[str, str]
     """By the name of the copy."""
+    urls: dict[str, str]
+    """The addresses of the files, without credentials, by the paths of the copies."""
     by_place: dict[str, tuple[str, ...]]
     passed_over: int
 
@@ -75,7 +77,9 @@ class CopyOptions:
 
     @staticmethod
     def of(
-        options: PrepareOptions, out: Path, is_ours: Callable[[Manifest], bool] = lambda _: True
+        options: PrepareOptions,
+        out: Path,
+        is_ours: Callable[[Manifest], bool] | None = lambda _: True,
     ) -> "CopyOptions":
         """Those of a preparation. A check uses copies of a start that failed, and leaves none."""
         if options.check:
@@ -111,7 +115,9 @@ def opened_source(
         return
     with _copied(found, copying, _is_settings) as local:
         source = file_source(local.paths.values(), text_key, separator, kept, template)
-        yield replace(source, passed_over=source.passed_over + local.passed_over)
+        shown = tuple(local.urls[str(source.root / file.name)] for file in source.files)
+        passed_over = source.passed_over + local.passed_over
+        yield replace(source, passed_over=passed_over, shown=shown)
 
 
 @contextmanager
@@ -232,7 +238,8 @@ def _copied(
             if not local:
                 raise ValueError(f"{found.files[0].shown} is no text; give the files of text")
             passed_over = found.passed_over + len(settings)
-            yield _LocalCopies(local, found.by_place, passed_over)
+            urls = {str(copies.path(file)): file.shown for file in found.files}
+            yield _LocalCopies(local, urls, found.by_place, passed_over)
         except BaseException:
             if out is not None and any(copies.folder.glob("*/")):
                 log.info("%s keeps what was copied; the same command continues", copies.folder)

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.dataset.shards import open_data_set
-from data_prep.preparation.cloud import copying
+from data_prep.preparation.cloud import copy_threads, copying
 from data_prep.preparation.cloud.source_copies import CopyOptions, opened_source
 from data_prep.preparation.prepare import run_preparation
 from data_prep.text import TextOptions
+from data_prep.tinystories import TinyStoriesOptions, prepare_tinystories
 from data_prep.train_tokenizer import TokenizerOptions, train_tokenizer
 from tests.data_prep.preparation.cloud.flaky_store import (
     IMPATIENT,
@@ -111,7 +112,7 @@ def test_a_stopped_start_is_continued_without_reading_again_what_is_here(tmp_pat
             copied(tmp_path / "out", "flaky://*.jsonl")
         FlakyStore.on_read, FlakyStore.reads = None, []
         assert copied(tmp_path / "out", "flaky://*.jsonl") == list(files.values())
-        assert FlakyStore.reads[0] == ("/a.jsonl", 3000, 4000)
+        assert FlakyStore.reads[0] == ("/a.jsonl", 2000, 3000)  # the last block may be torn
         assert {path for path, _, _ in FlakyStore.reads} == {"/a.jsonl"}
     assert not (tmp_path / "out.source").exists()
 
@@ -243,15 +244,17 @@ def test_a_complete_data_set_is_recognised_without_copying(tmp_path, caplog):
 
 def test_a_bad_record_keeps_the_copies_and_a_check_reads_them(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    with flaky_store({"/a.jsonl": LINES + b"no json\n"}):
-        assert "line 61" in failure(tmp_path / "out", "flaky://a.jsonl")
+    with flaky_store({"/a.jsonl": LINES + b"no json\n", "/b.txt": "naïve".encode("utf-16")}):
+        assert failure(tmp_path / "out", "flaky://a.jsonl").startswith("flaky://a.jsonl, line 61")
+        assert failure(tmp_path / "b", "flaky://b.txt").startswith("flaky://b.txt is in UTF-16")
         FlakyStore.reads = []
         with pytest.raises(SystemExit):
             make(tmp_path / "out", "flaky://a.jsonl", check=True)
         assert FlakyStore.reads == []
         make(tmp_path / "out", "flaky://a.jsonl", skip_bad=1)
     assert "out.source keeps what was copied" in caplog.text
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert caplog.text.count("flaky://a.jsonl, line 61") == 1  # of the check
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.source", "out"]
 
 
 def test_a_check_leaves_nothing(tmp_path, monkeypatch):
@@ -296,3 +299,22 @@ def test_worker_processes_read_the_copies(tmp_path):
     with flaky_store({"/a.jsonl": LINES}):
         make(tmp_path / "out", "flaky://a.jsonl", workers=2, shard_tokens=900)
     assert texts_of(open_data_set(tmp_path / "out")) == STORIES
+
+
+def test_names_that_differ_by_case_only_are_told_apart_or_refused(tmp_path, monkeypatch):
+    with flaky_store({"/a.txt": b"one", "/A.txt": b"two"}):
+        assert copied(tmp_path / "out", "flaky://*.txt") == [b"two", b"one"]
+        monkeypatch.setattr(copy_threads, "_ignores_case", lambda folder: True)
+        with pytest.raises(ValueError, match=r"A.txt and flaky://a.txt differ by case only"):
+            copied(tmp_path / "out", "flaky://*.txt")
+
+
+def test_stories_for_training_and_validation_may_be_urls(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "b.txt").write_text(STORIES[0])
+    more = {"workers": 1, "encoder": "tiktoken"}
+    with flaky_store(files_below(tmp_path)):
+        for name, start in (("local", f"{tmp_path}/"), ("remote", "flaky://")):
+            files = {"train_files": (f"{start}a.jsonl",), "val_files": (f"{start}b.txt",)}
+            prepare_tinystories(TinyStoriesOptions(out=tmp_path / name / "out", **files, **more))
+    assert folder_bytes(tmp_path / "local") == folder_bytes(tmp_path / "remote")
