@@ -18,6 +18,7 @@ from data_prep.hub.repository_layout import (
     shown,
     text_names,
 )
+from storage.terminal.quantities import counted
 
 log = logging.getLogger(__name__)
 
@@ -109,14 +110,18 @@ def _names(
     validation = of_one_kind(splits[choice.val_split]) if choice.val_split else []
     for split, found in ((choice.split, train), (choice.val_split, validation)):
         if split is not None and not found:
-            _check_any_text(f"split {split} of {of}", found, entries)
+            where = shown((chosen.patterns or {}).get(split, ()))
+            raise ValueError(
+                f"split {split} of {of} is at {where}, where there is no {_KINDS}; name the files "
+                f"with --files, or try the Hub's conversion: --revision {_CONVERTED}"
+            )
     if set(train) & set(validation):
         raise ValueError(
             f"split={choice.split} and val_split={choice.val_split} of {of} are the same files; "
             "leave out --val-split, and validation is chosen by hash"
         )
-    others = {split: len(files) for split, files in splits.items()}
-    log.info("%s: %s", of, ", ".join(f"{split} {count:,} files" for split, count in others.items()))
+    counts = (f"{split} {counted(len(files), 'file')}" for split, files in splits.items())
+    log.info("%s: %s", of, ", ".join(counts))
     return train, validation
 
 
@@ -131,4 +136,4 @@ def _check_any_text(what: str, names: Sequence[str], entries: Sequence[dict[str,
 
 def _shown_kinds(entries: Sequence[dict[str, Any]]) -> str:
     suffixes = {PurePosixPath(entry["path"]).suffix or "no suffix" for entry in entries}
-    return f"{len(entries):,} files: {shown(sorted(suffixes))}" if entries else "no file"
+    return f"{counted(len(entries), 'file')}: {shown(sorted(suffixes))}" if entries else "no file"

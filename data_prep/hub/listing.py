@@ -22,6 +22,7 @@ from data_prep.hub.retries import PermanentError, RetryableError
 from data_prep.sources.file_source import FileSource, Unit
 from data_prep.sources.formats import format_of
 from storage.atomic import new_file, read_json, write_json
+from storage.terminal.quantities import counted
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,8 @@ def cached_listing(folder: Path, revision: str, key: str, ask: Callable[[], List
         )
     listing = ask()
     write_json(path, {"key": key, "asked": revision, **asdict(listing)})
-    log.info("%s at %s: %d files", listing.repository, listing.commit, len(listing.files))
+    found = counted(len(listing.files), "file")
+    log.info("%s at %s: %s", listing.repository, listing.commit, found)
     return listing
 
 

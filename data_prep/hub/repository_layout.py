@@ -75,8 +75,9 @@ def configurations_of_card(card: str) -> list[Configuration]:
     """
     head = _HEAD.match(card)
     try:
-        found = yaml.safe_load(head[1]) if head else None
-    except (yaml.YAMLError, ValueError):  # a value that YAML takes for an impossible date
+        # All values as texts: `no` is a language, and a date may be one that there is not.
+        found = yaml.load(head[1], yaml.BaseLoader) if head else None
+    except yaml.YAMLError:
         found = None
     configs = found.get("configs") if isinstance(found, dict) else None
     entries = configs if isinstance(configs, list) else []
@@ -93,7 +94,7 @@ def _configuration(entry: dict[str, Any]) -> Configuration:
             split: [_placed(pattern, folder, name) for pattern in found]
             for split, found in _patterns(entry["data_files"], name).items()
         }
-    return Configuration(name, patterns, folder, bool(entry.get("default")))
+    return Configuration(name, patterns, folder, str(entry.get("default")).lower() == "true")
 
 
 def _patterns(found: Any, name: str) -> dict[str, list[str]]:

@@ -31,7 +31,7 @@ def chosen_text_key(source: HubSource, repository: str) -> str:
         found = column_names(parquet.read_schema(path), of_text=True)
     else:
         found = text_keys(path)
-    if _USUAL in found:
+    if _USUAL in found or (kind == ".jsonl" and not found):  # reading it says what is wrong
         return _USUAL
     if len(found) == 1:
         log.info("the text is in %s, the only field of %s with text", found[0], repository)

@@ -78,6 +78,13 @@ def lay_out(root):
     put(root / "_converted/owner/script", "other/train/0000.parquet", rows(["Other."]))
     put(root / "owner/pictures", "train/0.png", "no text")
     put(root / "owner/numbers", "train.parquet", [{"n": 1, "a": "one", "b": "two"}])
+    put(
+        root / "owner/elsewhere",
+        "README.md",
+        CARD.format("configs:\n- config_name: no\n  data_files: a/*"),
+    )
+    put(root / "owner/chat", "train.jsonl", [{"messages": [{"content": "text"}]}])
+    put(root / "owner/torn", "train.jsonl", '{"text": "one')
     put(root / "owner/list", "train.json", "[\n" + json.dumps({"text": "one"}) + "\n]\n")
 
 
@@ -256,7 +263,7 @@ MISTAKES = [
         r"owner/script has no parquet, JSON-lines or text files \(it has 2 files: \.csv, \.py\); "
         "the Hub's conversion .* --revision refs/convert/parquet",
     ),
-    ({"repository": "owner/pictures"}, r"has no parquet.* files \(it has 1 files: \.png"),
+    ({"repository": "owner/pictures"}, r"has no parquet.* files \(it has 1 file: \.png"),
     ({"repository": "owner/nothing"}, "owner/nothing is not on the Hub or needs a login"),
     ({"repository": "owner/plain", "revision": "v9"}, "revision=v9 of owner/plain is not on"),
     (
@@ -285,6 +292,12 @@ MISTAKES = [
     ),
     ({"repository": "owner/numbers", "template": "{a", "text_key": None}, "has a single {"),
     ({"repository": "owner/numbers", "template": "{a}", "text_key": "a"}, "give one of them"),
+    (
+        {"repository": "owner/elsewhere"},
+        r"split train of .*elsewhere, configuration no is at a/\*, where there is no .* --files",
+    ),
+    ({"repository": "owner/chat"}, r"line 1 .* no key 'text' \(it has \['messages'\]\)"),
+    ({"repository": "owner/torn"}, r"train\.jsonl, line 1 .*it is not JSON .*; repair or drop"),
     ({"repository": "owner/list"}, r"train\.json is one JSON document over several lines"),
     (
         {"repository": "owner/nested", "stream": True},

@@ -140,7 +140,7 @@ def test_a_readme_without_configurations_names_none(card):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ("3", "data_files=3 for the configuration a, which is no list"),
+        ("{train: {a: b}}", "data_files={.* for the configuration a, which is no list"),
         ("[{path: x}, {split: test}]", "which is no list of splits and paths"),
         ("https://x.org/a.jsonl", r"are elsewhere \(https://x.org/a.jsonl\)"),
     ],
