@@ -61,8 +61,11 @@ class ReadyTokensOptions:
     val_files: tuple[str, ...] = ()
     """Validation files: files, folders or globs. Default: those with `val` in their name."""
     tokenizer: Path | None = None
-    """Folder of the tokenizer that made the tokens (of data_prep/train_tokenizer.py, a checkpoint,
-    a run or a data set). Default: GPT-2's."""
+    """Tokenizer that made the tokens: a folder of data_prep/train_tokenizer.py, a checkpoint, a run
+    or a data set; a tokenizer.json or its folder; a file of tiktoken. Default: GPT-2's."""
+    end_of_text: str | None = None
+    """The token of the tokenizer.json that is between documents. Default: <|endoftext|> or what
+    else ends a text there."""
     shard_tokens: int = 100_000_000
     """Tokens of a train shard, approximately: a shard holds whole documents."""
 
@@ -107,7 +110,8 @@ def take_tokens(options: ReadyTokensOptions) -> None:
 
     Raises: ValueError for files or an `out` that cannot be used; nothing is left behind then.
     """
-    tokenizer, settings = named_tokenizer(options.tokenizer), options.settings()
+    tokenizer = named_tokenizer(options.tokenizer, options.end_of_text)
+    settings = options.settings()
     given = (settings, tokenizer.ranks_sha256)
     copying = CopyOptions(
         options.out, is_ours=lambda found: (found.settings, found.tokenizer.ranks_sha256) == given

@@ -1,25 +1,22 @@
-"""The tokenizer: text to token ids and back, with GPT-2's ranks or those of a folder.
+"""The tokenizer: text to token ids and back, with ranks of GPT-2 or of a path.
 
-Nothing is downloaded: the ranks of GPT-2 are a file in storage/.
+tiktoken encodes, or Hugging Face's `tokenizers` where a tokenizer.json defines the ids. Nothing is
+downloaded: the ranks of GPT-2 are a file in storage/.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tiktoken
 
-from storage.byte_pairs import (
-    END_OF_TEXT,
-    GPT2_PATTERN,
-    BytePairs,
-    gpt2_byte_pairs,
-    read_byte_pairs,
-    token_dtype,
-    write_byte_pairs,
-)
+from storage.byte_pairs import GPT2_PATTERN, Additions, BytePairs, gpt2_byte_pairs, token_dtype
+from storage.vocabularies.any_tokenizer import read_any_tokenizer
+from storage.vocabularies.folder import read_byte_pairs, write_byte_pairs
+from storage.vocabularies.library import LIBRARY, LibraryTokenizer
 
 # tiktoken's regular expression fails on a run of a million whitespace characters, where it looks
 # back from the end of `\s+(?!\S)`. The class holds what Rust calls whitespace; Python's has more.
@@ -27,45 +24,71 @@ _LONG_RUN = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u20
 
 
 class Tokenizer:
-    """A byte-pair encoding with one special token, end-of-text, which has the last id."""
+    """A byte-pair encoding with special tokens, which no text gives: at least end-of-text."""
 
-    def __init__(self, name: str, pattern: str, ranks: bytes) -> None:
+    def __init__(
+        self, name: str, pattern: str, ranks: bytes, additions: Additions | None = None
+    ) -> None:
         """`ranks` is the content of a .tiktoken file: lines of base64 of a token, space, rank."""
-        pairs = BytePairs(name, pattern, ranks)
+        pairs = BytePairs(name, pattern, ranks, additions)
         self.name = name
         self.pattern = pattern
         self.ranks = ranks
+        self.additions = additions
         self.ranks_sha256 = pairs.ranks_sha256
         self.end_of_text = pairs.end_of_text
         self.n_vocab = pairs.n_vocab
         self.token_dtype = token_dtype(pairs.n_vocab)
+        self.reference = LIBRARY if additions and additions.tokenizer_json else "tiktoken"
+        """What defines the ids."""
         self._pairs = pairs
-        self._encoding = tiktoken.Encoding(
-            name,
-            pat_str=pattern,
-            mergeable_ranks={token: rank for rank, token in enumerate(pairs.tokens)},
-            special_tokens={END_OF_TEXT: self.end_of_text},
+        if self.reference != LIBRARY:
+            self._encoding = self._tiktoken()
+
+    def _tiktoken(self) -> tiktoken.Encoding:
+        return tiktoken.Encoding(
+            self.name,
+            pat_str=self.pattern,
+            mergeable_ranks=dict(self._pairs.rank_of),
+            special_tokens=self._pairs.special,
         )
 
-    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[str, str, bytes]]:
-        return Tokenizer, (self.name, self.pattern, self.ranks)
+    @cached_property
+    def _encoding(self) -> tiktoken.Encoding:
+        """Built at once where tiktoken defines the ids, else when it is first used."""
+        return self._tiktoken()
+
+    @cached_property
+    def _library(self) -> LibraryTokenizer:
+        assert self.additions is not None
+        return LibraryTokenizer(self.additions.tokenizer_json)
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Any, ...]]:
+        return Tokenizer, (self.name, self.pattern, self.ranks, self.additions)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; a literal `<|endoftext|>` in it is ordinary text."""
+        """The ids of `text`; the name of a special token in it is ordinary text."""
         # Not tiktoken's `encode_ordinary`: it panics where `encode_to_numpy` raises ValueError.
         return self.encode_to_numpy(text).tolist()
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
         """The ids that `encode` gives, as shards store them.
 
-        Raises: ValueError for a text that tiktoken refuses; with GPT-2's pattern it refuses none.
+        Raises: ValueError for a text that is refused; with GPT-2's pattern tiktoken refuses none.
         """
+        if self.reference == LIBRARY:
+            ids = self._library.encode(without_surrogates(text))
+            return ids.astype(self.token_dtype, copy=False)
+        return self.encode_by_ranks(text)
+
+    def encode_by_ranks(self, text: str) -> np.ndarray:
+        """The ids that tiktoken gives, with a pattern that splits text."""
         # On one core, tiktoken gives 5.1M tokens/s this way and 3.8M by way of a list.
         try:
             # With the default, tiktoken refuses a text that contains <|endoftext|>.
             ids = self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:
-            return self.encode_to_numpy(without_surrogates(text))
+            return self.encode_by_ranks(without_surrogates(text))
         except ValueError:
             if self.pattern != GPT2_PATTERN or not _LONG_RUN.search(text):
                 raise
@@ -94,16 +117,36 @@ class Tokenizer:
             return str(error)
         return None
 
+    def normalised(self, text: bytes) -> bytes:
+        """The text as it is encoded: of some tokenizers with composed characters (NFC)."""
+        if self.reference != LIBRARY or text.isascii():
+            return text
+        return self._library.normalised(text.decode()).encode()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Texts that are one token wherever they occur, found before a text is split."""
+        return tuple(text for text, _ in self.additions.words) if self.additions else ()
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
-        return self._encoding.decode(list(ids), errors="replace")
+        return self.to_bytes(ids).decode(errors="replace")
 
     def to_bytes(self, ids: Sequence[int]) -> bytes:
-        """The bytes of `ids`; they may end inside a character."""
-        return self._encoding.decode_bytes(list(ids))
+        """The bytes of `ids`, which may end inside a character; the names of special tokens."""
+        written = self._written
+        return b"".join([written[token] for token in ids])
+
+    @cached_property
+    def _written(self) -> list[bytes]:
+        """What each id is written as; U+FFFD for an id that no token has."""
+        written = [token or "\ufffd".encode() for token in self._pairs.tokens]
+        for name, token in self._pairs.special.items():
+            written[token] = name.encode()
+        return written
 
     def token_bytes(self) -> np.ndarray:
-        """How many bytes each id decodes to, 0 for end-of-text. Shapes: (n_vocab,), int32."""
+        """How many bytes of text each id has, 0 if special. Shapes: (n_vocab,), int32."""
         return self._token_bytes.copy()
 
     def bytes_and_ends(self, ids: np.ndarray) -> tuple[bytes, np.ndarray]:
@@ -125,10 +168,10 @@ class Tokenizer:
 
     @cached_property
     def _token_bytes(self) -> np.ndarray:
-        return np.array([*map(len, self._pairs.tokens), 0], np.int32)
+        return np.array([*map(len, self._pairs.tokens)], np.int32)
 
     def save(self, folder: Path) -> None:
-        """Write `ranks.tiktoken` and `meta.json`, which `load_tokenizer` reads."""
+        """Write the folder that `load_tokenizer` reads."""
         write_byte_pairs(folder, self._pairs)
 
 
@@ -157,20 +200,26 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises: ValueError if it is missing or damaged.
     """
-    pairs = read_byte_pairs(folder)
-    return _tokenizer(pairs.name, pairs.pattern, pairs.ranks)
+    return tokenizer_of(read_byte_pairs(folder))
 
 
-def named_tokenizer(folder: Path | None) -> Tokenizer:
-    """GPT-2's tokenizer for None, or `gpt2` where nothing has that name; else the folder's.
+def named_tokenizer(place: Path | None, end_of_text: str | None = None) -> Tokenizer:
+    """GPT-2's tokenizer for None, or `gpt2` where nothing has that name; else that of a path.
 
-    Raises: ValueError if the folder holds none.
+    `end_of_text`: the special token that opens each document, where that is not plain.
+    Raises: ValueError if there is no tokenizer at the path, or it cannot be used.
     """
-    if folder is None or (str(folder) == "gpt2" and not folder.exists()):
+    if place is None or (str(place) == "gpt2" and not place.exists()):
+        if end_of_text is not None:
+            raise ValueError(
+                f"end_of_text={end_of_text} is of a tokenizer that --tokenizer names, and it is "
+                "not given; omit --end-of-text, or give --tokenizer"
+            )
         return gpt2_tokenizer()
-    return load_tokenizer(folder)
+    return tokenizer_of(read_any_tokenizer(place, end_of_text))
 
 
 @lru_cache(maxsize=4)  # files are read and checked each time, but the encoding is built once
-def _tokenizer(name: str, pattern: str, ranks: bytes) -> Tokenizer:
-    return Tokenizer(name, pattern, ranks)
+def tokenizer_of(pairs: BytePairs) -> Tokenizer:
+    """The tokenizer that encodes with these ranks."""
+    return Tokenizer(pairs.name, pairs.pattern, pairs.ranks, pairs.additions)

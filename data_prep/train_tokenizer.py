@@ -3,6 +3,7 @@
     python data_prep/train_tokenizer.py stories.txt --vocab-size 10000 --out tokenizers/own
     python data_prep/train_tokenizer.py stories.txt --pattern gpt4 --out tokenizers/own
     python data_prep/train_tokenizer.py --embedded --vocab-size 4096 --out tokenizers/python_docs
+    python data_prep/train_tokenizer.py --cut qwen/tokenizer.json --vocab-size 65536 --out cut
 
 Input: the files that data_prep/text.py reads. Output: a folder for `--tokenizer` of the data
 scripts. The same text gives the same tokenizer. Its ids are the 256 bytes, then the merges in
@@ -28,6 +29,7 @@ from data_prep.sources.file_source import FileSource
 from data_prep.sources.python_docs import PythonDocsSource
 from data_prep.sources.splitting import typed_separator
 from data_prep.tokenizer import Tokenizer
+from data_prep.vocabulary.cut import cut_tokenizer
 from data_prep.vocabulary.measured import (
     MOST_HELD_OUT,
     Phases,
@@ -72,6 +74,12 @@ class TokenizerOptions:
     """The same as the files, as an option; --data, its old name, works too."""
     embedded: bool = False
     """Train on the documentation inside this Python."""
+    cut: Path | None = None
+    """Do not train: take the first --vocab-size ids of this tokenizer (what --tokenizer of text.py
+    takes), with end-of-text as the last. The log says what that costs in bytes per token of the
+    text that is given, or of Python's documentation."""
+    end_of_text: str | None = None
+    """With --cut: the token of its tokenizer.json that opens each document."""
     max_bytes: int | None = None
     """Train on the first N bytes of text. Default: on all of it."""
     separator: str = "<|endoftext|>"
@@ -80,7 +88,12 @@ class TokenizerOptions:
     """Key (.jsonl) or column (.parquet) that holds the text; a.b is the key b inside a."""
 
     def __post_init__(self) -> None:
-        if self.embedded == bool(self.paths or self.source):
+        if self.end_of_text is not None and self.cut is None:
+            raise ValueError(
+                f"end_of_text={self.end_of_text} is of a tokenizer that --cut names; omit it"
+            )
+        some_text = bool(self.paths or self.source)
+        if self.embedded == some_text and (some_text or self.cut is None):
             raise ValueError(
                 "both text and --embedded are given; give one of them"
                 if self.embedded
@@ -97,7 +110,7 @@ class TokenizerOptions:
     @contextmanager
     def texts(self) -> Iterator[Iterator[bytes]]:
         """The documents that the options name, for as long as the block runs."""
-        if self.embedded:
+        if self.embedded or (self.cut and not self.paths and not self.source):
             yield PythonDocsSource().texts()
             return
         places, separator = (*self.paths, *self.source), typed_separator(self.separator)
@@ -106,11 +119,15 @@ class TokenizerOptions:
 
 
 def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
-    """Train and save the tokenizer, and log a summary.
+    """Train or cut and save the tokenizer, and log a summary.
 
     Raises: ValueError if `out` exists, the pattern is none, the text is too short for the
     vocabulary, or a library is not installed.
     """
+    if options.cut is not None:
+        with options.texts() as texts:
+            what = (options.cut, options.end_of_text, options.vocab_size, options.out)
+            return cut_tokenizer(*what, texts)
     if options.out.exists():
         raise ValueError(f"{options.out} exists already; choose another --out or move it away")
     pattern = chosen_pattern(options.pattern)

@@ -1,31 +1,24 @@
-"""A byte-pair tokenizer as a table of ranks, and its folder in checkpoints and data sets.
+"""A byte-pair tokenizer: ranks, and what tokenizers of other programs have beside them.
 
-The folder `tokenizer/` holds `ranks.tiktoken` and `meta.json`. Encoding text is in
+Its folder is read and written by storage/vocabularies/folder.py. Encoding text is in
 data_prep/tokenizer.py.
 """
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from storage.atomic import new_file, read_json, write_json
 from storage.digest import fingerprint
-from storage.ownership.latest import follow_latest
 
 END_OF_TEXT = "<|endoftext|>"
-_META = "meta.json"
-_INSIDE = "tokenizer"  # the folder, in that of a checkpoint or of a data set
-_META_KEYS = {"name", "pattern", "ranks_sha256", "n_vocab", "end_of_text"}
-# The key of meta.json that holds the fingerprint of all other keys: ranks_sha256 does not cover the
-# pattern, and a damaged pattern would split text in other places without an error.
-_FINGERPRINT = "fingerprint"
 _NARROW_VOCABULARY = 65_536  # ids that two bytes hold
 _MAX_VOCABULARY = 2**31 - 1  # so that ids fit int32, which other programs have
+_MOST_GAPS = 10_000  # ids that no token has
 GPT2_RANKS = Path(__file__).with_name("gpt2.tiktoken")
 _GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 # How GPT-2 splits text before it merges bytes; tiktoken's spelling, faster than OpenAI's original:
@@ -59,48 +52,118 @@ PATTERNS = {
 
 
 @dataclass(frozen=True)
+class Additions:
+    """What a tokenizer of another program has beside its ranks."""
+
+    end_of_text: int
+    """The id that opens each document; one of `special`."""
+    special: tuple[tuple[str, int], ...]
+    """Tokens that no text gives, and their ids."""
+    words: tuple[tuple[str, int], ...] = ()
+    """Texts that are one token wherever they occur, found before a text is split."""
+    tokenizer_json: bytes = b""
+    """The file of Hugging Face's `tokenizers` that defines the ids; empty for tiktoken."""
+
+
+@dataclass(frozen=True)
 class BytePairs:
     """A tokenizer: the pattern that splits text, and the content of a tiktoken file of ranks.
 
-    End-of-text has the id after the last rank.
+    Without additions, the ranks have no gaps and end-of-text has the id after the last. The pattern
+    is empty if tiktoken cannot give the ids of its tokenizer.json.
     """
 
     name: str
     pattern: str
     ranks: bytes
+    additions: Additions | None = None
 
     def __post_init__(self) -> None:
         check_vocabulary(f"tokenizer {self.name}", self.n_vocab)
-        missing = {bytes([byte]) for byte in range(256)} - set(self.tokens)
+        missing = {bytes([byte]) for byte in range(256)} - self.rank_of.keys()
         if missing:
             raise ValueError(
                 f"tokenizer {self.name} has no token for {len(missing)} of the 256 bytes, such as "
                 f"{min(missing)!r}; use a byte-level one"
             )
+        if self.additions is not None:
+            _check_additions(self.name, self.rank_of, self.additions)
+
+    @property
+    def rank_of(self) -> Mapping[bytes, int]:
+        """The id of each token that pieces of text give, in the order of the ids."""
+        return _ranks(self.name, self.ranks, self.additions is not None)
 
     @cached_property
     def tokens(self) -> tuple[bytes, ...]:
-        """The bytes of each token, by rank."""
-        return _tokens(self.name, self.ranks)
+        """The bytes of each id; none for special tokens and for ids that do not exist."""
+        found = [b""] * self.n_vocab
+        for token, rank in self.rank_of.items():
+            found[rank] = token
+        for text, rank in self.additions.words if self.additions else ():
+            found[rank] = text.encode()
+        return tuple(found)
+
+    @property
+    def special(self) -> dict[str, int]:
+        """The tokens that no text gives, by id."""
+        return dict(self.additions.special) if self.additions else {END_OF_TEXT: self.end_of_text}
 
     @property
     def end_of_text(self) -> int:
         """The id of end-of-text."""
-        return len(self.tokens)
+        return self.additions.end_of_text if self.additions else len(self.rank_of)
 
     @property
+    def end_token(self) -> str:
+        """The name of end-of-text."""
+        return next(name for name, rank in self.special.items() if rank == self.end_of_text)
+
+    @cached_property
     def n_vocab(self) -> int:
-        """Number of ids, end-of-text included."""
-        return len(self.tokens) + 1
+        """One more than the largest id."""
+        if self.additions is None:
+            return len(self.rank_of) + 1
+        more = [rank for _, rank in (*self.additions.special, *self.additions.words)]
+        return max(*self.rank_of.values(), *more) + 1
 
     @cached_property
     def ranks_sha256(self) -> str:
-        """sha256 of the ranks, as recorded in `meta.json` and in a data set's manifest."""
-        return hashlib.sha256(self.ranks).hexdigest()
+        """sha256 of the ranks, or of ranks and additions; a manifest knows the tokenizer by it."""
+        ranks, more = hashlib.sha256(self.ranks).hexdigest(), self.additions
+        if more is None:
+            return ranks
+        source = hashlib.sha256(more.tokenizer_json).hexdigest()
+        return fingerprint(
+            [ranks, self.pattern, more.end_of_text, more.special, more.words, source]
+        )
+
+
+def _check_additions(name: str, rank_of: Mapping[bytes, int], additions: Additions) -> None:
+    ids = [rank for _, rank in (*additions.special, *additions.words)]
+    names = [text for text, _ in (*additions.special, *additions.words)]
+    taken = set(rank_of.values())
+    twice = sorted({rank for rank in ids if rank in taken or ids.count(rank) > 1})
+    if twice or len(set(names)) < len(names):
+        raise ValueError(
+            f"tokenizer {name} has the ids {twice[:8]} more than once, or a token twice; the file "
+            "is damaged, copy it again"
+        )
+    tokens = len(taken) + len(ids)
+    if max(taken | set(ids)) > tokens + _MOST_GAPS or min(ids) < 0:
+        raise ValueError(
+            f"tokenizer {name} has {tokens} tokens and the ids {min(ids)} to "
+            f"{max(taken | set(ids))}; the file is damaged, copy it again"
+        )
+    if additions.end_of_text not in dict(additions.special).values():
+        raise ValueError(
+            f"tokenizer {name} has no special token {additions.end_of_text}, which is to be "
+            "end-of-text; name one of its special tokens with --end-of-text"
+        )
 
 
 @lru_cache(maxsize=4)  # the same tokenizer is read from many folders
-def _tokens(name: str, ranks: bytes) -> tuple[bytes, ...]:
+def _ranks(name: str, ranks: bytes, with_gaps: bool) -> Mapping[bytes, int]:
     try:
         pairs = [line.split() for line in ranks.splitlines()]
         table = {int(rank): base64.b64decode(token) for token, rank in pairs}
@@ -110,12 +173,13 @@ def _tokens(name: str, ranks: bytes) -> tuple[bytes, ...]:
             "of a token, a space and its rank"
         ) from error
     in_order = sorted(table) == list(range(len(pairs)))
-    if not table or not in_order or len(set(table.values())) != len(table):
+    sound = in_order or (with_gaps and len(table) == len(pairs) and min(table, default=-1) >= 0)
+    if not table or not sound or len(set(table.values())) != len(table) or b"" in table.values():
         raise ValueError(
             f"the {len(pairs)} ranks of tokenizer {name} must be 0, 1, 2, … without gaps or "
             "repeats; the file is damaged, copy it again"
         )
-    return tuple(table[rank] for rank in range(len(table)))
+    return {table[rank]: rank for rank in sorted(table)}
 
 
 def check_vocabulary(what: str, n_vocab: int) -> None:
@@ -134,91 +198,30 @@ def token_dtype(n_vocab: int) -> np.dtype:
 
 def ranks_file(tokens: Iterable[bytes]) -> bytes:
     """The content of a tiktoken file with these tokens, in the order of their ids."""
-    lines = (b"%s %d\n" % (base64.b64encode(token), i) for i, token in enumerate(tokens))
+    return ranks_file_of({token: rank for rank, token in enumerate(tokens)})
+
+
+def ranks_file_of(rank_of: Mapping[bytes, int]) -> bytes:
+    """The content of a tiktoken file with these tokens and ids."""
+    lines = (b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in rank_of.items())
     return b"".join(lines)
 
 
-def byte_characters() -> dict[int, str]:
-    """The printable character that stands for each byte in Hugging Face's files.
-
-    Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py bytes_to_unicode
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {
-        byte: chr(256 + place) for place, byte in enumerate(others)
-    }
-
-
-def _read_ranks(path: Path, sha256: str) -> bytes:
-    """The content of a tiktoken file. Raises: ValueError if it is missing or has another sha256."""
+def read_with_digest(path: Path, sha256: str) -> bytes:
+    """The content of a tokenizer's file. Raises: ValueError if it is missing, or another one."""
     try:
-        ranks = path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f"the tokenizer's ranks {path} are missing; copy them again") from error
-    found = hashlib.sha256(ranks).hexdigest()
+        raise ValueError(f"the tokenizer's file {path} is missing; copy it again") from error
+    found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ValueError(
-            f"{path} has sha256 {found}, but the tokenizer's ranks must have {sha256}; "
-            "the file is damaged, copy it again"
+            f"{path} has sha256 {found}, but the tokenizer's file must have {sha256}; "
+            "it is damaged, copy it again"
         )
-    return ranks
-
-
-def read_byte_pairs(folder: Path) -> BytePairs:
-    """The tokenizer in `folder`, or of the checkpoint, run or data set in `folder`.
-
-    Raises: ValueError if it is missing, damaged or too large.
-    """
-    folder = follow_latest(folder)
-    inside = folder / _INSIDE
-    folder = inside if not (folder / _META).is_file() and (inside / _META).is_file() else folder
-    path = folder / _META
-    if not path.is_file():
-        raise ValueError(_about_other(folder))
-    meta = read_json(path)
-    found = meta if isinstance(meta, dict) else {}
-    words = ("name", "pattern", "ranks_sha256")
-    if missing := [key for key in words if not isinstance(found.get(key), str)]:
-        raise ValueError(f"{path} has no text as {missing}; copy the whole folder again")
-    recorded = meta.pop(_FINGERPRINT, None)  # older folders have none
-    if (recorded is not None and recorded != fingerprint(meta)) or not meta.keys() <= _META_KEYS:
-        raise ValueError(f"{path} does not fit its own fingerprint; copy the whole folder again")
-    ranks = _read_ranks(folder / "ranks.tiktoken", meta["ranks_sha256"])
-    return BytePairs(meta["name"], meta["pattern"], ranks)
-
-
-def _about_other(folder: Path) -> str:
-    """What to give instead of a folder that holds no tokenizer of ours."""
-    give = (
-        "give a folder made by data_prep/train_tokenizer.py, or that of a checkpoint, a run or a "
-        "data set that has it; without --tokenizer it is GPT-2's"
-    )
-    if not folder.exists():
-        return f"there is no tokenizer at {folder}; {give}"
-    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        return (
-            f"{folder} holds a tokenizer of Hugging Face; import its model first with `python "
-            f"model/huggingface.py import {folder} --out FOLDER`, and give FOLDER"
-        )
-    return f"{folder} holds no tokenizer (no {_META}); {give}, or copy the whole folder again"
+    return content
 
 
 def gpt2_byte_pairs() -> BytePairs:
     """GPT-2's tokenizer. Raises: ValueError if its file of ranks is missing or damaged."""
-    return BytePairs("gpt2", GPT2_PATTERN, _read_ranks(GPT2_RANKS, _GPT2_RANKS_SHA256))
-
-
-def write_byte_pairs(folder: Path, pairs: BytePairs) -> None:
-    """Write the tokenizer as the folder that `read_byte_pairs` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with new_file(folder / "ranks.tiktoken") as temporary:
-        temporary.write_bytes(pairs.ranks)
-    meta = {
-        "name": pairs.name,
-        "pattern": pairs.pattern,
-        "ranks_sha256": pairs.ranks_sha256,
-        "n_vocab": pairs.n_vocab,
-        "end_of_text": pairs.end_of_text,
-    }
-    write_json(folder / _META, {**meta, _FINGERPRINT: fingerprint(meta)})
+    return BytePairs("gpt2", GPT2_PATTERN, read_with_digest(GPT2_RANKS, _GPT2_RANKS_SHA256))

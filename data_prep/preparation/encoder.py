@@ -1,14 +1,16 @@
-"""Encodes documents to token ids, with tiktoken or with the faster gigatoken.
+"""Encodes documents to token ids, with the reference or with something faster.
 
-tiktoken is the reference. gigatoken is more than ten times as fast, but new. So a sample of what it
-encodes is encoded by tiktoken too, and after the first difference it is no longer used (unit.py).
-Documents with characters that the two take for different things, as each was built with its version
-of Unicode, go to tiktoken. All are compared before the first document outside ASCII.
+tiktoken is the reference, or Hugging Face's `tokenizers` where a tokenizer.json defines the ids.
+Faster are gigatoken than tiktoken, more than ten times, and tiktoken than `tokenizers`. A sample of
+what the faster one encodes is encoded by the reference too, and after the first difference it is no
+longer used (unit.py). Documents with characters that the two take for different things, as each was
+built with its version of Unicode, go to the reference. All are compared before the first document
+outside ASCII.
 """
 
 import tempfile
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -18,11 +20,13 @@ from data_prep.preparation.letter_classes import (
     ASCII,
     CharacterFinder,
     class_probe,
+    classed_differently,
     differing,
     differing_outside_ascii,
 )
 from data_prep.tokenizer import Tokenizer
 from storage.byte_pairs import END_OF_TEXT, PATTERNS
+from storage.vocabularies.library import LIBRARY, has_whole_words
 
 try:
     import gigatoken
@@ -30,8 +34,6 @@ except ImportError:
     gigatoken = None
 
 EncoderChoice = Literal["auto", "tiktoken"]
-REFERENCE = "tiktoken"
-
 CHECKED_FIRST = 8  # documents at the start of every unit are encoded by both
 CHECKED_SHARE = 256  # and one in this many of the others
 _MOST_DIFFERING = 20_000  # characters; Unicode 17 has 4,803 more than Unicode 16
@@ -48,7 +50,7 @@ _Place = tuple[int, int]
 
 
 class EncoderMismatch(Exception):
-    """The fast encoder gave other ids than tiktoken, or failed."""
+    """The fast encoder gave other ids than the reference, or failed."""
 
     def __init__(self, name: str, place: _Place | None, what: str) -> None:
         super().__init__(name, place, what)
@@ -67,7 +69,7 @@ class _FastEncoder(Protocol):
         ...
 
     def may_differ(self, text: bytes) -> bool:
-        """Whether the text has characters that tiktoken is known to take for something else."""
+        """Whether the text has something that the reference is known to take otherwise."""
         ...
 
 
@@ -123,10 +125,50 @@ def _agrees_on_ascii(pattern: str) -> bool:
     return not differing(encode, lambda text: fast.encode(text.encode()), ASCII)
 
 
+class _RanksOfJson:
+    """tiktoken, or gigatoken, with the ranks of a tokenizer.json, where its pattern is known."""
+
+    def __init__(self, tokenizer: Tokenizer, faster: Gigatoken | None) -> None:
+        self._tokenizer = tokenizer
+        self._faster = faster
+        self.name = faster.name if faster else "tiktoken"
+        self._words = [word.encode() for word in tokenizer.words]
+
+    @cached_property
+    def _differs(self) -> CharacterFinder:
+        return CharacterFinder(classed_differently(self._tokenizer.pattern))
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """See _FastEncoder."""
+        if self._faster is not None:
+            return self._faster.encode(text)
+        written = text.decode()
+        try:
+            return self._tokenizer.encode_by_ranks(written)
+        except ValueError:  # a million spaces
+            return self._tokenizer.encode_to_numpy(written)
+
+    def may_differ(self, text: bytes) -> bool:
+        """See _FastEncoder."""
+        if any(word in text for word in self._words) or self._differs.is_in(text):
+            return True
+        return self._faster is not None and self._faster.may_differ(text)
+
+
 @cache
 def fast_encoder(tokenizer: Tokenizer) -> _FastEncoder | None:
     """A faster encoder for this tokenizer; None if there is none."""
+    if tokenizer.reference != LIBRARY:
+        return _with_gigatoken(tokenizer)
+    plain = tokenizer.pattern and not classed_differently(tokenizer.pattern, ASCII)
+    return _RanksOfJson(tokenizer, _with_gigatoken(tokenizer)) if plain else None
+
+
+def _with_gigatoken(tokenizer: Tokenizer) -> Gigatoken | None:
     if gigatoken is None or tokenizer.pattern not in _SCHEMES:
+        return None
+    # It panics, and says so, for tokens that are looked up whole, as Llama 3 has some.
+    if tokenizer.additions and has_whole_words(tokenizer.additions.tokenizer_json):
         return None
     try:
         return Gigatoken(tokenizer) if _agrees_on_ascii(tokenizer.pattern) else None
@@ -152,7 +194,7 @@ class Encoder:
     @property
     def name(self) -> str:
         """The name of the encoder in use."""
-        return self._fast.name if self._fast else REFERENCE
+        return self._fast.name if self._fast else self.tokenizer.reference
 
     def encode(
         self, texts: Sequence[bytes], places: Sequence[_Place]
@@ -160,7 +202,7 @@ class Encoder:
         """The tokens of all documents, each opened by end-of-text, and the length of each.
 
         Shapes: texts and places (documents,) -> (tokens,), uint32 (documents,).
-        Raises: EncoderMismatch; ValueError for a text that tiktoken cannot encode.
+        Raises: EncoderMismatch; ValueError for a text that the reference cannot encode.
         """
         fast = self._fast
         if fast is None:
@@ -193,12 +235,12 @@ class Encoder:
         except ValueError as error:  # tiktoken's regular expression fails on a million spaces
             file, row = place
             raise ValueError(
-                f"{REFERENCE} cannot encode row {row} of the source's file {file} (both counted "
-                f"from 0): {error}; shorten the text's runs of whitespace, or drop it"
+                f"{self.tokenizer.reference} cannot encode row {row} of the source's file {file} "
+                f"(both counted from 0): {error}; shorten the text's runs of whitespace, or drop it"
             ) from error
 
     def _checked(self, fast: _FastEncoder, text: bytes, place: _Place) -> np.ndarray:
-        """The ids of `fast`, compared with tiktoken's if sampled; special texts go to tiktoken."""
+        """The ids of `fast`, compared with the reference's if sampled, which gets special texts."""
         if _NUL in text or (b"|" in text and _SPECIAL in text) or fast.may_differ(text):
             return self._row(text, place)
         row = self._fast_row(fast, text, place)
@@ -214,10 +256,9 @@ class Encoder:
             raise
         except BaseException as error:  # a panic in Rust code is a BaseException, not an Exception
             raise EncoderMismatch(fast.name, place, f"it failed ({error!r:.200})") from error
-        if len(row) and int(row.max()) >= self.tokenizer.end_of_text:
-            raise EncoderMismatch(
-                fast.name, place, f"it gave the id {row.max()}, which does not exist"
-            )
+        largest, end = int(row.max(initial=0)), self.tokenizer.end_of_text
+        if largest >= self.tokenizer.n_vocab or (largest >= end and (row == end).any()):
+            raise EncoderMismatch(fast.name, place, f"it gave the id {largest}, which no text has")
         return row
 
     def _compare(
@@ -232,7 +273,7 @@ class Encoder:
             fast.name,
             place,
             f"from token {at} on it gives {found[at : at + 4].tolist()} "
-            f"and {REFERENCE} {expected[at : at + 4].tolist()}",
+            f"and {self.tokenizer.reference} {expected[at : at + 4].tolist()}",
         )
 
 

@@ -7,11 +7,14 @@ Unicode that it was built with. Where the classes agree, so do the words, whatev
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 import numpy as np
+import tiktoken
 
 from data_prep.tokenizer import Tokenizer
 from storage.byte_pairs import GPT2_PATTERN, ranks_file
+from storage.vocabularies.library import characters_of_class
 
 ASCII = range(1, 0x80)
 # All that Unicode has assigned, but for tags and private use. Characters behind them are rare and
@@ -22,6 +25,10 @@ _BLOCK = 2048  # characters that are compared at once
 # A letter, a digit and something else: each joins a character before it only if that is of the
 # same class, and the ranks below make this visible.
 _FOLLOWERS = (b"a", b"1", b"!")
+
+# The classes of characters in a pattern, and what else differs between versions of Unicode.
+_CLASS = re.compile(r"\\[pP]\{\^?\w+\}|\\[sSdDwW]")
+_LETTERS_OF_ANY_CASE = "(?i:[a-z])"
 
 _Encode = Callable[[str], np.ndarray]
 
@@ -61,6 +68,25 @@ def _differing_in(first: _Encode, second: _Encode, code_points: Sequence[int]) -
         *_differing_in(first, second, code_points[:half]),
         *_differing_in(first, second, code_points[half:]),
     ]
+
+
+def classed_differently(pattern: str, code_points: Sequence[int] = _TESTED) -> list[int]:
+    """The code points that tiktoken and `tokenizers` class differently, in a pattern's classes."""
+    classes = set(_CLASS.findall(pattern)) | ({_LETTERS_OF_ANY_CASE} if "(?i" in pattern else set())
+    return _differing_in_classes(frozenset(classes), code_points)
+
+
+@cache
+def _differing_in_classes(classes: frozenset[str], code_points: Sequence[int]) -> list[int]:
+    """It takes half a second for all of Unicode."""
+    text = "".join(map(chr, code_points))
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    found: set[str] = set()
+    for kind in classes:
+        first = tiktoken.Encoding("classes", pat_str=kind, mergeable_ranks=ranks, special_tokens={})
+        ids = first.encode_to_numpy(text)
+        found |= set(bytes(ids.astype(np.uint8)).decode()) ^ characters_of_class(kind, text)
+    return sorted(map(ord, found))
 
 
 class CharacterFinder:

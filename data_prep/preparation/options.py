@@ -34,10 +34,15 @@ class PrepareOptions:
     val_fraction: float = 0.1
     """With --split tail or auto: the fraction of the text, at its end, that is validation."""
     tokenizer: Path | None = None
-    """Folder of a tokenizer made by data_prep/train_tokenizer.py, or of a checkpoint,
-    a run or a data set that has one. Default: GPT-2's."""
+    """Folder of a tokenizer made by data_prep/train_tokenizer.py, or of a checkpoint, a run or a
+    data set that has one; or a tokenizer.json of Hugging Face (byte-level BPE, as of Llama 3 or
+    Qwen) or its folder; or a file of tiktoken, such as cl100k_base.tiktoken. Default: GPT-2's."""
+    end_of_text: str | None = None
+    """The token of the tokenizer.json that opens each document. Default: <|endoftext|> or what
+    else ends a text there."""
     encoder: EncoderChoice = "auto"
-    """auto: gigatoken if installed, with a sample compared with tiktoken; same bytes."""
+    """auto: gigatoken if installed, with a sample compared with tiktoken; same bytes. With a
+    tokenizer.json: tiktoken where it gives the same ids, with a sample compared with tokenizers."""
     skip_bad: int = 0
     """Leave out up to N records that cannot be used; they are counted and named in the manifest."""
     check: bool = False
@@ -79,7 +84,7 @@ class PrepareOptions:
 
     def chosen_tokenizer(self) -> Tokenizer:
         """GPT-2's tokenizer, or the one that the options name."""
-        return named_tokenizer(self.tokenizer)
+        return named_tokenizer(self.tokenizer, self.end_of_text)
 
     def work_folder(self, out: Path) -> Path:
         """Where the data set `out` is prepared."""

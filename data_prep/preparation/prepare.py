@@ -162,7 +162,8 @@ class _Preparation:
         units = with_keys(units, self.source, rule, self.tokenizer)
         options = self.options
         folder = self.partial / "units"
-        work = UnitWork(self.source, rule, folder, options.encoder, options.skip_bad)
+        reference = self.tokenizer.reference
+        work = UnitWork(self.source, rule, folder, options.encoder, options.skip_bad, reference)
         start_or_resume(work, plan, self.tokenizer, units, self._own(units))
         return work, units
 

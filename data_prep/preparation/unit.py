@@ -26,7 +26,6 @@ from data_prep.preparation.bad_records import (
 )
 from data_prep.preparation.duplicates import DocumentHashes, read_text_hashes
 from data_prep.preparation.encoder import (
-    REFERENCE,
     Encoder,
     EncoderChoice,
     EncoderMismatch,
@@ -43,7 +42,7 @@ from storage.atomic import new_folder, save_array, write_text
 log = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 22  # bytes of text in a batch
-_NO_FAST_ENCODER = "tiktoken-only"  # while this file exists, only tiktoken is used
+_NO_FAST_ENCODER = "tiktoken-only"  # while this file exists, only the reference is used
 
 
 class _ProgressReporter(Protocol):
@@ -80,7 +79,8 @@ class _ShardWriter:
         self._counts = np.zeros(encoder.tokenizer.n_vocab, np.int64)
 
     def add(self, document: Document, text: bytes) -> None:
-        """Append one document."""
+        """Append one document, as its tokenizer normalises it."""
+        text = self._encoder.tokenizer.normalised(text)
         self._waiting.append(text)
         self._places.extend((document.file, document.row))
         self._waiting_bytes += len(text)
@@ -132,6 +132,8 @@ class UnitWork:
     encoder: EncoderChoice = "auto"
     skip_bad: int = 0
     """How many bad records may be left out."""
+    reference: str = "tiktoken"
+    """What defines the ids; see data_prep/tokenizer.py."""
 
     @property
     def data_folder(self) -> Path:
@@ -183,8 +185,8 @@ class UnitWork:
             file, row = error.place
             where = f" in row {row} of {self.source.identity().files[file].name}"
         message = (
-            f"{error.name} and {REFERENCE} disagree{where}: {error.what}; all that {error.name} "
-            f"has encoded is encoded again by {REFERENCE}, and so is the rest"
+            f"{error.name} and {self.reference} disagree{where}: {error.what}; all that "
+            f"{error.name} has encoded is encoded again by {self.reference}, and so is the rest"
         )
         log.warning("%s", message)
         write_text(self.folder / _NO_FAST_ENCODER, message + "\n")
@@ -249,7 +251,7 @@ class UnitWork:
         found = read_unit_result(self.unit_folder(unit))
         if found is None or found.key != unit.key:
             return None
-        suspect = self.fast_encoder_disabled and found.encoder != REFERENCE
+        suspect = self.fast_encoder_disabled and found.encoder != self.reference
         return None if suspect else found
 
     def _divided_again(self, unit: Unit, tokenizer: Tokenizer) -> UnitResult | None:

@@ -7,7 +7,7 @@ again. gigatoken learns the same from the same words, but only with GPT-2's patt
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from storage.byte_pairs import byte_characters
+from storage.vocabularies.printable_bytes import byte_characters
 
 # Characters that it gets at once: it needs about 20 bytes of memory for each, 256 times.
 _PIECE = 1 << 16

@@ -42,22 +42,28 @@ def without_held_out(texts: Iterable[bytes], every: int, held_out: list[bytes]) 
             yield text
 
 
-def log_bytes_per_token(tokenizer: Tokenizer, texts: Iterable[bytes], what: str) -> None:
-    """Log what a token stands for in these texts, beside GPT-2's tokenizer."""
-    rows = np.array(list(_counts(tokenizer, texts)), np.int64).reshape(-1, 3)
-    sizes, own, gpt2 = rows.T
+def log_bytes_per_token(
+    tokenizer: Tokenizer, texts: Iterable[bytes], what: str, beside: Tokenizer | None = None
+) -> None:
+    """Log what a token stands for in these texts, beside another tokenizer, or GPT-2's."""
+    other = beside or gpt2_tokenizer()
+    rows = np.array(list(_counts(tokenizer, other, texts)), np.int64).reshape(-1, 3)
+    sizes, own, others = rows.T
     if not len(rows):
         log.info("%s: none that can be encoded, so bytes per token are not measured", what)
         return
     log.info(
-        "%s (%s bytes, %s): %s bytes per token; GPT-2's 50,257 ids: %s, %+.1f %% tokens against it",
+        "%s (%s bytes, %s): %s bytes per token; %s's %s ids: %s, %+.1f %% tokens against it",
         *(what, f"{sizes.sum():,}", counted(len(rows), "text"), _ratio(sizes, own)),
-        *(_ratio(sizes, gpt2), 100 * (own.sum() / gpt2.sum() - 1)),
+        *("GPT-2" if beside is None else beside.name, f"{other.n_vocab:,}"),
+        *(_ratio(sizes, others), 100 * (own.sum() / others.sum() - 1)),
     )
 
 
-def _counts(tokenizer: Tokenizer, texts: Iterable[bytes]) -> Iterator[tuple[int, int, int]]:
-    """Bytes, tokens and GPT-2's tokens of each text, up to a limit."""
+def _counts(
+    tokenizer: Tokenizer, other: Tokenizer, texts: Iterable[bytes]
+) -> Iterator[tuple[int, int, int]]:
+    """Bytes, tokens and the other's tokens of each text, up to a limit."""
     left = MOST_HELD_OUT
     for whole in texts:
         text = whole[:left].decode(errors="ignore")  # without half a character at the cut
@@ -68,7 +74,7 @@ def _counts(tokenizer: Tokenizer, texts: Iterable[bytes]) -> Iterator[tuple[int,
         except ValueError:  # tiktoken's regular expression fails on a million spaces
             continue
         if ids:
-            yield size, ids, len(gpt2_tokenizer().encode_to_numpy(text))
+            yield size, ids, len(other.encode_to_numpy(text))
         if left <= 0:
             break
 

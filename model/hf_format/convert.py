@@ -15,7 +15,7 @@ from model.estimates.parameters import count_parameters
 from model.hf_format.card import model_card
 from model.hf_format.config import CLASSES, family_of, hf_config, noted_bias, ratchet_config
 from model.hf_format.published import Published, file_in, find_published, read_weights
-from model.hf_format.tokenizer_files import read_hf_tokenizer, write_hf_tokenizer
+from model.hf_format.tokenizer_files import write_hf_tokenizer
 from model.hf_format.weights import (
     check_finite,
     hf_weights,
@@ -24,9 +24,15 @@ from model.hf_format.weights import (
     without_zero_biases,
 )
 from storage.atomic import new_folder, read_json, write_json, write_text
-from storage.byte_pairs import BytePairs, gpt2_byte_pairs, read_byte_pairs, write_byte_pairs
+from storage.byte_pairs import BytePairs, gpt2_byte_pairs
 from storage.checkpoint_folder import verify_checkpoint, write_manifest
 from storage.ownership.latest import follow_latest
+from storage.vocabularies.any_tokenizer import (
+    LIBRARY_FILES,
+    read_any_tokenizer,
+    read_library_files,
+)
+from storage.vocabularies.folder import read_byte_pairs, tokenizer_folder_in, write_byte_pairs
 
 # An embedding is padded for speed: GPT-2's 50,257 rows to 50,304, a multiple of 64 and 128; others
 # to a multiple of up to 1,024 (128 for each of 8 ranks, as Megatron-LM does).
@@ -112,10 +118,12 @@ def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> B
     """
     folder, rows = given or published.folder, config.vocab_size
     gpt2 = gpt2_byte_pairs()
-    if (folder / "meta.json").is_file():
-        pairs = read_byte_pairs(folder)
+    if given is not None and (tokenizer_folder_in(folder) or not folder.is_dir()):
+        pairs = read_any_tokenizer(folder)
     else:
-        pairs = read_hf_tokenizer(folder, published.name)
+        for name in LIBRARY_FILES:
+            file_in(folder, name)
+        pairs = read_library_files(folder, published.name)
     # Copies of GPT-2's weights often come without a tokenizer. Other families have others.
     is_gpt2s = rows in (gpt2.n_vocab, _GPT2_PADDED_ROWS) and family_of(config) == "gpt2"
     if pairs is None and given is None and is_gpt2s:
@@ -139,7 +147,7 @@ def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> B
             "or belong to tokens added later, are left out",
             *(rows, pairs.n_vocab, pairs.n_vocab, rows - 1),
         )
-    return gpt2 if (pairs.pattern, pairs.ranks) == (gpt2.pattern, gpt2.ranks) else pairs
+    return pairs
 
 
 def export_model(checkpoint: Path, out: Path) -> None:

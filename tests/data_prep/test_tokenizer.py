@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from data_prep import tokenizer as tokenizer_file
 from data_prep.preparation.encoder import fast_encoder
 from data_prep.text import TextOptions
-from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
+from data_prep.tokenizer import (
+    Tokenizer,
+    gpt2_tokenizer,
+    load_tokenizer,
+    named_tokenizer,
+)
 from storage import byte_pairs
 from tests.launching import REPO
 
@@ -173,7 +178,7 @@ def test_a_checkpoint_a_run_or_a_data_set_may_be_named_for_its_tokenizer(tmp_pat
     ("file", "words"),
     [
         (None, "there is no tokenizer at .*; give a folder made by .*train_tokenizer.py, or that"),
-        ("tokenizer.json", "of Hugging Face; import its model first with .*huggingface.py import"),
+        ("tokenizer.json", r"does not have the structure of a tokenizer .*; copy it again"),
         (
             "notes.txt",
             r"holds no tokenizer \(no meta.json\); give .*or copy the whole folder again",
@@ -185,7 +190,7 @@ def test_what_is_no_tokenizer_is_named_with_what_to_do(file, words, tmp_path):
         (tmp_path / "x").mkdir()
         (tmp_path / "x" / file).write_text("{}")
     with pytest.raises(ValueError, match=words):
-        load_tokenizer(tmp_path / "x")
+        named_tokenizer(tmp_path / "x")
 
 
 def test_gpt2_is_the_name_of_the_default_tokenizer(tmp_path, monkeypatch):

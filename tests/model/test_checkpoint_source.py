@@ -13,9 +13,10 @@ from model.checkpoint_source import find_checkpoint
 from model.hf_format import import_cache
 from model.hf_format.convert import export_model
 from model.hf_format.published import Published
-from storage.byte_pairs import GPT2_PATTERN, BytePairs, ranks_file, write_byte_pairs
+from storage.byte_pairs import GPT2_PATTERN, BytePairs, ranks_file
 from storage.checkpoint_folder import checkpoints_in, write_manifest
 from storage.run_folder import RunFolder
+from storage.vocabularies.folder import write_byte_pairs
 from tests.eval_subjects import tiny_checkpoint, tiny_model
 from tests.fake_hub import FakeHub
 from tests.launching import python

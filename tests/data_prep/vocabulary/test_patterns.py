@@ -52,7 +52,7 @@ def test_the_learned_ids_are_those_of_both_libraries(name, tmp_path):
     assert learned[0] == learned[1]
     assert len(learned[0]) == 699
     pairs = BytePairs("own", PATTERNS[name], ranks_file(learned[0]))
-    ranks = {token: rank for rank, token in enumerate(pairs.tokens)}
+    ranks = dict(pairs.rank_of)
     ours = tiktoken.Encoding("own", pat_str=pairs.pattern, mergeable_ranks=ranks, special_tokens={})
     write_hf_tokenizer(tmp_path, pairs, 48)
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

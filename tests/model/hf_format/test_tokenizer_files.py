@@ -6,9 +6,9 @@ import pytest
 import transformers
 
 from data_prep.tokenizer import gpt2_tokenizer, load_tokenizer
-from model.hf_format.tokenizer_files import read_hf_tokenizer
 from storage.atomic import write_json
-from storage.byte_pairs import byte_characters
+from storage.vocabularies.any_tokenizer import read_library_files
+from storage.vocabularies.printable_bytes import byte_characters
 from tests.launching import REPO
 from tests.model.hf_format.models import (
     CL100K_LIKE,
@@ -73,7 +73,7 @@ def test_vocabulary_and_merges_are_openais(gpt2_files):
 
 
 def test_vocabulary_and_merges_alone_give_gpt2s_ranks(gpt2_files, tmp_path):
-    found = read_hf_tokenizer(only(gpt2_files, tmp_path / "t", "vocab.json", "merges.txt"), "x")
+    found = read_library_files(only(gpt2_files, tmp_path / "t", "vocab.json", "merges.txt"), "x")
     assert found is not None
     assert found.ranks == gpt2_tokenizer().ranks
     assert found.pattern == gpt2_tokenizer().pattern
@@ -88,14 +88,14 @@ def test_every_byte_has_its_own_printable_character():
     ("change", "message"),
     [
         (lambda t: t["model"].update(type="Unigram"), "only byte-level BPE"),
-        (lambda t: t.update(normalizer={"type": "NFC"}), "without a normalizer"),
-        (lambda t: t["pre_tokenizer"].update(add_prefix_space=True), "in another way than GPT-2"),
+        (lambda t: t.update(normalizer={"type": "Lowercase"}), "without a normalizer"),
+        (lambda t: t["pre_tokenizer"].update(add_prefix_space=True), "adds a space before each"),
+        (lambda t: t["pre_tokenizer"].update(type="Whitespace"), "no byte-level BPE: it splits"),
         (
             lambda t: t["model"]["vocab"].pop("<|endoftext|>") and t["added_tokens"].clear(),
-            "the last",
+            "no end-of-text of a known name .* with --end-of-text",
         ),
         (lambda t: t.pop("model"), "does not have the structure of a tokenizer"),
-        (lambda t: t["model"]["merges"].reverse(), "not those that its ids imply"),
     ],
 )
 def test_tokenizers_of_other_kinds_are_refused(gpt2_files, tmp_path, change, message):
@@ -103,19 +103,16 @@ def test_tokenizers_of_other_kinds_are_refused(gpt2_files, tmp_path, change, mes
     change(content)
     write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(ValueError, match=message):
-        read_hf_tokenizer(tmp_path, "x")
+        read_library_files(tmp_path, "x")
 
 
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [("((((", "which is no pattern"), (5, "which is no pattern"), ("a", "which leaves text out")],
-)
-def test_a_pattern_that_is_none_or_leaves_text_out_is_refused(tmp_path, pattern, message):
+@pytest.mark.parametrize("pattern", ["((((", 5])
+def test_a_pattern_that_is_none_is_refused(tmp_path, pattern):
     our_checkpoint(tmp_path / "ours", small_tokenizer(CL100K_LIKE))
     exported(tmp_path / "ours", tmp_path / "out")
     path = tmp_path / "out" / "tokenizer.json"
     content = json.loads(path.read_text())
     content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
     write_json(path, content)
-    with pytest.raises(ValueError, match=rf"tokenizer\.json.*{message}"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: tokenizers cannot read it"):
         imported(tmp_path / "out", tmp_path / "again")

@@ -1,0 +1,272 @@
+"""A `tokenizer.json` of Hugging Face's `tokenizers`: byte-level byte pairs of any family.
+
+tiktoken encodes several times as fast as that library. It gives the same ids where one pattern
+splits the text and the merges follow from the order of the ids, and then the pattern is kept. The
+rest is encoded by the library.
+"""
+
+import json
+import logging
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+
+from storage.byte_pairs import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    Additions,
+    BytePairs,
+    ranks_file_of,
+)
+from storage.vocabularies.library import LIBRARY, LibraryTokenizer, is_unicode_form, steps_of
+from storage.vocabularies.printable_bytes import from_printable
+
+_KEEPS_ALL = {"Split", "Digits", "Punctuation", "ByteLevel"}  # steps that take nothing from a text
+# What opens or ends a document in the known families, in the order in which it is looked for.
+_DEEPSEEKS = "<\uff5cend\u2581of\u2581sentence\uff5c>"
+_END_TOKENS = (END_OF_TEXT, "<|end_of_text|>", _DEEPSEEKS, "</s>", "<eos>", "<|eos|>")
+_NAMES_SHOWN = 8
+log = logging.getLogger(__name__)
+# Every kind of character that patterns tell apart.
+_EVERY_KIND = "It's WE'LL naïve  x\n\n\t 12345½ ,.;-_$+ 日本語 e\u0301 \u00a0\x00\r\n end "
+
+
+def pairs_of_json(
+    path: Path, content: bytes, name: str, end_of_text: str | None = None, eos: str | None = None
+) -> BytePairs:
+    """The tokenizer of a tokenizer.json.
+
+    `end_of_text`: its special token that opens each document. Default: by name, else `eos`.
+    Raises: ValueError if it is no byte-level one, or damaged.
+    """
+    try:
+        found = json.loads(content.decode())
+        return _pairs(path, found, content, name, end_of_text, eos)
+    except (UnicodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error!s:.200}); copy it again") from error
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"{path} does not have the structure of a tokenizer ({error!r:.200}); copy it again"
+        ) from error
+
+
+def _pairs(
+    path: Path,
+    found: dict[str, Any],
+    content: bytes,
+    name: str,
+    end_of_text: str | None,
+    eos: str | None,
+) -> BytePairs:
+    _check_model(path, found["model"])
+    _check_steps(path, found)
+    vocabulary: dict[str, int] = found["model"]["vocab"]
+    added = found.get("added_tokens") or []
+    ids = [*vocabulary.values(), *(token["id"] for token in added)]
+    if not all(type(rank) is int and rank >= 0 for rank in ids):
+        raise TypeError("an id is not a whole number")
+    _check_words(path, added)
+    special = {token["content"]: token["id"] for token in added if token["special"]}
+    end = _end_token(path, {*vocabulary, *(t["content"] for t in added)}, special, end_of_text, eos)
+    if end not in special:
+        content = _as_special(found, end, {**vocabulary, **{t["content"]: t["id"] for t in added}})
+        return pairs_of_json(path, content, name, end, eos)
+    words = {token["content"]: token["id"] for token in added if token["content"] not in special}
+    rank_of = {
+        token: rank
+        for text, rank in sorted(vocabulary.items(), key=lambda item: item[1])
+        if text not in special and text not in words and (token := from_printable(text)) is not None
+    }
+    try:
+        library = LibraryTokenizer(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; copy it again") from error
+    if moved := [
+        token for token, rank in (special | words).items() if library.id_of(token) != rank
+    ]:
+        raise ValueError(
+            f"{path} gives {moved[0]!r} the id {(special | words)[moved[0]]}, but {LIBRARY} uses "
+            f"{library.id_of(moved[0])}; the file is damaged, copy it again"
+        )
+    pattern = _pattern(found.get("pre_tokenizer") or {})
+    follows = _follows_from_ids(found["model"], library, special)
+    if words.keys() & vocabulary.keys() or not follows or not _covers_all(pattern):
+        pattern = ""
+    plain = end == END_OF_TEXT and _is_plain(found, rank_of, special, words)
+    if plain and pattern:
+        if later := [name for name in special if name != end]:
+            log.info(
+                "%s: %d special tokens after %s are left out: %s",
+                *(path, len(later), end, ", ".join(map(repr, later[:_NAMES_SHOWN]))),
+            )
+        return BytePairs(name, pattern, ranks_file_of(rank_of))
+    additions = Additions(special[end], tuple(special.items()), tuple(words.items()), content)
+    return BytePairs(name, pattern, ranks_file_of(rank_of), additions)
+
+
+def _check_model(path: Path, model: dict[str, Any]) -> None:
+    kind = model.get("type", "BPE")
+    marked = any(model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix"))
+    if kind != "BPE" or model.get("byte_fallback") or model.get("dropout") or marked:
+        what = f"of type {kind!s:.80}" if kind != "BPE" else "BPE with byte_fallback, or the like"
+        raise ValueError(
+            f"{path} is {what}; only byte-level BPE can be used (GPT-2's, Llama 3's, Qwen's and "
+            "the like; not SentencePiece's or BERT's)"
+        )
+
+
+def _check_steps(path: Path, found: dict[str, Any]) -> None:
+    """Raises: ValueError for a step after which text cannot be had back from the ids."""
+    normalizers = steps_of(found.get("normalizer"), "normalizers")
+    if not all(map(is_unicode_form, normalizers)):
+        raise ValueError(
+            f"{path} has the normalizer {json.dumps(normalizers)[:200]}, which changes the text; "
+            "only byte-level BPE without a normalizer, or with NFC and the like, can be used"
+        )
+    steps = steps_of(found.get("pre_tokenizer"), "pretokenizers")
+    byte_steps = [step for step in steps if step["type"] == "ByteLevel"]
+    loses = any(
+        step["type"] not in _KEEPS_ALL or step.get("behavior") == "Removed" for step in steps
+    )
+    if loses or len(byte_steps) != 1 or steps[-1] != byte_steps[0]:
+        raise ValueError(
+            f"{path} is no byte-level BPE: it splits text by {json.dumps(steps)[:200]}, which does "
+            "not end with ByteLevel or loses text; give another tokenizer"
+        )
+    if byte_steps[0].get("add_prefix_space", True):
+        raise ValueError(
+            f"{path} adds a space before each text (add_prefix_space), so that ids do not give the "
+            "text back; set it to false in the file, or give another tokenizer"
+        )
+
+
+def _check_words(path: Path, added: list[dict[str, Any]]) -> None:
+    strips = [t["content"] for t in added if not t["special"] and (t["lstrip"] or t["rstrip"])]
+    if strips:
+        raise ValueError(
+            f"{path} has added tokens that swallow the spaces beside them, such as {strips[0]!r}, "
+            "so that ids do not give the text back; give another tokenizer"
+        )
+
+
+def _end_token(
+    path: Path,
+    known: set[str],
+    special: dict[str, int],
+    end_of_text: str | None,
+    eos: str | None,
+) -> str:
+    """The token that opens each document."""
+    if end_of_text is not None and end_of_text not in known:
+        raise ValueError(
+            f"{path} has no token {end_of_text!r} for --end-of-text; {_named(special)}"
+        )
+    named = [token for token in _END_TOKENS if token in known]
+    found = end_of_text or next(iter(named), eos if eos in special else None)
+    if found is None:
+        raise ValueError(
+            f"{path} has no end-of-text of a known name to open each document with; name its token "
+            f"with --end-of-text ({_named(special)})"
+        )
+    return found
+
+
+def _as_special(found: dict[str, Any], end: str, ids: dict[str, int]) -> bytes:
+    """The file with end-of-text as a special token, so that no text gives its id."""
+    added = found.get("added_tokens") or []
+    entry = special_entry(end, ids[end])
+    # In its place: the library numbers added tokens in the order of the list.
+    added = [entry if token["content"] == end else token for token in added]
+    added += [entry] if entry not in added else []
+    return json.dumps({**found, "added_tokens": added}, ensure_ascii=False).encode()
+
+
+def special_entry(content: str, rank: int) -> dict[str, Any]:
+    """A special token as a tokenizer.json lists it."""
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": rank, "content": content, **plain, "special": True}
+
+
+def _named(special: dict[str, int]) -> str:
+    if not special:
+        return "it has no special tokens"
+    names = ", ".join(list(special)[:_NAMES_SHOWN])
+    more = len(special) - _NAMES_SHOWN
+    return f"its special tokens are {names}" + (f" and {more} more" if more > 0 else "")
+
+
+def _pattern(step: dict[str, Any]) -> str:
+    """The pattern of a `Split` before a `ByteLevel` step; GPT-2's for a `ByteLevel` step alone.
+
+    Empty if text is split in another way.
+    """
+    steps = steps_of(step, "pretokenizers")
+    if len(steps) == 1 and steps[0].get("use_regex", True):
+        return GPT2_PATTERN  # in tiktoken's spelling
+    splits = len(steps) == 2 and steps[0]["type"] == "Split" and not steps[0].get("invert")
+    if splits and not steps[1].get("use_regex", True) and steps[0]["behavior"] == "Isolated":
+        return steps[0]["pattern"].get("Regex", "")
+    return ""
+
+
+def _covers_all(pattern: str) -> bool:
+    """Whether tiktoken can use a pattern, and keeps all of a text: it drops what does not match."""
+    if not pattern:
+        return False
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    try:
+        found = tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        return found.decode(found.encode_ordinary(_EVERY_KIND)) == _EVERY_KIND
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException:  # tiktoken panics, which is no Exception, if a pattern matches nothing
+        return False
+
+
+def _follows_from_ids(
+    model: dict[str, Any], library: LibraryTokenizer, special: dict[str, int]
+) -> bool:
+    """Whether the library's merges give what tiktoken's rule gives: join what has the lowest id.
+
+    They do if they are in the order of their ids, and if each token is the result of merges of its
+    own bytes: then no two tokens ever meet whose join is a token but no merge. Of tokens that
+    merges do not give, all joins of two others must be merges, and whole pieces must be looked up.
+    """
+    vocabulary: dict[str, int] = model["vocab"]
+    merges = [tuple(m.split(" ", 1) if isinstance(m, str) else m) for m in model["merges"]]
+    ids = [vocabulary["".join(merge)] for merge in merges]
+    if any(first > second for first, second in pairwise(ids)):
+        return False
+    tokens = [text for text in vocabulary if len(text) > 1 and text not in special]
+    tokens = [text for text in tokens if from_printable(text) is not None]
+    others = library.not_merged(tokens)
+    if others and not model.get("ignore_merges"):
+        return False
+    known = set(merges) if others else set()
+    halves = ((text[:at], text[at:]) for text in others for at in range(1, len(text)))
+    return all(pair in known for pair in halves if {*pair} <= vocabulary.keys())
+
+
+def _is_plain(
+    found: dict[str, Any], rank_of: dict[bytes, int], special: dict[str, int], words: dict[str, int]
+) -> bool:
+    """Whether it is what our own tokenizers are: ids without gaps, then end-of-text."""
+    last = len(rank_of)
+    unbroken = list(rank_of.values()) == list(range(last))
+    after = all(rank > last for name, rank in special.items() if name != END_OF_TEXT)
+    normalised = steps_of(found.get("normalizer"), "normalizers")
+    return unbroken and special.get(END_OF_TEXT) == last and after and not words and not normalised
+
+
+def without_template(step: dict[str, Any] | None) -> dict[str, Any]:
+    """A post-processor that adds no token to a text."""
+    if step and step["type"] == "ByteLevel":
+        return step
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": True,
+    }
