@@ -118,7 +118,8 @@ def _tokenizer(published: Published, given: Path | None, config: GPTConfig) -> B
     """
     folder, rows = given or published.folder, config.vocab_size
     gpt2 = gpt2_byte_pairs()
-    if given is not None and (tokenizer_folder_in(folder) or not folder.is_dir()):
+    named = given is not None and (tokenizer_folder_in(folder) or not folder.is_dir())
+    if named or (folder / "meta.json").is_file():
         pairs = read_any_tokenizer(folder)
     else:
         for name in LIBRARY_FILES:

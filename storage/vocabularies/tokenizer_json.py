@@ -98,7 +98,7 @@ def _pairs(
     if plain and pattern:
         if later := [name for name in special if name != end]:
             log.info(
-                "%s: %d special tokens after %s are left out: %s",
+                "%s: %d tokens after %s are left out: %s",
                 *(path, len(later), end, ", ".join(map(repr, later[:_NAMES_SHOWN]))),
             )
         return BytePairs(name, pattern, ranks_file_of(rank_of))
