@@ -158,6 +158,8 @@ def val_loss(subject: Subject, options: EvalOptions, padded: bool = True) -> Tas
     tokens = validation_tokens(shards, wanted, length)
     if tokens < wanted:
         log.info("val_loss: %s tokens, all whole windows of %s", f"{tokens:,}", options.data)
+    if subject.mask_documents:
+        log.info("val_loss: each document of a window alone, as the model was trained")
     tags = validation_loss(
         subject,
         shards,

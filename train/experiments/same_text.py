@@ -17,9 +17,15 @@ def unit_of(runs: Sequence[RunSummary]) -> tuple[str, list[str]]:
     Raises: ValueError if there is none, because they were validated on different text.
     """
     first = runs[0]
+    notes = []
+    if len({bool(run.settings.get("mask_documents")) for run in runs}) > 1:
+        notes = [
+            "some runs were validated within documents (--mask-documents), the others across them: "
+            "the same targets after different contexts"
+        ]
     other = next((run for run in runs if run.validation != first.validation), None)
     if other is None:
-        return NATS, []
+        return NATS, notes
     why = _other_text(first, other)
     if why:
         raise ValueError(
@@ -27,8 +33,9 @@ def unit_of(runs: Sequence[RunSummary]) -> tuple[str, list[str]]:
             "on one data set, with the same --eval.val-tokens"
         )
     return _BITS, [
+        *notes,
         f"validated on the same text in other tokens ({first.val_tokens} and {other.val_tokens}), "
-        "so the losses are in bits per byte"
+        "so the losses are in bits per byte",
     ]
 
 

@@ -54,8 +54,9 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
         f"{settings['dtype']}, torch {settings['torch']}"
     )
     if on_cuda:
+        chosen = run.config.deterministic and not run.config.mask_documents
         without = ", as cuDNN's has no deterministic backward pass"
-        yield f"  attention  {settings['attention']}{without if run.config.deterministic else ''}"
+        yield f"  attention  {settings['attention']}{without if chosen else ''}"
 
 
 def _tree(plan: BatchPlan) -> str:

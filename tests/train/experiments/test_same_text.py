@@ -51,6 +51,14 @@ def test_the_same_tokens_are_compared_per_token(run):
     assert unit_of([run, replace(run, context_length=8)])[0] == NATS
 
 
+def test_a_run_validated_within_documents_is_said_to_have_other_contexts(run):
+    masked = replace(run, settings=run.settings | {"mask_documents": True})
+    assert unit_of([masked, masked]) == (NATS, [])
+    unit, (note,) = unit_of([run, masked])
+    assert unit == NATS
+    assert "within documents (--mask-documents)" in note
+
+
 def test_the_same_text_in_other_tokens_is_compared_per_byte(run, manifests):
     a = on(run, "data", manifests)
     unit, notes = unit_of([a, in_halves(run, manifests)])

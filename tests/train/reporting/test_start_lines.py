@@ -43,3 +43,5 @@ def test_a_gpus_attention_and_compiler_are_said(run):
     run.config = replace(run.config, deterministic=True)
     *_, last = said(run, **H200 | {"attention": "flash"})
     assert last == "  attention  flash, as cuDNN's has no deterministic backward pass"
+    run.config = replace(run.config, mask_documents=True)
+    assert said(run, **H200 | {"attention": "flex"})[-1] == "  attention  flex"
