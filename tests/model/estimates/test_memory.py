@@ -203,6 +203,19 @@ def test_so_is_that_of_a_step_that_computes_its_blocks_again(tmp_path, fields, d
     assert live < 0.7 * (kept.peak - kept.runtime)
 
 
+@pytest.mark.parametrize(
+    ("fields", "dtype"), [({}, "float32"), (MODERN, "float32"), (MODERN, "bfloat16")]
+)
+def test_so_is_that_of_a_step_within_documents(tmp_path, fields, dtype):
+    shape = GPTConfig(2, n_head=4, n_embd=64, context_length=256, vocab_size=300)
+    how = {"model": replace(shape, **fields), "micro_batch": 8, "batch_tokens": 2048}
+    masked = {"dtype": dtype, "mask_documents": True, "fused_loss": "off"}
+    config = nano_config(tmp_path, **masked, **how)
+    found, live = predicted_and_live(config)
+    assert found.documents > 0.05 * live
+    assert found.peak - found.runtime == pytest.approx(live, rel=0.02)
+
+
 @pytest.mark.parametrize(("micro_steps", "apart"), [(8, 2), (12, 2)])
 def test_so_is_that_of_a_step_whose_gradients_are_summed_in_a_tree(tmp_path, micro_steps, apart):
     how = {"micro_batch": 1, "batch_tokens": 32 * micro_steps, "reduction": "tree"}
