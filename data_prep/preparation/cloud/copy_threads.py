@@ -16,7 +16,7 @@ from storage.terminal.quantities import counted, data_size
 
 log = logging.getLogger(__name__)
 
-_COPIES_AT_ONCE = 4
+_COPIES_AT_ONCE = 8
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SHOWN_BYTES = 1 << 26  # copying more has a progress bar
 _SECONDS_BETWEEN_LINES = 30.0  # of the bar when standard error is a file
@@ -38,7 +38,7 @@ def copy_all(copies: Copies, files: list[StoredFile]) -> None:
     if left > free:
         raise ValueError(
             f"{copies.folder} has {data_size(free)} free, but the files have {data_size(left)}; "
-            "make room, or choose an --out on another disk"
+            "make room, or choose an --out (of a check: TMPDIR) on another disk"
         )
     _Copying(copies, missing, left).run()
 

@@ -4,6 +4,7 @@ import glob
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _HIDDEN = "hidden"
 _UNKNOWN = "of no known kind"
+_ASKED_AT_ONCE = 8  # files of a page with links, whose sizes are not known
 
 _Found = tuple[str, bool, dict[str, Any]]
 """Path of a file in its store, whether a part of it is hidden, and what the store says of it."""
@@ -36,18 +38,20 @@ def find_remote(
             return [_named_file(store, info, is_known, kinds)], True, 0
         found = _below(store, store.path, None)
     passed_over: Counter[str] = Counter()
-    files: list[StoredFile] = []
+    wanted: list[tuple[str, dict[str, Any]]] = []
     for path, hidden, info in found:
         if hidden:
             passed_over[_HIDDEN] += 1
         elif not is_known(_last_part(store, path)):
             passed_over[_UNKNOWN] += 1
         else:
-            files.append(_stored(store, path, info))
-    if not files:
+            wanted.append((path, info))
+    if not wanted:
         raise ValueError(f"{store.shown(store.path)} holds no file of the kinds {kinds}")
     for reason, count in passed_over.items():
         log.info("%s: %d passed over (%s)", store.shown(store.path), count, reason)
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        files = list(threads.map(lambda file: _stored(store, *file), wanted))
     return files, False, passed_over.total()
 
 

@@ -1,5 +1,6 @@
 """A store of files by URL: a file system of fsspec, with retries and errors as sentences."""
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -83,7 +84,7 @@ class Store(Retrying):
         except ImportError as error:
             raise _not_installed(shown, error) from error
         except Exception as error:  # of many libraries
-            raise self._as_user_error(shown, error) from error
+            raise ValueError(str(self._as_user_error(shown, error))) from error
 
     def shown(self, path: str) -> str:
         """The URL of a path, without credentials."""
@@ -147,6 +148,7 @@ class Store(Retrying):
             return ValueError(f"there is no {shown}; check its name ({reason})")
         names = [kind.__name__ for kind in type(error).__mro__]
         login = any(part in name for part in _LOGIN_NAMES for name in names)
+        login = login or str(error).startswith("Forbidden")  # an OSError of gcsfs
         if login or isinstance(error, PermissionError) or status in _LOGIN_STATUS:
             cure = _LOGINS.get(self.protocol, "its library's documentation says how to log in")
             return ValueError(f"{shown} may not be read ({reason}); give a login: {cure}")
@@ -187,6 +189,9 @@ def _stamp(info: dict[str, Any]) -> dict[str, Any]:
     lfs = info.get("lfs")
     if lfs:
         stamp["sha256"] = lfs["sha256"]
+    md5 = (info.get("content_settings") or {}).get("content_md5")  # of Azure, as bytes
+    if md5:
+        stamp["md5Hash"] = b64encode(bytes(md5)).decode()
     for name in (*_MARKS, *_TIMES):
         value = info.get(name)
         if value is not None:

@@ -176,7 +176,8 @@ def test_content_is_compared_with_the_digest_of_the_store(tmp_path, caplog):
     with flaky_store({"/a.jsonl": b"", "/b.jsonl": LINES}):
         FlakyStore.more_info = lambda path: good if path == "/a.jsonl" else {}
         assert copied(tmp_path / "out", "flaky://*.jsonl") == [b"", LINES]
-        FlakyStore.more_info = lambda path: good
+        azure = {"content_settings": {"content_md5": bytearray(16)}}
+        FlakyStore.more_info = lambda path: azure if path == "/b.jsonl" else good
         with pytest.raises(ValueError, match=r"b.jsonl changed, or arrived damaged, 3 times"):
             copied(tmp_path / "out", "flaky://*.jsonl")
     assert "b.jsonl: arrived damaged" in caplog.text
@@ -186,6 +187,7 @@ def test_content_is_compared_with_the_digest_of_the_store(tmp_path, caplog):
     ("error", "sentence"),
     [
         (PermissionError("403 Forbidden"), r"a.jsonl may not be read .*give a login"),
+        (OSError("Forbidden: b/o"), r"a.jsonl may not be read \(OSError: Forbidden"),
         (type("NoCredentialsError", (Exception,), {})("none"), r"may not be read .*give a login"),
         (FileNotFoundError("a.jsonl"), r"there is no flaky://a.jsonl"),
         (TypeError("wrong option"), r"a.jsonl cannot be read \(TypeError: wrong option\)"),
