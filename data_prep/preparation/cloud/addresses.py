@@ -4,7 +4,9 @@ import re
 from urllib.parse import unquote, urlsplit
 
 WEB = ("http", "https")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?://|:[a-z])")
+# Such as zip://a.txt::s3://bucket/a.zip, and not [::1], which is a host
+_INSIDE = re.compile(r"(?:^[A-Za-z0-9]+|://.*)::[A-Za-z][A-Za-z0-9+.\-]*://")
 _LOCAL = ("file", "local")
 # abfs://CONTAINER@ACCOUNT.dfs.core.windows.net: what is before @ is no user
 _CONTAINERS = ("abfs", "abfss")
@@ -34,12 +36,12 @@ def checked_url(place: str) -> str:
     Raises: ValueError if it has no name, several protocols, or a port that is no number.
     """
     protocol, _, rest = place.partition("://")
-    if "::" in place:
+    if _INSIDE.search(place):
         raise ValueError(
             f"{without_credentials(place)} is an address inside another one; unpack or copy it, "
             "and give the files"
         )
-    if not rest.strip("/"):
+    if not rest.strip("/") or (protocol.lower() in WEB and rest.startswith("/")):
         raise ValueError(f"{place} names nothing; give a file, a folder or a glob behind ://")
     port = re.sub(r"\[.*\]", "", rest.partition("/")[0].rpartition("@")[2]).partition(":")[2]
     if protocol.lower() in WEB and port and not port.isdecimal():

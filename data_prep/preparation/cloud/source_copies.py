@@ -151,7 +151,7 @@ def _is_settings(path: Path) -> bool:
 
 
 def _local_path(place: str) -> str:
-    if is_url(place) and is_local_url(place) and "::" not in place:
+    if is_url(place) and is_local_url(place):
         return LocalFileSystem._strip_protocol(place)  # pyright: ignore[reportPrivateUsage]
     return place
 

@@ -152,6 +152,8 @@ class Store(Retrying):
         if login or isinstance(error, PermissionError) or status in _LOGIN_STATUS:
             cure = _LOGINS.get(self.protocol, "its library's documentation says how to log in")
             return ValueError(f"{shown} may not be read ({reason}); give a login: {cure}")
+        if "OfflineModeIsEnabled" in names:  # of huggingface_hub
+            return ValueError(f"{shown} was not requested ({reason})")
         if isinstance(error, (PermanentError, *_NOT_TRANSIENT)):
             return ValueError(f"{shown} cannot be read ({reason}); check the address")
         return RetryableError(reason)

@@ -214,6 +214,7 @@ def test_mistakes_are_named_before_anything_is_copied(tmp_path, monkeypatch):
         "flaky://readme.pdf": r"flaky://readme.pdf is of no known kind",
         "nosuch://a/b.txt": r"nosuch:// is no kind of address .*s3://",
         "flaky://": r"flaky:// names nothing",
+        "https:///a.txt": r"https:///a.txt names nothing",
         "zip://a.txt::https://u:secret@h/a.zip": r"https://h/a.zip is an address inside another",
         "flaky://a/../b.txt": r"part '\.\.', which cannot be the name of a file",
         "s3://bucket/a.txt": r"needs the package s3fs, .*`pip install s3fs`",

@@ -13,6 +13,7 @@ import pytest
 
 from data_prep.hub.retries import RetryPolicy
 from data_prep.preparation.cloud import copying
+from data_prep.preparation.cloud.addresses import without_credentials
 from data_prep.preparation.cloud.source_copies import CopyOptions, opened_source
 from tests.fake_hub import FakeHub, Fault
 
@@ -113,6 +114,21 @@ def test_users_passwords_and_signatures_are_in_no_log_and_no_file(tmp_path, capl
     names = " ".join(map(str, tmp_path.rglob("*")))
     everything = caplog.text + said + kept.decode() + names
     assert not [secret for secret in ("secre", "sec/ret", "user:") if secret in everything]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://u:p@ss@[::1]:80/a?sig=1#b", "https://[::1]:80/a"),
+        ("s3://KEY:secret@bucket/a", "s3://bucket/a"),
+        ("abfs://container@account.dfs.core.windows.net/a", None),
+        ("hf://datasets/a/b@main/c.txt", None),
+        ("zip://x::https://u@h/a (url='http://u:p@h/b?c'), s3://b/a?.txt",
+         "zip://x::https://h/a (url='http://h/b'), s3://b/a?.txt"),
+    ],
+)  # fmt: skip
+def test_addresses_are_shown_without_credentials(text, shown):
+    assert without_credentials(text) == (shown or text)
 
 
 def test_a_server_that_is_not_there_is_reported_soon(tmp_path):
