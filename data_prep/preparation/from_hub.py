@@ -42,11 +42,15 @@ def make_from_hub(
 ) -> None:
     """Download, prepare and delete file by file.
 
-    For a finished data set at a pinned commit, the Hub is not asked.
+    For a finished data set at a pinned commit, the Hub is not asked; at a branch, it is asked for
+    the names of the files only.
     """
     folder = options.download_folder(out)
-    finished = is_commit(options.revision) and _is_finished(dataset, out, options)
-    if finished and not options.check:
+
+    def is_complete(commit: str) -> bool:
+        return not options.check and _is_finished(dataset, out, options, commit)
+
+    if is_commit(options.revision) and is_complete(options.revision):
         clean_downloads(folder)
         return
     hub = Hub(dataset.repository, downloader or Downloader())
@@ -60,6 +64,9 @@ def make_from_hub(
         source = _source(dataset, listing, folder, options)
         downloads = Downloads(hub, listing, source, folder, options.keep_source)
         try:
+            if not is_commit(options.revision) and is_complete(listing.commit):
+                downloads.discard_planning_files()
+                return
             _choose_text(downloads, dataset, tolerant=options.check or options.skip_bad > 0)
         except ValueError:
             if not options.work_folder(out).exists():
@@ -113,10 +120,10 @@ def _choose_text(downloads: Downloads, dataset: HubDataset, tolerant: bool) -> N
     check_first_record(downloads.source, dataset.repository, tolerant)
 
 
-def _is_finished(dataset: HubDataset, out: Path, options: HubOptions) -> bool:
+def _is_finished(dataset: HubDataset, out: Path, options: HubOptions, commit: str) -> bool:
     """Whether the data set at `out` is complete and made from this source at this commit."""
-    # Without asking the Hub: the files of a pinned commit never change.
-    listing = Listing(dataset.repository, options.revision, ())
+    # Without asking the Hub: the files of a commit never change.
+    listing = Listing(dataset.repository, commit, ())
     source = _source(dataset, listing, Path(), options)
     settings = {**options.settings(), **source.settings()}
     if (out / MANIFEST_NAME).is_file():

@@ -161,6 +161,18 @@ def test_a_split_of_the_repository_can_be_the_validation(hub, tmp_path):
     assert hub.stats()["requests"] == before
 
 
+def test_a_complete_data_set_of_a_branch_is_left_as_it_is_and_nothing_is_fetched(hub, tmp_path):
+    made(hub, tmp_path / "out", "owner/nested")
+    hub.reset()
+    made(hub, tmp_path / "out", "owner/nested")
+    assert not [r for r in hub.requests if "jsonl" in r["path"]]
+    with pytest.raises(
+        ValueError, match=r"out holds another data set \(there: text_key=doc.body\)"
+    ):
+        made(hub, tmp_path / "out", "owner/nested", text_key="doc")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_fineweb_edu_by_its_short_name_is_the_data_set_of_fineweb_py(hub, tmp_path):
     made(hub, tmp_path / "short", "fineweb-edu", revision="main")
     made(hub, tmp_path / "card", "HuggingFaceFW/fineweb-edu", config="sample-10BT")
