@@ -31,7 +31,7 @@ from data_prep.sources.text_fields import typed_template
 from storage.script_options import parse_options
 
 _PLACES = re.compile(r"^(https://huggingface\.co/datasets/|hf://datasets/)|/+$")
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def prepare_hf_dataset(options: HfDatasetOptions, downloader: Downloader | None 
         choice.name(preset.repository),
         lambda hub, revision: preset.list_files(hub, revision, choice),
         validation=None,
-        text_key=options.text_key or preset.text_key,
+        text_key=preset.text_key if options.text_key is None else options.text_key,
         separator=typed_separator(options.separator),
         template=typed_template(options.template, options.text_key),
         stream=options.stream,

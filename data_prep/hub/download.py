@@ -31,7 +31,7 @@ from storage.atomic import sync_file, sync_folder
 log = logging.getLogger(__name__)
 
 _HASH_CHUNK = 1 << 22
-LOCAL_FILES = "or name local files (fineweb.py --source, tinystories.py --train-files)"
+LOCAL_FILES = "or give local files (text.py; fineweb.py --source; tinystories.py --train-files)"
 CURE = f"check the network and run it again: it continues where it stopped; {LOCAL_FILES}"
 
 

@@ -22,7 +22,7 @@ from data_prep.hub.retries import PermanentError, RetryableError
 from data_prep.sources.file_source import FileSource, Unit
 from data_prep.sources.formats import format_of
 from storage.atomic import new_file, read_json, write_json
-from storage.terminal.quantities import counted
+from storage.terminal.quantities import counted, data_size
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +222,9 @@ def cached_listing(folder: Path, revision: str, key: str, ask: Callable[[], List
         )
     listing = ask()
     write_json(path, {"key": key, "asked": revision, **asdict(listing)})
-    found = counted(len(listing.files), "file")
+    found = (
+        f"{counted(len(listing.files), 'file')}, {data_size(sum(f.bytes for f in listing.files))}"
+    )
     log.info("%s at %s: %s", listing.repository, listing.commit, found)
     return listing
 

@@ -56,9 +56,16 @@ def check_first_record(source: HubSource, repository: str, tolerant: bool) -> No
         for name in fields.names:
             text_column(schema, name, f"{repository}/{file.name}", fields.option)
         return
-    for piece in source.pieces(0, 1):
-        span = Span(0, piece.start, piece.stop, 0, piece.rows)
-        record = next(source.records(Unit((span,), 0, piece.rows, piece.text_bytes)))
+    try:
+        first = next(source.pieces(0, 1), None)
+    except ValueError as error:  # such as one JSON document; the file does not stay here
+        what = str(error).partition(";")[0].replace(str(source.planning_path(file)), "it")
+        raise ValueError(
+            f"{repository}/{file.name}: {what}; the Hub's conversion to parquet may have it: "
+            "--revision refs/convert/parquet"
+        ) from error
+    if first is not None:
+        span = Span(0, first.start, first.stop, 0, first.rows)
+        record = next(source.records(Unit((span,), 0, first.rows, first.text_bytes)))
         if isinstance(record, BadRecord) and not tolerant:
             raise record
-        return

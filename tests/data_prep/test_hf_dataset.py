@@ -310,7 +310,11 @@ MISTAKES = [
     ),
     ({"repository": "owner/chat"}, r"line 1 .* no key 'text' \(it has \['messages'\]\)"),
     ({"repository": "owner/torn"}, r"train\.jsonl, line 1 .*it is not JSON .*; repair or drop"),
-    ({"repository": "owner/list"}, r"train\.json is one JSON document over several lines"),
+    (
+        {"repository": "owner/list"},
+        r"owner/list/train\.json: it is one JSON document .* --revision refs/convert/parquet",
+    ),
+    ({"repository": "../x"}, r"repository=\.\./x is neither OWNER/NAME nor"),
     (
         {"repository": "owner/nested", "stream": True},
         "stream reads parquet files only, and owner/nested has wiki_train.jsonl.zst; leave out",
