@@ -5,8 +5,10 @@ again. gigatoken learns the same from the same words, but only with GPT-2's patt
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from data_prep.vocabulary.silence import silenced
 from storage.vocabularies.printable_bytes import byte_characters
 
 # Characters that it gets at once: it needs about 20 bytes of memory for each, 256 times.
@@ -34,7 +36,8 @@ def words_of(text: str, pattern: str) -> list[str]:
 
     Raises: ValueError if the pattern is none, or `tokenizers` is missing.
     """
-    return [word for word, _ in _splitting(pattern).pre_tokenize_str(text)]
+    with _as_value_error():
+        return [word for word, _ in _splitting(pattern).pre_tokenize_str(text)]
 
 
 def learn_words(
@@ -56,13 +59,28 @@ def learn_words(
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    learner.train_from_iterator(_pieces(texts, end_phase), trainer)
+    with _as_value_error():
+        learner.train_from_iterator(_pieces(texts, end_phase), trainer)
     end_phase("merged")
     ids = learner.get_vocab(with_added_tokens=False)
     byte_of = {character: byte for byte, character in byte_characters().items()}
     merged = [token for token in sorted(ids, key=ids.__getitem__) if len(token) > 1]
     single = [bytes([byte]) for byte in range(256)]
     return [*single, *(bytes(byte_of[character] for character in token) for token in merged)]
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Raises: ValueError where the library panics, as with a pattern that takes too long."""
+    try:
+        with silenced():
+            yield
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in Rust code
+        raise ValueError(
+            f"Hugging Face's tokenizers failed ({error}); nest no repetitions in the pattern"
+        ) from error
 
 
 def _splitting(pattern: str) -> Any:

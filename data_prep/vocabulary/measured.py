@@ -50,7 +50,7 @@ def log_bytes_per_token(
     rows = np.array(list(_counts(tokenizer, other, texts)), np.int64).reshape(-1, 3)
     sizes, own, others = rows.T
     if not len(rows):
-        log.info("%s: none that can be encoded, so bytes per token are not measured", what)
+        log.info("%s: none, so bytes per token are not measured", what)
         return
     log.info(
         "%s (%s bytes, %s): %s bytes per token; %s's %s ids: %s, %+.1f %% tokens against it",

@@ -53,6 +53,8 @@ def learn_merges(
     """
     check_can_learn(pattern)
     if pattern != GPT2_PATTERN:
+        if isinstance(text, Path) and not text.stat().st_size:
+            text = b""  # an empty file cannot be mapped
         if isinstance(text, bytes):
             return learn_words(_texts(text), vocab_size - 1, pattern, end_phase)
         with text.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:

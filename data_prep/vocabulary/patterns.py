@@ -90,8 +90,8 @@ def _check(what: str, pattern: str) -> None:
         words = words_of(_probe(), pattern)
     except ValueError as error:
         raise ValueError(
-            f"{what} is no regular expression of Hugging Face's tokenizers, which learns the "
-            f"merges: {error}; write it as both libraries read it"
+            f"{what} cannot be used by Hugging Face's tokenizers, which learns the merges: "
+            f"{error}; write it as both libraries read it"
         ) from error
     if (differs := first_difference(pattern, words)) is not None:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Patterns: two libraries read them alike, or the error says where not."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_the_learned_ids_are_those_of_both_libraries(name, tmp_path):
         assert ours.encode_ordinary(text) == theirs.encode(text).ids
 
 
+def test_no_text_gives_the_bytes_alone(tmp_path):
+    (tmp_path / "text").write_bytes(b"")
+    for nothing in (tmp_path / "text", b""):
+        assert len(learn_merges(nothing, 300, PATTERNS["gpt4"])) == 256
+
+
 @pytest.mark.skipif(merges.gigatoken is None, reason="gigatoken is not installed")
 def test_of_the_same_words_both_learners_learn_the_same():
     joined = b"".join(text.encode() + NO_TEXT for text in TEXTS)
@@ -100,6 +107,15 @@ def test_a_file_that_cannot_serve_is_one_sentence(tmp_path, content, reason, cap
     with pytest.raises(ValueError, match=reason) as raised:
         chosen_pattern(str(path))
     assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_panic_of_the_library_is_one_sentence(capfd):
+    # As for (\w+\s?)+$ after some seconds.
+    said = r"failed .*\(retry-limit-in-match over\); nest no"
+    with pytest.raises(ValueError, match=said), by_tokenizers._as_value_error():
+        os.write(2, b"stack backtrace")
+        raise BaseException("retry-limit-in-match over")
     assert capfd.readouterr() == ("", "")
 
 
