@@ -6,6 +6,7 @@ configurations without a README too, and not one mixture of all.
 """
 
 import re
+import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fsspec.utils import glob_translate
 
 from data_prep.sources.formats import format_of
 
+_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # in C, where PyYAML was built with it
 _NAMES_SHOWN = 20
 _ALL = "default"  # the configuration of a repository that names none
 _HEAD = re.compile(r"\s*---\r?\n(.*?)\r?\n---", re.DOTALL)
@@ -76,8 +78,8 @@ def configurations_of_card(card: str) -> list[Configuration]:
     head = _HEAD.match(card)
     try:
         # All values as texts: `no` is a language, and a date may be one that there is not.
-        found = yaml.load(head[1], yaml.BaseLoader) if head else None
-    except yaml.YAMLError:
+        found = yaml.load(head[1], _LOADER) if head else None
+    except (yaml.YAMLError, RecursionError):
         found = None
     configs = found.get("configs") if isinstance(found, dict) else None
     entries = configs if isinstance(configs, list) else []
@@ -111,7 +113,7 @@ def _patterns(found: Any, name: str) -> dict[str, list[str]]:
     for paths in patterns.values():
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
             raise ValueError(
-                f"the README gives data_files={str(found)[:200]} for the configuration {name}, "
+                f"the README gives data_files={reprlib.repr(found)} for the configuration {name}, "
                 "which is no list of splits and paths; name the files with --files"
             )
     return patterns

@@ -13,6 +13,7 @@ from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.fineweb import FineWebOptions, prepare_fineweb
 from data_prep.hf_dataset import HfDatasetOptions, prepare_hf_dataset
 from data_prep.hub.download import Downloader
+from data_prep.hub.presets import HUB_PRESETS
 from data_prep.preparation.unit import UnitWork
 from tests.data_prep.hub.test_faults import IMPATIENT
 from tests.data_prep.stories import folder_bytes, story, texts_of
@@ -76,6 +77,12 @@ def lay_out(root):
     put(root / "_converted/owner/script", "default/train/0000.parquet", rows(STORIES[:30]))
     put(root / "_converted/owner/script", "default/train/0001.parquet", rows(STORIES[30:]))
     put(root / "_converted/owner/script", "other/train/0000.parquet", rows(["Other."]))
+    dclm = root / "mlfoundations/dclm-baseline-1.0-parquet"
+    hundredth = f"{HUB_PRESETS['dclm'].folders['hundredth']}/shard_0000000{{}}_processed.parquet"
+    put(dclm, hundredth.format(1), rows(STORIES[:20]))
+    put(dclm, hundredth.format(2), rows(STORIES[20:]))
+    put(dclm, hundredth.replace("shard_0_of", "shard_1_of").format(1), rows(["Another part."]))
+    put(root / "karpathy/climbmix-400b-shuffle", "shard_00000.parquet", rows(STORIES))
     put(root / "owner/pictures", "train/0.png", "no text")
     put(root / "owner/numbers", "train.parquet", [{"n": 1, "a": "one", "b": "two"}])
     put(
@@ -129,6 +136,18 @@ LAYOUTS = {
         "owner/script",
         {"config": "default", "revision": "refs/convert/parquet"},
         "owner/script/default",
+        STORIES,
+    ),
+    "deep folders, by a short name": (
+        "dclm",
+        {},
+        "mlfoundations/dclm-baseline-1.0-parquet/hundredth",
+        STORIES,
+    ),
+    "shards at the top, by a short name": (
+        "climbmix",
+        {},
+        "karpathy/climbmix-400b-shuffle",
         STORIES,
     ),
     "patterns of names": (

@@ -142,6 +142,7 @@ def test_a_readme_without_configurations_names_none(card):
     [
         ("{train: {a: b}}", "data_files={.* for the configuration a, which is no list"),
         ("[{path: x}, {split: test}]", "which is no list of splits and paths"),
+        ("[&a [x, x], &b [*a, *a], &c [*b, *b], [*c, *c]]", "which is no list"),
         ("https://x.org/a.jsonl", r"are elsewhere \(https://x.org/a.jsonl\)"),
     ],
 )
