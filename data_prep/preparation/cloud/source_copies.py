@@ -238,7 +238,7 @@ def _copied(
             if not local:
                 raise ValueError(f"{found.files[0].shown} is no text; give the files of text")
             passed_over = found.passed_over + len(settings)
-            urls = {str(copies.path(file)): file.shown for file in found.files}
+            urls = {os.path.abspath(copies.path(file)): file.shown for file in found.files}
             yield _LocalCopies(local, urls, found.by_place, passed_over)
         except BaseException:
             if out is not None and any(copies.folder.glob("*/")):

@@ -79,6 +79,13 @@ def test_a_data_set_of_urls_is_that_of_the_same_local_files(tmp_path, place):
     assert not (tmp_path / "remote.source").exists()
 
 
+def test_the_folder_of_the_data_set_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with flaky_store({"/a.jsonl": LINES}):
+        make(Path("below/out"), "flaky://a.jsonl")
+    assert texts_of(open_data_set(tmp_path / "below" / "out")) == STORIES
+
+
 def test_file_urls_are_local_files(tmp_path):
     make_tree(tmp_path / "tree")
     make(tmp_path / "one", str(tmp_path / "tree"))
