@@ -1,5 +1,8 @@
 """ready_tokens.py: token files of other programs become a data set, ids unchanged."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from data_prep.preparation.ready import taken_tokens
 from data_prep.ready_tokens import ReadyTokensOptions, main, take_tokens
 from data_prep.tokenizer import gpt2_tokenizer
 from data_prep.verify import _verify_files
+from tests.data_prep.preparation.cloud.flaky_store import files_below, flaky_store
 from tests.data_sets import small_tokenizer
 from tests.wide_data import wide_text, wide_tokenizer
 
@@ -85,6 +89,23 @@ def test_every_layout_gives_the_same_documents(tmp_path, monkeypatch, caplog, la
     assert ("first token is no end-of-text" in caplog.text) == (layout is bare)
     assert "sampled documents have the ids that gpt2 makes" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "set"]
+
+
+def test_token_files_may_be_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    npy(tmp_path / "in")
+    local = take(tmp_path)
+    with flaky_store(files_below(tmp_path)) as store:
+        options = ReadyTokensOptions(("flaky://in",), Path("remote"), shard_tokens=1000)
+        take_tokens(options)
+        read = len(store.reads)
+        take_tokens(options)  # complete already: nothing is read
+        assert len(store.reads) == read
+        with pytest.raises(ValueError, match="holds another data set"):
+            take_tokens(replace(options, shard_tokens=2000))
+    assert open_data_set(tmp_path / "remote").fingerprint == local.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "remote", "set"]
 
 
 def test_a_document_is_found_in_the_file_in_which_it_begins(tmp_path):
