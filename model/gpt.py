@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from model.blocks import Block, new_norm, recomputed, rotation
 from model.config import GPTConfig
-from model.documents.flex_blocks import document_blocks, uses_flex
+from model.documents.flex_blocks import document_blocks
 from model.documents.mask import document_mask, document_positions
 from model.dropout import dropped
 from model.kv_cache import KVCache
@@ -83,6 +83,7 @@ class GPT(nn.Module):
         dropout: float = 0.0,
         recompute: bool = False,
         separator: int | None = None,
+        flex: bool = False,
     ) -> Tensor:
         """The normalised states after the last block.
 
@@ -90,13 +91,14 @@ class GPT(nn.Module):
         attention is allowed, default causal. `residual`: type of the residual stream, default the
         embedding's. `dropout`: the share of numbers that are set to zero; see model/dropout.py.
         `recompute`: keep only the input of each block for the backward pass. `separator`: the id
-        that opens a document; positions and mask are then those within documents.
+        that opens a document; positions and mask are then those within documents, the latter as
+        blocks if `flex`.
         Shapes: ids (B, T) integers, positions (T) or (B, T), mask broadcastable to (B, H, T, S)
         -> (B, T, C).
         Raises: ValueError for more tokens than context_length.
         """
         if separator is not None:
-            positions, mask = self._within_documents(ids, separator, dropout)
+            positions, mask = self._within_documents(ids, separator, flex)
         if positions is None:
             positions = self._positions(ids, cache)
         elif cache is not None:
@@ -136,13 +138,12 @@ class GPT(nn.Module):
         return slots
 
     def _within_documents(
-        self, ids: Tensor, separator: int, dropout: float
+        self, ids: Tensor, separator: int, flex: bool
     ) -> tuple[Tensor, Tensor | BlockMask]:
         """Positions and mask within documents. Shapes: (B, T) -> (B, T), (B, 1, T, T)."""
         self._positions(ids, None)  # as many tokens as without
         positions = document_positions(ids, separator)
-        compiled = torch.compiler.is_compiling()
-        if uses_flex(ids.device, self.config.head_width, dropout, compiled):
+        if flex:
             return positions, document_blocks(positions)
         return positions, document_mask(positions, product_dtype(self.wte.weight))
 

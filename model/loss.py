@@ -18,6 +18,7 @@ class NextTokenLoss(nn.Module):
         residual: torch.dtype | None = None,
         recompute: bool = False,
         separator: int | None = None,
+        flex: bool = False,
     ) -> None:
         """`fused`: the same loss by model/fused_loss/; the others are as in GPT.hidden."""
         super().__init__()
@@ -26,6 +27,7 @@ class NextTokenLoss(nn.Module):
         self.residual = residual
         self.recompute = recompute
         self.separator = separator
+        self.flex = flex
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats. Shapes: ids (B, T), targets (B, T) integers -> ()."""
@@ -38,6 +40,7 @@ class NextTokenLoss(nn.Module):
             dropout=dropout,
             recompute=self.recompute,
             separator=self.separator,
+            flex=self.flex,
         )
         if self.fused:
             return head_and_loss(

@@ -64,7 +64,7 @@ def test_training_within_documents_on_the_gpu_follows_the_cpu(data, tmp_path, co
     cpu = tiny_config(data, tmp_path / "cpu", dtype="float32", mask_documents=True, model=shape)
     gpu = replace(cpu, out=tmp_path / "gpu", compile=compiled)
     run_to_end(cpu)
-    assert step_attention(gpu, shape, torch.device("cuda")) == kernel
+    assert step_attention(gpu, shape, start("cuda")) == kernel
     run_on_gpu(gpu)
     assert losses(gpu.out) == pytest.approx(losses(cpu.out), rel=2e-3)  # TF32 products
 

@@ -50,7 +50,7 @@ from train.guards.data_recheck import data_recheck
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.guards.stragglers import ComputeTime
 from train.loader import Loader
-from train.memory.forecast import Forecast, compiles, memory_at_first
+from train.memory.forecast import Forecast, attends_by_flex, compiles, memory_at_first
 from train.memory.micro_batch import (
     find_runnable_micro_batch,
     request_smaller_micro_batch,
@@ -221,7 +221,8 @@ def _step_model(model: GPT, config: Config, ranks: Ranks, separator: int | None)
     """Network and loss in one module, compiled if configured."""
     residual = torch.bfloat16 if config.residual == "bfloat16" else None
     fused, recompute = fuses_loss(config.fused_loss, ranks.device), config.recompute == "blocks"
-    module: nn.Module = NextTokenLoss(model, fused, residual, recompute, separator)
+    flex = attends_by_flex(config, model.config, ranks)
+    module: nn.Module = NextTokenLoss(model, fused, residual, recompute, separator, flex)
     if compiles(config, ranks.device):
         module = compile_module(module, config.compile == "max", config.deterministic)
     return module

@@ -3,6 +3,8 @@
 Shape letters: B windows, T tokens, H heads, D head width, N blocks of a window.
 """
 
+from importlib import import_module
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -21,9 +23,21 @@ def fits_flex(device: str, head_width: int, dropout: float, compiled: bool) -> b
     return device == "cuda" and compiled and not dropout and head_width >= _LEAST_WIDTH
 
 
-def uses_flex(device: torch.device, head_width: int, dropout: float, compiled: bool) -> bool:
+def uses_flex(
+    device: torch.device, head_width: int, dropout: float, compiled: bool, world_size: int
+) -> bool:
     """Whether a step does so here: its kernels are made by Triton."""
-    return HAS_TRITON and fits_flex(device.type, head_width, dropout, compiled)
+    possible = HAS_TRITON and fits_flex(device.type, head_width, dropout, compiled)
+    return possible and (world_size == 1 or _ddp_cuts_its_graph())
+
+
+def _ddp_cuts_its_graph() -> bool:
+    """Whether torch can cut a graph with flex attention where DDP's buckets end.
+
+    torch 2.13 can; older versions refuse (https://github.com/pytorch/pytorch/issues/137481).
+    """
+    cut = import_module("torch._dynamo.backends.distributed").DDPOptimizer.compile_fn
+    return "has_higher_order_op" not in cut.__code__.co_names
 
 
 def document_blocks(positions: Tensor) -> BlockMask:

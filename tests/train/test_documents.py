@@ -128,12 +128,12 @@ def test_the_step_itself_is_within_documents(config):
 
 
 def test_the_kernel_of_a_masked_step_is_recorded_by_its_name(monkeypatch, finished):
-    cpu = torch.device("cpu")
+    ranks = alone()
     assert read_json(finished.out / "config.json")["run"]["attention"] == step_attention(
-        finished, MODERN, cpu
+        finished, MODERN, ranks
     )
-    assert step_attention(replace(finished, mask_documents=False), MODERN, cpu) == (
-        attention_backend(MODERN, cpu, torch.float32)
+    assert step_attention(replace(finished, mask_documents=False), MODERN, ranks) == (
+        attention_backend(MODERN, ranks.device, torch.float32)
     )
     monkeypatch.setattr("train.memory.forecast.uses_flex", lambda *facts: True)
-    assert step_attention(finished, MODERN, cpu) == "flex"
+    assert step_attention(finished, MODERN, ranks) == "flex"

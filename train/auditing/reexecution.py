@@ -213,7 +213,7 @@ class _Part:
             "micro_batch": plan.micro_batch,
             "device": device.type,
             "dtype": str(learner.dtype).removeprefix("torch."),
-            "attention": step_attention(config, self.model.config, device),
+            "attention": step_attention(config, self.model.config, learner.ranks),
             "compiled": how_compiled(config, device),
             "fused_loss": str(fuses_loss(config.fused_loss, device)),
             "reduction": config.reduction,

@@ -35,12 +35,18 @@ def how_compiled(config: Config, device: torch.device) -> str:
     return "max" if config.compile == "max" else str(compiles(config, device))
 
 
-def step_attention(config: Config, network: GPTConfig, device: torch.device) -> str:
+def step_attention(config: Config, network: GPTConfig, ranks: Ranks) -> str:
     """The kernel of attention in a step, as config.json records it, such as `flash`."""
-    compiled, masked = compiles(config, device), config.mask_documents
-    if masked and uses_flex(device, network.head_width, network.dropout, compiled):
+    if attends_by_flex(config, network, ranks):
         return "flex"
-    return attention_backend(network, device, choose_dtype(config.dtype, device), masked)
+    dtype = choose_dtype(config.dtype, ranks.device)
+    return attention_backend(network, ranks.device, dtype, config.mask_documents)
+
+
+def attends_by_flex(config: Config, network: GPTConfig, ranks: Ranks) -> bool:
+    """Whether a step masks documents by flex attention, and not by a mask."""
+    how = network.dropout, compiles(config, ranks.device), ranks.world_size
+    return config.mask_documents and uses_flex(ranks.device, network.head_width, *how)
 
 
 def step_shape(

@@ -21,7 +21,7 @@ def run_settings(run: Run, kinds: dict[str, str]) -> Metrics:
         "context_length": plan.context_length,
         "device": str(device.type),
         "dtype": str(run.learner.dtype).removeprefix("torch."),
-        "attention": step_attention(config, run.model.config, device),
+        "attention": step_attention(config, run.model.config, run.ranks),
         "compiled": how_compiled(config, device),
         "fused_loss": str(fuses_loss(config.fused_loss, device)),
         "reduction": config.reduction,

@@ -1,13 +1,14 @@
 """Attention within documents by flex attention: the blocks, and the math of the mask."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.backends.distributed import DDPOptimizer
 from torch.nn.attention import flex_attention
 
 import model.documents.flex_blocks as blocks_module
-import model.gpt as gpt_module
 from model.documents.flex_blocks import attend_in_blocks, document_blocks, uses_flex
 from model.documents.mask import document_positions
 from model.gpt import GPT
@@ -29,20 +30,17 @@ def flex_on_cpu(monkeypatch):
     """Have flex attention run on the CPU, by formulas instead of kernels, backward too."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(flex_attention, "_WARNINGS_SHOWN", set(), raising=False)
-    monkeypatch.setattr(gpt_module, "uses_flex", lambda *facts: True)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor"
 )  # of torch, by its own compiler
-@pytest.mark.parametrize("name", ["gpt2", "modern-shortcuts"])
-def test_flex_attention_gives_the_losses_and_gradients_of_the_mask(flex_on_cpu, monkeypatch, name):
-    model = started(SHAPES_OF[name])
+def test_flex_attention_gives_the_losses_and_gradients_of_the_mask(flex_on_cpu):
+    model = started(replace(SHAPES_OF["modern-shortcuts"], n_layer=2))
     ids, targets = windows()
-    found = losses_and_gradients(model, model.hidden(ids, separator=END), targets)
-    monkeypatch.setattr(gpt_module, "uses_flex", lambda *facts: False)
-    wanted = losses_and_gradients(model, model.hidden(ids, separator=END), targets)
+    both = (model.hidden(ids, separator=END, flex=flex) for flex in (True, False))
+    found, wanted = (losses_and_gradients(model, states, targets) for states in both)
     for ours, theirs in zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-6)
 
@@ -79,23 +77,36 @@ def test_blocks_are_those_that_torch_finds_by_looking_at_every_pair(length):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by its own compiler
-@pytest.mark.parametrize(("flex", "recompute"), [(False, False), (True, True)])
-def test_network_and_loss_with_documents_are_one_graph(flex_on_cpu, monkeypatch, flex, recompute):
-    monkeypatch.setattr(gpt_module, "uses_flex", lambda *facts: flex)
+@pytest.mark.parametrize("flex", [False, True])
+def test_network_and_loss_with_documents_are_one_graph(flex_on_cpu, flex):
     model = GPT(replace(SHAPES_OF["modern-shortcuts"], context_length=8, n_layer=2))
     model.initialise(0)
-    assert len(graphs_of(NextTokenLoss(model, recompute=recompute, separator=END))) == 1
+    step = NextTokenLoss(model, recompute=flex, separator=END, flex=flex)
+    assert len(graphs_of(step)) == 1
 
 
 def test_flex_attention_is_for_compiled_steps_on_cuda_without_dropout(monkeypatch):
     monkeypatch.setattr(blocks_module, "HAS_TRITON", True)
-    assert uses_flex(CUDA, 64, 0.0, compiled=True)
-    assert not uses_flex(CPU, 64, 0.0, compiled=True)
-    assert not uses_flex(CUDA, 64, 0.0, compiled=False)
-    assert not uses_flex(CUDA, 64, 0.1, compiled=True)
-    assert not uses_flex(CUDA, 8, 0.0, compiled=True)
+    good: dict[str, Any] = {
+        "device": CUDA,
+        "head_width": 64,
+        "dropout": 0.0,
+        "compiled": True,
+        "world_size": 2,
+    }
+    assert uses_flex(**good)
+    for changed in ({"device": CPU}, {"compiled": False}, {"dropout": 0.1}, {"head_width": 8}):
+        other: dict[str, Any] = good | changed
+        assert not uses_flex(**other)
     monkeypatch.setattr(blocks_module, "HAS_TRITON", False)
-    assert not uses_flex(CUDA, 64, 0.0, compiled=True)
+    assert not uses_flex(**good)
+
+
+def test_where_ddp_cannot_cut_its_graph_several_ranks_have_the_mask(monkeypatch):
+    monkeypatch.setattr(blocks_module, "HAS_TRITON", True)
+    monkeypatch.setattr(DDPOptimizer, "compile_fn", lambda cut: cut.has_higher_order_op)
+    assert not uses_flex(CUDA, 64, 0.0, True, 2)
+    assert uses_flex(CUDA, 64, 0.0, True, 1)
 
 
 def test_queries_of_another_type_than_the_values_are_cast(flex_on_cpu):
