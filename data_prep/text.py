@@ -74,7 +74,7 @@ class TextOptions(PrepareOptions):
         if self.vocab_size is not None and self.tokenizer is not None:
             raise ValueError(
                 f"vocab_size={self.vocab_size} and tokenizer={self.tokenizer}; give one of them: "
-                "a tokenizer has its number of ids"
+                "a tokenizer has its number of ids (fewer: data_prep/train_tokenizer.py --cut)"
             )
         if isinstance(self.vocab_size, int):
             check_vocab_size(self.vocab_size)

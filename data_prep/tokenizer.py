@@ -109,7 +109,7 @@ class Tokenizer:
 
     def refuses(self, text: str) -> str | None:
         """Why the text cannot be encoded; None if it can, as always with GPT-2's pattern."""
-        if self.pattern == GPT2_PATTERN:
+        if self.pattern == GPT2_PATTERN or self.reference == LIBRARY:
             return None
         try:
             self.encode_to_numpy(text)

@@ -28,6 +28,7 @@ MODEL_FILES = (
     "model-*.safetensors",
     _INDEX,
     "tokenizer.json",
+    "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
 )

@@ -14,7 +14,7 @@ from typing import Any
 from storage.atomic import write_json, write_text
 from storage.byte_pairs import GPT2_PATTERN, BytePairs
 from storage.vocabularies.printable_bytes import as_printable
-from storage.vocabularies.tokenizer_json import special_entry, without_template
+from storage.vocabularies.tokenizer_json import special_entry
 
 _MERGES_HEADING = "#version: 0.2"
 
@@ -52,7 +52,7 @@ def write_hf_tokenizer(folder: Path, pairs: BytePairs, context_length: int) -> N
     """
     is_gpt2s = pairs.pattern == GPT2_PATTERN and pairs.additions is None
     if pairs.additions is not None and (content := pairs.additions.tokenizer_json):
-        _write_library_file(folder / "tokenizer.json", content)
+        write_text(folder / "tokenizer.json", content.decode())
     else:
         _write_ranks(folder, pairs)
     specials = dict.fromkeys(("bos_token", "eos_token", "unk_token"), pairs.end_token)
@@ -66,13 +66,6 @@ def write_hf_tokenizer(folder: Path, pairs: BytePairs, context_length: int) -> N
         "clean_up_tokenization_spaces": False,
     }
     write_json(folder / "tokenizer_config.json", settings)
-
-
-def _write_library_file(path: Path, content: bytes) -> None:
-    """Write a given tokenizer.json, without what it adds to each text or cuts off."""
-    found = json.loads(content)
-    found["post_processor"] = without_template(found.get("post_processor"))
-    write_json(path, {**found, "truncation": None, "padding": None})
 
 
 def _write_ranks(folder: Path, pairs: BytePairs) -> None:

@@ -52,19 +52,22 @@ def read_library_files(place: Path, name: str, end_of_text: str | None = None) -
         path, content = two[0], _joined(*two)
     else:
         return None
-    pairs = pairs_of_json(path, content, name, end_of_text, _eos(path.with_name(_SETTINGS)))
+    bos, eos = (_named_token(path.with_name(_SETTINGS), key) for key in ("bos_token", "eos_token"))
+    # The same token for both, as in GPT-2 and in what we export, is between documents.
+    end_of_text = end_of_text or (bos if bos == eos else None)
+    pairs = pairs_of_json(path, content, name, end_of_text, eos)
     gpt2 = gpt2_byte_pairs()
     return (
         gpt2 if pairs.ranks_sha256 == gpt2.ranks_sha256 and pairs.pattern == gpt2.pattern else pairs
     )
 
 
-def _eos(path: Path) -> str | None:
-    """The end token that a model's tokenizer_config.json names."""
+def _named_token(path: Path, key: str) -> str | None:
+    """A special token that a model's tokenizer_config.json names."""
     if not path.is_file():
         return None
     found: Any = read_json(path)
-    token = found.get("eos_token") if isinstance(found, dict) else None
+    token = found.get(key) if isinstance(found, dict) else None
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else None
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from storage.byte_pairs import END_OF_TEXT, Additions, BytePairs, ranks_file_of
-from storage.vocabularies.tokenizer_json import pairs_of_json, special_entry, without_template
+from storage.vocabularies.tokenizer_json import pairs_of_json, special_entry
 
 
 def cut_byte_pairs(pairs: BytePairs, n_vocab: int, name: str) -> BytePairs:
@@ -45,11 +45,10 @@ def _cut_json(content: bytes, kept: int, end: str) -> bytes:
     found = json.loads(content)
     model = found["model"]
     vocabulary = {text: rank for text, rank in model["vocab"].items() if rank < kept}
-    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
     model["vocab"] = vocabulary
     model["merges"] = [
         [left, right]
-        for left, right in merges
+        for left, right in model["merges"]
         if left in vocabulary and right in vocabulary and left + right in vocabulary
     ]
     added = [token for token in found["added_tokens"] if token["id"] < kept]
@@ -58,5 +57,4 @@ def _cut_json(content: bytes, kept: int, end: str) -> bytes:
         vocabulary[end] = kept
         added.append(special_entry(end, kept))
     found["added_tokens"] = added
-    found["post_processor"] = without_template(found.get("post_processor"))
     return json.dumps(found, ensure_ascii=False).encode()

@@ -28,6 +28,8 @@ _KEEPS_ALL = {"Split", "Digits", "Punctuation", "ByteLevel"}  # steps that take 
 _DEEPSEEKS = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 _END_TOKENS = (END_OF_TEXT, "<|end_of_text|>", _DEEPSEEKS, "</s>", "<eos>", "<|eos|>")
 _NAMES_SHOWN = 8
+# Adds no token to a text, and gives bytes back as text.
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 log = logging.getLogger(__name__)
 # Every kind of character that patterns tell apart.
 _EVERY_KIND = "It's WE'LL naïve  x\n\n\t 12345½ ,.;-_$+ 日本語 e\u0301 \u00a0\x00\r\n end "
@@ -102,8 +104,24 @@ def _pairs(
                 *(path, len(later), end, ", ".join(map(repr, later[:_NAMES_SHOWN]))),
             )
         return BytePairs(name, pattern, ranks_file_of(rank_of))
-    additions = Additions(special[end], tuple(special.items()), tuple(words.items()), content)
+    kept = _in_one_form(found)
+    additions = Additions(special[end], tuple(special.items()), tuple(words.items()), kept)
     return BytePairs(name, pattern, ranks_file_of(rank_of), additions)
+
+
+def _in_one_form(found: dict[str, Any]) -> bytes:
+    """The file as it is kept: only what decides ids, so that copies of a tokenizer are the same."""
+    model = found["model"]
+    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+    kept = {
+        **found,
+        "model": {**model, "merges": merges},
+        "post_processor": {**_BYTES, "trim_offsets": False},
+        "decoder": _BYTES,
+        "truncation": None,
+        "padding": None,
+    }
+    return json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _check_model(path: Path, model: dict[str, Any]) -> None:
@@ -258,15 +276,3 @@ def _is_plain(
     after = all(rank > last for name, rank in special.items() if name != END_OF_TEXT)
     normalised = steps_of(found.get("normalizer"), "normalizers")
     return unbroken and special.get(END_OF_TEXT) == last and after and not words and not normalised
-
-
-def without_template(step: dict[str, Any] | None) -> dict[str, Any]:
-    """A post-processor that adds no token to a text."""
-    if step and step["type"] == "ByteLevel":
-        return step
-    return {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": False,
-        "use_regex": True,
-    }
