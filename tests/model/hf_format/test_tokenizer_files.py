@@ -5,9 +5,11 @@ import json
 import pytest
 import transformers
 
-from data_prep.tokenizer import gpt2_tokenizer, load_tokenizer
+from data_prep.tokenizer import gpt2_tokenizer, load_tokenizer, named_tokenizer, tokenizer_of
+from model.hf_format.tokenizer_files import write_hf_tokenizer
 from storage.atomic import write_json
-from storage.vocabularies.any_tokenizer import read_library_files
+from storage.byte_pairs import PATTERNS, Additions, BytePairs, ranks_file_of
+from storage.vocabularies.any_tokenizer import read_any_tokenizer, read_library_files
 from storage.vocabularies.printable_bytes import byte_characters
 from tests.launching import REPO
 from tests.model.hf_format.models import (
@@ -18,6 +20,7 @@ from tests.model.hf_format.models import (
     our_checkpoint,
     small_tokenizer,
 )
+from tests.tokenizer_families import NAUGHTY, family
 
 SHARED_CACHE = REPO.parent / "shared" / "data" / "tiktoken_cache"
 TRICKY = [
@@ -116,3 +119,51 @@ def test_a_pattern_that_is_none_is_refused(tmp_path, pattern):
     write_json(path, content)
     with pytest.raises(ValueError, match=r"tokenizer\.json: tokenizers cannot read it"):
         imported(tmp_path / "out", tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", ["llama3", "qwen2", "smollm"])
+def test_a_family_is_exported_with_its_ids_and_comes_back_the_same(kind, tmp_path):
+    ours = named_tokenizer(family(kind, tmp_path / "published"))
+    pairs = read_any_tokenizer(tmp_path / "published")
+    write_hf_tokenizer(tmp_path, pairs, 48)
+    write_json(tmp_path / "config.json", {"model_type": "gpt2"})
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in NAUGHTY:
+        # Names of special tokens are tokens to transformers; to us they are text.
+        if "<|" not in text:
+            assert theirs.encode(text) == ours.encode(text)
+            assert theirs.decode(ours.encode(text)) == ours.normalised(text.encode()).decode()
+    assert theirs.eos_token_id == theirs.bos_token_id == ours.end_of_text
+    assert read_any_tokenizer(tmp_path).ranks_sha256 == ours.ranks_sha256
+
+
+def test_another_end_of_text_comes_back(tmp_path):
+    pairs = read_any_tokenizer(family("llama3", tmp_path / "published"), "<|eot_id|>")
+    write_hf_tokenizer(tmp_path, pairs, 48)
+    assert read_any_tokenizer(tmp_path).end_token == "<|eot_id|>"
+
+
+def test_an_encoding_of_tiktoken_is_exported_with_gaps_and_whole_words(tmp_path):
+    tokens = {bytes([byte]): byte for byte in range(256)} | {b"th": 256, b"thequick": 258}
+    special = (("<|endoftext|>", 260), ("<|endofprompt|>", 270))
+    pairs = BytePairs("x", PATTERNS["gpt4"], ranks_file_of(tokens), Additions(260, special))
+    write_hf_tokenizer(tmp_path, pairs, 48)
+    write_json(tmp_path / "config.json", {"model_type": "gpt2"})
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = tokenizer_of(pairs)
+    for text in [*TRICKY, "the thequick quick"]:
+        assert theirs.encode(text) == ours.encode(text)
+    assert 258 in theirs.encode("thequick")
+    assert theirs.encode("<|endofprompt|>") == [270]
+    again = tokenizer_of(read_any_tokenizer(tmp_path))
+    assert (again.n_vocab, again.end_of_text) == (271, 260)
+    assert again.encode("thequick") == [258]
+
+
+def test_a_model_with_a_tokenizer_json_comes_back_with_it(tmp_path):
+    ours = named_tokenizer(family("qwen2", tmp_path / "published"))
+    our_checkpoint(tmp_path / "ours", ours)
+    exported(tmp_path / "ours", tmp_path / "out")
+    imported(tmp_path / "out", tmp_path / "again")
+    again = load_tokenizer(tmp_path / "again" / "tokenizer")
+    assert again.ranks_sha256 == ours.ranks_sha256
