@@ -1,7 +1,7 @@
 """Time of data preparation: a pool like build-nanogpt's, other tokenizers, an older version.
 
     python bench/data_prep_speed.py --source DOCS.parquet
-    python bench/data_prep_speed.py --source prose.*.jsonl.zst --methods auto gpt4 narrow wide
+    python bench/data_prep_speed.py --source prose.*.jsonl.zst --methods auto gpt4 narrow wide json
     python bench/data_prep_speed.py --source prose.*.jsonl.zst --methods old auto --old ../older
 
 In: parquet files, or other files that data_prep/text.py reads and that are converted to parquet
@@ -36,9 +36,10 @@ from storage.script_options import parse_options
 from storage.user_errors import exit_on_user_error
 
 _ROW_GROUP_SIZE = 1000
-_PACKAGES = ("tiktoken", "gigatoken", "numpy", "pyarrow", "datasets")
+_PACKAGES = ("tiktoken", "gigatoken", "tokenizers", "numpy", "pyarrow", "datasets")
 
-_SAME_TOKENS = ("shipped", "pool", "tiktoken", "auto", "old")
+_SAME_BYTES = ("tiktoken", "auto", "old")
+_SAME_TOKENS = ("shipped", "pool", *_SAME_BYTES, "json")
 _POOLS = ("shipped", "pool")
 
 
@@ -174,11 +175,11 @@ def _measure(sizes: dict[str, list[Path]], folder: Path, options: Options) -> di
                 for made in folder.glob(f"{out.name}*"):
                     shutil.rmtree(made)
     for found in runs.values():
-        same = [run for method in _SAME_TOKENS for run in found.get(method, [])]
-        tokens = {run["tokens"] for run in same}
+        tokens = {run["tokens"] for method in _SAME_TOKENS for run in found.get(method, [])}
         if len(tokens) > 1:
             raise ValueError(f"the methods gave different numbers of tokens: {sorted(tokens)}")
-        if len({run["fingerprint"] for run in same if "fingerprint" in run}) > 1:
+        ours = (run for method in _SAME_BYTES for run in found.get(method, []))
+        if len({run["fingerprint"] for run in ours}) > 1:
             raise ValueError("two encoders or versions of ours gave different data sets")
     return runs
 

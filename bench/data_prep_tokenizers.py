@@ -6,7 +6,8 @@ from bench.data_prep_table import NARROW, WIDE, Method
 from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from data_prep.vocabulary.merges import NO_TEXT, learn_merges
-from storage.byte_pairs import GPT2_PATTERN, PATTERNS, ranks_file
+from model.hf_format.tokenizer_files import write_hf_tokenizer
+from storage.byte_pairs import GPT2_PATTERN, PATTERNS, gpt2_byte_pairs, ranks_file
 
 
 def make_tokenizers(paths: list[Path], folder: Path, methods: tuple[Method, ...]) -> None:
@@ -18,6 +19,9 @@ def make_tokenizers(paths: list[Path], folder: Path, methods: tuple[Method, ...]
             Tokenizer(method, GPT2_PATTERN, ranks).save(folder / method)
     gpt4 = Tokenizer("gpt4", PATTERNS["gpt4"], gpt2_tokenizer().ranks)
     gpt4.save(folder / "gpt4")
+    if "json" in methods:
+        (folder / "json").mkdir()
+        write_hf_tokenizer(folder / "json", gpt2_byte_pairs(), 1024)
 
 
 def _learned(places: list[str]) -> list[bytes]:
