@@ -125,6 +125,11 @@ def train_tokenizer(options: TokenizerOptions) -> Tokenizer:
     vocabulary, or a library is not installed.
     """
     if options.cut is not None:
+        if options.pattern != "gpt2":
+            raise ValueError(
+                f"pattern={options.pattern} cannot be chosen with cut={options.cut}, whose "
+                "tokenizer has its own; omit it"
+            )
         with options.texts() as texts:
             what = (options.cut, options.end_of_text, options.vocab_size, options.out)
             return cut_tokenizer(*what, texts)

@@ -85,7 +85,7 @@ def tokenizer_of_source(
     if held_out or not is_all:  # or the text behind the limit
         log_bytes_per_token(tokenizer, chain(held_out, texts), "held-out text")
     else:
-        learned = text[:MOST_HELD_OUT].split(NO_TEXT)
+        learned = text[: MOST_HELD_OUT // 4].split(NO_TEXT)
         log_bytes_per_token(tokenizer, learned, "text that it has learned from")
     phases.end("measured")
     log.info("tokenizer: %s", phases)

@@ -11,6 +11,7 @@ from tiktoken_ext import openai_public
 
 from data_prep import text as script
 from data_prep.tokenizer import load_tokenizer
+from data_prep.train_tokenizer import TokenizerOptions, train_tokenizer
 from data_prep.vocabulary import by_tokenizers, merges, patterns
 from data_prep.vocabulary.by_tokenizers import learn_words, words_of
 from data_prep.vocabulary.merges import NO_TEXT, learn_merges
@@ -175,3 +176,9 @@ def test_a_pattern_without_a_vocabulary_to_learn_is_refused(monkeypatch, capsys,
     with pytest.raises(SystemExit):
         run(monkeypatch, str(path), "--pattern=gpt4", "--out", str(tmp_path / "x"))
     assert "give --vocab-size too" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_cut_keeps_its_pattern(tmp_path):
+    options = TokenizerOptions(cut=Path("gpt2"), pattern="gpt4", out=tmp_path / "x")
+    with pytest.raises(ValueError, match="whose tokenizer has its own; omit it"):
+        train_tokenizer(options)
