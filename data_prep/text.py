@@ -114,9 +114,15 @@ def _prepare_text(options: TextOptions) -> None:
             f"pattern={options.pattern} is for a tokenizer that is trained on the text; give "
             "--vocab-size too, or leave it out"
         )
+    if options.end_of_text is not None and options.vocab_size is not None:
+        raise ValueError(
+            f"end_of_text={options.end_of_text} is of a tokenizer that --tokenizer names; omit it"
+        )
     pattern = chosen_pattern(options.pattern or "gpt2")
+    # Before the source is opened, which may copy it.
+    tokenizer = options.chosen_tokenizer() if options.vocab_size is None else None
     with options.opened() as source:
-        out, tokenizer = options.chosen_out(), None
+        out = options.chosen_out()
         if options.vocab_size is not None and not options.check:
             tokenizer = tokenizer_of_source(source, options.vocab_size, out, options, pattern)
         run_preparation(source, out, options, tokenizer=tokenizer)

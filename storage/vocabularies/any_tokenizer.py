@@ -13,6 +13,7 @@ from storage.vocabularies.tokenizer_json import pairs_of_json, special_entry
 _LIBRARY_FILE = "tokenizer.json"
 _TWO_FILES = ("vocab.json", "merges.txt")
 _SETTINGS = "tokenizer_config.json"
+_BEGINNING = 4096  # bytes of a file that show whether it holds ranks; a model has gigabytes
 LIBRARY_FILES = (_LIBRARY_FILE, *_TWO_FILES, _SETTINGS)
 
 
@@ -102,12 +103,13 @@ def _ranks(place: Path, end_of_text: str | None) -> BytePairs | None:
         found = [place / "tokenizer.model"]
     if len(found) != 1:
         return None
-    content = found[0].read_bytes()
-    if not is_rank_file(content):
+    with found[0].open("rb") as file:
+        begins = file.read(_BEGINNING)
+    if not is_rank_file(begins):
         if found[0].name == "tokenizer.model":
             raise ValueError(
                 f"{found[0]} is a tokenizer of SentencePiece; only byte-level BPE can be used (a "
                 "tokenizer.json, or tiktoken's files)"
             )
         return None
-    return pairs_of_rank_file(found[0], content, found[0].stem, end_of_text)
+    return pairs_of_rank_file(found[0], found[0].read_bytes(), found[0].stem, end_of_text)

@@ -77,6 +77,8 @@ def about_missing(folder: Path) -> str:
     )
     if not folder.exists():
         return f"there is no tokenizer at {folder}; {give}"
+    if folder.is_file():
+        return f"{folder} is no tokenizer.json and no file of tiktoken; {give}"
     return f"{folder} holds no tokenizer (no {_META}); {give}, or copy the whole folder again"
 
 

@@ -59,7 +59,7 @@ _LLAMA3_FILE = "tokenizer.model"  # its name in Meta's folders; SentencePiece's 
 
 def is_rank_file(content: bytes) -> bool:
     """Whether a file begins as tiktoken's do: the base64 of a token, a space and a rank."""
-    fields = content[:4096].split(b"\n", 1)[0].split(b" ")
+    fields = content.split(b"\n", 1)[0].split(b" ")
     return len(fields) == 2 and fields[0].isascii() and fields[1].strip().isdigit()
 
 

@@ -74,8 +74,8 @@ def test_llama_3_has_its_256_special_tokens():
         ("mine.tiktoken", ranks_file(RANKS), r"not the pattern .*; give the file the name of its"),
         ("cl100k_base.tiktoken", ranks_file(RANKS[:-1]), "261 ranks, but cl100k_base has 262"),
         ("cl100k_base.tiktoken", b"QQ== 0\n" * 262, "damaged|without gaps or repeats"),
-        ("notes.txt", b"some text\n", "holds no tokenizer"),
-        ("empty.tiktoken", b"", "holds no tokenizer"),
+        ("notes.txt", b"some text\n", "is no tokenizer.json and no file of tiktoken"),
+        ("empty.tiktoken", b"", "is no tokenizer.json and no"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(name, content, message, cl100k):
