@@ -97,7 +97,7 @@ def _averages(arguments: Arguments) -> Iterator[tuple[str, int, list[float]]]:
 
 
 def _loss(checkpoint: Path, data: Path | None, ranks: Ranks) -> float:
-    options = with_checkpoint_defaults(checkpoint, EvalOptions(data=data))
+    options = with_checkpoint_defaults(checkpoint, EvalOptions(data=(data,) if data else ()))
     found = measure(subject_of(checkpoint, ranks), options, ("val_loss",))
     raise_failures(found)
     return found.tags[_LOSS]

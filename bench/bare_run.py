@@ -6,8 +6,7 @@ which a step does nothing but train.
 
 from dataclasses import replace
 
-from data_prep.dataset.shards import open_data_set
-from data_prep.order.training_stream import TrainingStream
+from data_prep.order.training_data import open_training_data
 from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
 from model.shapes import SHAPES
@@ -62,8 +61,8 @@ def bare_learner(config: Config, ranks: Ranks) -> Learner:
 
 
 def bare_loader(config: Config, learner: Learner) -> Loader:
-    """A loader that starts at the first window of `config.data`, a data set with GPT-2's tokens."""
-    stream = TrainingStream(open_data_set(config.data).split("train"), config.seed)
+    """A loader that starts at the first window of `config.data`, with GPT-2's tokens."""
+    stream = open_training_data(config.data).stream(config.seed)
     return Loader(stream, learner.plan, learner.ranks, first_window=0)
 
 

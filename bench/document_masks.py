@@ -21,8 +21,9 @@ import torch
 from bench.bare_run import BARE, NETWORKS, bare_learner, bare_loader, uses_muon
 from bench.provenance import RESULTS, provenance
 from data_prep.dataset.shards import open_data_set
+from data_prep.order.training_data import open_training_data
 from eval.subject import Subject
-from eval.tasks.val_loss import validation_loss
+from eval.tasks.mixture_loss import mixture_loss
 from parallel.ranks import Ranks, silence_other_ranks, start, user_errors
 from storage.atomic import write_json
 from storage.option_values import check_at_least
@@ -118,7 +119,7 @@ def _time_steps(case: _Step, rounds: int, ranks: Ranks) -> dict[str, Any]:
 
 def _trained(config: Config, ranks: Ranks) -> dict[str, float]:
     """Validation loss of a trained network, within documents and across the window."""
-    data, steps = open_data_set(config.data), config.steps or 0
+    data, steps = open_training_data(config.data), config.steps or 0
     learner = bare_learner(config, ranks)
     loader = bare_loader(config, learner)
     began = time.process_time()
@@ -130,7 +131,7 @@ def _trained(config: Config, ranks: Ranks) -> dict[str, float]:
     for name, masked in (("within", True), ("across", False)):
         subject = Subject(learner.model, data.tokenizer(), ranks, masked)
         length, dtype = learner.plan.context_length, learner.dtype
-        measured = validation_loss(subject, data.split("val"), _VAL_TOKENS, length, 16, dtype)
+        measured = mixture_loss(subject, data, _VAL_TOKENS, length, 16, dtype)
         found[name] = measured["val/loss"]
     return found
 
@@ -143,7 +144,7 @@ def _learn(arguments: Arguments, ranks: Ranks) -> list[dict[str, Any]]:
     for seed in range(1, arguments.seeds + 1):
         config = replace(
             BARE,
-            data=arguments.data,
+            data=(arguments.data,),
             model=replace(preset.model, vocab_size=vocabulary),
             optimizer=preset.optimizer,
             schedule=preset.schedule,

@@ -29,7 +29,8 @@ from bench.edited_records import (
     state_of_before,
     without_steps,
 )
-from data_prep.order.training_stream import TrainingStream, read_windows
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows
 from model.gpt import GPT
 from train.optimizers.registry import update
 from train.step import Learner, as_tensor
@@ -79,7 +80,7 @@ def _reads(shift: Mapping[int, int]) -> AbstractContextManager[Any]:
     return _in_steps(range(min(shift), max(shift) + 1), wrong, "step")
 
 
-_STREAM: list[TrainingStream] = []  # of the run that is trained
+_STREAM: list[OneSource] = []  # of the run that is trained
 
 
 def _updates(change: Callable[[Optimizer, int, float, Tensor], None], steps: range) -> Any:
@@ -131,7 +132,7 @@ def noted_stream() -> Iterator[None]:
 
     def noting(stream: TrainingStream, *words: Any, **more: Any) -> None:
         sound(stream, *words, **more)
-        _STREAM[:] = [stream]
+        _STREAM[:] = [OneSource(stream)]
 
     with patch.object(TrainingStream, "__init__", noting):
         yield

@@ -68,7 +68,7 @@ def _config_of(data: Path, out: Path, **changes: Any) -> Config:
     """A run of STEPS steps with a checkpoint every EVERY steps, all of them kept."""
     return replace(
         BARE,
-        data=data,
+        data=(data,),
         out=out,
         steps=STEPS,
         batch_tokens=8 * 16,
@@ -163,7 +163,7 @@ def _branched(config: Config, ranks: Ranks) -> None:
 def _on_two_ranks(config: Config, reduction: str) -> None:
     """The same run by train/main.py on two ranks."""
     words = [
-        *("gpt2", "--data", config.data, "--out", config.out, "--device", "cpu"),
+        *("gpt2", "--data", *config.data, "--out", config.out, "--device", "cpu"),
         *("--steps", STEPS, "--batch-tokens", 128, "--micro-batch", 2, "--seed", config.seed),
         *("--optimizer.lr", 0.01, "--schedule.warmup-steps", 2, "--model.n-layer", 1),
         *("--model.n-head", 1, "--model.n-embd", 8, "--context-length", 16, "--eval.every", 8),

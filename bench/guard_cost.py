@@ -139,7 +139,7 @@ def _build(arguments: Arguments, ranks: Ranks, folder: Path) -> Run:
     steps = WARM_UP + len(_PATTERN) * arguments.rounds * arguments.block + 1
     config = replace(
         BARE,
-        data=arguments.data,
+        data=(arguments.data,),
         out=folder / "run",
         steps=steps,
         batch_tokens=arguments.batch * network.context_length,

@@ -81,7 +81,7 @@ def _curve_configs(arguments: Arguments, world_size: int) -> dict[str, Config]:
     """By name: the plain step, the reference, each optimisation, all optimisations together."""
     plain = replace(
         BARE,
-        data=arguments.data,
+        data=(arguments.data,),
         steps=arguments.steps,
         batch_tokens=arguments.batch_tokens,
         micro_batch=arguments.micro_batch,

@@ -148,7 +148,7 @@ def _measure(case: Case, data: Path, ranks: Ranks) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = replace(
             BARE,
-            data=data,
+            data=(data,),
             out=Path(broadcast_object(folder)) / "run",
             steps=_STEPS,
             batch_tokens=case.windows * network.context_length,

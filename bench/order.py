@@ -23,7 +23,8 @@ from bench.provenance import RESULTS, provenance
 from data_prep.dataset.shards import TokenShards
 from data_prep.dataset.token_files import TokenFiles
 from data_prep.order.epoch_index import EpochIndex, open_index
-from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows, windows_digest
 from storage.atomic import write_json
 from storage.script_options import parse_options
 
@@ -121,7 +122,7 @@ def _measure_index(shards: _SyntheticShards, repeats: int) -> dict[str, Any]:
     lengths, random = shards.lengths, np.random.default_rng(2)
     built = [_seconds(lambda e=e: EpochIndex(lengths, 1337, e)) for e in range(repeats)]
     index = open_index(shards, 1337, 0)
-    stream = TrainingStream(shards, 1337)
+    stream = OneSource(TrainingStream(shards, 1337))
     windows = random.integers(0, shards.tokens // _T - 1, 200).tolist()
     read_windows(stream, windows[0], 1, _T)
     cold = [1e3 * _seconds(lambda w=w: read_windows(stream, w, 1, _T)) for w in windows[1:]]
@@ -146,7 +147,7 @@ def _read_steps(
     shards: TokenShards, world_size: int, tokens: int, digest: bool, skip: int
 ) -> float:
     """Tokens/s of one rank that reads its micro-batches as the loader does."""
-    stream = TrainingStream(shards, 1337)
+    stream = OneSource(TrainingStream(shards, 1337))
     read_windows(stream, 0, 1, _T)  # builds or opens the index
     first, count = skip * _MICRO_BATCH * world_size, tokens // (_MICRO_BATCH * _T)
     start = time.perf_counter()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from data_prep.order.training_stream import read_windows
+from data_prep.order.windows import read_windows
 from model.gpt import GPT
 from storage.script_options import parse_options
 from train.main import main as train

@@ -97,11 +97,11 @@ class Blocks:
             self.reader.close()
         self.reader = None
         if megabytes:
-            data = self.run.data
+            data = self.run.data.sources[0].data
             total = sum(path.stat().st_size for path in data.folder.glob("*.npy"))
             # So few hours that it never rests: the slowest pace, or this one.
             hours = total / (0.75 * 3600 * 1e6 * megabytes) if megabytes > 0.5 else 2e-3
-            self.reader = Recheck(data, self.run.loader.stream.shards, hours)
+            self.reader = Recheck(data, self.run.loader.stream.streams[0].shards, hours)
             self.reader.start()
 
     def seconds(self, clock: int) -> list[float]:
@@ -128,7 +128,7 @@ def _measure_pace(arguments: Arguments, ranks: Ranks, pace: float) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         config = replace(
             BARE,
-            data=arguments.data,
+            data=(arguments.data,),
             out=Path(folder) / "run",
             steps=WARM_UP + len(order) * arguments.block + 1,
             batch_tokens=arguments.batch * network.context_length,

@@ -38,7 +38,7 @@ from bench.recipe_plan import (
 from bench.recipe_report import draw, markdown, summary
 from data_prep.dataset.shards import DataSet, open_data_set
 from eval.subject import Subject
-from eval.tasks.val_loss import validation_loss, validation_tokens
+from eval.tasks.val_loss import validation_sums, validation_tokens
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import read_json, write_json, write_text
 from storage.script_options import parse_options
@@ -151,9 +151,9 @@ def _loss_or_none(
     """The validation loss, or None if it is not finite."""
     shards, length = data.split("val"), learner.plan.context_length
     try:
-        found = validation_loss(
+        found = validation_sums(
             subject, shards, val_tokens, length, _VAL_MICRO_BATCH, learner.dtype
-        )
+        ).tags("val")
     except ValueError as error:  # what else it refuses was checked before the first run
         log.info("%s", error)
         return None

@@ -205,7 +205,7 @@ def pieces(base: Config) -> list[_Variant]:
 def base_config(data: Path, n_vocab: int, steps: int, batch_tokens: int) -> Config:
     """What all runs share."""
     shape = GPTConfig(vocab_size=n_vocab)
-    return replace(BARE, data=data, steps=steps, batch_tokens=batch_tokens, model=shape)
+    return replace(BARE, data=(data,), steps=steps, batch_tokens=batch_tokens, model=shape)
 
 
 def final_loss(record: Mapping[str, Any]) -> float:

@@ -68,7 +68,7 @@ def _measured_run(arguments: Arguments, folder: Path) -> Run:
     network = SHAPES[arguments.shape]
     config = replace(
         BARE,
-        data=arguments.data,
+        data=(arguments.data,),
         out=folder / "run",
         steps=10**6,
         batch_tokens=network.context_length,

@@ -23,6 +23,7 @@ from data_prep.dataset.manifest import split_entry
 from data_prep.dataset.shards import LENGTH, PLACE, TokenShards, shard_entry
 from data_prep.dataset.token_writer import TokenWriter
 from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource
 from parallel.ranks import start
 from storage.atomic import save_array, write_json
 from storage.byte_pairs import token_dtype
@@ -87,7 +88,7 @@ def _measure(folder: Path, options: Options) -> dict[str, list[float]]:
     loaders = {}
     for name, n_vocab in _VOCABULARIES.items():
         shards = _shards(folder / name, n_vocab, options.documents)
-        loaders[name] = Loader(TrainingStream(shards, 1337), plan, ranks, 0)
+        loaders[name] = Loader(OneSource(TrainingStream(shards, 1337)), plan, ranks, 0)
     found: dict[str, list[float]] = {name: [] for name in loaders}
     for round_ in range(options.rounds + 1):
         for name in _TURNS:

@@ -104,7 +104,7 @@ def _step_config(arguments: Arguments, dtype: str, form: str) -> Config:
     network = NETWORKS[arguments.shape]
     return replace(
         BARE,
-        data=arguments.data,
+        data=(arguments.data,),
         batch_tokens=arguments.batch * arguments.accumulate * network.context_length,
         micro_batch=arguments.batch,
         dtype="float32" if dtype == "float32" else "bfloat16",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.dataset.manifest import MANIFEST_NAME
+from data_prep.order.weights import folders_and_weights
 from eval.subject import EvalOptions, find_on_ranks, subject_of, with_checkpoint_defaults
 from eval.tasks.registry import measure, raise_failures
 from parallel.collectives import broadcast_object
@@ -27,11 +28,13 @@ class Outputs:
     """Folder for per-item results."""
 
 
-def default_tasks(own_data: Path | None) -> tuple[str, ...]:
+def default_tasks(own_data: tuple[Path, ...]) -> tuple[str, ...]:
     """DEFAULT_TASKS, without val_loss if the data set of the training run is not available."""
-    if own_data is not None and (own_data / MANIFEST_NAME).is_file():
+    folders = [place.folder for place in folders_and_weights(own_data)] if own_data else []
+    missing = [folder for folder in folders if not (folder / MANIFEST_NAME).is_file()]
+    if folders and not missing:
         return DEFAULT_TASKS
-    reason = "the checkpoint names no data set" if own_data is None else f"no data in {own_data}"
+    reason = f"no data in {missing[0]}" if missing else "the checkpoint names no data set"
     log.info("val_loss is left out (%s); give a data set with --data", reason)
     return tuple(task for task in DEFAULT_TASKS if task != "val_loss")
 

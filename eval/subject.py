@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from data_prep.dataset.manifest import MANIFEST_NAME, read_manifest
+from data_prep.dataset.manifest import MANIFEST_NAME
+from data_prep.order.training_data import open_training_data, recorded_places
+from data_prep.order.weights import folders_and_weights
 from data_prep.tokenizer import Tokenizer, load_tokenizer
 from model.averaging.record import average_record
 from model.checkpoint import load_model
@@ -37,7 +39,7 @@ EXAMPLES_SUFFIX = ".train"  # after a task's name: the file of its few-shot exam
 _MASK = "mask_documents"
 # Of state.json. A checkpoint that was imported has none; an average has them in its own record.
 _STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "data": (str, type(None)),
+    "data": (str, list, type(None)),
     "data_fingerprint": (str, type(None)),
     "val_tokens": (int, type(None)),
     _MASK: (bool, type(None)),
@@ -79,8 +81,9 @@ class Subject:
 class EvalOptions:
     """How tasks run. Files, `items`, `few_shot` and `val_tokens` change what is measured."""
 
-    data: Path | None = None
-    """Data set folder for val_loss; default: the data that the checkpoint was trained on."""
+    data: tuple[Path, ...] = ()
+    """Data set folder for val_loss, or a mixture as FOLDER:WEIGHT of each; default: the data that
+    the checkpoint was trained on."""
     hellaswag_file: Path | None = None
     """HellaSwag items as .jsonl, .jsonl.xz or .jsonl.gz; default: the Hugging Face Hub's."""
     task_file: tuple[str, ...] = ()
@@ -220,11 +223,13 @@ def with_checkpoint_defaults(checkpoint: Path, options: EvalOptions) -> EvalOpti
     folder = follow_latest(checkpoint)
     state = _of_training(folder)
     data = options.data
-    if data is None and state.get("data"):
-        data = Path(state["data"])
-        known = (data / MANIFEST_NAME).is_file()
-        if known and read_manifest(data).fingerprint != state.get("data_fingerprint"):
-            log.warning("%s has changed since the training run: its loss will differ", data)
+    if not data and state.get("data"):
+        data = recorded_places(state["data"])
+        folders = [place.folder for place in folders_and_weights(data)]
+        known = all((folder / MANIFEST_NAME).is_file() for folder in folders)
+        if known and open_training_data(data).fingerprint != state.get("data_fingerprint"):
+            text = " ".join(map(str, data))
+            log.warning("%s has changed since the training run: its loss will differ", text)
     recorded = state.get("val_tokens")
     tokens = options.val_tokens or (recorded and AtMost(recorded))
     return replace(options, data=data, val_tokens=tokens)

@@ -41,7 +41,7 @@ KEEP_ALL = SaveConfig(every=2, every_minutes=0, keep=99)
 def tiny_config(data: Path, out: Path, **changes) -> Config:
     """A run of eight steps of 128 tokens without evaluation, samples and periodic saves."""
     config = Config(
-        data=data,
+        data=(data,),
         out=out,
         steps=8,
         batch_tokens=128,
@@ -118,7 +118,7 @@ def flags(config: Config, *more: str) -> list[str]:
     return [
         "train/main.py",
         "modern" if isinstance(config.optimizer, MuonConfig) else "gpt2",
-        *("--data", str(config.data), "--out", str(config.out), "--device", "cpu"),
+        *("--data", *map(str, config.data), "--out", str(config.out), "--device", "cpu"),
         *("--steps", str(config.steps), "--batch-tokens", str(config.batch_tokens)),
         *("--micro-batch", str(config.micro_batch), "--optimizer.lr", str(config.optimizer.lr)),
         *("--schedule.warmup-steps", str(config.schedule.warmup_steps)),

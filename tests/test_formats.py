@@ -8,7 +8,7 @@ import pytest
 from storage.checkpoint_folder import write_manifest
 from storage.retention import SaveConfig
 from tests.runs import GOLDEN, NANO, built, losses, nano_config, run_to_end
-from train.checkpoints.checkpoint import STATE_FORMAT, load_position
+from train.checkpoints.run_position import STATE_FORMAT, load_position
 
 
 def test_there_is_a_golden_run_of_every_format():

@@ -17,7 +17,8 @@ from data_prep import fineweb, tinystories
 from data_prep.dataset.manifest import read_manifest
 from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.hub.listing import is_commit
-from data_prep.order.training_stream import TrainingStream, read_windows
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows
 from eval.subject import load_subject
 from eval.tasks import hellaswag
 from model.checkpoint import load_config, load_model
@@ -118,7 +119,7 @@ def read_all_of(folder):
     opened = open_data_set(folder)
     opened.tokenizer()
     check_data_set(opened, "full")
-    read_windows(TrainingStream(opened.split("train"), 1), 0, 4, 16)
+    read_windows(OneSource(TrainingStream(opened.split("train"), 1)), 0, 4, 16)
 
 
 def test_a_pickle_in_place_of_any_file_of_a_data_set_is_refused_unexecuted(tmp_path):

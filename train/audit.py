@@ -21,7 +21,8 @@ from typing import Literal
 
 import tyro
 
-from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
+from data_prep.dataset.shards import check_data_set
+from data_prep.order.training_data import TrainingData, open_again
 from parallel.collectives import broadcast_object, on_main, together
 from parallel.ranks import Ranks, silence_other_ranks, start, stop, user_errors
 from storage.atomic import write_text
@@ -54,8 +55,8 @@ class Arguments:
     """Random seed of the draw. Default: one that nobody knows before; the verdict names it."""
     steps: int | None = None
     """Repeat at most the first N steps of a segment, whose last state is then not compared."""
-    data: Path | None = None
-    """Data set folder. Default: the one that the run names."""
+    data: tuple[Path, ...] = ()
+    """Data set folder; of a mixture those of all sources. Default: as the run names them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to repeat on."""
     out: Path | None = None
@@ -72,16 +73,18 @@ class Arguments:
         check_json_target(self.json)
 
 
-def _data_of(run: RecordedRun, named: Path | None, ranks: Ranks) -> DataSet:
-    """The data set of a run. Raises: ValueError if it is missing, damaged or another one."""
-    folder = named or Path(run.stretches[-1].config.data)
-    data = open_data_set(folder)
+def _data_of(run: RecordedRun, named: tuple[Path, ...], ranks: Ranks) -> TrainingData:
+    """The data of a run. Raises: ValueError if they are missing, damaged or others."""
+    recorded = run.stretches[-1].config.data
+    data = open_again(recorded, named)
     if data.fingerprint != run.record["data_fingerprint"]:
         raise ValueError(
-            f"{folder} is the data set {data.fingerprint[:12]}, but {run.folder.path} says that it "
-            f"was trained on {run.record['data_fingerprint'][:12]}; name that one with --data"
+            f"{' '.join(map(str, named or recorded))} is the data set {data.fingerprint[:12]}, but "
+            f"{run.folder.path} says that it was trained on "
+            f"{run.record['data_fingerprint'][:12]}; name that one with --data"
         )
-    check_data_set(data, "cached", (ranks.local_rank, ranks.local_world_size))
+    for source in data.sources:
+        check_data_set(source.data, "cached", (ranks.local_rank, ranks.local_world_size))
     return data
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from data_prep.order.training_stream import TrainingStream
 from model.checkpoint import load_weights
 from model.compilation import compile_module
 from model.config import GPTConfig
@@ -33,7 +32,7 @@ from storage.run_folder import RunFolder, record_start
 from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
 from train.checkpoints.branch import BRANCH_STEPS, lasting_records
-from train.checkpoints.checkpoint import RunPosition, load_checkpoint, validation_loss_of
+from train.checkpoints.checkpoint import load_checkpoint, validation_loss_of
 from train.checkpoints.config_changes import (
     BITWISE_SETTINGS,
     OF_ONE_START,
@@ -43,6 +42,7 @@ from train.checkpoints.config_changes import (
 from train.checkpoints.host_copy import HostCopy
 from train.checkpoints.rate_change import announce_rate
 from train.checkpoints.run_facts import run_facts
+from train.checkpoints.run_position import RunPosition
 from train.checkpoints.state_digest import begin_lines
 from train.config import Config
 from train.guards.band.watch import band_watch
@@ -55,6 +55,7 @@ from train.memory.micro_batch import (
     find_runnable_micro_batch,
     request_smaller_micro_batch,
 )
+from train.mixture import starts_of_run
 from train.optimizers.muon import MuonConfig
 from train.optimizers.registry import build_optimizer
 from train.preflight.initial_weights import checkpoint_of_init
@@ -146,11 +147,12 @@ def _assemble(
     separator = config.separator_of(tokenizer.end_of_text)
     learner = build_learner(config, network, inputs.plan, ranks, inputs.untried, separator)
     learner.updates = cursor.updates
-    stream = TrainingStream(inputs.data.split("train"), config.seed)
+    starts = starts_of_run(config, learner.plan, position)
+    stream = inputs.data.stream(config.seed, starts)
     saved = cursor.updates if checkpoint is not None else -1
     kept = lasting_records(folder, inputs.steps, config.schedule).get(BRANCH_STEPS, ())
     hours, all_hashed = config.data_recheck_hours, config.data_check == "full"
-    recheck = data_recheck(inputs.data, stream.shards, ranks, hours, all_hashed)
+    recheck = data_recheck(inputs.data, stream, ranks, hours, all_hashed)
     run = Run(
         config=config,
         steps=inputs.steps,
@@ -167,6 +169,7 @@ def _assemble(
         forecast=Forecast(config, inputs.network, ranks, at_first),
         cursor=cursor,
         results=results,
+        weight_starts=starts,
     )
     load_guard_history(run.progress.guard, folder, position)
     run.metrics.digest = on_main(partial(begin_lines, network[0], checkpoint))
@@ -197,7 +200,7 @@ def _restore(
 
 def _check_steps_left(config: Config, inputs: Inputs, checkpoint: Path | None) -> None:
     """Raises: ValueError on all ranks if the checkpoint is past the run's last step."""
-    step = _step_of(checkpoint)
+    step = 0 if checkpoint is None else step_of(checkpoint)
     if step > inputs.steps:
         epoch = f"one epoch of batch_tokens={config.batch_tokens} is {inputs.steps} steps"
         asked = f"steps={config.steps}" if config.steps else epoch
@@ -206,10 +209,6 @@ def _check_steps_left(config: Config, inputs: Inputs, checkpoint: Path | None) -
             f"{checkpoint} is at step {step} but {asked}; to train on, give --steps above {step} "
             f"and --allow {allow}"
         )
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else step_of(checkpoint)
 
 
 def _retention(config: Config, steps: Sequence[int]) -> Retention:

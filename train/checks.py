@@ -83,8 +83,8 @@ def _check_token_ids(run: Run, skipped: Skipped) -> None:
             if (largest := int(window.max())) >= rows:
                 sentence = (
                     f"window {number} of step {skipped.step} contains the token id {largest}, but "
-                    f"the network has only the ids below {rows}: {run.config.data} is damaged, see "
-                    f"python data_prep/verify.py {run.config.data}; the update was skipped"
+                    f"the network has only the ids below {rows}: the data are damaged, "
+                    f"see python data_prep/verify.py {run.config.data_text}; the update was skipped"
                 )
     for found in filter(None, all_gather_object(sentence)):
         raise StopTraining(found)

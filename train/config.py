@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.order.skipped_windows import Skips, parse_skips
+from data_prep.order.weights import WeightChange, folders_and_weights, weight_changes
 from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
 from parallel.stop_signals import parse_time
@@ -35,8 +36,13 @@ _LONGEST_HANG = 86_400  # seconds; the interpreter's timer takes no more than so
 class Config:
     """A whole run. The defaults are the reference run: GPT-2 124M on FineWeb-Edu."""
 
-    data: Usual[Path] = Path("data/fineweb_edu")
-    """Data set folder, made by one of the scripts in data_prep/."""
+    data: Usual[tuple[Path, ...]] = (Path("data/fineweb_edu"),)
+    """Data set folder, made in data_prep/; or a mixture: FOLDER:0.7 FOLDER:0.2 FOLDER:0.1."""
+    data_weights_at: tuple[str, ...] = ()
+    """Other weights of the mixture from a step on: STEP and a weight for each source, perhaps
+    several times, as 20000 0.5 0.3 0.2."""
+    data_max_epochs: float | None = None
+    """Read no source of the mixture more often than this. Without --steps the run ends there."""
     stage: Path | None = None
     """Folder on each machine's own disk to copy the data set to first (at most 30 minutes)."""
     out: Usual[Path] = Path("runs/gpt2")
@@ -137,6 +143,9 @@ class Config:
         if self.profile is not None:
             parse_span(self.profile)
         parse_skips(self.skip_windows)
+        weight_changes(self.data_weights_at, len(folders_and_weights(self.data)))
+        if self.data_max_epochs is not None:
+            check_at_least("data_max_epochs", self.data_max_epochs, 0)
         if self.threads != "auto":
             check_at_least("threads", self.threads, 1, _MOST_THREADS)
         for name in ("steps", "micro_batch", "context_length"):
@@ -145,6 +154,16 @@ class Config:
         if self.steps is not None:
             self.warmup_steps_for(self.steps)
         check_stop_when_worse(self.stop_when_worse, self.eval.every, self.save.keep_best)
+
+    @property
+    def data_text(self) -> str:
+        """The data as a command line names them."""
+        return " ".join(map(str, self.data))
+
+    @property
+    def weight_changes(self) -> tuple[WeightChange, ...]:
+        """The changes of the mixture's weights."""
+        return weight_changes(self.data_weights_at, len(self.data))
 
     @property
     def skips(self) -> Skips:
@@ -184,8 +203,8 @@ class Config:
         """
         if self.model.vocab_size not in (GPTConfig.vocab_size, n_vocab):
             raise ValueError(
-                f"model.vocab_size={self.model.vocab_size} but the tokenizer of {self.data} has "
-                f"{n_vocab} ids; give --model.vocab-size {n_vocab}, or omit it"
+                f"model.vocab_size={self.model.vocab_size} but the tokenizer of {self.data_text} "
+                f"has {n_vocab} ids; give --model.vocab-size {n_vocab}, or omit it"
             )
         return replace(self.network, vocab_size=n_vocab)
 
@@ -194,5 +213,7 @@ class Config:
         chosen = {"context_length": network.context_length, "micro_batch": micro_batch}
         own = replace(self, model=network, eval=self.eval.with_absolute_paths(), **chosen)
         values = as_json_value(asdict(own))
+        if len(self.data) == 1:
+            values["data"] = str(self.data[0])
         values["optimizer"] = {"name": optimizer_name(self.optimizer), **values["optimizer"]}
         return values

@@ -113,7 +113,7 @@ def check_data(config: Config, ranks: Ranks) -> tuple[Inputs | None, MachineChec
         inputs = check_inputs(config, ranks)
     except ValueError as error:
         return None, MachineCheck("data and configuration", "fail", str(error))
-    tokens = inputs.data.split("train").tokens
+    tokens = inputs.data.tokens
     text = f"{tokens:,} training tokens as in the manifest ({config.data_check}); "
     return inputs, MachineCheck("data and configuration", "ok", text + f"{inputs.steps:,} steps")
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 from data_prep.order.permutation import round_keys
 from eval.sampling.decoding import sample_on_ranks, start_samples
 from eval.sampling.next_token import GenerateOptions
+from eval.tasks.mixture_loss import mixture_loss
 from eval.tasks.registry import run_tasks
-from eval.tasks.val_loss import validation_loss
 from parallel.collectives import StopAgreed
 from storage.atomic import write_text
 from storage.metrics import Metrics
@@ -68,9 +68,9 @@ def _parts_due(run: Run) -> Iterator[tuple[str, Callable[[], Mapping[str, float]
 
 def _validate(run: Run) -> dict[str, float]:
     """Validation loss of the plain model."""
-    return validation_loss(
+    return mixture_loss(
         run.subject,
-        run.data.split("val"),
+        run.data,
         tokens=run.config.eval.validated_tokens,
         context_length=run.plan.context_length,
         micro_batch=run.plan.micro_batch,

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from data_prep.order.skipped_windows import Skips, after_skips
-from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
+from data_prep.order.windows import WindowStream, read_windows, windows_digest
 from parallel.ranks import Ranks
 from train.batch_plan import BatchPlan
 from train.guards.data_recheck import DataRecheck
@@ -26,7 +26,7 @@ class Loader:
 
     def __init__(
         self,
-        stream: TrainingStream,
+        stream: WindowStream,
         plan: BatchPlan,
         ranks: Ranks,
         first_window: int,
@@ -44,7 +44,7 @@ class Loader:
         self._own = plan.windows_of(ranks.rank)
         shape = (sum(map(len, self._own)), plan.context_length + 1)
         pin = ranks.device.type == "cuda"
-        self._dtype = stream.token_dtype
+        self._dtype = stream.streams[0].token_dtype
         bits = getattr(torch, f"int{8 * self._dtype.itemsize}")
         self._buffers = [torch.empty(shape, dtype=bits, pin_memory=pin) for _ in range(2)]
         self._copied: list[Callable[[], object]] = [_nothing, _nothing]

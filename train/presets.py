@@ -24,7 +24,7 @@ _MODERN = replace(
     schedule=ScheduleConfig(kind="linear", warmup_steps=0, hold=0.3, min_lr_ratio=0.0),
 )
 _DEMO = Config(
-    data=Path("data/demo"),
+    data=(Path("data/demo"),),
     eval=EvalConfig(
         every=AtMost(100), val_tokens=AtMost(16_384), tasks_every=250, tasks=("pydoc_choice",)
     ),
@@ -58,7 +58,7 @@ _PRESETS = {
     "modern-large": replace(_MODERN, model=SHAPES["modern-large"]),
     "gpt2-tinystories": replace(
         _REFERENCE,
-        data=Path("data/tinystories"),
+        data=(Path("data/tinystories"),),
         steps=3000,
         optimizer=AdamWConfig(weight_decay=0.001),
         schedule=ScheduleConfig(warmup_steps=AtMost(100)),

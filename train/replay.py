@@ -18,8 +18,10 @@ import numpy as np
 import torch
 import tyro
 
-from data_prep.dataset.shards import check_data_set, open_data_set
-from data_prep.order.training_stream import TrainingStream, read_windows
+from data_prep.dataset.shards import check_data_set
+from data_prep.order.training_data import open_again, recorded_places
+from data_prep.order.weights import WeightStart
+from data_prep.order.windows import read_windows
 from model.checkpoint import load_model
 from parallel.ranks import silence_other_ranks, start, user_errors
 from storage.atomic import read_json
@@ -44,7 +46,8 @@ _BOX_FIELDS: dict[str, type | tuple[type, ...]] = {
     "seed": int,
     "dtype": str,
     "separator": (int, type(None)),  # of --mask-documents; boxes of older versions have none
-    "data": str,
+    "data": (str, list),
+    "mixture": (list, type(None)),
     "data_fingerprint": str,
 }
 log = logging.getLogger("train")
@@ -58,8 +61,8 @@ class Arguments:
     """Folder of the black box, such as runs/gpt2/blackbox/step_000123."""
     checkpoint: Path | None = None
     """Checkpoint folder whose weights to use instead of those in the black box."""
-    data: Path | None = None
-    """Data set folder. Default: the one that the run used."""
+    data: tuple[Path, ...] = ()
+    """Data set folder; of a mixture those of all sources. Default: as the run used them."""
     device: str = "auto"
     """auto, cpu or cuda. Another device shows whether the machine or the data caused the fault."""
 
@@ -110,11 +113,14 @@ def _weights_of(arguments: Arguments, box: dict[str, Any]) -> tuple[Path, str]:
 
 def _read_step(arguments: Arguments, box: dict[str, Any]) -> dict[int, np.ndarray]:
     """All windows of the step, by number. Raises: ValueError if the data set is another one."""
-    data = open_data_set(arguments.data or Path(box["data"]))
+    data = open_again(recorded_places(box["data"]), arguments.data)
     if data.fingerprint != box["data_fingerprint"]:
-        raise ValueError(f"{data.folder} is not the run's data set; give the right one with --data")
-    check_data_set(data, "cached")  # what a damaged shard holds is not what the step read
-    stream = TrainingStream(data.split("train"), box["seed"])
+        folders = " ".join(str(source.data.folder) for source in data.sources)
+        raise ValueError(f"{folders} is not the run's data set; give the right one with --data")
+    for source in data.sources:  # what a damaged shard holds is not what the step read
+        check_data_set(source.data, "cached")
+    starts = [WeightStart.from_json(start) for start in box.get("mixture") or ()]
+    stream = data.stream(box["seed"], starts)
     first, length = box["first_window"], box["context_length"]
     return dict(enumerate(read_windows(stream, first, box["windows"], length), start=first))
 

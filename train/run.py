@@ -2,7 +2,7 @@
 
 import faulthandler
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_prep.dataset.shards import DataSet
+from data_prep.order.training_data import TrainingData
+from data_prep.order.weights import WeightStart
 from data_prep.tokenizer import Tokenizer
 from eval.subject import EvalOptions, Subject
 from model.gpt import GPT
@@ -22,8 +23,9 @@ from storage.ownership.folder_lock import FolderLost
 from storage.run_folder import RunFolder, record_start
 from train.batch_plan import BatchPlan
 from train.checkpoints.background_save import BackgroundSave
-from train.checkpoints.checkpoint import CheckpointContents, RunPosition
+from train.checkpoints.checkpoint import CheckpointContents
 from train.checkpoints.config_changes import Change
+from train.checkpoints.run_position import RunPosition
 from train.config import Config
 from train.guards.best_validation import best_validation
 from train.guards.data_recheck import DataRecheck
@@ -31,6 +33,7 @@ from train.guards.stragglers import ComputeTime
 from train.loader import Loader
 from train.memory.forecast import FIRST_STEPS, Forecast
 from train.memory.micro_batch import halved, record_micro_batch, request_smaller_micro_batch
+from train.mixture import source_metrics
 from train.progress import Progress
 from train.step import Learner, StepBatch
 
@@ -58,7 +61,7 @@ class Run:
     steps: int
     """Optimizer steps of the whole run."""
     learner: Learner
-    data: DataSet
+    data: TrainingData
     tokenizer: Tokenizer
     folder: RunFolder
     loader: Loader
@@ -71,6 +74,8 @@ class Run:
     cursor: Cursor
     results: dict[str, Any] = field(default_factory=dict)
     """The last evaluation: its step, metrics and the best one so far, as checkpoints keep them."""
+    weight_starts: Sequence[WeightStart] = ()
+    """Where the weights of the mixture change, also in steps to come."""
     compared_step: int = -1
     """Step before which the ranks were last compared."""
 
@@ -157,6 +162,7 @@ class Run:
         if clock.timed_steps <= FIRST_STEPS:
             host_copy = self.saver.host_copy.allocated_bytes > 0
             metrics |= self.forecast.compare(clock, self.plan, host_copy)
+        metrics |= source_metrics(self.data, self.loader.stream, self.plan, metrics)
         self.metrics.write(step, metrics)
         if clock.timed_steps == 1:
             self._first_step_done()
@@ -262,7 +268,7 @@ class Run:
             step=self.step,
             next_window=self.cursor.next_window,
             seed=self.config.seed,
-            data=str(self.config.data.resolve()),
+            data=self.data.recorded(),
             data_fingerprint=self.data.fingerprint,
             context_length=self.plan.context_length,
             micro_batch=self.plan.micro_batch,
@@ -272,6 +278,7 @@ class Run:
             guard=self.progress.guard.history(self.step),
             run_id=self.folder.run_id,
             mask_documents=self.config.mask_documents,
+            mixture=[start.as_json() for start in self.weight_starts if start.step < self.step],
         )
 
     def contents(self, tensors: dict[str, Tensor]) -> CheckpointContents:

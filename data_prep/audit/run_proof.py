@@ -11,7 +11,8 @@ from tqdm import tqdm
 from data_prep.audit.run_record import RunRecord, StepRecord, gaps_and_overlaps, parse_range
 from data_prep.dataset.comparison import differing_files
 from data_prep.dataset.shards import DataSet
-from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows, windows_digest
 
 log = logging.getLogger(__name__)
 _DIFFERENCES_SHOWN = 10
@@ -136,7 +137,7 @@ def _digest_error(
     expected = run.settings_at(step.step).windows
     if step.windows not in (sizes or (expected,)):
         return f"step {step.step}: {step.windows} windows, the configuration says {expected}"
-    windows = read_windows(stream, step.first_window, step.windows, run.context_length)
+    windows = read_windows(OneSource(stream), step.first_window, step.windows, run.context_length)
     digest = f"{windows_digest(step.first_window, windows):016x}"
     if digest != step.digest:
         return f"step {step.step}: metrics.jsonl has {step.digest}, the shards give {digest}"

@@ -1,12 +1,10 @@
-"""The order of training: the tokens of any window, from data set, seed and its number.
+"""The order of training in one source: its tokens at any place, from data set and seed.
 
 Each epoch permutes the documents with a keyed Feistel network. The epochs follow one another as one
-endless stream of tokens, and window w is tokens [wT, wT + T] of it. It makes no difference which
-rank, micro-batch or thread reads a window. ARCHITECTURE.md, "The order of training", has the
-complete definition.
+endless stream of tokens. It makes no difference which rank, micro-batch or thread reads it.
+ARCHITECTURE.md, "The order of training", has the complete definition.
 """
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,7 +15,6 @@ import numpy as np
 
 from data_prep.dataset.shards import TokenShards
 from data_prep.order.epoch_index import EpochIndex, open_index, should_cache
-from data_prep.order.permutation import WORD_MASK
 
 # The index of this epoch, of the next one, and of the last one for a thread that still reads it.
 _MAX_INDICES = 3
@@ -123,31 +120,3 @@ class TrainingStream:
         ]
         empty = np.empty(0, self.token_dtype)
         return found[0] if len(found) == 1 else np.concatenate([empty, *found])
-
-
-def read_windows(stream: TrainingStream, first: int, count: int, length: int) -> np.ndarray:
-    """Windows [first, first + count), each of `length` tokens and the one after them.
-
-    Neighbouring windows share one token: the last target of one is the first input of the next.
-    Shapes: (count, length + 1), in the type of the shards.
-    """
-    if count == 0:
-        return np.empty((0, length + 1), stream.token_dtype)
-    tokens = stream.read(first * length, count * length + 1)
-    return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::length].copy()
-
-
-def windows_digest(first: int, windows: np.ndarray) -> int:
-    """Digest of windows [first, first + len(windows)): a sum modulo 2**64.
-
-    It adds up BLAKE2b-64 of each window's number and tokens, in the 2 or 4 bytes that shards have
-    for one. A sum does not depend on the order, so the digests of all ranks add up to the digest of
-    the step, whichever rank reads which window.
-    """
-    total = 0
-    stored = np.ascontiguousarray(windows, windows.dtype.newbyteorder("<"))
-    for index, window in enumerate(stored, start=first):
-        digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8)
-        digest.update(window)
-        total += int.from_bytes(digest.digest(), "little")
-    return total & WORD_MASK

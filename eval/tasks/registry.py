@@ -18,9 +18,9 @@ from eval.subject import DataUnavailable, EvalOptions, Subject, evaluating
 from eval.tasks.hellaswag import HELLASWAG, hellaswag
 from eval.tasks.items import ItemSource, read_examples, read_items
 from eval.tasks.lambada import LAMBADA, lambada
+from eval.tasks.mixture_loss import UNPADDED, val_loss, validation_data
 from eval.tasks.pydoc_choice import pydoc_choice
 from eval.tasks.questions import ARC_EASY, OPENBOOKQA, PIQA, question_task
-from eval.tasks.val_loss import UNPADDED, val_loss, validation_shards
 from eval.tasks.wikitext import WIKITEXT, wikitext
 
 _T = TypeVar("_T")
@@ -45,8 +45,8 @@ class EvalTask:
 
 
 TASKS: dict[str, EvalTask] = {
-    "val_loss": EvalTask(val_loss, validation_shards),
-    UNPADDED: EvalTask(partial(val_loss, padded=False), validation_shards),
+    "val_loss": EvalTask(val_loss, validation_data),
+    UNPADDED: EvalTask(partial(val_loss, padded=False), validation_data),
     "hellaswag": EvalTask(hellaswag, HELLASWAG),
     "pydoc_choice": EvalTask(pydoc_choice),
     "lambada": EvalTask(lambada, LAMBADA),

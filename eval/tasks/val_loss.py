@@ -10,21 +10,20 @@ Shape letters: B windows of a micro-batch, T tokens, C model width, V padded voc
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_prep.dataset.shards import TokenShards, open_data_set
-from eval.result import TaskResult
+from data_prep.dataset.shards import TokenShards
 from eval.scoring.batches import MemoryLimit, head_chunks, on_device, split_over_ranks
-from eval.subject import REFERENCE_VAL_TOKENS, VAL_MICRO_BATCH, EvalOptions, Subject, evaluating
-from model.precision import autocast, choose_dtype
+from eval.subject import Subject, evaluating
+from model.precision import autocast
 from storage.option_values import AtMost
 
-UNPADDED = "val_unpadded"
 log = logging.getLogger(__name__)
 
 _COLUMNS = 3  # nats of all targets; nats and bytes of the targets that are not end-of-text
@@ -85,7 +84,39 @@ def validation_tokens(
     return wanted
 
 
-def validation_loss(
+@dataclass(frozen=True)
+class _ValidationSums:
+    """What the targets of a validation add up to."""
+
+    targets: float
+    nats: float
+    """Of all targets."""
+    text_nats: float
+    """Of the targets that are not end-of-text, which has no bytes."""
+    text_bytes: float
+
+    def tags(self, name: str) -> dict[str, float]:
+        """`NAME/loss`, the mean nats of a target, and `NAME/bits_per_byte`, if there is text."""
+        found = {f"{name}/loss": self.nats / self.targets}
+        if self.text_bytes:
+            found[f"{name}/bits_per_byte"] = self.text_nats / (math.log(2) * self.text_bytes)
+        return found
+
+    def per_target(self, weight: float) -> "_ValidationSums":
+        """The same of `weight` targets."""
+        part = weight / self.targets
+        return _ValidationSums(
+            weight, self.nats * part, self.text_nats * part, self.text_bytes * part
+        )
+
+
+def mean_of(parts: Sequence[_ValidationSums]) -> _ValidationSums:
+    """The sums of all parts together."""
+    columns = zip(*(astuple(part) for part in parts), strict=True)
+    return _ValidationSums(*map(math.fsum, columns))
+
+
+def validation_sums(
     subject: Subject,
     shards: TokenShards,
     tokens: int,
@@ -93,11 +124,11 @@ def validation_loss(
     micro_batch: int,
     dtype: torch.dtype,
     padded: bool = True,
-) -> dict[str, float]:
-    """`val/loss` (mean nats per target) and `val/bits_per_byte`; `val_unpadded/` if not `padded`.
+) -> _ValidationSums:
+    """The loss of the plain model on the first `tokens` of a validation split.
 
-    `padded`: over all logits, as in training, or over those of real ids. Bits per byte ignores
-    end-of-text targets, which have no bytes. If memory runs out, the micro-batch is halved.
+    `padded`: over all logits, as in training, or over those of real ids. If memory runs out, the
+    micro-batch is halved.
     Raises: ValueError if the split has fewer windows, a single window does not fit in memory, or
     the loss is not finite.
     """
@@ -132,11 +163,7 @@ def validation_loss(
     nats, text_nats, text_bytes = (math.fsum(column) for column in table.T)
     if not math.isfinite(nats):
         raise ValueError(f"the validation loss is {nats}; the weights are damaged or have diverged")
-    name = "val" if padded else UNPADDED
-    results = {f"{name}/loss": nats / (windows * context_length)}
-    if text_bytes:
-        results[f"{name}/bits_per_byte"] = text_nats / (math.log(2) * text_bytes)
-    return results
+    return _ValidationSums(windows * context_length, nats, text_nats, text_bytes)
 
 
 def _token_losses(subject: Subject, ids: Tensor, targets: Tensor, padded: bool) -> Tensor:
@@ -149,49 +176,3 @@ def _token_losses(subject: Subject, ids: Tensor, targets: Tensor, padded: bool) 
         logits = head(chunk)  # (N, C) -> (N, V)
         losses.append(F.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(losses).view_as(ids)
-
-
-def val_loss(subject: Subject, options: EvalOptions, padded: bool = True) -> TaskResult:
-    """The task: validation loss on the data set in `options.data`."""
-    shards, length = validation_shards(subject, options), subject.model.config.context_length
-    wanted = options.val_tokens or AtMost(REFERENCE_VAL_TOKENS)
-    tokens = validation_tokens(shards, wanted, length)
-    if tokens < wanted:
-        log.info("val_loss: %s tokens, all whole windows of %s", f"{tokens:,}", options.data)
-    if subject.mask_documents:
-        log.info("val_loss: each document of a window alone, as the model was trained")
-    tags = validation_loss(
-        subject,
-        shards,
-        tokens,
-        length,
-        options.micro_batch or VAL_MICRO_BATCH,
-        choose_dtype(options.dtype, subject.ranks.device),
-        padded,
-    )
-    return TaskResult(tags)
-
-
-def validation_shards(subject: Subject, options: EvalOptions) -> TokenShards:
-    """Open the validation split of the data set in `options.data`.
-
-    Raises: ValueError if there is no data set, it was made with another tokenizer, or it has too
-    few validation tokens.
-    """
-    if options.data is None:
-        raise ValueError("val_loss has no data set to read; give its folder as --data")
-    if not options.data.is_dir():
-        raise ValueError(
-            f"there is no data set at {options.data} for val_loss; if it was moved, give its "
-            "folder as --data"
-        )
-    data = open_data_set(options.data)
-    if data.tokenizer().ranks_sha256 != subject.tokenizer.ranks_sha256:
-        raise ValueError(
-            f"{options.data} was made with tokenizer {data.tokenizer().name}, the model was trained"
-            f" with another, {subject.tokenizer.name}; prepare the data with the model's tokenizer"
-        )
-    shards = data.split("val")
-    wanted = options.val_tokens or AtMost(REFERENCE_VAL_TOKENS)
-    validation_tokens(shards, wanted, subject.model.config.context_length)
-    return shards

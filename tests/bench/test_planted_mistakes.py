@@ -10,6 +10,7 @@ import torch
 from bench import planted_mistakes
 from bench.planted_mistakes import MISTAKES
 from data_prep.order import epoch_index
+from data_prep.order.windows import OneSource
 from model import blocks
 from model.gpt import GPT
 from tests.runs import MODERN
@@ -48,8 +49,10 @@ def attention():
 
 
 def windows():
-    stream = SimpleNamespace(read=lambda first, count: np.arange(first, first + count))
-    return loader.read_windows(stream, 1030, 1, 2).tolist()  # type: ignore[arg-type]
+    read = SimpleNamespace(
+        read=lambda first, count: np.arange(first, first + count), token_dtype=np.dtype("<u2")
+    )
+    return loader.read_windows(OneSource(read), 1030, 1, 2).tolist()  # type: ignore[arg-type]
 
 
 # What is looked at, what is found there, and what a mistake makes of it.

@@ -22,7 +22,7 @@ from data_prep.vocabulary import merges
 from data_prep.vocabulary.measured import log_bytes_per_token
 from eval.sampling.next_token import GenerateOptions
 from eval.subject import load_subject
-from eval.tasks.val_loss import validation_loss
+from eval.tasks.val_loss import validation_sums
 from storage.byte_pairs import END_OF_TEXT, GPT2_PATTERN, PATTERNS
 from tests.eval_subjects import generate
 from tests.runs import built, run_to_end, tiny_config
@@ -150,7 +150,7 @@ def test_from_a_text_to_samples_of_a_model_with_its_own_tokenizer(tmp_path):
     run = run_to_end(tiny_config(tmp_path / "data", tmp_path / "run", steps=3))
     assert (run.model.config.vocab_size, run.model.config.padded_vocab_size) == (400, 512)
     subject = load_subject(run.folder.recover_newest_checkpoint(), run.ranks)
-    loss = validation_loss(subject, data.split("val"), 320, 16, 4, torch.float32)
+    loss = validation_sums(subject, data.split("val"), 320, 16, 4, torch.float32).tags("val")
     bytes_per_token = data.manifest.val.text_bytes / data.manifest.val.tokens
     expected = loss["val/loss"] / log(2) / bytes_per_token
     assert loss["val/bits_per_byte"] == pytest.approx(expected, rel=0.2)

@@ -28,7 +28,8 @@ from safetensors.numpy import load_file
 
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.permutation import FeistelPermutation
-from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows, windows_digest
 from storage.checkpoint_folder import write_manifest
 from storage.options.short_help import HELP_ALL
 from tests.data_sets import tiny_data_set
@@ -263,7 +264,7 @@ def images(count: int, seed: int, epoch: int) -> list[int]:
 def window(name: str, shards, seed: int, epoch: int) -> dict:
     """Sixty-four windows of 16 tokens from the start of an epoch."""
     first = epoch * shards.tokens // 16
-    read = read_windows(TrainingStream(shards, seed), first, 64, 16)
+    read = read_windows(OneSource(TrainingStream(shards, seed)), first, 64, 16)
     return {
         "data_set": name,
         "seed": seed,

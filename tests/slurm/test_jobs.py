@@ -41,7 +41,7 @@ def test_two_nodes_train_like_one_machine(two_by_two, tmp_path):
     config, _, _, _ = two_by_two
     assert json.loads((config.out / "config.json").read_text())["run"]["world_size"] == 4
     alone = tmp_path / "alone"
-    words = flags(tiny_config(config.data, alone, eval=config.eval))
+    words = flags(tiny_config(config.data[0], alone, eval=config.eval))
     assert torchrun(4, *words).returncode == 0
     assert outcome(config.out) == outcome(alone)
 

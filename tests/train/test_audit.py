@@ -147,7 +147,7 @@ def test_where_bits_may_differ_a_tolerance_is_measured_and_said(run):
 
 def test_an_old_run_is_audited_by_repeating_alone(tmp_path):
     shutil.copytree(GOLDEN / "data_set", tmp_path / "data")  # a check keeps its digests there
-    found = verdict(GOLDEN.parent / "format_5" / "run", 9, data=tmp_path / "data")
+    found = verdict(GOLDEN.parent / "format_5" / "run", 9, data=(tmp_path / "data",))
     assert found.holds, found.text()
     assert any("no digest up to step 4" in note for note in found.notes)
 

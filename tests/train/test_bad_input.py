@@ -219,7 +219,7 @@ def test_an_evaluation_that_fails_is_logged_and_training_is_the_same(tmp_path, m
     def fail(*_, **__):
         raise ValueError("item 7 is damaged")
 
-    monkeypatch.setattr("train.evaluation.validation_loss", fail)
+    monkeypatch.setattr("train.evaluation.mixture_loss", fail)
     config = replace(plain, out=tmp_path / "other", eval=validated(every=4))
     assert run_to_end(config).step == 8
     assert "val_loss at step 4 failed (item 7 is damaged); training continues" in caplog.text

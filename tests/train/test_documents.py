@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval.subject import EvalOptions, load_subject, with_checkpoint_defaults
-from eval.tasks.val_loss import val_loss
+from eval.tasks.mixture_loss import val_loss
 from eval.training_config import EvalConfig
 from model.averaging.selection import read_members
 from model.averaging.weighted_mean import mean_shares, write_average

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.order.training_stream import TrainingStream, read_windows
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows
 from parallel.ranks import Ranks
 from tests.data_sets import tiny_data_set
 from train.batch_plan import BatchPlan
@@ -26,7 +27,9 @@ def ranks(rank, world_size):
 def steps_of(shards, plan, first_window, count):
     """What each step holds over all ranks: windows in order of micro-batch, and the digest."""
     loaders = [
-        Loader(TrainingStream(shards, 5), plan, ranks(rank, plan.world_size), first_window)
+        Loader(
+            OneSource(TrainingStream(shards, 5)), plan, ranks(rank, plan.world_size), first_window
+        )
         for rank in range(plan.world_size)
     ]
     steps = []
@@ -68,7 +71,7 @@ def test_resuming_is_starting_at_the_cursor(shards):
 
 
 def test_micro_steps_are_inputs_and_their_next_tokens(shards):
-    stream = TrainingStream(shards, 5)
+    stream = OneSource(TrainingStream(shards, 5))
     loader = Loader(stream, BatchPlan(8, 4, 2, 1), ranks(0, 1), 0)
     ids, targets = ids_and_targets(loader.next_step().micro_batches(2)[1])
     loader.close()
@@ -79,7 +82,7 @@ def test_micro_steps_are_inputs_and_their_next_tokens(shards):
 
 def test_ids_above_32767_survive_the_two_byte_journey(tmp_path):
     data = tiny_data_set(tmp_path / "set", documents=40)
-    stream = TrainingStream(data.split("train"), 0)
+    stream = OneSource(TrainingStream(data.split("train"), 0))
     loader = Loader(stream, BatchPlan(8, 64, 64, 1), ranks(0, 1), 0)
     ids, _ = ids_and_targets(loader.next_step().windows)
     loader.close()

@@ -37,8 +37,9 @@ from tests.runs import (
     starts,
     tiny_config,
 )
-from train.checkpoints.checkpoint import STATE_FORMAT, write_checkpoint
+from train.checkpoints.checkpoint import write_checkpoint
 from train.checkpoints.host_copy import state_tensors
+from train.checkpoints.run_position import STATE_FORMAT
 from train.loop import train
 from train.main import main
 
@@ -270,7 +271,7 @@ def test_resuming_on_other_data_is_refused_with_both_fingerprints(data, tmp_path
     forget_after(config.out, 4)
     other = tiny_data_set(tmp_path / "other", documents=100, seed=9, tokenizer=small_tokenizer())
     with pytest.raises(ValueError, match=other.fingerprint[:12]):
-        built(replace(config, data=tmp_path / "other"))
+        built(replace(config, data=(tmp_path / "other",)))
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(data, tmp_path):
@@ -373,7 +374,7 @@ def test_another_clock_host_and_folder_change_nothing(tmp_path, monkeypatch):
     (tmp_path / "here").rename(tmp_path / "there")
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     monkeypatch.setattr("time.time", lambda clock=time.monotonic: clock() % 1000)
-    moved = replace(config, data=tmp_path / "there/data", out=tmp_path / "there/run")
+    moved = replace(config, data=(tmp_path / "there/data",), out=tmp_path / "there/run")
     run_to_end(moved)
     assert starts(moved.out) == [0, 4]
     assert (losses(moved.out), final_bytes(moved.out)) == (curve, weights)

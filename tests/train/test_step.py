@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data_prep.order.training_stream import TrainingStream, read_windows
+from data_prep.order.windows import read_windows
 from model.loss import NextTokenLoss
 from parallel.ranks import start
 from tests.data_sets import small_tokenizer, tiny_data_set
@@ -194,7 +194,7 @@ def test_a_run_takes_its_first_windows_from_the_stream(data, tmp_path):
     run = built(tiny_config(data, tmp_path / "run"))
     batch = run.loader.next_step()
     run.close()
-    stream = TrainingStream(run.data.split("train"), run.config.seed)
+    stream = run.data.stream(run.config.seed)
     expected = read_windows(stream, 0, run.plan.windows, run.plan.context_length)
     assert np.array_equal(batch.windows.numpy().view(np.uint16), expected)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.audit.run_record import gaps_and_overlaps, read_run
-from data_prep.dataset.shards import DataSet
+from data_prep.order.training_data import TrainingData
 from storage.atomic import read_json
 from storage.checkpoint_folder import (
     RESUME_FILES,
@@ -19,7 +19,8 @@ from storage.checkpoint_folder import (
 from storage.json_lines import is_count, read_lines, read_metrics
 from storage.records.line_digest import LineDigest
 from train.auditing.recorded_run import RecordedRun
-from train.checkpoints.checkpoint import load_position, validation_loss_of
+from train.checkpoints.checkpoint import validation_loss_of
+from train.checkpoints.run_position import load_position
 from train.checkpoints.state_digest import (
     chain_digest,
     deciding_settings,
@@ -36,7 +37,7 @@ _SAME_RATE = 1e-12  # relative: libraries of other systems may round a cosine ot
 _Record = Mapping[str, Any]
 
 
-def check_chain(run: RecordedRun, data: DataSet) -> tuple[list[ProofResult], list[str]]:
+def check_chain(run: RecordedRun, data: TrainingData) -> tuple[list[ProofResult], list[str]]:
     """What was compared, each with its result, and notes on what cannot be told."""
     records, notes, damaged = _records(run)
     checks: list[tuple[str, int, Callable[[], Iterator[str]]]] = [
@@ -203,7 +204,7 @@ def _way_back(
         yield f"the chain from step {record['step']} back to {before['step']} has a beginning"
 
 
-def _order(run: RecordedRun, data: DataSet) -> Iterator[str]:
+def _order(run: RecordedRun, data: TrainingData) -> Iterator[str]:
     recorded = read_run(run.folder.path)
     yield from gaps_and_overlaps(
         recorded, recorded.steps_between(run.first_step, None), run.first_step
@@ -222,7 +223,7 @@ def _order(run: RecordedRun, data: DataSet) -> Iterator[str]:
             yield f"the run says that it finished at step {ended}, its last checkpoint is {newest}"
 
 
-def _rates(run: RecordedRun, data: DataSet) -> Iterator[str]:
+def _rates(run: RecordedRun, data: TrainingData) -> Iterator[str]:
     for stretch_first, stop, stretch in run.parts(run.first_step, max(run.lines, default=-1) + 1):
         config, steps = stretch.config, stretch.steps_of_run(data)
         for step in range(stretch_first, stop):

@@ -10,8 +10,8 @@ from torch import Tensor
 from storage.checkpoint_folder import step_of
 from train.auditing.recorded_run import RecordedRun
 from train.auditing.reexecution import Repeated, validation_at
-from train.checkpoints.checkpoint import load_position
 from train.checkpoints.host_copy import WEIGHTS
+from train.checkpoints.run_position import load_position
 from train.checkpoints.state_digest import read_digest, saved_tensors
 
 _EXACT = ("data/first_window", "data/windows", "data/digest", "train/skipped")

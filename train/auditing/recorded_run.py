@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.dataset.shards import DataSet
+from data_prep.order.training_data import TrainingData
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, step_of
 from storage.json_lines import is_count, read_lines, read_metrics
@@ -18,6 +18,7 @@ from train.checkpoints.branch import PARENT
 from train.checkpoints.config_values import config_with
 from train.checkpoints.recorded_config import of_the_run
 from train.config import Config
+from train.mixture import steps_of_mixture
 
 _Line = Mapping[str, Any]
 
@@ -44,10 +45,10 @@ class Stretch(NamedTuple):
                 "if a newer version wrote them, update Ratchet"
             ) from error
 
-    def steps_of_run(self, data: DataSet) -> int:
+    def steps_of_run(self, data: TrainingData) -> int:
         """The steps that the run was to have."""
         config = self.config
-        return config.steps or -(-data.split("train").tokens // config.batch_tokens)
+        return config.steps or steps_of_mixture(config, data)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Repeats the steps of a segment of a run, on any number of ranks, without a run folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from data_prep.dataset.shards import DataSet
-from data_prep.order.training_stream import TrainingStream
+from data_prep.order.training_data import TrainingData
+from data_prep.order.weights import WeightStart
 from eval.subject import Subject
-from eval.tasks.val_loss import validation_loss
+from eval.tasks.mixture_loss import mixture_loss
 from model.checkpoint import named_weights
 from model.config import GPTConfig
 from model.fused_loss.head_and_loss import fuses_loss
@@ -33,6 +33,7 @@ from train.config import Config
 from train.guards.spikes import ZERO_OUTPUT_STEPS, Guard
 from train.loader import Loader
 from train.memory.forecast import how_compiled, step_attention
+from train.mixture import recorded_starts, weight_starts
 from train.schedule import learning_rate
 from train.step import DIGEST, LOSS, NORM, SKIPPED, Learner, join_digest
 
@@ -56,11 +57,13 @@ class Repeated:
     """Validation loss and bits per byte after the last one, if its checkpoint has them."""
     differences: list[str]
     """What affects rounding and is not as it was in the run."""
+    weight_starts: Sequence[WeightStart] = ()
+    """Where the weights of a mixture change."""
 
 
 def repeat_segment(
     run: RecordedRun,
-    data: DataSet,
+    data: TrainingData,
     ranks: Ranks,
     first: int,
     stop: int,
@@ -99,7 +102,7 @@ class _Part:
     def __init__(
         self,
         run: RecordedRun,
-        data: DataSet,
+        data: TrainingData,
         ranks: Ranks,
         stretch: Stretch,
         first: int,
@@ -128,6 +131,7 @@ class _Part:
         zero_outputs = network.initial_weights == "zero_outputs"
         self.guard = Guard(config.guard, first_step=ZERO_OUTPUT_STEPS if zero_outputs else 0)
         self.loader_position = 0
+        self.weight_starts: Sequence[WeightStart] = ()
         self.loader: Loader
 
     def begin(self, run: RecordedRun, first: int) -> Repeated:
@@ -142,6 +146,7 @@ class _Part:
     def _load(self, checkpoint: Path) -> None:
         position = load_checkpoint(checkpoint, self.model, self.optimizer, self.data.fingerprint)
         self.loader_position = position.next_window
+        self.weight_starts = recorded_starts(position)
         if position.guard is not None:
             self.guard.load_history(position.guard)
 
@@ -149,14 +154,20 @@ class _Part:
         """Take the state that the part before has left."""
         _load_state(self.model, self.optimizer, before.after)
         self.loader_position = before.next_window
+        self.weight_starts = before.weight_starts
         self._ready()
 
     def _ready(self) -> None:
         learner, config = self.learner, self.config
         learner.updates = self.step
         learner.fix_bucket_layout()
+        begun = [start for start in self.weight_starts if start.step < self.step]
+        self.weight_starts = weight_starts(
+            *(config.weight_changes, begun, self.step, self.loader_position),
+            *(learner.plan.windows, config.skips),
+        )
         # Not the stored indexes of the epochs: what an audit reads follows from the data alone.
-        stream = TrainingStream(self.data.split("train"), config.seed, stored_indexes=False)
+        stream = self.data.stream(config.seed, self.weight_starts, stored_indexes=False)
         self.loader = Loader(
             stream, learner.plan, learner.ranks, self.loader_position, config.skips
         )
@@ -195,9 +206,9 @@ class _Part:
     def validation(self) -> dict[str, float]:
         """Validation loss and bits per byte of the present weights."""
         learner = self.learner
-        return validation_loss(
+        return mixture_loss(
             Subject(self.model, self.data.tokenizer(), learner.ranks, self.config.mask_documents),
-            self.data.split("val"),
+            self.data,
             tokens=self.config.eval.validated_tokens,
             context_length=learner.plan.context_length,
             micro_batch=learner.plan.micro_batch,

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data_prep.dataset.shards import DataSet
+from data_prep.order.training_data import TrainingData
 from parallel.collectives import on_main
 from parallel.ranks import Ranks
 from train.auditing.comparison import close_problems, exact_problems, tolerances
@@ -56,7 +56,11 @@ def why_no_beginning(run: RecordedRun) -> str:
 
 
 def audit_segment(
-    run: RecordedRun, data: DataSet, ranks: Ranks, segment: tuple[int, int], most_steps: int | None
+    run: RecordedRun,
+    data: TrainingData,
+    ranks: Ranks,
+    segment: tuple[int, int],
+    most_steps: int | None,
 ) -> SegmentResult:
     """Repeat a segment, or its first steps, and compare. All ranks call this.
 

@@ -18,7 +18,7 @@ from storage.json_lines import append_line, is_count, read_metrics
 from storage.ownership.latest import follow_latest, latest_name
 from storage.ownership.run_identity import RUN_ID, identity_of, new_run_id
 from storage.run_folder import RunFolder
-from train.checkpoints.checkpoint import check_same_data, load_position
+from train.checkpoints.run_position import check_same_data, load_position
 from train.checkpoints.soundness import Resumable, check_resumable
 from train.schedule import ScheduleConfig, branch_step
 

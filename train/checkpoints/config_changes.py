@@ -63,6 +63,9 @@ TABLE: dict[str, tuple[_Kind, str]] = {
     "dtype": ("named", ""),
     "guard": ("named", ""),
     "skip_windows": ("named", ""),
+    "mask_documents": ("named", ""),
+    "data_weights_at": ("named", ""),  # and only after the step where the run is
+    "data_max_epochs": ("named", ""),
     "residual": ("named", ""),
     "gradient_compression": ("named", ""),
     "reduction": ("named", ""),

@@ -103,7 +103,9 @@ def _is_a(kind: Any, value: Any) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
         of = get_args(kind)[0]
-        return isinstance(value, list) and all(type(item) is of for item in value)
+        if of is Path and type(value) is str:  # a list of one path may be written without brackets
+            return True
+        return isinstance(value, list) and all(_is_a(of, item) for item in value)
     if kind is float:
         return type(value) in (int, float) and abs(value) <= _LARGEST_FLOAT
     if kind is int:  # `bool` is no `int` here
@@ -116,7 +118,10 @@ def _as(kind: Any, key: str, value: Any) -> Any:
         return _path(key, value)
     if kind is float:
         return float(value)
-    return tuple(value) if get_origin(kind) is tuple else value
+    if get_origin(kind) is tuple:
+        items = value if isinstance(value, list) else [value]
+        return tuple(_as(get_args(kind)[0], key, item) for item in items)
+    return value
 
 
 def _path(key: str, value: str) -> Path:

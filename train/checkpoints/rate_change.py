@@ -8,8 +8,8 @@ from math import isclose
 from pathlib import Path
 
 from storage.run_folder import RunFolder
-from train.checkpoints.checkpoint import RunPosition, load_position
 from train.checkpoints.config_changes import Change
+from train.checkpoints.run_position import RunPosition, load_position
 from train.config import Config
 from train.schedule import course_of_rate, learning_rate
 

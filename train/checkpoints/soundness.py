@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from model.config import GPTConfig
 from storage.checkpoint_folder import OPTIMIZER_FILE
 from storage.run_folder import RunFolder
-from train.checkpoints.checkpoint import load_position
+from train.checkpoints.run_position import load_position
 from train.optimizers.config import OptimizerConfig
 from train.optimizers.registry import state_names
 

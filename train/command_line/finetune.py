@@ -106,7 +106,7 @@ def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
     with_prompts = found.manifest.val.documents > 0
     return Config(
         init=init,
-        data=data,
+        data=(data,),
         steps=chosen.steps,
         batch_tokens=chosen.batch_tokens,
         context_length=None if given else chosen.context_length,

@@ -47,7 +47,7 @@ def _about(preset: Config) -> str:
     shape = preset.model
     family = "GPT-2" if shape.position == "learned" else "modern"
     length = "one epoch" if preset.steps is None else f"{preset.steps:,} steps"
-    return f"{family}, {shape.n_layer} layers of {shape.n_embd}: {length} of {preset.data}"
+    return f"{family}, {shape.n_layer} layers of {shape.n_embd}: {length} of {preset.data_text}"
 
 
 def _first_line(text: str | None) -> str:

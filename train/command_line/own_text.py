@@ -176,7 +176,7 @@ def _config(
     every = chosen.steps // _POINTS
     return replace(
         PRESETS["demo"],
-        data=data,
+        data=(data,),
         out=out,
         steps=chosen.steps,
         batch_tokens=chosen.batch_tokens,

@@ -5,6 +5,7 @@ Without a preset, the settings of the run in the folder that `--out` names are t
 """
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ from train.preflight.initial_weights import with_recorded_init, with_shape_of_in
 from train.presets import PRESETS
 
 _OPTIMIZER = "--optimizer"
+_DATA = "--data"
 _NO_PRESET = "gpt2"
 _OTHER_NAMES = {"--resume", "--resume-from", "--resume-from-checkpoint", "--restart"}
 log = logging.getLogger(__name__)
@@ -106,17 +108,28 @@ def _in_parts(arguments: list[str]) -> _Words:
     continued, rest = taken_path(arguments, "--continue", "the folder of a run, such as runs/demo")
     path, rest = taken_path(rest, "--config", "a .toml or .json file with settings")
     optimizer, rest = taken(rest, _OPTIMIZER)
+    rest = [re.sub(r"^--data\.", f"{_DATA}-", word) for word in rest]  # as of a group
     if optimizer is not None and optimizer not in OPTIMIZERS:
         raise ValueError(
             f"optimizer={optimizer} is not known; give {_OPTIMIZER} and one of "
             f"{', '.join(OPTIMIZERS)}"
         )
-    preset = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    preset = rest.pop(0) if rest and not rest[0].startswith("-") else _after_data(rest)
     if preset is None and is_asked_for(rest):  # no parser finds it among the flags then
         preset = next(filter(_is_preset, rest), None)
     if preset is not None and not _is_preset(preset):
         raise ValueError(_no_preset(preset))
     return _Words(preset, continued, ConfigFile(path) if path else None, optimizer, rest)
+
+
+def _after_data(words: list[str]) -> str | None:
+    """Take out a preset behind the folders of --data, which would be read as one of them."""
+    at = words.index(_DATA) + 2 if _DATA in words else len(words)
+    while at < len(words) and not words[at].startswith("-"):
+        if _is_preset(words[at]):
+            return words.pop(at)
+        at += 1
+    return None
 
 
 def _is_preset(word: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.dataset.manifest import read_manifest
+from data_prep.order.training_data import open_training_data
 from model.config import GPTConfig
 from model.gpt import GPT
 from storage.exit_codes import USER_ERROR
@@ -134,11 +134,11 @@ def _folder_name(parts: Sequence[str]) -> str:
 
 def _check_data(a: Config, b: Config) -> None:
     """Raises: ValueError if the two do not train or are not validated on the same tokens."""
-    identities = [read_manifest(config.data).fingerprint[:16] for config in (a, b)]
+    identities = [open_training_data(config.data).fingerprint[:16] for config in (a, b)]
     if identities[0] != identities[1]:
         raise ValueError(
-            f"A trains on {a.data} ({identities[0]}), B on {b.data} ({identities[1]}); give both "
-            "the same --data"
+            f"A trains on {a.data_text} ({identities[0]}), B on {b.data_text} ({identities[1]}); "
+            "give both the same --data"
         )
     validated = [config.eval.validated_tokens for config in (a, b)]
     if validated[0] != validated[1]:

@@ -1,11 +1,13 @@
 """The data, read again while the run trains, and which steps may have read a damaged file."""
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from data_prep.dataset.recheck import Damage, Recheck
-from data_prep.dataset.shards import DataSet, TokenShards
+from data_prep.order.training_data import TrainingData
+from data_prep.order.windows import WindowStream
 from parallel.ranks import Ranks
 from storage.json_lines import read_lines
 from storage.run_folder import RunFolder
@@ -14,8 +16,8 @@ _SECONDS_BETWEEN_NOTES = 60.0
 
 
 def data_recheck(
-    data: DataSet,
-    train: TokenShards,
+    data: TrainingData,
+    stream: WindowStream,
     ranks: Ranks,
     hours: float,
     all_hashed: bool,
@@ -26,30 +28,32 @@ def data_recheck(
     """
     if ranks.local_rank > 0 or hours == 0:
         return DataRecheck()
-    return DataRecheck(Recheck(data, train, hours, time.time() if all_hashed else 0.0))
+    right_at = time.time() if all_hashed else 0.0
+    pairs = zip(data.sources, stream.streams, strict=True)
+    return DataRecheck([Recheck(s.data, own.shards, hours, right_at) for s, own in pairs])
 
 
 class DataRecheck:
-    """The reading thread of this rank, if it has one, and when the run reached which step."""
+    """The reading threads of this rank, one for each data set, and when each step was reached."""
 
-    def __init__(self, reader: Recheck | None = None) -> None:
-        self.reader = reader
+    def __init__(self, readers: Sequence[Recheck] = ()) -> None:
+        self.readers = readers
         self._notes: list[tuple[float, int]] = []
 
     @property
     def damage(self) -> Damage | None:
         """A file in use that differs from the manifest, once it is found."""
-        return None if self.reader is None else self.reader.damage
+        return next((reader.damage for reader in self.readers if reader.damage), None)
 
     def start(self) -> None:
         """Begin to read."""
-        if self.reader is not None:
-            self.reader.start()
+        for reader in self.readers:
+            reader.start()
 
     def close(self) -> None:
         """End the thread."""
-        if self.reader is not None:
-            self.reader.close()
+        for reader in self.readers:
+            reader.close()
 
     def note(self, step: int) -> None:
         """Remember, once a minute, when the run reached a step."""

@@ -14,17 +14,18 @@ from dataclasses import replace
 import torch
 from safetensors.torch import load_file
 
-from data_prep.order.training_stream import read_windows
+from data_prep.order.windows import read_windows
 from eval.subject import Subject
+from eval.tasks.mixture_loss import mixture_loss
 from eval.tasks.registry import run_tasks
-from eval.tasks.val_loss import validation_loss
 from parallel.collectives import StopAgreed, raise_on_all_ranks
 from parallel.shared_errors import SharedError
 from storage.checkpoint_folder import verify_checkpoint
 from storage.exit_codes import PREEMPTED_CODE
 from storage.run_folder import RunFolder
-from train.checkpoints.checkpoint import load_position, write_checkpoint
+from train.checkpoints.checkpoint import write_checkpoint
 from train.checkpoints.host_copy import OPTIMIZER, WEIGHTS, state_tensors
+from train.checkpoints.run_position import load_position
 from train.evaluation import shared_samples
 from train.recovery.ending import is_peer_failure
 from train.run import Run
@@ -124,9 +125,9 @@ def training_step(run: Run) -> None:
 def validation(run: Run) -> None:
     """One micro-batch of validation windows for each rank."""
     plan = run.plan
-    validation_loss(
+    mixture_loss(
         _plain_subject(run),
-        run.data.split("val"),
+        run.data,
         tokens=min(
             run.config.eval.validated_tokens,
             plan.micro_batch * plan.world_size * plan.context_length,

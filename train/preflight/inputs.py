@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 
 from data_prep.dataset.manifest import MANIFEST_NAME
-from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
+from data_prep.dataset.shards import check_data_set, open_data_set
 from data_prep.dataset.staging import stage_data_set, staged_folder
+from data_prep.order.training_data import TrainingData, open_training_data
+from data_prep.order.weights import folders_and_weights
 from model.config import GPTConfig
 from model.precision import choose_dtype
 from parallel.collectives import all_gather_object, on_main, together
@@ -25,6 +27,7 @@ from train.config import Config
 from train.guards.band.record import read_band
 from train.memory.host_memory import available
 from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
+from train.mixture import check_epochs
 from train.preflight.finished_run import FinishedRun, finished_run
 from train.preflight.initial_weights import check_init
 from train.preflight.open_sizes import (
@@ -43,7 +46,7 @@ _COPIES = 3  # of a rank's windows: this step's, and two buffers for the next
 class Inputs:
     """What a run is made of, checked."""
 
-    data: DataSet
+    data: TrainingData
     network: GPTConfig
     """The shape of the model: as configured, with as many ids as the tokenizer of the data."""
     plan: BatchPlan
@@ -99,14 +102,19 @@ def _recorded_run(
 
 def _data_and_network(
     config: Config, ranks: Ranks, recorded: int | None
-) -> tuple[DataSet, GPTConfig, int]:
+) -> tuple[TrainingData, GPTConfig, int]:
     """Data, shape, and the micro-batch that this rank would take."""
-    if RunFolder(config.out).config.is_file() and not (config.data / MANIFEST_NAME).is_file():
+    missing = [
+        place.folder
+        for place in folders_and_weights(config.data)
+        if not (place.folder / MANIFEST_NAME).is_file()
+    ]
+    if missing and RunFolder(config.out).config.is_file():
         raise ValueError(
-            f"there is no data set at {config.data}, which the run in {config.out} is to read; "
+            f"there is no data set at {missing[0]}, which the run in {config.out} is to read; "
             "give --data FOLDER with the place of its data"
         )
-    data = open_data_set(config.data)
+    data = open_training_data(config.data)
     network = config.network_for(data.tokenizer().n_vocab)
     return data, network, choose_micro_batch(config, network, ranks, recorded)
 
@@ -114,7 +122,7 @@ def _data_and_network(
 def _check_run(
     config: Config,
     ranks: Ranks,
-    data: DataSet,
+    data: TrainingData,
     network: GPTConfig,
     micro_batch: int,
     recorded: int | None,
@@ -125,9 +133,10 @@ def _check_run(
     _check_tuning(config)
     _check_reduction(config)
     plan = plan_batch(config, ranks.world_size, micro_batch)
-    _check_training_tokens(config, data, plan)
-    _check_batch_memory(plan, ranks, data.manifest.token_bytes)
+    _check_training_tokens(data, plan)
+    _check_batch_memory(plan, ranks, data.token_bytes)
     steps = run_length(config, data, plan)
+    check_epochs(config, data, steps)
     val_tokens = choose_validation(config, data, plan.context_length, sizes)
     warmup_steps = choose_warmup(config, steps, sizes)
     config = with_sizes(config, val_tokens, warmup_steps, steps)
@@ -135,7 +144,7 @@ def _check_run(
     if config.branch is not None and not folder.config.is_file():
         parent = check_branch(config.branch, steps, data.fingerprint)
     if config.init is not None and not (parent or folder).all_checkpoints():
-        check_init(config.init, data, network)
+        check_init(config.init, data.sources[0].data, network)
     if config.stage is None:
         _check_shards(data, config, ranks)
     if not folder.config.is_file() and (config.out / MANIFEST_NAME).is_file():
@@ -203,27 +212,36 @@ def _check_reduction(config: Config) -> None:
         )
 
 
-def _check_shards(data: DataSet, config: Config, ranks: Ranks) -> None:
-    check_data_set(data, config.data_check, (ranks.local_rank, ranks.local_world_size))
+def _check_shards(data: TrainingData, config: Config, ranks: Ranks) -> None:
+    for source in data.sources:
+        share = (ranks.local_rank, ranks.local_world_size)
+        check_data_set(source.data, config.data_check, share)
 
 
-def _staged(data: DataSet, stage: Path, config: Config, ranks: Ranks) -> DataSet:
-    """The copy of the data set on this machine's own disk. One rank copies, all ranks check."""
-    together(lambda: stage_data_set(data, stage) if ranks.local_rank == 0 else None)
+def _staged(data: TrainingData, stage: Path, config: Config, ranks: Ranks) -> TrainingData:
+    """The copies of the data sets on this machine's own disk. One rank copies, all ranks check."""
 
-    def checked_copy() -> DataSet:
-        copy = open_data_set(staged_folder(data, stage))
-        _check_shards(copy, config, ranks)
-        return copy
+    def copy() -> None:
+        if ranks.local_rank == 0:
+            for source in data.sources:
+                stage_data_set(source.data, stage)
 
-    return together(checked_copy)
+    def checked_copies() -> TrainingData:
+        folders = (staged_folder(source.data, stage) for source in data.sources)
+        copies = data.over(map(open_data_set, folders))
+        _check_shards(copies, config, ranks)
+        return copies
+
+    together(copy)
+    return together(checked_copies)
 
 
-def _check_training_tokens(config: Config, data: DataSet, plan: BatchPlan) -> None:
-    """Raises: ValueError if the data hold not even one window."""
-    train = data.split("train")
-    if train.tokens <= plan.context_length:
-        raise ValueError(
-            f"context_length={plan.context_length} needs {plan.context_length + 1} training tokens "
-            f"and {config.data} has {train.tokens}; give a smaller --context-length or more data"
-        )
+def _check_training_tokens(data: TrainingData, plan: BatchPlan) -> None:
+    """Raises: ValueError if a data set holds not even one window."""
+    for source in data.sources:
+        if source.tokens <= plan.context_length:
+            raise ValueError(
+                f"context_length={plan.context_length} needs {plan.context_length + 1} training "
+                f"tokens and {source.data.folder} has {source.tokens}; give a smaller "
+                "--context-length or more data"
+            )

@@ -4,11 +4,12 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_prep.dataset.shards import DataSet
-from eval.tasks.val_loss import validation_tokens
+from data_prep.order.training_data import TrainingData
+from eval.tasks.mixture_loss import mixture_tokens
 from storage.option_values import AtMost
 from train.batch_plan import BatchPlan
 from train.config import Config
+from train.mixture import steps_of_mixture
 from train.schedule import check_phases
 
 _LEAST_POINTS = 5  # of a curve
@@ -58,15 +59,15 @@ def _fitted(every: int, steps: int) -> int:
     return int(min(every, max(1, steps // _LEAST_POINTS)) if isinstance(every, AtMost) else every)
 
 
-def run_length(config: Config, data: DataSet, plan: BatchPlan) -> int:
+def run_length(config: Config, data: TrainingData, plan: BatchPlan) -> int:
     """The number of steps: as configured, or one epoch."""
-    steps = config.steps or -(-data.split("train").tokens // plan.tokens)
+    steps = config.steps or steps_of_mixture(config, data)
     if config.steps is None and steps < _FEW_STEPS < plan.windows * steps:
         batch = max(plan.tokens * steps // _FEW_STEPS // plan.context_length, 1)
         log.warning(
             "one epoch of %s is only %d steps of batch_tokens=%d; --batch-tokens %d would make it "
             "about %d",
-            config.data,
+            config.data_text,
             steps,
             plan.tokens,
             batch * plan.context_length,
@@ -88,7 +89,7 @@ def choose_warmup(config: Config, steps: int, recorded: RecordedSizes) -> int | 
 
 
 def choose_validation(
-    config: Config, data: DataSet, context_length: int, recorded: RecordedSizes
+    config: Config, data: TrainingData, context_length: int, recorded: RecordedSizes
 ) -> int:
     """The tokens of a validation. Raises: ValueError if the data hold fewer than the user gave."""
     wanted, before = config.eval.validated_tokens, recorded.val_tokens
@@ -97,12 +98,11 @@ def choose_validation(
     if isinstance(wanted, AtMost) and before is not None and 0 < before < wanted:
         wanted = AtMost(before)
     try:
-        shards = data.split("val")
-        found = validation_tokens(shards, wanted, context_length, "--eval.val-tokens")
+        found = mixture_tokens(data, wanted, context_length, "--eval.val-tokens")
     except ValueError as error:
-        if data.manifest.val.tokens > context_length:
+        if data.val_tokens > context_length:
             raise
         raise ValueError(f"{error}, or train without validation: --eval.every 0") from error
     if found < wanted:
-        log.info("validation: %s tokens, all whole windows of %s", f"{found:,}", config.data)
+        log.info("validation: %s tokens, all whole windows of %s", f"{found:,}", config.data_text)
     return found

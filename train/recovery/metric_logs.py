@@ -15,7 +15,7 @@ from storage.writers.console import Console
 from storage.writers.console_rows import VALIDATION_LOSS, Evaluations, measured
 from storage.writers.log_config import LogConfig
 from storage.writers.trackers import trackers
-from train.checkpoints.checkpoint import RunPosition
+from train.checkpoints.run_position import RunPosition
 from train.guards.spikes import Guard, history_of_lines, missing_steps
 
 log = logging.getLogger(__name__)

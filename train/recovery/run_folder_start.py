@@ -13,8 +13,9 @@ from storage.checkpoint_folder import step_of
 from storage.ownership.run_identity import RunIdentity, identity_of, new_run_id
 from storage.run_folder import RunFolder
 from train.checkpoints.branch import begin_branch
-from train.checkpoints.checkpoint import load_position, turn_latest
+from train.checkpoints.checkpoint import turn_latest
 from train.checkpoints.disk_space import check_writable
+from train.checkpoints.run_position import load_position
 from train.checkpoints.soundness import Resumable, newest_sound_checkpoint
 from train.memory.micro_batch import smaller_requested
 from train.recovery.restarts import count_restart

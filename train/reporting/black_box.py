@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from data_prep.order.training_stream import read_windows
+from data_prep.order.windows import read_windows
 from model.checkpoint import save_model
 from parallel.collectives import all_gather_object, sum_over_ranks
 from storage.atomic import new_folder, write_json, write_text
@@ -113,7 +113,8 @@ def _contents(run: Run, skipped: Skipped, exact: bool, told: list[Any]) -> dict[
         "seed": config.seed,
         "dtype": str(run.learner.dtype).removeprefix("torch."),
         "separator": run.separator,
-        "data": str(config.data.resolve()),
+        "data": run.data.recorded(),
+        **_weight_changes(run),
         "data_fingerprint": run.data.fingerprint,
         "ranks": [device for *_, device in told],
         "trouble": [trouble for trouble, *_ in told if trouble],
@@ -145,6 +146,12 @@ def _texts(run: Run, skipped: Skipped, findings: list[WindowFinding]) -> dict[st
             if len(found) < _MAX_TEXTS:
                 found[str(number)] = run.tokenizer.decode(tokens.tolist())
     return found
+
+
+def _weight_changes(run: Run) -> dict[str, Any]:
+    """Where the weights of a mixture have changed; nothing if they never did."""
+    begun = [start.as_json() for start in run.weight_starts]
+    return {"mixture": begun} if begun else {}
 
 
 def _number(value: float) -> float | str:

@@ -28,7 +28,7 @@ def _summary(run: Run, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     _, train = column(lines, "train/loss")
     _, val = column(lines, "val/loss")
     _, bits = column(lines, "val/bits_per_byte")
-    entropy = run.data.manifest.train.unigram_entropy_nats
+    entropy = run.data.unigram_entropy_nats
     recent = train[-_SMOOTHED_STEPS:]
     rate = run.progress.tokens_per_second
     tags = sorted({k for line in lines for k in line if k.endswith(("/acc", "/acc_norm"))})
@@ -79,7 +79,7 @@ def write_report(run: Run) -> str:
     lines = read_thinned_metrics(run.folder.metrics, _LINES_READ, _WHOLE)
     path = run.folder.path / "loss.png"
     try:
-        entropy = run.data.manifest.train.unigram_entropy_nats
+        entropy = run.data.unigram_entropy_nats
         areas = band_areas(run.progress.band.band, run.plan.tokens)
         draw_loss_curve(lines, entropy, path, _title(run), areas)
     except Exception as error:  # a full disk, or a broken matplotlib

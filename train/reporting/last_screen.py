@@ -78,7 +78,7 @@ def next_commands(run: Run, lines: list[dict[str, Any]]) -> str:
     if losses and losses[-1] <= min(losses):
         longer = f"--continue {folder} --steps {2 * run.steps} --allow steps"
         told.append(("train twice as long", f"{_shown(node)} {longer}"))
-    if run.config.data.name == _DEMO:
+    if run.config.data[0].name == _DEMO:
         own_text = _PROJECT / "launch/own_text.sh"
         told.append(("your own text", f"{_shown(own_text)} story.txt"))
     if why_it_stopped(run):

@@ -142,7 +142,7 @@ def summarize_run(path: Path, name: str) -> RunSummary:
         context_length=settings["context_length"],
         seed=settings["seed"],
         starts=len(read_lines(folder.starts)) or None,
-        data=str(settings.get("data")),
+        data=_places(settings.get("data")),
         data_fingerprint=record["data_fingerprint"],
         vocab_size=_count(settings.get("model.vocab_size")),
         val_tokens=_whole_windows(settings),
@@ -261,6 +261,11 @@ def _scores(results: dict[str, tuple[int, float]]) -> dict[str, Score]:
         for tag, (step, value) in sorted(results.items())
         if tag.endswith(_SCORES)
     }
+
+
+def _places(data: Any) -> str:
+    """The data of a run as `--data` names them."""
+    return " ".join(map(str, data)) if isinstance(data, list) else str(data)
 
 
 def _count(value: Any) -> int | None:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from data_prep.order.training_data import TrainingData
 from model.estimates.documents import attended_tokens
 from storage.terminal.quantities import counted, short
 from train.batch_plan import BatchPlan
+from train.mixture import epochs_read, source_lines
 from train.optimizers.registry import optimizer_name
 from train.run import Run
 
@@ -15,11 +17,11 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
 
     `settings` are the derived values that config.json records.
     """
-    plan, shape, data = run.plan, run.model.config, run.data.manifest
+    plan, shape, data = run.plan, run.model.config, run.data
     tokens = run.steps * plan.tokens
     yield (
         f"{run.folder.path}: {counted(run.steps, 'step')} of {plan.tokens:,} tokens, "
-        f"{short(tokens)} in all ({tokens / data.train.tokens:.2g} epochs)"
+        f"{short(tokens)} in all ({tokens / data.tokens:.2g} epochs)"
     )
     blocks = f"{counted(shape.n_layer, 'layer')}, {counted(shape.n_head, 'head')}"
     yield (
@@ -27,11 +29,14 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
         f"width {shape.n_embd}, {shape.vocab_size:,} ids"
     )
     yield (
-        f"  data       {run.config.data}: {short(data.train.tokens)} tokens to train on, "
-        f"{short(data.val.tokens)} to validate on"
+        f"  data       {_named(data)}: {short(data.tokens)} tokens to train on, "
+        f"{short(data.val_tokens)} to validate on"
     )
+    if data.is_mixture:
+        epochs = epochs_read(run.config, data, run.steps)
+        yield from (f"             {line}" for line in source_lines(data, epochs))
     if run.config.mask_documents:
-        seen = attended_tokens(plan.context_length, run.data.split("train").lengths)
+        seen = data.mean_of_train(lambda train: attended_tokens(plan.context_length, train.lengths))
         most = (plan.context_length + 1) / 2
         attended = f"{seen:,.1f} tokens on average, not {most:,.1f}"
         yield f"  documents  attention within each: to {attended}"
@@ -57,6 +62,12 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
         chosen = run.config.deterministic and not run.config.mask_documents
         without = ", as cuDNN's has no deterministic backward pass"
         yield f"  attention  {settings['attention']}{without if chosen else ''}"
+
+
+def _named(data: TrainingData) -> str:
+    if data.is_mixture:
+        return f"a mixture of {len(data.sources)} sources"
+    return str(data.sources[0].data.folder)
 
 
 def _tree(plan: BatchPlan) -> str:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from data_prep.order.permutation import FeistelPermutation, round_keys
 from data_prep.order.skipped_windows import after_skips
-from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows, windows_digest
 from parallel.ranks import Ranks
 from tests.data_prep.order.test_skipped_windows import RANGES
 from tests.data_prep.order.test_training_stream import Positions
@@ -133,7 +134,7 @@ def test_windows_of_several_epochs_and_their_digests_are_those_of_the_page(
 ):
     train, documents = data.split("train"), documents_on_disk(data.folder)
     w = int(share * 4 * train.tokens / length)
-    found = read_windows(TrainingStream(train, seed), w, 2, length)
+    found = read_windows(OneSource(TrainingStream(train, seed)), w, 2, length)
     expected = [window(documents, seed, length, v) for v in (w, w + 1)]
     assert found.tolist() == expected
     total = sum(digest(v, tokens) for v, tokens in enumerate(expected, start=w))
@@ -168,7 +169,7 @@ def shares(stream, plan, skips):
 @pytest.mark.parametrize(("micro_batch", "world"), [(1, 1), (2, 3), (4, 3), (3, 4), (6, 2)])
 def test_each_rank_gets_the_windows_that_the_page_says(data, micro_batch, world):
     documents, skips, cursor = documents_on_disk(data.folder), ((5, 14), (30, 31)), 0
-    stream = TrainingStream(data.split("train"), 2)
+    stream = OneSource(TrainingStream(data.split("train"), 2))
     for step in shares(stream, BatchPlan(8, 12, micro_batch, world), skips):
         first = first_window(cursor, 12, skips)
         for rank, share in enumerate(step):
@@ -209,7 +210,7 @@ def written_by_the_real_code():
     yield row("p of 0 to 4, N = 9672101, epoch 2", images(9_672_101, 2)[:5])
     shards = Positions([3, 1, 4, 2, 5])
     yield row("lengths", shards.lengths)
-    stream = TrainingStream(shards, 1337)
+    stream = OneSource(TrainingStream(shards, 1337))
     for w, tokens in enumerate(read_windows(stream, 0, 8, 4)):
         yield row(f"window {w}", tokens)
         yield row(f"digest of window {w}", [f"{windows_digest(w, tokens[None]):016x}"])

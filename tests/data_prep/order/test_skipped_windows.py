@@ -12,7 +12,8 @@ from data_prep.audit.run_proof import prove_run
 from data_prep.audit.run_record import read_run
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.skipped_windows import after_skips, parse_skips
-from data_prep.order.training_stream import TrainingStream, read_windows
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows
 from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.runs import (
     KEEP_ALL,
@@ -83,7 +84,7 @@ def test_the_step_after_the_range_reads_the_windows_there(data, tmp_path):
     batch = run.loader.next_step()
     run.close()
     stream = TrainingStream(open_data_set(data).split("train"), 1337)
-    expected = read_windows(stream, 50, 8, 16)
+    expected = read_windows(OneSource(stream), 50, 8, 16)
     assert np.array_equal(batch.windows.numpy().view(np.uint16), expected)
     assert (batch.first_window, run.loader.next_window) == (50, 58)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from data_prep.dataset.shards import TokenShards
 from data_prep.order.epoch_index import EpochIndex
 from data_prep.order.permutation import FeistelPermutation
-from data_prep.order.training_stream import TrainingStream, read_windows, windows_digest
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, read_windows, windows_digest
 from storage.digest import fingerprint
 from tests.data_sets import tiny_data_set
 
@@ -130,7 +131,9 @@ def test_any_part_of_the_stream_equals_a_naive_reader(large, start, count, seed)
 
 def test_every_token_but_the_first_is_a_target_exactly_once(shards):
     length = 37
-    windows = read_windows(TrainingStream(shards, 1), 0, 2 * shards.tokens // length, length)
+    windows = read_windows(
+        OneSource(TrainingStream(shards, 1)), 0, 2 * shards.tokens // length, length
+    )
     targets = windows[:, 1:].reshape(-1)
     assert np.array_equal(targets, naive_stream(shards, 1, 3)[1 : 1 + len(targets)])
     assert np.array_equal(windows[:-1, -1], windows[1:, 0])
@@ -143,16 +146,19 @@ def test_every_token_but_the_first_is_a_target_exactly_once(shards):
 )
 @settings(max_examples=40, deadline=None)
 def test_windows_and_digest_do_not_depend_on_who_reads_them(shards, first, cuts, length):
-    whole = read_windows(TrainingStream(shards, 9), first, 60, length)
+    whole = read_windows(OneSource(TrainingStream(shards, 9)), first, 60, length)
     spans = list(pairwise([0, *sorted(cuts), 60]))
-    parts = [read_windows(TrainingStream(shards, 9), first + a, b - a, length) for a, b in spans]
+    parts = [
+        read_windows(OneSource(TrainingStream(shards, 9)), first + a, b - a, length)
+        for a, b in spans
+    ]
     assert np.array_equal(np.concatenate(parts), whole)
     digests = [windows_digest(first + a, part) for (a, _), part in zip(spans, parts, strict=True)]
     assert sum(digests) % 2**64 == windows_digest(first, whole)
 
 
 def test_a_changed_token_or_window_number_changes_the_digest(shards):
-    windows = read_windows(TrainingStream(shards, 0), 0, 4, 16)
+    windows = read_windows(OneSource(TrainingStream(shards, 0)), 0, 4, 16)
     changed = windows.copy()
     changed[2, 3] ^= 1
     digests = {windows_digest(0, windows), windows_digest(1, windows), windows_digest(0, changed)}
@@ -191,7 +197,7 @@ def test_every_token_is_a_target_once_an_epoch_for_any_documents(lengths, length
     shards = Positions(lengths)
     stream = TrainingStream(shards, seed)
     count = (epochs * shards.tokens - 1) // length
-    targets = read_windows(stream, 0, count, length)[:, 1:].reshape(-1)
+    targets = read_windows(OneSource(stream), 0, count, length)[:, 1:].reshape(-1)
     rest = stream.read(count * length + 1, epochs * shards.tokens - count * length - 1)
     times = np.bincount(np.concatenate([targets, rest]), minlength=shards.tokens)
     times[stream.read(0, 1)] += 1  # the stream's very first token

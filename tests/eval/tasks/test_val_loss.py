@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from eval.subject import EvalOptions
+from eval.tasks.mixture_loss import val_loss
 from eval.tasks.registry import run_tasks
-from eval.tasks.val_loss import val_loss, validation_loss, validation_tokens
+from eval.tasks.val_loss import validation_sums, validation_tokens
 from storage.option_values import AtMost
 from tests.data_sets import tiny_data_set
 from tests.eval_subjects import limit_memory, tiny_subject
@@ -24,7 +25,8 @@ def data(tmp_path_factory):
 
 
 def measure(subject, data, windows=13, micro_batch=4, dtype=torch.float32):
-    return validation_loss(subject, data.split("val"), windows * T, T, micro_batch, dtype)
+    sums = validation_sums(subject, data.split("val"), windows * T, T, micro_batch, dtype)
+    return sums.tags("val")
 
 
 def test_the_loss_is_the_mean_over_all_targets_with_all_logits(data):

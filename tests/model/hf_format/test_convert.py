@@ -51,7 +51,7 @@ def test_an_import_serves_evaluation_and_the_start_of_training(tmp_path):
     verify_checkpoint(tmp_path / "ours")
     subject = load_subject(tmp_path / "ours", ALONE)
     assert subject.tokenizer.name == "gpt2"
-    assert with_checkpoint_defaults(tmp_path / "ours", EvalOptions()).data is None
+    assert with_checkpoint_defaults(tmp_path / "ours", EvalOptions()).data == ()
     data = tiny_data_set(tmp_path / "data").folder
     config = tiny_config(data, tmp_path / "run", init=tmp_path / "ours")
     assert check_inputs(config, alone()).steps == 8

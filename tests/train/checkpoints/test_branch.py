@@ -59,7 +59,7 @@ def parent(request, finished, tmp_path):
     """The configuration of a copy of a finished run."""
     config = finished(getattr(request, "param", MuonConfig()))
     shutil.copytree(config.out.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
-    return replace(config, data=tmp_path / "data", out=tmp_path / "run")
+    return replace(config, data=(tmp_path / "data",), out=tmp_path / "run")
 
 
 def branch_of(config, name="branch", step=10, **changes):

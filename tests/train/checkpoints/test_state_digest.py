@@ -68,7 +68,7 @@ def test_the_digest_is_that_of_the_tensors_on_disk(straight):
 
 def test_a_killed_run_has_the_digests_of_an_undisturbed_one(straight, tmp_path):
     shutil.copytree(straight.out.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
-    config = replace(straight, data=tmp_path / "data", out=tmp_path / "run")
+    config = replace(straight, data=(tmp_path / "data",), out=tmp_path / "run")
     forget_after(config.out, 4)
     run_to_end(config)
     for step, line in chain_of(straight.out).items():
@@ -78,7 +78,7 @@ def test_a_killed_run_has_the_digests_of_an_undisturbed_one(straight, tmp_path):
 
 def test_a_run_of_an_older_version_begins_its_chain_where_it_continues(straight, tmp_path):
     shutil.copytree(straight.out.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
-    config = replace(straight, data=tmp_path / "data", out=tmp_path / "run")
+    config = replace(straight, data=(tmp_path / "data",), out=tmp_path / "run")
     forget_after(config.out, 4)
     for path in [config.out / "digests.jsonl", *config.out.rglob("digest.json")]:
         path.unlink()

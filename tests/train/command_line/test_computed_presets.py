@@ -18,5 +18,5 @@ def test_what_a_computed_preset_needs_is_named():
 def test_a_run_on_own_text_is_named_after_its_data_and_asks_no_questions_about_python():
     data = GOLDEN / "data_set"
     config = parse(["own-text", "--data", str(data), "--steps", "7"])
-    assert (config.data, config.out) == (data, Path("runs/data_set"))
+    assert (config.data, config.out) == ((data,), Path("runs/data_set"))
     assert (config.eval.tasks, config.steps) == ((), 7)

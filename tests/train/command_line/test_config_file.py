@@ -137,7 +137,7 @@ def test_a_shape_in_a_file_may_not_contradict_the_weights(write):
 floats = st.floats(0.001, 0.999)
 configs = st.builds(
     Config,
-    data=st.sampled_from([Path("data/x y"), Path("/a")]),
+    data=st.sampled_from([(Path("data/x y"),), (Path("/a:0.5"), Path("b:1/3"))]),
     stage=st.sampled_from([None, Path("b")]),
     seed=st.integers(0, 2**64 - 1),
     steps=st.one_of(st.none(), st.integers(2000, 10**9)),

@@ -70,8 +70,11 @@ def test_a_boolean_is_a_flag_and_its_old_spellings_give_the_same_run(values):
 
 def test_a_preset_is_also_found_behind_the_flags():
     assert parse(["--seed", "3", "demo"]) == parse(["demo", "--seed", "3"])
+    mixture = ["--data", "demo:1", "b:2"]
+    assert parse([*mixture, "demo", "--seed", "3"]) == parse(["demo", *mixture, "--seed", "3"])
+    assert parse(["--data", "demo", "demo"]) == parse(["demo", "--data", "demo"])
     with pytest.raises(ValueError, match=r"the preset comes first: train/main\.py demo"):
-        parse(["--data", "demo", "demo"])
+        parse(["--stage", "demo", "demo"])
 
 
 def test_auto_validates_on_the_number_of_the_preset():

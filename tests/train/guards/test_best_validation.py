@@ -44,7 +44,7 @@ def config(tmp_path, monkeypatch):
         evaluate(run)
 
     here = []
-    monkeypatch.setattr("train.evaluation.validation_loss", validation)
+    monkeypatch.setattr("train.evaluation.mixture_loss", validation)
     monkeypatch.setattr("train.loop.evaluate", noted)
     config = nano_config(tmp_path, steps=16, save=SaveConfig(every_minutes=0, keep=1))
     return replace(config, eval=replace(config.eval, every=2), stop_when_worse=3, rehearsal=False)

@@ -11,6 +11,7 @@ from data_prep.audit.run_proof import prove_run
 from data_prep.audit.run_record import read_run
 from data_prep.dataset.recheck import Damage
 from data_prep.dataset.shards import check_data_set, open_data_set
+from data_prep.order.training_data import open_training_data
 from parallel.ranks import Ranks
 from storage.exit_codes import GAVE_UP_CODE
 from storage.retention import SaveConfig
@@ -48,7 +49,7 @@ class FoundDamage:
 @pytest.mark.fault("D10", injected="bytes of a shard while two ranks train on it", lost="interval")
 def test_a_shard_damaged_while_two_ranks_train_ends_the_run_with_one_sentence(tmp_path, caplog):
     config = nano_config(tmp_path, steps=100_000, save=SaveConfig(0, 0, 99))
-    path, before = damage_shard(config.data)
+    path, before = damage_shard(config.data[0])
     more = ("--data-check", "size", "--data-recheck-hours", "1e-5", "--rehearsal", "False")
     done = together(2, *flags(config, *more))
     assert done.returncode not in (0, 75)
@@ -62,22 +63,22 @@ def test_a_shard_damaged_while_two_ranks_train_ends_the_run_with_one_sentence(tm
     assert RunFolder(config.out).all_checkpoints() == []
     # The next start hashes the file again. Once it is right, the proof names the steps.
     with pytest.raises(ValueError, match=r"train_000000\.npy has sha256"):
-        check_data_set(open_data_set(config.data), "cached")
+        check_data_set(open_data_set(config.data[0]), "cached")
     path.write_bytes(before)
     caplog.set_level(logging.INFO)
-    assert not prove_run(open_data_set(config.data), read_run(config.out), None, 1)
+    assert not prove_run(open_data_set(config.data[0]), read_run(config.out), None, 1)
     assert "DIFFERS  step" in caplog.text
 
 
 def test_damage_found_just_before_the_end_is_not_blessed_by_a_last_checkpoint(tmp_path, caplog):
     run = built(nano_config(tmp_path, steps=3))
-    found = FoundDamage(run.data.folder / "train_000000.npy")
+    found = FoundDamage(run.data.sources[0].data.folder / "train_000000.npy")
     step = run.learner.step
 
     def last_step(*arguments):
         if run.step == 2:
             run.recheck.close()
-            run.recheck.reader = found
+            run.recheck.readers = [found]
         return step(*arguments)
 
     run.learner.step = last_step
@@ -90,7 +91,7 @@ def test_damage_found_just_before_the_end_is_not_blessed_by_a_last_checkpoint(tm
 
 def test_damage_asks_for_a_stop_and_a_stop_for_another_reason_keeps_its_reason(tmp_path):
     run = built(nano_config(tmp_path))
-    run.recheck.reader = FoundDamage(run.data.folder / "x")
+    run.recheck.readers = [FoundDamage(run.data.sources[0].data.folder / "x")]
     run.heartbeat()
     assert (run.stop.wanted, run.stop.reason) == (True, "damaged training data")
     run.stop.reason = "SIGTERM"
@@ -102,7 +103,7 @@ def test_damage_asks_for_a_stop_and_a_stop_for_another_reason_keeps_its_reason(t
 def test_an_undamaged_data_set_is_read_beside_a_run_and_the_thread_ends_with_it(tmp_path):
     config = nano_config(tmp_path, steps=3, data_recheck_hours=1e-6)
     run = built(config)
-    reader = run.recheck.reader
+    (reader,) = run.recheck.readers
     step = run.learner.step
 
     def after_a_round(*arguments):
@@ -127,9 +128,9 @@ def test_an_undamaged_data_set_is_read_beside_a_run_and_the_thread_ends_with_it(
     ],
 )
 def test_one_process_of_each_machine_reads_the_data(tmp_path, ranks, hours, reads):
-    data = open_data_set(nano_config(tmp_path).data)
-    found = data_recheck(data, data.split("train"), ranks, hours, all_hashed=False)
-    assert (found.reader is not None) == reads
+    data = open_training_data(nano_config(tmp_path).data)
+    found = data_recheck(data, data.stream(1), ranks, hours, all_hashed=False)
+    assert bool(found.readers) == reads
     found.start()
     found.close()
 
@@ -137,7 +138,9 @@ def test_one_process_of_each_machine_reads_the_data(tmp_path, ranks, hours, read
 def test_the_staged_copy_is_what_is_read(tmp_path):
     config = nano_config(tmp_path, stage=tmp_path / "stage")
     run = built(config)
-    assert {file.path.parent.parent for file in run.recheck.reader._files} == {tmp_path / "stage"}
+    assert {file.path.parent.parent for file in run.recheck.readers[0]._files} == {
+        tmp_path / "stage"
+    }
     run.close()
 
 
@@ -162,7 +165,7 @@ def test_the_first_step_that_may_be_affected_follows_from_when_the_file_was_righ
     )
     text = '{"time": 3}\n[]\n' + "".join(json.dumps(line) + "\n" for line in starts)
     (tmp_path / "starts.jsonl").write_text(text)
-    recheck = DataRecheck(FoundDamage(tmp_path / "x.npy", right_at))
+    recheck = DataRecheck([FoundDamage(tmp_path / "x.npy", right_at)])
     recheck._notes = [(400, 40), (500, 50), (600, 60)]
     assert f"Steps {first} to 77 may" in recheck.sentence(77, RunFolder(tmp_path))
 

@@ -34,7 +34,7 @@ def line(name: str, world_size: int, card: str) -> str:
     """The largest micro-batch that is predicted to fit, what `auto` takes, and its logits."""
     network = SHAPES[name]
     optimizer = MuonConfig() if uses_muon(network) else AdamWConfig()
-    config = Config(data=Path("data"), model=network, optimizer=optimizer, dtype="bfloat16")
+    config = Config(data=(Path("data"),), model=network, optimizer=optimizer, dtype="bfloat16")
     ranks = Ranks(0, world_size, 0, world_size, torch.device("cuda", 0))
     share = share_of(config, world_size)
     start = f"{name:16}{world_size:6}{card:>8}"

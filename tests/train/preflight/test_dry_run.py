@@ -76,7 +76,7 @@ def test_what_the_run_never_does_is_not_rehearsed(data, tmp_path):
     ("part", "broken"),
     [
         ("training step", "trial_step"),
-        ("validation", "validation_loss"),
+        ("validation", "mixture_loss"),
         ("tasks", "run_tasks"),
         ("samples", "shared_samples"),
         ("checkpoint", "write_checkpoint"),

@@ -28,7 +28,7 @@ def test_a_preset_validates_on_all_there_is_and_says_so(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     config = nano_config(tmp_path, eval=VALIDATED)
     run = run_to_end(config)
-    whole = (run.data.split("val").tokens - 1) // 16 * 16
+    whole = (run.data.val_tokens - 1) // 16 * 16
     assert run.config.eval.val_tokens == whole
     assert f"validation: {whole} tokens, all whole windows of" in caplog.text
     exact = run_to_end(

@@ -29,7 +29,7 @@ def finished(tmp_path_factory):
 def config(finished, tmp_path):
     """A copy of it, left as a kill after step 6 leaves it."""
     shutil.copytree(finished.out, tmp_path / "run", symlinks=True)
-    shutil.copytree(finished.data, tmp_path / "data")
+    shutil.copytree(finished.data[0], tmp_path / "data")
     forget_after(tmp_path / "run", 6)
     (tmp_path / "run" / "checkpoints" / "latest").unlink()
     return nano_config(tmp_path, save=SaveConfig(2, 0, 9))

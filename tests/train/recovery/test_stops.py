@@ -117,14 +117,14 @@ def test_a_stop_in_an_evaluation_leaves_it_for_the_next_start(config, monkeypatc
     config = replace(config, eval=evals)
     run = built(config)
     run.stop.listen()
-    validate = duties.validation_loss
+    validate = duties.mixture_loss
 
     def interrupted(*args, **kwargs):
         if run.step == 4:
             signal.raise_signal(signal.SIGUSR1)
         return validate(*args, **kwargs)
 
-    monkeypatch.setattr(duties, "validation_loss", interrupted)
+    monkeypatch.setattr(duties, "mixture_loss", interrupted)
     assert finish(run) == PREEMPTED_CODE
     assert status_of(config) == ("preempted", 4, "SIGUSR1")
     assert run.results["step"] == 0

@@ -55,9 +55,9 @@ def test_a_setting_of_an_optimizer_that_the_runs_are_given_can_be_varied(tmp_pat
 
 
 def test_long_values_make_a_short_name_and_every_name_is_a_file_s(tmp_path):
-    points = planned(tmp_path, f"data=a/b c,{'x' * 250}", seeds=(7,))
+    points = planned(tmp_path, f"stage=a/b c,{'x' * 250}", seeds=(7,))
     names = [point.trials[0].name for point in points]
-    assert names[0] == "data=a_b_c,seed=7"
+    assert names[0] == "stage=a_b_c,seed=7"
     assert len(names[1]) < 220
 
 

@@ -1,0 +1,46 @@
+"""The windows of a mixture: each is one of the next windows of the source whose turn it is.
+
+Each source has its own stream, the one that it would have alone, so that all its documents are read
+once before any is read twice.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_prep.order.shares import Assignment
+from data_prep.order.training_stream import TrainingStream
+from data_prep.order.windows import OneSource, SourceWindows, WindowStream
+
+
+class _Mixture:
+    """Several sources, in the shares of an assignment."""
+
+    def __init__(self, streams: Sequence[TrainingStream], assignment: Assignment) -> None:
+        self.streams = tuple(streams)
+        self._assignment = assignment
+
+    def by_source(self, first: int, count: int) -> Sequence[SourceWindows]:
+        """See WindowStream."""
+        sources, before = self._assignment.sources(first, count), self._assignment.counts(first)
+        found = []
+        for source in np.unique(sources).tolist():
+            rows = np.flatnonzero(sources == source)
+            own = int(before[source])
+            found.append(SourceWindows(source, self.streams[source], own, len(rows), rows))
+        return found
+
+    def counts(self, window: int) -> np.ndarray:
+        """See WindowStream."""
+        return self._assignment.counts(window)
+
+    def window(self, source: int, own: int) -> int | None:
+        """See WindowStream."""
+        return self._assignment.window(source, own)
+
+
+def stream_of(streams: Sequence[TrainingStream], assignment: Assignment) -> WindowStream:
+    """The windows of these sources; those of a single one are the windows of its own stream."""
+    if len(streams) == 1:
+        return OneSource(streams[0])
+    return _Mixture(streams, assignment)

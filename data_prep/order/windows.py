@@ -1,0 +1,109 @@
+"""Windows of a stream of training tokens, of one source or of a mixture, and their digest."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from data_prep.order.permutation import WORD_MASK
+from data_prep.order.training_stream import TrainingStream
+
+
+@dataclass(frozen=True)
+class SourceWindows:
+    """What consecutive windows of a stream hold of one source: windows that follow one another."""
+
+    source: int
+    """Number of the source."""
+    stream: TrainingStream
+    first: int
+    """The first of them, counted in the source's own stream."""
+    count: int
+    rows: np.ndarray | None = None
+    """Which of the windows they are, from 0; None: all of them. Shapes: (count,)."""
+
+
+class WindowStream(Protocol):
+    """Windows without end; safe to read from several threads."""
+
+    @property
+    def streams(self) -> Sequence[TrainingStream]:
+        """The stream of each source; all have tokens of one type."""
+        ...
+
+    def by_source(self, first: int, count: int) -> Sequence[SourceWindows]:
+        """The windows [first, first + count), source by source; none without windows."""
+        ...
+
+    def counts(self, window: int) -> np.ndarray:
+        """How many windows before this one are from each source. Shapes: (sources,), int64."""
+        ...
+
+    def window(self, source: int, own: int) -> int | None:
+        """The window that is number `own` of a source; None if it never comes."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneSource:
+    """The windows of a single source: number w is tokens [wT, wT + T] of its stream."""
+
+    stream: TrainingStream
+
+    @property
+    def streams(self) -> Sequence[TrainingStream]:
+        """See WindowStream."""
+        return (self.stream,)
+
+    def by_source(self, first: int, count: int) -> Sequence[SourceWindows]:
+        """See WindowStream."""
+        return (SourceWindows(0, self.stream, first, count),) if count else ()
+
+    def counts(self, window: int) -> np.ndarray:
+        """See WindowStream."""
+        return np.array([window], np.int64)
+
+    def window(self, source: int, own: int) -> int | None:
+        """See WindowStream."""
+        return own
+
+
+def read_windows(stream: WindowStream, first: int, count: int, length: int) -> np.ndarray:
+    """Windows [first, first + count), each of `length` tokens and the one after them.
+
+    Neighbouring windows of a source share one token: the last target of one is the first input of
+    the next.
+    Shapes: (count, length + 1), in the type of the shards.
+    """
+    parts, dtype = stream.by_source(first, count), stream.streams[0].token_dtype
+    if not parts:
+        return np.empty((0, length + 1), dtype)
+    if len(parts) == 1:
+        return _windows_of(parts[0], length).copy()
+    found = np.empty((count, length + 1), dtype)
+    for part in parts:
+        found[part.rows] = _windows_of(part, length)
+    return found
+
+
+def _windows_of(part: SourceWindows, length: int) -> np.ndarray:
+    tokens = part.stream.read(part.first * length, part.count * length + 1)
+    return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::length]
+
+
+def windows_digest(first: int, windows: np.ndarray) -> int:
+    """Digest of windows [first, first + len(windows)): a sum modulo 2**64.
+
+    It adds up BLAKE2b-64 of each window's number and tokens, in the 2 or 4 bytes that shards have
+    for one. A sum does not depend on the order, so the digests of all ranks add up to the digest of
+    the step, whichever rank reads which window.
+    """
+    total = 0
+    stored = np.ascontiguousarray(windows, windows.dtype.newbyteorder("<"))
+    for index, window in enumerate(stored, start=first):
+        digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8)
+        digest.update(window)
+        total += int.from_bytes(digest.digest(), "little")
+    return total & WORD_MASK
