@@ -169,7 +169,8 @@ def _measure(sizes: dict[str, list[Path]], folder: Path, options: Options) -> di
     runs: dict[str, Runs] = {size: {method: [] for method in options.methods} for size in sizes}
     for turn in range(options.repeats):
         for size, paths in sizes.items():
-            for method in options.methods:
+            # Every second turn in the other order, so that none is always the first.
+            for method in options.methods[:: 1 if turn % 2 == 0 else -1]:
                 out = folder / f"{size}-{method}-{turn}"
                 runs[size][method].append(_run_once(method, paths, out, options))
                 for made in folder.glob(f"{out.name}*"):
