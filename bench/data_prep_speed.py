@@ -39,7 +39,7 @@ _ROW_GROUP_SIZE = 1000
 _PACKAGES = ("tiktoken", "gigatoken", "tokenizers", "numpy", "pyarrow", "datasets")
 
 _SAME_BYTES = ("tiktoken", "auto", "old")
-_SAME_TOKENS = ("shipped", "pool", *_SAME_BYTES, "json")
+_SAME_TOKENS = ("shipped", "pool", *_SAME_BYTES, "json", "library")
 _POOLS = ("shipped", "pool")
 
 
@@ -122,7 +122,7 @@ def _run_once(method: Method, paths: list[Path], out: Path, options: Options) ->
         words = ["bench/data_prep_speed.py", "--source", *names, "--pool", str(out)]
         words += ["--processes", str(share)]
     else:
-        encoder = "tiktoken" if method == "tiktoken" else "auto"
+        encoder = "tiktoken" if method in ("tiktoken", "library") else "auto"
         words = ["data_prep/text.py", *names, "--out", str(out), "--encoder", encoder]
         words += ["--workers", str(options.processes), "--shard-tokens", str(options.shard_tokens)]
         tokenizer = out.parent / method

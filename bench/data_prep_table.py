@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 NARROW, WIDE = 65_536, 70_000  # ids: the most that two bytes hold, and more
-Method = Literal["shipped", "pool", "tiktoken", "auto", "gpt4", "narrow", "wide", "json", "old"]
+Method = Literal[
+    "shipped", "pool", "tiktoken", "auto", "gpt4", "narrow", "wide", "json", "library", "old"
+]
 METHODS: dict[Method, str] = {
     "shipped": "pool like build-nanogpt's, on half of the cores as published",
     "pool": "the same pool on all cores",
@@ -14,7 +16,8 @@ METHODS: dict[Method, str] = {
     "gpt4": "ours, GPT-2's ranks with GPT-4's pattern",
     "narrow": f"ours, {NARROW:,} ids learned from the text, uint16",
     "wide": f"ours, {WIDE:,} ids learned from the text, uint32",
-    "json": "ours, GPT-2's tokenizer.json, checked by Hugging Face's tokenizers",
+    "json": "ours, a tokenizer.json with GPT-2's ids, checked by Hugging Face's tokenizers",
+    "library": "the same tokenizer.json, tokenizers alone",
     "old": "an older version of ours",
 }
 

@@ -7,6 +7,7 @@ from data_prep.sources.file_source import file_source
 from data_prep.tokenizer import Tokenizer, gpt2_tokenizer
 from data_prep.vocabulary.merges import NO_TEXT, learn_merges
 from model.hf_format.tokenizer_files import write_hf_tokenizer
+from storage.atomic import read_json, write_json
 from storage.byte_pairs import GPT2_PATTERN, PATTERNS, gpt2_byte_pairs, ranks_file
 
 
@@ -19,9 +20,19 @@ def make_tokenizers(paths: list[Path], folder: Path, methods: tuple[Method, ...]
             Tokenizer(method, GPT2_PATTERN, ranks).save(folder / method)
     gpt4 = Tokenizer("gpt4", PATTERNS["gpt4"], gpt2_tokenizer().ranks)
     gpt4.save(folder / "gpt4")
-    if "json" in methods:
-        (folder / "json").mkdir()
-        write_hf_tokenizer(folder / "json", gpt2_byte_pairs(), 1024)
+    for method in ("json", "library"):
+        if method in methods:
+            (folder / method).mkdir()
+            write_hf_tokenizer(folder / method, gpt2_byte_pairs(), 1024)
+            _add_a_word(folder / method / "tokenizer.json")
+
+
+def _add_a_word(path: Path) -> None:
+    """Add a word that no text has: otherwise the file is taken for GPT-2's own tokenizer."""
+    content = read_json(path)
+    first, *_ = content["added_tokens"]
+    word = {**first, "id": first["id"] + 1, "content": "<|no text has this|>", "special": False}
+    write_json(path, {**content, "added_tokens": [first, word]})
 
 
 def _learned(places: list[str]) -> list[bytes]:

@@ -20,12 +20,12 @@ class LibraryTokenizer:
             self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(content)
         except ImportError as error:
             raise ValueError(
-                f"a tokenizer.json needs Hugging Face's {LIBRARY}; `pip install -e '.[fast]'`"
+                f"a tokenizer.json needs Hugging Face's {LIBRARY}; `pip install {LIBRARY}`"
             ) from error
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # the library raises Exception, a panic is a BaseException
-            raise ValueError(f"{LIBRARY} cannot read it ({error!s:.200})") from error
+            raise ValueError(f"{LIBRARY} cannot read it ({error!s:.200}); copy it again") from error
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -31,6 +31,7 @@ _NAMES_SHOWN = 8
 # Adds no token to a text, and gives bytes back as text.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 log = logging.getLogger(__name__)
+_TOKENS_COMPARED = 4000
 # Every kind of character that patterns tell apart.
 _EVERY_KIND = "It's WE'LL naïve  x\n\n\t 12345½ ,.;-_$+ 日本語 e\u0301 \u00a0\x00\r\n end "
 
@@ -84,7 +85,7 @@ def _pairs(
     try:
         library = LibraryTokenizer(content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; copy it again") from error
+        raise ValueError(f"{path}: {error}") from error
     if moved := [
         token for token, rank in (special | words).items() if library.id_of(token) != rank
     ]:
@@ -94,7 +95,8 @@ def _pairs(
         )
     pattern = _pattern(found.get("pre_tokenizer") or {})
     follows = _follows_from_ids(found["model"], library, special)
-    if words.keys() & vocabulary.keys() or not follows or not _covers_all(pattern):
+    agrees = follows and _agrees_on_sample(pattern, rank_of, library, list(words))
+    if words.keys() & vocabulary.keys() or not agrees:
         pattern = ""
     plain = end == END_OF_TEXT and _is_plain(found, rank_of, special, words)
     if plain and pattern:
@@ -229,14 +231,23 @@ def _pattern(step: dict[str, Any]) -> str:
     return ""
 
 
-def _covers_all(pattern: str) -> bool:
-    """Whether tiktoken can use a pattern, and keeps all of a text: it drops what does not match."""
+def _agrees_on_sample(
+    pattern: str, rank_of: dict[bytes, int], library: LibraryTokenizer, words: list[str]
+) -> bool:
+    """Whether tiktoken gives the library's ids for every kind of character and some tokens.
+
+    It cannot use every pattern, and drops what one does not match. Preparation compares documents.
+    """
     if not pattern:
         return False
-    ranks = {bytes([byte]): byte for byte in range(256)}
+    some = list(rank_of)[:: max(1, len(rank_of) // _TOKENS_COMPARED)]
+    text = _EVERY_KIND + " ".join(token.decode(errors="ignore") for token in some)
+    for word in words:
+        text = text.replace(word, "")
+    text = library.normalised(text)
     try:
-        found = tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        return found.decode(found.encode_ordinary(_EVERY_KIND)) == _EVERY_KIND
+        found = tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=rank_of, special_tokens={})
+        return found.encode_ordinary(text) == library.encode(text).tolist()
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException:  # tiktoken panics, which is no Exception, if a pattern matches nothing
