@@ -21,11 +21,11 @@ _BLOCK_BYTES = 1 << 24
 _RECORD = "copies.jsonl"
 
 
-class _Changed(Exception):
-    """The file is another one than when it was found; `now` is what the store says of it."""
+class _AgainFromStart(Exception):
+    """What was copied of a file is of no use; `now` is what the store says of it now."""
 
-    def __init__(self, now: StoredFile) -> None:
-        super().__init__()
+    def __init__(self, reason: str, now: StoredFile) -> None:
+        super().__init__(reason)
         self.now = now
 
 
@@ -80,16 +80,17 @@ class Copies:
         path = self.path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._remove_partials(file, keep=self._partial(file))
-        tries = file.store.retries.max_damaged
+        tries, reason = file.store.retries.max_damaged, ""
         for _ in range(tries):
             partial = self._partial(file)
             try:
                 self._fill(file, partial)
                 self._check(file, partial)
-            except _Changed as changed:
-                log.warning("%s changed while it was copied; it is copied again", file.shown)
+            except _AgainFromStart as error:
+                reason = str(error)
+                log.warning("%s %s; it is copied again", file.shown, reason)
                 partial.unlink(missing_ok=True)
-                file = changed.now
+                file = error.now
                 continue
             sync_file(partial)
             partial.replace(path)
@@ -97,8 +98,8 @@ class Copies:
             self._note(file)
             return
         raise ValueError(
-            f"{file.shown} changed, or arrived damaged, {tries} times while it was copied; run it "
-            "again when nobody writes to it"
+            f"{file.shown} {reason}, {tries} times in a row; nothing of it was used; run it again "
+            "when nobody writes to it"
         )
 
     def remove_all(self) -> None:
@@ -168,14 +169,13 @@ class Copies:
     def _check_unchanged(self, file: StoredFile) -> None:
         now = file.store.stored_file(file.path, file.copy, file.store.info(file.path))
         if differ(file.stamp, now.stamp):
-            raise _Changed(now)
+            raise _AgainFromStart("changed while it was copied", now)
 
     def _check(self, file: StoredFile, partial: Path) -> None:
-        """Raises: _Changed if the file changed meanwhile, or its digest is not the store's."""
+        """Raises: _AgainFromStart if the file changed, or its digest is not the store's."""
         self._check_unchanged(file)
         if not _has_its_digest(partial, file.stamp):
-            log.warning("%s: arrived damaged (its digest is not the store's)", file.shown)
-            raise _Changed(file)
+            raise _AgainFromStart("arrived damaged (its digest is not the store's)", file)
 
     def _note(self, file: StoredFile) -> None:
         path = self.path(file)

@@ -145,7 +145,7 @@ def test_a_file_that_never_stays_the_same_is_an_error(tmp_path):
 
     with flaky_store({"/a.jsonl": LINES}):
         FlakyStore.on_read = replace_always
-        with pytest.raises(ValueError, match=r"flaky://a.jsonl changed.* 3 times .*run it again"):
+        with pytest.raises(ValueError, match=r"flaky://a.jsonl changed .*, 3 times in a row"):
             copied(tmp_path / "out", "flaky://a.jsonl")
 
 
@@ -185,9 +185,9 @@ def test_content_is_compared_with_the_digest_of_the_store(tmp_path, caplog):
         assert copied(tmp_path / "out", "flaky://*.jsonl") == [b"", LINES]
         azure = {"content_settings": {"content_md5": bytearray(16)}}
         FlakyStore.more_info = lambda path: azure if path == "/b.jsonl" else good
-        with pytest.raises(ValueError, match=r"b.jsonl changed, or arrived damaged, 3 times"):
+        with pytest.raises(ValueError, match=r"b.jsonl arrived damaged .*, 3 times in a row"):
             copied(tmp_path / "out", "flaky://*.jsonl")
-    assert "b.jsonl: arrived damaged" in caplog.text
+    assert "b.jsonl arrived damaged" in caplog.text
 
 
 @pytest.mark.parametrize(
