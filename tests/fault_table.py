@@ -74,6 +74,7 @@ MATRIX = {
     "D8": "impossible values on the command line",
     "D9": "damaged evaluation data, a failing evaluation",
     "D10": "data changed in place, size and time kept, between starts or while a run trains",
+    "D11": "a store of a source by URL that fails",
 }
 NOT_INJECTED = {
     "N4": "no mode computes a step twice; wrong arithmetic on one rank is found as N3, and "

@@ -93,6 +93,7 @@ def test_file_urls_are_local_files(tmp_path):
     assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "other")
 
 
+@pytest.mark.fault("D11", injected="every other answer dropped", identical=True)
 def test_a_dropped_connection_is_continued_where_it_broke(tmp_path):
     def drop_every_other(path, start, content):
         if len(FlakyStore.reads) % 2:
@@ -106,6 +107,7 @@ def test_a_dropped_connection_is_continued_where_it_broke(tmp_path):
     assert starts == [start for start in range(0, len(LINES), 1000) for _ in range(2)]
 
 
+@pytest.mark.fault("D11", injected="a store that is lost while files are copied", identical=True)
 def test_a_stopped_start_is_continued_without_reading_again_what_is_here(tmp_path):
     def fail_late(path, start, content):
         if start >= 3000:
@@ -124,6 +126,7 @@ def test_a_stopped_start_is_continued_without_reading_again_what_is_here(tmp_pat
     assert not (tmp_path / "out.source").exists()
 
 
+@pytest.mark.fault("D11", injected="a file replaced while it is copied")
 def test_a_file_that_is_replaced_while_it_is_copied_is_copied_again(tmp_path, caplog):
     new = LINES[::-1]
 
@@ -171,6 +174,7 @@ def test_a_copy_that_was_touched_is_copied_again(tmp_path):
         assert copied(tmp_path / "out", "flaky://a.jsonl") == [LINES]
 
 
+@pytest.mark.fault("D11", injected="answers too short")
 def test_a_short_answer_is_asked_again_and_then_an_error(tmp_path):
     with flaky_store({"/a.jsonl": LINES}):
         FlakyStore.on_read = lambda path, start, content: content[:-1]
@@ -178,6 +182,7 @@ def test_a_short_answer_is_asked_again_and_then_an_error(tmp_path):
             copied(tmp_path / "out", "flaky://a.jsonl")
 
 
+@pytest.mark.fault("D11", injected="content of another digest than the store says")
 def test_content_is_compared_with_the_digest_of_the_store(tmp_path, caplog):
     good = {"md5Hash": "1B2M2Y8AsgTpgAmY7PhCfg=="}  # of nothing
     with flaky_store({"/a.jsonl": b"", "/b.jsonl": LINES}):

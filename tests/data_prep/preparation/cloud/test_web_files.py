@@ -149,6 +149,7 @@ def hub(tmp_path_factory):
         yield server
 
 
+@pytest.mark.fault("D11", injected="a web server that drops, stalls or refuses", identical=True)
 @pytest.mark.parametrize(
     "faults",
     ["", "drop:every=2", "status:code=503,every=2", "reset:every=3", "truncate:bytes=9,every=3",
