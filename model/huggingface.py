@@ -34,8 +34,8 @@ class ImportOptions:
     revision: str = "main"
     """Commit, tag or branch on the Hub."""
     tokenizer: Path | None = None
-    """Folder of the tokenizer, in Ratchet's or Hugging Face's format. Default: the model's own, or
-    GPT-2's for a model without one whose vocabulary has that size."""
+    """Its tokenizer, in any format that `--tokenizer` of data_prep/text.py takes. Default: the
+    model's own, or GPT-2's for a model without one whose vocabulary has that size."""
 
 
 @dataclass(frozen=True)
