@@ -129,10 +129,13 @@ class BytePairs:
 
     @cached_property
     def ranks_sha256(self) -> str:
-        """sha256 of the ranks, or of ranks and additions; a manifest knows the tokenizer by it."""
+        """sha256 of all that decides the ids; a manifest knows the tokenizer by it.
+
+        With GPT-2's pattern and without additions it is that of the ranks.
+        """
         ranks, more = hashlib.sha256(self.ranks).hexdigest(), self.additions
         if more is None:
-            return ranks
+            return ranks if self.pattern == GPT2_PATTERN else fingerprint([ranks, self.pattern])
         source = hashlib.sha256(more.tokenizer_json).hexdigest()
         return fingerprint(
             [ranks, self.pattern, more.end_of_text, more.special, more.words, source]

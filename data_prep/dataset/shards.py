@@ -6,6 +6,7 @@ size of the vocabulary). Beside each are its `.lengths.npy` (uint32, tokens of e
 `manifest.json`.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +46,8 @@ class DataSet:
         """The tokenizer that made the tokens. Raises: ValueError if its files are not its own."""
         tokenizer = load_tokenizer(self.folder / "tokenizer")
         expected = self.manifest.tokenizer.ranks_sha256
-        if tokenizer.ranks_sha256 != expected:
+        # Older versions recorded the digest of the ranks alone, whatever the pattern.
+        if expected not in (tokenizer.ranks_sha256, hashlib.sha256(tokenizer.ranks).hexdigest()):
             raise ValueError(
                 f"{self.folder / 'tokenizer'} holds ranks of sha256 {tokenizer.ranks_sha256}, but "
                 f"the tokens were made with {expected}; prepare the data set again"

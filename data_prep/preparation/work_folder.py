@@ -27,7 +27,7 @@ from data_prep.preparation.units.record import UNIT_RECORD, read_unit_result
 from data_prep.preparation.work_locks import Part, check_plan_unused, exclusive_lock
 from data_prep.sources.file_source import DocumentSource, Unit
 from data_prep.sources.formats import format_of
-from data_prep.tokenizer import Tokenizer
+from data_prep.tokenizer import Tokenizer, load_tokenizer
 from storage.atomic import read_json, write_json
 from storage.digest import fingerprint
 from storage.records.json_fields import check_field_types
@@ -233,7 +233,7 @@ def finished_data_set(
         return None
     manifest = read_manifest(out)
     found = _differing_settings(manifest.settings, settings)
-    if manifest.tokenizer.ranks_sha256 != tokenizer.ranks_sha256:
+    if not _is_made_with(tokenizer, out, manifest):
         found.append(f"tokenizer={manifest.tokenizer.name}")
     if not is_ours(manifest.source):
         found.append(_shown_source(manifest.source))
@@ -245,6 +245,13 @@ def finished_data_set(
     _remove_leftover(out.with_name(f"{out.name}.partial"))
     log.info("%s is complete already; to make it again, move it away first", out)
     return open_data_set(out)
+
+
+def _is_made_with(tokenizer: Tokenizer, out: Path, manifest: Manifest) -> bool:
+    if manifest.tokenizer.ranks_sha256 == tokenizer.ranks_sha256:
+        return True
+    # Older versions recorded the digest of the ranks alone, whatever the pattern.
+    return load_tokenizer(out / "tokenizer").ranks_sha256 == tokenizer.ranks_sha256
 
 
 def _shown_source(source: SourceEntry) -> str:

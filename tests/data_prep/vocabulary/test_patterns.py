@@ -1,8 +1,10 @@
 """Patterns: two libraries read them alike, or the error says where not."""
 
+import hashlib
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,11 @@ import tiktoken
 from tiktoken_ext import openai_public
 
 from data_prep import text as script
-from data_prep.tokenizer import load_tokenizer
+from data_prep.dataset.shards import open_data_set
+from data_prep.preparation.options import PrepareOptions
+from data_prep.preparation.prepare import prepare
+from data_prep.sources.file_source import file_source
+from data_prep.tokenizer import Tokenizer, gpt2_tokenizer, load_tokenizer
 from data_prep.train_tokenizer import TokenizerOptions, train_tokenizer
 from data_prep.vocabulary import by_tokenizers, merges, patterns
 from data_prep.vocabulary.by_tokenizers import learn_words, words_of
@@ -19,6 +25,7 @@ from data_prep.vocabulary.patterns import chosen_pattern, first_difference
 from model.hf_format.tokenizer_files import write_hf_tokenizer
 from storage.byte_pairs import GPT2_PATTERN, PATTERNS, BytePairs, ranks_file
 from tests.data_prep.stories import story
+from tests.data_sets import rewrite_manifest
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -182,3 +189,22 @@ def test_a_tokenizer_that_is_cut_keeps_its_pattern(tmp_path):
     options = TokenizerOptions(cut=Path("gpt2"), pattern="gpt4", out=tmp_path / "x")
     with pytest.raises(ValueError, match="whose tokenizer has its own; omit it"):
         train_tokenizer(options)
+
+
+def test_the_same_ranks_with_another_pattern_are_another_tokenizer(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("<|endoftext|>".join(TEXTS))
+    source, ranks = file_source([str(text)]), gpt2_tokenizer().ranks
+    by_name = {name: Tokenizer("x", PATTERNS[name], ranks) for name in ("gpt2", "gpt4", "qwen2")}
+    assert len({tokenizer.ranks_sha256 for tokenizer in by_name.values()}) == 3
+    assert by_name["gpt2"].ranks_sha256 == hashlib.sha256(ranks).hexdigest()
+    options = PrepareOptions(workers=1)
+    made = prepare(source, tmp_path / "x", options, by_name["gpt4"])
+    # As older versions recorded it.
+    plain = replace(made.manifest.tokenizer, ranks_sha256=by_name["gpt2"].ranks_sha256)
+    for entry in (made.manifest.tokenizer, plain):
+        rewrite_manifest(tmp_path / "x", tokenizer=entry)
+        assert open_data_set(tmp_path / "x").tokenizer().pattern == PATTERNS["gpt4"]
+        prepare(source, tmp_path / "x", options, by_name["gpt4"])
+        with pytest.raises(ValueError, match="holds another data set .*tokenizer=x"):
+            prepare(source, tmp_path / "x", options, by_name["qwen2"])
