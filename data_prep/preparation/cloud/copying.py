@@ -37,7 +37,7 @@ class Copies:
         self.stopping = threading.Event()
         self._record = folder / _RECORD
         self._lock = threading.Lock()
-        self._known = {line["copy"]: line for line in read_lines(self._record) if "copy" in line}
+        self._known = {line["copy"]: line for line in read_lines(self._record) if _is_sound(line)}
         self._copied = 0
 
     def path(self, file: StoredFile) -> Path:
@@ -188,6 +188,13 @@ class Copies:
 def has_copies(folder: Path) -> bool:
     """Whether an earlier start has copied files to a folder."""
     return (folder / _RECORD).is_file()
+
+
+def _is_sound(line: dict[str, Any]) -> bool:
+    """Whether a line of the record has what is read of it; its file may be deleted, if below."""
+    name, stamp = line.get("copy"), line.get("stamp")
+    below = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+    return below and isinstance(stamp, dict) and "file" in line
 
 
 def _as_found(path: Path) -> list[int]:

@@ -66,9 +66,12 @@ def _named_file(
 ) -> StoredFile:
     shown = store.shown(store.path)
     if not is_known(_last_part(store, store.path)):
-        folder = "; a folder ends in /" if store.protocol in WEB else ""
-        raise ValueError(f"{shown} is of no known kind{folder} (the kinds are {kinds})")
-    return store.stored_file(store.path, copy_name(store.protocol, store.path), info)
+        folder = "a folder ends in /; " if store.protocol in WEB else ""
+        raise ValueError(
+            f"{shown} is of no known kind; {folder}copy a file to a name that ends like its kind "
+            f"(the kinds are {kinds})"
+        )
+    return _stored(store, store.path, info)
 
 
 def _last_part(store: Store, path: str) -> str:
@@ -76,8 +79,13 @@ def _last_part(store: Store, path: str) -> str:
 
 
 def _stored(store: Store, path: str, info: dict[str, Any]) -> StoredFile:
-    if info.get("size") is None:  # of a page with links
+    if info.get("size") is None and "page" not in info:  # known by a link only
         info = store.info(path)
+    if info.get("page"):
+        raise ValueError(
+            f"{store.shown(path)} is a web page and no file; give the address of the file itself "
+            "(on GitHub with /raw/ in place of /blob/, on the Hub with /resolve/)"
+        )
     return store.stored_file(path, copy_name(store.protocol, path), info)
 
 

@@ -34,7 +34,7 @@ class WebFiles(AbstractFileSystem):
         return path
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """Size, ETag and time of change; `ranges` says whether parts can be read."""
+        """Size, ETag and time of change; `ranges`: parts can be read; `page`: it is HTML."""
         found: dict[str, Any] = {"name": path, "size": None, "type": "file", "ranges": False}
         if path.endswith("/"):
             return {**found, "type": "directory"}
@@ -42,6 +42,7 @@ class WebFiles(AbstractFileSystem):
             # One byte, and not HEAD: a signed address is good for GET only.
             with self._answer(path, Range="bytes=0-0") as response:
                 headers = response.headers
+                found["page"] = "html" in headers.get("Content-Type", "")
                 # Of a file that is compressed on the way, its size is not known.
                 if headers.get("Content-Encoding", "identity") == "identity":
                     found["ranges"] = response.status_code == 206

@@ -163,6 +163,21 @@ def test_a_file_that_changes_between_two_starts_is_copied_anew(tmp_path):
         assert copied(tmp_path / "out", "flaky://a.jsonl") == [LINES[::-1]]
 
 
+def test_a_damaged_record_of_copies_leads_to_new_ones_and_deletes_nothing_else(tmp_path):
+    (tmp_path / "out.source").mkdir()
+    (tmp_path / "other.txt").touch()
+    lines = [
+        '{"copy": "../other.txt", "stamp": {}, "file": []}',
+        '{"copy": "flaky/a.jsonl"}',
+        "[",
+        "7",
+    ]
+    (tmp_path / "out.source" / "copies.jsonl").write_text("\n".join(lines))
+    with flaky_store({"/a.jsonl": LINES}):
+        assert copied(tmp_path / "out", "flaky://a.jsonl") == [LINES]
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
 def test_a_copy_that_was_touched_is_copied_again(tmp_path):
     with flaky_store({"/a.jsonl": LINES}):
         with (

@@ -38,6 +38,14 @@ class _Folder(SimpleHTTPRequestHandler):
             self.send_error(401)
         elif self.path.startswith("/signed") and "sig=secret" not in self.path:
             self.send_error(403)
+        elif self.path == "/endless.txt":  # of no known length
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"text " * 1000)
+        elif self.path == "/blob.txt":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
         else:
             super().do_GET()
 
@@ -89,6 +97,14 @@ def test_folders_and_globs_of_a_server_without_ranges(tmp_path):
         assert "a folder ends in /" in failure(tmp_path / "out", f"http://{host}/tree")
         assert "there is no http://" in failure(tmp_path / "out", f"http://{host}/none.txt")
     assert not (tmp_path / "out.source").exists()
+
+
+def test_a_file_of_unknown_length_is_copied_whole_and_a_web_page_is_refused(tmp_path):
+    with served(tmp_path) as host:
+        address = f"http://{host}/endless.txt"
+        assert copied(tmp_path / "out", address) == {"endless.txt": b"text " * 1000}
+        said = failure(tmp_path / "out", f"http://{host}/blob.txt")
+        assert "blob.txt is a web page and no file" in said
 
 
 def test_users_passwords_and_signatures_are_in_no_log_and_no_file(tmp_path, caplog):
