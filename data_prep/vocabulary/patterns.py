@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tiktoken
 
-from data_prep.vocabulary.by_tokenizers import words_of
+from data_prep.vocabulary.by_tokenizers import check_can_learn_words, words_of
 from data_prep.vocabulary.silence import silenced
 from storage.byte_pairs import PATTERNS
 
@@ -73,6 +73,7 @@ def _read(path: Path) -> str:
 
 def _check(what: str, pattern: str) -> None:
     """Raises: ValueError if it is no pattern, leaves text out, or is read in two ways."""
+    check_can_learn_words()
     try:
         single_bytes = _encoding(pattern, {bytes([byte]): byte for byte in range(256)})
     except ValueError as error:
