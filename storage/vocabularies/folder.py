@@ -61,6 +61,9 @@ def _additions(folder: Path, meta: dict[str, Any]) -> Additions | None:
     content = read_with_digest(folder / _LIBRARY_FILE, library) if library else b""
     try:
         special, words = (tuple(meta[key].items()) for key in ("special_tokens", "words"))
+        ids = [meta["end_of_text"], *(rank for _, rank in (*special, *words))]
+        if not all(type(rank) is int for rank in ids):
+            raise TypeError("an id is not a whole number")
         return Additions(meta["end_of_text"], special, words, content)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(

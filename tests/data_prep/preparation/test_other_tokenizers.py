@@ -5,7 +5,9 @@ import json
 import pytest
 
 from data_prep.dataset.shards import open_data_set
+from data_prep.preparation import encoder as encoder_module
 from data_prep.preparation import unit as unit_module
+from data_prep.preparation.encoder import Encoder, fast_encoder
 from data_prep.preparation.options import PrepareOptions
 from data_prep.preparation.prepare import prepare
 from data_prep.sources.file_source import file_source
@@ -62,3 +64,18 @@ def test_a_wrong_fast_encoder_is_disabled_and_the_bytes_are_the_librarys(tmp_pat
     monkeypatch.setattr(unit_module, "fast_encoder", Wrong)
     _, wrong = made(tmp_path / "wrong", path)
     assert right == wrong
+
+
+def test_of_a_long_text_the_beginning_is_compared(tmp_path, monkeypatch):
+    tokenizer = named_tokenizer(family("qwen2", tmp_path))
+    monkeypatch.setattr(encoder_module, "_MOST_COMPARED", 50)
+    read = []
+    given = tokenizer.encode_to_numpy
+    monkeypatch.setattr(
+        tokenizer, "encode_to_numpy", lambda text: [read.append(len(text.encode())), given(text)][1]
+    )
+    texts = [("日本語 and the rest " * 20).encode(), b"short"]
+    tokens, _ = Encoder(tokenizer, fast_encoder(tokenizer)).encode(texts, [(0, 0), (0, 1)])
+    assert read == [49, 5]
+    rows = [given(text.decode()).tolist() for text in texts]
+    assert tokens.tolist() == [700, *rows[0], 700, *rows[1]]

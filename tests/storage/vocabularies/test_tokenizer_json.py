@@ -155,3 +155,22 @@ def test_a_pattern_that_leaves_text_out_is_the_librarys_own(tmp_path):
     tokenizer, fast = assert_the_librarys_ids(path)
     assert (tokenizer.pattern, fast) == ("", None)
     assert isinstance(tokenizer, Tokenizer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"special_tokens": []},
+        {"special_tokens": {"<|endoftext|>": "700"}},
+        {"end_of_text": None},
+        {"end_of_text": 5},
+        {"words": {"<think>": 700}},
+    ],
+)
+def test_a_damaged_folder_without_a_fingerprint_is_one_sentence(change, tmp_path):
+    named_tokenizer(family("qwen2", tmp_path / "theirs")).save(tmp_path / "ours")
+    meta = json.loads((tmp_path / "ours" / "meta.json").read_text())
+    del meta["fingerprint"]
+    write_json(tmp_path / "ours" / "meta.json", meta | change)
+    with pytest.raises(ValueError, match=r"is damaged|copy it again|name one of its special"):
+        load_tokenizer(tmp_path / "ours")
