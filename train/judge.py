@@ -129,7 +129,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 def _read_group(name: str, words: tuple[str, ...] | list[str]) -> list[RunSummary]:
     """The summaries of a group's runs. Raises: ValueError if one cannot be read."""
-    paths, others = find_runs([Path(word).expanduser() for word in words])
+    paths, others = find_runs([Path(os.path.expanduser(word)) for word in words])
     if not paths:
         named = ", ".join(map(str, others)) or "nothing was given"
         raise ValueError(f"{name}: no run is there ({named}); give run folders, such as runs/a_*")

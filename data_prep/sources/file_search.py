@@ -86,7 +86,7 @@ def _files_at(place: str, found: _FoundFiles) -> list[Path]:
         )
     # Made absolute without following links: the names in the Hub's cache are links to blobs, and a
     # blob's name has no suffix to tell the format.
-    path = Path(os.path.abspath(Path(place).expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(place)))  # an unknown ~user stays
     if path.is_dir():
         candidates = _files_below(path, found)
     elif path.exists():

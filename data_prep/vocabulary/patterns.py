@@ -4,6 +4,7 @@ Two libraries read it: tiktoken, whose ids are ours, and Hugging Face's `tokeniz
 merges and reads exported tokenizers. Their regular expressions differ, so the words are compared.
 """
 
+import os
 import re
 from itertools import pairwise, product
 from pathlib import Path
@@ -41,7 +42,7 @@ def chosen_pattern(choice: str) -> str:
     """
     if choice in PATTERNS:
         return PATTERNS[choice]
-    path = Path(choice).expanduser()
+    path = Path(os.path.expanduser(choice))  # an unknown ~user stays
     if not path.is_file():
         raise ValueError(
             f"pattern={choice} is neither one of {', '.join(PATTERNS)} nor a file; give a name or "

@@ -118,6 +118,13 @@ def test_a_glob_finds_what_a_shell_would(tmp_path, pattern, names):
     assert sorted(names_read(tmp_path / pattern)) == names
 
 
+def test_an_unknown_user_and_a_url_are_errors():
+    with pytest.raises(ValueError, match=r"there is no .*/~no_user/a\.txt"):
+        find_files(["~no_user/a.txt"])
+    with pytest.raises(ValueError, match=r"s3:// begins a URL, which is not read here"):
+        find_files(["s3://bucket/a.txt"])
+
+
 def test_a_name_with_brackets_is_a_name_first(tmp_path):
     make(tmp_path, "a[1].txt", "a1.txt")
     assert names_read(tmp_path / "a[1].txt") == ["a[1].txt"]
