@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.dataset.shards import open_data_set
+from data_prep.fineweb import FineWebOptions, prepare_fineweb
 from data_prep.preparation.cloud import copy_threads, copying
 from data_prep.preparation.cloud.source_copies import CopyOptions, opened_source
 from data_prep.preparation.prepare import run_preparation
@@ -348,3 +349,17 @@ def test_stories_for_training_and_validation_may_be_urls(tmp_path):
             files = {"train_files": (f"{start}a.jsonl",), "val_files": (f"{start}b.txt",)}
             prepare_tinystories(TinyStoriesOptions(out=tmp_path / name / "out", **files, **more))
     assert folder_bytes(tmp_path / "local") == folder_bytes(tmp_path / "remote")
+
+
+def test_fineweb_may_be_a_url_and_its_copies_may_stay(tmp_path):
+    make_tree(tmp_path / "tree")
+    more = {"workers": 1, "val_tokens": 0, "encoder": "tiktoken"}
+    with flaky_store(files_below(tmp_path / "tree")):
+        source = "flaky://a/*.parquet"
+        options = FineWebOptions(source=source, out=tmp_path / "out", keep_source=True, **more)
+        prepare_fineweb(options)
+        reads = len(FlakyStore.reads)
+        prepare_fineweb(options)
+        assert len(FlakyStore.reads) == reads
+    assert texts_of(open_data_set(tmp_path / "out")) == STORIES[20:]
+    assert (tmp_path / "out.source" / "flaky" / "a" / "three.parquet").is_file()
