@@ -51,7 +51,7 @@ class Options:
     """Result file."""
 
 
-class _SyntheticShards(TokenShards):
+class SyntheticShards(TokenShards):
     """Shards with given document lengths, whose tokens are read from one scratch file."""
 
     def __init__(self, folder: Path, lengths: np.ndarray, tokens: int) -> None:
@@ -69,7 +69,7 @@ class _SyntheticShards(TokenShards):
         return super().gather(starts % self._within, counts)
 
 
-class _MappedShards(_SyntheticShards):
+class _MappedShards(SyntheticShards):
     """The same shards read through a memory map, for comparison."""
 
     mapped: np.ndarray | None = None
@@ -86,7 +86,7 @@ class _MappedShards(_SyntheticShards):
         return found
 
 
-def _synthetic_lengths(documents: int) -> np.ndarray:
+def synthetic_lengths(documents: int) -> np.ndarray:
     """Log-normal document lengths, similar to those of web text."""
     random = np.random.default_rng(0)
     logs = random.standard_normal(documents, dtype=np.float32) * np.float32(_SIGMA)
@@ -94,7 +94,7 @@ def _synthetic_lengths(documents: int) -> np.ndarray:
     return np.maximum(lengths, 2).astype(np.uint32)
 
 
-def _write_tokens(path: Path, tokens: int) -> None:
+def write_tokens(path: Path, tokens: int) -> None:
     """Write a file of random token ids."""
     random = np.random.default_rng(1)
     with path.open("wb") as file:
@@ -117,7 +117,7 @@ def _numpy_order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.cumsum(lengths[order], dtype=np.int64)
 
 
-def _measure_index(shards: _SyntheticShards, repeats: int) -> dict[str, Any]:
+def _measure_index(shards: SyntheticShards, repeats: int) -> dict[str, Any]:
     """Time to build the index of an epoch, to open a stored index, and to find a new window."""
     lengths, random = shards.lengths, np.random.default_rng(2)
     built = [_seconds(lambda e=e: EpochIndex(lengths, 1337, e)) for e in range(repeats)]
@@ -160,7 +160,7 @@ def _read_steps(
 
 
 def _measure_reading(
-    shards: _SyntheticShards, mapped: _MappedShards, repeats: int
+    shards: SyntheticShards, mapped: _MappedShards, repeats: int
 ) -> dict[str, Any]:
     """Tokens/s of one rank, read from the page cache and from the disk."""
     found: dict[str, Any] = {}
@@ -222,10 +222,10 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
-        _write_tokens(folder / "tokens.bin", options.file_tokens)
+        write_tokens(folder / "tokens.bin", options.file_tokens)
         for documents in options.documents:
-            lengths = _synthetic_lengths(documents)
-            shards = _SyntheticShards(folder, lengths, options.file_tokens)
+            lengths = synthetic_lengths(documents)
+            shards = SyntheticShards(folder, lengths, options.file_tokens)
             mapped = _MappedShards(folder, lengths, options.file_tokens)
             rows.append(_measure_index(shards, options.repeats))
             rows[-1] |= _measure_reading(shards, mapped, options.repeats)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from data_prep.order.windows import read_windows
+from data_prep.order.windows import read_into
 from model.gpt import GPT
 from storage.script_options import parse_options
 from train.main import main as train
@@ -100,10 +100,10 @@ def _wrong_initial_deviation() -> _Patch:
 
 
 def _repeated_epoch() -> _Patch:
-    def wrong(stream: Any, first: int, count: int, length: int) -> Any:
-        return read_windows(stream, first % _REPEATED_WINDOWS, count, length)
+    def wrong(found: Any, stream: Any, first: int) -> None:
+        read_into(found, stream, first % _REPEATED_WINDOWS)
 
-    return patch("train.loader.read_windows", wrong)
+    return patch("train.loader.read_into", wrong)
 
 
 def _half_the_batch() -> _Patch:

@@ -4,17 +4,19 @@ The windows of a step follow one another in the training stream. Micro-batch `i`
 rank `i % world_size`, so a step has the same tokens on any number of ranks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
 from data_prep.order.skipped_windows import Skips, after_skips
-from data_prep.order.windows import WindowStream, read_windows, windows_digest
+from data_prep.order.windows import WindowStream, read_into, windows_digest
 from parallel.ranks import Ranks
 from train.batch_plan import BatchPlan
 from train.guards.data_recheck import DataRecheck
 from train.step import StepBatch
+
+_MOST_READ = 1 << 20  # tokens at once: more is hardly faster, and they are in memory twice
 
 
 class Loader:
@@ -39,9 +41,8 @@ class Loader:
         self.next_window = first_window
         self.skips = skips
         self.recheck = recheck or DataRecheck()
-        self.context_length = plan.context_length
         self.windows_per_step = plan.windows
-        self._own = plan.windows_of(ranks.rank)
+        self._own = _joined(plan.windows_of(ranks.rank), _MOST_READ // plan.context_length)
         shape = (sum(map(len, self._own)), plan.context_length + 1)
         pin = ranks.device.type == "cuda"
         self._dtype = stream.streams[0].token_dtype
@@ -85,11 +86,23 @@ class Loader:
         digest, row = 0, 0
         for own in self._own:
             start, count = first + own.start, len(own)
-            windows = read_windows(self.stream, start, count, self.context_length)
-            buffer[row : row + count] = windows
+            windows = buffer[row : row + count]
+            read_into(windows, self.stream, start)
             digest = (digest + windows_digest(start, windows)) % 2**64
             row += count
         return first, digest, turn
+
+
+def _joined(ranges: Sequence[range], most: int) -> list[range]:
+    """The same windows in fewer ranges, none of more than `most` windows: each is read at once."""
+    found: list[range] = []
+    for own in ranges:
+        last = found[-1] if found else range(0)
+        if last and last.stop == own.start and own.stop - last.start <= most:
+            found[-1] = range(last.start, own.stop)
+        else:
+            found.append(own)
+    return found
 
 
 def _reading_thread(device: torch.device) -> ThreadPoolExecutor:

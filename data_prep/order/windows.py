@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from data_prep.order.permutation import WORD_MASK
 from data_prep.order.training_stream import TrainingStream
@@ -77,20 +78,20 @@ def read_windows(stream: WindowStream, first: int, count: int, length: int) -> n
     the next.
     Shapes: (count, length + 1), in the type of the shards.
     """
-    parts, dtype = stream.by_source(first, count), stream.streams[0].token_dtype
-    if not parts:
-        return np.empty((0, length + 1), dtype)
-    if len(parts) == 1:
-        return _windows_of(parts[0], length).copy()
-    found = np.empty((count, length + 1), dtype)
-    for part in parts:
-        found[part.rows] = _windows_of(part, length)
+    found = np.empty((count, length + 1), stream.streams[0].token_dtype)
+    read_into(found, stream, first)
     return found
 
 
-def _windows_of(part: SourceWindows, length: int) -> np.ndarray:
-    tokens = part.stream.read(part.first * length, part.count * length + 1)
-    return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::length]
+def read_into(found: np.ndarray, stream: WindowStream, first: int) -> None:
+    """The same windows, from `first` on, written into an array of their shape and type."""
+    length = found.shape[1] - 1
+    for part in stream.by_source(first, len(found)):
+        tokens = part.stream.read(part.first * length, part.count * length + 1)
+        size = tokens.itemsize
+        shape, strides = (part.count, length + 1), (length * size, size)
+        windows = as_strided(tokens, shape, strides, writeable=False)  # neighbours share a token
+        found[slice(None) if part.rows is None else part.rows] = windows
 
 
 def windows_digest(first: int, windows: np.ndarray) -> int:

@@ -52,7 +52,9 @@ def windows():
     read = SimpleNamespace(
         read=lambda first, count: np.arange(first, first + count), token_dtype=np.dtype("<u2")
     )
-    return loader.read_windows(OneSource(read), 1030, 1, 2).tolist()  # type: ignore[arg-type]
+    found = np.empty((1, 3), np.uint16)
+    loader.read_into(found, OneSource(read), 1030)  # type: ignore[arg-type]
+    return found.tolist()
 
 
 # What is looked at, what is found there, and what a mistake makes of it.
