@@ -1,4 +1,4 @@
-"""What mixing data sets costs the loader, and the shares that a run really had, as a picture.
+"""What mixing data sets costs the loader, and the shares that a run had, as a picture.
 
     python bench/mixture.py
     python bench/mixture.py --run runs/mixture

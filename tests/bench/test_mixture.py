@@ -1,13 +1,13 @@
 """What a mixture costs is measured on the loader, and the shares of a run are drawn."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from bench import mixture
 from tests.data_sets import small_tokenizer, tiny_data_set
 from tests.runs import NANO, run_to_end, tiny_config
-from train.config import Config
 
 
 def test_a_toy_mixture_is_measured(tmp_path, monkeypatch, capsys):
@@ -29,7 +29,7 @@ def test_the_shares_of_a_run_are_drawn(tmp_path, monkeypatch, capsys):
     ]
     data = tuple(folder.with_name(f"{folder.name}:1") for folder in folders)
     changes = {"data": data, "data_weights_at": ("4", "1", "3"), "model": NANO}
-    config: Config = tiny_config(tmp_path, tmp_path / "run", **changes)
+    config = replace(tiny_config(tmp_path, tmp_path / "run"), **changes)
     run_to_end(config)
     out = tmp_path / "shares.png"
     monkeypatch.setattr("sys.argv", ["bench/mixture.py", f"--run={config.out}", f"--out={out}"])
@@ -39,5 +39,7 @@ def test_the_shares_of_a_run_are_drawn(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_on_one_data_set_has_no_shares(tmp_path):
-    with pytest.raises(ValueError, match="has no step of a mixture; name a run on several"):
+    with pytest.raises(
+        ValueError, match="has no step of a mixture; name the folder of a run on several"
+    ):
         mixture._draw(tmp_path, tmp_path / "x.png")
