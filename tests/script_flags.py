@@ -36,6 +36,7 @@ _NEEDED = {
     "bench/peers.py": ["--side=a; .; c"],
     "bench/planted_mistakes.py": ["nothing"],
     "bench/scaling.py": ["--step-seconds=1", "--source=nowhere"],
+    "bench/tokenizer_agreement.py": ["nowhere", "--text=nowhere"],
     "data_prep/browse.py": ["data"],
     "data_prep/fineweb.py": ["--source=inputs/*.parquet", "--out=new"],
     "data_prep/hf_dataset.py": ["owner/name", "--out=new"],
