@@ -59,7 +59,7 @@ SMALLER = {
 # What is read by the script's parser only, and why.
 NOT_RUN = {
     "data_prep/hf_dataset.py": "needs the Hub; tests/data_prep/test_hf_dataset.py has its emulator",
-    "data_prep/text.py s3://bucket/code/**/*.jsonl.zst": "needs S3; see tests/data_prep/preparation/",
+    "data_prep/text.py s3://bucket/code/**/*.jsonl.zst": "needs S3; see tests/data_prep/",
     "train/doctor.py": "needs eight GPUs; tests/train/test_doctor.py runs it",
     "train/main.py": "takes hours; the reference run is trained as `launch/node.sh gpt2`",
     "launch/own_text.sh": "takes minutes; below it is run in `make test-long`",
