@@ -7,7 +7,8 @@
     python data_prep/browse.py data/fineweb_edu --plot lengths.png
 
 Documents come with their number, source file and row. --json FILE also writes the answer, --json -
-prints it as one JSON value instead. Nothing is loaded as a whole.
+prints it as one JSON value instead. Nothing is loaded as a whole. Of several data sets each is
+shown; --step needs all that its run read, in the order of the run.
 """
 
 import itertools
@@ -19,11 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
+from data_prep.audit.run_data import folders_named, open_run_data
 from data_prep.audit.run_record import read_run
-from data_prep.audit.tracing import Tracer, as_dicts
+from data_prep.audit.tracing import as_dicts, tracers_of
 from data_prep.dataset.documents import Documents
+from data_prep.dataset.manifest import SplitName
 from data_prep.dataset.overview import (
     draw,
     draw_lengths,
@@ -31,12 +32,12 @@ from data_prep.dataset.overview import (
     longest,
     shares_by_script,
 )
-from data_prep.dataset.shards import check_data_set, open_data_set
+from data_prep.dataset.shards import DataSet, check_data_set, open_data_set
 from data_prep.dataset.text_search import find_text
 from data_prep.preparation.console import run_script
 from data_prep.tokenizer import utf8
 from storage.option_values import check_at_least, check_output_file
-from storage.script_options import parse_options
+from storage.script_options import DataSets, parse_options
 from storage.terminal.json_output import STANDARD_OUTPUT, check_json_target, write_json_target
 from storage.terminal.printable import printable
 from storage.terminal.quantities import counted, data_size, short
@@ -52,8 +53,8 @@ _MOST_SOURCES = 10  # named in the overview; the others are counted
 class BrowseOptions:
     """Look at a data set. At most one of --random, --longest, --find and --step."""
 
-    data: tyro.conf.Positional[Path]
-    """Data set folder."""
+    data: DataSets
+    """Data set folder; several are shown one after the other. With --run all that it read."""
     split: Literal["train", "val"] = "train"
     """Which documents: those of training or of validation."""
     random: int | None = None
@@ -105,17 +106,35 @@ class BrowseOptions:
 def browse(options: BrowseOptions) -> tuple[dict[str, Any], list[str]]:
     """The answer as a JSON value and as lines of text; writes the picture, if one is asked for."""
     options.check()
-    data = open_data_set(options.data)
+    folders = folders_named(options.data)
+    if options.plot is not None:
+        _plot(folders, options.split, options.plot)
+    if options.step is not None and options.run is not None:
+        return _step(options.data, options.run, options.step, options.text)
+    answers = [_answer(open_data_set(folder), options) for folder in folders]
+    if len(answers) == 1:
+        return answers[0]
+    found, lines = [], []
+    for folder, (value, own) in zip(folders, answers, strict=True):
+        found.append({"data": str(folder), **value})
+        lines += [f"{folder}:", *own]
+    return {"data_sets": found}, lines
+
+
+def _plot(folders: Sequence[Path], split: SplitName, path: Path) -> None:
+    if len(folders) > 1:
+        raise ValueError(f"--plot {path} shows one data set, and {len(folders)} are named")
+    data = open_data_set(folders[0])
+    check_data_set(data, "size")
+    shards = Documents(data, split).shards
+    title = f"{data.folder.name}, {split}: {counted(shards.documents, 'document')}, "
+    draw_lengths(shards.lengths, title + f"{shards.tokens:,} tokens", path)
+
+
+def _answer(data: DataSet, options: BrowseOptions) -> tuple[dict[str, Any], list[str]]:
+    """What is asked of one data set."""
     check_data_set(data, "size")
     documents = Documents(data, options.split)
-    if options.plot is not None:
-        title = f"{data.folder.name}, {options.split}: "
-        title += f"{counted(documents.shards.documents, 'document')}, "
-        draw_lengths(
-            documents.shards.lengths, title + f"{documents.shards.tokens:,} tokens", options.plot
-        )
-    if options.step is not None and options.run is not None:
-        return _step(Tracer(data), options)
     if options.find is not None:
         return _found(documents, options.find, options.most)
     lengths = documents.shards.lengths
@@ -191,25 +210,32 @@ def _found(documents: Documents, wanted: str, most: int) -> tuple[dict[str, Any]
     return {"find": wanted, "complete": complete, "places": found}, lines
 
 
-def _step(tracer: Tracer, options: BrowseOptions) -> tuple[dict[str, Any], list[str]]:
-    assert options.run is not None
-    assert options.step is not None
-    run = read_run(options.run)
-    run.check_data(tracer.data)
-    step = run.step(options.step)
-    parts = tracer.documents_of(run, step, options.text or sys.maxsize)
+def _step(
+    folders: Sequence[Path], run_folder: Path, number: int, characters: int
+) -> tuple[dict[str, Any], list[str]]:
+    run = read_run(run_folder)
+    data = open_run_data(run, folders)
+    for source in data.sources:
+        check_data_set(source.data, "size")
+    step = run.step(number)
+    parts = [
+        part
+        for tracer in tracers_of(data, run)
+        for part in tracer.documents_of(step, characters or sys.maxsize)
+    ]
     lines = [
-        f"step {options.step}: windows {step.first_window} to {step.stop_window - 1}, "
+        f"step {number}: windows {step.first_window} to {step.stop_window - 1}, "
         f"{sum(part.tokens for part in parts):,} tokens of {counted(len(parts), 'document')}"
     ]
     for part in parts:
         span = f"tokens {part.first_token:,} to {part.first_token + part.tokens - 1:,}"
+        of_source = f"{part.data}: " if part.data else ""
         lines += [
-            f"--- document {part.document} ({part.source}:{part.row}), {span} of "
+            f"--- {of_source}document {part.document} ({part.source}:{part.row}), {span} of "
             f"{part.document_tokens:,}, epoch {part.epoch}",
             printable(part.text),
         ]
-    return {"step": options.step, "documents": as_dicts(parts)}, lines
+    return {"step": number, "documents": as_dicts(parts)}, lines
 
 
 def main() -> None:

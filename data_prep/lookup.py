@@ -4,24 +4,26 @@
     python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --document 42
     python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --source 003_00000.parquet:17
     python data_prep/lookup.py data/fineweb_edu --run runs/gpt2 --steps 100:200
+    python data_prep/lookup.py data/web data/stories --run runs/mix --document stories:42
 
-The last command counts how often a range of steps read each document. The answer is printed as
+The fourth command counts how often a range of steps read each document. The answer is printed as
 lines; --json FILE also writes it, --json - prints it as one JSON value instead. Nothing is stored
-for this: the order of training is a function that can be inverted.
+for this: the order of training is a function that can be inverted. The sources of a mixture are
+named in the order of the run.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from data_prep.audit.run_record import RunRecord, parse_range, read_run
-from data_prep.audit.tracing import Tracer, as_dicts
-from data_prep.dataset.shards import check_data_set, open_data_set
+from data_prep.audit.run_data import open_run_data
+from data_prep.audit.run_record import RunRecord, StepRecord, parse_range, read_run
+from data_prep.audit.tracing import Tracer, as_dicts, document_of, tracers_of
+from data_prep.dataset.shards import check_data_set
 from data_prep.preparation.console import run_script
-from storage.script_options import parse_options
+from storage.script_options import DataSets, parse_options
 from storage.terminal.json_output import (
     STANDARD_OUTPUT,
     check_json_target,
@@ -36,14 +38,14 @@ _TIMES = {0: "never", 1: "once", 2: "twice"}
 class LookupOptions:
     """Look up what a run read. Give exactly one of --step, --document, --source and --steps."""
 
-    data: tyro.conf.Positional[Path]
-    """Data set folder."""
+    data: DataSets
+    """Data set folder; of a mixture those of all sources."""
     run: Path
     """Run folder."""
     step: int | None = None
     """Print the documents that this step read."""
-    document: int | None = None
-    """Print the epochs and steps that read this training document (its number in file order)."""
+    document: int | str | None = None
+    """Print what read this training document: its number in file order, in a mixture NAME:N."""
     source: str | None = None
     """The same for the document of FILE:ROW in the source; rows are counted from 0."""
     steps: str | None = None
@@ -64,39 +66,40 @@ class LookupOptions:
 
 def look_up(options: LookupOptions) -> tuple[Any, list[str]]:
     """The answer as a JSON value and as lines of text."""
-    data, run = open_data_set(options.data), read_run(options.run)
-    run.check_data(data)
-    check_data_set(data, "cached")  # what a damaged shard holds is not what the run read
-    tracer = Tracer(data)
+    run = read_run(options.run)
+    data = open_run_data(run, options.data)
+    for source in data.sources:
+        check_data_set(source.data, "cached")  # what a damaged shard holds is not what the run read
+    tracers = tracers_of(data, run)
     if options.step is not None:
-        return _step(tracer, run, options.step, options.text)
+        return _step(tracers, run.step(options.step), options.text)
     if options.steps is not None:
-        return _coverage(tracer, run, options.steps)
-    document = options.document
-    if options.source is not None:
-        document = tracer.document_from(options.source)
-    assert document is not None
-    return _document(tracer, run, document, options.text)
+        return _coverage(tracers, run.steps_in(options.steps))
+    tracer, document = document_of(tracers, options.document, options.source)
+    value, lines = _document(tracer, run, document, options.text)
+    if data.is_mixture:
+        return {"data": tracer.name, **value}, [f"{tracer.name}: {lines[0]}", *lines[1:]]
+    return value, lines
 
 
-def _step(tracer: Tracer, run: RunRecord, number: int, characters: int) -> tuple[Any, list[str]]:
-    step = run.step(number)
-    parts = tracer.documents_of(run, step, characters)
+def _step(tracers: Sequence[Tracer], step: StepRecord, characters: int) -> tuple[Any, list[str]]:
+    parts = [part for tracer in tracers for part in tracer.documents_of(step, characters)]
     value = {
-        "step": number,
+        "step": step.step,
         "first_window": step.first_window,
         "windows": step.windows,
         "tokens": sum(part.tokens for part in parts),
         "documents": as_dicts(parts),
     }
     lines = [
-        f"step {number}: windows {step.first_window} to {step.stop_window - 1}, "
+        f"step {step.step}: windows {step.first_window} to {step.stop_window - 1}, "
         f"{value['tokens']:,} tokens of {len(parts)} documents"
     ]
     for part in parts:
         span = f"tokens {part.first_token} to {part.first_token + part.tokens - 1}"
+        of_source = f"{part.data}: " if part.data else ""
         lines.append(
-            f"document {part.document} (epoch {part.epoch}, {part.source}:{part.row}), "
+            f"{of_source}document {part.document} (epoch {part.epoch}, {part.source}:{part.row}), "
             f"{span} of {part.document_tokens}: {part.text!r}"
         )
     return value, lines
@@ -105,7 +108,7 @@ def _step(tracer: Tracer, run: RunRecord, number: int, characters: int) -> tuple
 def _document(
     tracer: Tracer, run: RunRecord, document: int, characters: int
 ) -> tuple[Any, list[str]]:
-    occurrences = tracer.occurrences(run, document)
+    occurrences = tracer.occurrences(document)
     name, row = tracer.source(document)
     ids = tracer.shards.read_document(document)
     text = tracer.tokenizer.decode(ids[1:].tolist())[:characters]
@@ -128,15 +131,40 @@ def _document(
     return value, lines
 
 
-def _coverage(tracer: Tracer, run: RunRecord, steps: str) -> tuple[Any, list[str]]:
-    found = tracer.coverage(run, run.steps_in(steps))
+def _coverage(tracers: Sequence[Tracer], steps: Sequence[StepRecord]) -> tuple[Any, list[str]]:
+    each = [tracer.coverage(steps) for tracer in tracers]
+    found: dict[str, Any] = each[0]
+    lines = _seen(found)
+    if len(tracers) > 1:
+        together = ("first_step", "last_step", "breaks", "steps_without_update")
+        tokens = {key: sum(one[key] for one in each) for key in ("tokens", "tokens_dropped")}
+        sources = [
+            {"data": tracer.name} | {key: one[key] for key in one if key not in together}
+            for tracer, one in zip(tracers, each, strict=True)
+        ]
+        found = {key: found[key] for key in together} | tokens | {"sources": sources}
+        lines = []
+        for tracer, one in zip(tracers, each, strict=True):
+            dropped = f", dropped: {one['tokens_dropped']:,}" if one["tokens_dropped"] else ""
+            share = one["tokens"] / tokens["tokens"] if tokens["tokens"] else 0
+            lines.append(f"{tracer.name}: {one['tokens']:,} tokens, {share:.2%}{dropped}")
+            lines += [f"  {line}" for line in _seen(one)]
+    first = (
+        f"steps {found['first_step']} to {found['last_step']}: {found['tokens']:,} tokens, "
+        f"dropped: {found['tokens_dropped'] or 'none'}"
+    )
+    if found["steps_without_update"]:
+        lines.append(f"steps without an update (not finite): {found['steps_without_update']}")
+    return found, [first, *lines, *found["breaks"]]
+
+
+def _seen(found: dict[str, Any]) -> list[str]:
+    """How often the documents of one source were read."""
     often = ", ".join(
         f"{count:,} {_TIMES.get(times, f'{times} times')}"
         for times, count in found["documents_by_times_seen"].items()
     )
-    lines = [
-        f"steps {found['first_step']} to {found['last_step']}: {found['tokens']:,} tokens, "
-        f"dropped: {found['tokens_dropped'] or 'none'}",
+    return [
         f"documents seen: {found['documents_seen']:,} of {found['documents']:,} ({often}); "
         f"in one epoch at most {found['most_times_in_one_epoch']} times",
         *(
@@ -144,9 +172,6 @@ def _coverage(tracer: Tracer, run: RunRecord, steps: str) -> tuple[Any, list[str
             for epoch, total in found["epochs"].items()
         ),
     ]
-    if found["steps_without_update"]:
-        lines.append(f"steps without an update (not finite): {found['steps_without_update']}")
-    return found, [*lines, *found["breaks"]]
 
 
 def main() -> None:

@@ -2,11 +2,13 @@
 
     python data_prep/verify.py data/fineweb_edu
     python data_prep/verify.py data/fineweb_edu --run runs/gpt2 [--steps 100:200]
+    python data_prep/verify.py data/web data/stories --run runs/mix
 
 The first command compares every file with the manifest. The second does so with the shards that it
 reads, recomputes the digest of each step from them and compares it with the run's metrics.jsonl:
 every step that a checkpoint contains must have its line. This covers crashes, resumes and changes
-of the number of GPUs.
+of the number of GPUs. Of a mixture, whose sources are named in the order of the run, it also counts
+the windows of each source and how far they ever were from the weights.
 
 Exit code 0: everything agrees. 1: the run was trained on other data, or its record has a gap.
 2: it could not be checked: a file is damaged (it is named), or the options do not fit together.
@@ -16,19 +18,19 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from data_prep.audit.run_data import folders_named, open_run_data
 from data_prep.audit.run_proof import prove_run
 from data_prep.audit.run_record import parse_range, read_run
-from data_prep.audit.tracing import Tracer
 from data_prep.dataset.comparison import differing_files
+from data_prep.dataset.documents import Documents
 from data_prep.dataset.shards import DataSet, check_content, open_data_set
 from data_prep.preparation.console import run_script
-from storage.script_options import parse_options
+from storage.script_options import DataSets, parse_options
 from storage.terminal.printable import printable
 
 log = logging.getLogger("data_prep")  # not __name__, which is "__main__" in a script
@@ -39,8 +41,8 @@ _NOT_PROVEN = 1
 class VerifyOptions:
     """Check a data set byte for byte, or prove which data a run was trained on."""
 
-    data: tyro.conf.Positional[Path]
-    """Data set folder."""
+    data: DataSets
+    """Data set folder; several are checked one after the other. With --run all that it read."""
     run: Path | None = None
     """Run folder. Recompute the digest of each of its steps, instead of checking the files."""
     steps: str | None = None
@@ -92,19 +94,19 @@ def _verify_files(data: DataSet, threads: int) -> None:
 
 def _show_sample(data: DataSet, count: int) -> None:
     """Decode and print `count` evenly spaced documents, each with its source file and row."""
-    train = data.split("train")
-    tracer = Tracer(data)
+    documents = Documents(data, "train")
+    train, tokenizer = documents.shards, documents.tokenizer
     count, same = min(count, train.documents), 0
     refused = 0
     for index in range(count):
         document = index * train.documents // count
         ids = train.read_document(document)[1:].tolist()
-        text = tracer.tokenizer.decode(ids)
+        text = tokenizer.decode(ids)
         try:
-            same += tracer.tokenizer.encode(text) == ids
+            same += tokenizer.encode(text) == ids
         except ValueError:  # of a text that this tokenizer's pattern cannot cut
             refused += 1
-        source, row = tracer.source(document)
+        source, row = documents.source(document)
         log.info(
             "document %d, %s row %d, %d tokens\n%s\n",
             *(document, printable(source), row, len(ids), printable(text)),
@@ -117,15 +119,34 @@ def _show_sample(data: DataSet, count: int) -> None:
 
 def verify(options: VerifyOptions) -> None:
     """Do what the options ask for; exit with code 1 if a run's data is not proven."""
-    data, proven = open_data_set(options.data), True
     if options.run is None:
-        _verify_files(data, options.threads)
+        sets, proven = [open_data_set(folder) for folder in folders_named(options.data)], True
+        _verify_all(sets, options.threads)
     else:
-        proven = prove_run(data, read_run(options.run), options.steps, options.threads)
+        run = read_run(options.run)
+        data = open_run_data(run, options.data)
+        sets = [source.data for source in data.sources]
+        proven = prove_run(data, run, options.steps, options.threads)
     if options.tokens:  # only after the files that it shows
-        _show_sample(data, options.tokens)
+        for one in sets:
+            _show_sample(one, options.tokens)
     if not proven:
         sys.exit(_NOT_PROVEN)
+
+
+def _verify_all(sets: Sequence[DataSet], threads: int) -> None:
+    """Compare every data set with its manifest.
+
+    Raises: ValueError with what is wrong, after all have been read.
+    """
+    wrong = []
+    for data in sets:
+        try:
+            _verify_files(data, threads)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("\n".join(wrong))
 
 
 def main() -> None:

@@ -32,6 +32,11 @@ from storage.terminal.standard_output import tolerate_lost_output
 from storage.user_errors import exit_on_user_error
 
 _T = TypeVar("_T")
+DataSets = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]],
+    tyro.conf.arg(metavar="PATH...", help_behavior_hint="(required)"),
+]
+"""Folders of data sets in front of the options; a script checks that one at least is named."""
 
 _FOOTER = re.compile(r"For full helptext, .*")
 # Of what frames an error: lines between its parts, and corners. Some terminals show no box.

@@ -8,59 +8,50 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.audit.run_record import RunRecord, StepRecord, gaps_and_overlaps, parse_range
+from data_prep.audit.continuity import gaps_and_overlaps
+from data_prep.audit.run_data import (
+    check_run_data,
+    discarded_streams,
+    start_problems,
+    weight_starts_of,
+)
+from data_prep.audit.run_record import RunRecord, StepRecord, parse_range
+from data_prep.audit.shares_read import read_epochs, read_shares, share_lines, share_problems
 from data_prep.dataset.comparison import differing_files
 from data_prep.dataset.shards import DataSet
-from data_prep.order.training_stream import TrainingStream
-from data_prep.order.windows import OneSource, read_windows, windows_digest
+from data_prep.order.training_data import TrainingData
+from data_prep.order.windows import WindowStream, read_windows, windows_digest
 
 log = logging.getLogger(__name__)
 _DIFFERENCES_SHOWN = 10
 
 
-def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) -> bool:
-    """Whether the run read the windows that follow from its data set, seed and settings.
+def prove_run(data: TrainingData, run: RunRecord, steps: str | None, threads: int) -> bool:
+    """Whether the run read the windows that follow from its data, weights, seed and settings.
 
     Logs the result and the first problems.
     Raises: ValueError if the run has other data, or if a shard that the proof reads differs from
     the manifest.
     """
-    run.check_data(data)
+    check_run_data(run, data)
     first, stop = parse_range(steps)
     # A run that has lost the lines of its steps is not proven; of other steps nothing can be said.
     chosen = run.steps_between(first, stop) if first < run.done else run.steps_in(steps)
     discarded = [s for s in run.discarded if first <= s.step and (stop is None or s.step < stop)]
+    starts = weight_starts_of(run)
     # Not the stored indexes of the epochs: what the proof reads is compared with the manifest.
-    stream = TrainingStream(data.split("train"), run.seed, stored_indexes=False)
-    _check_shards(data, stream, run, None if steps is None else (*chosen, *discarded), threads)
-    start = time.perf_counter()
-    differing = _digest_errors(stream, run, chosen, threads)
+    stream = data.stream(run.seed, starts, stored_indexes=False)
     # Nothing records which settings were in force when a discarded step was done: accept any.
     sizes = [run.windows, *(settings.windows for _, settings in run.earlier)]
-    discarded_errors = _digest_errors(stream, run, discarded, threads, sizes) if discarded else []
+    lost = discarded_streams(run, data, stream) if discarded else []
+    every = None if steps is None else [(stream, chosen), *((other, discarded) for other in lost)]
+    _check_shards(data, run, every, threads)
+    start = time.perf_counter()
+    differing = _digest_errors([stream], run, chosen, threads)
+    discarded_errors = _digest_errors(lost, run, discarded, threads, sizes) if discarded else []
     seconds = time.perf_counter() - start
     breaks = gaps_and_overlaps(run, chosen, first, stop)
-    log.info(
-        "%s: data set %s, seed %d, windows of %d tokens",
-        run.folder,
-        data.fingerprint[:16],
-        run.seed,
-        run.context_length,
-    )
-    if chosen:
-        tokens = run.context_length * sum(step.windows for step in (*chosen, *discarded))
-        speed = f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
-        log.info(
-            "steps %d to %d: %d of %d agree with the shards (%s)",
-            chosen[0].step,
-            chosen[-1].step,
-            len(chosen) - len(differing),
-            len(chosen),
-            speed,
-        )
-    if discarded:
-        agree = len(discarded) - len(discarded_errors)
-        log.info("%d steps were lost in a stop and done again: %d agree", len(discarded), agree)
+    _log_result(data, run, (chosen, discarded), (len(differing), len(discarded_errors)), seconds)
     if chosen:
         log.info(
             "windows %d to %d: %s",
@@ -68,10 +59,43 @@ def prove_run(data: DataSet, run: RunRecord, steps: str | None, threads: int) ->
             chosen[-1].stop_window - 1,
             f"{len(breaks)} breaks" if breaks else "no gap, no overlap",
         )
-    _log_problems([*differing, *(f"discarded {error}" for error in discarded_errors), *breaks])
+    other_starts = start_problems(run, starts)
+    if data.is_mixture and chosen:
+        shares = read_shares(data, stream, starts, chosen)
+        epochs = read_epochs(run, stream, shares[-1].stop)
+        log.info("%s", "\n".join(share_lines(data, run, stream, shares, epochs)))
+        breaks += share_problems(data, shares, epochs)
+    lost_errors = (f"discarded {error}" for error in discarded_errors)
+    _log_problems([*other_starts, *differing, *lost_errors, *breaks])
     if breaks and run.damaged_lines:
         log.info("metrics.jsonl has damaged lines: %s", ", ".join(map(str, run.damaged_lines)))
-    return not (differing or discarded_errors or breaks)
+    return not (differing or discarded_errors or breaks or other_starts)
+
+
+def _log_result(
+    data: TrainingData,
+    run: RunRecord,
+    steps: tuple[Sequence[StepRecord], Sequence[StepRecord]],
+    differing: tuple[int, int],
+    seconds: float,
+) -> None:
+    """Say how many steps of the run agree, and how many that were lost and done again."""
+    chosen, discarded = steps
+    what = f"{len(data.sources)} data sets" if data.is_mixture else "data set"
+    log.info(
+        "%s: %s %s, seed %d, windows of %d tokens",
+        *(run.folder, what, data.fingerprint[:16], run.seed, run.context_length),
+    )
+    if chosen:
+        tokens = run.context_length * sum(step.windows for step in (*chosen, *discarded))
+        speed = f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
+        log.info(
+            "steps %d to %d: %d of %d agree with the shards (%s)",
+            *(chosen[0].step, chosen[-1].step, len(chosen) - differing[0], len(chosen), speed),
+        )
+    if discarded:
+        agree = len(discarded) - differing[1]
+        log.info("%d steps were lost in a stop and done again: %d agree", len(discarded), agree)
 
 
 def _log_problems(problems: Sequence[str]) -> None:
@@ -82,45 +106,64 @@ def _log_problems(problems: Sequence[str]) -> None:
 
 
 def _check_shards(
-    data: DataSet,
-    stream: TrainingStream,
+    data: TrainingData,
     run: RunRecord,
-    steps: Sequence[StepRecord] | None,
+    read: Sequence[tuple[WindowStream, Sequence[StepRecord]]] | None,
     threads: int,
 ) -> None:
-    """Compare what a proof reads with the manifest: lengths of all shards, tokens of some.
+    """Compare what a proof reads with the manifests: lengths of all shards, tokens of some.
 
-    Those are the shards that `steps` have read; without steps they are all of training.
+    Those are the shards that these steps have read; without steps they are all of training.
     Raises: ValueError naming each file that differs.
     """
-    shards = data.manifest.train.shards
-    lengths = [(f"{shard.name}.lengths.npy", shard.lengths_sha256) for shard in shards]
-    _raise_if_differing(data, lengths, threads)  # the places of documents follow from them
-    numbers = range(len(shards)) if steps is None else _shards_of(data, stream, run, steps)
-    tokens = [(f"{shards[n].name}.npy", shards[n].tokens_sha256) for n in numbers]
+    lengths, tokens = [], []
+    for source in data.sources:
+        shards = source.manifest.train.shards
+        # The places of documents follow from the lengths.
+        lengths.append([(f"{shard.name}.lengths.npy", shard.lengths_sha256) for shard in shards])
+    _raise_if_differing(data, lengths, threads)
+    for number, source in enumerate(data.sources):
+        shards = source.manifest.train.shards
+        numbers = range(len(shards))
+        if read is not None:
+            numbers = _shards_of(source.data, number, run.context_length, read)
+        tokens.append([(f"{shards[n].name}.npy", shards[n].tokens_sha256) for n in numbers])
     _raise_if_differing(data, tokens, threads)
 
 
-def _raise_if_differing(data: DataSet, files: Sequence[tuple[str, str]], threads: int) -> None:
-    differing = differing_files(data, files, threads)
+def _raise_if_differing(
+    data: TrainingData, files: Sequence[Sequence[tuple[str, str]]], threads: int
+) -> None:
+    """Raises: ValueError if one of the files of each source differs from its manifest."""
+    differing = [
+        sentence
+        for source, own in zip(data.sources, files, strict=True)
+        for sentence in differing_files(source.data, own, threads)
+    ]
     if differing:
         raise ValueError(
-            f"{len(differing)} of {len(files)} files that the proof reads differ from the manifest "
-            "of the data set, so nothing can be proven with them; copy them again or prepare the "
-            "data set again, then run this again: it names the steps that had other tokens\n"
-            + "\n".join(differing)
+            f"{len(differing)} of {sum(map(len, files))} files that the proof reads differ from "
+            "the manifest of the data set, so nothing can be proven with them; copy them again or "
+            "prepare the data set again, then run this again: it names the steps that had other "
+            "tokens\n" + "\n".join(differing)
         )
 
 
 def _shards_of(
-    data: DataSet, stream: TrainingStream, run: RunRecord, steps: Sequence[StepRecord]
+    data: DataSet,
+    source: int,
+    length: int,
+    read: Sequence[tuple[WindowStream, Sequence[StepRecord]]],
 ) -> list[int]:
-    """The numbers of the training shards with a document that one of the steps read."""
+    """The numbers of a source's training shards with a document that one of the steps read."""
     stops = np.cumsum([shard.documents for shard in data.manifest.train.shards])
     found: set[int] = set()
-    for step in steps:
-        start, count = step.first_window * run.context_length, step.windows * run.context_length
-        for piece in stream.pieces(start, count + 1):
+    for stream, step in ((stream, step) for stream, steps in read for step in steps):
+        first = int(stream.counts(step.first_window)[source])
+        count = int(stream.counts(step.stop_window)[source]) - first
+        if not count:
+            continue
+        for piece in stream.streams[source].pieces(first * length, count * length + 1):
             found |= set(np.searchsorted(stops, piece.documents, side="right").tolist())
             if len(found) == len(stops):
                 return sorted(found)
@@ -128,24 +171,27 @@ def _shards_of(
 
 
 def _digest_error(
-    stream: TrainingStream, run: RunRecord, step: StepRecord, sizes: Sequence[int] = ()
+    streams: Sequence[WindowStream], run: RunRecord, step: StepRecord, sizes: Sequence[int] = ()
 ) -> str | None:
     """What is wrong with the metric line of a step; None if its digest follows from the shards.
 
-    `sizes` are the numbers of windows that it may have; default: the one in force at that step.
+    `streams` are the orders that it may have read, and `sizes` the numbers of windows that it may
+    have; default: the one in force at that step.
     """
     expected = run.settings_at(step.step).windows
     if step.windows not in (sizes or (expected,)):
         return f"step {step.step}: {step.windows} windows, the configuration says {expected}"
-    windows = read_windows(OneSource(stream), step.first_window, step.windows, run.context_length)
-    digest = f"{windows_digest(step.first_window, windows):016x}"
-    if digest != step.digest:
-        return f"step {step.step}: metrics.jsonl has {step.digest}, the shards give {digest}"
-    return None
+    digest = ""
+    for stream in streams:
+        windows = read_windows(stream, step.first_window, step.windows, run.context_length)
+        digest = f"{windows_digest(step.first_window, windows):016x}"
+        if digest == step.digest:
+            return None
+    return f"step {step.step}: metrics.jsonl has {step.digest}, the shards give {digest}"
 
 
 def _digest_errors(
-    stream: TrainingStream,
+    streams: Sequence[WindowStream],
     run: RunRecord,
     steps: Sequence[StepRecord],
     threads: int,
@@ -157,7 +203,7 @@ def _digest_errors(
         tqdm(total=len(steps), unit="step", desc="steps") as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
-        for sentence in pool.map(lambda step: _digest_error(stream, run, step, sizes), steps):
+        for sentence in pool.map(lambda step: _digest_error(streams, run, step, sizes), steps):
             bar.update()
             if sentence is not None:
                 found.append(sentence)

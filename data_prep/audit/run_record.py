@@ -7,12 +7,12 @@ them.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_prep.dataset.shards import DataSet
-from data_prep.order.skipped_windows import Skips, after_skips, parse_skips
+from data_prep.order.skipped_windows import Skips, parse_skips
+from data_prep.order.training_data import recorded_places
+from data_prep.order.weights import WeightChange, WeightStart, weight_changes
 from storage.atomic import read_json
 from storage.checkpoint_folder import STATE_FILE, step_of
 from storage.json_lines import read_every_line
@@ -50,6 +50,8 @@ class _BatchSettings:
     """Windows of a step."""
     skips: Skips
     """Ranges of windows that are left out."""
+    changes: tuple[WeightChange, ...] = ()
+    """The changes of a mixture's weights."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,17 @@ class RunRecord:
     """Steps that the run has surely done: those of its newest checkpoint, or all if it finished."""
     damaged_lines: tuple[int, ...] = ()
     """Numbers of the lines of metrics.jsonl from which no step can be read."""
+    places: tuple[Path, ...] = ()
+    """The data sets as --data named them, with the weights of a mixture."""
+    changes: tuple[WeightChange, ...] = ()
+    """The changes of a mixture's weights, by the configuration of the last start."""
+    begun: tuple[WeightStart, ...] = ()
+    """Those that the newest checkpoint has read, as it says."""
 
     def settings_at(self, step: int) -> _BatchSettings:
         """The settings in force when a step was done (the last time, if it was done again)."""
-        now = _BatchSettings(self.windows, self.skips)
+        now = _BatchSettings(self.windows, self.skips, self.changes)
         return next((settings for stop, settings in self.earlier if step < stop), now)
-
-    def check_data(self, data: DataSet) -> None:
-        """Raises: ValueError if the run was not trained on `data`."""
-        if self.data_fingerprint != data.fingerprint:
-            raise ValueError(
-                f"{self.folder} was trained on data {self.data_fingerprint[:16]}, but "
-                f"{data.folder} is {data.fingerprint[:16]}; name the run's own data set"
-            )
 
     def steps_between(self, first: int, stop: int | None) -> tuple[StepRecord, ...]:
         """The steps from `first` up to, not including, `stop`; perhaps none."""
@@ -138,7 +138,8 @@ def read_run(folder: Path) -> RunRecord:
     run.identity = identity_of(content)  # so that a checkpoint of another run does not count
     done = _steps_done(run)  # before the lines: a live run writes a line before its checkpoint
     steps, damaged = _parsed_lines(run.metrics, _step)
-    steps += _lines_to_be_added(run, steps[-1].step if steps else -1)
+    added, begun = _newest_position(run, steps[-1].step if steps else -1)
+    steps += added
     discarded, _ = _parsed_lines(run.discarded_metrics, _step)
     try:
         config = content["config"]
@@ -156,6 +157,9 @@ def read_run(folder: Path) -> RunRecord:
             earlier=_earlier_settings(run.starts, config, length),
             done=done,
             damaged_lines=tuple(damaged),
+            places=_places(config),
+            changes=now.changes,
+            begun=tuple(begun),
         )
     except KeyError as error:
         raise ValueError(f"{run.config} lacks {error}; it is not a run of this program") from error
@@ -183,20 +187,28 @@ def _seed(config: dict[str, Any]) -> int:
     return seed
 
 
-def _lines_to_be_added(run: RunFolder, last: int) -> list[StepRecord]:
-    """The steps after `last` whose lines only the newest checkpoint has: the next start adds them.
+def _places(config: dict[str, Any]) -> tuple[Path, ...]:
+    return recorded_places(config["data"]) if "data" in config else ()
 
-    Rank 0 died before it wrote them. No start follows a finished run, so that has none.
+
+def _newest_position(run: RunFolder, last: int) -> tuple[list[StepRecord], list[WeightStart]]:
+    """What only the newest checkpoint has: steps after `last`, and the changes of weights so far.
+
+    Rank 0 died before it wrote the lines of these steps; the next start adds them. No start follows
+    a finished run, so that has none.
     """
     found: list[StepRecord] = []
+    begun: list[WeightStart] = []
     with suppress(*_DAMAGE, OSError):
         newest = next(iter(run.all_checkpoints()), None)
-        if newest is not None and not run.is_finished():
-            for line in read_json(newest / STATE_FILE)["lines"]:
+        if newest is not None:
+            state = read_json(newest / STATE_FILE)
+            begun += [WeightStart.from_json(start) for start in state.get("mixture") or ()]
+            for line in () if run.is_finished() else state["lines"]:
                 step = _step(line)
                 if step is not None and step.step == last + 1 + len(found):
                     found.append(step)
-    return found
+    return found, begun
 
 
 def _batch_settings(config: dict[str, Any], length: int) -> _BatchSettings:
@@ -204,7 +216,9 @@ def _batch_settings(config: dict[str, Any], length: int) -> _BatchSettings:
     windows = int(config["batch_tokens"]) // length if length > 0 else 0
     if windows < 1:
         raise ValueError(f"batch_tokens={config['batch_tokens']} are no windows of {length} tokens")
-    return _BatchSettings(windows, skips)
+    words = config.get("data_weights_at") or ()
+    changes = weight_changes(words, len(_places(config))) if words else ()
+    return _BatchSettings(windows, skips, changes)
 
 
 def _earlier_settings(
@@ -260,36 +274,3 @@ def _step(line: dict[str, Any]) -> StepRecord | None:
     return StepRecord(
         *numbers, digest=str(line["data/digest"]), skipped=bool(line.get("train/skipped", 0))
     )
-
-
-def gaps_and_overlaps(
-    run: RunRecord, steps: tuple[StepRecord, ...], first: int = 0, stop: int | None = None
-) -> list[str]:
-    """A sentence for each gap or overlap of steps, from `first` up to `stop`, and of their windows.
-
-    Default: up to the last step that the run has surely done.
-
-    A jump over windows that the run was told to skip is no gap. Neither is a step that read them:
-    it may have been done before `skip_windows` was set.
-    """
-    found = []
-    if steps and steps[0].step > first:
-        found.append(f"steps {first} to {steps[0].step - 1} have no line")
-    begin = after_skips(0, steps[0].windows, run.settings_at(0).skips) if steps else 0
-    if steps and steps[0].step == 0 and steps[0].first_window not in (0, begin):
-        found.append(f"step 0 begins at window {steps[0].first_window} instead of {begin}")
-    for before, after in pairwise(steps):
-        if after.step != before.step + 1:
-            found.append(f"step {before.step} is followed by step {after.step}")
-        kind = "gap" if after.first_window > before.stop_window else "overlap"
-        jump = after_skips(before.stop_window, after.windows, run.settings_at(after.step).skips)
-        if after.first_window not in (before.stop_window, jump):
-            found.append(
-                f"{kind}: step {before.step} ends before window {before.stop_window}, step "
-                f"{after.step} begins at window {after.first_window}"
-            )
-    end = run.done if stop is None else min(stop, run.done)
-    begin = steps[-1].step + 1 if steps else first
-    if begin < end:
-        found.append(f"steps {begin} to {end - 1} have no line")
-    return found

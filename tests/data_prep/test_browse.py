@@ -42,7 +42,7 @@ def texts(tmp_path_factory):
 
 
 def test_the_overview_adds_up(texts):
-    value, lines = browse(BrowseOptions(texts.folder))
+    value, lines = browse(BrowseOptions((texts.folder,)))
     assert [s["name"] for s in value["sources"]] == ["b.jsonl", "a.jsonl"]
     assert sum(s["tokens"] for s in value["sources"]) == texts.manifest.train.tokens
     assert sum(s["documents"] for s in value["sources"]) == texts.manifest.train.documents
@@ -58,18 +58,18 @@ def test_the_overview_adds_up(texts):
 
 
 def test_documents_are_shown_whole_with_their_place(texts):
-    value, lines = browse(BrowseOptions(texts.folder, random=1000, text=0))
+    value, lines = browse(BrowseOptions((texts.folder,), random=1000, text=0))
     rows = [TEXTS[d["row"] + 10 * (d["source"] == "b.jsonl")] for d in value["documents"]]
     assert [d["text"] for d in value["documents"]] == rows
     assert len(rows) == texts.manifest.train.documents == len(set(rows))
     assert lines[0].startswith("--- document 0 (a.jsonl:")
-    few = browse(BrowseOptions(texts.folder, random=3, seed=5, text=9))[0]["documents"]
-    assert few == browse(BrowseOptions(texts.folder, random=3, seed=5, text=9))[0]["documents"]
+    few = browse(BrowseOptions((texts.folder,), random=3, seed=5, text=9))[0]["documents"]
+    assert few == browse(BrowseOptions((texts.folder,), random=3, seed=5, text=9))[0]["documents"]
     assert {len(d["text"]) for d in few} == {9}
 
 
 def test_the_longest_come_first(texts):
-    documents = browse(BrowseOptions(texts.folder, longest=3))[0]["documents"]
+    documents = browse(BrowseOptions((texts.folder,), longest=3))[0]["documents"]
     assert [d["row"] for d in documents] == [29, 28, 27]  # of the second file: n = 39, 38, 37
     assert longest(np.array([3, 9, 9, 1]), 9) == [1, 2, 0, 3]
     assert draw(10**9, 3, 1) == draw(10**9, 3, 1)
@@ -102,26 +102,26 @@ def test_a_text_is_found_wherever_it_was_cut_into_tokens_and_pieces(texts, monke
 
 
 def test_a_text_is_not_found_across_documents(texts):
-    value, lines = browse(BrowseOptions(texts.folder, find="once upona time"))
+    value, lines = browse(BrowseOptions((texts.folder,), find="once upona time"))
     assert (value["places"], value["complete"]) == ([], True)
     assert "0 places" in lines[-1]
-    some = browse(BrowseOptions(texts.folder, find="größer", most=2))
+    some = browse(BrowseOptions((texts.folder,), find="größer", most=2))
     assert len(some[0]["places"]) == 2
     assert "--most" in some[1][-1]
-    assert browse(BrowseOptions(texts.folder, find="größer", split="val"))[0]["places"]
+    assert browse(BrowseOptions((texts.folder,), find="größer", split="val"))[0]["places"]
 
 
 def test_a_step_is_what_lookup_says(tmp_path):
     tiny_data_set(tmp_path / "data", documents=30, mean_length=30, tokenizer=small_tokenizer())
     run_to_end(tiny_config(tmp_path / "data", tmp_path / "run", steps=3))
-    options = BrowseOptions(tmp_path / "data", step=1, run=tmp_path / "run", text=100)
-    same = look_up(LookupOptions(tmp_path / "data", tmp_path / "run", step=1))[0]
+    options = BrowseOptions((tmp_path / "data",), step=1, run=tmp_path / "run", text=100)
+    same = look_up(LookupOptions((tmp_path / "data",), tmp_path / "run", step=1))[0]
     assert browse(options)[0]["documents"] == same["documents"]
 
 
 def test_lengths_are_drawn_also_if_all_are_equal(texts, tmp_path):
     draw_lengths(np.array([5, 5], np.uint32), "two", tmp_path / "equal.png")
-    browse(BrowseOptions(texts.folder, plot=tmp_path / "lengths.svg"))
+    browse(BrowseOptions((texts.folder,), plot=tmp_path / "lengths.svg"))
     assert (tmp_path / "equal.png").stat().st_size > 1000
     assert "<svg" in (tmp_path / "lengths.svg").read_text()
 

@@ -23,7 +23,7 @@ def made(tmp_path_factory):
 
 
 def ask(folder, **question):
-    return look_up(LookupOptions(folder / "data", folder / "run", **question))
+    return look_up(LookupOptions((folder / "data",), folder / "run", **question))
 
 
 def train(folder):
@@ -114,7 +114,7 @@ def test_a_question_without_an_answer_is_one_sentence(made, question, message):
 def test_a_document_that_no_step_read_is_reported_as_such(made, tmp_path):
     run_to_end(tiny_config(made / "data", tmp_path / "run", steps=3))
     answers = [
-        look_up(LookupOptions(made / "data", tmp_path / "run", document=document))
+        look_up(LookupOptions((made / "data",), tmp_path / "run", document=document))
         for document in range(45)
     ]
     unseen = [lines for value, lines in answers if not value["seen"]]

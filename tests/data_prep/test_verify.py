@@ -12,6 +12,7 @@ import pytest
 from data_prep.audit.run_proof import prove_run
 from data_prep.audit.run_record import parse_range, read_run
 from data_prep.dataset.shards import open_data_set
+from data_prep.order.training_data import open_training_data
 from data_prep.order.training_stream import TrainingStream
 from data_prep.verify import VerifyOptions, main, verify
 from storage.retention import SaveConfig
@@ -48,7 +49,7 @@ def both(made, tmp_path):
 
 
 def check(folder, **more):
-    verify(VerifyOptions(folder / "data", run=folder / "run", **more))
+    verify(VerifyOptions((folder / "data",), run=folder / "run", **more))
 
 
 def forge(folder, step, **changes):
@@ -102,7 +103,7 @@ def test_a_flipped_byte_of_a_shard_is_named_and_no_step_is_blamed(both, caplog):
     assert "DIFFERS" not in caplog.text
     assert "agree" not in caplog.text
     with pytest.raises(ValueError, match=r"1 of 9 files differ.*\n.*train_000000\.npy has sha256"):
-        verify(VerifyOptions(both / "data"))
+        verify(VerifyOptions((both / "data",)))
 
 
 @pytest.mark.fault("D10", injected="one byte of the lengths, after the run was trained")
@@ -195,7 +196,7 @@ def test_another_seed_in_the_record_is_found(both, caplog):
 def test_a_run_of_other_data_is_refused(both):
     other = tiny_data_set(both / "other", documents=50, seed=1, tokenizer=small_tokenizer())
     with pytest.raises(ValueError, match=other.fingerprint[:16]):
-        verify(VerifyOptions(both / "other", run=both / "run"))
+        verify(VerifyOptions((both / "other",), run=both / "run"))
 
 
 def test_a_torn_last_line_is_accepted_of_a_step_that_may_not_be_done(both):
@@ -228,13 +229,13 @@ def test_every_file_is_compared_and_every_differing_one_named(both, kind):
     flip(both / "data" / f"val_000000{kind}.npy")
     flip(both / "data" / "train_000001.npy", 200)
     with pytest.raises(ValueError, match="2 of 9 files differ") as error:
-        verify(VerifyOptions(both / "data"))
+        verify(VerifyOptions((both / "data",)))
     assert f"val_000000{kind}.npy" in str(error.value)
     assert "train_000001.npy" in str(error.value)
 
 
 def test_an_undamaged_data_set_verifies_and_prints_a_sample(both, caplog):
-    verify(VerifyOptions(both / "data", tokens=3))
+    verify(VerifyOptions((both / "data",), tokens=3))
     assert "all 9 files match the manifest" in caplog.text
     assert "document 30, none row 35" in caplog.text
     assert "of 3 documents give the same tokens" in caplog.text
@@ -245,7 +246,7 @@ def test_a_document_that_cannot_be_encoded_again_is_shown_and_counted(both, capl
         raise ValueError("Error while tokenizing")
 
     monkeypatch.setattr("data_prep.tokenizer.Tokenizer.encode", refuse)
-    verify(VerifyOptions(both / "data", tokens=2))
+    verify(VerifyOptions((both / "data",), tokens=2))
     assert "0 of 2 documents give the same tokens" in caplog.text
     assert "2 cannot be encoded again" in caplog.text
 
@@ -308,7 +309,7 @@ def continue_run(config, folder, back_to=None, **changes):
     config = replace(config, steps=steps, allow=("steps", *changes), **changes)
     run_to_end(config)
     run = read_run(config.out)
-    return config, prove_run(open_data_set(folder / "data"), run, steps=None, threads=1)
+    return config, prove_run(open_training_data((folder / "data",)), run, steps=None, threads=1)
 
 
 def test_a_run_continued_with_another_batch_size_is_proven(tmp_path, caplog):
@@ -319,7 +320,7 @@ def test_a_run_continued_with_another_batch_size_is_proven(tmp_path, caplog):
     assert [step.windows for step in read_run(config.out).steps] == [8] * 4 + [16] * 6
     assert continue_run(config, tmp_path, batch_tokens=128)[1], caplog.text
     forge(tmp_path, 5, **{"data/windows": 4})
-    assert not prove_run(open_data_set(tmp_path / "data"), read_run(config.out), None, 1)
+    assert not prove_run(open_training_data((tmp_path / "data",)), read_run(config.out), None, 1)
 
 
 def test_a_jump_over_windows_that_an_earlier_start_skipped_is_proven(tmp_path, caplog):
@@ -330,7 +331,7 @@ def test_a_jump_over_windows_that_an_earlier_start_skipped_is_proven(tmp_path, c
     firsts = [step.first_window for step in read_run(config.out).steps]
     assert firsts == [0, 8, 24, 32, 40, 48, 70, 78, 86, 94]
     (config.out / "starts.jsonl").unlink()
-    assert not prove_run(open_data_set(tmp_path / "data"), read_run(config.out), None, 1)
+    assert not prove_run(open_training_data((tmp_path / "data",)), read_run(config.out), None, 1)
 
 
 def test_a_run_with_damaged_old_lines_is_still_proven(tmp_path, caplog):

@@ -68,7 +68,7 @@ def test_shards_have_four_bytes_a_token_and_every_reader_gives_the_texts(made):
     assert np.load(made / "data" / f"{shard.name}.npy").dtype == np.dtype("<u4")
     assert {*texts_of(data), *texts_of(data, "val")} == set(TEXTS)
     last = texts_of(data)[-1].split()[-1]
-    assert browse(BrowseOptions(made / "data", find=last))[0]["places"]
+    assert browse(BrowseOptions((made / "data",), find=last))[0]["places"]
     text = " ".join(texts_of(data)[1].split(maxsplit=1)[1:])
     patterns = all_runs([text], 8)
     assert set(search_split(data, "train", [patterns], 1)[0].tolist()) == {1}
@@ -76,9 +76,9 @@ def test_shards_have_four_bytes_a_token_and_every_reader_gives_the_texts(made):
 
 def test_the_run_is_proven_looked_up_and_repeated(made, caplog):
     caplog.set_level(logging.INFO, "data_prep")
-    verify(VerifyOptions(made / "data", run=made / "run"))
+    verify(VerifyOptions((made / "data",), run=made / "run"))
     assert "steps 0 to 3: 4 of 4 agree with the shards" in caplog.text
-    parts = look_up(LookupOptions(made / "data", made / "run", step=3))[0]["documents"]
+    parts = look_up(LookupOptions((made / "data",), made / "run", step=3))[0]["documents"]
     assert sum(part["tokens"] for part in parts) == 128
     arguments = Arguments(run=made / "run", segments=2, seed=1)
     found = audit(arguments, read_recorded_run(made / "run"), alone())

@@ -6,7 +6,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from data_prep.audit.run_record import gaps_and_overlaps, read_run
+from data_prep.audit.continuity import gaps_and_overlaps
+from data_prep.audit.run_record import read_run
 from data_prep.order.training_data import TrainingData
 from storage.atomic import read_json
 from storage.checkpoint_folder import (

@@ -12,6 +12,7 @@ from data_prep.audit.run_proof import prove_run
 from data_prep.audit.run_record import read_run
 from data_prep.dataset.shards import open_data_set
 from data_prep.order.skipped_windows import after_skips, parse_skips
+from data_prep.order.training_data import open_training_data
 from data_prep.order.training_stream import TrainingStream
 from data_prep.order.windows import OneSource, read_windows
 from tests.data_sets import small_tokenizer, tiny_data_set
@@ -69,14 +70,14 @@ def test_the_run_jumps_over_the_range_and_its_record_is_proven(data, tmp_path):
     assert first_windows(config.out) == [0, 8, 50, 58, 71, 79, 87, 95]
     record = read_run(config.out)
     assert record.skips == ((20, 50), (70, 71))
-    assert prove_run(open_data_set(data), record, steps=None, threads=1)
+    assert prove_run(open_training_data((data,)), record, steps=None, threads=1)
 
 
 def test_a_jump_that_the_configuration_does_not_explain_is_a_gap(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", skip_windows=("20:50",))
     run_to_end(config)
     record = replace(read_run(config.out), skips=())
-    assert not prove_run(open_data_set(data), record, steps=None, threads=1)
+    assert not prove_run(open_training_data((data,)), record, steps=None, threads=1)
 
 
 def test_the_step_after_the_range_reads_the_windows_there(data, tmp_path):

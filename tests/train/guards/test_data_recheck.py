@@ -66,7 +66,7 @@ def test_a_shard_damaged_while_two_ranks_train_ends_the_run_with_one_sentence(tm
         check_data_set(open_data_set(config.data[0]), "cached")
     path.write_bytes(before)
     caplog.set_level(logging.INFO)
-    assert not prove_run(open_data_set(config.data[0]), read_run(config.out), None, 1)
+    assert not prove_run(open_training_data((config.data[0],)), read_run(config.out), None, 1)
     assert "DIFFERS  step" in caplog.text
 
 
