@@ -20,10 +20,10 @@ from storage.byte_pairs import (
     BytePairs,
     ranks_file_of,
 )
-from storage.vocabularies.library import LIBRARY, LibraryTokenizer, is_unicode_form, steps_of
+from storage.vocabularies.json_checks import check_ids, check_pipeline
+from storage.vocabularies.library import LibraryTokenizer, steps_of
 from storage.vocabularies.printable_bytes import from_printable
 
-_KEEPS_ALL = {"Split", "Digits", "Punctuation", "ByteLevel"}  # steps that take nothing from a text
 # What opens or ends a document in the known families, in the order in which it is looked for.
 _DEEPSEEKS = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 _END_TOKENS = (END_OF_TEXT, "<|end_of_text|>", _DEEPSEEKS, "</s>", "<eos>", "<|eos|>")
@@ -63,36 +63,28 @@ def _pairs(
     end_of_text: str | None,
     eos: str | None,
 ) -> BytePairs:
-    _check_model(path, found["model"])
-    _check_steps(path, found)
+    check_pipeline(path, found)
     vocabulary: dict[str, int] = found["model"]["vocab"]
     added = found.get("added_tokens") or []
     ids = [*vocabulary.values(), *(token["id"] for token in added)]
     if not all(type(rank) is int and rank >= 0 for rank in ids):
         raise TypeError("an id is not a whole number")
-    _check_words(path, added)
     special = {token["content"]: token["id"] for token in added if token["special"]}
     end = _end_token(path, {*vocabulary, *(t["content"] for t in added)}, special, end_of_text, eos)
     if end not in special:
         content = _as_special(found, end, {**vocabulary, **{t["content"]: t["id"] for t in added}})
         return pairs_of_json(path, content, name, end, eos)
     words = {token["content"]: token["id"] for token in added if token["content"] not in special}
+    try:
+        library = LibraryTokenizer(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    check_ids(path, library, special, words)
     rank_of = {
         token: rank
         for text, rank in sorted(vocabulary.items(), key=lambda item: item[1])
         if text not in special and text not in words and (token := from_printable(text)) is not None
     }
-    try:
-        library = LibraryTokenizer(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if moved := [
-        token for token, rank in (special | words).items() if library.id_of(token) != rank
-    ]:
-        raise ValueError(
-            f"{path} gives {moved[0]!r} the id {(special | words)[moved[0]]}, but {LIBRARY} uses "
-            f"{library.id_of(moved[0])}; the file is damaged, copy it again"
-        )
     pattern = _pattern(found.get("pre_tokenizer") or {})
     follows = _follows_from_ids(found["model"], library, special)
     agrees = follows and _agrees_on_sample(pattern, rank_of, library, list(words))
@@ -124,51 +116,6 @@ def _in_one_form(found: dict[str, Any]) -> bytes:
         "padding": None,
     }
     return json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _check_model(path: Path, model: dict[str, Any]) -> None:
-    kind = model.get("type", "BPE")
-    marked = any(model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix"))
-    if kind != "BPE" or model.get("byte_fallback") or model.get("dropout") or marked:
-        what = f"of type {kind!s:.80}" if kind != "BPE" else "BPE with byte_fallback, or the like"
-        raise ValueError(
-            f"{path} is {what}; only byte-level BPE can be used (GPT-2's, Llama 3's, Qwen's and "
-            "the like; not SentencePiece's or BERT's)"
-        )
-
-
-def _check_steps(path: Path, found: dict[str, Any]) -> None:
-    """Raises: ValueError for a step after which text cannot be had back from the ids."""
-    normalizers = steps_of(found.get("normalizer"), "normalizers")
-    if not all(map(is_unicode_form, normalizers)):
-        raise ValueError(
-            f"{path} has the normalizer {json.dumps(normalizers)[:200]}, which changes the text; "
-            "only byte-level BPE without a normalizer, or with NFC and the like, can be used"
-        )
-    steps = steps_of(found.get("pre_tokenizer"), "pretokenizers")
-    byte_steps = [step for step in steps if step["type"] == "ByteLevel"]
-    loses = any(
-        step["type"] not in _KEEPS_ALL or step.get("behavior") == "Removed" for step in steps
-    )
-    if loses or len(byte_steps) != 1 or steps[-1] != byte_steps[0]:
-        raise ValueError(
-            f"{path} is no byte-level BPE: it splits text by {json.dumps(steps)[:200]}, which does "
-            "not end with ByteLevel or loses text; give another tokenizer"
-        )
-    if byte_steps[0].get("add_prefix_space", True):
-        raise ValueError(
-            f"{path} adds a space before each text (add_prefix_space), so that ids do not give the "
-            "text back; set it to false in the file, or give another tokenizer"
-        )
-
-
-def _check_words(path: Path, added: list[dict[str, Any]]) -> None:
-    strips = [t["content"] for t in added if not t["special"] and (t["lstrip"] or t["rstrip"])]
-    if strips:
-        raise ValueError(
-            f"{path} has added tokens that swallow the spaces beside them, such as {strips[0]!r}, "
-            "so that ids do not give the text back; give another tokenizer"
-        )
 
 
 def _end_token(

@@ -106,6 +106,19 @@ def test_what_cannot_be_used_is_one_sentence(change, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("pick", [str.isascii, "ĠĠĠĠ".__eq__])
+def test_a_special_token_that_merges_give_is_refused(pick, tmp_path):
+    path = family("qwen2", tmp_path)
+    content = json.loads(path.read_text())
+    known = next(text for text in content["model"]["vocab"] if len(text) == 4 and pick(text))
+    content["added_tokens"][1:] = [
+        {**content["added_tokens"][0], "content": known, "id": content["model"]["vocab"][known]}
+    ]
+    write_json(path, content)
+    with pytest.raises(ValueError, match=f"has the special token '{known}' as an ordinary one"):
+        named_tokenizer(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"model": 3}', b"[" * 99_999])
 def test_a_damaged_file_is_one_sentence(content, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(content)
