@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bench.provenance import RESULTS, provenance
 from data_prep.order.mixture_stream import stream_of
 from data_prep.order.shares import Assignment, WeightStretch, in_windows
 from data_prep.order.training_stream import TrainingStream
+from data_prep.order.weights import folders_and_weights
 from data_prep.order.windows import OneSource, WindowStream
 from parallel.ranks import start
 from storage.atomic import write_json
@@ -33,6 +35,8 @@ from storage.option_values import check_at_least
 from storage.run_folder import RunFolder
 from storage.script_options import parse_options
 from train.batch_plan import BatchPlan
+from train.checkpoints.recorded_config import recorded_config
+from train.config import Config
 from train.experiments.intervals import mean_interval
 from train.loader import Loader
 
@@ -137,25 +141,45 @@ def _draw(run: Path, path: Path) -> str:
         for key in (lines[0] if lines else {})
         if key.startswith("data/") and key.endswith("/share")
     ]
-    if not names:
+    config = recorded_config(RunFolder(run))
+    if not names or config is None:
         raise ValueError(
-            f"{run} has no step of a mixture; name the folder of a run on several data"
+            f"{run} has no step of a mixture; name the folder of a run on several data sets"
         )
     steps = np.array([line["step"] for line in lines]) + 1
     size = np.array([line["data/windows"] for line in lines])
     shares = np.array([[line[f"data/{name}/share"] for name in names] for line in lines])
-    total = np.cumsum(shares * size[:, None], axis=0) / np.cumsum(size)[:, None]
-    figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(8, 6), layout="constrained")
+    weights = np.array([_weights_at(config, line["step"]) for line in lines])
+    own, target = shares * size[:, None], weights * size[:, None]
+    off = np.zeros_like(own)  # since the last change, where a new count begins
+    for first, stop in pairwise([0, *(c.step for c in config.weight_changes), len(lines)]):
+        off[first:stop] = np.cumsum((own - target)[first:stop], axis=0)
+    figure, panels = plt.subplots(3, 1, sharex=True, figsize=(8, 8), layout="constrained")
     for number, name in enumerate(names):
-        above.plot(steps, shares[:, number], ".", ms=3, color=f"C{number}", alpha=0.4)
-        above.plot(steps, total[:, number], color=f"C{number}", label=name)
-        below.plot(steps, [line[f"data/{name}/epochs"] for line in lines], label=name)
-    above.set(ylabel="share of the windows", title=f"{run.name}: each step, and all steps so far")
-    below.set(ylabel="epochs read", xlabel="step", yscale="log")
-    above.legend()
+        color = f"C{number}"
+        panels[0].plot(steps, shares[:, number], ".", ms=3, color=color, label=name)
+        panels[0].plot(steps, weights[:, number], color=color, drawstyle="steps-post", alpha=0.5)
+        panels[1].plot(steps, off[:, number], ".-", ms=3, lw=0.5, color=color)
+        panels[2].plot(steps, [line[f"data/{name}/epochs"] for line in lines], color=color)
+    panels[0].set(ylabel="share of a step's windows", title=f"{run.name}: shares and weights")
+    panels[1].set(ylabel="windows off the target", ylim=(-1.1, 1.1))
+    panels[1].axhline(1, color="gray", lw=0.5)
+    panels[1].axhline(-1, color="gray", lw=0.5)
+    panels[2].set(ylabel="epochs read", xlabel="step")
+    panels[0].legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    return f"{path}: {len(lines)} steps of {len(names)} sources"
+    most = np.abs(off).max()
+    return f"{path}: {len(lines)} steps of {len(names)} sources, at most {most:.2f} windows off"
+
+
+def _weights_at(config: Config, step: int) -> list[float]:
+    """The shares that the sources are to have at a step."""
+    weights = [place.weight for place in folders_and_weights(config.data)]
+    for change in config.weight_changes:
+        if change.step <= step:
+            weights = [*change.weights]
+    return [float(weight / sum(weights)) for weight in weights]
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def starts_of_run(
     return weight_starts(changes, begun, step, position.next_window, plan.windows, config.skips)
 
 
-def epochs_read(config: Config, data: TrainingData, steps: int) -> np.ndarray:
+def _epochs_read(config: Config, data: TrainingData, steps: int) -> np.ndarray:
     """How often each source is read in the first `steps` steps. Shapes: (sources,), float64."""
     return _Reading(config, data).epochs(steps)
 
@@ -146,14 +146,21 @@ def check_epochs(config: Config, data: TrainingData, steps: int) -> None:
     )
 
 
-def source_lines(data: TrainingData, epochs: np.ndarray) -> list[str]:
+def source_lines(config: Config, data: TrainingData, steps: int) -> list[str]:
     """What a start says of each source: its share, its tokens, and how often it will be read."""
     width = max(len(source.name) for source in data.sources)
-    return [
+    epochs = _epochs_read(config, data, steps)
+    own = [
         f"{source.name:<{width}}  {float(source.weight):6.1%} of the windows, "
         f"{source.tokens:,} tokens, read {times:.2f} times by the end"
         + (" (repeats)" if times > 1 else "")
         for source, times in zip(data.sources, epochs.tolist(), strict=True)
+    ]
+    return own + [
+        f"from step {change.step:,} on: "
+        + ", ".join(f"{weight / sum(change.weights):.1%}" for weight in map(float, change.weights))
+        for change in config.weight_changes
+        if change.step < steps
     ]
 
 

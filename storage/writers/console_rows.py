@@ -109,7 +109,9 @@ def _is_better_small(tag: str) -> bool:
 
 
 def name_of(tag: str) -> str:
-    """A tag as words: `hellaswag/acc_norm` is hellaswag by length."""
+    """A tag as words: `hellaswag/acc_norm` is hellaswag by length, `val/x/loss` the loss of x."""
+    if (parts := tag.split("/"))[0] == "val" and len(parts) > 2:  # of a source of a mixture
+        return f"{name_of(f'val/{parts[-1]}')}, {'/'.join(parts[1:-1])}"
     task, _, number = tag.partition("/")
     words = {"acc": "accuracy", "acc_norm": "by length"}
     return _NAMES.get(tag) or f"{task} {words.get(number, number.replace('_', ' '))}"

@@ -7,7 +7,7 @@ from data_prep.order.training_data import TrainingData
 from model.estimates.documents import attended_tokens
 from storage.terminal.quantities import counted, short
 from train.batch_plan import BatchPlan
-from train.mixture import epochs_read, source_lines
+from train.mixture import source_lines
 from train.optimizers.registry import optimizer_name
 from train.run import Run
 
@@ -33,8 +33,8 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
         f"{short(data.val_tokens)} to validate on"
     )
     if data.is_mixture:
-        epochs = epochs_read(run.config, data, run.steps)
-        yield from (f"             {line}" for line in source_lines(data, epochs))
+        sources = source_lines(run.config, data, run.steps)
+        yield from (f"             {line}" for line in sources)
     if run.config.mask_documents:
         seen = data.mean_of_train(lambda train: attended_tokens(plan.context_length, train.lengths))
         most = (plan.context_length + 1) / 2
