@@ -100,11 +100,16 @@ def draw_lengths(lengths: np.ndarray, title: str, path: Path) -> None:
         panel.set_xscale("log", base=2)
         panel.set_xlabel("tokens of a document")
         panel.set_ylabel(what)
-        panel.xaxis.set_major_formatter(lambda tokens, _: f"{tokens:,.0f}")
+        panel.xaxis.set_major_formatter(_in_short)
         panel.yaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def _in_short(tokens: float, _: int | None = None) -> str:
+    """A power of two as a mark on an axis: 512, 1k, 16k."""
+    return f"{tokens / 1024:.0f}k" if tokens >= 1024 else f"{tokens:.0f}"
 
 
 def _edges(least: int, most: int) -> Sequence[float]:
