@@ -11,12 +11,11 @@ from data_prep.dataset.shards import DataSet, open_data_set, shard_entry
 from data_prep.tokenizer import gpt2_tokenizer
 from eval.contamination import (
     Arguments,
-    contamination_report,
-    contamination_table,
     item_sets,
     main,
     search_items,
 )
+from eval.text_search.report import contamination_report, contamination_table
 from tests.data_sets import rewrite_manifest, save_shard, tiny_data_set
 from tests.launching import python
 
@@ -58,12 +57,20 @@ def report(folder: Path, shards: list[list[str]], *rows: dict, **arguments) -> d
     """The part of the report about these items, searched for in these documents."""
     data = data_of(folder / "set", *shards)
     path = items_file(folder / "items.jsonl", *(rows or ({},)))
-    chosen = Arguments(data.folder, items_file=(path,), **{"workers": 1} | arguments)
-    sets = item_sets(chosen)
-    items = [item for item_set in sets for item in item_set.items]
-    whole = contamination_report(data, sets, search_items(data, items, chosen), chosen)
-    assert contamination_table(whole)
+    whole = searched([data], path, **arguments)
     return whole["items"][str(path)]
+
+
+def searched(sets: list[DataSet], path: Path, words: int = 13, workers: int = 1) -> dict:
+    """The report on the items of a file in these data sets."""
+    folders = tuple(data.folder for data in sets)
+    chosen = Arguments(folders, items_file=(path,), words=words, workers=workers)
+    found = item_sets(chosen)
+    items = [item for item_set in found for item in item_set.items]
+    outcomes = search_items(sets, items, chosen)
+    whole = contamination_report(sets, found, outcomes, "train", chosen.words, chosen.shortest)
+    assert contamination_table(whole)
+    return whole
 
 
 def words(text: str, first: int, count: int) -> str:
@@ -170,10 +177,30 @@ def test_neither_workers_nor_piece_size_change_what_is_found(tmp_path, monkeypat
     assert expected == two == small
 
 
+def test_of_several_data_sets_each_is_reported_and_all_together(tmp_path):
+    one = data_of(tmp_path / "one", [FILLER, CONTEXT])
+    two = data_of(tmp_path / "two", [CONTEXT, f"He {OTHERS[1]} Then"])
+    other = {"ctx": "The young miller sells nothing but flour in the old town by day and"}
+    path = items_file(tmp_path / "items.jsonl", {}, other)
+    whole = searched([one, two], path)
+    both = whole["items"][str(path)]
+    assert both["ngram"]["found_ids"] == [0]
+    assert both["ngram"]["first_found"][0]["data"] == str(one.folder)
+    assert both["any_ending"]["found"] == 2
+    assert both["any_ending"]["first_found"][0]["data"] == str(two.folder)
+    each = [items[str(path)] for items in whole["items_by_data"].values()]
+    assert [found["ngram"]["found"] for found in each] == [1, 1]
+    assert each[1] == searched([two], path)["items"][str(path)]
+    assert [found["any_ending"]["found"] for found in each] == [0, 2]
+    assert [data["fingerprint"] for data in whole["data"]] == [one.fingerprint, two.fingerprint]
+    assert contamination_table(whole).count(f"  in {two.folder}") == 3
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--data", "{tmp}/nowhere"], "there is no data set at"),
+        (["--data", "{tmp}/set", "{tmp}/set"], "set is named twice; name each data set once"),
         (["--data", "{tmp}/set", "--tasks", "helaswag"], "helaswag"),
         (["--data", "{tmp}/set", "--split", "val"], "has no val tokens"),
         (["--data", "{tmp}/set", "--items-file", "{tmp}/empty.jsonl"], "holds no items"),
