@@ -66,7 +66,7 @@ class Recheck:
         `right_at` is the Unix time at which all files were hashed, if they were for this start.
         """
         self.damage: Damage | None = None
-        self._folder = data.folder
+        self.folder = data.folder
         self._seconds = 3600 * hours
         self._train = train  # keeps its files open
         self._files = _files_of(data, train)
@@ -169,7 +169,7 @@ class Recheck:
         troubled = len(self._troubled)
         log.info(
             "%s: %d of %d files read again in %.0f s: %s",
-            self._folder,
+            self.folder,
             read,
             len(self._files),
             seconds,
@@ -182,7 +182,7 @@ class Recheck:
             "right one: memory, disk or network of this machine are not sound. What was trained on "
             "meanwhile: python data_prep/verify.py %s --run RUN",
             file.path,
-            self._folder,
+            self.folder,
         )
 
     def _report_damage(self, file: _File, found: str) -> bool:
@@ -212,7 +212,7 @@ class Recheck:
         """When each file was last found right, by whichever run."""
         found = None
         with suppress(OSError, ValueError):
-            found = read_json(self._folder / _RECORD)
+            found = read_json(self.folder / _RECORD)
         entries = found.items() if isinstance(found, dict) else ()
         return {name: at for name, at in entries if isinstance(at, int | float)}
 
@@ -225,12 +225,12 @@ class Recheck:
         changed.pop(damaged, None)
         if changed != found:
             with suppress(OSError):
-                write_json(self._folder / _RECORD, changed)
+                write_json(self.folder / _RECORD, changed)
 
     def _forget(self, path: Path) -> None:
         """Have the next start hash a file again, although its size and times may be the same."""
         self._save_record(damaged=path.name)
-        for kept in self._folder.glob(".digests-*.json"):
+        for kept in self.folder.glob(".digests-*.json"):
             cache = DigestCache(kept)
             cache.forget(path)
             cache.save()

@@ -8,22 +8,30 @@ import json
 import logging
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from data_prep.audit.run_data import open_run_data, weight_starts_of
 from data_prep.audit.run_record import read_run
+from data_prep.audit.tracing import tracers_of
 from data_prep.browse import BrowseOptions, browse
 from data_prep.dataset.shards import open_data_set
 from data_prep.lookup import LookupOptions, look_up
 from data_prep.order.training_data import open_training_data
+from data_prep.order.weights import WeightStart
 from data_prep.order.windows import read_windows, windows_digest
 from data_prep.verify import VerifyOptions, verify
 from storage.retention import SaveConfig
 from tests.data_sets import small_tokenizer, tiny_data_set
+from tests.faults import poison
 from tests.launching import together
-from tests.runs import NANO, flags, forget_after, run_to_end, tiny_config
+from tests.runs import NANO, alone, built, flags, forget_after, run_to_end, tiny_config
+from train import audit, replay
+from train.auditing.recorded_run import read_recorded_run
+from train.checks import StopTraining
+from train.loop import train
 
 STEPS = 16
 
@@ -241,18 +249,22 @@ def test_the_documents_of_a_step_are_its_windows_source_by_source(made):
 
 
 def test_a_document_was_read_in_the_steps_that_list_it(made):
-    listed = {}
-    for step in range(STEPS):
-        for part in ask(made, step=step)[0]["documents"]:
-            key = (part["data"], part["document"], part["epoch"])
-            listed.setdefault(key, []).append((step, part["tokens"]))
-    for name in "ab":
-        for document in range(open_data_set(made / name).split("train").documents):
-            for seen in ask(made, document=f"{name}:{document}")[0]["seen"]:
-                parts = listed.pop((name, document, seen["epoch"]))
-                assert [seen["first_step"], seen["last_step"]] == [parts[0][0], parts[-1][0]]
-                assert seen["tokens"] == sum(tokens for _, tokens in parts)
-    assert not listed
+    run = read_run(made / "run")
+    for tracer in tracers_of(open_run_data(run, sources(made)), run):
+        listed = {}
+        for step in run.steps:
+            for part in tracer.documents_of(step, 1):
+                key = (part.document, part.epoch)
+                listed.setdefault(key, []).append((step.step, part.tokens))
+        for document in range(tracer.shards.documents):
+            for seen in tracer.occurrences(document):
+                parts = listed.pop((document, seen.epoch))
+                assert (seen.first_step, seen.last_step) == (parts[0][0], parts[-1][0])
+                assert seen.tokens == sum(tokens for _, tokens in parts)
+                first, last = run.step(seen.first_step), run.step(seen.last_step)
+                assert first.first_window <= seen.first_window < first.stop_window
+                assert last.first_window <= seen.last_window < last.stop_window
+        assert not listed
 
 
 def test_the_coverage_of_the_sources_adds_up(made):
@@ -291,3 +303,38 @@ def test_browse_shows_the_documents_of_a_step_and_each_of_several_data_sets(made
     assert [line for line in lines if line.endswith(":")] == [f"{made / n}:" for n in "ab"]
     with pytest.raises(ValueError, match=r"x\.png shows one data set, and 2 are named"):
         browse(BrowseOptions(sources(made), plot=made / "x.png"))
+
+
+def audited(folder, segments):
+    options = audit.Arguments(folder / "run", segments=segments, seed=1)
+    return audit.audit(options, read_recorded_run(folder / "run"), alone())
+
+
+def test_an_audit_repeats_a_mixture_over_its_change_of_weights(made, copied):
+    found = audited(made, 9)
+    assert found.holds, found.text()
+    assert [segment.how for segment in found.segments[1:]] == ["bit for bit"] * 3
+    reconfigure(copied, data_weights_at=["8", "1", "3"])
+    assert "was made with data_weights_at=" in audited(copied, 0).text()
+
+
+def test_a_bad_step_after_a_change_of_weights_is_replayed_with_its_windows(made, tmp_path):
+    config = replace(
+        tiny_config(made / "a", tmp_path / "run", steps=40, model=NANO),
+        data=(made / "a:3", made / "b:1"),
+        data_weights_at=("9", "1", "4"),
+    )
+    run = built(config)
+    poison(run)
+    with pytest.raises(StopTraining, match="shows where"):
+        train(run)
+    run.close()
+    box = tmp_path / "run" / "blackbox" / "step_000009"
+    named = replay.Arguments(box, data=(made / "a", made / "b"), device="cpu")
+    starts = [WeightStart(9, 72, (Fraction(1), Fraction(4)))]
+    expected = read_windows(open_training_data(config.data).stream(config.seed, starts), 72, 8, 16)
+    read = replay._read_step(named, replay.read_box(box))
+    assert np.array_equal(list(read.values()), expected)
+    assert replay.replay(named)
+    with pytest.raises(ValueError, match="is not the run's data set"):
+        replay.replay(replace(named, data=(made / "b", made / "a")))

@@ -71,10 +71,11 @@ class DataRecheck:
         last = (
             f"it was last right at {at:%Y-%m-%d %H:%M}" if damage.right_at else "never read before"
         )
+        folders = " ".join(str(reader.folder) for reader in self.readers)
         return (
             f"{damage.sentence} while this run trains on it ({last}). Steps {first} to {step} may "
             "have had other tokens, and nothing is saved now. Copy the file again; then `python "
-            f"data_prep/verify.py {damage.path.parent} --run {folder.path}` names the steps "
+            f"data_prep/verify.py {folders} --run {folder.path}` names the steps "
             "that had, and the same command continues the run: delete the checkpoints after the "
             "first of them to have those steps done again"
         )

@@ -37,6 +37,7 @@ class FoundDamage:
     """A reader that found damage at once."""
 
     def __init__(self, path, right_at=0.0):
+        self.folder = path.parent
         self.damage = Damage(path, f"{path} is damaged", right_at)
 
     def start(self):
