@@ -16,7 +16,13 @@ from data_prep.audit.run_data import (
     weight_starts_of,
 )
 from data_prep.audit.run_record import RunRecord, StepRecord, parse_range
-from data_prep.audit.shares_read import read_epochs, read_shares, share_lines, share_problems
+from data_prep.audit.shares_read import (
+    read_epochs,
+    read_shares,
+    share_lines,
+    share_problems,
+    shares_error,
+)
 from data_prep.dataset.comparison import differing_files
 from data_prep.dataset.shards import DataSet
 from data_prep.order.training_data import TrainingData
@@ -186,7 +192,7 @@ def _digest_error(
         windows = read_windows(stream, step.first_window, step.windows, run.context_length)
         digest = f"{windows_digest(step.first_window, windows):016x}"
         if digest == step.digest:
-            return None
+            return shares_error(stream, run, step)
     return f"step {step.step}: metrics.jsonl has {step.digest}, the shards give {digest}"
 
 

@@ -35,6 +35,10 @@ class StepRecord:
     digest: str
     skipped: bool
     """Its update was not applied. It has read its windows all the same."""
+    shares: tuple[float, ...] = ()
+    """What the line says of the sources of a mixture, in their order: their shares of the step."""
+    epochs: tuple[float, ...] = ()
+    """How often the line says that each of them had been read then."""
 
     @property
     def stop_window(self) -> int:
@@ -271,6 +275,13 @@ def _step(line: dict[str, Any]) -> StepRecord | None:
     numbers = [int(line[key]) for key in ("step", "data/first_window", "data/windows")]
     if not all(0 <= number <= _LARGEST_NUMBER for number in numbers):
         raise ValueError(f"{numbers} cannot be a step and its windows")
+    of_sources = [
+        (key, line[key]) for key in line if key.startswith("data/") and key.count("/") > 1
+    ]
     return StepRecord(
-        *numbers, digest=str(line["data/digest"]), skipped=bool(line.get("train/skipped", 0))
+        *numbers,
+        digest=str(line["data/digest"]),
+        skipped=bool(line.get("train/skipped", 0)),
+        shares=tuple(float(value) for key, value in of_sources if key.endswith("/share")),
+        epochs=tuple(float(value) for key, value in of_sources if key.endswith("/epochs")),
     )

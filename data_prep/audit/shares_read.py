@@ -101,6 +101,23 @@ def share_problems(data: TrainingData, read: Sequence[_Stretch], epochs: _Epochs
     ]
 
 
+def shares_error(stream: WindowStream, run: RunRecord, step: StepRecord) -> str | None:
+    """What is wrong with the shares and epochs in the line of a step; None if they are right."""
+    if not step.shares and not step.epochs:
+        return None  # of a run on one data set, which writes none
+    before, after = stream.counts(step.first_window), stream.counts(step.stop_window)
+    tokens = np.array([source.shards.tokens for source in stream.streams])
+    pairs = (
+        ("shares", step.shares, (after - before) / step.windows),
+        ("epochs", step.epochs, after * run.context_length / tokens),
+    )
+    for what, found, expected in pairs:
+        if len(found) != len(expected) or not np.allclose(found, expected, rtol=1e-9, atol=1e-9):
+            said, gives = (" ".join(f"{value:.6g}" for value in row) for row in (found, expected))
+            return f"step {step.step}: metrics.jsonl has the {what} {said}, the order gives {gives}"
+    return None
+
+
 def read_epochs(run: RunRecord, stream: WindowStream, stop: int) -> _Epochs:
     """How many epochs of each source are begun before a window, and those that are faulty.
 

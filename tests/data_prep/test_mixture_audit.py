@@ -136,6 +136,17 @@ def test_a_line_of_other_weights_is_found(copied, caplog):
     assert "15 of 16 agree" in caplog.text
 
 
+@pytest.mark.parametrize(("what", "value"), [("share", 0.5), ("epochs", 0.9), ("share", None)])
+def test_a_share_in_a_line_that_was_not_read_is_found(copied, caplog, what, value):
+    forge(copied, 3, **{f"data/b/{what}": value})
+    printed = not_proven(copied, caplog)
+    if value is None:
+        assert "damaged lines: 4" in printed
+    else:
+        assert f"step 3: metrics.jsonl has the {what.rstrip('s')}s " in printed
+        assert "15 of 16 agree" in printed
+
+
 def test_the_line_of_a_change_at_another_window_is_found(copied, caplog):
     forge(copied, 8, **{"data/first_window": 63})
     printed = not_proven(copied, caplog)
