@@ -14,10 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, get_session
-from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
-from huggingface_hub.utils import build_hf_headers
-
 from data_prep.hub.retries import (
     PermanentError,
     RetryableError,
@@ -57,12 +53,18 @@ class Downloader(Retrying):
     cure = CURE
 
     def __init__(self, endpoint: str | None = None, retries: RetryPolicy | None = None) -> None:
+        from huggingface_hub import constants  # takes a moment, and local files do not need it
+
         super().__init__(retries)
         self.endpoint = endpoint or constants.ENDPOINT
 
     @contextmanager
     def answer(self, url: str, **headers: str) -> Iterator[Any]:
         """A successful response with unread body. Raises: RetryableError or PermanentError."""
+        from huggingface_hub import get_session
+        from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
+        from huggingface_hub.utils import build_hf_headers
+
         connect, read = self.retries.connect_seconds, self.retries.read_seconds
         # Without compression, so that byte counts and ranges are those of the file.
         sent = {**build_hf_headers(), "Accept-Encoding": "identity", **headers}

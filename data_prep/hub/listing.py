@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow.parquet as parquet
-from huggingface_hub import hf_hub_url
 
 from data_prep.dataset.manifest import SourceFile
 from data_prep.hub.download import LOCAL_FILES, Downloader, RemoteFile, permanent_error_text
@@ -196,6 +195,8 @@ class Hub:
         return content
 
     def _url(self, path: str, commit: str) -> str:
+        from huggingface_hub import hf_hub_url
+
         return hf_hub_url(
             self.repository,
             path,

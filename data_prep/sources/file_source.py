@@ -164,21 +164,18 @@ class FileSource:
     def records(self, unit: Unit) -> Iterator[Document | BadRecord]:
         """The documents of a unit, in order, and a BadRecord in place of each bad one."""
         for span in unit.spans:
+            texts = self._format(self.files[span.file]).texts(
+                self._content(span), span.start, span.stop, span.first_row
+            )
             with self._errors_naming(span.file):
-                yield from self._records_of(span)
-
-    def _records_of(self, span: Span) -> Iterator[Document | BadRecord]:
-        texts = self._format(self.files[span.file]).texts(
-            self._content(span), span.start, span.stop, span.first_row
-        )
-        for row, text in enumerate(texts, start=span.first_row):
-            if isinstance(text, BadRecord):
-                text.file = span.file
-                text.path = self.shown[span.file] if self.shown else text.path
-                yield text
-                continue
-            blank = self.skip_blank and text is not None and not text.decode().strip()
-            yield Document(span.file, row, b"" if blank else text or b"")
+                for row, text in enumerate(texts, start=span.first_row):
+                    if isinstance(text, BadRecord):
+                        text.file = span.file
+                        text.path = self.shown[span.file] if self.shown else text.path
+                        yield text
+                        continue
+                    blank = self.skip_blank and text is not None and not text.decode().strip()
+                    yield Document(span.file, row, b"" if blank else text or b"")
 
     def _content(self, span: Span) -> Content:
         """The content of the file of a span, read where it is unpacked already."""

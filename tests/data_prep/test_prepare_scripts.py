@@ -269,3 +269,11 @@ def test_the_summary_says_how_many_files_were_read_and_passed_over(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "1 passed over (of no known kind): notes.md" in done.stdout
     assert "1 source file read, 1 passed over" in done.stdout
+
+
+def test_local_files_are_prepared_without_the_libraries_of_stores_and_the_hub():
+    loaded = "import sys, data_prep.text; print({'fsspec', 'huggingface_hub'} & set(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", loaded], env=environment(), capture_output=True, text=True
+    )
+    assert found.stdout == "set()\n"

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fsspec.implementations.local import LocalFileSystem
-
 from data_prep.dataset.manifest import Manifest, read_manifest
 from data_prep.hub.retries import RetryPolicy
 from data_prep.hub.supply import clean_downloads, download_lock
@@ -152,6 +150,8 @@ def _is_settings(path: Path) -> bool:
 
 def _local_path(place: str) -> str:
     if is_url(place) and is_local_url(place):
+        from fsspec.implementations.local import LocalFileSystem
+
         return LocalFileSystem._strip_protocol(place)  # pyright: ignore[reportPrivateUsage]
     return place
 

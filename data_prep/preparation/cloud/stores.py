@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import fsspec
-from fsspec.registry import known_implementations, registry
-
 from data_prep.hub.retries import PermanentError, RetryableError, Retrying, RetryPolicy
 from data_prep.preparation.cloud.addresses import WEB, protocol_of, without_credentials
 from data_prep.preparation.cloud.web_files import WebFiles
@@ -72,6 +69,9 @@ class Store(Retrying):
     def _opened(self, url: str) -> tuple[Any, str]:
         if self.protocol in WEB:
             return WebFiles(self.retries), url
+        import fsspec  # takes a moment, and few need it
+        from fsspec.registry import known_implementations, registry
+
         shown = without_credentials(url)
         if self.protocol not in {*known_implementations, *registry}:
             raise ValueError(

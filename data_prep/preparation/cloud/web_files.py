@@ -1,4 +1,4 @@
-"""Files of web servers as a file system of fsspec, read with the client of huggingface_hub.
+"""Files of web servers by the calls of a file system of fsspec, read as the Hub's are.
 
 fsspec's own needs aiohttp. A folder is an address that ends in /, whose page links to its files.
 """
@@ -9,31 +9,21 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from fsspec import AbstractFileSystem
-from huggingface_hub import get_session
-from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
-
 from data_prep.hub.retries import PermanentError, RetryableError, RetryPolicy, check_status
-from data_prep.preparation.cloud.addresses import WEB
 
 _NO_SUCH_RANGE = 416  # of an empty file
 
 
-class WebFiles(AbstractFileSystem):
+class WebFiles:
     """Information, ranges and folders of addresses. A path is a whole URL."""
 
-    protocol = WEB
-    cachable = False
-
     def __init__(self, retries: RetryPolicy) -> None:
-        super().__init__()
         self._retries = retries
 
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        return path
+    def invalidate_cache(self) -> None:
+        """Nothing is cached."""
 
-    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+    def info(self, path: str) -> dict[str, Any]:
         """Size, ETag and time of change; `ranges`: parts can be read; `page`: it is HTML."""
         found: dict[str, Any] = {"name": path, "size": None, "type": "file", "ranges": False}
         if path.endswith("/"):
@@ -55,11 +45,9 @@ class WebFiles(AbstractFileSystem):
             return {**found, "size": 0}
         return {**found, **{name: value for name, value in kept.items() if value}}
 
-    def cat_file(
-        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
-    ) -> bytes:
-        """The bytes from `start` to `end`, which must be given."""
-        with self._answer(path, Range=f"bytes={start}-{(end or 0) - 1}") as response:
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`."""
+        with self._answer(path, Range=f"bytes={start}-{end - 1}") as response:
             sent = response.headers.get("Content-Range", "").split("-")[0]
             if response.status_code != 206 or sent != f"bytes {start}":
                 raise RetryableError("the server sent another range than asked for")
@@ -70,7 +58,19 @@ class WebFiles(AbstractFileSystem):
         with self._answer(path) as response:
             yield from response.iter_bytes()
 
-    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+    def find(self, path: str, maxdepth: int | None, detail: bool = True) -> dict[str, Any]:
+        """The files in a folder and, to this depth, in those below, with what is known of each."""
+        found: dict[str, Any] = {}
+        waiting = [(path, 1)]
+        for folder, depth in waiting:
+            for entry in self._listed(folder):
+                if entry["type"] == "file":
+                    found[entry["name"]] = entry
+                elif maxdepth is None or depth < maxdepth:
+                    waiting.append((entry["name"], depth + 1))
+        return dict(sorted(found.items()))
+
+    def _listed(self, path: str) -> list[dict[str, Any]]:
         """The files and folders that the page of a folder links to."""
         folder = path.split("?")[0].rstrip("/") + "/"
         with self._answer(folder) as response:
@@ -81,12 +81,14 @@ class WebFiles(AbstractFileSystem):
         below = {link[len(folder) :] for link in links if link.startswith(folder)}
         names = {name.partition("/")[0] + ("/" if "/" in name else "") for name in below if name}
         kinds = {name: "directory" if name.endswith("/") else "file" for name in sorted(names)}
-        found = [{"name": folder + n, "size": None, "type": kind} for n, kind in kinds.items()]
-        return found if detail else [entry["name"] for entry in found]
+        return [{"name": folder + n, "size": None, "type": kind} for n, kind in kinds.items()]
 
     @contextmanager
     def _answer(self, url: str, **headers: str) -> Iterator[Any]:
         """A successful response with unread body. Raises: RetryableError or PermanentError."""
+        from huggingface_hub import get_session
+        from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
         connect, read = self._retries.connect_seconds, self._retries.read_seconds
         # Without compression, so that byte counts and ranges are those of the file.
         sent = {"Accept-Encoding": "identity", **headers}

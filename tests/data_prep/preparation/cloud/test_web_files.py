@@ -94,6 +94,7 @@ def test_folders_and_globs_of_a_server_without_ranges(tmp_path):
         every = {"a b.txt": b"one", "in ner/c.txt": b"two"}
         assert copied(tmp_path / "out", f"http://{host}/tree/") == every
         assert copied(tmp_path / "out", f"HTTP://{host}/tree/**/c.txt") == {"c.txt": b"two"}
+        assert copied(tmp_path / "out", f"http://{host}/tree/*.txt") == {"a b.txt": b"one"}
         assert "a folder ends in /" in failure(tmp_path / "out", f"http://{host}/tree")
         assert "there is no http://" in failure(tmp_path / "out", f"http://{host}/none.txt")
     assert not (tmp_path / "out.source").exists()
