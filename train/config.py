@@ -144,8 +144,8 @@ class Config:
             parse_span(self.profile)
         parse_skips(self.skip_windows)
         weight_changes(self.data_weights_at, len(folders_and_weights(self.data)))
-        if self.data_max_epochs is not None:
-            check_at_least("data_max_epochs", self.data_max_epochs, 0)
+        if self.data_max_epochs is not None and not self.data_max_epochs > 0:
+            raise ValueError(f"data_max_epochs={self.data_max_epochs:g}; use more than 0")
         if self.threads != "auto":
             check_at_least("threads", self.threads, 1, _MOST_THREADS)
         for name in ("steps", "micro_batch", "context_length"):

@@ -1,10 +1,11 @@
 """The sources of a mixture in a run: where weights change, and how far each is read."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from data_prep.order.shares import in_windows
 from data_prep.order.skipped_windows import Skips, after_skips
 from data_prep.order.training_data import TrainingData
 from data_prep.order.weights import WeightChange, WeightStart
@@ -60,16 +61,22 @@ def starts_of_run(
     if position is None:
         return weight_starts(config.weight_changes, (), 0, 0, plan.windows, config.skips)
     begun = recorded_starts(position)
-    before = [WeightChange(start.step, start.weights) for start in begun]
     step, changes = position.step, config.weight_changes
-    if [change for change in changes if change.step < step] != before:
-        was = " ".join(str(word) for c in before for word in (c.step, *map(float, c.weights)))
+    if _shares(change for change in changes if change.step < step) != _shares(begun):
+        was = " ".join(f"{word:g}" for c in begun for word in (c.step, *map(float, c.weights)))
         raise SharedError(
             f"data_weights_at differs before step {step}, where the run is: it has read its data "
             f"with {was or 'no change of weights'}; give the same changes up to there, and others "
             "only after it"
         )
     return weight_starts(changes, begun, step, position.next_window, plan.windows, config.skips)
+
+
+def _shares(
+    changes: Iterable[WeightChange | WeightStart],
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Steps and shares, which are the same for weights 0.5 0.5 and 1 1."""
+    return [(change.step, in_windows(change.weights)) for change in changes]
 
 
 def _epochs_read(config: Config, data: TrainingData, steps: int) -> np.ndarray:
@@ -139,29 +146,34 @@ def check_epochs(config: Config, data: TrainingData, steps: int) -> None:
         return
     worst = data.sources[int(epochs.argmax())]
     allowed = _most_steps(reading, most, steps, steps)
+    fewer = f"--steps {allowed} or fewer, " if allowed else ""
     raise ValueError(
-        f"data_max_epochs={most:g} but {worst.data.folder} would be read {epochs.max():.2f} times "
-        f"in {steps} steps; give --steps {allowed} or fewer, a smaller weight for it, or a larger "
-        "--data-max-epochs"
+        f"data_max_epochs={most:g} but {worst.data.folder} would be read {_times(epochs.max())} in "
+        f"{steps} steps; give {fewer}a smaller weight for it, or a larger --data-max-epochs"
     )
 
 
-def source_lines(config: Config, data: TrainingData, steps: int) -> list[str]:
-    """What a start says of each source: its share, its tokens, and how often it will be read."""
+def source_lines(config: Config, data: TrainingData, steps: int) -> Iterator[str]:
+    """What a start says of each source: its share, its tokens, and how often it will be read.
+
+    Then the other shares of each change of weights.
+    """
     width = max(len(source.name) for source in data.sources)
-    epochs = _epochs_read(config, data, steps)
-    own = [
-        f"{source.name:<{width}}  {float(source.weight):6.1%} of the windows, "
-        f"{source.tokens:,} tokens, read {times:.2f} times by the end"
-        + (" (repeats)" if times > 1 else "")
-        for source, times in zip(data.sources, epochs.tolist(), strict=True)
-    ]
-    return own + [
-        f"from step {change.step:,} on: "
-        + ", ".join(f"{weight / sum(change.weights):.1%}" for weight in map(float, change.weights))
-        for change in config.weight_changes
-        if change.step < steps
-    ]
+    for source, times in zip(data.sources, _epochs_read(config, data, steps), strict=True):
+        yield (
+            f"{source.name:<{width}}  {float(source.weight):6.1%} of the windows, "
+            f"{source.tokens:,} tokens, read {_times(times)} by the end"
+            + (" (repeats)" if times > 1 else "")
+        )
+    for change in config.weight_changes:
+        shares = ", ".join(f"{float(w / sum(change.weights)):.1%}" for w in change.weights)
+        late = "" if change.step < steps else f" (the run ends at step {steps})"
+        yield f"from step {change.step:,} on: {shares}{late}"
+
+
+def _times(epochs: float) -> str:
+    """How often something is read, with a figure that is not 0."""
+    return f"{epochs:.2f} times" if epochs >= 0.01 or not epochs else f"{epochs:.1g} times"
 
 
 def _warn_of_repeats(data: TrainingData, epochs: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from data_prep.order.shares import in_windows
 
 _WEIGHT = re.compile(r"\d+|\d*\.\d+|\d+\.|\d+/0*[1-9]\d*", re.ASCII)
 # What somebody may have meant as a weight; other endings belong to the name of the folder.
-_NUMBER_LIKE = re.compile(r"[-+.\d/e]*\d[-+.\d/e]*|[-+]?(nan|inf\w*)", re.ASCII | re.IGNORECASE)
+_NUMBER_LIKE = re.compile(r"[-+.,\d/e]*\d[-+.,\d/e]*%?|[-+]?(nan|inf\w*)", re.ASCII | re.IGNORECASE)
 _MOST_DIGITS = 12  # of a step
 _LONGEST_WEIGHT = 16  # characters
 
@@ -68,9 +68,10 @@ def folders_and_weights(places: Sequence[Path]) -> tuple[_NamedFolder, ...]:
         return (_NamedFolder(found[0].folder, Fraction(1)),)
     lacking = [str(place.folder) for place in found if place.weight is None]
     if lacking:
+        verb = "has" if len(lacking) == 1 else "have"
         raise ValueError(
-            f"data {' '.join(map(str, places))}: {', '.join(lacking)} has no weight; with several "
-            "sources give each as FOLDER:WEIGHT, such as data/stories:0.2"
+            f"data {' '.join(map(str, places))}: {', '.join(lacking)} {verb} no weight; "
+            "with several sources give each as FOLDER:WEIGHT, such as data/stories:0.2"
         )
     seen: set[Path] = set()
     for place in found:
@@ -115,7 +116,7 @@ def weight_changes(words: Sequence[str], sources: int) -> tuple[WeightChange, ..
     Raises: ValueError if there are not as many weights as sources, steps do not rise from 1, or a
     weight is none.
     """
-    size, where = 1 + sources, f"data.weights_at {' '.join(words)}"
+    size, where = 1 + sources, f"data_weights_at {' '.join(words)}"
     if len(words) % size:
         raise ValueError(
             f"{where}: after each step there must be {sources} weights, one for each source of "

@@ -118,9 +118,10 @@ def test_what_was_read_cannot_be_changed_but_what_comes_can(folders, tmp_path):
         run_to_end(earlier)
     with pytest.raises(ValueError, match="data_weights_at"):
         run_to_end(replace(longer, allow=("steps",), data_weights_at=()))
-    with pytest.raises(ValueError, match="was trained on data .* give the same data set"):
+    with pytest.raises(ValueError, match="give the same data sets with the same weights in the"):
         run_to_end(replace(longer, data=places(folders, 0.4, 0.4, 0.2)))
-    run_to_end(replace(longer, data_weights_at=(*CHANGES, "7", "1", "0", "0")))
+    same = ("5", "1", "1", "2")  # as CHANGES
+    run_to_end(replace(longer, data_weights_at=(*same, "7", "1", "0", "0")))
     assert lines(config.out)[-2]["data/a/share"] == 1
     mixture = load_position(RunFolder(config.out).checkpoint(8)).mixture
     assert [start["first_window"] for start in mixture or ()] == [40, 56]
@@ -168,6 +169,10 @@ def test_a_start_says_how_often_each_source_will_be_read_and_a_limit_is_kept(
         ValueError, match=rf"data_max_epochs=0.2 but {folders}/c would be read .* times in 8 steps"
     ):
         check_inputs(replace(config, data_max_epochs=0.2), alone())
+    with pytest.raises(ValueError, match="give a smaller weight"):  # and not --steps 0
+        check_inputs(replace(config, data_max_epochs=1e-6), alone())
+    with pytest.raises(ValueError, match="data_max_epochs=0; use more than 0"):
+        replace(config, data_max_epochs=0)
     limited = check_inputs(replace(config, steps=None, data_max_epochs=0.5), alone())
     windows = data.assignment().counts(8 * limited.steps)
     more = data.assignment().counts(8 * limited.steps + 8)
@@ -176,9 +181,11 @@ def test_a_start_says_how_often_each_source_will_be_read_and_a_limit_is_kept(
     assert whole.steps == -(-data.tokens // 128)
     check_inputs(replace(config, steps=400), alone())
     assert f"{folders}/c will be read" in caplog.text
-    run = built(config)
+    run = built(replace(config, data_weights_at=("5", "1", "1", "2", "9", "1", "0", "0")))
     run.close()
-    epochs = 8 * 8 * 0.2 * T / small
+    epochs = (5 * 8 * 0.2 + 3 * 8 * 0.5) * T / small
+    assert "  from step 5 on: 25.0%, 25.0%, 50.0%\n" in caplog.text
+    assert "on: 100.0%, 0.0%, 0.0% (the run ends at step 8)\n" in caplog.text
     assert f"c   20.0% of the windows, {small:,} tokens, read {epochs:.2f} times" in caplog.text
 
 

@@ -105,7 +105,8 @@ def _is_a(kind: Any, value: Any) -> bool:
         of = get_args(kind)[0]
         if of is Path and type(value) is str:  # a list of one path may be written without brackets
             return True
-        return isinstance(value, list) and all(_is_a(of, item) for item in value)
+        numbers = (int, float) if of is str else ()  # as the weights in data_weights_at
+        return isinstance(value, list) and all(_is_a(of, v) or type(v) in numbers for v in value)
     if kind is float:
         return type(value) in (int, float) and abs(value) <= _LARGEST_FLOAT
     if kind is int:  # `bool` is no `int` here
@@ -118,6 +119,8 @@ def _as(kind: Any, key: str, value: Any) -> Any:
         return _path(key, value)
     if kind is float:
         return float(value)
+    if kind is str:
+        return str(value)
     if get_origin(kind) is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_as(get_args(kind)[0], key, item) for item in items)

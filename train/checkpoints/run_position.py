@@ -104,9 +104,16 @@ def load_position(checkpoint: Path) -> RunPosition:
 
 def check_same_data(checkpoint: Path, position: RunPosition, fingerprint: str) -> None:
     """Raises: ValueError if the run used other data than `fingerprint`."""
-    if position.data_fingerprint != fingerprint:
-        raise ValueError(
-            f"{checkpoint} was trained on data {position.data_fingerprint[:12]} "
-            f"({position.data}), but --data is {fingerprint[:12]}; give the same data set, or "
-            "start a new run with another --out"
+    if position.data_fingerprint == fingerprint:
+        return
+    data, same = position.data, "data set"
+    if not isinstance(data, str):
+        data = " ".join(data)
+        same += (
+            "s with the same weights in the same order (--data-weights-at changes weights from a "
+            "later step on)"
         )
+    raise ValueError(
+        f"{checkpoint} was trained on data {position.data_fingerprint[:12]} ({data}), but --data "
+        f"is {fingerprint[:12]}; give the same {same}, or start a new run with another --out"
+    )

@@ -22,7 +22,7 @@ from train.command_line.computed_presets import COMPUTED_PRESETS, FLAGS, own_fol
 from train.command_line.config_file import ConfigFile
 from train.command_line.continued_run import continued_config
 from train.command_line.help_page import first_page, introduction
-from train.command_line.words import given_paths, taken, taken_path
+from train.command_line.words import check_one_mixture, given_paths, taken, taken_path
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
 from train.preflight.initial_weights import with_recorded_init, with_shape_of_init
@@ -109,6 +109,7 @@ def _in_parts(arguments: list[str]) -> _Words:
     path, rest = taken_path(rest, "--config", "a .toml or .json file with settings")
     optimizer, rest = taken(rest, _OPTIMIZER)
     rest = [re.sub(r"^--data\.", f"{_DATA}-", word) for word in rest]  # as of a group
+    check_one_mixture(rest, _DATA)
     if optimizer is not None and optimizer not in OPTIMIZERS:
         raise ValueError(
             f"optimizer={optimizer} is not known; give {_OPTIMIZER} and one of "

@@ -19,9 +19,10 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
     """
     plan, shape, data = run.plan, run.model.config, run.data
     tokens = run.steps * plan.tokens
+    epochs = "" if data.is_mixture else f" ({tokens / data.tokens:.2g} epochs)"
     yield (
         f"{run.folder.path}: {counted(run.steps, 'step')} of {plan.tokens:,} tokens, "
-        f"{short(tokens)} in all ({tokens / data.tokens:.2g} epochs)"
+        f"{short(tokens)} in all{epochs}"
     )
     blocks = f"{counted(shape.n_layer, 'layer')}, {counted(shape.n_head, 'head')}"
     yield (
@@ -33,8 +34,8 @@ def start_lines(run: Run, settings: Mapping[str, Any], processors: str) -> Itera
         f"{short(data.val_tokens)} to validate on"
     )
     if data.is_mixture:
-        sources = source_lines(run.config, data, run.steps)
-        yield from (f"             {line}" for line in sources)
+        lines = source_lines(run.config, data, run.steps)
+        yield from (f"             {line}" for line in lines)
     if run.config.mask_documents:
         seen = data.mean_of_train(lambda train: attended_tokens(plan.context_length, train.lengths))
         most = (plan.context_length + 1) / 2

@@ -57,6 +57,11 @@ def test_the_settings_of_a_file_are_defaults_that_flags_change(write, tmp_path):
     assert (config.out, config.schedule.warmup_steps) == (tmp_path / "mine", 0.1)
 
 
+def test_a_mixture_in_a_file_may_have_its_weights_as_numbers(write):
+    text = 'out = "r"\ndata = ["a:0.5", "b:0.5"]\ndata_weights_at = [7, 0.25, 3]\n'
+    assert parse(["--config", write("a.toml", text)]).data_weights_at == ("7", "0.25", "3")
+
+
 def test_a_file_changes_the_preset_that_stands_before_it(write):
     file = write("a.json", {"eval": {"items": 3}, "optimizer": {"head_lr": 0.5}})
     config = parse(["demo", "--config", file, "--eval.val-tokens=auto"])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict, fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -211,3 +212,9 @@ def test_settings_of_muon_are_flags_and_each_optimizer_has_defaults_of_its_own()
     values = {f.name: 5 if f.name == "momentum_steps" else 0.5 for f in fields(MuonConfig)}
     words = [f"--optimizer.{name.replace('_', '-')}={value}" for name, value in values.items()]
     assert asdict(parse(["modern", *words]).optimizer) == values
+
+
+def test_sources_of_a_mixture_after_several_flags_are_refused_and_a_script_may_append_data():
+    with pytest.raises(ValueError, match=r"2 times; .* after one: --data a:0\.7 b:0\.3$"):
+        parse(["gpt2", "--data", "a:0.7", "--data", "b:0.3"])
+    assert parse(["gpt2", "--data", "a", "--data", "b:1", "c:2"]).data == (Path("b:1"), Path("c:2"))
