@@ -59,7 +59,8 @@ def check_run_data(run: RunRecord, data: TrainingData) -> None:
         if data.over(iter(order)).fingerprint == run.data_fingerprint:
             right = " ".join(str(other.folder) for other in order)
             raise ValueError(
-                f"{folders} is another order of the sources of {run.folder}; name them as {right}"
+                f"{folders} are the data sets of {run.folder} in another order; name them as "
+                f"{right}"
             )
     weighted = f" with the weights {_weights(data)} of its config.json" if data.is_mixture else ""
     cure = "name the run's own data set" + ("s" if data.is_mixture else "")

@@ -66,8 +66,8 @@ def prove_run(data: TrainingData, run: RunRecord, steps: str | None, threads: in
             f"{len(breaks)} breaks" if breaks else "no gap, no overlap",
         )
     other_starts = start_problems(run, starts)
-    if data.is_mixture and chosen:
-        shares = read_shares(data, stream, starts, chosen)
+    shares = read_shares(data, stream, starts, chosen) if data.is_mixture else []
+    if shares:
         epochs = read_epochs(run, stream, shares[-1].stop)
         log.info("%s", "\n".join(share_lines(data, run, stream, shares, epochs)))
         breaks += share_problems(data, shares, epochs)

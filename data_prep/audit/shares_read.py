@@ -14,7 +14,21 @@ from data_prep.order.weights import WeightStart
 from data_prep.order.windows import WindowStream
 
 _BLOCK = 1 << 18  # windows, or documents, that are counted at once
-_Epochs = Sequence[tuple[int, Sequence[int]]]  # of each source: those begun, and the faulty ones
+# Limits to what a damaged or forged line, of a window that no run reaches, can cost: seconds.
+_MOST_WINDOWS = 1 << 28
+_MOST_DOCUMENTS = 1 << 28
+_MOST_EPOCHS = 10_000
+
+
+@dataclass(frozen=True)
+class _Epochs:
+    """What is known of the epochs of a source."""
+
+    begun: int
+    counted: int
+    """How many of them, the first ones, were looked at."""
+    faulty: tuple[int, ...]
+    """Those in which a document is missing, or there twice."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,10 @@ class _Stretch:
     counts: tuple[int, ...]
     """Windows of each source that the steps read."""
     distance: float
-    """The largest distance of any source from its weight's part, over all counts of windows."""
+    """The largest distance of any source from its weight's part, over all counts of windows.
+
+    It is of the first _MOST_WINDOWS of them.
+    """
     jumps: int
     """Windows that are not the next one of their source."""
 
@@ -48,15 +65,16 @@ def read_shares(
     weights = [in_windows([source.weight for source in data.sources])]
     weights += [in_windows(start.weights) for start in starts]
     firsts = [0, *(start.first_window for start in starts)]
-    end = max(step.stop_window for step in steps)
+    end = max((step.stop_window for step in steps), default=0)
     ranges = consecutive_windows(steps)
     found = []
     for number, first in enumerate(firsts):
         stop = min([end, *firsts[number + 1 : number + 2]])
-        own = [(max(first, a), min(stop, b)) for a, b in ranges if a < stop and b > first]
+        own = [(max(first, a), min(stop, b)) for a, b in ranges]
+        own = [(a, b) for a, b in own if a < b]
         if own:
             counts = sum(stream.counts(b) - stream.counts(a) for a, b in own)
-            measured = _measured(stream, first, stop, weights[number])
+            measured = _measured(stream, first, min(stop, first + _MOST_WINDOWS), weights[number])
             found.append(
                 _Stretch(first, stop, weights[number], tuple(np.array(counts).tolist()), *measured)
             )
@@ -75,7 +93,7 @@ def _measured(
         of_source = np.zeros((len(weights), count), np.int64)
         for part in stream.by_source(begin, count):
             of_source[part.source, slice(None) if part.rows is None else part.rows] = 1
-            jumps += part.count * (part.first != before[part.source] + taken[part.source])
+            jumps += part.count * int(part.first != before[part.source] + taken[part.source])
         counted = taken[:, None] + np.cumsum(of_source, axis=1)
         windows = np.arange(begin - first + 1, begin - first + count + 1)
         # All are whole numbers: the distance times the period.
@@ -85,7 +103,9 @@ def _measured(
     return furthest / period, jumps
 
 
-def share_problems(data: TrainingData, read: Sequence[_Stretch], epochs: _Epochs) -> list[str]:
+def share_problems(
+    data: TrainingData, read: Sequence[_Stretch], epochs: Sequence[_Epochs]
+) -> list[str]:
     """A sentence for each stretch or epoch that is not as a mixture's must be."""
     found = []
     for stretch in read:
@@ -96,8 +116,8 @@ def share_problems(data: TrainingData, read: Sequence[_Stretch], epochs: _Epochs
             found.append(f"{where}: {stretch.jumps} are not the next ones of their source")
     return found + [
         f"epoch {epoch} of {source.name} does not have each of its documents once"
-        for source, (_, faulty) in zip(data.sources, epochs, strict=True)
-        for epoch in faulty
+        for source, own in zip(data.sources, epochs, strict=True)
+        for epoch in own.faulty
     ]
 
 
@@ -118,16 +138,14 @@ def shares_error(stream: WindowStream, run: RunRecord, step: StepRecord) -> str 
     return None
 
 
-def read_epochs(run: RunRecord, stream: WindowStream, stop: int) -> _Epochs:
-    """How many epochs of each source are begun before a window, and those that are faulty.
-
-    That is where a document is missing, or there twice.
-    """
+def read_epochs(run: RunRecord, stream: WindowStream, stop: int) -> list[_Epochs]:
+    """The epochs of each source that are begun before a window."""
     found = []
     for source, own in zip(stream.streams, stream.counts(stop).tolist(), strict=True):
-        epochs = -(-own * run.context_length // source.shards.tokens)
-        faulty = [epoch for epoch in range(epochs) if not _is_complete(source, epoch)]
-        found.append((epochs, faulty))
+        begun = -(-own * run.context_length // source.shards.tokens)
+        counted = min(begun, _MOST_EPOCHS, 1 + _MOST_DOCUMENTS // source.shards.documents)
+        faulty = [epoch for epoch in range(counted) if not _is_complete(source, epoch)]
+        found.append(_Epochs(begun, counted, tuple(faulty)))
     return found
 
 
@@ -144,7 +162,7 @@ def share_lines(
     run: RunRecord,
     stream: WindowStream,
     stretches: Sequence[_Stretch],
-    epochs: _Epochs,
+    epochs: Sequence[_Epochs],
 ) -> list[str]:
     """What was read of each source, for each stretch of equal weights, and how often by its end."""
     width = max(len(source.name) for source in data.sources)
@@ -168,10 +186,11 @@ def share_lines(
         f"{source.name} {own * run.context_length / source.tokens:.2f} times"
         for source, own in zip(data.sources, stream.counts(stop).tolist(), strict=True)
     ]
-    begun = sum(count for count, _ in epochs)
-    complete = begun - sum(len(faulty) for _, faulty in epochs)
+    counted = sum(own.counted for own in epochs)
+    complete = counted - sum(len(own.faulty) for own in epochs)
+    others = sum(own.begun for own in epochs) - counted
     return [
         *lines,
-        f"before window {stop}: {', '.join(read)}; {complete} of {begun} epochs begun have every "
-        "document of their source once",
+        f"before window {stop}: {', '.join(read)}; {complete} of {counted} epochs begun have every "
+        "document of their source once" + (f", {others} were not counted" if others else ""),
     ]

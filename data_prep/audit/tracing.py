@@ -134,7 +134,7 @@ class Tracer:
         firsts = np.array([self.windows_before(step.first_window) for step in steps]) * length
         stops = np.array([self.windows_before(step.stop_window) for step in steps]) * length
         found = []
-        for epoch in range(int(firsts.min()) // self.shards.tokens, self._epochs(stops)):
+        for epoch in self._epochs(firsts, stops):
             start = epoch * self.shards.tokens + self._stream.index(epoch).position_of(document)
             stop = start + int(self.shards.lengths[document])
             overlap = np.minimum(stops, stop) - np.maximum(firsts, start)
@@ -154,8 +154,11 @@ class Tracer:
         assert found is not None  # the run has read it
         return found
 
-    def _epochs(self, stops: np.ndarray) -> int:
-        return -(-int(stops.max()) // self.shards.tokens)
+    def _epochs(self, firsts: np.ndarray, stops: np.ndarray) -> list[int]:
+        """The epochs of which tokens [first, stop) of the stream are read, in order."""
+        ends = -(-stops // self.shards.tokens)
+        pairs = set(zip((firsts // self.shards.tokens).tolist(), ends.tolist(), strict=True))
+        return sorted({epoch for first, stop in pairs for epoch in range(first, stop)})
 
     def coverage(self, steps: Sequence[StepRecord]) -> dict[str, Any]:
         """How often a range of steps read each document, and how many tokens it left out."""

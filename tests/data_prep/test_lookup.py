@@ -83,6 +83,15 @@ def test_a_missing_line_is_a_break_and_dropped_tokens(made, tmp_path):
     assert "step 8 is followed by step 10" in found["breaks"][0]
 
 
+def test_a_line_of_a_window_that_no_run_reaches_costs_no_time(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "made", symlinks=True)
+    path = folder / "run" / "metrics.jsonl"
+    path.write_text(
+        path.read_text().replace('"data/first_window": 72', f'"data/first_window": {1 << 39}')
+    )
+    assert len(ask(folder, document=7)[0]["seen"]) in (2, 3)
+
+
 def test_a_document_is_found_by_file_and_row(made):
     by_number, _ = ask(made, document=7)
     assert by_number["source"] == "none"

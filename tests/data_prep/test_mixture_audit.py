@@ -147,15 +147,21 @@ def test_a_share_in_a_line_that_was_not_read_is_found(copied, caplog, what, valu
         assert "15 of 16 agree" in printed
 
 
-def test_the_line_of_a_change_at_another_window_is_found(copied, caplog):
+def test_the_line_of_a_change_at_another_window_is_found(copied, caplog, monkeypatch):
     forge(copied, 8, **{"data/first_window": 63})
     printed = not_proven(copied, caplog)
     assert "overlap: step 7 ends before window 64, step 8 begins at window 63" in printed
     assert "15 of 16 agree" in printed  # the newest checkpoint says where the change began
     shutil.rmtree(copied / "run" / "checkpoints")
     assert "step 15: metrics.jsonl has" in not_proven(copied, caplog)
-    forge(copied, 8, **{"data/first_window": 0})  # where no change can begin
+    forge(copied, 8, **{"data/windows": 0})
+    assert "step 8: 0 windows, the configuration says 8" in not_proven(copied, caplog, steps="8:9")
+    forge(copied, 8, **{"data/first_window": 0, "data/windows": 8})  # where no change can begin
     assert not_proven(copied, caplog).count("15 of 16 agree") == 2
+    monkeypatch.setattr("data_prep.audit.shares_read._MOST_WINDOWS", 1 << 20)
+    monkeypatch.setattr("data_prep.audit.shares_read._MOST_EPOCHS", 9)
+    forge(copied, 15, **{"data/first_window": 1 << 39})  # as a damaged line may say
+    assert "begun have every document of their source once, " in not_proven(copied, caplog)
 
 
 def test_another_change_in_the_configuration_is_found(copied, caplog):
