@@ -34,8 +34,12 @@ class WarmProcess:
         self._environment = dict(environment)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         number = str(theirs.fileno())
-        # pyarrow's allocator would start a thread, which does not exist in a fork.
-        variables = {"PYTHONPATH": str(folder), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+        # pyarrow's allocator and NumPy's OpenBLAS would start threads, which a fork has not.
+        variables = {
+            "PYTHONPATH": str(folder),
+            "JE_ARROW_MALLOC_CONF": "background_thread:false",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         self._server = subprocess.Popen(
             [sys.executable, "-m", "parallel.fork_server", number, *modules],
             cwd=folder,

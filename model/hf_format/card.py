@@ -121,17 +121,24 @@ def _sentence(
 ) -> str:
     if average:
         steps = ", ".join(str(one.get("step")) for one in average["checkpoints"])
-        data = Path(average.get("data") or "unknown data").name
+        data = _data_name(average.get("data"))
         return (
             f"A language model trained on {data} with Ratchet; the weights are the "
             f"{average['kind']} of those at steps {steps}."
         )
     if not state:
         return f"A copy of {_source(origin)}, imported and exported by Ratchet."
-    data = Path(state.get("data") or "unknown data").name
+    data = _data_name(state.get("data"))
     begin = f", from the weights of {weights_name(Path(init))}" if init else ""
     step = state["step"]
     return f"A language model trained on {data}{begin}, with Ratchet; exported at step {step}."
+
+
+def _data_name(recorded: str | list[str] | None) -> str:
+    """The data set, or the sources of a mixture with their weights, without their paths."""
+    if isinstance(recorded, list):
+        return ", ".join(Path(place).name for place in recorded)
+    return Path(recorded or "unknown data").name
 
 
 def _source(origin: dict[str, Any]) -> str:
@@ -170,7 +177,7 @@ def _training(state: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     windows = state.get("windows", state.get("next_window", 0))
     length = state.get("context_length", 0)
     return {
-        "data": Path(state.get("data", "")).name,
+        "data": _data_name(state.get("data")),
         "data fingerprint": state.get("data_fingerprint", "")[:16],
         "step": state["step"],
         "tokens": windows * length,

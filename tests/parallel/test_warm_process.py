@@ -68,6 +68,17 @@ def test_a_script_searches_its_own_folder_first_unless_python_is_told_not_to(tmp
     assert found == str({"folder": tmp_path, "repository": REPO}[first])
 
 
+def test_libraries_may_be_told_to_use_several_threads(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    warm = WarmProcess(["numpy", "torch"], REPO, environment)
+    code = "import torch; print(torch.get_num_threads())"
+    with (tmp_path / "out").open("w") as out, open(os.devnull) as nothing:
+        warm.start(["-c", code], [nothing, out, out], tmp_path, [environment])
+        assert warm.wait() == [0]
+    warm.close()
+    assert (tmp_path / "out").read_text() == "2\n"
+
+
 ABANDONED = """
 import os, sys
 from pathlib import Path

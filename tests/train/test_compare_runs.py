@@ -99,6 +99,16 @@ def test_seeds_of_the_same_settings_are_a_group(tmp_path):
     assert "3.1976 ± 0.1414" in done.out
 
 
+def test_other_changes_of_weights_are_another_group_and_mixtures_are_shown_by_their_names(tmp_path):
+    for number, weights in enumerate((["5", "1", "1"], ["5", "1", "3"])):
+        settings = {"data_weights_at": weights, "data": [f"/far/away/a:{number}", "/far/b:1"]}
+        record = {"data_fingerprint": str(number)}
+        made_run(tmp_path / f"runs/{number}", settings=settings, **record)
+    done = call(main, ["--group", "--json", "-"], tmp_path)
+    assert len(json.loads(done.out)["groups"]) == 2
+    assert "a:0 b:1" in call(main, [], tmp_path).out
+
+
 def test_json_and_csv_hold_every_figure_unrounded(tmp_path):
     rates(tmp_path)
     done = call(main, ["--json", "-", "--csv", "runs.csv"], tmp_path)

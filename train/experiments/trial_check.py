@@ -12,6 +12,7 @@ import torch
 from data_prep.dataset.manifest import MANIFEST_NAME
 from model.estimates.budget import checkpoint_bytes
 from parallel.ranks import Ranks
+from storage.atomic import read_json
 from storage.run_folder import RunFolder
 from train.config import Config
 from train.experiments.trials import Trial
@@ -37,6 +38,7 @@ def check_trials(trials: Sequence[Trial], processes: int, folder: Path) -> dict[
                 inputs = check_inputs(_cheap(trial.config), ranks)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{trial.name}: {error}") from error
+            _check_same_data(trial, inputs)
             steps[trial.name] = inputs.last_step
             if not inputs.finished:
                 needed += _kept_bytes(trial.config, inputs)
@@ -56,6 +58,17 @@ def _check_folder(folder: Path) -> None:
     for what, file in (("a run", RunFolder(folder).config), ("a data set", folder / MANIFEST_NAME)):
         if file.is_file():
             raise ValueError(f"--out {folder} is {what}; choose another folder for the sweep")
+
+
+def _check_same_data(trial: Trial, inputs: Inputs) -> None:
+    """Raises: ValueError if the folder of the trial holds a run on other data."""
+    found, own = trial.folder.config, inputs.data.fingerprint
+    read = read_json(found).get("data_fingerprint", own) if found.is_file() else own
+    if read != own:
+        raise ValueError(
+            f"{trial.config.out} holds a run on data {read[:12]}, and --data "
+            f"{trial.config.data_text} is {own[:12]}; give another --out, or move that run away"
+        )
 
 
 def _check_validated(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from storage.terminal.printable import printable
@@ -12,7 +13,8 @@ from train.reporting.run_table import blocks, short_name
 _LEFT_OUT = ("out", "allow", "stop_at", "profile", "stage", "model.context_length")
 _OLD_OPTIMIZER = "adamw"  # of a run whose version did not record it: there was only one
 # They decide what is seen and kept of a run, not how it is trained.
-_SEEN_ONLY = ("eval.", "sample.", "save.", "guard.every", "guard.box", "data_", "hang", "rehearsal")
+_CHECKS = ("guard.every", "guard.box", "data_check", "data_recheck", "hang", "rehearsal")
+_SEEN_ONLY = ("eval.", "sample.", "save.", *_CHECKS)
 _IN_TABLE = ("optimizer.name", "optimizer.lr", "batch_tokens", "seed", "steps")
 _LONGEST_VALUE = 24
 
@@ -70,6 +72,13 @@ def short_value(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 2]}.."
 
 
+def _cell(key: str, value: Any) -> str:
+    """A setting in the table; of the sources of a mixture the names, which fit sooner."""
+    if key == "data" and isinstance(value, list):
+        value = " ".join(Path(place).name for place in value)
+    return short_value(value)
+
+
 def format_differences(runs: Sequence[RunSummary], width: int) -> str:
     """A row for each setting that differs but is no column of the table of runs; often empty."""
     found = training_differences(runs)
@@ -78,7 +87,7 @@ def format_differences(runs: Sequence[RunSummary], width: int) -> str:
     if not found:
         return ""
     columns = [
-        [short_name(run.name), *(short_value(values[number]) for values in found.values())]
+        [short_name(run.name), *(_cell(key, values[number]) for key, values in found.items())]
         for number, run in enumerate(runs)
     ]
     return "\n\n".join(blocks(["other settings that differ", *found], columns, width))

@@ -12,11 +12,18 @@ from storage.checkpoint_folder import write_manifest
 from tests.model.hf_format.models import LLAMA, our_checkpoint
 
 
-def test_the_card_has_the_figures_of_the_run(tmp_path):
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ("/secret/place/stories", "stories"),
+        (["/secret/place/stories:0.7", "/secret/code:0.3"], "stories:0.7, code:0.3"),
+    ],
+)
+def test_the_card_has_the_figures_of_the_run(tmp_path, data, named):
     folder = tmp_path / "run" / "checkpoints" / "step_000500"
     our_checkpoint(folder)
     state = {"step": 500, "next_window": 4000, "context_length": 48, "seed": 1337}
-    state |= {"data": "/secret/place/stories", "data_fingerprint": "abcdef" * 8}
+    state |= {"data": data, "data_fingerprint": "abcdef" * 8}
     write_json(folder / "state.json", state)
     metrics = {"val/loss": 3.21, "hellaswag/acc_norm": 0.2955, "hellaswag/acc_norm_stderr": 0.0046}
     write_json(folder / "results.json", {"step": 500, "metrics": metrics})
@@ -24,12 +31,12 @@ def test_the_card_has_the_figures_of_the_run(tmp_path):
     write_manifest(folder)
     export_model(folder, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    for row in ("| tokens | 192,000 |", "| data | stories |", "| batch tokens | 384 |",
+    for row in ("| tokens | 192,000 |", f"| data | {named} |", "| batch tokens | 384 |",
                 "| val/loss | 3.2100 |", "| hellaswag/acc_norm | 0.2955 ± 0.0046 |"):  # fmt: skip
         assert row in card
     assert "secret" not in card
     assert 'model = "."  # in this folder' in card
-    assert "trained on stories, with Ratchet; exported at step 500" in card
+    assert f"trained on {named}, with Ratchet; exported at step 500" in card
     assert "tags: [ratchet, gpt2]" in card
 
 

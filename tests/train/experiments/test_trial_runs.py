@@ -5,10 +5,13 @@ from contextlib import ExitStack
 
 import pytest
 
+from eval.training_config import EvalConfig
 from parallel.warm_process import signal_all
+from storage.atomic import read_json, write_json
 from storage.digest import file_sha256
 from tests.launching import python
-from tests.runs import flags, losses, nano_config
+from tests.runs import flags, losses, nano_config, run_to_end
+from train.experiments.trial_check import check_trials
 from train.experiments.trial_runs import TrialRunner
 from train.experiments.trials import plan_trial
 
@@ -30,6 +33,7 @@ def runner(runners):
 
 
 ENDED = []
+EVERY = EvalConfig(every=8, val_tokens=64, tasks_every=0, tasks=())
 
 
 def words_of(tmp_path, **changes):
@@ -48,6 +52,16 @@ def test_trials_give_the_bits_of_runs_started_alone(runner, tmp_path):
     weights = "checkpoints/latest/model.safetensors"
     assert file_sha256(tmp_path / "alone" / weights) == file_sha256(tmp_path / "s2" / weights)
     assert "finished at step 8" in trials[0].log.read_text()
+
+
+def test_a_finished_run_on_other_data_is_not_taken(tmp_path):
+    trial = plan_trial(words_of(tmp_path, eval=EVERY), 1, tmp_path / "s1")
+    run_to_end(trial.config)
+    assert check_trials([trial], 1, tmp_path / "sweep") == {"s1": 8}
+    record = read_json(trial.folder.config)
+    write_json(trial.folder.config, record | {"data_fingerprint": "other"})
+    with pytest.raises(ValueError, match="s1 holds a run on data other, and --data .* is "):
+        check_trials([trial], 1, tmp_path / "sweep")
 
 
 def test_what_is_finished_is_taken_and_not_run_again(runner, tmp_path):

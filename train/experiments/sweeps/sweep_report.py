@@ -111,6 +111,12 @@ def sweep_verdict(points: Sequence[PointResult], in_bits: bool, range_of: str | 
         f"{_over(best)}"
     )
     found += _comparison(ranking)
+    if len({run.data_fingerprint for point in ranking.points for run in _finished(point)}) > 1:
+        found.append(
+            "validated on different data: the figures compare only if their text is the same (for "
+            'mixtures, give one --data and try weights from step 1: --set "data_weights_at=1 0.5 '
+            '0.5,1 0.9 0.1")'
+        )
     found += [note for key in best.settings if (note := _at_edge(points, best, key))]
     left_out = len(points) - len(ranking.points)
     if left_out:

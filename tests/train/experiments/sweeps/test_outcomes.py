@@ -131,3 +131,11 @@ def test_losses_of_different_validation_tokens_are_compared_as_bits_per_byte(tmp
     outcomes = [outcome_of(run) for run in runs]
     points = point_results(outcomes)
     assert points[0].losses[1] == pytest.approx((3.0 + 4 / 41) / 4)
+
+
+def test_results_on_different_data_are_said_to_be_of_different_text(tmp_path):
+    runs = [planned(tmp_path, value, 1, "data") for value in ("a:0.5 b:0.5", "a:0.9 b:0.1")]
+    for run in runs:
+        made_run(run.path, data_fingerprint=run.name)
+    said = sweep_verdict(results(runs), True, None)
+    assert any("different data: the figures compare only if" in line for line in said)
