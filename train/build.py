@@ -169,7 +169,6 @@ def _assemble(
         forecast=Forecast(config, inputs.network, ranks, at_first),
         cursor=cursor,
         results=results,
-        weight_starts=starts,
     )
     load_guard_history(run.progress.guard, folder, position)
     run.metrics.digest = on_main(partial(begin_lines, network[0], checkpoint))

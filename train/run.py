@@ -2,7 +2,7 @@
 
 import faulthandler
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from data_prep.order.training_data import TrainingData
-from data_prep.order.weights import WeightStart
 from data_prep.tokenizer import Tokenizer
 from eval.subject import EvalOptions, Subject
 from model.gpt import GPT
@@ -74,8 +73,6 @@ class Run:
     cursor: Cursor
     results: dict[str, Any] = field(default_factory=dict)
     """The last evaluation: its step, metrics and the best one so far, as checkpoints keep them."""
-    weight_starts: Sequence[WeightStart] = ()
-    """Where the weights of the mixture change, also in steps to come."""
     compared_step: int = -1
     """Step before which the ranks were last compared."""
 
@@ -278,7 +275,11 @@ class Run:
             guard=self.progress.guard.history(self.step),
             run_id=self.folder.run_id,
             mask_documents=self.config.mask_documents,
-            mixture=[start.as_json() for start in self.weight_starts if start.step < self.step],
+            mixture=[
+                start.as_json()
+                for start in self.loader.stream.weight_starts
+                if start.step < self.step
+            ],
         )
 
     def contents(self, tensors: dict[str, Tensor]) -> CheckpointContents:

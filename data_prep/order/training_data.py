@@ -115,7 +115,7 @@ class TrainingData:
             TrainingStream(source.data.split("train"), seed, stored_indexes)
             for source in self.sources
         ]
-        return stream_of(streams, self.assignment(starts))
+        return stream_of(streams, self.assignment(starts), starts)
 
     def assignment(self, starts: Sequence[WeightStart] = ()) -> Assignment:
         """Which source each window is from, with other weights from some windows on."""

@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from data_prep.order.permutation import WORD_MASK
 from data_prep.order.training_stream import TrainingStream
+from data_prep.order.weights import WeightStart
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class WindowStream(Protocol):
     @property
     def streams(self) -> Sequence[TrainingStream]:
         """The stream of each source; all have tokens of one type."""
+        ...
+
+    @property
+    def weight_starts(self) -> Sequence[WeightStart]:
+        """Where the weights change; never of a single source."""
         ...
 
     def by_source(self, first: int, count: int) -> Sequence[SourceWindows]:
@@ -57,6 +63,11 @@ class OneSource:
     def streams(self) -> Sequence[TrainingStream]:
         """See WindowStream."""
         return (self.stream,)
+
+    @property
+    def weight_starts(self) -> Sequence[WeightStart]:
+        """See WindowStream."""
+        return ()
 
     def by_source(self, first: int, count: int) -> Sequence[SourceWindows]:
         """See WindowStream."""

@@ -1,6 +1,8 @@
 """Soft-capped logits are the same in training, scoring and sampling, in any precision."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +62,8 @@ def test_the_training_loss_is_that_of_float64(fused):
 def test_validation_and_the_search_for_a_bad_window_have_the_losses_of_float64():
     model = tiny_model(**SHAPE)
     exact = float64_losses(model)
-    found = _token_losses(model, IDS[:, :-1], IDS[:, 1:], padded=True)
+    subject: Any = SimpleNamespace(model=model, separator=None)
+    found = _token_losses(subject, IDS[:, :-1], IDS[:, 1:], padded=True)
     torch.testing.assert_close(found.flatten().double(), exact, atol=2e-6, rtol=1e-6)
     loss = _window_loss(model, IDS[0].numpy(), torch.float32).item()
     assert loss == pytest.approx(exact[:20].mean().item(), rel=1e-6)

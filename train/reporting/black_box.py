@@ -150,7 +150,7 @@ def _texts(run: Run, skipped: Skipped, findings: list[WindowFinding]) -> dict[st
 
 def _weight_changes(run: Run) -> dict[str, Any]:
     """Where the weights of a mixture have changed; nothing if they never did."""
-    begun = [start.as_json() for start in run.weight_starts]
+    begun = [start.as_json() for start in run.loader.stream.weight_starts]
     return {"mixture": begun} if begun else {}
 
 

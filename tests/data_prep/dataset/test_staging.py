@@ -149,11 +149,11 @@ def test_a_run_may_be_staged_or_not_from_one_start_to_the_next(data, tmp_path):
     run_to_end(config)
     run = built(replace(config, stage=tmp_path / "stage", out=tmp_path / "other"))
     run.close()
-    assert run.data.folder == staged_folder(data, tmp_path / "stage")
+    assert run.data.sources[0].data.folder == staged_folder(data, tmp_path / "stage")
     assert run.data.fingerprint == data.fingerprint
     run = built(replace(config, out=tmp_path / "other"))
     run.close()
-    assert run.data.folder == data.folder
+    assert run.data.sources[0].data.folder == data.folder
 
 
 def test_a_stage_that_cannot_be_written_is_one_sentence(data, tmp_path):

@@ -53,7 +53,7 @@ def test_the_unpadded_loss_is_over_the_real_ids_only(data):
     logits = subject.model(torch.from_numpy(tokens[:-1].reshape(13, T))).double()
     real = logits[..., : subject.tokenizer.n_vocab].flatten(0, 1)
     wanted = F.cross_entropy(real, torch.from_numpy(tokens[1:])).item()
-    options = EvalOptions(data=data.folder, val_tokens=13 * T)
+    options = EvalOptions(data=(data.folder,), val_tokens=13 * T)
     found = run_tasks(subject, options, ["val_loss", "val_unpadded"])
     assert found["val_unpadded/loss"] == pytest.approx(wanted, abs=1e-5)
     assert found["val_unpadded/loss"] < found["val/loss"] - 1e-4
@@ -84,7 +84,7 @@ def test_a_window_that_does_not_fit_alone_is_an_error_with_the_cure(data, monkey
 
 
 def test_the_task_reads_the_data_set_it_is_given(data):
-    options = EvalOptions(data=data.folder, val_tokens=13 * T, micro_batch=4)
+    options = EvalOptions(data=(data.folder,), val_tokens=13 * T, micro_batch=4)
     assert val_loss(tiny_subject(), options).tags == measure(tiny_subject(), data)
 
 
@@ -129,8 +129,8 @@ def test_without_a_number_the_loss_is_that_of_all_there_is(data, caplog):
     caplog.set_level(logging.INFO)
     subject, shards = tiny_subject(), data.split("val")
     most = (shards.tokens - 1) // T * T
-    found = val_loss(subject, EvalOptions(data=data.folder)).tags
-    assert found == val_loss(subject, EvalOptions(data=data.folder, val_tokens=most)).tags
+    found = val_loss(subject, EvalOptions(data=(data.folder,))).tags
+    assert found == val_loss(subject, EvalOptions(data=(data.folder,), val_tokens=most)).tags
     assert f"val_loss: {most:,} tokens, all whole windows of" in caplog.text
 
 
@@ -145,7 +145,7 @@ def test_a_data_set_of_another_tokenizer_is_refused(data, monkeypatch):
     subject = tiny_subject()
     monkeypatch.setattr(subject.tokenizer, "ranks_sha256", "0" * 64)
     with pytest.raises(ValueError, match="the model was trained with another"):
-        val_loss(subject, EvalOptions(data=data.folder, val_tokens=T))
+        val_loss(subject, EvalOptions(data=(data.folder,), val_tokens=T))
 
 
 def test_without_a_data_set_the_error_names_the_option():
@@ -157,4 +157,4 @@ def test_data_that_were_moved_are_asked_for_by_the_flag(tmp_path):
     with pytest.raises(
         ValueError, match="no data set at .*gone for val_loss; if it was moved, give"
     ):
-        val_loss(tiny_subject(), EvalOptions(data=tmp_path / "gone"))
+        val_loss(tiny_subject(), EvalOptions(data=(tmp_path / "gone",)))
