@@ -65,7 +65,7 @@ def test_validation_and_the_search_for_a_bad_window_have_the_losses_of_float64()
     subject: Any = SimpleNamespace(model=model, separator=None)
     found = _token_losses(subject, IDS[:, :-1], IDS[:, 1:], padded=True)
     torch.testing.assert_close(found.flatten().double(), exact, atol=2e-6, rtol=1e-6)
-    loss = _window_loss(model, IDS[0].numpy(), torch.float32).item()
+    loss = _window_loss(model, IDS[0].numpy(), torch.float32, None).item()
     assert loss == pytest.approx(exact[:20].mean().item(), rel=1e-6)
 
 
