@@ -67,9 +67,9 @@ class TokenFiles:
         """The ranges [start, start + count) concatenated; none may cross a file."""
         found = np.empty(int(counts.sum()), self.dtype)
         view = found.data.cast("B")
-        numbers = np.searchsorted(self._starts_array, starts, side="right") - 1
+        numbers = self._starts_array.searchsorted(starts, side="right") - 1
         offsets = self._headers_array[numbers] + self.dtype.itemsize * starts
-        ends = self.dtype.itemsize * np.cumsum(counts)
+        ends = self.dtype.itemsize * counts.cumsum()
         ranges = list(zip(numbers.tolist(), offsets.tolist(), ends.tolist(), strict=True))
         filled = 0
         for first in range(0, len(ranges), _ANNOUNCED):

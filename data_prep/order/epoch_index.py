@@ -31,13 +31,18 @@ MIN_CACHED_DOCUMENTS = 100_000  # the index of a smaller data set is built in mi
 
 
 @dataclass(frozen=True)
-class _DocumentBlock:
+class DocumentBlock:
     """_BLOCK consecutive documents of an epoch (fewer at its end) and their positions in it."""
 
     number: int
     ids: np.ndarray
     begins: np.ndarray
     ends: np.ndarray
+
+    def holding(self, start: int, stop: int) -> slice:
+        """Those of its documents that hold positions [start, stop), which must be within it."""
+        first = int(self.ends.searchsorted(start, side="right"))
+        return slice(first, int(self.ends.searchsorted(stop, side="left")) + 1)
 
 
 class EpochIndex:
@@ -50,7 +55,7 @@ class EpochIndex:
         self._permutation = FeistelPermutation(len(lengths), seed, epoch)
         self._lengths = lengths
         self.starts = self._build() if starts is None else starts
-        self._recent: _DocumentBlock | None = None
+        self._recent: DocumentBlock | None = None
 
     def _build(self) -> np.ndarray:
         count = len(self._lengths)
@@ -69,9 +74,9 @@ class EpochIndex:
         last = min(first + count, len(self._lengths))
         return self._permutation(np.arange(first, last, dtype=np.uint64))
 
-    def block_at(self, position: int) -> _DocumentBlock:
+    def block_at(self, position: int) -> DocumentBlock:
         """The block that holds a position of the epoch."""
-        number = int(np.searchsorted(self.starts, position, side="right")) - 1
+        number = int(self.starts.searchsorted(position, side="right")) - 1
         recent = self._recent
         # One block is remembered, since consecutive reads mostly hit the same one. Threads may
         # overwrite it: it is one reference to an immutable object, so at worst a block is computed
@@ -84,7 +89,7 @@ class EpochIndex:
                 log.warning("a stored index does not fit the data set; it is built again")
                 self.starts = self._build()
                 return self.block_at(position)
-            recent = self._recent = _DocumentBlock(number, ids, ends - lengths, ends)
+            recent = self._recent = DocumentBlock(number, ids, ends - lengths, ends)
         return recent
 
     def position_of(self, document: int) -> int:

@@ -29,13 +29,10 @@ class _Mixture:
 
     def by_source(self, first: int, count: int) -> Sequence[SourceWindows]:
         """See WindowStream."""
-        sources, before = self._assignment.sources(first, count), self._assignment.counts(first)
-        found = []
-        for source in np.unique(sources).tolist():
-            rows = np.flatnonzero(sources == source)
-            own = int(before[source])
-            found.append(SourceWindows(source, self.streams[source], own, len(rows), rows))
-        return found
+        return [
+            SourceWindows(source, self.streams[source], own, len(rows), rows)
+            for source, own, rows in self._assignment.by_source(first, count)
+        ]
 
     def counts(self, window: int) -> np.ndarray:
         """See WindowStream."""

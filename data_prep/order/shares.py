@@ -87,6 +87,22 @@ def _period_of(weights: tuple[int, ...]) -> _Period:
     return _Period(chosen, places)
 
 
+@lru_cache(maxsize=64)
+def _grouped(weights: tuple[int, ...], rest: int, count: int) -> list[tuple[int, int, np.ndarray]]:
+    """`Assignment.by_source` for `count` windows of the same weights, from window `rest` on.
+
+    Kept, since steps begin at few places of a short period: eight calls of NumPy fewer in each.
+    """
+    period = _period_of(weights)
+    sources = period.sources[np.arange(rest, rest + count) % len(period.sources)]
+    before, found = period.counts(rest), []
+    for source in np.unique(sources).tolist():
+        rows = np.flatnonzero(sources == source)
+        rows.flags.writeable = False
+        found.append((source, int(before[source]), rows))
+    return found
+
+
 @dataclass(frozen=True)
 class WeightStretch:
     """From a window on, the windows of each source in a period."""
@@ -126,6 +142,24 @@ class Assignment:
             found.append(period[within % len(period)])
             first = end
         return np.concatenate([np.empty(0, np.uint16), *found])
+
+    def by_source(self, first: int, count: int) -> list[tuple[int, int, np.ndarray]]:
+        """For each source that some of the windows [first, first + count) are from, these three.
+
+        Its number, how many windows before are from it, and which of the windows they are, from 0.
+        """
+        number = bisect_right(self._firsts, first) - 1
+        if self._firsts[number + 1 : number + 2] and first + count > self._firsts[number + 1]:
+            sources, before = self.sources(first, count), self.counts(first)
+            every = np.unique(sources).tolist()
+            return [(one, int(before[one]), np.flatnonzero(sources == one)) for one in every]
+        weights = self.stretches[number].weights
+        periods, rest = divmod(first - self._firsts[number], len(self._periods[number].sources))
+        before = self._before[number]
+        return [
+            (source, int(before[source]) + periods * weights[source] + own, rows)
+            for source, own, rows in _grouped(weights, rest, count)
+        ]
 
     def counts(self, window: int) -> np.ndarray:
         """How many windows before this one are from each source. Shapes: (sources,), int64."""

@@ -14,7 +14,7 @@ from threading import Lock, Thread
 import numpy as np
 
 from data_prep.dataset.shards import TokenShards
-from data_prep.order.epoch_index import EpochIndex, open_index, should_cache
+from data_prep.order.epoch_index import DocumentBlock, EpochIndex, open_index, should_cache
 
 # The index of this epoch, of the next one, and of the last one for a thread that still reads it.
 _MAX_INDICES = 3
@@ -43,6 +43,7 @@ class TrainingStream:
         self.stored_indexes = stored_indexes
         self._indices: dict[int, Future[EpochIndex]] = {}
         self._lock = Lock()
+        self._recent: tuple[DocumentBlock, np.ndarray] | None = None
 
     @property
     def token_dtype(self) -> np.dtype:
@@ -91,8 +92,8 @@ class TrainingStream:
         with suppress(Exception):  # the reader of that epoch tries again and raises the error
             self.index(epoch)
 
-    def pieces(self, start: int, count: int) -> Iterator[StreamPieces]:
-        """The documents that hold tokens [start, start + count) of the stream, block by block."""
+    def _blocks(self, start: int, count: int) -> Iterator[tuple[int, DocumentBlock, int, int]]:
+        """The blocks that hold these tokens: epoch, block, and from where to where in the epoch."""
         if start < 0 or count < 0:
             raise ValueError(f"start={start}, count={count}: both must be 0 or more")
         while count:
@@ -101,22 +102,34 @@ class TrainingStream:
             if 2 * position > self.shards.tokens:
                 self._build_ahead(epoch + 1)
             stop = min(position + count, int(block.ends[-1]))
-            first = int(np.searchsorted(block.ends, position, side="right"))
-            last = int(np.searchsorted(block.ends, stop, side="left")) + 1
-            begins, ends = block.begins[first:last], block.ends[first:last]
-            offsets = np.maximum(position - begins, 0)
-            yield StreamPieces(
-                epoch, block.ids[first:last], offsets, np.minimum(ends, stop) - begins - offsets
-            )
+            yield epoch, block, position, stop
             start, count = start + stop - position, count - (stop - position)
+
+    def pieces(self, start: int, count: int) -> Iterator[StreamPieces]:
+        """The documents that hold tokens [start, start + count) of the stream, block by block."""
+        for epoch, block, position, stop in self._blocks(start, count):
+            held = block.holding(position, stop)
+            begins, ends = block.begins[held], block.ends[held]
+            offsets = np.maximum(position - begins, 0)
+            counts = np.minimum(ends, stop) - begins - offsets
+            yield StreamPieces(epoch, block.ids[held], offsets, counts)
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Tokens [start, start + count) of the stream."""
-        found = [
-            self.shards.gather(
-                self.shards.document_starts(piece.documents) + piece.offsets, piece.counts
-            )
-            for piece in self.pieces(start, count)
-        ]
-        empty = np.empty(0, self.token_dtype)
-        return found[0] if len(found) == 1 else np.concatenate([empty, *found])
+        found = []
+        for _, block, position, stop in self._blocks(start, count):
+            held = block.holding(position, stop)
+            first = np.maximum(block.begins[held], position)
+            counts = np.minimum(block.ends[held], stop) - first
+            found.append(self.shards.gather(self._shifts(block)[held] + first, counts))
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate([np.empty(0, self.token_dtype), *found])
+
+    def _shifts(self, block: DocumentBlock) -> np.ndarray:
+        """What to add to a position in the epoch for that in the shards, for each document."""
+        recent = self._recent  # one reference to what never changes, as in EpochIndex.block_at
+        if recent is None or recent[0] is not block:
+            shifts = self.shards.document_starts(block.ids) - block.begins
+            recent = self._recent = (block, shifts)
+        return recent[1]

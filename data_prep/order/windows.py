@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from data_prep.order.permutation import WORD_MASK
 from data_prep.order.training_stream import TrainingStream
@@ -99,9 +98,9 @@ def read_into(found: np.ndarray, stream: WindowStream, first: int) -> None:
     length = found.shape[1] - 1
     for part in stream.by_source(first, len(found)):
         tokens = part.stream.read(part.first * length, part.count * length + 1)
-        size = tokens.itemsize
-        shape, strides = (part.count, length + 1), (length * size, size)
-        windows = as_strided(tokens, shape, strides, writeable=False)  # neighbours share a token
+        # Neighbours share a token.
+        shape, size = (part.count, length + 1), tokens.itemsize
+        windows = np.ndarray(shape, tokens.dtype, tokens, strides=(length * size, size))
         found[slice(None) if part.rows is None else part.rows] = windows
 
 

@@ -59,6 +59,10 @@ def test_a_change_begins_a_new_count_and_every_window_is_found_again(drawn, leng
     source = int(whole[at])
     assert assignment.window(source, int(before[source])) == at
     assert assignment.sources(at, 0).tolist() == []
+    near, found = assignment.sources(at, 40), assignment.by_source(at, 40)
+    assert [one for one, _, _ in found] == sorted(set(near.tolist()))
+    assert all(own == before[one] for one, own, _ in found)
+    assert all(rows.tolist() == np.flatnonzero(near == one).tolist() for one, _, rows in found)
 
 
 def test_a_source_that_is_left_out_from_some_window_on_has_no_further_window():
