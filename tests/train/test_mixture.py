@@ -118,6 +118,10 @@ def test_what_was_read_cannot_be_changed_but_what_comes_can(folders, tmp_path):
         run_to_end(earlier)
     with pytest.raises(ValueError, match="data_weights_at"):
         run_to_end(replace(longer, allow=("steps",), data_weights_at=()))
+    branch = replace(earlier, out=tmp_path / "b", branch=RunFolder(config.out).checkpoint(6))
+    with pytest.raises(ValueError, match="data_weights_at differs before step 6"):
+        run_to_end(branch)
+    assert not branch.out.exists()
     with pytest.raises(ValueError, match="give the same data sets with the same weights in the"):
         run_to_end(replace(longer, data=places(folders, 0.4, 0.4, 0.2)))
     same = ("5", "1", "1", "2")  # as CHANGES

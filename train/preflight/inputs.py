@@ -22,12 +22,13 @@ from train.checkpoints.branch import check_branch, run_of_branch
 from train.checkpoints.config_changes import Change, check_same_run
 from train.checkpoints.disk_space import check_space, space_for_checkpoints
 from train.checkpoints.recorded_config import recorded_settings
+from train.checkpoints.run_position import load_position
 from train.checkpoints.soundness import Resumable
 from train.config import Config
 from train.guards.band.record import read_band
 from train.memory.host_memory import available
 from train.memory.micro_batch import choose_micro_batch, recorded_micro_batch
-from train.mixture import check_epochs
+from train.mixture import check_epochs, starts_of_run
 from train.preflight.finished_run import FinishedRun, finished_run
 from train.preflight.initial_weights import check_init
 from train.preflight.open_sizes import (
@@ -143,6 +144,8 @@ def _check_run(
     folder, parent = RunFolder(config.out), None
     if config.branch is not None and not folder.config.is_file():
         parent = check_branch(config.branch, steps, data.fingerprint)
+        _, checkpoint = run_of_branch(config.branch)
+        starts_of_run(config, plan, load_position(checkpoint))  # refuses others than were read
     if config.init is not None and not (parent or folder).all_checkpoints():
         check_init(config.init, data.sources[0].data, network)
     if config.stage is None:
