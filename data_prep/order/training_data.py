@@ -65,6 +65,11 @@ class TrainingData:
         return sum(source.tokens for source in self.sources)
 
     @property
+    def tokens_before_a_repeat(self) -> int:
+        """Tokens after which the first of the sources has been read once."""
+        return min(int(s.tokens / s.weight) for s in self.sources if s.weight)
+
+    @property
     def token_bytes(self) -> int:
         """Bytes of a token in the shards: the same in all sources, which have one tokenizer."""
         return self.sources[0].manifest.token_bytes

@@ -11,6 +11,7 @@ VALIDATION_LOSS = "val/loss"
 _ERROR = "_stderr"
 _EVERY_STEP = ("train/", "speed/", "data/", "guard/", "band/", "tokens", "windows", "step")
 _LONGEST_NAME = 34
+_MOST_OF_SOURCES = 16  # rows
 # Tags that a person would not read as what they are.
 _NAMES = {VALIDATION_LOSS: "validation loss", "val/bits_per_byte": "bits per byte"}
 _SMALLER_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
@@ -85,7 +86,11 @@ class Evaluations:
         numbers = _numbers(found)
         before, best_before = dict(self._last), dict(self._best)
         self.note(found)
+        of_sources = [tag for tag in numbers if _is_of_a_source(tag)]
+        hidden = set(of_sources if len(of_sources) > _MOST_OF_SOURCES else ())
         for tag, value in numbers.items():
+            if tag in hidden:
+                continue
             error = found.get(tag + _ERROR)
             off = f"±{error:.4f}" if isinstance(error, float) else ""
             change = f"{value - before[tag]:+.4f}" if tag in before else ""
@@ -93,6 +98,8 @@ class Evaluations:
             best = "best" if is_best else ""
             name = name_of(tag)[:_LONGEST_NAME]
             yield f"  {name:<{_LONGEST_NAME}}{_fixed(value, 4):>10}{off:>9}{change:>10}  {best}"
+        if hidden:
+            yield f"  {len(hidden)} more, of each source of the mixture, are in metrics.jsonl"
 
 
 def _numbers(found: Mapping[str, float | int | str]) -> dict[str, float]:
@@ -104,13 +111,19 @@ def _numbers(found: Mapping[str, float | int | str]) -> dict[str, float]:
     }
 
 
+def _is_of_a_source(tag: str) -> bool:
+    """Whether a number is of one source of a mixture: val/NAME/loss."""
+    return tag.startswith("val/") and tag.count("/") > 1
+
+
 def _is_better_small(tag: str) -> bool:
     return tag.endswith(_SMALLER_IS_BETTER)
 
 
 def name_of(tag: str) -> str:
     """A tag as words: `hellaswag/acc_norm` is hellaswag by length, `val/x/loss` the loss of x."""
-    if (parts := tag.split("/"))[0] == "val" and len(parts) > 2:  # of a source of a mixture
+    if _is_of_a_source(tag):
+        parts = tag.split("/")
         return f"{name_of(f'val/{parts[-1]}')}, {'/'.join(parts[1:-1])}"
     task, _, number = tag.partition("/")
     words = {"acc": "accuracy", "acc_norm": "by length"}

@@ -1,13 +1,13 @@
 """The preset finetune: batch, steps and rate for a checkpoint, the data and the machine."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from data_prep.dataset.shards import open_data_set
+from data_prep.order.training_data import open_training_data
 from eval.training_config import EvalConfig, SampleConfig
 from model.checkpoint import load_config
 from model.config import GPTConfig
@@ -16,7 +16,7 @@ from parallel.ranks import world_size_from_environment
 from storage.option_values import AtMost
 from storage.retention import SaveConfig
 from train.batch_plan import largest_power_of_two
-from train.command_line.own_text import fitted_context, prompts_from
+from train.command_line.own_text import fitted_context, most_val_tokens, prompts_from
 from train.config import Config
 from train.optimizers.adamw import AdamWConfig
 from train.preflight.initial_weights import check_positions, check_tokenizer, checkpoint_of_init
@@ -78,16 +78,16 @@ def sizes_for(
     return _Choice(context, batch, steps, lr, shape.dropout or _DROPOUT * repeated)
 
 
-def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
-    """The run that trains the weights of `init` further on the data set in `data`.
+def finetune_config(init: Path, data: Sequence[Path], sizes: Mapping[str, str]) -> Config:
+    """The run that trains the weights of `init` further on `data`, a data set or a mixture.
 
     `sizes`: the texts that the user gave for the flags context-length, batch-tokens and steps.
     Raises: ValueError if one of the two cannot be used, or they have different tokenizers.
     """
-    found = open_data_set(data)
+    found = open_training_data(data)
     checkpoint = checkpoint_of_init(init)
-    check_tokenizer(checkpoint, found)
-    shape, entry = load_config(checkpoint), found.manifest
+    check_tokenizer(checkpoint, found.sources[0].data)
+    shape, tokens = load_config(checkpoint), found.tokens_before_a_repeat
     on_gpu = torch.cuda.is_available()
     asked = {
         flag.removeprefix("model.").replace("-", "_"): int(text)
@@ -97,16 +97,15 @@ def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
     check_positions(init, shape, asked.get("context_length", 1))
     ranks = world_size_from_environment()
     batch = _GPU_BATCH if on_gpu else _CPU_BATCH
-    chosen = sizes_for(entry.train.tokens, entry.val.tokens, shape, ranks, batch, asked)
-    log.info("%s", _reasons(chosen, entry.train.tokens, shape))
+    chosen = sizes_for(tokens, most_val_tokens(found), shape, ranks, batch, asked)
+    log.info("%s", _reasons(chosen, tokens, shape))
     every = max(chosen.steps // _POINTS, 1)
     # A validation costs a third of training on as many tokens.
     validated = AtMost(max(every * chosen.batch_tokens, 8 * chosen.context_length))
     given = "context_length" in asked  # perhaps as --model.context-length
-    with_prompts = found.manifest.val.documents > 0
     return Config(
         init=init,
-        data=(data,),
+        data=tuple(data),
         steps=chosen.steps,
         batch_tokens=chosen.batch_tokens,
         context_length=None if given else chosen.context_length,
@@ -117,7 +116,7 @@ def finetune_config(init: Path, data: Path, sizes: Mapping[str, str]) -> Config:
         eval=EvalConfig(every=every, val_tokens=validated, tasks_every=0, tasks=()),
         sample=SampleConfig(
             every=2 * every,
-            prompts=prompts_from(found) if with_prompts else ("",),
+            prompts=prompts_from(found) or ("",),
             temperature=0.8,
         ),
         save=SaveConfig(),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from data_prep.dataset.shards import DataSet, open_data_set
+from data_prep.dataset.shards import DataSet
+from data_prep.order.training_data import TrainingData, open_training_data
 from data_prep.worker_processes import default_workers
 from eval.training_config import EvalConfig, SampleConfig
 from model.config import GPTConfig
@@ -125,20 +126,18 @@ def fitted_context(longest: int, tokens: int, val_tokens: int) -> int:
 
 
 @cache  # a command line is read more than once, and what is chosen is printed once
-def own_text_config(data: Path, out: Path | None = None) -> Config:
-    """The run on the data set in this folder. What is chosen is printed if `out` holds no run yet.
+def own_text_config(data: tuple[Path, ...], out: Path) -> Config:
+    """The run on a data set or a mixture. What is chosen is printed if `out` holds no run yet.
 
     Raises: ValueError if there is no data set, or its text is too short.
     """
-    found = open_data_set(data)
-    entry = found.manifest
-    tokens, n_vocab = entry.train.tokens, entry.tokenizer.n_vocab
+    found = open_training_data(data)
+    tokens, n_vocab = found.tokens_before_a_repeat, found.sources[0].manifest.tokenizer.n_vocab
     gpus = world_size_from_environment() if torch.cuda.is_available() else 0
     cores = default_workers()
     flops = _SECONDS * (gpus * _GPU_FLOPS or _worth(cores) * _CORE_FLOPS)
     prompts, val_tokens = prompts_from(found), AtMost(262_144 if gpus else 16_384)
-    chosen = choose(tokens, entry.val.tokens, n_vocab, flops)
-    out = out or Path("runs") / data.name
+    chosen = choose(tokens, most_val_tokens(found), n_vocab, flops)
     config = _config(data, out, chosen, prompts, val_tokens, chosen.passes(tokens) >= 1)
     if not RunFolder(out).config.is_file():
         machine = counted(gpus, "GPU") if gpus else counted(cores, "CPU core")
@@ -166,7 +165,7 @@ def _log_choice(config: Config, for_what: str, passes: float) -> None:
 
 
 def _config(
-    data: Path,
+    data: tuple[Path, ...],
     out: Path,
     chosen: Choice,
     prompts: tuple[str, ...],
@@ -176,7 +175,7 @@ def _config(
     every = chosen.steps // _POINTS
     return replace(
         PRESETS["demo"],
-        data=(data,),
+        data=data,
         out=out,
         steps=chosen.steps,
         batch_tokens=chosen.batch_tokens,
@@ -191,8 +190,21 @@ def _config(
     )
 
 
-def prompts_from(data: DataSet) -> tuple[str, ...]:
-    """The first words of the first and of the middle document of validation, or of its middle."""
+def most_val_tokens(data: TrainingData) -> int:
+    """Validation tokens of the source that has most: of the others a validation reads fewer."""
+    return max(source.manifest.val.tokens for source in data.sources)
+
+
+def prompts_from(found: TrainingData) -> tuple[str, ...]:
+    """The first words of the first and of the middle document of validation, or of its middle.
+
+    Of a mixture those of its first source that has some; nothing without validation.
+    """
+    some = [source.data for source in found.sources if source.manifest.val.documents]
+    return _prompts_of(some[0]) if some else ()
+
+
+def _prompts_of(data: DataSet) -> tuple[str, ...]:
     val, tokenizer = data.split("val"), data.tokenizer()
     first = val.read_document(0)[1:]
     middle = val.read_document(val.documents // 2)[1:]

@@ -22,7 +22,13 @@ from train.command_line.computed_presets import COMPUTED_PRESETS, FLAGS, own_fol
 from train.command_line.config_file import ConfigFile
 from train.command_line.continued_run import continued_config
 from train.command_line.help_page import first_page, introduction
-from train.command_line.words import check_one_mixture, given_paths, taken, taken_path
+from train.command_line.words import (
+    check_one_mixture,
+    given_paths,
+    places_of,
+    taken,
+    taken_path,
+)
 from train.config import Config
 from train.optimizers.registry import OPTIMIZERS, optimizer_name
 from train.preflight.initial_weights import with_recorded_init, with_shape_of_init
@@ -200,7 +206,8 @@ def _preset(words: _Words) -> Config:
         return PRESETS[_NO_PRESET]
     given = given_paths(words.flags, FLAGS)
     try:
-        return COMPUTED_PRESETS[words.preset]({flag: Path(path) for flag, path in given.items()})
+        paths = {flag: Path(path) for flag, path in given.items()}
+        return COMPUTED_PRESETS[words.preset](paths, places_of(words.flags, _DATA))
     except ValueError:
         if not words.wants_help:  # which may be read before there are data
             raise

@@ -1,6 +1,7 @@
 """The words of a command line, before a parser reads them."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from data_prep.order.weights import parsed_place
@@ -51,6 +52,18 @@ def check_one_mixture(words: Sequence[str], flag: str) -> None:
             f"{flag} is given {len(values)} times; give the sources of a mixture after one: {flag} "
             f"{' '.join(values)}"
         )
+
+
+def places_of(words: Sequence[str], flag: str) -> tuple[Path, ...]:
+    """All values that the words give to a flag that takes several; of one given twice the last."""
+    values, _ = _values_and_others(words, flag)
+    if not values:
+        return ()
+    at = max(i for i, word in enumerate(words) if word.partition("=")[0] == flag)
+    if words[at] != flag:
+        return (Path(_path(flag, values[-1])),)
+    rest = takewhile(lambda word: not word.startswith("-"), words[at + 1 :])
+    return tuple(Path(_path(flag, value)) for value in rest)
 
 
 def _given_values(words: Sequence[str], flags: Sequence[str]) -> dict[str, str]:

@@ -153,6 +153,13 @@ def test_a_later_start_compares_with_what_was_measured_before(shown):
     assert earlier.best("val/loss") == 2.0
 
 
+def test_of_many_sources_the_rows_are_left_out_and_counted():
+    few = {f"val/{n}/{what}": 2.0 for n in range(8) for what in ("loss", "bits_per_byte")}
+    assert len(list(Evaluations().rows({"val/loss": 2.0} | few))) == 17
+    rows = list(Evaluations().rows({"val/loss": 2.0} | few | {"val/a/b/loss": 2.0}))
+    assert rows[1:] == ["  17 more, of each source of the mixture, are in metrics.jsonl"]
+
+
 def test_a_terminal_has_a_bar_below_whole_lines(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     master, slave = pty.openpty()

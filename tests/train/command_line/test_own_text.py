@@ -52,8 +52,9 @@ def test_prompts_are_whole_words_of_the_validation_text(tmp_path):
     (tmp_path / "a.txt").write_text("alpha beta gamma delta. " * 200)
     options = PrepareOptions(workers=1, split="auto")
     prepare(file_source([str(tmp_path / "a.txt")]), tmp_path / "story", options)
-    config = own_text_config(tmp_path / "story")
-    assert config == own_text_config(tmp_path / "story")
+    data, out = (tmp_path / "story",), tmp_path / "run"
+    config = own_text_config(data, out)
+    assert config == own_text_config(data, out)
     assert config.steps is not None
     words = {"alpha", "beta", "gamma", "delta."}
     assert config.sample.prompts
