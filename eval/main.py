@@ -10,12 +10,14 @@ the run does. If it was stopped, the same command continues it.
 """
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from data_prep.order.weights import check_one_mixture
 from eval.one_checkpoint import DEFAULT_TASKS, Outputs, evaluate_checkpoint
 from eval.subject import EvalOptions
 from eval.tasks.registry import TASKS, check_tasks
@@ -69,6 +71,7 @@ def main() -> None:
     silence_other_ranks()
     with user_errors():
         options = parse_options(Arguments, prefixed=False)
+        check_one_mixture(sys.argv[1:])
         if options.items_out is not None:
             check_output_file("--items-out", options.items_out / "items.npz")
         ranks = start(options.device)

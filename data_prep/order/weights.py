@@ -100,6 +100,20 @@ def parsed_place(place: Path) -> _Place:
     return _Place(Path(folder), _weight(weight, f"data {place}"))
 
 
+def check_one_mixture(words: Sequence[str], flag: str = "--data") -> None:
+    """Raises: ValueError for `--data a:0.5 --data b:0.5`, of which a parser reads only the last."""
+    values = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            values.append(value if equals else following)
+    if len(values) > 1 and all(parsed_place(Path(value)).weight is not None for value in values):
+        raise ValueError(
+            f"{flag} is given {len(values)} times; give the sources of a mixture after one: {flag} "
+            f"{' '.join(values)}"
+        )
+
+
 def _weight(text: str, where: str) -> Fraction:
     """A weight. Raises: ValueError for what is none."""
     if not _WEIGHT.fullmatch(text) or len(text) > _LONGEST_WEIGHT:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_prep.order.weights import check_one_mixture
 from storage.option_values import AtMost
 from storage.options.short_help import is_asked_for
 from storage.run_folder import RunFolder
@@ -23,7 +24,6 @@ from train.command_line.config_file import ConfigFile
 from train.command_line.continued_run import continued_config
 from train.command_line.help_page import first_page, introduction
 from train.command_line.words import (
-    check_one_mixture,
     given_paths,
     places_of,
     taken,
@@ -115,7 +115,7 @@ def _in_parts(arguments: list[str]) -> _Words:
     path, rest = taken_path(rest, "--config", "a .toml or .json file with settings")
     optimizer, rest = taken(rest, _OPTIMIZER)
     rest = [re.sub(r"^--data\.", f"{_DATA}-", word) for word in rest]  # as of a group
-    check_one_mixture(rest, _DATA)
+    check_one_mixture(rest)
     if optimizer is not None and optimizer not in OPTIMIZERS:
         raise ValueError(
             f"optimizer={optimizer} is not known; give {_OPTIMIZER} and one of "

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from data_prep.order.weights import parsed_place
 from storage.option_values import own_path
 
 
@@ -42,16 +41,6 @@ def taken_path(words: Sequence[str], flag: str, what: str) -> tuple[Path | None,
     if len(set(values)) > 1:
         raise ValueError(f"{flag} is given as {' and as '.join(values)}; give it once")
     return Path(_path(flag, values[0])), others
-
-
-def check_one_mixture(words: Sequence[str], flag: str) -> None:
-    """Raises: ValueError for `--data a:0.5 --data b:0.5`, of which a parser reads only the last."""
-    values, _ = _values_and_others(words, flag)
-    if len(values) > 1 and all(parsed_place(Path(value)).weight is not None for value in values):
-        raise ValueError(
-            f"{flag} is given {len(values)} times; give the sources of a mixture after one: {flag} "
-            f"{' '.join(values)}"
-        )
 
 
 def places_of(words: Sequence[str], flag: str) -> tuple[Path, ...]:

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.order.weights import WeightStart, folders_and_weights, weight_changes
+from data_prep.order.weights import (
+    WeightStart,
+    check_one_mixture,
+    folders_and_weights,
+    weight_changes,
+)
 
 
 def named(*places):
@@ -82,3 +87,14 @@ def test_the_beginning_of_a_change_is_recorded_and_read_again():
     for damaged in ({}, [], {"step": 1, "first_window": 2, "weights": ["x"]}, None):
         with pytest.raises(ValueError, match="is no change of weights"):
             WeightStart.from_json(damaged)
+
+
+def test_a_mixture_after_several_flags_is_refused_and_one_after_one_is_not():
+    for words in (
+        ["--data", "a:1", "--data=b:0.5"],
+        ["--data=a:1", "--x", "--data", "b:0.5", "c:1"],
+    ):
+        with pytest.raises(ValueError, match="2 times; give the sources of a mixture after one"):
+            check_one_mixture(words)
+    check_one_mixture(["--data", "a:1", "b:0.5", "--out", "x"])
+    check_one_mixture(["--data", "a", "--data", "b:0.5"])
