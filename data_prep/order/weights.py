@@ -103,7 +103,7 @@ def parsed_place(place: Path) -> _Place:
 def check_one_mixture(words: Sequence[str], flag: str = "--data") -> None:
     """Raises: ValueError for `--data a:0.5 --data b:0.5`, of which a parser reads only the last."""
     values = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name == flag:
             values.append(value if equals else following)

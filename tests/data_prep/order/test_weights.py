@@ -98,3 +98,4 @@ def test_a_mixture_after_several_flags_is_refused_and_one_after_one_is_not():
             check_one_mixture(words)
     check_one_mixture(["--data", "a:1", "b:0.5", "--out", "x"])
     check_one_mixture(["--data", "a", "--data", "b:0.5"])
+    check_one_mixture([])
