@@ -201,7 +201,8 @@ def _run(options: Options) -> None:
             "the method `old` needs the folder --old of its checkout, and only it does"
         )
     found = provenance(_PACKAGES)
-    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+    scratch = options.scratch and options.scratch.resolve()  # programs start elsewhere
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
         paths = _make_parquet(options.source, options.copies, Path(name))
         make_tokenizers(paths, Path(name), options.methods)
         sizes = {"third": _first_third(paths, Path(name)), "whole": paths}

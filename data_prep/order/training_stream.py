@@ -18,6 +18,7 @@ from data_prep.order.epoch_index import DocumentBlock, EpochIndex, open_index, s
 
 # The index of this epoch, of the next one, and of the last one for a thread that still reads it.
 _MAX_INDICES = 3
+_FEW_DOCUMENTS = 32  # of a block: a read of fewer finds the places of no others
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,21 @@ class TrainingStream:
             held = block.holding(position, stop)
             first = np.maximum(block.begins[held], position)
             counts = np.minimum(block.ends[held], stop) - first
-            found.append(self.shards.gather(self._shifts(block)[held] + first, counts))
+            found.append(self.shards.gather(self._shifts(block, held) + first, counts))
         if len(found) == 1:
             return found[0]
         return np.concatenate([np.empty(0, self.token_dtype), *found])
 
-    def _shifts(self, block: DocumentBlock) -> np.ndarray:
-        """What to add to a position in the epoch for that in the shards, for each document."""
+    def _shifts(self, block: DocumentBlock, held: slice) -> np.ndarray:
+        """What to add to a position in the epoch for that in the shards, for these documents.
+
+        Long reads follow one another, so they find that of the whole block, and keep it.
+        """
         recent = self._recent  # one reference to what never changes, as in EpochIndex.block_at
-        if recent is None or recent[0] is not block:
-            shifts = self.shards.document_starts(block.ids) - block.begins
-            recent = self._recent = (block, shifts)
-        return recent[1]
+        if recent is not None and recent[0] is block:
+            return recent[1][held]
+        if held.stop - held.start < _FEW_DOCUMENTS:
+            return self.shards.document_starts(block.ids[held]) - block.begins[held]
+        shifts = self.shards.document_starts(block.ids) - block.begins
+        self._recent = (block, shifts)
+        return shifts[held]
