@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from fractions import Fraction
 from itertools import count, islice
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.order.permutation import FeistelPermutation, round_keys
+from data_prep.order.shares import Assignment, WeightStretch, in_windows
 from data_prep.order.skipped_windows import after_skips
 from data_prep.order.training_stream import TrainingStream
 from data_prep.order.windows import OneSource, read_windows, windows_digest
@@ -191,6 +194,32 @@ def test_the_lines_of_a_run_are_those_of_the_page(data, tmp_path):
         total = sum(digest(w, window(documents, 2**64 - 1, 16, w)) for w in range(first, cursor))
         assert (line["data/first_window"], line["data/windows"]) == (first, 8)
         assert line["data/digest"] == f"{total % 2**64:016x}"
+
+
+def turns(weights, windows):
+    """The source of each window of a mixture, by the page."""
+    D, S, had, found = sum(weights), sum(n > 0 for n in weights), [0] * len(weights), []
+    for window in range(windows):
+        w = window % D + 1
+        had = had if w > 1 else [0] * len(weights)
+        d = [w * n - D * c for n, c in zip(weights, had, strict=True)]
+        wait = {
+            i: math.ceil(Fraction(D * (2 * S - 3) - (2 * S - 2) * d[i], (2 * S - 2) * n))
+            for i, n in enumerate(weights)
+            if n and S > 1 and (2 * S - 2) * d[i] >= D
+        }
+        found.append(min(wait, key=wait.__getitem__) if S > 1 else weights.index(max(weights)))
+        had[found[-1]] += 1
+    return found
+
+
+@given(weights=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any))
+@settings(max_examples=100)
+def test_the_turns_of_sources_are_those_of_the_page(weights):
+    whole = in_windows([Fraction(weight) for weight in weights])
+    windows = 2 * sum(whole) + 3
+    found = Assignment([WeightStretch(0, whole)]).sources(0, windows)
+    assert found.tolist() == turns(list(whole), windows)
 
 
 def written_by_the_real_code():

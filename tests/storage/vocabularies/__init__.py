@@ -1,1 +1,1 @@
-"""Tests of storage/records/."""
+"""Tests of storage/vocabularies/."""
