@@ -38,7 +38,7 @@ def weight_starts(
         while step < change.step:
             next_window = after_skips(next_window, windows, skips) + windows
             step += 1
-            if not skips:
+            if all(stop <= next_window for _, stop in skips):  # the rest needs no counting
                 next_window += (change.step - step) * windows
                 step = change.step
         first = after_skips(next_window, windows, skips)

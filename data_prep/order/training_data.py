@@ -183,11 +183,8 @@ def open_training_data(places: Sequence[Path]) -> TrainingData:
 
 def _text(weight: Fraction) -> str:
     """A weight as `--data` takes it: a decimal number, or a fraction where there is none."""
-    denominator = weight.denominator
-    for prime in (2, 5):
-        while denominator % prime == 0:
-            denominator //= prime
-    return f"{float(weight):.12g}" if denominator == 1 else str(weight)
+    decimal = f"{float(weight):.10f}".rstrip("0").rstrip(".")
+    return decimal if Fraction(decimal) == weight else str(weight)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from data_prep.order.training_data import open_training_data
+from data_prep.order.weights import weight_changes
 from data_prep.order.windows import read_windows, windows_digest
 from eval.subject import EvalOptions, load_subject, with_checkpoint_defaults
 from eval.tasks.mixture_loss import val_loss
@@ -129,6 +130,12 @@ def test_what_was_read_cannot_be_changed_but_what_comes_can(folders, tmp_path):
     assert lines(config.out)[-2]["data/a/share"] == 1
     mixture = load_position(RunFolder(config.out).checkpoint(8)).mixture
     assert [start["first_window"] for start in mixture or ()] == [40, 56]
+
+
+def test_a_change_far_behind_skipped_windows_is_found_at_once():
+    changes = weight_changes([str(10**12 - 1), "1", "1"], 2)
+    (start,) = weight_starts(changes, (), 0, 0, 8, ((20, 37),))
+    assert start.first_window == 8 * (10**12 - 1) + 37 - 16
 
 
 def test_skipped_windows_are_windows_of_the_mixture(folders, tmp_path):

@@ -98,9 +98,10 @@ def test_the_fingerprint_is_of_the_sources_and_their_shares(folders):
 
 
 def test_what_a_run_records_opens_the_same_again_also_where_the_folders_are_elsewhere(folders):
-    data = mixture(folders, 1, 2)  # shares that are no decimal numbers
-    recorded = recorded_places(data.recorded())
-    assert open_again(recorded).fingerprint == data.fingerprint
+    for weights in ((1, 65535), (0.25, 0.75), (99999, 1), (1, 2)):  # 1/65536 has 16 digits
+        data = mixture(folders, *weights)
+        recorded = recorded_places(data.recorded())
+        assert open_again(recorded).fingerprint == data.fingerprint
     moved = shutil.copytree(folders, folders.with_name("moved"))
     again = open_again(recorded, [moved / "a", moved / "b"])
     assert (again.fingerprint, again.sources[1].data.folder) == (data.fingerprint, moved / "b")
