@@ -16,12 +16,10 @@ from eval.training_config import EvalConfig
 from storage.retention import SaveConfig
 from storage.run_folder import RunFolder
 from tests.data_sets import small_tokenizer, tiny_data_set
-from tests.launching import together
 from tests.runs import (
     NANO,
     alone,
     built,
-    flags,
     forget_after,
     lines,
     losses,
@@ -98,18 +96,6 @@ def test_a_run_stopped_before_or_after_the_change_is_continued_to_the_bit(
     assert digests == [line.get("data/digest") for line in lines(finished.out)]
 
 
-def test_two_ranks_read_the_same_windows(folders, finished, tmp_path):
-    config = config_of(folders, tmp_path / "run")
-    done = together(2, *flags(config, "--data-weights-at", *CHANGES))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "a mixture of 3 sources" in done.stdout + done.stderr
-    digests = [line.get("data/digest") for line in lines(config.out)]
-    assert digests == [line.get("data/digest") for line in lines(finished.out)]
-    assert losses(config.out) == pytest.approx(losses(finished.out), abs=1e-6)
-    position = load_position(RunFolder(config.out).checkpoint(8))
-    assert position.data == [f"{folders / name}:{w}" for name, w in WEIGHTS.items()]
-
-
 def test_what_was_read_cannot_be_changed_but_what_comes_can(folders, tmp_path):
     config = config_of(folders, tmp_path / "run", steps=6)
     run_to_end(config)
@@ -128,8 +114,9 @@ def test_what_was_read_cannot_be_changed_but_what_comes_can(folders, tmp_path):
     same = ("5", "1", "1", "2")  # as CHANGES
     run_to_end(replace(longer, data_weights_at=(*same, "7", "1", "0", "0")))
     assert lines(config.out)[-2]["data/a/share"] == 1
-    mixture = load_position(RunFolder(config.out).checkpoint(8)).mixture
-    assert [start["first_window"] for start in mixture or ()] == [40, 56]
+    position = load_position(RunFolder(config.out).checkpoint(8))
+    assert [start["first_window"] for start in position.mixture or ()] == [40, 56]
+    assert position.data == [f"{folders / name}:{weight}" for name, weight in WEIGHTS.items()]
 
 
 def test_a_change_far_behind_skipped_windows_is_found_at_once():
