@@ -229,6 +229,7 @@ def test_a_stopped_preparation_goes_on_to_the_same_bytes(tmp_path, long_source, 
 
 
 @pytest.mark.fault("D6", injected="3 SIGKILLs at random moments", identical=True)
+@pytest.mark.long
 def test_three_kills_at_random_moments_change_no_byte():
     options = KillOptions(kills=3, megabytes=3, files=3, shard_tokens=10_000, result=None)
     assert killed_and_compared(options)

@@ -41,6 +41,7 @@ def words_of(tmp_path, **changes):
     return flags(nano_config(tmp_path, **changes))[1:]
 
 
+@pytest.mark.long
 def test_trials_give_the_bits_of_runs_started_alone(runner, tmp_path):
     words = words_of(tmp_path)
     trials = [plan_trial(words, seed, tmp_path / f"s{seed}") for seed in (1, 2, 3)]
