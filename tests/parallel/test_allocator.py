@@ -43,6 +43,7 @@ def page_faults(**environment: str) -> tuple[int, int]:
 
 
 @glibc
+@pytest.mark.long
 def test_after_the_start_large_tensors_reuse_their_pages():
     before, after = page_faults()
     assert before >= 20 * 32  # pages of 2 MiB; of small ones a tensor has 16,384
@@ -50,6 +51,7 @@ def test_after_the_start_large_tensors_reuse_their_pages():
 
 
 @glibc
+@pytest.mark.long
 def test_the_users_own_variables_stay_in_effect():
     before, after = page_faults(MALLOC_TRIM_THRESHOLD_="131072")
     assert after > before / 2

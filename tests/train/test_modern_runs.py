@@ -67,6 +67,7 @@ def state_of(run):
 # --- ranks -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_one_two_and_four_ranks_stay_equal_to_the_bit_and_read_the_same_tokens(tmp_path):
     """The ranks compare weights and momenta before every step, and end the run if they differ."""
     digests, curves = [], []
@@ -82,6 +83,7 @@ def test_one_two_and_four_ranks_stay_equal_to_the_bit_and_read_the_same_tokens(t
 
 
 @pytest.mark.fault("R2", injected="four ranks, two, four again with Muon", lost="0", identical=True)
+@pytest.mark.long
 def test_four_ranks_then_two_then_four_read_the_same_tokens_and_repeat_to_the_bit(tmp_path):
     config = modern_config(tmp_path, steps=12, save=KEEP_ALL)
     ranks_to_end(4, config)

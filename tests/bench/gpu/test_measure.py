@@ -36,6 +36,7 @@ def in_a_fork(words, variables, seconds, output):
     return done.returncode
 
 
+@pytest.mark.long
 def test_every_part_runs_at_a_toy_size_and_finds_its_numbers(kit, tmp_path):
     names = [name for name in PARTS if name not in ("gpu_tests", "micro")]
     arguments = Arguments(

@@ -134,6 +134,7 @@ def test_shortcuts_keep_the_input_of_each_block_and_its_mixed_values(dtype):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit._script")
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, MODERN])
+@pytest.mark.long
 def test_a_compiled_block_keeps_what_the_partitioned_graph_keeps(fields):
     config, dtype = replace(SHAPE, n_layer=2, **fields), torch.bfloat16
     predicted = block_activation_bytes(config, StepShape(WINDOWS, dtype, True, device="cpu"))

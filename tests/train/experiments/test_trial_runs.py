@@ -93,6 +93,7 @@ def test_a_run_that_fails_gives_its_exit_code_and_its_words(runner, tmp_path):
     assert "manifest" in trial.log.read_text()
 
 
+@pytest.mark.long
 def test_runs_in_progress_are_stopped_when_the_runner_ends(runner, tmp_path):
     trial = plan_trial(words_of(tmp_path, steps=100_000), 1, tmp_path / "s1")
 

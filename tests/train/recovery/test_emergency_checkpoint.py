@@ -127,6 +127,7 @@ def test_a_rank_that_is_stopped_is_named_and_costs_no_step(tmp_path):
     assert "rank 1 was killed by SIGKILL; all ranks are started again" in log
 
 
+@pytest.mark.long
 def test_under_torchrun_a_mistake_is_one_sentence_and_not_tried_again(tmp_path):
     config = nano_config(tmp_path)
     done = real_torchrun(2, "--max-restarts=3", *flags(config), "--batch-tokens", "100")
