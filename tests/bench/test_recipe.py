@@ -90,6 +90,7 @@ def test_a_call_that_ends_early_has_every_size_before_the_second_seed_and_the_pi
     assert len(order) == len(set(order))
 
 
+@pytest.mark.long
 def test_every_piece_changes_the_first_updates(monkeypatch):
     monkeypatch.setattr("bench.recipe_plan._CONTEXT_LENGTH", 16)
     ranks, short = start("cpu"), replace(BASE, batch_tokens=16)

@@ -66,6 +66,7 @@ def test_a_run_may_change_it_and_ends_as_without(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by its own compiler
+@pytest.mark.long
 def test_a_network_whose_blocks_are_computed_again_compiles_in_one_graph():
     torch._dynamo.reset()
     model = GPT(replace(SHORTCUTS, n_layer=2, vocab_size=60, dropout=0.2))

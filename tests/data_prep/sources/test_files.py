@@ -104,6 +104,7 @@ def test_a_lone_surrogate_becomes_a_replacement_character(tmp_path):
     assert data.manifest.train.text_bytes == 5
 
 
+@pytest.mark.long
 def test_python_documentation_is_a_corpus_of_prose(tmp_path):
     data = prepare(PythonDocsSource(), tmp_path / "docs", PrepareOptions(workers=1))
     assert data.manifest.train.documents > 300

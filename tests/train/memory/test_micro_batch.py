@@ -266,6 +266,7 @@ def test_a_run_folder_that_rank_0_cannot_read_is_told_to_all(tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_of_two_ranks_out_of_memory_starts_all_again_with_half(tmp_path):
     config = nano_config(tmp_path, steps=6, batch_tokens=64, save=SAVE)
     words = flags(config, "--micro-batch", "auto", "--no-rehearsal")[1:]
