@@ -26,7 +26,7 @@ def _library() -> Any:
         import tokenizers
     except ImportError as error:
         raise ValueError(
-            "a pattern other than gpt2 needs Hugging Face's tokenizers; `pip install -e '.[fast]'`"
+            "a pattern other than gpt2 needs Hugging Face's tokenizers; `pip install tokenizers`"
         ) from error
     return tokenizers
 

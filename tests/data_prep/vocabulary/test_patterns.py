@@ -151,7 +151,7 @@ def test_a_difference_is_found_wherever_the_words_end(tmp_path):
 
 def test_without_tokenizers_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ValueError, match=r"tokenizers; `pip install .*\[fast\]"):
+    with pytest.raises(ValueError, match=r"tokenizers; `pip install tokenizers`"):
         merges.check_can_learn(PATTERNS["gpt4"])
     (tmp_path / "pattern").write_text(r"\S+|\s")
     with pytest.raises(ValueError, match="^a pattern other than gpt2 needs"):
